@@ -1,0 +1,28 @@
+"""aejax: autoencoders in JAX, from a config file to latents."""
+
+from aejax import config, models
+from aejax.errors import AejaxError, DivergedError, InputError, StorageError
+from aejax.models import Autoencoder, Code, Output
+from aejax.run import Run, load_run
+from aejax.step import Task, TrainState, eval_step, train_step
+from aejax.train import fit, train
+
+__all__ = [
+    "AejaxError",
+    "Autoencoder",
+    "Code",
+    "DivergedError",
+    "InputError",
+    "Output",
+    "Run",
+    "StorageError",
+    "Task",
+    "TrainState",
+    "config",
+    "eval_step",
+    "fit",
+    "load_run",
+    "models",
+    "train",
+    "train_step",
+]

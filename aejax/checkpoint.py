@@ -1,0 +1,164 @@
+"""The only file that knows of Orbax."""
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from aejax.errors import InputError, StorageError
+
+FOLDER = "checkpoints"
+
+
+class Checkpoint(NamedTuple):
+    """What a step's folder holds.
+
+    Attributes:
+      step: training steps done.
+      state: nested dict of numpy arrays, see `fill`.
+      samples: latents, reconstructions and inputs of the fixed evaluation batch.
+      metadata: the config and the spec of the data.
+      broken: newer steps whose folders could not be read.
+    """
+
+    step: int
+    state: dict[str, Any]
+    samples: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+    broken: tuple[int, ...] = ()
+
+
+class Checkpoints:
+    """Saves asynchronously; keeps the newest `keep` and the best by validation loss.
+
+    Close it, or use it as a context manager: leaving early loses the save under way.
+    """
+
+    def __init__(self, workdir: Path, keep: int, metadata: Mapping[str, Any], broken: tuple[int, ...] = ()):
+        folder = Path(workdir).absolute() / FOLDER
+        for step in broken:  # out of the way of the next save of that step, but not lost
+            aside = folder.with_name(f"{FOLDER}.broken")
+            aside.mkdir(exist_ok=True)
+            number = len(list(aside.iterdir()))
+            (folder / str(step)).rename(aside / f"{step}.{number}")
+        best = preservation_policy.BestN(
+            get_metric_fn=lambda metrics: metrics["validation_loss"],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._folder, self._metadata = folder, dict(metadata)
+        self._manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy(
+                    [preservation_policy.LatestN(keep), best]
+                ),
+                best_fn=lambda metrics: metrics["validation_loss"],  # without it Orbax stores no metrics
+                best_mode="min",
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
+        """Starts a save. The state is copied to the host first: training may go on and donate it."""
+        host = jax.tree.map(lambda a: np.array(a), serialization.to_state_dict(state))
+        with self._storage_errors():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(host), samples=ocp.args.StandardSave(dict(samples))
+                ),
+                metrics=None if loss is None else {"validation_loss": loss},
+                custom_metadata=self._metadata,
+                force=True,
+            )
+
+    def close(self) -> None:
+        """Waits for the save under way."""
+        with self._storage_errors():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            kept = steps(self._folder.parent)
+            newest = f"the newest complete checkpoint is step {kept[-1]}" if kept else "no checkpoint is complete"
+            reason = " ".join(str(error).split())[:200]
+            raise StorageError(
+                f"{self._folder} could not be written ({type(error).__name__}: {reason}); {newest}; free some "
+                "space or rights and run the same command again"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps with a complete checkpoint, oldest first."""
+    folder = Path(workdir) / FOLDER
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def newest(workdir: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read, as numpy, on any machine; None where there is none.
+
+    Warns of newer ones that cannot be read. Raises StorageError where there are some and none can.
+    """
+    folder = Path(workdir).absolute() / FOLDER
+    found = steps(workdir)
+    if not found:
+        return None
+    broken: list[int] = []
+    items_wanted = ocp.args.Composite(state=ocp.args.StandardRestore(), samples=ocp.args.StandardRestore())
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        for step in reversed(found):
+            try:
+                items = checkpointer.restore(folder / str(step), args=items_wanted)
+                metadata = dict(checkpointer.metadata(folder / str(step)).custom_metadata)
+                json.dumps(metadata["config"]), metadata["spec"]
+                return Checkpoint(step, items.state, items.samples, metadata, tuple(broken))
+            except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(
+                    f"checkpoint {folder / str(step)} cannot be read ({type(error).__name__}: {reason}); "
+                    "falling back to the one before",
+                    stacklevel=2,
+                )
+                broken.append(step)
+    raise StorageError(f"none of the checkpoints in {folder} can be read; restore one, or use another workdir")
+
+
+def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
+    """`template` with the values of a saved state. Raises InputError where they do not fit."""
+    wanted, found = (dict(_flat(s)) for s in (serialization.to_state_dict(template), state))
+    shape = {key: np.shape(value) for key, value in wanted.items()}
+    saved = {key: np.shape(value) for key, value in found.items()}
+    differ = [k for k in shape | saved if shape.get(k) != saved.get(k)]
+    if differ:
+        first = differ[0]
+        raise InputError(
+            f"{where} was saved by another architecture: {len(differ)} arrays differ, the first is {first}: "
+            f"{saved.get(first, 'absent')} there, {shape.get(first, 'absent')} now; use the config it was trained "
+            "with, or another workdir"
+        )
+    return serialization.from_state_dict(template, state)
+
+
+def _flat(tree: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield "/".join(str(getattr(key, "key", key)) for key in path), leaf

@@ -1,0 +1,145 @@
+"""The keys of an experiment and what they mean; how a config is written, compared and read back."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from aejax.errors import InputError, one_of
+
+
+def default() -> ConfigDict:
+    """Every key with its default. An experiment changes what it needs and returns it locked."""
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = 1_000
+    config.batch_size = 128  # over all devices
+    config.dtype = "float32"  # of the encoder's and decoder's computation: float32 or bfloat16
+    config.ema = 0.0  # decay of the averaged parameters that evaluation uses; 0 is off
+    config.log_every = 20
+    config.checkpoint_every = 200  # validate, and save the state and the samples
+    config.keep = 3  # newest checkpoints to keep, beside the best by validation loss
+    config.patience = 0  # validations without a new best before the run stops early; 0 is off
+    config.samples = 64  # validation examples whose latents and reconstructions travel with a checkpoint
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits, plane, sheet, a TFDS name, a .npy or .npz file, a folder of images
+    config.data.data_dir = ""  # of TFDS; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
+    config.data.train = ""  # splits in TFDS syntax; empty: all three from what the data set has
+    config.data.validation = ""
+    config.data.test = ""
+    config.data.size = 0  # resize images to size x size; 0 leaves them
+    config.data.standardize = False  # vectors: subtract the mean and divide by the deviation of the train split
+    config.data.memory_mb = 1_024  # larger splits are streamed
+
+    config.encoder = ConfigDict({"name": "mlp"})
+    config.bottleneck = ConfigDict({"name": "identity"})
+    config.decoder = ConfigDict({"name": "mlp"})
+
+    config.objective = ConfigDict()
+    config.objective.reconstruction = "squared_error"  # or bernoulli
+    config.objective.weights = ConfigDict()  # weight of each further term by name, e.g. l1
+    config.corruption = ConfigDict({"name": "none", "level": 0.0})  # or gaussian (deviation), masking (share)
+    config.pretrain = ConfigDict({"steps": 0})  # greedy layer-wise pretraining: steps for each layer
+
+    config.optim = ConfigDict()
+    config.optim.name = "adam"
+    config.optim.lr = 1e-3
+    config.optim.schedule = "constant"  # or cosine, linear: down to 0 at the last step
+    config.optim.warmup = 0  # steps of linear warm-up
+    config.optim.clip = 0.0  # largest global norm of the gradient; 0 is off
+    config.optim.weight_decay = 0.0  # decoupled, of kernels only
+    config.optim.accumulate = 1  # steps whose gradients are averaged into one update
+    config.optim.options = ConfigDict()  # further arguments of the optimizer, e.g. b2
+    return config
+
+
+def parse_arg(arg: str, **defaults: bool) -> ConfigDict:
+    """Reads the `arg` of `get_config(arg)`: `"tiny,mnist"` sets these flags among `defaults`."""
+    flags = ConfigDict(defaults)
+    for name in filter(None, arg.split(",")):
+        if name not in defaults:
+            raise InputError(f"config argument {name!r} is unknown; choose among: {', '.join(defaults)}")
+        flags[name] = True
+    return flags
+
+
+def module(name: str, **attributes: Any) -> ConfigDict:
+    """The config of an encoder, bottleneck or decoder: its name and its attributes."""
+    return ConfigDict({"name": name, **attributes})
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError for unknown or missing keys and for values out of range."""
+    reference = default()
+    _same_keys(reference, config)
+    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "samples"):
+        if not (isinstance(config[key], int) and config[key] > 0):
+            raise InputError(f"{key} must be a whole number above 0, got {config[key]!r}")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
+    if not 0 <= config.ema < 1:
+        raise InputError(f"ema must be in [0, 1), got {config.ema}")
+    for key in ("patience", "pretrain.steps", "optim.warmup", "optim.clip", "optim.weight_decay", "data.size"):
+        if get(config, key) < 0:
+            raise InputError(f"{key} must not be negative, got {get(config, key)}")
+    if not (math.isfinite(config.optim.lr) and config.optim.lr > 0):
+        raise InputError(f"optim.lr must be above 0, got {config.optim.lr}")
+    if config.optim.accumulate < 1:
+        raise InputError(f"optim.accumulate must be at least 1, got {config.optim.accumulate}")
+
+
+# Whose keys depend on what they name: the module, the term or the optimizer checks them.
+_OPEN = ("encoder", "bottleneck", "decoder", "objective.weights", "optim.options")
+
+
+def _same_keys(reference: Mapping[str, Any], config: Mapping[str, Any], path: str = "") -> None:
+    for key in config:
+        if key not in reference:
+            raise one_of("config key", path + key, [path + k for k in reference])
+    for key, value in reference.items():
+        if key not in config:
+            raise InputError(f"config key {path + key!r} is missing; start from aejax.config.default()")
+        if isinstance(value, Mapping) and path + key not in _OPEN:
+            _same_keys(value, config[key], f"{path}{key}.")
+
+
+def get(config: Mapping[str, Any], path: str) -> Any:
+    """`get(config, "optim.lr")`."""
+    for key in path.split("."):
+        config = config[key]
+    return config
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """The config as JSON, tuples as lists."""
+    return json.dumps(to_dict(config), indent=2)
+
+
+def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as plain dicts, lists and numbers, as JSON would read it back."""
+    plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    return json.loads(json.dumps(plain))
+
+
+def from_dict(values: Mapping[str, Any]) -> ConfigDict:
+    """The locked config that `to_dict` gave."""
+    return ConfigDict(values).lock()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys in which two configs differ, each as `key: old -> new`."""
+    a, b = dict(_flat(to_dict(old))), dict(_flat(to_dict(new)))
+    absent = "(absent)"
+    keys = sorted(k for k in a.keys() | b.keys() if a.get(k, absent) != b.get(k, absent))
+    return [f"{k}: {a.get(k, absent)} -> {b.get(k, absent)}" for k in keys]
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield path + key, value

@@ -1,0 +1,7 @@
+"""Data: sources by row number, their splits, and batches as a pure function of (seed, step)."""
+
+from aejax.data.batches import Feed, padded, read, rows
+from aejax.data.sources import Source, Splits, find, from_array, load, select, split
+from aejax.data.spec import Spec
+
+__all__ = ["Feed", "Source", "Spec", "Splits", "find", "from_array", "load", "padded", "read", "rows", "select", "split"]

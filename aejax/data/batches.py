@@ -1,0 +1,69 @@
+"""Batches as a pure function of (seed, step), whether the data is held on the device or streamed."""
+
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grain
+import numpy as np
+
+from aejax.data.sources import Arrays, Rows, Source
+from aejax.errors import InputError
+
+
+def rows(length: int, batch_size: int, seed: int, step: int) -> Rows:
+    """The row numbers of training batch `step` (from 0), [batch_size] int32.
+
+    Each epoch passes a new permutation and leaves out its last incomplete batch.
+    """
+    if batch_size > length:
+        raise InputError(f"batch_size={batch_size} is larger than the {length} training examples; lower it")
+    epoch, place = divmod(step, length // batch_size)
+    return _permutation(length, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(length: int, seed: int, epoch: int) -> Rows:
+    return np.random.default_rng([seed, epoch]).permutation(length).astype(np.int32)
+
+
+def padded(length: int, batch_size: int, step: int) -> tuple[Rows, np.ndarray]:
+    """The rows of evaluation batch `step` and their weights: 1, or 0 where the last batch is filled up."""
+    numbers = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
+    return np.minimum(numbers, length - 1), (numbers < length).astype(np.float32)
+
+
+def read(source: Source, chunk: int = 512) -> Arrays:
+    """All of a source, decoded once."""
+    numbers = np.arange(len(source))
+    parts = [numbers[i : i + chunk] for i in range(0, len(source), chunk)]
+    with ThreadPoolExecutor() as pool:
+        taken = list(pool.map(source.take, parts))
+    return {key: np.concatenate([part[key] for part in taken]) for key in taken[0]}
+
+
+def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
+    """`source.take(rows_of(step))` for each step, read ahead by grain's threads."""
+    steps = grain.MapDataset.range(start, stop)
+    batches = steps.map(lambda step: source.take(rows_of(step)))
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
+
+
+class Feed:
+    """A split on its way to the devices: held there, or streamed where it is over the budget.
+
+    Attributes:
+      held: arrays to put on the devices once; empty when streamed.
+    """
+
+    def __init__(self, source: Source, budget: int):
+        """`budget` in bytes."""
+        self.source = source
+        self.held: Arrays = read(source) if source.nbytes <= budget else {}
+
+    def batches(self, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
+        """For each step {"index": rows}, with the rows' arrays where they are not held."""
+        if self.held:
+            return ({"index": rows_of(step)} for step in range(start, stop))
+        taken = stream(self.source, rows_of, start, stop)
+        return ({"index": rows_of(step), **arrays} for step, arrays in zip(range(start, stop), taken, strict=True))

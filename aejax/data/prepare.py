@@ -1,0 +1,112 @@
+"""Downloads and prepares TFDS data sets without TensorFlow where that is possible."""
+
+import gzip
+import importlib.util
+import struct
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core import registered
+from tensorflow_datasets.image_classification import cifar, mnist
+
+from aejax.errors import InputError, one_of
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """A gzipped IDX file of unsigned bytes, the format of MNIST and its successors."""
+    with gzip.open(path) as file:
+        data = file.read()
+    dims = data[3]
+    shape = struct.unpack(f">{dims}I", data[4 : 4 + 4 * dims])
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def _idx(base: type) -> type:
+    class Builder(base):  # type: ignore[misc, valid-type]
+        def _split_generators(self, dl_manager):
+            files = {"train": "train-{}-ubyte.gz", "test": "t10k-{}-ubyte.gz"}
+            parts = ("images-idx3", "labels-idx1")
+            urls = {split: {part: self.URL + file.format(part) for part in parts} for split, file in files.items()}
+            paths = dl_manager.download(urls)
+            return {split: self._generate_examples(*(paths[split][part] for part in parts)) for split in files}
+
+        def _generate_examples(self, images, labels):
+            for i, (image, label) in enumerate(zip(read_idx(images), read_idx(labels), strict=True)):
+                yield i, {"image": Image.fromarray(image), "label": int(label)}
+
+    return Builder
+
+
+def _cifar(base: type) -> type:
+    class Builder(base):  # type: ignore[misc, valid-type]
+        def _split_generators(self, dl_manager):
+            info = self._cifar_info
+            archive = dl_manager.download(info.url)
+            with tarfile.open(archive) as tar:
+                names = tar.extractfile(info.prefix + info.label_files[0]).read().decode().split()
+            self.info.features["label"].names = names
+            return {
+                "train": self._generate_examples("train_", archive, info.train_files),
+                "test": self._generate_examples("test_", archive, info.test_files),
+            }
+
+        def _generate_examples(self, prefix, archive, files) -> Iterator[tuple[int, dict[str, Any]]]:
+            i = 0
+            with tarfile.open(archive) as tar:
+                for file in files:
+                    data = np.frombuffer(tar.extractfile(self._cifar_info.prefix + file).read(), np.uint8)
+                    for record in data.reshape(-1, 1 + 3 * 32 * 32):
+                        image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
+                        picture = Image.fromarray(np.ascontiguousarray(image))
+                        yield i, {"id": f"{prefix}{i:05d}", "image": picture, "label": int(record[0])}
+                        i += 1
+
+    return Builder
+
+
+# TFDS's own builders open their files through TensorFlow; these keep everything else of them.
+WITHOUT_TENSORFLOW = {
+    "mnist": (_idx, mnist.MNIST),
+    "fashion_mnist": (_idx, mnist.FashionMNIST),
+    "kmnist": (_idx, mnist.KMNIST),
+    "cifar10": (_cifar, cifar.Cifar10),
+}
+
+
+def prepared(name: str, data_dir: str | None) -> Any:
+    """The builder of a data set that is ready to be read, downloading it if need be.
+
+    Raises InputError where TensorFlow would be needed, or where there is no such data set.
+    """
+    base = name.split("/")[0].split(":")[0]
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        raise one_of("data.name: data set, file or folder", name, ["digits", "plane", "sheet", *known]) from error
+    if builder.is_prepared():
+        return builder
+    if base in WITHOUT_TENSORFLOW:
+        make, original = WITHOUT_TENSORFLOW[base]
+        with registered.skip_registration():
+            builder_class = make(original)
+        builder_class.name = base
+        builder = builder_class(data_dir=data_dir, file_format="array_record")
+    elif importlib.util.find_spec("tensorflow") is None:
+        raise InputError(
+            f"preparing {name!r} needs TensorFlow: pip install 'aejax[tensorflow]', "
+            f"or prepare it elsewhere as array_record and set data.data_dir; looked in {builder.data_path}"
+        )
+    try:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except OSError as error:
+        raise InputError(
+            f"{name!r} could not be downloaded to {builder.data_path} ({type(error).__name__}: {error}); "
+            "set data.data_dir or TFDS_DATA_DIR to where it is prepared"
+        ) from error
+    return builder

@@ -1,0 +1,29 @@
+"""The errors that aejax raises on purpose: one line that says what was wrong and what to change."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AejaxError(Exception):
+    """Something the user can mend; the command line prints its message without a traceback."""
+
+
+class InputError(AejaxError, ValueError):
+    """A config, an array, a folder or a workdir that cannot be used as it is."""
+
+
+class DivergedError(AejaxError, ArithmeticError):
+    """The loss or its gradient stopped being finite."""
+
+
+class StorageError(AejaxError, OSError):
+    """The workdir cannot be written or read."""
+
+
+def one_of(what: str, name: str, choices: Iterable[str]) -> InputError:
+    """The error for `name` where one of `choices` was wanted, with the nearest choice."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(str(name), choices, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    listed = f"; choose one of: {', '.join(choices)}" if len(choices) <= 30 else ""
+    return InputError(f"{what} {name!r} is unknown{hint}{listed}")

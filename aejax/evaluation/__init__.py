@@ -1,0 +1,1 @@
+"""How good a run is, in figures and in pictures."""

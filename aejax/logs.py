@@ -1,0 +1,84 @@
+"""What a run says while it trains: the progress bar, metrics.jsonl, TensorBoard."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+METRICS = "metrics.jsonl"
+
+
+def read(workdir: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, oldest first; a last line cut short is left out."""
+    file = Path(workdir) / METRICS
+    records = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class Logs:
+    """Writes what it is given at once; a resumed run goes on after step `start`, later records are dropped."""
+
+    def __init__(self, workdir: Path, start: int, steps: int, batch_size: int):
+        records = [r for r in read(workdir) if r["step"] <= start]
+        file = Path(workdir) / METRICS
+        rewritten = file.with_suffix(".tmp")
+        rewritten.write_text("".join(json.dumps(r) + "\n" for r in records))
+        rewritten.replace(file)
+        self.history = records
+        self._file = file.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+        self._batch_size, self._step, self._time = batch_size, start, time.perf_counter()
+        self._bar = tqdm(
+            total=steps * batch_size,
+            initial=start * batch_size,
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=None,  # without a terminal: a line per validation instead
+        )
+
+    def train(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Means over the steps since the last call."""
+        now = time.perf_counter()
+        images = (step - self._step) * self._batch_size
+        rate = images / (now - self._time)
+        self._bar.update(images)
+        self._bar.set_postfix_str(f"loss {metrics['loss']:.4g}")
+        self._step, self._time = step, now
+        self._write(step, {f"train/{k}": v for k, v in metrics.items()} | {"images_per_second": round(rate, 1)})
+
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._write(step, {f"validation/{k}": v for k, v in metrics.items()})
+        line = f"step {step:,}  " + "  ".join(f"{k} {v:.5g}" for k, v in metrics.items())
+        if self._bar.disable:
+            print(line, file=sys.stderr)
+        else:
+            self._bar.write(line, file=sys.stderr)
+        self._time = time.perf_counter()  # validation is no training time
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.history.append({"step": step, **metrics})
+        self._file.write(json.dumps(self.history[-1]) + "\n")
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+    def __enter__(self) -> "Logs":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

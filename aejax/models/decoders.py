@@ -1,0 +1,105 @@
+"""Decoders: a code to the parameters of the likelihood of the input, [batch, *shape]."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+from jax import Array
+from jax.typing import DTypeLike
+
+from aejax.errors import InputError
+from aejax.models.layers import Upsample, activate, flatten
+
+
+class TiedDense(nn.Module):
+    """A dense layer with its own bias whose kernel is the transpose of an encoder's: y = x W^T + b."""
+
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, kernel: Array) -> Array:
+        bias = self.param("bias", nn.initializers.zeros, (kernel.shape[0],))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        return x @ kernel.T + bias
+
+
+class MLPDecoder(nn.Module):
+    """Dense layers up to the input's shape: [batch, ...] to [batch, *shape].
+
+    Attributes:
+      shape: shape of one output example.
+      features: widths of the hidden layers, each followed by `activation`.
+      output: activation of the last layer; "linear" gives logits.
+      tied: the kernels are the transposes of the encoder's, given to the call as `kernels`, innermost
+        first; only the biases are parameters (Vincent et al. 2010, section 2.2).
+    """
+
+    shape: Sequence[int]
+    features: Sequence[int] = ()
+    activation: str = "relu"
+    output: str = "linear"
+    tied: bool = False
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, z: Array, kernels: Sequence[Array] = (), *, train: bool = False) -> Array:
+        x = flatten(z)
+        widths = (*self.features, math.prod(self.shape))
+        if self.tied and [k.shape[0] for k in kernels] != list(widths):
+            raise InputError(
+                f"decoder.tied needs an encoder that mirrors the decoder's widths {widths}, innermost first; "
+                f"its kernels are {[tuple(k.shape) for k in kernels]}"
+            )
+        for i, width in enumerate(widths):
+            name = f"dense_{i}"
+            if self.tied:
+                x = TiedDense(self.dtype, name=name)(x, kernels[i])
+            else:
+                x = nn.Dense(width, dtype=self.dtype, name=name)(x)
+            x = activate(self.activation if i < len(widths) - 1 else self.output, x)
+        return x.reshape(x.shape[0], *self.shape)
+
+
+class ConvDecoder(nn.Module):
+    """Convolution, activation and 2x2 upsampling per entry of `features`, then one convolution to the
+    image's channels: [batch, h, w, c] to [batch, h * 2^n, w * 2^n, shape[-1]] with n entries.
+
+    A flat code [batch, d] is first projected to the smallest image by a dense layer.
+
+    Attributes:
+      shape: shape of one output image, (height, width, channels).
+      output: activation of the last convolution; "linear" gives logits.
+    """
+
+    shape: Sequence[int]
+    features: Sequence[int] = (128, 64)
+    kernel: int = 3
+    activation: str = "relu"
+    output: str = "linear"
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, z: Array, *, train: bool = False) -> Array:
+        if len(self.shape) != 3:
+            raise InputError(f"ConvDecoder makes images (height, width, channels), the input is {tuple(self.shape)}")
+        h, w, c = self.shape
+        factor = 2 ** len(self.features)
+        if z.ndim == 2:
+            small = (h // factor, w // factor, self.features[0])
+            z = nn.Dense(math.prod(small), dtype=self.dtype, name="project")(z)
+            z = activate(self.activation, z).reshape(-1, *small)
+        if z.ndim != 4 or (z.shape[1] * factor, z.shape[2] * factor) != (h, w):
+            raise InputError(
+                f"ConvDecoder upsamples {len(self.features)} times, so a code of {z.shape[1:]} does not "
+                f"become an image of {h}x{w}; give encoder.features and decoder.features the same length"
+            )
+        size = (self.kernel, self.kernel)
+        x = z
+        for i, width in enumerate(self.features):
+            x = activate(self.activation, nn.Conv(width, size, dtype=self.dtype, name=f"conv_{i}")(x))
+            x = Upsample(name=f"upsample_{i}")(x)
+        x = nn.Conv(c, size, dtype=self.dtype, name=f"conv_{len(self.features)}")(x)
+        return activate(self.output, x)
+
+
+DECODERS: dict[str, type[nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder}

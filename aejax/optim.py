@@ -1,0 +1,54 @@
+"""The optax chain that a config describes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from aejax.errors import InputError, one_of
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": optax.scale_by_adam,
+    "lion": optax.scale_by_lion,
+    "rmsprop": optax.scale_by_rms,
+    "sgd": lambda decay=0.0, **options: optax.trace(decay, **options) if decay else optax.identity(),
+}
+
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda lr, steps: optax.constant_schedule(lr),
+    "cosine": lambda lr, steps: optax.cosine_decay_schedule(lr, steps),
+    "linear": lambda lr, steps: optax.linear_schedule(lr, 0.0, steps),
+}
+
+
+def schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
+    """Learning rate by update: linear warm-up, then `schedule` over what remains of `steps`."""
+    if config["schedule"] not in SCHEDULES:
+        raise one_of("optim.schedule", config["schedule"], SCHEDULES)
+    updates, warmup = steps // config["accumulate"], config["warmup"] // config["accumulate"]
+    if warmup >= max(updates, 1):
+        raise InputError(f"optim.warmup={config['warmup']} leaves nothing of {steps} steps; lower it or raise steps")
+    decay = SCHEDULES[config["schedule"]](config["lr"], max(updates - warmup, 1))
+    return optax.join_schedules([optax.linear_schedule(0.0, config["lr"], warmup), decay], [warmup]) if warmup else decay
+
+
+def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
+    """Clipping, the optimizer, decoupled weight decay of kernels, the schedule, accumulation."""
+    if config["name"] not in OPTIMIZERS:
+        raise one_of("optim.name", config["name"], OPTIMIZERS)
+    try:
+        rule = OPTIMIZERS[config["name"]](**config["options"])
+    except TypeError as error:
+        raise InputError(f"optim.options do not fit {config['name']!r}: {error}") from error
+    chain = optax.chain(
+        optax.clip_by_global_norm(config["clip"]) if config["clip"] else optax.identity(),
+        rule,
+        # Biases and scales, vectors all, do not decay.
+        optax.add_decayed_weights(config["weight_decay"], lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
+        if config["weight_decay"]
+        else optax.identity(),
+        optax.scale_by_learning_rate(schedule(config, steps)),
+    )
+    accumulate = config["accumulate"]
+    return optax.MultiSteps(chain, accumulate).gradient_transformation() if accumulate > 1 else chain

@@ -1,0 +1,264 @@
+"""The loop: from a config to a trained run in a workdir, and on from where it was left."""
+
+import contextlib
+import json
+import math
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from aejax import checkpoint, models, optim
+from aejax import config as config_lib
+from aejax.data import Feed, Spec, Splits, from_array, load, padded, rows, split
+from aejax.errors import DivergedError, InputError, StorageError
+from aejax.logs import Logs
+from aejax.objectives import RECONSTRUCTIONS, Corruption, Objective
+from aejax.partition import Partition
+from aejax.pretrain import pretrain
+from aejax.run import Run, from_checkpoint
+from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start, train_step
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    data: Splits | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Trains what `config` describes in `workdir`, or goes on where the workdir's run was left.
+
+    Args:
+      config: see `aejax.config.default`.
+      workdir: folder of the whole experiment, made if need be. One that holds a run of another
+        config is refused.
+      data: the three splits, in place of those of `config.data`.
+      devices: all local ones unless told.
+      stop: asked after each step; once true, the run is saved and left.
+
+    Returns:
+      The run at its newest checkpoint.
+
+    Raises:
+      InputError, StorageError, DivergedError: one line that says what to change.
+    """
+    config_lib.check(config)
+    workdir = Path(workdir)
+    partition = Partition(tuple(devices or jax.local_devices()))
+    partition.check(config.batch_size)
+    with _storage_errors(workdir):
+        saved = _open(workdir, config)
+
+    data = data or load(config.data)
+    spec = Spec.from_dict(saved.metadata["spec"]) if saved else Spec.of(data.train, config.data.standardize)
+    if spec.shape != data.train.shape:
+        raise InputError(f"{workdir} was trained on examples of {spec.shape}, the data now holds {data.train.shape}")
+    rows(len(data.train), config.batch_size, config.seed, 0)  # raises before anything is decoded
+    task = make_task(config, spec)
+    state = init(task, spec.shape, jax.random.key(config.seed))
+    if saved:
+        state = checkpoint.fill(state, saved.state, f"{workdir}, step {saved.step},")
+        if saved.step >= config.steps:
+            return from_checkpoint(saved)
+    training, validation = (Feed(part, config.data.memory_mb * 2**20) for part in (data.train, data.validation))
+    _check_range(config, task, training)
+    with _storage_errors(workdir):
+        _claim(workdir, config)
+    if not saved and config.pretrain.steps:
+        state = start(task, pretrain(config, spec, training, partition, state.params), state.variables)
+
+    key = jax.random.key(config.seed)
+    step_fn = partition.compile(
+        lambda state, held, batch, reduce: train_step(state, gather(held, batch), key, task=task, reduce=reduce)
+    )
+    validate = _validator(task, partition, validation, config.batch_size)
+    sample = _sampler(task, spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))["x"])
+    begin = saved.step if saved else 0
+    batches = training.batches(
+        lambda i: rows(len(data.train), config.batch_size, config.seed, i), begin, config.steps
+    )
+    held, state = partition.replicate((training.held, state))
+    metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
+    with (
+        _storage_errors(workdir),
+        checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved else ()) as checkpoints,
+        Logs(workdir, begin, config.steps, config.batch_size) as logs,
+    ):
+        window: list[Mapping[str, Any]] = []  # metrics of each step, on the device until they are reported
+        waiting: list[Mapping[str, Any]] = []
+        for step, batch in enumerate(batches if not _stale(logs.history, config.patience) else (), begin + 1):
+            state, metrics = step_fn(state, held, partition.share(batch))
+            window.append(metrics)
+            if waiting:  # read only now, while the device is busy with this step
+                _report(logs, step - 1, waiting, workdir)
+                waiting = []
+            planned = step % config.checkpoint_every == 0 or step == config.steps
+            leaving = step == config.steps or stop()
+            if step % config.log_every == 0:
+                waiting, window = window, []
+            if planned or leaving:
+                _report(logs, step, waiting + window, workdir)
+                waiting, window = [], []
+                loss = None
+                if planned:
+                    results = validate(state)
+                    logs.validation(step, results)
+                    loss = results["loss"]
+                checkpoints.save(step, state, sample(state), loss)
+                if leaving or _stale(logs.history, config.patience):
+                    break
+    newest = checkpoint.newest(workdir)
+    assert newest is not None
+    return from_checkpoint(newest)
+
+
+def fit(
+    config: ConfigDict, images: Any, workdir: str | Path | None = None, *, devices: Sequence[jax.Device] | None = None
+) -> Run:
+    """Trains on an array: [n, features], [n, height, width] or [n, height, width, channels].
+
+    Without a workdir nothing stays on disk. With one, the same call goes on where it was left.
+    """
+    config_lib.check(config)
+    config = ConfigDict(config)
+    source = from_array(images, name="images", size=config.data.size)
+    with config.unlocked():
+        config.data.name = f"array-{zlib.crc32(np.ascontiguousarray(images)):08x}"
+    data = split({"train": source}, config.data)
+    with contextlib.ExitStack() as stack:
+        folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="aejax-"))
+        return train(config, folder, data=data, devices=devices)
+
+
+def make_task(config: ConfigDict, spec: Spec) -> Task:
+    """Model, objective and optimizer of a config, checked against each other."""
+    model = models.build(config, spec.shape)
+    models.warn_if_overcomplete(model, config, spec.shape)
+    return Task(
+        model=model,
+        objective=Objective(config.objective.reconstruction, config.objective.weights.to_dict()),
+        optimizer=optim.build(config.optim, config.steps),
+        prepare=spec.prepare,
+        corruption=Corruption(**config.corruption),
+        ema=config.ema,
+    )
+
+
+def _open(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from. Raises where the workdir is another run's or cannot be written."""
+    file = workdir / "config.json"
+    workdir.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=workdir).close()
+    if file.exists():
+        _same_config(json.loads(file.read_text()), config, workdir)
+    elif any(p.name != checkpoint.FOLDER for p in workdir.iterdir()):
+        raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
+    saved = checkpoint.newest(workdir)
+    if saved:
+        _same_config(saved.metadata["config"], config, workdir)
+    return saved
+
+
+def _claim(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json, whole or not at all."""
+    written = workdir / "config.tmp"
+    written.write_text(config_lib.to_json(config))
+    written.replace(workdir / "config.json")
+
+
+def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
+    differ = config_lib.differences(old, new)
+    if differ:
+        more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
+        raise InputError(
+            f"{workdir} holds a run of another config ({'; '.join(differ[:4])}{more}); "
+            "choose another workdir, or the config it was begun with"
+        )
+
+
+def _check_range(config: ConfigDict, task: Task, feed: Feed) -> None:
+    if RECONSTRUCTIONS[task.objective.reconstruction].unit_interval and len(feed.source.shape) == 1:
+        x = np.asarray(task.prepare(feed.held["x"] if feed.held else feed.source.take(np.arange(1))["x"]))
+        if x.min() < 0 or x.max() > 1:
+            raise InputError(
+                f"objective.reconstruction={task.objective.reconstruction} wants values in [0, 1], the data has "
+                f"{x.min():.3g} to {x.max():.3g}; use squared_error or scale the data"
+            )
+
+
+def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) -> Callable[[TrainState], dict]:
+    """Means of `eval_step` over a whole split."""
+    batches = math.ceil(len(feed.source) / batch_size)
+    compiled = partition.compile(
+        lambda carry, held, batch, reduce: eval_step(
+            held["variables"], gather(held["data"], batch), task=task, reduce=reduce
+        )
+    )
+    data = partition.replicate(feed.held)
+
+    def validate(state: TrainState) -> dict[str, float]:
+        held = {"variables": eval_variables(state), "data": data}
+        sums = []
+        for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0], 0, batches)):
+            weight = padded(len(feed.source), batch_size, i)[1]
+            sums.append(compiled((), held, partition.share({**batch, "weight": weight})))
+        totals = {key: sum(float(s[key]) for s in jax.device_get(sums)) for key in sums[0]}
+        count = totals.pop("weight")
+        means = {key: value / count for key, value in totals.items()}
+        return means | {"squared_error_per_value": means["squared_error"] / math.prod(feed.source.shape)}
+
+    return validate
+
+
+def _sampler(task: Task, spec: Spec, x: np.ndarray) -> Callable[[TrainState], dict[str, np.ndarray]]:
+    """Latents, reconstructions and inputs of the fixed evaluation batch, in the user's units."""
+
+    @jax.jit
+    def apply(variables, x):
+        x = spec.prepare(x)
+        output = task.model.apply(variables, x)
+        reconstructions = spec.restore(task.objective.mean(output.decoded))
+        return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": spec.restore(x)}
+
+    return lambda state: jax.device_get(apply(jax.device_get(eval_variables(state)), x))
+
+
+def _report(logs: Logs, step: int, window: Sequence[Mapping[str, Any]], workdir: Path) -> None:
+    """Logs the means over a window of steps that ends with `step`; stops the run at a NaN."""
+    if not window:
+        return
+    steps = jax.device_get(list(window))
+    first = step - len(steps) + 1
+    for number, metrics in enumerate(steps, first):
+        broken = [name for name, value in metrics.items() if not np.isfinite(value)]
+        if broken:
+            saved = checkpoint.steps(workdir)
+            kept = f"the last good checkpoint is step {saved[-1]}" if saved else "no checkpoint was saved yet"
+            raise DivergedError(
+                f"{' and '.join(broken)} not finite at step {number} (steps {first} to {step} were read); {kept}; "
+                "lower optim.lr, set optim.clip, or look at the data"
+            )
+    logs.train(step, {name: float(np.mean([s[name] for s in steps])) for name in steps[0]})
+
+
+def _stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` validations were all worse than the best before them."""
+    losses = [record["validation/loss"] for record in history if "validation/loss" in record]
+    return bool(patience) and len(losses) - 1 - int(np.argmin(losses or [0])) >= patience
+
+
+@contextlib.contextmanager
+def _storage_errors(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{workdir} cannot be used ({error}); choose a workdir that can be written") from error

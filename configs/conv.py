@@ -1,0 +1,29 @@
+"""The convolutional autoencoder of the textbooks, 28x28x1 -> 7x7x256 -> 28x28x1; nothing is flattened.
+
+    python -m experiments.train --config=configs/conv.py --workdir=runs/conv
+
+trains on scikit-learn's digits (8x8, enlarged to 28x28). On MNIST, once TFDS has it or can fetch it:
+
+    python -m experiments.train --config=configs/conv.py:mnist --workdir=runs/conv_mnist
+"""
+
+import aejax
+
+
+def get_config(arg=""):
+    flags = aejax.config.parse_arg(arg, tiny=False, mnist=False)
+    config = aejax.config.default()
+    config.data.name = "mnist" if flags.mnist else "digits"
+    config.data.size = 0 if flags.mnist else 28
+    config.encoder = aejax.config.module("conv", features=(64, 128))
+    config.bottleneck = aejax.config.module("conv", features=256)
+    config.decoder = aejax.config.module("conv", features=(128, 64))
+    config.objective.reconstruction = "bernoulli"
+    config.steps = 200
+    config.checkpoint_every = 50
+    config.log_every = 10
+    if flags.tiny:
+        config.data.name, config.data.size = "digits", 0
+        config.encoder.features, config.bottleneck.features, config.decoder.features = (4, 8), 8, (8, 4)
+        config.steps, config.batch_size, config.log_every, config.checkpoint_every = 4, 16, 2, 2
+    return config.lock()

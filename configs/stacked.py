@@ -1,0 +1,36 @@
+"""The stacked autoencoder: 5 -> 4 -> 3 -> 2 -> 3 -> 4 -> 5 on points of a curved sheet in 5-D space.
+
+    python -m experiments.train --config=configs/stacked.py --workdir=runs/stacked
+
+and with the same code 784-1000-500-250-30 on MNIST (Hinton and Salakhutdinov 2006):
+
+    python -m experiments.train --config=configs/stacked.py:mnist --workdir=runs/stacked_mnist
+
+Options, as the textbooks describe them:
+    --config.decoder.tied=True      the decoder's kernels are the encoder's transposed
+    --config.pretrain.steps=500     each layer is first trained as an autoencoder of its own
+"""
+
+import aejax
+
+
+def get_config(arg=""):
+    flags = aejax.config.parse_arg(arg, tiny=False, mnist=False)
+    config = aejax.config.default()
+    if flags.mnist:
+        config.data.name = "mnist"
+        widths, code = (1000, 500, 250), 30
+        config.steps, config.batch_size, config.checkpoint_every = 6_000, 256, 1_000
+        config.log_every = 50
+    else:
+        config.data.name = "sheet"
+        widths, code = (4, 3), 2
+        config.steps, config.optim.lr = 3_000, 1e-2
+    config.encoder = aejax.config.module("mlp", features=widths, activation="gelu")
+    config.bottleneck = aejax.config.module("dense", features=code)
+    config.decoder = aejax.config.module("mlp", features=widths[::-1], activation="gelu", tied=False)
+    config.optim.schedule = "cosine"
+    if flags.tiny:
+        config.data.name = "digits" if flags.mnist else "sheet"
+        config.steps, config.batch_size, config.log_every, config.checkpoint_every = 4, 16, 2, 2
+    return config.lock()

@@ -1,0 +1,64 @@
+"""What the thin mains share: errors as one line, quiet libraries, a signal that ends a run well."""
+
+import contextlib
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+import aejax
+
+
+def run(main: Callable[[], None]) -> None:
+    """Reads the flags and runs `main()`; what the user can mend is printed in one line, exit status 1."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    logging.set_verbosity(logging.ERROR)
+    app.define_help_flags()
+    try:
+        rest = _read_flags(sys.argv)
+        if rest:
+            raise aejax.InputError(f"{rest[0]!r} is not a flag; write --name=value")
+        main()
+    except aejax.AejaxError as error:
+        sys.exit(f"error: {error}")
+
+
+def _read_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)[1:]
+    except flags.Error as error:
+        # A config file that raises comes as its whole traceback; our own errors in it say enough.
+        raise aejax.InputError(str(error).strip().rpartition("InputError: ")[2]) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise aejax.InputError(f"a --config override does not fit: {' '.join(str(error.args[0]).split())}") from error
+
+
+def loaded(config: ConfigDict) -> ConfigDict:
+    """The config of a config flag, or InputError where its file could not be found."""
+    try:
+        config.is_locked  # noqa: B018  any attribute raises where loading failed
+    except OSError as error:
+        raise aejax.InputError(f"no such config file: {str(error).split()[-1]}; check --config") from error
+    return config
+
+
+@contextlib.contextmanager
+def until_signal() -> Iterator[Callable[[], bool]]:
+    """Yields a question: has SIGTERM or Ctrl-C come? A second Ctrl-C interrupts at once."""
+    asked: list[int] = []
+
+    def handle(number, frame):
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print(f"\n{signal.Signals(number).name}: saving, then leaving", file=sys.stderr)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

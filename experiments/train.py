@@ -1,0 +1,28 @@
+"""Trains what a config describes: python -m experiments.train --config=configs/conv.py --workdir=runs/conv"""
+
+from absl import flags
+from ml_collections import config_flags
+
+import aejax
+from aejax.evaluation import plots
+from experiments import main
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/conv.py or configs/conv.py:tiny.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the whole experiment; the same command goes on in it.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def train() -> None:
+    config, workdir = main.loaded(_CONFIG.value), _WORKDIR.value
+    with main.until_signal() as asked:
+        run = aejax.train(config, workdir, stop=asked)
+    if asked() and run.step < config.steps:
+        print(f"saved at step {run.step:,} of {config.steps:,}; the same command goes on from there")
+        return
+    for picture in plots.save(run, workdir):
+        print(picture)
+    print(f"step {run.step:,}: latents {run.latents.shape[1:]}; load them with aejax.load_run({workdir!r})")
+
+
+if __name__ == "__main__":
+    main.run(train)
