@@ -1,7 +1,9 @@
 """The only file that knows of Orbax."""
 
 import contextlib
-import json
+import gc
+import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -124,23 +126,45 @@ def newest(workdir: Path) -> Checkpoint | None:
     if not found:
         return None
     broken: list[int] = []
-    items_wanted = ocp.args.Composite(state=ocp.args.StandardRestore(), samples=ocp.args.StandardRestore())
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        for step in reversed(found):
-            try:
-                items = checkpointer.restore(folder / str(step), args=items_wanted)
-                metadata = dict(checkpointer.metadata(folder / str(step)).custom_metadata)
-                json.dumps(metadata["config"]), metadata["spec"]
-                return Checkpoint(step, items.state, items.samples, metadata, tuple(broken))
-            except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise
-                reason = " ".join(str(error).split())[:200]
-                warnings.warn(
-                    f"checkpoint {folder / str(step)} cannot be read ({type(error).__name__}: {reason}); "
-                    "falling back to the one before",
-                    stacklevel=2,
-                )
-                broken.append(step)
+    for step in reversed(found):
+        with _hushed():
+            read = _read(folder / str(step))
+        if not isinstance(read, str):
+            return Checkpoint(step, *read, tuple(broken))
+        warnings.warn(
+            f"checkpoint {folder / str(step)} cannot be read ({read}); falling back to the one before", stacklevel=2
+        )
+        broken.append(step)
     raise StorageError(f"none of the checkpoints in {folder} can be read; restore one, or use another workdir")
+
+
+def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
+    """State, samples and metadata, or why they cannot be read."""
+    handlers = {"state": ocp.StandardCheckpointHandler(), "samples": ocp.StandardCheckpointHandler()}
+    handler = ocp.CompositeCheckpointHandler(metrics=ocp.JsonCheckpointHandler(), **handlers)
+    wanted = ocp.args.Composite(state=ocp.args.StandardRestore(), samples=ocp.args.StandardRestore())
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            items = checkpointer.restore(path, args=wanted)
+            metadata = dict(checkpointer.metadata(path).custom_metadata)
+            return items.state, items.samples, {key: metadata[key] for key in ("config", "spec")}
+    except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Silences the tasks that a failed read leaves behind: they complain when they are collected."""
+    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+        gc.collect()
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = hook
 
 
 def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:

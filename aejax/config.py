@@ -95,14 +95,14 @@ def check(config: ConfigDict) -> None:
 _OPEN = ("encoder", "bottleneck", "decoder", "objective.weights", "optim.options")
 
 
-def _same_keys(reference: Mapping[str, Any], config: Mapping[str, Any], path: str = "") -> None:
+def _same_keys(reference: ConfigDict, config: ConfigDict, path: str = "") -> None:
     for key in config:
         if key not in reference:
             raise one_of("config key", path + key, [path + k for k in reference])
     for key, value in reference.items():
         if key not in config:
             raise InputError(f"config key {path + key!r} is missing; start from aejax.config.default()")
-        if isinstance(value, Mapping) and path + key not in _OPEN:
+        if isinstance(value, ConfigDict) and path + key not in _OPEN:
             _same_keys(value, config[key], f"{path}{key}.")
 
 

@@ -61,6 +61,10 @@ class Run:
         """`decode(encode(x))`."""
         return self.decode(self.encode(x))
 
+    def in_users_units(self, x: Any) -> np.ndarray:
+        """What `reconstruct(x)` is to be compared with: x as float32, images in [0, 1]."""
+        return np.asarray(self.spec.restore(self.spec.prepare(self.spec.check(x))))
+
     def generate(self, num: int, seed: int = 0) -> np.ndarray:
         """Decodes draws from a Gaussian with the mean and the covariance of the saved latents."""
         z = self.latents.reshape(len(self.latents), -1)

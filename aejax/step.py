@@ -108,7 +108,7 @@ def train_step(
         # Early steps average over fewer values, or the average would stay near the initialisation.
         decay = jnp.minimum(task.ema, (1 + state.step) / (10 + state.step))
         ema = optax.incremental_update(params, ema, 1 - decay)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     return TrainState(state.step + 1, params, variables, opt_state, ema), metrics
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +68,7 @@ def train(
         state = checkpoint.fill(state, saved.state, f"{workdir}, step {saved.step},")
         if saved.step >= config.steps:
             return from_checkpoint(saved)
+    print(models.table(task.model, spec.shape), file=sys.stderr)
     training, validation = (Feed(part, config.data.memory_mb * 2**20) for part in (data.train, data.validation))
     _check_range(config, task, training)
     with _storage_errors(workdir):

@@ -4,6 +4,8 @@ import gzip
 import importlib.util
 import struct
 import tarfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ def read_idx(path: Path) -> np.ndarray:
 
 def _idx(base: type) -> type:
     class Builder(base):  # type: ignore[misc, valid-type]
+        source = base.URL
+
         def _split_generators(self, dl_manager):
             files = {"train": "train-{}-ubyte.gz", "test": "t10k-{}-ubyte.gz"}
             parts = ("images-idx3", "labels-idx1")
@@ -44,6 +48,8 @@ def _idx(base: type) -> type:
 
 def _cifar(base: type) -> type:
     class Builder(base):  # type: ignore[misc, valid-type]
+        source = "https://www.cs.toronto.edu/"
+
         def _split_generators(self, dl_manager):
             info = self._cifar_info
             archive = dl_manager.download(info.url)
@@ -97,6 +103,7 @@ def prepared(name: str, data_dir: str | None) -> Any:
             builder_class = make(original)
         builder_class.name = base
         builder = builder_class(data_dir=data_dir, file_format="array_record")
+        _reach(builder_class.source, name, builder.data_path)
     elif importlib.util.find_spec("tensorflow") is None:
         raise InputError(
             f"preparing {name!r} needs TensorFlow: pip install 'aejax[tensorflow]', "
@@ -105,8 +112,22 @@ def prepared(name: str, data_dir: str | None) -> Any:
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError as error:
-        raise InputError(
-            f"{name!r} could not be downloaded to {builder.data_path} ({type(error).__name__}: {error}); "
-            "set data.data_dir or TFDS_DATA_DIR to where it is prepared"
-        ) from error
+        raise _unfetched(name, builder.data_path, error) from error
     return builder
+
+
+def _reach(url: str, name: str, path: Any) -> None:
+    """Asks the server for a sign of life: TFDS would retry for minutes before it said that there is none."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20).close()
+    except urllib.error.HTTPError:
+        pass  # it answered
+    except OSError as error:
+        raise _unfetched(name, path, error) from error
+
+
+def _unfetched(name: str, path: Any, error: OSError) -> InputError:
+    return InputError(
+        f"{name!r} could not be downloaded to {path} ({type(error).__name__}: {error}); "
+        "set data.data_dir or TFDS_DATA_DIR to where it is prepared"
+    )

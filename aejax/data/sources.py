@@ -51,7 +51,10 @@ def from_array(x: np.ndarray, label: np.ndarray | None = None, name: str = "arra
     uint8 images are 0 to 255 and are kept so; float images must lie in [0, 1]; vectors are any
     finite numbers. Raises InputError otherwise.
     """
-    x = np.asarray(x) if not isinstance(x, np.memmap) else x
+    try:
+        x = np.asanyarray(x)
+    except ValueError as error:
+        raise InputError(f"{name}: examples must be numbers, all of one shape ({error})") from error
     if x.dtype == object or x.dtype.kind not in "buif":
         raise InputError(f"{name}: an array of {x.dtype}; examples must be numbers, all of one shape")
     if x.ndim not in (2, 3, 4):

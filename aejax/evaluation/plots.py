@@ -80,7 +80,8 @@ def _points(inputs: np.ndarray, outputs: np.ndarray) -> Figure:
             for k, (points, label) in enumerate(((inputs, "input"), (outputs, "reconstruction"))):
                 axes.scatter(points[:, i], points[:, j], s=12 - 4 * k, color=SERIES[k], label=label, zorder=2)
             axes.set(xlabel=f"coordinate {i + 1}", ylabel=f"coordinate {j + 1}")
-        figure.axes[0].legend(frameon=False, loc="best")
+            axes.set_aspect("equal", "datalim")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=2)
     return figure
 
 

@@ -133,3 +133,17 @@ def summary(model: nn.Module, shape: Sequence[int]) -> list[Layer]:
     with nn.intercept_methods(record):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
     return [a for a in layers if not any(b.path.startswith(a.path + "/") for b in layers)]
+
+
+def table(model: nn.Module, shape: Sequence[int]) -> str:
+    """`summary` as text, with the total."""
+    layers = summary(model, shape)
+    lines = [("layer", "output", "parameters"), ("input", _by(tuple(shape)), "")]
+    lines += [(layer.path, _by(layer.shape), f"{layer.parameters:,}") for layer in layers]
+    lines += [("total", "", f"{sum(layer.parameters for layer in layers):,}")]
+    path, output, count = (max(len(line[i]) for line in lines) for i in range(3))
+    return "\n".join(f"{a:<{path}}  {b:>{output}}  {c:>{count}}" for a, b, c in lines)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

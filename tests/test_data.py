@@ -1,0 +1,356 @@
+import gzip
+import io
+import struct
+import tarfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from conftest import MNIST, needs_mnist
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import aejax
+from aejax import data
+from aejax.data import prepare, sources
+
+
+def section(**changes):
+    config = aejax.config.default().data
+    config.update(changes)
+    return config
+
+
+def whole(source):
+    return source.take(np.arange(len(source)))
+
+
+# Batches
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+def test_batches_are_a_function_of_seed_and_step_and_each_epoch_passes_every_row_once(seed):
+    n, size = 103, 10
+    steps = [data.rows(n, size, seed, step) for step in range(20)]
+    np.testing.assert_array_equal(data.rows(n, size, seed, 13), steps[13])
+    for epoch in (steps[:10], steps[10:]):
+        assert max(Counter(np.concatenate(epoch).tolist()).values()) == 1
+    assert np.any(np.concatenate(steps[:10]) != np.concatenate(steps[10:]))
+    assert np.any(data.rows(n, size, seed + 1, 0) != steps[0])
+    assert set(np.concatenate(steps).tolist()) <= set(range(n))
+
+
+def test_batch_larger_than_the_data_is_named():
+    with pytest.raises(aejax.InputError, match="batch_size=11 is larger than the 10 training examples"):
+        data.rows(10, 11, 0, 0)
+
+
+def test_padded_batches_weigh_each_example_once():
+    rows, weights = zip(*(data.padded(10, 4, step) for step in range(3)), strict=True)
+    assert np.concatenate(weights).sum() == 10
+    assert np.concatenate(rows)[np.concatenate(weights) > 0].tolist() == list(range(10))
+    assert np.concatenate(rows).max() == 9
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_streamed_batches_equal_held_ones(start):
+    source = data.from_array(np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8), np.arange(50))
+
+    def rows_of(step):
+        return data.rows(50, 8, 3, step)
+
+    held, streamed = data.Feed(source, source.nbytes), data.Feed(source, source.nbytes - 1)
+    assert held.held
+    assert not streamed.held
+    batches = list(streamed.batches(rows_of, start, 15))
+    assert len(batches) == 15 - start
+    for a, b in zip(held.batches(rows_of, start, 15), batches, strict=True):
+        np.testing.assert_array_equal(a["index"], b["index"])
+        np.testing.assert_array_equal(held.held["x"][a["index"]], b["x"])
+        np.testing.assert_array_equal(b["label"], b["index"])
+        assert b["x"].dtype == np.uint8
+
+
+# Sources and splits
+
+
+def test_digits_are_scikit_learns():
+    source = sources.digits(0)
+    arrays = whole(source)
+    assert source.shape == (8, 8, 1)
+    np.testing.assert_allclose(arrays["x"][..., 0] / 255 * 16, load_digits().images, atol=0.04)  # rounding to 1/255
+    np.testing.assert_array_equal(arrays["label"], load_digits().target)
+    assert sources.digits(28).shape == whole(sources.digits(28))["x"].shape[1:] == (28, 28, 1)
+
+
+def test_toy_clouds_are_what_they_say():
+    plane = whole(sources.plane(0))["x"]
+    deviations = np.linalg.svd(plane - plane.mean(0), compute_uv=False) / np.sqrt(len(plane))
+    np.testing.assert_allclose(deviations, [1, 0.7, 0.05], rtol=0.05)
+    assert sources.sheet(0).shape == (5,)
+
+
+def test_automatic_splits_part_the_data():
+    parts = data.load(section(name="digits"))
+    assert [len(part) for part in parts] == [1438, 179, 180]
+    pixels = [{image.tobytes() for image in whole(part)["x"]} for part in parts]
+    assert len(set.union(*pixels)) == sum(map(len, pixels)) == 1797  # digits holds no image twice
+    shares = [np.bincount(whole(part)["label"]) / len(part) for part in parts]
+    assert np.abs(np.array(shares) - 0.1).max() < 0.06  # a fair cut of sorted or unsorted data
+
+
+def test_splits_in_tfds_syntax_and_in_the_order_of_the_file():
+    source = data.from_array(np.arange(200.0).reshape(100, 2))
+    wholes = {"train": source, "test": source.subset(np.arange(10), "test")}
+    assert len(data.select(wholes, "train[:25%]")) == 25
+    np.testing.assert_array_equal(whole(data.select(wholes, "train"))["x"], whole(source)["x"])
+    parts = [whole(data.select(wholes, f"train[{i}%:{i + 20}%]"))["x"][:, 0] for i in range(0, 100, 20)]
+    assert sorted(np.concatenate(parts)) == list(range(0, 200, 2))
+    assert all(np.all(np.diff(part) > 0) for part in parts)
+    joined = data.select(wholes, "test+train[:5]")
+    assert len(joined) == 15
+    np.testing.assert_array_equal(joined.take(np.array([12, 3]))["x"][1], [6, 7])
+    assert whole(joined)["x"].shape == (15, 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("tset", "split 'tset': .*splits here: train"),
+        ("train[:0%]", "split 'train\\[:0%\\]' is empty; the data set has train 1797 examples"),
+        ("train[oops", "split 'train\\[oops'"),
+    ],
+)
+def test_wrong_splits_are_named(spec, message):
+    with pytest.raises(aejax.InputError, match=message):
+        data.load(section(name="digits", test=spec))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((3, 2), np.nan), "example 0 holds NaN or infinity"),
+        (np.array([[1.0, 2.0], [3.0, np.inf]]), "example 1 holds NaN or infinity"),
+        (np.zeros((3,)), r"shape \(3,\); give"),
+        (np.zeros((3, 2, 2, 1, 1)), "shape"),
+        (np.zeros((0, 2)), "holds no numbers"),
+        (np.array([[1], [1, 2]], dtype=object), "all of one shape"),
+        (np.array([["a"]]), "must be numbers"),
+        (np.full((2, 4, 4), 3.0), r"must lie in \[0, 1\], found 3 to 3"),
+        (np.zeros((2, 4, 4), np.int64), "give uint8"),
+    ],
+)
+def test_unusable_arrays_are_named(array, message):
+    with pytest.raises(aejax.InputError, match=message):
+        data.from_array(array)
+
+
+def test_ragged_lists_are_refused_by_fit():
+    with pytest.raises(aejax.InputError, match="one shape"):
+        aejax.fit(aejax.config.default(), [[1.0, 2.0], [3.0]])
+
+
+def test_npy_and_npz_files(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (40, 6, 6), np.uint8)
+    np.save(tmp_path / "a.npy", x)
+    loaded = sources.find(section(name=str(tmp_path / "a.npy")))
+    np.testing.assert_array_equal(whole(loaded["train"])["x"][..., 0], x)
+    np.savez(tmp_path / "b.npz", train=x[:30], test=x[30:], test_label=np.arange(10))
+    train, validation, test = data.load(section(name=str(tmp_path / "b.npz")))
+    assert (len(train), len(validation), len(test)) == (27, 3, 10)
+    np.testing.assert_array_equal(whole(test)["label"], np.arange(10))
+    np.savez(tmp_path / "c.npz", x=x, label=np.arange(40))
+    np.testing.assert_array_equal(whole(sources.find(section(name=str(tmp_path / "c.npz")))["train"])["label"], range(40))
+    np.savez(tmp_path / "d.npz", faces=x)
+    assert len(sources.find(section(name=str(tmp_path / "d.npz")))["train"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda f: np.savez(f, a=np.zeros((2, 2)), b=np.zeros((2, 2))), "holds a, b; name the examples 'x'"),
+        (lambda f: np.savez(f, x=np.array([1, None])), "not a readable array"),
+        (lambda f: f.write(b"nonsense"), "not a readable array"),
+        (lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.zeros(3)), "4 examples but 3 labels"),
+    ],
+)
+def test_unusable_files_are_named(tmp_path, content, message):
+    file = tmp_path / "x.npz"
+    with file.open("wb") as opened:
+        content(opened)
+    with pytest.raises(aejax.InputError, match=message):
+        sources.find(section(name=str(file)))
+
+
+def test_missing_files_and_misspelled_names():
+    for name, message in (("./nope", "no such folder"), ("nope.npy", "no such file"), ("mnsit", "did you mean 'mnist'")):
+        with pytest.raises(aejax.InputError, match=message):
+            sources.find(section(name=name))
+
+
+def picture(folder, name, size=(6, 5), mode="RGB", seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(folder / name)
+    return pixels
+
+
+def test_folder_of_images(tmp_path):
+    cat = picture(tmp_path / "cats", "1.png", seed=1)
+    picture(tmp_path / "dogs", "1.JPG", seed=2)
+    picture(tmp_path / "dogs", "2.jpeg", mode="L", seed=3)
+    (tmp_path / "notes.txt").write_text("no image")
+    source = sources.find(section(name=str(tmp_path)))["train"]
+    arrays = whole(source)
+    assert source.shape == (6, 5, 3)
+    np.testing.assert_array_equal(arrays["x"][0], cat)
+    assert arrays["label"].tolist() == [0, 1, 1]
+    assert sources.find(section(name=str(tmp_path), size=4))["train"].shape == (4, 4, 3)
+    picture(tmp_path / "dogs", "3.png", size=(9, 9))
+    with pytest.raises(aejax.InputError, match=r"3\.png: 9x9 pixels, but 1\.png has 6x5; resize all with data.size"):
+        sources.find(section(name=str(tmp_path)))
+    resized = sources.find(section(name=str(tmp_path), size=4))["train"]
+    assert whole(resized)["x"].shape == (4, 4, 4, 3)
+
+
+@pytest.mark.parametrize("cut", [4, 60])
+def test_corrupt_image_is_named(tmp_path, cut):
+    picture(tmp_path, "good.png")
+    picture(tmp_path, "torn.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "torn.png").read_bytes()[:cut])
+    with pytest.raises(aejax.InputError, match=r"torn\.png: a corrupt image"):
+        data.read(sources.find(section(name=str(tmp_path)))["train"])
+
+
+def test_empty_folder_is_named(tmp_path):
+    with pytest.raises(aejax.InputError, match="no .png"):
+        sources.find(section(name=str(tmp_path)))
+
+
+# The model's units
+
+
+def test_images_are_read_in_the_unit_interval():
+    spec = data.Spec((1, 1, 3))
+    np.testing.assert_allclose(spec.prepare(np.array([[[[0, 51, 255]]]], np.uint8))[0, 0, 0], [0, 0.2, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_standardised_vectors_come_back_in_their_units(seed):
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(5000, 3)) * [1e-3, 1, 1e4] + [5, 0, -3e4]).astype(np.float32)
+    x = np.concatenate([x, np.full((5000, 1), 7, np.float32)], 1)
+    spec = data.Spec.of(data.from_array(x), standardize=True)
+    read = np.asarray(spec.prepare(x))
+    np.testing.assert_allclose(read[:, :3].mean(0), 0, atol=2e-3)
+    np.testing.assert_allclose(read[:, :3].std(0), 1, rtol=2e-3)
+    np.testing.assert_allclose(read[:, 3], 0, atol=1e-5)  # constant: centred, not divided by zero
+    np.testing.assert_allclose(spec.restore(spec.prepare(x)), x, rtol=1e-5, atol=1e-2)
+    assert data.Spec.from_dict(spec.to_dict()) == spec
+
+
+def test_images_are_not_standardised():
+    with pytest.raises(aejax.InputError, match="standardize is for vectors"):
+        data.Spec.of(sources.digits(0), standardize=True)
+
+
+# TFDS
+
+
+@needs_mnist
+def test_mnist_from_tfds_is_mnist():
+    parts = data.load(section(name="mnist", data_dir=str(MNIST)))
+    assert [len(part) for part in parts] == [54_000, 6_000, 10_000]
+    arrays = parts.test.take(np.arange(2000))
+    assert arrays["x"].shape == (2000, 28, 28, 1)
+    assert arrays["x"].dtype == np.uint8
+    assert abs(arrays["x"].mean() / 255 - 0.1307) < 0.005  # MNIST's mean pixel
+    assert set(arrays["label"]) == set(range(10))
+
+
+@needs_mnist
+def test_data_dir_of_the_environment_is_honoured(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(MNIST))
+    assert len(sources.find(section(name="mnist"))["test"]) == 10_000
+
+
+def test_sets_that_need_tensorflow_say_which_extra_to_install(tmp_path):
+    with pytest.raises(aejax.InputError, match=r"pip install 'aejax\[tensorflow\]'"):
+        sources.find(section(name="svhn_cropped", data_dir=str(tmp_path)))
+
+
+def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setattr(prepare.urllib.request, "urlopen", refuse)
+    with pytest.raises(aejax.InputError, match=r"'mnist' could not be downloaded.*TFDS_DATA_DIR"):
+        sources.find(section(name="mnist", data_dir=str(tmp_path)))
+
+
+def idx(array):
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return gzip.compress(header + array.tobytes())
+
+
+def fake_files(name, images, labels):
+    """What the servers would give: by the last part of the URL."""
+    if name == "cifar10":
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+
+            def add(path, content):
+                info = tarfile.TarInfo("cifar-10-batches-bin/" + path)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+            add("batches.meta.txt", "\n".join(f"class{i}" for i in range(10)).encode())
+            records = [bytes([y]) + x.transpose(2, 0, 1).tobytes() for x, y in zip(images, labels, strict=True)]
+            for i in range(5):
+                add(f"data_batch_{i + 1}.bin", b"".join(records[i::5]))
+            add("test_batch.bin", b"".join(records[:3]))
+        return {"cifar-10-binary.tar.gz": archive.getvalue()}
+    return {
+        "train-images-idx3-ubyte.gz": idx(images[..., 0]),
+        "train-labels-idx1-ubyte.gz": idx(labels),
+        "t10k-images-idx3-ubyte.gz": idx(images[:3, ..., 0]),
+        "t10k-labels-idx1-ubyte.gz": idx(labels[:3]),
+    }
+
+
+@pytest.mark.parametrize("name", prepare.WITHOUT_TENSORFLOW)
+def test_downloaded_sets_are_prepared_without_tensorflow(name, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    shape = (32, 32, 3) if name == "cifar10" else (28, 28, 1)
+    images, labels = rng.integers(0, 256, (20, *shape), np.uint8), rng.integers(0, 10, 20).astype(np.uint8)
+    files = fake_files(name, images, labels)
+
+    def download(self, urls):
+        def one(url):
+            file = tmp_path / "downloads" / url.rsplit("/", 1)[1]
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(files[file.name])
+            return file
+
+        return one(urls) if isinstance(urls, str) else {k: download(self, v) for k, v in urls.items()}
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
+    monkeypatch.setattr(prepare, "_reach", lambda *args: None)
+    found = sources.find(section(name=name, data_dir=str(tmp_path / "tfds")))
+    assert {key: len(value) for key, value in found.items()} == {"train": 20, "test": 3}
+    train = whole(found["train"])
+    by_pixels = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    assert {image.tobytes(): label for image, label in zip(train["x"], train["label"], strict=True)} == by_pixels
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", None)  # prepared: nothing is fetched again
+    again = sources.find(section(name=name, data_dir=str(tmp_path / "tfds")))
+    np.testing.assert_array_equal(whole(again["train"])["x"], train["x"])
+
+
+def test_reading_from_many_threads_keeps_the_rows():
+    source = data.from_array(np.arange(4000.0).reshape(2000, 2))
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda i: source.take(np.array([i]))["x"][0, 0], range(2000)))
+    assert parts == [2.0 * i for i in range(2000)]
+    np.testing.assert_array_equal(data.read(source, chunk=7)["x"], whole(source)["x"])
