@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from aejax import logs
 from aejax.errors import InputError, StorageError
 
 FOLDER = "checkpoints"
@@ -84,6 +85,12 @@ class Checkpoints:
                 force=True,
             )
 
+    def newest_step(self) -> int | None:
+        """The newest complete step, once the save under way is done."""
+        with self._storage_errors():
+            self._manager.wait_until_finished()
+        return max(steps(self._folder.parent), default=None)
+
     def close(self) -> None:
         """Waits for the save under way."""
         with self._storage_errors():
@@ -130,6 +137,13 @@ def newest(workdir: Path) -> Checkpoint | None:
         with _hushed():
             read = _read(folder / str(step))
         if not isinstance(read, str):
+            validated = [r["step"] for r in logs.read(workdir) if "validation/loss" in r]
+            if validated and validated[-1] > max(found):
+                warnings.warn(
+                    f"the checkpoint of step {validated[-1]} is missing in {folder}: removed, or cut off while it "
+                    f"was saved; falling back to step {step}",
+                    stacklevel=2,
+                )
             return Checkpoint(step, *read, tuple(broken))
         warnings.warn(
             f"checkpoint {folder / str(step)} cannot be read ({read}); falling back to the one before", stacklevel=2
@@ -174,7 +188,7 @@ def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
     saved = {key: np.shape(value) for key, value in found.items()}
     differ = [k for k in shape | saved if shape.get(k) != saved.get(k)]
     if differ:
-        first = differ[0]
+        first = min(differ, key=lambda k: (not k.startswith("params"), k))
         raise InputError(
             f"{where} was saved by another architecture: {len(differ)} arrays differ, the first is {first}: "
             f"{saved.get(first, 'absent')} there, {shape.get(first, 'absent')} now; use the config it was trained "

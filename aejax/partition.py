@@ -1,6 +1,5 @@
 """The only file that knows of devices: jit on one, pmap on several."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,15 +13,13 @@ from aejax.errors import InputError
 AXIS = "devices"
 
 
-@dataclasses.dataclass(frozen=True)
 class Partition:
-    """Data parallelism: every device holds the state and a share of each batch.
+    """Data parallelism: every device holds the state and a share of each batch."""
 
-    Attributes:
-      devices: the devices to use, all local ones unless told.
-    """
-
-    devices: Sequence[jax.Device] = dataclasses.field(default_factory=jax.local_devices)
+    def __init__(self, devices: Sequence[jax.Device] | None = None):
+        """`devices` to use, all local ones unless told."""
+        self.devices = tuple(devices or jax.local_devices())
+        self._in_flight: Any = ()
 
     def check(self, batch_size: int) -> None:
         if batch_size % len(self.devices):
@@ -55,7 +52,7 @@ class Partition:
         if len(self.devices) == 1:
             return jax.jit(functools.partial(function, reduce=lambda tree, how: tree), donate_argnums=0)
         reduce = {"mean": jax.lax.pmean, "sum": jax.lax.psum}
-        return jax.pmap(
+        mapped = jax.pmap(
             functools.partial(function, reduce=lambda tree, how: reduce[how](tree, AXIS)),
             axis_name=AXIS,
             in_axes=(None, None, 0),
@@ -63,3 +60,14 @@ class Partition:
             devices=self.devices,
             donate_argnums=0,
         )
+        return self._one_at_a_time(mapped) if self.devices[0].platform == "cpu" else mapped
+
+    def _one_at_a_time(self, function: Callable) -> Callable:
+        # XLA:CPU runs all devices of a process on one pool of threads: with several programs in flight,
+        # their collectives can take each other's threads and wait for ever.
+        def call(*arguments: Any) -> Any:
+            jax.block_until_ready(self._in_flight)
+            self._in_flight = function(*arguments)
+            return self._in_flight
+
+        return call

@@ -25,6 +25,8 @@ from aejax.pretrain import pretrain
 from aejax.run import Run, from_checkpoint
 from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start, train_step
 
+Metrics = list[Mapping[str, Any]]
+
 
 def train(
     config: ConfigDict,
@@ -52,7 +54,7 @@ def train(
     """
     config_lib.check(config)
     workdir = Path(workdir)
-    partition = Partition(tuple(devices or jax.local_devices()))
+    partition = Partition(devices)
     partition.check(config.batch_size)
     with _storage_errors(workdir):
         saved = _open(workdir, config)
@@ -93,24 +95,25 @@ def train(
         checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved else ()) as checkpoints,
         Logs(workdir, begin, config.steps, config.batch_size) as logs,
     ):
-        window: list[Mapping[str, Any]] = []  # metrics of each step, on the device until they are reported
-        waiting: list[Mapping[str, Any]] = []
+        window: Metrics = []  # of each step, on the device until they are reported
+        waiting: Metrics = []
         for step, batch in enumerate(batches if not _stale(logs.history, config.patience) else (), begin + 1):
             state, metrics = step_fn(state, held, partition.share(batch))
             window.append(metrics)
             if waiting:  # read only now, while the device is busy with this step
-                _report(logs, step - 1, waiting, workdir)
+                _report(logs, step - 1, waiting, checkpoints)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
             leaving = step == config.steps or stop()
             if step % config.log_every == 0:
                 waiting, window = window, []
             if planned or leaving:
-                _report(logs, step, waiting + window, workdir)
+                _report(logs, step, waiting + window, checkpoints)
                 waiting, window = [], []
                 loss = None
                 if planned:
                     results = validate(state)
+                    _check_finite([results], step, step, checkpoints, "validation ")
                     logs.validation(step, results)
                     loss = results["loss"]
                 checkpoints.save(step, state, sample(state), loss)
@@ -142,10 +145,13 @@ def fit(
 def make_task(config: ConfigDict, spec: Spec) -> Task:
     """Model, objective and optimizer of a config, checked against each other."""
     model = models.build(config, spec.shape)
-    models.warn_if_overcomplete(model, config, spec.shape)
+    objective = Objective(config.objective.reconstruction, config.objective.weights.to_dict())
+    output = models.abstract_output(model, spec.shape)
+    jax.eval_shape(objective, output, output.decoded)  # every weight has its term
+    models.warn_if_overcomplete(output, config)
     return Task(
         model=model,
-        objective=Objective(config.objective.reconstruction, config.objective.weights.to_dict()),
+        objective=objective,
         optimizer=optim.build(config.optim, config.steps),
         prepare=spec.prepare,
         corruption=Corruption(**config.corruption),
@@ -160,7 +166,7 @@ def _open(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     tempfile.TemporaryFile(dir=workdir).close()
     if file.exists():
         _same_config(json.loads(file.read_text()), config, workdir)
-    elif any(p.name != checkpoint.FOLDER for p in workdir.iterdir()):
+    elif any(workdir.iterdir()) and not (workdir / checkpoint.FOLDER).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.newest(workdir)
     if saved:
@@ -232,22 +238,28 @@ def _sampler(task: Task, spec: Spec, x: np.ndarray) -> Callable[[TrainState], di
     return lambda state: jax.device_get(apply(jax.device_get(eval_variables(state)), x))
 
 
-def _report(logs: Logs, step: int, window: Sequence[Mapping[str, Any]], workdir: Path) -> None:
+def _report(logs: Logs, step: int, window: Metrics, checkpoints: checkpoint.Checkpoints) -> None:
     """Logs the means over a window of steps that ends with `step`; stops the run at a NaN."""
     if not window:
         return
     steps = jax.device_get(list(window))
     first = step - len(steps) + 1
+    _check_finite(steps, first, step, checkpoints)
+    logs.train(step, {name: float(np.mean([s[name] for s in steps])) for name in steps[0]})
+
+
+def _check_finite(
+    steps: Metrics, first: int, last: int, checkpoints: checkpoint.Checkpoints, what: str = ""
+) -> None:
     for number, metrics in enumerate(steps, first):
         broken = [name for name, value in metrics.items() if not np.isfinite(value)]
         if broken:
-            saved = checkpoint.steps(workdir)
-            kept = f"the last good checkpoint is step {saved[-1]}" if saved else "no checkpoint was saved yet"
+            saved = checkpoints.newest_step()
+            kept = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
             raise DivergedError(
-                f"{' and '.join(broken)} not finite at step {number} (steps {first} to {step} were read); {kept}; "
+                f"{what}{' and '.join(broken)} not finite at step {number} (steps {first} to {last} were read); {kept}; "
                 "lower optim.lr, set optim.clip, or look at the data"
             )
-    logs.train(step, {name: float(np.mean([s[name] for s in steps])) for name in steps[0]})
 
 
 def _stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:

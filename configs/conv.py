@@ -19,8 +19,7 @@ def get_config(arg=""):
     config.bottleneck = aejax.config.module("conv", features=256)
     config.decoder = aejax.config.module("conv", features=(128, 64))
     config.objective.reconstruction = "bernoulli"
-    config.steps = 200
-    config.checkpoint_every = 50
+    config.steps, config.checkpoint_every = (400, 200) if flags.mnist else (200, 50)
     config.log_every = 10
     if flags.tiny:
         config.data.name, config.data.size = "digits", 0

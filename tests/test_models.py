@@ -177,13 +177,19 @@ def test_works_inside_nnx():
 
 def test_overcomplete_code_is_warned_of_unless_regularised():
     config, shape = config_of("conv", ""), (28, 28, 1)
-    model = aejax.models.build(config, shape)
+
+    def warn():
+        model = aejax.models.build(config, shape)
+        aejax.models.warn_if_overcomplete(aejax.models.abstract_output(model, shape), config)
+
     with pytest.warns(UserWarning, match=r"12,544 numbers and the input 784.*corruption.*l1.*bottleneck\.features"):
-        aejax.models.warn_if_overcomplete(model, config, shape)
+        warn()
     config.corruption.name = "masking"
-    aejax.models.warn_if_overcomplete(model, config, shape)  # a warning would be an error here
-    config.corruption.name, config.bottleneck.features = "none", 8
-    aejax.models.warn_if_overcomplete(aejax.models.build(config, shape), config, shape)
+    warn()  # a warning would be an error here
+    config.corruption.name, config.objective.weights = "none", {"l1": 1e-3}
+    warn()
+    config.objective.weights, config.bottleneck.features = {}, 8
+    warn()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Encoders, bottlenecks and decoders as linen modules, and their composition."""
 
-from aejax.models.autoencoder import Autoencoder, Output, build, summary, table, warn_if_overcomplete
+from aejax.models.autoencoder import Autoencoder, Output, abstract_output, build, summary, table, warn_if_overcomplete
 from aejax.models.bottlenecks import Code, ConvBottleneck, DenseBottleneck, IdentityBottleneck
 from aejax.models.decoders import ConvDecoder, MLPDecoder
 from aejax.models.encoders import ConvEncoder, MLPEncoder
@@ -16,6 +16,7 @@ __all__ = [
     "MLPDecoder",
     "MLPEncoder",
     "Output",
+    "abstract_output",
     "build",
     "summary",
     "table",

@@ -74,17 +74,18 @@ def build(config: Mapping[str, Any], shape: Sequence[int]) -> Autoencoder:
         bottleneck=_module("bottleneck", BOTTLENECKS, config["bottleneck"]),
         decoder=_module("decoder", DECODERS, config["decoder"], shape=shape, dtype=config["dtype"]),
     )
-    _output(model, shape)
+    abstract_output(model, shape)  # runs every check of shapes
     return model
 
 
-def _output(model: Autoencoder, shape: Sequence[int]) -> Output:
+def abstract_output(model: Autoencoder, shape: Sequence[int]) -> Output:
+    """Shapes and dtypes of the output for a batch of one. Computes nothing."""
     return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, *shape)))
 
 
-def warn_if_overcomplete(model: Autoencoder, config: Mapping[str, Any], shape: Sequence[int]) -> None:
+def warn_if_overcomplete(output: Output, config: Mapping[str, Any]) -> None:
     """Warns of a code with as many numbers as the input that nothing keeps from copying it."""
-    latent, size = _output(model, shape).code.z.shape[1:], math.prod(shape)
+    latent, size = output.code.z.shape[1:], math.prod(output.decoded.shape[1:])
     regularised = config["objective"]["weights"] or config["corruption"]["name"] != "none"
     if math.prod(latent) >= size and not regularised:
         warnings.warn(

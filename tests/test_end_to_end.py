@@ -1,0 +1,182 @@
+"""The main job as a user runs it: the commands, the signals, and what the textbooks promise."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MEANT, MNIST, assert_trees_equal, config_of, needs_mnist, one_device
+
+import aejax
+from aejax import checkpoint, logs
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(module, *arguments):
+    return [sys.executable, "-m", f"experiments.{module}", *arguments]
+
+
+def launch(module, *arguments, devices=1, **kwargs):
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.Popen(
+        command(module, *arguments), cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors
+
+
+def wait_for(condition, process, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
+    workdir = tmp_path / "conv"
+    code, output, errors = finish(launch("train", "--config=configs/conv.py:tiny", f"--workdir={workdir}"))
+    assert code == 0, errors
+    assert "encoder/conv_0" in errors  # the table of parameters
+    assert re.search(r"^total\s+[\d,]+$", errors, re.MULTILINE)
+    assert checkpoint.steps(workdir) == [2, 4]
+    assert {p.name for p in (workdir / "evaluation/4").iterdir()} == {"curves.png", "reconstructions.png"}
+    assert aejax.load_run(workdir).latents.shape[1:] == (2, 2, 8)
+
+    code, output, errors = finish(launch("evaluate", f"--workdir={workdir}"))
+    assert code == 0, errors
+    assert json.loads(output) == json.loads((workdir / "evaluation/4/metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/conv.py:tinny"], r"config argument 'tinny' is unknown; choose among: tiny, mnist"),
+        (["--config=configs/nope.py"], r"no such config file: 'configs/nope.py'"),
+        (["--config=configs/conv.py", "--config.optim.lrr=3"], r"Did you mean \"lr\""),
+        (["--config=configs/conv.py", "--config.data.name=mnsit"], r"'mnsit' is unknown; did you mean 'mnist'"),
+        (["--config=configs/conv.py", "--wrkdir=x"], r"Unknown command line flag 'wrkdir'"),
+    ],
+)
+def test_a_slip_is_one_clear_line(arguments, message, tmp_path):
+    code, _, errors = finish(launch("train", *arguments, f"--workdir={tmp_path / 'w'}"))
+    lines = [line for line in errors.splitlines() if not line.startswith("warning: the code")]
+    assert code == 1
+    assert len(lines) == 1, errors
+    assert re.match(rf"error: .*{message}", lines[0]), errors
+    assert not (tmp_path / "w/config.json").exists()
+
+
+LONG = (
+    "--config=configs/stacked.py:tiny",
+    "--config.steps=20000",
+    "--config.checkpoint_every=200",
+    "--config.log_every=100",
+    "--config.keep=1000",
+)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_sigterm_saves_and_exits_cleanly_and_the_same_command_goes_on(tmp_path, devices):
+    workdir = tmp_path / "run"
+    arguments = (*LONG, f"--workdir={workdir}")
+    process = launch("train", *arguments, devices=devices)
+    wait_for(lambda: len(checkpoint.steps(workdir)) > 0, process)
+    process.send_signal(signal.SIGTERM)
+    code, output, errors = finish(process)
+    assert code == 0, errors
+    stopped = checkpoint.steps(workdir)[-1]
+    assert f"saved at step {stopped:,} of 20,000" in output
+    assert int(checkpoint.newest(workdir).state["step"]) == stopped
+    again = launch("train", *arguments, devices=devices)
+    wait_for(lambda: checkpoint.steps(workdir)[-1] > stopped, again)
+    again.send_signal(signal.SIGTERM)
+    assert finish(again)[0] == 0
+    steps = [r["step"] for r in logs.read(workdir) if "train/loss" in r]
+    assert steps == sorted(set(steps))
+
+
+def test_kill_9_loses_at_most_the_steps_since_the_last_completed_save(tmp_path):
+    """Killed at moments drawn at random, resumed each time: it ends bit for bit as if nothing had been."""
+    workdir, rng = tmp_path / "run", np.random.default_rng()
+    config = config_of("stacked")
+    config.update({"steps": 600, "checkpoint_every": 20, "log_every": 10, "keep": 1000})
+    arguments = (
+        "--config=configs/stacked.py:tiny",
+        "--config.steps=600",
+        "--config.checkpoint_every=20",
+        "--config.log_every=10",
+        "--config.keep=1000",
+        f"--workdir={workdir}",
+    )
+    for _ in range(2):
+        before = max(checkpoint.steps(workdir), default=0)
+        process = launch("train", *arguments)
+        wait_for(lambda before=before: max(checkpoint.steps(workdir), default=0) > before, process)
+        time.sleep(rng.uniform(0, 0.3))
+        complete = max(checkpoint.steps(workdir))
+        process.kill()
+        process.communicate()
+        assert max(checkpoint.steps(workdir)) >= complete
+    code, _, errors = finish(launch("train", *arguments))
+    assert code == 0, errors
+    whole = aejax.train(config, tmp_path / "whole", devices=one_device())
+    assert_trees_equal(checkpoint.newest(workdir).state, checkpoint.newest(tmp_path / "whole").state)
+    assert whole.step == 600
+
+
+def angle_to_pca(x, decoder_kernel):
+    """Largest principal angle, in degrees, between the decoder's plane and PCA's."""
+    basis = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][: len(decoder_kernel)]
+    plane = np.linalg.qr(np.asarray(decoder_kernel, np.float64).T)[0]
+    cosines = np.linalg.svd(basis @ plane, compute_uv=False)
+    return np.degrees(np.arccos(np.clip(cosines.min(), 0, 1)))
+
+
+@pytest.mark.parametrize("draw", range(3))
+def test_linear_basic_finds_the_subspace_of_pca(draw, tmp_path):
+    seed = int(np.random.default_rng().integers(2**31)) if draw else 0
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    x = (rng.normal(size=(1000, 3)) * (1.0, 0.6, 0.05) @ axes).astype(np.float32)
+    config = config_of("basic", "")
+    config.seed = seed
+    config.data.train, config.data.validation, config.data.test = "train", "train", "train"
+    config.checkpoint_every = config.steps
+    run = aejax.fit(config, x, devices=one_device())
+    angle = angle_to_pca(x, run.variables["params"]["decoder"]["dense_0"]["kernel"])
+    assert angle < 1, f"{angle:.3f} degrees with seed {seed}"
+
+
+def test_angle_measures_what_it_says():
+    x = np.random.default_rng(0).normal(size=(500, 3)) * (1.0, 0.8, 0.01)
+    tilt = np.radians(20)
+    kernel = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)]])
+    assert angle_to_pca(x, kernel) == pytest.approx(20, abs=0.5)
+
+
+@needs_mnist
+@pytest.mark.filterwarnings(MEANT)
+def test_stacked_learns_mnist(tmp_path):
+    """A quick sign; experiments/results/ holds the full figure against PCA-30."""
+    config = config_of("stacked", "mnist")
+    config.update({"steps": 150, "checkpoint_every": 150})
+    config.data.update({"data_dir": str(MNIST), "train": "train[:20%]", "validation": "train[20%:25%]"})
+    config.encoder.features, config.decoder.features = (256, 64), (64, 256)
+    aejax.train(config, tmp_path, devices=one_device())
+    assert logs.read(tmp_path)[-1]["validation/squared_error"] < 43.64  # two components of PCA reach this
+
+
+def test_required_set_holds_neither_tensorflow_nor_pytorch():
+    code = "import sys, aejax, aejax.evaluation.plots; sys.exit(bool({'tensorflow', 'torch'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,157 @@
+import jax
+import numpy as np
+import pytest
+from conftest import mlp, one_device, vectors
+
+import aejax
+from aejax import checkpoint, data
+from aejax.evaluation import plots, reconstruction
+
+
+def images(n=60, size=8):
+    return np.random.default_rng(0).integers(0, 256, (n, size, size, 1), np.uint8)
+
+
+def conv(**changes):
+    return mlp(
+        encoder=aejax.config.module("conv", features=(2,)),
+        bottleneck=aejax.config.module("conv", features=1),
+        decoder=aejax.config.module("conv", features=(2,)),
+        objective__reconstruction="bernoulli",
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("images")
+    config = conv()
+    aejax.fit(config, images(), workdir, devices=one_device())
+    return workdir
+
+
+def test_loaded_run_reproduces_what_was_saved(folder):
+    run = aejax.load_run(folder)
+    np.testing.assert_allclose(run.encode(run.inputs), run.latents, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run.decode(run.latents), run.reconstructions, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run.reconstruct(run.inputs), run.reconstructions, rtol=1e-5, atol=1e-6)
+    assert run.latents.shape == (6, 4, 4, 1)
+    assert run.inputs.min() >= 0
+    assert run.inputs.max() <= 1
+
+
+def test_uint8_and_float_images_mean_the_same(folder):
+    run = aejax.load_run(folder)
+    x = images(5)
+    np.testing.assert_allclose(run.encode(x), run.encode(x / 255), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(run.encode(x[..., 0]), run.encode(x))
+    np.testing.assert_allclose(run.in_users_units(x), x / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 3, 256, 300])
+def test_batches_leave_no_trace(folder, n):
+    run = aejax.load_run(folder)
+    x = images(n)
+    z = run.encode(x)
+    assert len(z) == n
+    np.testing.assert_allclose(z[-1:], run.encode(x[-1:]), rtol=1e-5, atol=1e-6)
+
+
+def test_generate_draws_from_a_gaussian_of_the_latents(folder):
+    run = aejax.load_run(folder)
+    assert run.generate(3).shape == (3, 8, 8, 1)
+    np.testing.assert_array_equal(run.generate(3, seed=1), run.generate(3, seed=1))
+    assert np.any(run.generate(3, seed=1) != run.generate(3, seed=2))
+    drawn = []
+    object.__setattr__(run, "decode", lambda z: drawn.append(z) or z)
+    run.generate(200_000)
+    z, latents = drawn[0].reshape(200_000, -1), run.latents.reshape(6, -1)
+    np.testing.assert_allclose(z.mean(0), latents.mean(0), atol=0.02 * latents.std())
+    np.testing.assert_allclose(np.cov(z.T), np.cov(latents.T), atol=0.03 * latents.var())
+
+
+def test_standardised_vectors_keep_the_users_units(tmp_path):
+    x = vectors() * 100 + 1000
+    config = mlp(data__standardize=True, steps=300, checkpoint_every=300, optim__lr=1e-2)
+    run = aejax.fit(config, x, tmp_path, devices=one_device())
+    again = aejax.load_run(tmp_path)
+    np.testing.assert_allclose(again.reconstruct(x[:8]), run.reconstruct(x[:8]), rtol=1e-5)
+    np.testing.assert_allclose(run.inputs.mean(), 1000, rtol=0.1)
+    assert reconstruction.squared_error(x, run.reconstruct(x)) < x.var(0).sum()  # better than the mean
+
+
+def test_averaged_parameters_serve(tmp_path):
+    run = aejax.fit(mlp(ema=0.9), vectors(), tmp_path, devices=one_device())
+    saved = checkpoint.newest(tmp_path).state
+    np.testing.assert_array_equal(
+        run.variables["params"]["bottleneck"]["dense"]["kernel"], saved["ema"]["bottleneck"]["dense"]["kernel"]
+    )
+    assert np.any(saved["ema"]["bottleneck"]["dense"]["kernel"] != saved["params"]["bottleneck"]["dense"]["kernel"])
+
+
+def test_fit_without_a_workdir_leaves_nothing_and_serves(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run = aejax.fit(mlp(), vectors(), devices=one_device())
+    assert list(tmp_path.iterdir()) == []
+    assert run.encode(vectors(3)).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "message"),
+    [
+        ("encode", np.zeros((2, 9, 8, 1), np.uint8), r"reads examples of \(8, 8, 1\), the input holds.*\(9, 8, 1\)"),
+        ("encode", np.zeros((2, 8, 8, 3), np.uint8), r"\(8, 8, 3\)"),
+        ("encode", np.full((2, 8, 8, 1), 255.0), r"must lie in \[0, 1\]"),
+        ("encode", np.full((2, 8, 8, 1), np.nan), "NaN"),
+        ("encode", np.zeros((0, 8, 8, 1)), "no numbers"),
+        ("decode", np.zeros((2, 5)), r"latents are \(4, 4, 1\), the given ones \(5,\)"),
+    ],
+)
+def test_wrong_shapes_are_named(folder, method, value, message):
+    with pytest.raises(aejax.InputError, match=message):
+        getattr(aejax.load_run(folder), method)(value)
+
+
+def test_no_run_to_load(tmp_path):
+    with pytest.raises(aejax.InputError, match="no checkpoint here"):
+        aejax.load_run(tmp_path / "nope")
+
+
+# What is made of a run
+
+
+def test_pictures_are_written(folder):
+    for path in plots.save(aejax.load_run(folder), folder):
+        assert path.stat().st_size > 5_000
+        assert path.parent.name == "8"
+
+
+def test_picture_holds_inputs_above_their_reconstructions():
+    inputs = np.linspace(0, 1, 5)[:, None, None, None] * np.ones((5, 4, 4, 1))
+    figure = plots.reconstructions(inputs, 1 - inputs, columns=5)
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    np.testing.assert_allclose([image.mean() for image in shown], [0, 0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25, 0])
+    assert {axes.images[0].get_clim() for axes in figure.axes} == {(0, 1)}
+
+
+def test_curves_show_every_record():
+    history = [{"step": s, "train/loss": 9.0 / s} for s in (1, 2, 3)] + [{"step": 3, "validation/loss": 4.0}]
+    lines = plots.curves(history).axes[0].lines
+    assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3], [3]]
+    assert list(lines[0].get_ydata()) == [9, 4.5, 3]
+
+
+def test_squared_error_beside_pca(tmp_path):
+    x = (np.random.default_rng(0).normal(size=(300, 2)) @ np.eye(2, 6)).astype(np.float32)
+    x += 0.1 * vectors(300)
+    run = aejax.fit(mlp(), x, tmp_path, devices=one_device())
+    splits = data.split({"train": data.from_array(x)}, run.config.data)
+    result = reconstruction.against_pca(run, splits)
+    test = splits.test.take(np.arange(30))["x"]
+    train = splits.train.take(np.arange(240))["x"]
+    basis = np.linalg.svd(train - train.mean(0), full_matrices=False)[2][:2]
+    residual = (test - train.mean(0)) @ (np.eye(6) - basis.T @ basis)
+    assert result["pca_squared_error"] == pytest.approx(np.square(residual).sum(1).mean(), rel=1e-3)
+    assert result["squared_error"] == pytest.approx(np.square(run.reconstruct(test) - test).sum(1).mean(), rel=1e-5)
+    assert result["examples"] == 30
+    assert jax.tree.all(jax.tree.map(np.isfinite, {k: v for k, v in result.items() if k != "split"}))

@@ -1,0 +1,312 @@
+import json
+import os
+import shutil
+import stat
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_trees_equal, mlp, one_device, vectors
+from tensorboardX.proto import event_pb2
+
+import aejax
+from aejax import checkpoint, data, logs
+
+train_lib = sys.modules["aejax.train"]  # `aejax.train` is the function
+
+
+def fit(config, workdir, x=None, devices=None, **kwargs):
+    """`aejax.fit` on vectors, or `aejax.train` on the same with what only that takes."""
+    x = vectors() if x is None else x
+    if not kwargs:
+        return aejax.fit(config, x, workdir, devices=devices or one_device())
+    splits = data.split({"train": data.from_array(x)}, config.data)
+    return aejax.train(config, workdir, data=splits, devices=devices or one_device(), **kwargs)
+
+
+def after(steps):
+    """A `stop` that says yes after so many questions."""
+    left = iter(range(steps - 1))
+    return lambda: next(left, None) is None
+
+
+def state_of(workdir):
+    return checkpoint.newest(workdir).state
+
+
+def events(workdir):
+    """Scalars in the TensorBoard files, read by hand: length, crc, event, crc."""
+    found = {}
+    for file in sorted(workdir.glob("events*")):
+        content = file.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = event_pb2.Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            found.update({(v.tag, event.step): v.simple_value for v in event.summary.value})
+    return found
+
+
+def test_a_workdir_is_the_whole_experiment(tmp_path):
+    run = fit(mlp(), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir() if "events" not in p.name) == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+    ]
+    assert json.loads((tmp_path / "config.json").read_text())["encoder"]["features"] == [5]
+    assert sorted(p.name for p in (tmp_path / "checkpoints/8").iterdir() if p.is_dir()) == [
+        "metrics",
+        "samples",
+        "state",
+    ]
+    records = logs.read(tmp_path)
+    assert [r["step"] for r in records if "train/loss" in r] == [2, 4, 6, 8]
+    assert [r["step"] for r in records if "validation/loss" in r] == [4, 8]
+    scalars = events(tmp_path)
+    for record in records:
+        for name, value in record.items():
+            if name != "step":
+                assert scalars[name, record["step"]] == pytest.approx(value, rel=1e-6)
+    assert run.latents.shape == (8, 2)
+    assert run.inputs.shape == run.reconstructions.shape == (8, 6)
+
+
+def test_logged_losses_are_means_over_the_steps_since_the_last(tmp_path):
+    every, second = tmp_path / "1", tmp_path / "2"
+    fit(mlp(log_every=1), every)
+    fit(mlp(log_every=3), second)
+    single = [r["train/loss"] for r in logs.read(every) if "train/loss" in r]
+    means = {r["step"]: r["train/loss"] for r in logs.read(second) if "train/loss" in r}
+    assert list(means) == [3, 4, 6, 8]  # checkpoints at 4 and 8 report what has gathered
+    expected = [np.mean(single[0:3]), single[3], np.mean(single[4:6]), np.mean(single[6:8])]
+    np.testing.assert_allclose(list(means.values()), expected, rtol=1e-6)
+
+
+def test_validation_is_the_objective_over_the_whole_split(tmp_path):
+    x = vectors(197)
+    run = fit(mlp(ema=0.5), tmp_path, x)
+    validation = data.split({"train": data.from_array(x)}, run.config.data).validation  # 20 rows: one batch and a bit
+    rows = validation.take(np.arange(len(validation)))["x"]
+    expected = np.square(run.reconstruct(rows) - rows).sum(1).mean()
+    record = logs.read(tmp_path)[-1]
+    assert record["validation/squared_error"] == pytest.approx(expected, rel=1e-5)
+    assert record["validation/squared_error_per_value"] == pytest.approx(expected / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, count):
+    config = mlp(ema=0.9, corruption__name="gaussian", corruption__level=0.3, optim__accumulate=2, optim__warmup=2)
+    devices = jax.devices()[:count]
+    stopped = fit(config, tmp_path / "cut", devices=devices, stop=after(5))
+    assert stopped.step == 5
+    assert fit(config, tmp_path / "cut", devices=devices, stop=lambda: False).step == 8
+    fit(config, tmp_path / "whole", devices=devices, stop=lambda: False)
+    a, b = (checkpoint.newest(tmp_path / name) for name in ("cut", "whole"))
+    assert_trees_equal(a.state, b.state)
+    assert_trees_equal(a.samples, b.samples)
+    validations = [
+        [r["validation/loss"] for r in logs.read(tmp_path / name) if "validation/loss" in r] for name in ("cut", "whole")
+    ]
+    assert validations[0] == validations[1]
+
+
+def test_streamed_run_equals_the_held_one_bit_for_bit(tmp_path):
+    held = fit(mlp(), tmp_path / "held")
+    streamed = fit(mlp(data__memory_mb=0), tmp_path / "streamed")
+    assert_trees_equal(held.variables, streamed.variables)
+    assert_trees_equal(held.latents, streamed.latents)
+
+
+def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
+    runs = [fit(mlp(seed=seed), tmp_path / str(i)) for i, seed in enumerate((3, 3, 4))]
+    assert_trees_equal(runs[0].variables, runs[1].variables)
+    assert np.any(runs[0].latents != runs[2].latents)
+
+
+def test_finished_run_is_returned_untouched(tmp_path):
+    first = fit(mlp(), tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
+    again = fit(mlp(), tmp_path)
+    assert_trees_equal(first.variables, again.variables)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
+
+
+def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+    fit(mlp(), tmp_path, stop=after(4))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "train/loss": 1.0}\n{"step": 7, "trai')  # written after the save, then killed
+    fit(mlp(), tmp_path, stop=lambda: False)
+    steps = [r["step"] for r in logs.read(tmp_path) if "train/loss" in r]
+    assert steps == [2, 4, 6, 8]
+
+
+def test_resume_falls_back_over_a_damaged_checkpoint_and_ends_the_same(tmp_path):
+    fit(mlp(), tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for file in (tmp_path / "cut/checkpoints/8/state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.warns(UserWarning, match="falling back"):
+        fit(mlp(), tmp_path / "cut")
+    assert_trees_equal(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
+    assert (tmp_path / "cut/checkpoints.broken/8.0").is_dir()
+
+
+def test_missing_newest_checkpoint_is_warned_of(tmp_path):
+    fit(mlp(), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints/8")
+    with pytest.warns(UserWarning, match=r"checkpoint of step 8 is missing.*falling back to step 4"):
+        run = aejax.load_run(tmp_path)
+    assert run.step == 4
+    with pytest.warns(UserWarning, match=r"step 8 is missing"):
+        assert fit(mlp(), tmp_path).step == 8
+
+
+def test_nan_stops_the_run_names_the_step_and_leaves_the_last_good_checkpoint(tmp_path):
+    config = mlp(steps=40, checkpoint_every=2, log_every=5, optim__lr=1e30, optim__name="sgd")
+    with pytest.raises(aejax.DivergedError, match=r"not finite at step \d+ \(steps \d+ to \d+ were read\)"):
+        fit(config, tmp_path)
+    assert checkpoint.newest(tmp_path) is None  # nothing spoilt was saved
+    assert all(np.isfinite(v) for record in logs.read(tmp_path) for v in record.values())
+
+
+def test_nan_from_a_single_step_is_located(tmp_path, monkeypatch):
+    """A step that turns bad at number 7 only; the checkpoint of step 4 stays the newest, and is finite."""
+    real = train_lib.train_step
+
+    def bad(state, batch, key, **kwargs):
+        after_step, metrics = real(state, batch, key, **kwargs)
+        return after_step, metrics | {"loss": jax.numpy.where(state.step == 6, jax.numpy.nan, metrics["loss"])}
+
+    monkeypatch.setattr(train_lib, "train_step", bad)
+    message = r"loss not finite at step 7 \(steps 5 to 8 were read\); the last good checkpoint is step 4"
+    with pytest.raises(aejax.DivergedError, match=message):
+        fit(mlp(log_every=4), tmp_path)
+    assert checkpoint.steps(tmp_path) == [4]
+    assert aejax.load_run(tmp_path).step == 4
+
+
+def test_early_stopping_waits_for_its_patience_and_stays_stopped(tmp_path):
+    config = mlp(steps=100, checkpoint_every=2, patience=2, optim__name="sgd", optim__lr=1e-12)
+    run = fit(config, tmp_path)
+    losses = [r["validation/loss"] for r in logs.read(tmp_path) if "validation/loss" in r]
+    assert run.step == 2 * len(losses) < 100
+    assert len(losses) - 1 - int(np.argmin(losses)) == 2
+    assert fit(config, tmp_path).step == run.step
+    assert not train_lib._stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5)], 2)
+    assert train_lib._stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5, 2.1)], 2)
+    assert not train_lib._stale([{"validation/loss": v} for v in (3.0, 4.0, 5.0)], 0)
+
+
+def test_step_is_traced_once(tmp_path, monkeypatch):
+    traces = []
+    real = train_lib.train_step
+
+    def counted(*args, **kwargs):
+        traces.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(train_lib, "train_step", counted)
+    for count in (1, 4):
+        traces.clear()
+        fit(mlp(), tmp_path / str(count), devices=jax.devices()[:count])
+        assert len(traces) == 1
+
+
+def test_metrics_are_read_only_at_log_points(tmp_path, monkeypatch):
+    reads = []
+    real = jax.device_get
+    monkeypatch.setattr(train_lib.jax, "device_get", lambda tree: reads.append(1) or real(tree))
+    counts = []
+    for steps in (20, 40):
+        reads.clear()
+        with jax.transfer_guard_device_to_host("allow"):
+            fit(mlp(steps=steps, log_every=100, checkpoint_every=100), tmp_path / str(steps))
+        counts.append(len(reads))
+    assert counts[0] == counts[1]
+
+
+# What is refused
+
+
+def test_another_config_is_refused_and_nothing_is_touched(tmp_path):
+    fit(mlp(), tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(aejax.InputError, match=r"another config \(optim.lr: 0.001 -> 0.5\); choose another workdir"):
+        fit(mlp(optim__lr=0.5), tmp_path)
+    with pytest.raises(aejax.InputError, match=r"data.name: array-\w+ -> array-\w+"):
+        fit(mlp(), tmp_path, vectors(seed=1))
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    (tmp_path / "config.json").unlink()  # the checkpoint tells, too
+    with pytest.raises(aejax.InputError, match=r"another config"):
+        fit(mlp(optim__lr=0.5), tmp_path)
+
+
+def test_changed_architecture_is_refused(tmp_path, monkeypatch):
+    """The same config, but code that builds something else of it."""
+    fit(mlp(), tmp_path, stop=after(4))
+    real = aejax.models.build
+    wider = mlp(encoder__features=(7,))
+    monkeypatch.setattr(train_lib.models, "build", lambda config, shape: real(wider, shape))
+    with pytest.raises(aejax.InputError, match=r"another architecture: .*dense/kernel: \(5, 2\) there, \(7, 2\) now"):
+        fit(mlp(), tmp_path, stop=lambda: False)
+
+
+def test_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(aejax.InputError, match="holds files but no run"):
+        fit(mlp(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_failed_start_leaves_the_workdir_free(tmp_path):
+    with pytest.raises(aejax.InputError):
+        fit(mlp(encoder__activation="rleu"), tmp_path)
+    fit(mlp(), tmp_path)
+
+
+def test_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(aejax.StorageError, match="cannot be used.*choose a workdir that can be written"):
+        fit(mlp(), tmp_path / "file" / "below")
+    if os.geteuid():  # root may write anywhere
+        tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+        with pytest.raises(aejax.StorageError, match="cannot be used"):
+            fit(mlp(), tmp_path / "new")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+    real = logs.Logs.__init__
+
+    def on_a_full_disk(self, workdir, *args):
+        real(self, workdir, *args)
+        self._file.close()
+        self._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+
+    monkeypatch.setattr(logs.Logs, "__init__", on_a_full_disk)
+    with pytest.raises(aejax.StorageError, match="No space left"):
+        fit(mlp(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 200}, "batch_size=200 is larger than the 80 training examples"),
+        ({"objective__reconstruction": "bernoulli"}, r"wants values in \[0, 1\]"),
+        ({"objective__weights": {"l3": 1.0}}, "term 'l3' is unknown"),
+        ({"optim__name": "adma"}, "did you mean 'adam'"),
+        ({"data__standardize": True, "corruption__name": "masking"}, "needs corruption.level above 0"),
+    ],
+)
+def test_wrong_values_are_named_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(aejax.InputError, match=message):
+        fit(mlp(**changes), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_batch_must_divide_among_the_devices(tmp_path):
+    with pytest.raises(aejax.InputError, match="batch_size=18 cannot be divided among 4 devices"):
+        fit(mlp(batch_size=18), tmp_path, devices=jax.devices())
