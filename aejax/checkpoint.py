@@ -1,8 +1,10 @@
 """The only file that knows of Orbax."""
 
 import contextlib
+import errno
 import gc
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -74,7 +76,10 @@ class Checkpoints:
     def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
         """Starts a save. The state is copied to the host first: training may go on and donate it."""
         host = jax.tree.map(lambda a: np.array(a), serialization.to_state_dict(state))
+        needed = sum(a.nbytes for a in jax.tree.leaves((host, samples)))
         with self._storage_errors():
+            if shutil.disk_usage(self._folder).free < needed:
+                raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes does not fit on the disk")
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -194,7 +199,7 @@ def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
             f"{saved.get(first, 'absent')} there, {shape.get(first, 'absent')} now; use the config it was trained "
             "with, or another workdir"
         )
-    return serialization.from_state_dict(template, state)
+    return serialization.from_state_dict(template, dict(state))
 
 
 def _flat(tree: Any) -> Iterator[tuple[str, Any]]:

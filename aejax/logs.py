@@ -1,5 +1,6 @@
 """What a run says while it trains: the progress bar, metrics.jsonl, TensorBoard."""
 
+import contextlib
 import json
 import sys
 import time
@@ -35,8 +36,10 @@ class Logs:
         rewritten.write_text("".join(json.dumps(r) + "\n" for r in records))
         rewritten.replace(file)
         self.history = records
-        self._file = file.open("a", buffering=1)
+        self._open = contextlib.ExitStack()  # closes the rest where one fails
         self._board = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+        self._open.callback(self._board.close)
+        self._file = self._open.enter_context(file.open("a", buffering=1))
         self._batch_size, self._step, self._time = batch_size, start, time.perf_counter()
         self._bar = tqdm(
             total=steps * batch_size,
@@ -46,6 +49,7 @@ class Logs:
             dynamic_ncols=True,
             disable=None,  # without a terminal: a line per validation instead
         )
+        self._open.callback(self._bar.close)
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Means over the steps since the last call."""
@@ -72,13 +76,8 @@ class Logs:
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        self._bar.close()
-        self._file.close()
-        self._board.close()
-
     def __enter__(self) -> "Logs":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.close()
+        self._open.close()

@@ -30,7 +30,9 @@ def schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
     if warmup >= max(updates, 1):
         raise InputError(f"optim.warmup={config['warmup']} leaves nothing of {steps} steps; lower it or raise steps")
     decay = SCHEDULES[config["schedule"]](config["lr"], max(updates - warmup, 1))
-    return optax.join_schedules([optax.linear_schedule(0.0, config["lr"], warmup), decay], [warmup]) if warmup else decay
+    return (
+        optax.join_schedules([optax.linear_schedule(0.0, config["lr"], warmup), decay], [warmup]) if warmup else decay
+    )
 
 
 def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation:

@@ -76,15 +76,23 @@ class Run:
     @functools.cached_property
     def _encode(self) -> Callable:
         model, spec = self.model, self.spec
-        apply = jax.jit(lambda variables, x: model.apply(variables, spec.prepare(x), method="encode").z)
-        return functools.partial(apply, self.variables)
+
+        def encode(variables, x):
+            code: Any = model.apply(variables, spec.prepare(x), method="encode")
+            return code.z
+
+        return functools.partial(jax.jit(encode), self.variables)
 
     @functools.cached_property
     def _decode(self) -> Callable:
         model, spec = self.model, self.spec
         mean = Objective(self.config.objective.reconstruction, {}).mean
-        apply = jax.jit(lambda variables, z: spec.restore(mean(model.apply(variables, z, method="decode"))))
-        return functools.partial(apply, self.variables)
+
+        def decode(variables, z):
+            decoded: Any = model.apply(variables, z, method="decode")
+            return spec.restore(mean(decoded))
+
+        return functools.partial(jax.jit(decode), self.variables)
 
 
 def _batched(function: Callable, x: np.ndarray) -> np.ndarray:

@@ -30,8 +30,8 @@ class Task:
     model: Autoencoder
     objective: Objective
     optimizer: optax.GradientTransformation
-    prepare: Callable[[Array], Array]
-    corruption: Corruption = Corruption()
+    prepare: Callable[[Any], Array]
+    corruption: Corruption = dataclasses.field(default_factory=Corruption)
     ema: float = 0.0
 
 
@@ -128,7 +128,7 @@ def eval_step(variables: Mapping[str, Any], batch: Batch, *, task: Task, reduce:
       Sums over batch and devices by name, and `weight`, the number of examples.
     """
     x = task.prepare(batch["x"])
-    output = task.model.apply(variables, x)
+    output: Any = task.model.apply(variables, x)
     error = jnp.square(task.objective.mean(output.decoded) - x).reshape(x.shape[0], -1).sum(-1)
     terms = task.objective(output, x) | {"squared_error": error, "weight": jnp.ones_like(error)}
     return reduce({name: jnp.sum(value * batch["weight"]) for name, value in terms.items()}, "sum")

@@ -85,9 +85,7 @@ def train(
     validate = _validator(task, partition, validation, config.batch_size)
     sample = _sampler(task, spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))["x"])
     begin = saved.step if saved else 0
-    batches = training.batches(
-        lambda i: rows(len(data.train), config.batch_size, config.seed, i), begin, config.steps
-    )
+    batches = training.batches(lambda i: rows(len(data.train), config.batch_size, config.seed, i), begin, config.steps)
     held, state = partition.replicate((training.held, state))
     metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
     with (
@@ -231,7 +229,7 @@ def _sampler(task: Task, spec: Spec, x: np.ndarray) -> Callable[[TrainState], di
     @jax.jit
     def apply(variables, x):
         x = spec.prepare(x)
-        output = task.model.apply(variables, x)
+        output: Any = task.model.apply(variables, x)
         reconstructions = spec.restore(task.objective.mean(output.decoded))
         return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": spec.restore(x)}
 
@@ -248,17 +246,15 @@ def _report(logs: Logs, step: int, window: Metrics, checkpoints: checkpoint.Chec
     logs.train(step, {name: float(np.mean([s[name] for s in steps])) for name in steps[0]})
 
 
-def _check_finite(
-    steps: Metrics, first: int, last: int, checkpoints: checkpoint.Checkpoints, what: str = ""
-) -> None:
+def _check_finite(steps: Metrics, first: int, last: int, checkpoints: checkpoint.Checkpoints, what: str = "") -> None:
     for number, metrics in enumerate(steps, first):
         broken = [name for name, value in metrics.items() if not np.isfinite(value)]
         if broken:
             saved = checkpoints.newest_step()
             kept = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
             raise DivergedError(
-                f"{what}{' and '.join(broken)} not finite at step {number} (steps {first} to {last} were read); {kept}; "
-                "lower optim.lr, set optim.clip, or look at the data"
+                f"{what}{' and '.join(broken)} not finite at step {number} (steps {first} to {last} were read); "
+                f"{kept}; lower optim.lr, set optim.clip, or look at the data"
             )
 
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from logging import getLogger
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -16,6 +17,7 @@ def run(main: Callable[[], None]) -> None:
     """Reads the flags and runs `main()`; what the user can mend is printed in one line, exit status 1."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.set_verbosity(logging.ERROR)
+    getLogger("asyncio").setLevel("CRITICAL")  # tasks that a failed save or read of Orbax leaves behind
     app.define_help_flags()
     try:
         rest = _read_flags(sys.argv)

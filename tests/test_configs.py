@@ -11,7 +11,9 @@ import aejax
 from aejax import config as config_lib
 
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
-VARIANTS = [(name, arg) for name in CONFIGS for arg in ("tiny", "tiny,mnist") if not (name == "basic" and "mnist" in arg)]
+VARIANTS = [
+    (name, arg) for name in CONFIGS for arg in ("tiny", "tiny,mnist") if not (name == "basic" and "mnist" in arg)
+]
 
 
 def test_the_three_architectures_are_there():

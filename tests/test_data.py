@@ -162,7 +162,9 @@ def test_npy_and_npz_files(tmp_path):
     assert (len(train), len(validation), len(test)) == (27, 3, 10)
     np.testing.assert_array_equal(whole(test)["label"], np.arange(10))
     np.savez(tmp_path / "c.npz", x=x, label=np.arange(40))
-    np.testing.assert_array_equal(whole(sources.find(section(name=str(tmp_path / "c.npz")))["train"])["label"], range(40))
+    np.testing.assert_array_equal(
+        whole(sources.find(section(name=str(tmp_path / "c.npz")))["train"])["label"], range(40)
+    )
     np.savez(tmp_path / "d.npz", faces=x)
     assert len(sources.find(section(name=str(tmp_path / "d.npz")))["train"]) == 40
 
@@ -185,7 +187,11 @@ def test_unusable_files_are_named(tmp_path, content, message):
 
 
 def test_missing_files_and_misspelled_names():
-    for name, message in (("./nope", "no such folder"), ("nope.npy", "no such file"), ("mnsit", "did you mean 'mnist'")):
+    for name, message in (
+        ("./nope", "no such folder"),
+        ("nope.npy", "no such file"),
+        ("mnsit", "did you mean 'mnist'"),
+    ):
         with pytest.raises(aejax.InputError, match=message):
             sources.find(section(name=name))
 
@@ -225,7 +231,7 @@ def test_corrupt_image_is_named(tmp_path, cut):
 
 
 def test_empty_folder_is_named(tmp_path):
-    with pytest.raises(aejax.InputError, match="no .png"):
+    with pytest.raises(aejax.InputError, match=r"no \.png"):
         sources.find(section(name=str(tmp_path)))
 
 

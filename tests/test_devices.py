@@ -36,9 +36,7 @@ def test_a_run_moves_between_numbers_of_devices(tmp_path):
     from aejax import data
 
     splits = data.split({"train": data.from_array(x)}, mlp().data)
-    stopped = aejax.train(
-        mlp(), tmp_path, data=splits, devices=jax.devices(), stop=lambda: next(left, None) is None
-    )
+    stopped = aejax.train(mlp(), tmp_path, data=splits, devices=jax.devices(), stop=lambda: next(left, None) is None)
     assert stopped.step == 5
     finished = aejax.train(mlp(), tmp_path, data=splits, devices=one_device())
     assert finished.step == 8

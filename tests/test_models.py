@@ -204,7 +204,12 @@ def test_overcomplete_code_is_warned_of_unless_regularised():
         ("conv", (30, 30, 1), {}, "divisible by 4, got 30x30; resize with data.size="),
         ("conv", (5,), {}, r"ConvEncoder reads images .*got \[1, 5\]"),
         ("conv", (8, 8, 1), {"decoder": {"name": "conv", "features": (4,)}}, r"\(2, 2, 256\) does not become.*8x8"),
-        ("conv", (8, 8, 1), {"decoder": {"name": "conv", "shape": (8, 8, 3)}}, r"\(8, 8, 3\) but the input is \(8, 8, 1\)"),
+        (
+            "conv",
+            (8, 8, 1),
+            {"decoder": {"name": "conv", "shape": (8, 8, 3)}},
+            r"\(8, 8, 3\) but the input is \(8, 8, 1\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(name, shape, changes, message):

@@ -107,7 +107,8 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, count):
     assert_trees_equal(a.state, b.state)
     assert_trees_equal(a.samples, b.samples)
     validations = [
-        [r["validation/loss"] for r in logs.read(tmp_path / name) if "validation/loss" in r] for name in ("cut", "whole")
+        [r["validation/loss"] for r in logs.read(tmp_path / name) if "validation/loss" in r]
+        for name in ("cut", "whole")
     ]
     assert validations[0] == validations[1]
 
@@ -269,7 +270,7 @@ def test_failed_start_leaves_the_workdir_free(tmp_path):
 
 def test_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(aejax.StorageError, match="cannot be used.*choose a workdir that can be written"):
+    with pytest.raises(aejax.StorageError, match=r"cannot be used.*choose a workdir that can be written"):
         fit(mlp(), tmp_path / "file" / "below")
     if os.geteuid():  # root may write anywhere
         tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -283,8 +284,8 @@ def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
 
     def on_a_full_disk(self, workdir, *args):
         real(self, workdir, *args)
-        self._file.close()
-        self._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+        with open("/dev/full", "w") as full:
+            os.dup2(full.fileno(), self._file.fileno())
 
     monkeypatch.setattr(logs.Logs, "__init__", on_a_full_disk)
     with pytest.raises(aejax.StorageError, match="No space left"):

@@ -4,4 +4,17 @@ from aejax.data.batches import Feed, padded, read, rows
 from aejax.data.sources import Source, Splits, find, from_array, load, select, split
 from aejax.data.spec import Spec
 
-__all__ = ["Feed", "Source", "Spec", "Splits", "find", "from_array", "load", "padded", "read", "rows", "select", "split"]
+__all__ = [
+    "Feed",
+    "Source",
+    "Spec",
+    "Splits",
+    "find",
+    "from_array",
+    "load",
+    "padded",
+    "read",
+    "rows",
+    "select",
+    "split",
+]

@@ -6,7 +6,7 @@ import struct
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
 
 
-def _idx(base: type) -> type:
-    class Builder(base):  # type: ignore[misc, valid-type]
+def _idx(base: Any) -> Any:
+    class Builder(base):
         source = base.URL
 
         def _split_generators(self, dl_manager):
@@ -46,26 +46,26 @@ def _idx(base: type) -> type:
     return Builder
 
 
-def _cifar(base: type) -> type:
-    class Builder(base):  # type: ignore[misc, valid-type]
+def _cifar(base: Any) -> Any:
+    class Builder(base):
         source = "https://www.cs.toronto.edu/"
 
         def _split_generators(self, dl_manager):
             info = self._cifar_info
             archive = dl_manager.download(info.url)
             with tarfile.open(archive) as tar:
-                names = tar.extractfile(info.prefix + info.label_files[0]).read().decode().split()
+                names = _member(tar, info.prefix + info.label_files[0]).decode().split()
             self.info.features["label"].names = names
             return {
                 "train": self._generate_examples("train_", archive, info.train_files),
                 "test": self._generate_examples("test_", archive, info.test_files),
             }
 
-        def _generate_examples(self, prefix, archive, files) -> Iterator[tuple[int, dict[str, Any]]]:
+        def _generate_examples(self, prefix, archive, files):
             i = 0
             with tarfile.open(archive) as tar:
                 for file in files:
-                    data = np.frombuffer(tar.extractfile(self._cifar_info.prefix + file).read(), np.uint8)
+                    data = np.frombuffer(_member(tar, self._cifar_info.prefix + file), np.uint8)
                     for record in data.reshape(-1, 1 + 3 * 32 * 32):
                         image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
                         picture = Image.fromarray(np.ascontiguousarray(image))
@@ -75,8 +75,14 @@ def _cifar(base: type) -> type:
     return Builder
 
 
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None, name
+    return file.read()
+
+
 # TFDS's own builders open their files through TensorFlow; these keep everything else of them.
-WITHOUT_TENSORFLOW = {
+WITHOUT_TENSORFLOW: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "mnist": (_idx, mnist.MNIST),
     "fashion_mnist": (_idx, mnist.FashionMNIST),
     "kmnist": (_idx, mnist.KMNIST),

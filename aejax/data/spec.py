@@ -42,11 +42,11 @@ class Spec:
         deviation = np.where(deviation > 1e-12, deviation, 1.0)
         return cls(source.shape, tuple(mean.tolist()), tuple(deviation.tolist()))
 
-    def prepare(self, x: Array) -> Array:
+    def prepare(self, x: Array | np.ndarray) -> Array:
         """Stored values (uint8, or float in the user's units) to what the model reads, float32."""
         if x.dtype == jnp.uint8:
-            return x.astype(jnp.float32) / 255
-        x = x.astype(jnp.float32)
+            return jnp.asarray(x, jnp.float32) / 255
+        x = jnp.asarray(x, jnp.float32)
         return (x - jnp.array(self.mean)) / jnp.array(self.deviation) if self.mean else x
 
     def restore(self, x: Array) -> Array:

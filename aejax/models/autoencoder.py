@@ -105,7 +105,9 @@ def _module(part: str, classes: Mapping[str, type[nn.Module]], options: Mapping[
     for key in options:
         if key not in fields:
             raise one_of(f"{part} {name!r}: option", key, fields)
-    missing = [k for k, f in fields.items() if k not in options and f.default is f.default_factory is dataclasses.MISSING]
+    missing = [
+        k for k, f in fields.items() if k not in options and f.default is f.default_factory is dataclasses.MISSING
+    ]
     if missing:
         raise InputError(f"{part} {name!r} needs {', '.join(f'{part}.{key}' for key in missing)}")
     return classes[name](**options)
