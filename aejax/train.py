@@ -65,11 +65,13 @@ def train(
         raise InputError(f"{workdir} was trained on examples of {spec.shape}, the data now holds {data.train.shape}")
     rows(len(data.train), config.batch_size, config.seed, 0)  # raises before anything is decoded
     task = make_task(config, spec)
-    state = init(task, spec.shape, jax.random.key(config.seed))
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    state = init(task, spec.shape, init_key)
     if saved:
         state = checkpoint.fill(state, saved.state, f"{workdir}, step {saved.step},")
         if saved.step >= config.steps:
             return from_checkpoint(saved)
+        print(f"going on from step {saved.step:,} of {config.steps:,}", file=sys.stderr)
     print(models.table(task.model, spec.shape), file=sys.stderr)
     training, validation = (Feed(part, config.data.memory_mb * 2**20) for part in (data.train, data.validation))
     _check_range(config, task, training)
@@ -78,7 +80,6 @@ def train(
     if not saved and config.pretrain.steps:
         state = start(task, pretrain(config, spec, training, partition, state.params), state.variables)
 
-    key = jax.random.key(config.seed)
     step_fn = partition.compile(
         lambda state, held, batch, reduce: train_step(state, gather(held, batch), key, task=task, reduce=reduce)
     )

@@ -360,3 +360,23 @@ def test_reading_from_many_threads_keeps_the_rows():
         parts = list(pool.map(lambda i: source.take(np.array([i]))["x"][0, 0], range(2000)))
     assert parts == [2.0 * i for i in range(2000)]
     np.testing.assert_array_equal(data.read(source, chunk=7)["x"], whole(source)["x"])
+
+
+def test_images_of_several_sizes_must_be_resized(tmp_path):
+    class Several(tfds.testing.DummyDataset):
+        def _info(self):
+            features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(None, None, 3))})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(4):
+                yield i, {"image": Image.fromarray(np.full((8 + i % 2, 8, 3), i, np.uint8))}
+
+    builder = Several(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    with pytest.raises(aejax.InputError, match="images of several sizes; resize all with data.size"):
+        whole(sources._tfds_split(builder, "train", 0))
+    assert whole(sources._tfds_split(builder, "train", 8))["x"].shape == (4, 8, 8, 3)

@@ -215,13 +215,13 @@ def _tfds_split(builder: Any, split: str, size: int) -> Source:
         raise InputError(f"TFDS {builder.name!r}: no feature is an image or a vector; it has {', '.join(features)}")
     labelled = "label" in features and features["label"].shape == ()
     name = f"{builder.name}[{split}]"
-    first = from_array(np.asarray(data[0][key])[None], name=name, size=size)
-    fixed = size or features[key].shape == first.shape
+    stored = np.asarray(data[0][key])
+    first = from_array(stored[None], name=name, size=size)
 
     def take(rows: Rows) -> Arrays:
         examples = data.__getitems__([int(i) for i in rows])
         images = [np.asarray(example[key]) for example in examples]
-        if not fixed and len({image.shape for image in images}) > 1:
+        if not size and any(image.shape != stored.shape for image in images):
             raise InputError(f"{name}: images of several sizes; resize all with data.size=...")
         stacked = np.stack([_resize(image, size) for image in images] if size else images)
         arrays = {"x": stacked.astype(first.dtype, copy=False)}
