@@ -97,13 +97,20 @@ def test_automatic_splits_part_the_data():
     assert [len(part) for part in parts] == [1438, 179, 180]
     pixels = [{image.tobytes() for image in whole(part)["x"]} for part in parts]
     assert len(set.union(*pixels)) == sum(map(len, pixels)) == 1797  # digits holds no image twice
+
+
+def test_automatic_splits_of_sorted_data_are_fair():
+    label = np.repeat(np.arange(4), 500)
+    parts = data.split({"train": data.from_array(np.arange(4000.0).reshape(2000, 2), label)}, section())
     shares = [np.bincount(whole(part)["label"]) / len(part) for part in parts]
-    assert np.abs(np.array(shares) - 0.1).max() < 0.06  # a fair cut of sorted or unsorted data
+    assert np.abs(np.array(shares) - 0.25).max() < 0.12  # four deviations of a share of 200
+    assert all(np.all(np.diff(whole(part)["x"][:, 0]) > 0) for part in parts)
 
 
 def test_splits_in_tfds_syntax_and_in_the_order_of_the_file():
     source = data.from_array(np.arange(200.0).reshape(100, 2))
     wholes = {"train": source, "test": source.subset(np.arange(10), "test")}
+    np.testing.assert_array_equal(whole(data.select(wholes, "train[5:8]"))["x"][:, 0], [10, 12, 14])
     assert len(data.select(wholes, "train[:25%]")) == 25
     np.testing.assert_array_equal(whole(data.select(wholes, "train"))["x"], whole(source)["x"])
     parts = [whole(data.select(wholes, f"train[{i}%:{i + 20}%]"))["x"][:, 0] for i in range(0, 100, 20)]

@@ -268,16 +268,24 @@ _AUTOMATIC = {
 
 
 def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
-    """Cuts train, validation and test as `config` says in TFDS syntax; left empty, as `_AUTOMATIC` says."""
+    """Cuts train, validation and test as `config` says in TFDS syntax; left empty, as `_AUTOMATIC` says.
+
+    The automatic cut draws its rows once, the same for every run: it is fair even where the examples
+    are sorted by class. A cut that is asked for is literal.
+    """
     automatic = _AUTOMATIC["validation" in wholes, "test" in wholes]
-    return Splits(*(select(wholes, config[part] or a) for part, a in zip(Splits._fields, automatic, strict=True)))
+    return Splits(
+        *(
+            select(wholes, config[part]) if config[part] else select(wholes, spec, drawn=True)
+            for part, spec in zip(Splits._fields, automatic, strict=True)
+        )
+    )
 
 
-def select(wholes: Mapping[str, Source], spec: str) -> Source:
+def select(wholes: Mapping[str, Source], spec: str, drawn: bool = False) -> Source:
     """The rows of a split in TFDS syntax, e.g. `train[:90%]` or `train[10%:]+test`.
 
-    Cuts are fair whatever the order of the examples: which rows a percentage means is drawn once,
-    the same for every run. Within a split the rows keep their order.
+    With `drawn` the cut is made after a fixed shuffle. Either way the rows keep their order.
     """
     import tensorflow_datasets as tfds
 
@@ -291,8 +299,9 @@ def select(wholes: Mapping[str, Source], spec: str) -> Source:
     parts = []
     for r in ranges:
         source = wholes[r.splitname]
-        rows = np.random.default_rng(0).permutation(len(source))[slice(r.from_, r.to)]
-        parts.append(source.subset(np.sort(rows), spec))
+        order = np.random.default_rng(0).permutation(len(source)) if drawn else np.arange(len(source))
+        rows = np.sort(order[r.from_ : r.to])
+        parts.append(source.subset(rows, f"{spec} of a fixed shuffle" if drawn and len(rows) < len(source) else spec))
     if not sum(map(len, parts)):
         sizes = ", ".join(f"{k} {len(v)}" for k, v in wholes.items())
         raise InputError(f"split {spec!r} is empty; the data set has {sizes} examples")
