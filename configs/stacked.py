@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/stacked.py --workdir=runs/stacked
 
-(about 8 seconds on two CPU cores; squared error 0.011 a point, where PCA's plane leaves 0.32) and with the same code 784-1000-500-250-30 on MNIST (Hinton and Salakhutdinov 2006):
+(about 8 seconds on two CPU cores; squared error 0.012 a point, where PCA's plane leaves 0.32), and with
+the same code 784-1000-500-250-30 on MNIST (Hinton and Salakhutdinov 2006):
 
     python -m experiments.train --config=configs/stacked.py:mnist --workdir=runs/stacked_mnist
 

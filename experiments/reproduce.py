@@ -37,18 +37,21 @@ def score(experiment: str) -> dict:
     )
 
 
+def table(results: dict) -> str:
+    """The README's table."""
+    lines = ["| experiment | data | code | squared error | PCA's | training |", "| --- | --- | --- | --- | --- | --- |"]
+    for name in EXPERIMENTS:
+        r = results[name]
+        pca = f"{r['pca_squared_error']:.4g}" if "pca_squared_error" in r else "(code larger than input)"
+        row = (f"`{name}`", r["data"], f"{r['code_size']:,}", f"{r['squared_error']:.4g}", pca)
+        lines.append(f"| {' | '.join(row)} | {r['training_seconds']:.0f} s |")
+    return "\n".join(lines)
+
+
 def reproduce() -> None:
     results = {"machine": machine()} | {experiment: score(experiment) for experiment in EXPERIMENTS}
     Path(_OUT.value).write_text(json.dumps(results, indent=2) + "\n")
-    print("| experiment | data | code | squared error | PCA's | training |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name in EXPERIMENTS:
-        r = results[name]
-        pca = f"{r['pca_squared_error']:.4g}" if "pca_squared_error" in r else "none: the code is larger than the input"
-        print(
-            f"| `{name}` | {r['data']} | {r['code_size']:,} | {r['squared_error']:.4g} | {pca} "
-            f"| {r['training_seconds']:.0f} s |"
-        )
+    print(table(results))
 
 
 if __name__ == "__main__":

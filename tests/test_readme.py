@@ -1,0 +1,27 @@
+"""Nothing in the README that a command did not make."""
+
+import json
+import re
+from pathlib import Path
+
+from experiments import benchmark, reproduce
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+WORDS = " ".join(README.split())
+
+
+def results(name):
+    return json.loads((ROOT / "experiments/results" / name).read_text())
+
+
+def test_figures_are_those_of_the_committed_results():
+    assert reproduce.table(results("reconstruction.json")) in README
+    assert benchmark.sentence(results("loop.json")) in WORDS
+
+
+def test_files_and_links_exist():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+    for config in re.findall(r"--config=(\S+\.py)", README):
+        assert (ROOT / config).exists()
