@@ -1,7 +1,7 @@
 """aejax: autoencoders in JAX, from a config file to latents."""
 
 from aejax import config, models
-from aejax.errors import AejaxError, DivergedError, InputError, StorageError
+from aejax.errors import AejaxError, DivergedError, InputError, StoppedError, StorageError
 from aejax.models import Autoencoder, Code, Output
 from aejax.run import Run, load_run
 from aejax.step import Task, TrainState, eval_step, train_step
@@ -15,6 +15,7 @@ __all__ = [
     "InputError",
     "Output",
     "Run",
+    "StoppedError",
     "StorageError",
     "Task",
     "TrainState",

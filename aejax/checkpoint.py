@@ -135,6 +135,13 @@ def newest(workdir: Path) -> Checkpoint | None:
     """
     folder = Path(workdir).absolute() / FOLDER
     found = steps(workdir)
+    validated = [r["step"] for r in logs.read(workdir) if "validation/loss" in r]
+    if validated and validated[-1] > max(found, default=0):
+        warnings.warn(
+            f"the checkpoint of step {validated[-1]} is missing in {folder}: removed, or cut off while it was "
+            f"saved; falling back to {f'step {found[-1]}' if found else 'the beginning'}",
+            stacklevel=2,
+        )
     if not found:
         return None
     broken: list[int] = []
@@ -142,19 +149,30 @@ def newest(workdir: Path) -> Checkpoint | None:
         with _hushed():
             read = _read(folder / str(step))
         if not isinstance(read, str):
-            validated = [r["step"] for r in logs.read(workdir) if "validation/loss" in r]
-            if validated and validated[-1] > max(found):
-                warnings.warn(
-                    f"the checkpoint of step {validated[-1]} is missing in {folder}: removed, or cut off while it "
-                    f"was saved; falling back to step {step}",
-                    stacklevel=2,
-                )
             return Checkpoint(step, *read, tuple(broken))
         warnings.warn(
             f"checkpoint {folder / str(step)} cannot be read ({read}); falling back to the one before", stacklevel=2
         )
         broken.append(step)
     raise StorageError(f"none of the checkpoints in {folder} can be read; restore one, or use another workdir")
+
+
+def load(workdir: Path, step: int | None) -> Checkpoint | None:
+    """The checkpoint of a step; None where there is none, StorageError where it cannot be read."""
+    if step not in steps(workdir):
+        return None
+    path = Path(workdir).absolute() / FOLDER / str(step)
+    with _hushed():
+        read = _read(path)
+    if isinstance(read, str):
+        raise StorageError(f"checkpoint {path} cannot be read ({read}); load another step")
+    return Checkpoint(int(path.name), *read)
+
+
+def best(workdir: Path) -> int | None:
+    """The step with the lowest validation loss among the complete checkpoints."""
+    losses = {r["step"]: r["validation/loss"] for r in logs.read(workdir) if "validation/loss" in r}
+    return min((s for s in steps(workdir) if s in losses), key=losses.__getitem__, default=None)
 
 
 def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:

@@ -87,7 +87,7 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
-    for key in ("patience", "pretrain.steps", "optim.warmup", "optim.clip", "optim.weight_decay", "data.size"):
+    for key in ("seed", "patience", "pretrain.steps", "optim.warmup", "optim.clip", "optim.weight_decay", "data.size"):
         if get(config, key) < 0:
             raise InputError(f"{key} must not be negative, got {get(config, key)}")
     if not (math.isfinite(config.optim.lr) and config.optim.lr > 0):
@@ -95,6 +95,9 @@ def check(config: ConfigDict) -> None:
     if config.optim.accumulate < 1:
         raise InputError(f"optim.accumulate must be at least 1, got {config.optim.accumulate}")
 
+
+# May change when a run goes on: they do not change what is computed.
+FREE = ("data.data_dir", "data.memory_mb", "keep", "log_every")
 
 # Whose keys depend on what they name: the module, the term or the optimizer checks them.
 _OPEN = ("encoder", "bottleneck", "decoder", "objective.weights", "optim.options")

@@ -16,6 +16,10 @@ class DivergedError(AejaxError, ArithmeticError):
     """The loss or its gradient stopped being finite."""
 
 
+class StoppedError(AejaxError):
+    """Asked to stop before there was anything to save."""
+
+
 class StorageError(AejaxError, OSError):
     """The workdir cannot be written or read."""
 

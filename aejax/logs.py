@@ -37,7 +37,7 @@ class Logs:
         rewritten.replace(file)
         self.history = records
         self._open = contextlib.ExitStack()  # closes the rest where one fails
-        self._board = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+        self._board = SummaryWriter(str(workdir), purge_step=start + 1)
         self._open.callback(self._board.close)
         self._file = self._open.enter_context(file.open("a", buffering=1))
         self._batch_size, self._step, self._time = batch_size, start, time.perf_counter()
@@ -68,7 +68,10 @@ class Logs:
             print(line, file=sys.stderr)
         else:
             self._bar.write(line, file=sys.stderr)
-        self._time = time.perf_counter()  # validation is no training time
+
+    def restart_clock(self) -> None:
+        """Leaves what was done since the last step, validation and saving, out of the rate."""
+        self._time = time.perf_counter()
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         self.history.append({"step": step, **metrics})

@@ -66,6 +66,9 @@ class Objective:
     def __post_init__(self):
         if self.reconstruction not in RECONSTRUCTIONS:
             raise one_of("objective.reconstruction", self.reconstruction, RECONSTRUCTIONS)
+        for name, weight in self.weights.items():
+            if not isinstance(weight, int | float):
+                raise InputError(f"objective.weights: {name} must be a number, got {weight!r}")
 
     def __call__(self, output: Output, x: Array) -> dict[str, Array]:
         """Each component by name and their weighted sum as `loss`, per example [batch]."""

@@ -18,6 +18,8 @@ class Partition:
 
     def __init__(self, devices: Sequence[jax.Device] | None = None):
         """`devices` to use, all local ones unless told."""
+        if jax.process_count() > 1:
+            raise InputError("training on several processes is not there yet; launch one, with all its devices")
         self.devices = tuple(devices or jax.local_devices())
         self._in_flight: Any = ()
 

@@ -5,79 +5,104 @@ autoencoder of its own, on the codes of the layers before it, which stay fixed. 
 the initial parameters of the whole, which is trained as usual.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from aejax import optim
-from aejax.data import Feed, Spec, rows
-from aejax.errors import InputError
+from aejax.data import Feed, rows
+from aejax.errors import DivergedError, InputError, StoppedError
 from aejax.models import Autoencoder, IdentityBottleneck, MLPDecoder, MLPEncoder
 from aejax.objectives import Objective
 from aejax.partition import Partition
-from aejax.step import Task, gather, init, train_step
+from aejax.step import Task, TrainState, gather, init, train_step
 
 
-def pretrain(config: ConfigDict, spec: Spec, feed: Feed, partition: Partition, params: Any) -> Any:
-    """`params` of the autoencoder that `config` describes, each layer trained for `pretrain.steps`."""
+def stacked_layers(config: ConfigDict) -> list[tuple[int, str]]:
+    """Width and activation of each layer up to the code, or InputError where they are no stack."""
     encoder, bottleneck, decoder = config.encoder, config.bottleneck, config.decoder
     if (encoder.name, decoder.name) != ("mlp", "mlp") or bottleneck.name not in ("dense", "identity"):
         raise InputError("pretrain.steps needs an mlp encoder and decoder and a dense or identity bottleneck")
     layers = [(width, encoder.get("activation", "relu")) for width in encoder.get("features", ())]
     if bottleneck.name == "dense":
         layers.append((bottleneck.features, bottleneck.get("activation", "linear")))
-    widths = [width for width, _ in layers]
-    if list(decoder.get("features", ())) != widths[-2::-1]:
+    mirrored = tuple(width for width, _ in layers[-2::-1])
+    if tuple(decoder.get("features", ())) != mirrored:
         raise InputError(
-            f"pretrain.steps needs a decoder that mirrors the encoder: decoder.features={tuple(widths[-2::-1])}, "
+            f"pretrain.steps needs a decoder that mirrors the encoder: decoder.features={mirrored}, "
             f"not {tuple(decoder.get('features', ()))}"
         )
+    return layers
+
+
+def pretrain(
+    config: ConfigDict,
+    task: Task,
+    feed: Feed,
+    partition: Partition,
+    params: Any,
+    stop: Callable[[], bool] = lambda: False,
+) -> Any:
+    """`params` of the whole, each layer and its mirror trained for `pretrain.steps` steps.
+
+    The first pair has the objective of the whole, the others squared error; corruption and optimizer
+    are the whole's. Raises StoppedError where `stop` says so, DivergedError at a NaN.
+    """
+    layers, decoder, steps = stacked_layers(config), config.decoder, config.pretrain.steps
+
+    def batches(name: str) -> Iterator[Any]:
+        numbers = feed.batches(lambda i: rows(len(feed.source), config.batch_size, config.seed, i), 0, steps)
+        for batch in tqdm(numbers, f"pretraining {name}", steps, disable=None):
+            if stop():
+                raise StoppedError("stopped in pretraining, before the first checkpoint; the same command begins anew")
+            yield partition.share(batch)
 
     params = jax.tree.map(jnp.asarray, params)
-    held = partition.replicate(feed.held)
-    below: Callable[[Array], Array] = spec.prepare
+    below: Callable[[Array], Array] = task.prepare
     for k, (width, activation) in enumerate(layers):
         first = k == 0
-        shape = spec.shape if first else (widths[k - 1],)
+        shape = feed.source.shape if first else (layers[k - 1][0],)
         output = decoder.get("output", "linear") if first else decoder.get("activation", "relu")
         pair = Autoencoder(
-            MLPEncoder((width,), activation),
+            MLPEncoder((width,), activation, config.dtype),
             IdentityBottleneck(),
-            MLPDecoder(shape, output=output, tied=decoder.get("tied", False)),
+            MLPDecoder(shape, output=output, tied=decoder.get("tied", False), dtype=config.dtype),
         )
-        task = Task(
+        pair_task = dataclasses.replace(
+            task,
             model=pair,
             objective=Objective(config.objective.reconstruction if first else "squared_error", {}),
-            optimizer=optim.build(config.optim, config.pretrain.steps),
+            optimizer=optim.build(config.optim, steps),
             prepare=below,
+            ema=0.0,
         )
-        trained = _train_pair(task, shape, config, feed, partition, held, k)
-        inner = ("encoder", f"dense_{k}") if k < len(encoder.get("features", ())) else ("bottleneck", "dense")
+        key = jax.random.fold_in(jax.random.key(config.seed), k)
+        inner = ("encoder", f"dense_{k}") if k < len(config.encoder.get("features", ())) else ("bottleneck", "dense")
+        trained = _train(pair_task, init(pair_task, shape, key), key, feed.held, partition, batches("/".join(inner)))
         params[inner[0]][inner[1]] = trained["encoder"]["dense_0"]
         params["decoder"][f"dense_{len(layers) - 1 - k}"] = trained["decoder"]["dense_0"]
         below = _then(below, pair.encoder, trained["encoder"])
     return params
 
 
-def _train_pair(
-    task: Task, shape: tuple[int, ...], config: ConfigDict, feed: Feed, partition: Partition, held: Any, k: int
-) -> Any:
-    key = jax.random.fold_in(jax.random.key(config.seed), k)
-
-    def step(state, held, batch, reduce):
-        return train_step(state, gather(held, batch), key, task=task, reduce=reduce)[0]
-
-    compiled = partition.compile(step)
-    state = partition.replicate(init(task, shape, key))
-    batches = feed.batches(
-        lambda i: rows(len(feed.source), config.batch_size, config.seed, i), 0, config.pretrain.steps
+def _train(
+    task: Task, state: TrainState, key: Array, held: Any, partition: Partition, batches: Iterator[Any]
+) -> dict[str, Any]:
+    compiled = partition.compile(
+        lambda state, held, batch, reduce: train_step(state, gather(held, batch), key, task=task, reduce=reduce)
     )
+    state, metrics = partition.replicate(state), {}
     for batch in batches:
-        state = compiled(state, held, partition.share(batch))
+        state, metrics = compiled(state, held, batch)
+    if not all(np.isfinite(value) for value in jax.device_get(metrics).values()):
+        raise DivergedError("pretraining diverged; lower optim.lr or set optim.clip, in a new workdir")
     return jax.device_get(state.params)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -53,8 +53,8 @@ class Run:
     def decode(self, z: Any) -> np.ndarray:
         """The expected x given latents [n, *latent]."""
         z = np.asarray(z, np.float32)
-        if z.shape[1:] != self.latents.shape[1:]:
-            raise InputError(f"the run's latents are {self.latents.shape[1:]}, the given ones {z.shape[1:]}")
+        if not len(z) or z.shape[1:] != self.latents.shape[1:]:
+            raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         return _batched(self._decode, z)
 
     def reconstruct(self, x: Any) -> np.ndarray:
@@ -74,6 +74,10 @@ class Run:
         return self.decode(draws.reshape(num, *self.latents.shape[1:]))
 
     @functools.cached_property
+    def _on_device(self) -> Any:
+        return jax.device_put(self.variables)
+
+    @functools.cached_property
     def _encode(self) -> Callable:
         model, spec = self.model, self.spec
 
@@ -81,7 +85,7 @@ class Run:
             code: Any = model.apply(variables, spec.prepare(x), method="encode")
             return code.z
 
-        return functools.partial(jax.jit(encode), self.variables)
+        return functools.partial(jax.jit(encode), self._on_device)
 
     @functools.cached_property
     def _decode(self) -> Callable:
@@ -92,20 +96,30 @@ class Run:
             decoded: Any = model.apply(variables, z, method="decode")
             return spec.restore(mean(decoded))
 
-        return functools.partial(jax.jit(decode), self.variables)
+        return functools.partial(jax.jit(decode), self._on_device)
 
 
 def _batched(function: Callable, x: np.ndarray) -> np.ndarray:
     """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
     size = min(_BATCH, 1 << (len(x) - 1).bit_length())
-    starts = range(0, len(x), size)
-    parts = [function(x[np.minimum(np.arange(i, i + size), len(x) - 1)]) for i in starts]
+    parts: list[Any] = []
+    for i in range(0, len(x), size):
+        parts.append(function(x[np.minimum(np.arange(i, i + size), len(x) - 1)]))
+        parts[-2:-1] = map(np.asarray, parts[-2:-1])  # fetched while the next batch is computed
     return np.concatenate([np.asarray(part) for part in parts])[: len(x)]
 
 
-def load_run(workdir: str | Path) -> Run:
-    """The newest complete checkpoint of a workdir, wherever and on however many devices it was trained."""
-    saved = checkpoint.newest(Path(workdir))
+def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newest") -> Run:
+    """A complete checkpoint of a workdir, wherever and on however many devices it was trained.
+
+    `step` is a number, "newest", or "best", the one with the lowest validation loss. Raises
+    InputError where there is none, StorageError where none can be read.
+    """
+    workdir = Path(workdir)
+    if step == "newest":
+        saved = checkpoint.newest(workdir)
+    else:
+        saved = checkpoint.load(workdir, checkpoint.best(workdir) if step == "best" else step)
     if saved is None:
         raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
     return from_checkpoint(saved)

@@ -24,6 +24,7 @@ class Task:
 
     Attributes:
       prepare: stored values to what the model reads, e.g. `Spec.prepare`.
+      restore: what the model reads to the user's units, e.g. `Spec.restore`.
       ema: decay of the averaged parameters; 0 is off.
     """
 
@@ -31,6 +32,7 @@ class Task:
     objective: Objective
     optimizer: optax.GradientTransformation
     prepare: Callable[[Any], Array]
+    restore: Callable[[Array], Array] = lambda x: x
     corruption: Corruption = dataclasses.field(default_factory=Corruption)
     ema: float = 0.0
 
@@ -105,9 +107,12 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if task.ema:
-        # Early steps average over fewer values, or the average would stay near the initialisation.
-        decay = jnp.minimum(task.ema, (1 + state.step) / (10 + state.step))
-        ema = optax.incremental_update(params, ema, 1 - decay)
+        updates, updated = state.step, True
+        if isinstance(opt_state, optax.MultiStepsState):  # only every so many steps is an update
+            updates, updated = state.opt_state.gradient_step, opt_state.mini_step == 0
+        # Early updates average over fewer values, or the average would stay near the initialisation.
+        decay = jnp.minimum(task.ema, (1 + updates) / (10 + updates))
+        ema = optax.incremental_update(params, ema, jnp.where(updated, 1 - decay, 0.0))
     metrics["grad_norm"] = optax.tree.norm(grads)
     return TrainState(state.step + 1, params, variables, opt_state, ema), metrics
 
@@ -120,6 +125,8 @@ def eval_variables(state: TrainState) -> dict[str, Any]:
 def eval_step(variables: Mapping[str, Any], batch: Batch, *, task: Task, reduce: Reduce = local) -> Metrics:
     """Sums over the examples with weight 1 of the objective's components and of `squared_error`.
 
+    The components are in the model's units, `squared_error` is in the user's.
+
     Args:
       variables: of the model.
       batch: `x` [batch, ...] as stored, `weight` [batch], 0 for examples that only fill the batch.
@@ -129,6 +136,7 @@ def eval_step(variables: Mapping[str, Any], batch: Batch, *, task: Task, reduce:
     """
     x = task.prepare(batch["x"])
     output: Any = task.model.apply(variables, x)
-    error = jnp.square(task.objective.mean(output.decoded) - x).reshape(x.shape[0], -1).sum(-1)
+    error = task.restore(task.objective.mean(output.decoded)) - task.restore(x)
+    error = jnp.square(error).reshape(x.shape[0], -1).sum(-1)
     terms = task.objective(output, x) | {"squared_error": error, "weight": jnp.ones_like(error)}
     return reduce({name: jnp.sum(value * batch["weight"]) for name, value in terms.items()}, "sum")

@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 
 from aejax import checkpoint, models, optim
 from aejax import config as config_lib
-from aejax.data import Feed, Spec, Splits, from_array, load, padded, rows, split
+from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, load, padded, rows, split
 from aejax.errors import DivergedError, InputError, StorageError
 from aejax.logs import Logs
 from aejax.objectives import RECONSTRUCTIONS, Corruption, Objective
 from aejax.partition import Partition
-from aejax.pretrain import pretrain
+from aejax.pretrain import pretrain, stacked_layers
 from aejax.run import Run, from_checkpoint
 from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start, train_step
 
@@ -72,13 +72,17 @@ def train(
         if saved.step >= config.steps:
             return from_checkpoint(saved)
         print(f"going on from step {saved.step:,} of {config.steps:,}", file=sys.stderr)
+    if config.pretrain.steps:
+        stacked_layers(config)
+    _check_range(task, data.train)
     print(models.table(task.model, spec.shape), file=sys.stderr)
-    training, validation = (Feed(part, config.data.memory_mb * 2**20) for part in (data.train, data.validation))
-    _check_range(config, task, training)
+    budget = config.data.memory_mb * 2**20
+    training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
     with _storage_errors(workdir):
         _claim(workdir, config)
     if not saved and config.pretrain.steps:
-        state = start(task, pretrain(config, spec, training, partition, state.params), state.variables)
+        params = pretrain(config, task, training, partition, state.params, stop)
+        state = start(task, params, state.variables)
 
     step_fn = partition.compile(
         lambda state, held, batch, reduce: train_step(state, gather(held, batch), key, task=task, reduce=reduce)
@@ -87,7 +91,7 @@ def train(
     sample = _sampler(task, spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))["x"])
     begin = saved.step if saved else 0
     batches = training.batches(lambda i: rows(len(data.train), config.batch_size, config.seed, i), begin, config.steps)
-    held, state = partition.replicate((training.held, state))
+    state = partition.replicate(state)
     metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
     with (
         _storage_errors(workdir),
@@ -97,7 +101,7 @@ def train(
         window: Metrics = []  # of each step, on the device until they are reported
         waiting: Metrics = []
         for step, batch in enumerate(batches if not _stale(logs.history, config.patience) else (), begin + 1):
-            state, metrics = step_fn(state, held, partition.share(batch))
+            state, metrics = step_fn(state, training.held, partition.share(batch))
             window.append(metrics)
             if waiting:  # read only now, while the device is busy with this step
                 _report(logs, step - 1, waiting, checkpoints)
@@ -115,7 +119,11 @@ def train(
                     _check_finite([results], step, step, checkpoints, "validation ")
                     logs.validation(step, results)
                     loss = results["loss"]
-                checkpoints.save(step, state, sample(state), loss)
+                samples = sample(state)
+                finite = {name: 0.0 if np.isfinite(x).all() else np.nan for name, x in samples.items()}
+                _check_finite([finite], step, step, checkpoints)
+                checkpoints.save(step, state, samples, loss)
+                logs.restart_clock()
                 if leaving or _stale(logs.history, config.patience):
                     break
     newest = checkpoint.newest(workdir)
@@ -131,7 +139,7 @@ def fit(
     Without a workdir nothing stays on disk. With one, the same call goes on where it was left.
     """
     config_lib.check(config)
-    config = ConfigDict(config)
+    config = config.copy_and_resolve_references()
     source = from_array(images, name="images", size=config.data.size)
     with config.unlocked():
         config.data.name = f"array-{zlib.crc32(np.ascontiguousarray(images)):08x}"
@@ -153,6 +161,7 @@ def make_task(config: ConfigDict, spec: Spec) -> Task:
         objective=objective,
         optimizer=optim.build(config.optim, config.steps),
         prepare=spec.prepare,
+        restore=spec.restore,
         corruption=Corruption(**config.corruption),
         ema=config.ema,
     )
@@ -164,7 +173,11 @@ def _open(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     workdir.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=workdir).close()
     if file.exists():
-        _same_config(json.loads(file.read_text()), config, workdir)
+        try:
+            old = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
+        _same_config(old, config, workdir)
     elif any(workdir.iterdir()) and not (workdir / checkpoint.FOLDER).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.newest(workdir)
@@ -181,7 +194,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
 
 
 def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
-    differ = config_lib.differences(old, new)
+    differ = [d for d in config_lib.differences(old, new) if d.split(":")[0] not in config_lib.FREE]
     if differ:
         more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
         raise InputError(
@@ -190,14 +203,14 @@ def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None
         )
 
 
-def _check_range(config: ConfigDict, task: Task, feed: Feed) -> None:
-    if RECONSTRUCTIONS[task.objective.reconstruction].unit_interval and len(feed.source.shape) == 1:
-        x = np.asarray(task.prepare(feed.held["x"] if feed.held else feed.source.take(np.arange(1))["x"]))
-        if x.min() < 0 or x.max() > 1:
-            raise InputError(
-                f"objective.reconstruction={task.objective.reconstruction} wants values in [0, 1], the data has "
-                f"{x.min():.3g} to {x.max():.3g}; use squared_error or scale the data"
-            )
+def _check_range(task: Task, source: Source) -> None:
+    if RECONSTRUCTIONS[task.objective.reconstruction].unit_interval and len(source.shape) == 1:
+        for x in map(task.prepare, chunks(source)):
+            if x.min() < 0 or x.max() > 1:
+                raise InputError(
+                    f"objective.reconstruction={task.objective.reconstruction} wants values in [0, 1], the data has "
+                    f"{x.min():.3g} to {x.max():.3g}; use squared_error or scale the data"
+                )
 
 
 def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) -> Callable[[TrainState], dict]:
@@ -208,10 +221,9 @@ def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) ->
             held["variables"], gather(held["data"], batch), task=task, reduce=reduce
         )
     )
-    data = partition.replicate(feed.held)
 
     def validate(state: TrainState) -> dict[str, float]:
-        held = {"variables": eval_variables(state), "data": data}
+        held = {"variables": eval_variables(state), "data": feed.held}
         sums = []
         for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0], 0, batches)):
             weight = padded(len(feed.source), batch_size, i)[1]
@@ -255,7 +267,7 @@ def _check_finite(steps: Metrics, first: int, last: int, checkpoints: checkpoint
             kept = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
             raise DivergedError(
                 f"{what}{' and '.join(broken)} not finite at step {number} (steps {first} to {last} were read); "
-                f"{kept}; lower optim.lr, set optim.clip, or look at the data"
+                f"{kept}; lower optim.lr or set optim.clip, in a new workdir, or look at the data"
             )
 
 

@@ -38,7 +38,7 @@ def machine() -> dict:
     return {
         "device": jax.devices()[0].device_kind,
         "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
         "date": datetime.now(UTC).date().isoformat(),

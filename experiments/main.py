@@ -24,6 +24,8 @@ def run(main: Callable[[], None]) -> None:
         if rest:
             raise aejax.InputError(f"{rest[0]!r} is not a flag; write --name=value")
         main()
+    except aejax.StoppedError as error:
+        print(error, file=sys.stderr)
     except aejax.AejaxError as error:
         sys.exit(f"error: {error}")
 

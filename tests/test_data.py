@@ -61,7 +61,7 @@ def test_streamed_batches_equal_held_ones(start):
     def rows_of(step):
         return data.rows(50, 8, 3, step)
 
-    held, streamed = data.Feed(source, source.nbytes), data.Feed(source, source.nbytes - 1)
+    held, streamed = (data.Feed(source, budget, lambda x: x) for budget in (source.nbytes, source.nbytes - 1))
     assert held.held
     assert not streamed.held
     batches = list(streamed.batches(rows_of, start, 15))
@@ -94,9 +94,30 @@ def test_toy_clouds_are_what_they_say():
 
 def test_automatic_splits_part_the_data():
     parts = data.load(section(name="digits"))
-    assert [len(part) for part in parts] == [1438, 179, 180]
+    assert [len(part) for part in parts] == [1439, 179, 179]
     pixels = [{image.tobytes() for image in whole(part)["x"]} for part in parts]
     assert len(set.union(*pixels)) == sum(map(len, pixels)) == 1797  # digits holds no image twice
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ({"train": "train[:90%]"}, (180, 10, 10)),
+        ({"test": "train[:50%]"}, (80, 20, 100)),
+        ({"validation": "train[150:]"}, (130, 50, 20)),
+        ({"train": "train[:100]", "test": "train[100:130]"}, (100, 70, 30)),
+    ],
+)
+def test_parts_left_empty_never_share_rows_with_those_given(given, sizes):
+    wholes = {"train": data.from_array(np.arange(400.0).reshape(200, 2))}
+    parts = data.split(wholes, section(**given))
+    assert tuple(map(len, parts)) == sizes
+    rows = np.concatenate([whole(part)["x"][:, 0] for part in parts])
+    assert len(set(rows)) == len(rows) == 200
+    own = {**wholes, "test": data.from_array(np.zeros((7, 2)))}
+    assert tuple(map(len, data.split(own, section(train="train[:90%]")))) == (180, 20, 7)
+    with pytest.raises(aejax.InputError, match=r"the validation split is empty; set data\.validation"):
+        data.split(wholes, section(train="train"))
 
 
 def test_automatic_splits_of_sorted_data_are_fair():
@@ -237,6 +258,12 @@ def test_corrupt_image_is_named(tmp_path, cut):
         data.read(sources.find(section(name=str(tmp_path)))["train"])
 
 
+def test_16_bit_images_are_refused_rather_than_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(aejax.InputError, match=r"deep\.png: more than 8 bits"):
+        sources.find(section(name=str(tmp_path)))
+
+
 def test_empty_folder_is_named(tmp_path):
     with pytest.raises(aejax.InputError, match=r"no \.png"):
         sources.find(section(name=str(tmp_path)))
@@ -260,6 +287,7 @@ def test_standardised_vectors_come_back_in_their_units(seed):
     np.testing.assert_allclose(read[:, :3].mean(0), 0, atol=2e-3)
     np.testing.assert_allclose(read[:, :3].std(0), 1, rtol=2e-3)
     np.testing.assert_allclose(read[:, 3], 0, atol=1e-5)  # constant: centred, not divided by zero
+    assert data.Spec.of(data.from_array(np.full((997, 1), 0.1)), standardize=True).deviation == (1.0,)
     np.testing.assert_allclose(spec.restore(spec.prepare(x)), x, rtol=1e-5, atol=1e-2)
     assert data.Spec.from_dict(spec.to_dict()) == spec
 

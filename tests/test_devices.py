@@ -71,7 +71,10 @@ def test_partition_places_and_reduces(count):
     held = partition.replicate({"scale": np.float32(10.0)})
     x = np.arange(8, dtype=np.float32)
     for _ in range(2):
-        state, mean = compiled(state, held, partition.share({"x": x}))
+        given = state
+        state, mean = compiled(given, held, partition.share({"x": x}))
+        assert given["w"].is_deleted()  # donated
+        assert not held["scale"].is_deleted()
     assert float(state["w"]) == 2 + 2 * 280
     assert float(mean) == 3.5
     assert_trees_equal(jax.device_get(state["big"]), np.zeros((3, 5)))

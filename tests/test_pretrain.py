@@ -6,16 +6,22 @@ from conftest import config_of, mlp, one_device, vectors
 import aejax
 from aejax import data
 from aejax.partition import Partition
-from aejax.pretrain import pretrain
+from aejax.pretrain import pretrain, stacked_layers
 from aejax.step import init
 from aejax.train import make_task
 
 
 def setup(config, x):
     source = data.from_array(x)
-    spec = data.Spec.of(source, False)
-    params = init(make_task(config, spec), spec.shape, jax.random.key(0)).params
-    return spec, data.Feed(source, 2**30), params
+    task = make_task(config, data.Spec.of(source, False))
+    params = init(task, source.shape, jax.random.key(0)).params
+    return task, source, params
+
+
+def run(config, x, devices, stop=lambda: False):
+    task, source, params = setup(config, x)
+    partition = Partition(devices)
+    return pretrain(config, task, data.Feed(source, 2**30, partition.replicate), partition, params, stop), params
 
 
 def layer(params, part, name="dense_0"):
@@ -33,8 +39,7 @@ def test_each_pair_of_layers_copies_the_codes_below_it(count):
     scales = np.array([3, 2.5, 2, 1.5, 0.1, 0.05], np.float32)
     x = vectors(400) * scales
     config = deep(pretrain__steps=1500)
-    spec, feed, params = setup(config, x)
-    trained = pretrain(config, spec, feed, Partition(tuple(jax.devices()[:count])), params)
+    trained, _ = run(config, x, jax.devices()[:count])
     w1, b1 = layer(trained, "encoder")
     w2, b2 = layer(trained, "bottleneck", "dense")
     v2, c2 = layer(trained, "decoder", "dense_0")
@@ -53,8 +58,7 @@ def test_each_pair_of_layers_copies_the_codes_below_it(count):
 
 def test_tied_pairs_have_biases_only_in_the_decoder():
     config = deep(pretrain__steps=3, decoder__tied=True)
-    spec, feed, params = setup(config, vectors())
-    trained = pretrain(config, spec, feed, Partition(tuple(one_device())), params)
+    trained, params = run(config, vectors(), one_device())
     assert jax.tree.map(np.shape, trained) == jax.tree.map(np.shape, params)
     assert {leaf.ndim for leaf in jax.tree.leaves(trained["decoder"])} == {1}
 
@@ -80,8 +84,24 @@ def test_a_run_begins_with_pretrained_layers(tmp_path):
 )
 def test_what_cannot_be_stacked_is_named(changes, message):
     config = deep(pretrain__steps=3)
-    spec, feed, params = setup(config, vectors())
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items() if k != "encoder"})
     config.encoder = aejax.config.module(**changes.get("encoder", {"name": "mlp", "features": (4,)}))
     with pytest.raises(aejax.InputError, match=message):
-        pretrain(config, spec, feed, Partition(tuple(one_device())), params)
+        stacked_layers(config)
+
+
+def test_wrong_stacks_leave_the_workdir_free(tmp_path):
+    config = deep(pretrain__steps=3)
+    config.decoder.features = (9,)
+    with pytest.raises(aejax.InputError, match="mirrors the encoder"):
+        aejax.fit(config, vectors(), tmp_path, devices=one_device())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stop_and_nan_are_heeded():
+    with pytest.raises(aejax.StoppedError, match="begins anew"):
+        run(deep(pretrain__steps=10**9), vectors(), one_device(), stop=lambda: True)
+    wild = deep(pretrain__steps=30, optim__name="sgd")
+    wild.optim.lr = 1e30
+    with pytest.raises(aejax.DivergedError, match="pretraining diverged"):
+        run(wild, vectors(), one_device())

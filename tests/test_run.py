@@ -104,7 +104,9 @@ def test_fit_without_a_workdir_leaves_nothing_and_serves(tmp_path, monkeypatch):
         ("encode", np.full((2, 8, 8, 1), 255.0), r"must lie in \[0, 1\]"),
         ("encode", np.full((2, 8, 8, 1), np.nan), "NaN"),
         ("encode", np.zeros((0, 8, 8, 1)), "no numbers"),
-        ("decode", np.zeros((2, 5)), r"latents are \(4, 4, 1\), the given ones \(5,\)"),
+        ("decode", np.zeros((2, 5)), r"latents are \(n, \*\(4, 4, 1\)\), the given ones \(2, 5\)"),
+        ("decode", np.zeros((0, 4, 4, 1)), r"the given ones \(0, 4, 4, 1\)"),
+        ("generate", 0, "the given ones"),
     ],
 )
 def test_wrong_shapes_are_named(folder, method, value, message):

@@ -74,6 +74,18 @@ def test_averaged_parameters_follow_their_formula_and_serve_evaluation():
     assert eval_variables(state.replace(ema={}))["params"] is state.params
 
 
+def test_averaged_parameters_move_only_with_an_update():
+    t = task(ema=0.9, optimizer=optax.MultiSteps(optax.sgd(0.05), 3).gradient_transformation())
+    state = init(t, (3,), jax.random.key(1))
+    expected = np.asarray(state.params["encoder"]["dense_0"]["kernel"])
+    for i in range(6):
+        state, _ = train_step(state, batch(seed=i), jax.random.key(0), task=t)
+        if i % 3 == 2:
+            decay = min(0.9, (1 + i // 3) / (10 + i // 3))
+            expected = decay * expected + (1 - decay) * np.asarray(state.params["encoder"]["dense_0"]["kernel"])
+        np.testing.assert_allclose(state.ema["encoder"]["dense_0"]["kernel"], expected, rtol=1e-6)
+
+
 def test_noise_changes_with_the_step_and_reaches_only_the_encoder():
     t = task(corruption=Corruption("gaussian", 0.5), optimizer=optax.sgd(0.0))
     state, key = init(t, (3,), jax.random.key(1)), jax.random.key(0)

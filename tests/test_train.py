@@ -217,16 +217,64 @@ def test_step_is_traced_once(tmp_path, monkeypatch):
 
 
 def test_metrics_are_read_only_at_log_points(tmp_path, monkeypatch):
-    reads = []
-    real = jax.device_get
-    monkeypatch.setattr(train_lib.jax, "device_get", lambda tree: reads.append(1) or real(tree))
+    """Every read of a device value, by whatever name, goes through `Array._value`."""
+    array = type(jax.numpy.zeros(()))
+    real, reads = array._value, []
+    monkeypatch.setattr(array, "_value", property(lambda self: reads.append(self.shape) or real.fget(self)))
     counts = []
     for steps in (20, 40):
         reads.clear()
-        with jax.transfer_guard_device_to_host("allow"):
-            fit(mlp(steps=steps, log_every=100, checkpoint_every=100), tmp_path / str(steps))
+        float(jax.numpy.zeros(()))
+        assert reads == [()]  # the count counts
+        fit(mlp(steps=steps, log_every=10, checkpoint_every=100), tmp_path / str(steps))
         counts.append(len(reads))
-    assert counts[0] == counts[1]
+    per_step = len(logs.read(tmp_path / "20")[0]) - 2  # loss, reconstruction, grad_norm: read once each
+    assert counts[1] - counts[0] == 20 * per_step
+
+
+def test_keys_that_change_nothing_may_change(tmp_path):
+    fit(mlp(), tmp_path, stop=after(4))
+    config = mlp(log_every=3, keep=7, data__memory_mb=0)
+    assert fit(config, tmp_path, stop=lambda: False).step == 8
+    whole = fit(mlp(), tmp_path / "whole")
+    assert_trees_equal(aejax.load_run(tmp_path).variables, whole.variables)
+
+
+def test_fit_leaves_the_callers_config_alone(tmp_path):
+    config = mlp().lock()
+    fit(config, tmp_path)
+    assert config.is_locked
+    assert config.to_dict() == mlp().to_dict()
+
+
+def test_best_checkpoint_can_be_loaded(tmp_path):
+    config = mlp(steps=30, checkpoint_every=2, keep=2, optim__lr=0.3)
+    newest = fit(config, tmp_path)
+    losses = {r["step"]: r["validation/loss"] for r in logs.read(tmp_path) if "validation/loss" in r}
+    best = min(losses, key=losses.get)
+    run = aejax.load_run(tmp_path, "best")
+    assert run.step == best
+    assert aejax.load_run(tmp_path).step == newest.step == 30
+    assert aejax.load_run(tmp_path, 28).step == 28
+    assert checkpoint.steps(tmp_path) == sorted({best, 28, 30})
+    with pytest.raises(aejax.InputError, match="no checkpoint"):
+        aejax.load_run(tmp_path, 3)
+
+
+def test_validation_of_standardised_vectors_is_in_the_users_units(tmp_path):
+    x = vectors(197) * 50 + 7
+    run = fit(mlp(data__standardize=True), tmp_path, x)
+    validation = data.split({"train": data.from_array(x)}, run.config.data).validation
+    rows = validation.take(np.arange(len(validation)))["x"]
+    expected = np.square(run.reconstruct(rows) - rows).sum(1).mean()
+    assert logs.read(tmp_path)[-1]["validation/squared_error"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_spoilt_state_is_not_saved_by_a_stop(tmp_path):
+    config = mlp(optim__name="sgd", optim__lr=3e38)
+    with pytest.raises(aejax.DivergedError, match="not finite at step 1"):
+        fit(config, tmp_path, stop=after(1))
+    assert checkpoint.steps(tmp_path) == []
 
 
 # What is refused
@@ -260,6 +308,13 @@ def test_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(aejax.InputError, match="holds files but no run"):
         fit(mlp(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_spoilt_config_file_is_named(tmp_path):
+    fit(mlp(), tmp_path)
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(aejax.InputError, match=r"config\.json is no JSON"):
+        fit(mlp(), tmp_path)
 
 
 def test_failed_start_leaves_the_workdir_free(tmp_path):
@@ -297,6 +352,13 @@ def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     [
         ({"batch_size": 200}, "batch_size=200 is larger than the 80 training examples"),
         ({"objective__reconstruction": "bernoulli"}, r"wants values in \[0, 1\]"),
+        ({"objective__weights": {"l1": "a"}}, "l1 must be a number"),
+        ({"seed": -1}, "seed must not be negative"),
+        (
+            {"encoder": aejax.config.module("mlp", features=64)},
+            r"encoder.features must be whole numbers above 0, e.g. \(64, 32\), got 64",
+        ),
+        ({"bottleneck__features": -3}, "bottleneck.features must be a whole number above 0, got -3"),
         ({"objective__weights": {"l3": 1.0}}, "term 'l3' is unknown"),
         ({"optim__name": "adma"}, "did you mean 'adam'"),
         ({"data__standardize": True, "corruption__name": "masking"}, "needs corruption.level above 0"),

@@ -2,13 +2,14 @@
 
 from aejax.data.batches import Feed, padded, read, rows
 from aejax.data.sources import Source, Splits, find, from_array, load, select, split
-from aejax.data.spec import Spec
+from aejax.data.spec import Spec, chunks
 
 __all__ = [
     "Feed",
     "Source",
     "Spec",
     "Splits",
+    "chunks",
     "find",
     "from_array",
     "load",

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grain
 import numpy as np
@@ -53,13 +54,13 @@ class Feed:
     """A split on its way to the devices: held there, or streamed where it is over the budget.
 
     Attributes:
-      held: arrays to put on the devices once; empty when streamed.
+      held: the whole split's arrays, decoded once, on the devices; empty when streamed.
     """
 
-    def __init__(self, source: Source, budget: int):
-        """`budget` in bytes."""
+    def __init__(self, source: Source, budget: int, put: Callable[[Arrays], Any]):
+        """`budget` in bytes; `put` places arrays on the devices."""
         self.source = source
-        self.held: Arrays = read(source) if source.nbytes <= budget else {}
+        self.held = put(read(source) if source.nbytes <= budget else {})
 
     def batches(self, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
         """For each step {"index": rows}, with the rows' arrays where they are not held."""

@@ -154,7 +154,10 @@ def from_file(path: Path, size: int) -> dict[str, Source]:
 
 
 def from_folder(path: Path, size: int) -> Source:
-    """All PNG and JPEG images below a folder, in the order of their paths; subfolders are the labels."""
+    """All PNG and JPEG images below a folder, in the order of their paths; subfolders are the labels.
+
+    8 bits a channel; all become grey where all are, else RGB. Transparency is dropped.
+    """
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} images in this folder")
@@ -193,9 +196,12 @@ def _shape(file: Path) -> tuple[int, int, int]:
     try:
         with Image.open(file) as picture:
             width, height = picture.size
-            return height, width, 1 if picture.mode in ("1", "L", "LA", "I", "I;16", "F") else 3
+            mode = picture.mode
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{file}: a corrupt image ({error}); remove or replace it") from error
+    if mode.startswith(("I", "F")):
+        raise InputError(f"{file}: more than 8 bits a pixel (mode {mode}); convert it to 8 bits")
+    return height, width, 1 if mode in ("1", "L", "LA") else 3
 
 
 def from_tfds(name: str, data_dir: str, size: int) -> dict[str, Source]:
@@ -258,35 +264,50 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
     return from_tfds(name, config["data_dir"], size)
 
 
-# What is missing is cut from train, a tenth each: (has validation, has test) to the three splits.
-_AUTOMATIC = {
-    (True, True): ("train", "validation", "test"),
-    (True, False): ("train[:90%]", "validation", "train[90%:]"),
-    (False, True): ("train[:90%]", "train[90%:]", "test"),
-    (False, False): ("train[:80%]", "train[80%:90%]", "train[90%:]"),
-}
-
-
 def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
-    """Cuts train, validation and test as `config` says in TFDS syntax; left empty, as `_AUTOMATIC` says.
+    """Train, validation and test, as `config` says in TFDS syntax.
 
-    The automatic cut draws its rows once, the same for every run: it is fair even where the examples
-    are sorted by class. A cut that is asked for is literal.
+    Those left empty are the data set's own, else cut from the rows of `train` that no other part
+    takes: a tenth of them all for validation and for test, or what is left in equal parts where
+    train is given. That cut is drawn once, the same for every run, and is fair where examples are
+    sorted by class.
     """
-    automatic = _AUTOMATIC["validation" in wholes, "test" in wholes]
-    return Splits(
-        *(
-            select(wholes, config[part]) if config[part] else select(wholes, spec, drawn=True)
-            for part, spec in zip(Splits._fields, automatic, strict=True)
-        )
-    )
+    parts = {part: select(wholes, config[part]) for part in Splits._fields if config[part]}
+    used = {key: np.zeros(len(source), bool) for key, source in wholes.items()}
+    for part in parts:
+        for key, rows in _rows(wholes, config[part]):
+            used[key][rows] = True
+    for part in ("validation", "test"):
+        if part not in parts and part in wholes:
+            parts[part] = wholes[part].subset(np.flatnonzero(~used[part]), part)
+    missing = [part for part in Splits._fields if part not in parts]
+    if missing:
+        if "train" not in wholes:
+            raise InputError(f"data.{missing[0]} is not set and cannot be cut; splits here: {', '.join(wholes)}")
+        order = np.random.default_rng(0).permutation(len(wholes["train"]))
+        order = order[~used["train"][order]]
+        tenth = len(wholes["train"]) // 10
+        ends = np.maximum(len(order) - tenth * np.arange(len(missing) - 1, 0, -1), 0)
+        cuts = ends if "train" in missing else len(missing)
+        for part, rows in zip(missing, np.array_split(order, cuts), strict=True):
+            parts[part] = wholes["train"].subset(np.sort(rows), f"train, {len(rows)} rows drawn for {part}")
+    for part, source in parts.items():
+        if not len(source):
+            sizes = ", ".join(f"{k} {len(v)}" for k, v in wholes.items())
+            raise InputError(f"the {part} split is empty; set data.{part}; the data set has {sizes} examples")
+    return Splits(**parts)
 
 
-def select(wholes: Mapping[str, Source], spec: str, drawn: bool = False) -> Source:
-    """The rows of a split in TFDS syntax, e.g. `train[:90%]` or `train[10%:]+test`.
+def select(wholes: Mapping[str, Source], spec: str) -> Source:
+    """The rows of a split in TFDS syntax, e.g. `train[:90%]` or `train[10%:]+test`, in their order."""
+    parts = [wholes[key].subset(rows, spec) for key, rows in _rows(wholes, spec)]
+    if not sum(map(len, parts)):
+        sizes = ", ".join(f"{k} {len(v)}" for k, v in wholes.items())
+        raise InputError(f"split {spec!r} is empty; the data set has {sizes} examples")
+    return parts[0] if len(parts) == 1 else _join(parts, spec)
 
-    With `drawn` the cut is made after a fixed shuffle. Either way the rows keep their order.
-    """
+
+def _rows(wholes: Mapping[str, Source], spec: str) -> list[tuple[str, Rows]]:
     import tensorflow_datasets as tfds
 
     infos = {
@@ -296,16 +317,7 @@ def select(wholes: Mapping[str, Source], spec: str, drawn: bool = False) -> Sour
         ranges = tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
     except (ValueError, AssertionError, KeyError) as error:
         raise InputError(f"split {spec!r}: {' '.join(str(error).split())}; splits here: {', '.join(wholes)}") from error
-    parts = []
-    for r in ranges:
-        source = wholes[r.splitname]
-        order = np.random.default_rng(0).permutation(len(source)) if drawn else np.arange(len(source))
-        rows = np.sort(order[r.from_ : r.to])
-        parts.append(source.subset(rows, f"{spec} of a fixed shuffle" if drawn and len(rows) < len(source) else spec))
-    if not sum(map(len, parts)):
-        sizes = ", ".join(f"{k} {len(v)}" for k, v in wholes.items())
-        raise InputError(f"split {spec!r} is empty; the data set has {sizes} examples")
-    return parts[0] if len(parts) == 1 else _join(parts, spec)
+    return [(r.splitname, np.arange(len(wholes[r.splitname]))[r.from_ : r.to]) for r in ranges]
 
 
 def _join(parts: list[Source], name: str) -> Source:

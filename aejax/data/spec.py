@@ -1,6 +1,7 @@
 """The user's units and the model's: what one example looks like, and the way between the two."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,12 @@ from jax import Array
 
 from aejax.data.sources import Source, from_array
 from aejax.errors import InputError
+
+
+def chunks(source: Source, size: int = 4096) -> Iterator[np.ndarray]:
+    """The examples of a source, `size` at a time."""
+    for start in range(0, len(source), size):
+        yield source.take(np.arange(start, min(start + size, len(source))))["x"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +40,10 @@ class Spec:
             return cls(source.shape)
         if len(source.shape) != 1:
             raise InputError(f"data.standardize is for vectors; {source.name} holds images of {source.shape}")
-        total, square = np.zeros(source.shape), np.zeros(source.shape)
-        for start in range(0, len(source), 4096):
-            x = source.take(np.arange(start, min(start + 4096, len(source))))["x"].astype(np.float64)
-            total, square = total + x.sum(0), square + np.square(x).sum(0)
-        mean = total / len(source)
-        deviation = np.sqrt(np.maximum(square / len(source) - np.square(mean), 0))
-        deviation = np.where(deviation > 1e-12, deviation, 1.0)
+        mean = sum(x.sum(0, np.float64) for x in chunks(source)) / len(source)
+        variance = sum(np.square(x - mean).sum(0) for x in chunks(source)) / len(source)
+        deviation = np.sqrt(variance)
+        deviation = np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
         return cls(source.shape, tuple(mean.tolist()), tuple(deviation.tolist()))
 
     def prepare(self, x: Array | np.ndarray) -> Array:

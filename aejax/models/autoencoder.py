@@ -105,6 +105,14 @@ def _module(part: str, classes: Mapping[str, type[nn.Module]], options: Mapping[
     for key in options:
         if key not in fields:
             raise one_of(f"{part} {name!r}: option", key, fields)
+    for key, value in options.items():
+        several = fields[key].type == Sequence[int]
+        numbers = value if several and isinstance(value, Sequence) else (value,)
+        if (several and not isinstance(value, Sequence)) or (
+            fields[key].type in (int, Sequence[int]) and not all(isinstance(n, int) and n > 0 for n in numbers)
+        ):
+            what = "whole numbers above 0, e.g. (64, 32)" if several else "a whole number above 0"
+            raise InputError(f"{part}.{key} must be {what}, got {value!r}")
     missing = [
         k for k, f in fields.items() if k not in options and f.default is f.default_factory is dataclasses.MISSING
     ]
