@@ -71,6 +71,14 @@ def module(name: str, **attributes: Any) -> ConfigDict:
     return ConfigDict({"name": name, **attributes})
 
 
+def lock(config: ConfigDict) -> ConfigDict:
+    """Locks a finished config, but for the sections whose keys depend on what they name: flags may add to those."""
+    config.lock()
+    for path in _OPEN:
+        get(config, path).unlock()
+    return config
+
+
 def shrink(config: ConfigDict) -> None:
     """Makes a config run in seconds, for `:tiny`; models and data are the config's own to make small."""
     config.update({"steps": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2})
@@ -98,6 +106,13 @@ def check(config: ConfigDict) -> None:
 
 # May change when a run goes on: they do not change what is computed.
 FREE = ("data.data_dir", "data.memory_mb", "keep", "log_every")
+
+
+def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
+    """The `differences` that make `new` another experiment than `old`; a constant rate may go on for longer."""
+    free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
+    return [d for d in differences(old, new) if d.split(":")[0] not in free]
+
 
 # Whose keys depend on what they name: the module, the term or the optimizer checks them.
 _OPEN = ("encoder", "bottleneck", "decoder", "objective.weights", "optim.options")
@@ -134,7 +149,7 @@ def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
     """The locked config that `to_dict` gave."""
-    return ConfigDict(values).lock()
+    return lock(ConfigDict(values))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

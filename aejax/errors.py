@@ -27,7 +27,8 @@ class StorageError(AejaxError, OSError):
 def one_of(what: str, name: str, choices: Iterable[str]) -> InputError:
     """The error for `name` where one of `choices` was wanted, with the nearest choice."""
     choices = sorted(choices)
-    near = difflib.get_close_matches(str(name), choices, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    listed = f"; choose one of: {', '.join(choices)}" if len(choices) <= 30 else ""
-    return InputError(f"{what} {name!r} is unknown{hint}{listed}")
+    near = difflib.get_close_matches(str(name), choices, 1, cutoff=0.7)
+    listed = ", ".join(choices) if len(choices) <= 30 else ""
+    if near:
+        return InputError(f"{what} {name!r} is unknown; did you mean {near[0]!r}?{listed and f' (One of: {listed})'}")
+    return InputError(f"{what} {name!r} is unknown{listed and f'; choose one of: {listed}'}")

@@ -102,7 +102,7 @@ def _train(
     for batch in batches:
         state, metrics = compiled(state, held, batch)
     if not all(np.isfinite(value) for value in jax.device_get(metrics).values()):
-        raise DivergedError("pretraining diverged; lower optim.lr or set optim.clip, in a new workdir")
+        raise DivergedError("pretraining diverged; lower optim.lr or set optim.clip")
     return jax.device_get(state.params)
 
 

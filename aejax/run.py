@@ -19,7 +19,7 @@ from aejax.objectives import Objective
 _BATCH = 256
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """What a checkpoint holds, ready to use on this machine's default device.
 
@@ -41,6 +41,9 @@ class Run:
     latents: np.ndarray
     reconstructions: np.ndarray
     inputs: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Run(step={self.step}, data={self.config.data.name!r}, {self.spec.shape} -> {self.latents.shape[1:]})"
 
     @functools.cached_property
     def model(self) -> models.Autoencoder:

@@ -18,7 +18,7 @@ from aejax import checkpoint, models, optim
 from aejax import config as config_lib
 from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, load, padded, rows, split
 from aejax.errors import DivergedError, InputError, StorageError
-from aejax.logs import Logs
+from aejax.logs import Logs, read
 from aejax.objectives import RECONSTRUCTIONS, Corruption, Objective
 from aejax.partition import Partition
 from aejax.pretrain import pretrain, stacked_layers
@@ -177,7 +177,8 @@ def _open(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
             old = json.loads(file.read_text())
         except json.JSONDecodeError as error:
             raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
-        _same_config(old, config, workdir)
+        if any("validation/loss" in record for record in read(workdir)):  # or it never came to a checkpoint
+            _same_config(old, config, workdir)
     elif any(workdir.iterdir()) and not (workdir / checkpoint.FOLDER).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.newest(workdir)
@@ -194,7 +195,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
 
 
 def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
-    differ = [d for d in config_lib.differences(old, new) if d.split(":")[0] not in config_lib.FREE]
+    differ = config_lib.changes(old, new)
     if differ:
         more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
         raise InputError(
@@ -267,7 +268,7 @@ def _check_finite(steps: Metrics, first: int, last: int, checkpoints: checkpoint
             kept = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
             raise DivergedError(
                 f"{what}{' and '.join(broken)} not finite at step {number} (steps {first} to {last} were read); "
-                f"{kept}; lower optim.lr or set optim.clip, in a new workdir, or look at the data"
+                f"{kept}; lower optim.lr or set optim.clip{', in a new workdir' if saved else ''}, or look at the data"
             )
 
 

@@ -21,4 +21,4 @@ def get_config(arg=""):
     config.steps = 2_000
     if flags.tiny:
         aejax.config.shrink(config)
-    return config.lock()
+    return aejax.config.lock(config)

@@ -29,4 +29,4 @@ def get_config(arg=""):
         config.data.name, config.data.size = "digits", 0
         config.encoder.features, config.bottleneck.features, config.decoder.features = (4, 8), 8, (8, 4)
         aejax.config.shrink(config)
-    return config.lock()
+    return aejax.config.lock(config)

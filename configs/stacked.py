@@ -36,4 +36,4 @@ def get_config(arg=""):
     if flags.tiny:
         config.data.name = "digits" if flags.mnist else "sheet"
         aejax.config.shrink(config)
-    return config.lock()
+    return aejax.config.lock(config)

@@ -1,6 +1,7 @@
 """What the thin mains share: errors as one line, quiet libraries, a signal that ends a run well."""
 
 import contextlib
+import re
 import signal
 import sys
 import warnings
@@ -28,6 +29,8 @@ def run(main: Callable[[], None]) -> None:
         print(error, file=sys.stderr)
     except aejax.AejaxError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _read_flags(argv: list[str]) -> list[str]:
@@ -35,7 +38,9 @@ def _read_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)[1:]
     except flags.Error as error:
         # A config file that raises comes as its whole traceback; our own errors in it say enough.
-        raise aejax.InputError(str(error).strip().rpartition("InputError: ")[2]) from error
+        message = str(error).strip().rpartition("InputError: ")[2]
+        missing = re.match(r"flag --(\w+)=None:", message)
+        raise aejax.InputError(f"--{missing[1]}=... is missing" if missing else message) from error
     except (AttributeError, KeyError, TypeError) as error:
         raise aejax.InputError(f"a --config override does not fit: {' '.join(str(error.args[0]).split())}") from error
 

@@ -7,7 +7,13 @@ import aejax
 from aejax.evaluation import plots
 from experiments import main
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/conv.py or configs/conv.py:tiny.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file, e.g. configs/conv.py or configs/conv.py:tiny.",
+    lock_config=False,
+    accept_new_attributes=True,
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the whole experiment; the same command goes on in it.")
 flags.mark_flags_as_required(["config", "workdir"])
 

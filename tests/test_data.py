@@ -197,6 +197,12 @@ def test_npy_and_npz_files(tmp_path):
     assert len(sources.find(section(name=str(tmp_path / "d.npz")))["train"]) == 40
 
 
+def test_splits_of_other_shapes_are_named(tmp_path):
+    np.savez(tmp_path / "x.npz", train=np.zeros((20, 4)), test=np.zeros((5, 3)))
+    with pytest.raises(aejax.InputError, match=r"test split holds examples of \(3,\), train of \(4,\)"):
+        data.load(section(name=str(tmp_path / "x.npz")))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -216,6 +222,9 @@ def test_unusable_files_are_named(tmp_path, content, message):
 
 def test_missing_files_and_misspelled_names():
     for name, message in (
+        ("", "data.name is empty"),
+        ("my-images", "no data set, file or folder is called 'my-images'"),
+        ("array-01234567", "an array that it does not keep"),
         ("./nope", "no such folder"),
         ("nope.npy", "no such file"),
         ("mnsit", "did you mean 'mnist'"),
@@ -236,6 +245,7 @@ def test_folder_of_images(tmp_path):
     picture(tmp_path / "dogs", "1.JPG", seed=2)
     picture(tmp_path / "dogs", "2.jpeg", mode="L", seed=3)
     (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._1.png").write_bytes(b"what macOS leaves behind")
     source = sources.find(section(name=str(tmp_path)))["train"]
     arrays = whole(source)
     assert source.shape == (6, 5, 3)

@@ -50,8 +50,11 @@ def wait_for(condition, process, seconds=90):
 
 def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
     workdir = tmp_path / "conv"
-    code, output, errors = finish(launch("train", "--config=configs/conv.py:tiny", f"--workdir={workdir}"))
+    flags = ("--config.encoder.activation=gelu", "--config.objective.weights.l1=1e-3")  # keys the file leaves out
+    code, output, errors = finish(launch("train", "--config=configs/conv.py:tiny", f"--workdir={workdir}", *flags))
     assert code == 0, errors
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["encoder"]["activation"], config["objective"]["weights"]) == ("gelu", {"l1": 1e-3})
     assert "encoder/conv_0" in errors  # the table of parameters
     assert re.search(r"^total\s+[\d,]+$", errors, re.MULTILINE)
     assert checkpoint.steps(workdir) == [2, 4]
@@ -70,6 +73,7 @@ def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
         (["--config=configs/nope.py"], r"no such config file: 'configs/nope.py'"),
         (["--config=configs/conv.py", "--config.optim.lrr=3"], r"Did you mean \"lr\""),
         (["--config=configs/conv.py", "--config.data.name=mnsit"], r"'mnsit' is unknown; did you mean 'mnist'"),
+        (["--config=configs/conv.py", "--config.encoder.kernle=5"], r"did you mean 'kernel'"),
         (["--config=configs/conv.py", "--wrkdir=x"], r"Unknown command line flag 'wrkdir'"),
     ],
 )

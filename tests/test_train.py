@@ -240,6 +240,23 @@ def test_keys_that_change_nothing_may_change(tmp_path):
     assert_trees_equal(aejax.load_run(tmp_path).variables, whole.variables)
 
 
+def test_a_constant_rate_may_go_on_for_longer(tmp_path):
+    fit(mlp(), tmp_path / "cut")
+    assert fit(mlp(steps=12), tmp_path / "cut").step == 12
+    fit(mlp(steps=12), tmp_path / "whole")
+    assert_trees_equal(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
+    fit(mlp(optim__schedule="cosine"), tmp_path / "cosine")
+    with pytest.raises(aejax.InputError, match="steps: 8 -> 12"):
+        fit(mlp(steps=12, optim__schedule="cosine"), tmp_path / "cosine")
+
+
+def test_a_run_that_diverged_before_its_first_checkpoint_may_begin_anew(tmp_path):
+    with pytest.raises(aejax.DivergedError, match=r"lower optim.lr or set optim.clip, or look"):
+        fit(mlp(optim__lr=1e30, optim__name="sgd"), tmp_path)
+    assert fit(mlp(), tmp_path).step == 8
+    assert [r["step"] for r in logs.read(tmp_path) if "train/loss" in r] == [2, 4, 6, 8]
+
+
 def test_fit_leaves_the_callers_config_alone(tmp_path):
     config = mlp().lock()
     fit(config, tmp_path)

@@ -101,6 +101,13 @@ def prepared(name: str, data_dir: str | None) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         raise one_of("data.name: data set, file or folder", name, ["digits", "plane", "sheet", *known]) from error
+    except ValueError as error:  # no name of a data set at all, or one prepared in another format
+        if "File format" in str(error):
+            raise InputError(
+                f"{name!r} is prepared there in a format that needs TensorFlow to read; prepare it as array_record, "
+                "in another data.data_dir"
+            ) from error
+        raise InputError(f"data.name: no data set, file or folder is called {name!r}") from error
     if builder.is_prepared():
         return builder
     if base in WITHOUT_TENSORFLOW:

@@ -158,7 +158,7 @@ def from_folder(path: Path, size: int) -> Source:
 
     8 bits a channel; all become grey where all are, else RGB. Transparency is dropped.
     """
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(p for p in path.rglob("[!.]*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} images in this folder")
     shapes = [_shape(file) for file in files]
@@ -251,6 +251,10 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
     """The whole splits that the data set `config.name` has, by name."""
     name, size = config["name"], config["size"]
     path = Path(name).expanduser()
+    if not name:
+        raise InputError("data.name is empty; give a data set, a file or a folder")
+    if name.startswith("array-"):
+        raise InputError(f"{name}: the run was trained by aejax.fit on an array that it does not keep")
     if name in EMBEDDED:
         return {"train": EMBEDDED[name](size)}
     if path.suffix in (".npy", ".npz"):
@@ -292,6 +296,8 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
         for part, rows in zip(missing, np.array_split(order, cuts), strict=True):
             parts[part] = wholes["train"].subset(np.sort(rows), f"train, {len(rows)} rows drawn for {part}")
     for part, source in parts.items():
+        if source.shape != parts["train"].shape:
+            raise InputError(f"the {part} split holds examples of {source.shape}, train of {parts['train'].shape}")
         if not len(source):
             sizes = ", ".join(f"{k} {len(v)}" for k, v in wholes.items())
             raise InputError(f"the {part} split is empty; set data.{part}; the data set has {sizes} examples")

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from aejax import logs
 from aejax.run import Run
@@ -19,10 +20,10 @@ def save(run: Run, workdir: str | Path) -> list[Path]:
     """Writes curves.png and reconstructions.png to `workdir/evaluation/<step>/`."""
     folder = Path(workdir) / "evaluation" / str(run.step)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {
-        "curves": curves(logs.read(Path(workdir))),
-        "reconstructions": reconstructions(run.inputs, run.reconstructions),
-    }
+    pictures = {"reconstructions": reconstructions(run.inputs, run.reconstructions)}
+    history = logs.read(Path(workdir))
+    if any("validation/loss" in record for record in history):
+        pictures["curves"] = curves(history)
     paths = []
     for name, figure in pictures.items():
         paths.append(folder / f"{name}.png")
@@ -34,6 +35,8 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Each logged term over the steps, training as a line and validation as dots on a line."""
     names = sorted({key.split("/", 1)[1] for record in history for key in record if key.startswith("validation/")})
     names = [n for n in names if not n.endswith("_per_value")]
+    series = {n: [r[f"validation/{n}"] for r in history if f"validation/{n}" in r] for n in names}
+    names = [n for n in names if n == "loss" or series[n] != series["loss"]]  # a lone term is the loss
     with _style():
         figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
         for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
@@ -41,6 +44,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
                 points = [(r["step"], r[f"{part}/{name}"]) for r in history if f"{part}/{name}" in r]
                 if points:
                     axes.plot(*zip(*points, strict=True), marker=marker, ms=4, lw=1.6, color=SERIES[k], label=part)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set(title=name.replace("_", " "), xlabel="step")
             values = [r[k] for r in history for k in (f"train/{name}", f"validation/{name}") if k in r]
             if min(values) > 0 and max(values) > 20 * min(values):
