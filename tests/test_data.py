@@ -251,6 +251,9 @@ def test_folder_of_images(tmp_path):
     assert source.shape == (6, 5, 3)
     np.testing.assert_array_equal(arrays["x"][0], cat)
     assert arrays["label"].tolist() == [0, 1, 1]
+    assert source.take(np.array([2, 0]))["label"].tolist() == [1, 0]
+    small = sources.find(section(name=str(tmp_path), size=4))["train"].take(np.array([0]))["x"][0]
+    np.testing.assert_array_equal(small, np.asarray(Image.fromarray(cat).resize((4, 4), Image.Resampling.BICUBIC)))
     assert sources.find(section(name=str(tmp_path), size=4))["train"].shape == (4, 4, 3)
     picture(tmp_path / "dogs", "3.png", size=(9, 9))
     with pytest.raises(aejax.InputError, match=r"3\.png: 9x9 pixels, but 1\.png has 6x5; resize all with data.size"):

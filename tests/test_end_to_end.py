@@ -95,6 +95,20 @@ LONG = (
 )
 
 
+def test_signals_are_asked_for_and_the_second_ctrl_c_interrupts():
+    from experiments.main import until_signal
+
+    before = signal.getsignal(signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with until_signal() as asked:
+            assert not asked()
+            signal.raise_signal(number)
+            assert asked()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_sigterm_saves_and_exits_cleanly_and_the_same_command_goes_on(tmp_path, devices):
     workdir = tmp_path / "run"

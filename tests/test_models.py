@@ -230,3 +230,11 @@ def test_every_module_is_in_its_table():
         defined = {v for v in vars(module).values() if isinstance(v, type) and issubclass(v, nn.Module)}
         assert {v for v in defined if v.__module__ == module.__name__} == set(known.values())
     assert set(decoders.DECODERS) == {"mlp", "conv"}
+
+
+def test_the_code_is_float32_whatever_the_encoder_computes_in():
+    encoder = aejax.models.MLPEncoder((4,), dtype="bfloat16")
+    h = encoder.init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0]
+    assert h.dtype == jnp.bfloat16
+    for bottleneck in (aejax.models.IdentityBottleneck(), aejax.models.DenseBottleneck(2)):
+        assert bottleneck.init_with_output(jax.random.key(0), h)[0].z.dtype == jnp.float32

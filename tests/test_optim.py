@@ -72,3 +72,20 @@ def test_accumulation_averages_gradients_into_one_update():
 def test_what_does_not_fit_is_named(changes, message):
     with pytest.raises(aejax.InputError, match=message):
         optim.build(options(**changes), 10)
+
+
+def test_momentum_and_the_place_of_the_clip():
+    """Clipped gradients, then momentum: two steps against optax, where the order shows."""
+    ours = optim.build(options(name="sgd", lr=0.1, clip=1.0, options={"decay": 0.9}), 10)
+    theirs = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))
+    params = {"a": jnp.zeros(2)}
+    states = [tx.init(params) for tx in (ours, theirs)]
+    for grads in ({"a": jnp.array([3.0, 4.0])}, {"a": jnp.array([0.1, 0.0])}):
+        (a, first), (b, second) = (tx.update(grads, s, params) for tx, s in zip((ours, theirs), states, strict=True))
+        states = [first, second]
+        np.testing.assert_allclose(a["a"], b["a"], rtol=1e-6)
+
+
+def test_warm_up_is_counted_in_steps_under_accumulation():
+    rate = optim.schedule(options(lr=0.5, warmup=4, accumulate=2), 100)  # called once an update
+    np.testing.assert_allclose([rate(0), rate(1), rate(2), rate(3)], [0, 0.25, 0.5, 0.5], rtol=1e-6)

@@ -105,3 +105,17 @@ def test_stop_and_nan_are_heeded():
     wild.optim.lr = 1e30
     with pytest.raises(aejax.DivergedError, match="pretraining diverged"):
         run(wild, vectors(), one_device())
+
+
+def test_inner_pairs_copy_codes_by_squared_error_whatever_the_first_does():
+    """tanh codes are negative half the time: a Bernoulli there would run away."""
+    x = 1 / (1 + np.exp(-vectors(300)))
+    config = mlp(encoder__features=(4,), decoder__features=(4,), optim__lr=1e-2, pretrain__steps=600)
+    config.objective.reconstruction = "bernoulli"
+    trained, _ = run(config, x, one_device())
+    w1, b1 = layer(trained, "encoder")
+    w2, b2 = layer(trained, "bottleneck", "dense")
+    v2, c2 = layer(trained, "decoder", "dense_0")
+    codes = np.tanh(x @ w1 + b1)
+    error = np.square(np.tanh((codes @ w2 + b2) @ v2 + c2) - codes).sum(1).mean()
+    assert error < 0.5 * codes.var(0).sum()

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,3 +129,19 @@ def test_gather_takes_rows_of_what_is_held():
     np.testing.assert_array_equal(got["x"][:, 0], [7, 2])
     np.testing.assert_array_equal(got["label"], [7, 2])
     assert gather({}, {"index": jnp.array([1]), "x": 5})["x"] == 5
+
+
+class Normalised(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.Dense(2)(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+
+
+def test_running_statistics_are_updated_in_training_and_used_in_evaluation():
+    model = aejax.Autoencoder(Normalised(), aejax.models.IdentityBottleneck(), aejax.models.MLPDecoder((3,)))
+    t = task(model=model)
+    state, b = init(t, (3,), jax.random.key(1)), batch(8)
+    after, _ = train_step(state, b, jax.random.key(0), task=t)
+    mean = after.variables["batch_stats"]["encoder"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.1 * b["x"].mean(0), rtol=1e-4, atol=1e-6)
+    assert eval_variables(after)["batch_stats"] is after.variables["batch_stats"]

@@ -390,3 +390,96 @@ def test_wrong_values_are_named_before_anything_is_written(tmp_path, changes, me
 def test_batch_must_divide_among_the_devices(tmp_path):
     with pytest.raises(aejax.InputError, match="batch_size=18 cannot be divided among 4 devices"):
         fit(mlp(batch_size=18), tmp_path, devices=jax.devices())
+
+
+# What only a second look shows
+
+
+def test_nan_in_validation_stops_the_run(tmp_path, monkeypatch):
+    real = train_lib.eval_step
+    monkeypatch.setattr(
+        train_lib, "eval_step", lambda *a, **k: real(*a, **k) | {"loss": jax.numpy.nan * real(*a, **k)["loss"]}
+    )
+    with pytest.raises(aejax.DivergedError, match="validation loss not finite at step 4"):
+        fit(mlp(), tmp_path)
+    assert checkpoint.steps(tmp_path) == []
+
+
+def test_samples_are_what_the_loaded_run_gives(tmp_path):
+    run = fit(mlp(ema=0.9, data__standardize=True), tmp_path, vectors() * 50 + 7)
+    np.testing.assert_allclose(run.encode(run.inputs), run.latents, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run.reconstruct(run.inputs), run.reconstructions, rtol=1e-4)
+
+
+def test_statistics_stay_those_of_the_first_start(tmp_path):
+    config = mlp(data__standardize=True)
+    first, other = (data.split({"train": data.from_array(vectors(seed=s))}, config.data) for s in (0, 1))
+    begun = aejax.train(config, tmp_path, data=first, devices=one_device(), stop=after(4))
+    assert aejax.train(config, tmp_path, data=other, devices=one_device()).spec == begun.spec
+
+
+def test_data_of_another_shape_is_refused_on_resume(tmp_path):
+    fit(mlp(), tmp_path, stop=after(4))
+    with pytest.raises(aejax.InputError, match=r"was trained on examples of \(6,\), the data now holds \(5,\)"):
+        fit(mlp(), tmp_path, vectors(features=5), stop=after(4))
+
+
+def test_pretraining_is_not_repeated_on_resume(tmp_path):
+    config = mlp(pretrain__steps=20)  # two layers: asked 40 times before the first step
+    assert fit(config, tmp_path / "cut", stop=after(45)).step == 5
+    for name in ("cut", "whole"):
+        fit(config, tmp_path / name, stop=lambda: False)
+    assert_trees_equal(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
+
+
+def test_config_file_alone_refuses_another_config(tmp_path):
+    fit(mlp(), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(aejax.InputError, match="another config"):
+        fit(mlp(optim__lr=0.5), tmp_path)
+
+
+def test_a_code_as_large_as_the_input_is_warned_of_in_training(tmp_path):
+    with pytest.warns(UserWarning, match=r"holds 6 numbers and the input 6: it can learn to copy"):
+        fit(mlp(bottleneck__features=6), tmp_path)
+
+
+def test_full_disk_is_said_before_a_checkpoint_is_begun(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(aejax.StorageError, match=r"checkpoint of [\d,]+ bytes does not fit.*no checkpoint is complete"):
+        fit(mlp(), tmp_path)
+
+
+def test_saved_arrays_share_no_memory_with_the_state(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", lambda self, step, args, **_: saved.append(args))
+    state = {"w": jax.numpy.ones((64, 64))}
+    with checkpoint.Checkpoints(tmp_path, 1, {}) as checkpoints:
+        checkpoints.save(1, state, {})
+    assert not np.shares_memory(np.asarray(state["w"]), saved[0].state.item["w"])
+
+
+def test_rate_is_images_over_the_time_without_validation(tmp_path, monkeypatch):
+    clock = iter([0.0, 2.0, 10.0, 11.0])  # start, first report, clock restarted, second report
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: next(clock))
+    with logs.Logs(tmp_path, 0, 100, 16) as opened:
+        opened.train(5, {"loss": 1.0})
+        opened.restart_clock()
+        opened.train(10, {"loss": 1.0})
+    assert [r["images_per_second"] for r in logs.read(tmp_path)] == [5 * 16 / 2, 5 * 16 / 1]
+
+
+def test_resumed_tensorboard_hides_what_came_after(tmp_path):
+    fit(mlp(), tmp_path, stop=after(5))
+    fit(mlp(), tmp_path, stop=lambda: False)
+    starts = []
+    for file in sorted(tmp_path.glob("events*")):
+        content = file.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = event_pb2.Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            if event.HasField("session_log"):
+                starts.append(event.step)
+    assert sorted(set(starts)) == [1, 6]
