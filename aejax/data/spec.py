@@ -40,8 +40,8 @@ class Spec:
             return cls(source.shape)
         if len(source.shape) != 1:
             raise InputError(f"data.standardize is for vectors; {source.name} holds images of {source.shape}")
-        mean = sum(x.sum(0, np.float64) for x in chunks(source)) / len(source)
-        variance = sum(np.square(x - mean).sum(0) for x in chunks(source)) / len(source)
+        mean = np.sum([x.sum(0, np.float64) for x in chunks(source)], 0) / len(source)
+        variance = np.sum([np.square(x - mean).sum(0) for x in chunks(source)], 0) / len(source)
         deviation = np.sqrt(variance)
         deviation = np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
         return cls(source.shape, tuple(mean.tolist()), tuple(deviation.tolist()))
