@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/conv.py --workdir=runs/conv
 
 trains on scikit-learn's digits (8x8, enlarged to 28x28): about 75 seconds on two CPU cores, squared
-error 0.7 a validation image. On MNIST, once TFDS has it or can fetch it:
+error 0.8 a validation image. On MNIST, once TFDS has it or can fetch it:
 
     python -m experiments.train --config=configs/conv.py:mnist --workdir=runs/conv_mnist
 
