@@ -229,7 +229,8 @@ def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) ->
         for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0], 0, batches)):
             weight = padded(len(feed.source), batch_size, i)[1]
             sums.append(compiled((), held, partition.share({**batch, "weight": weight})))
-        totals = {key: sum(float(s[key]) for s in jax.device_get(sums)) for key in sums[0]}
+        sums = jax.device_get(sums)
+        totals = {key: sum(float(s[key]) for s in sums) for key in sums[0]}
         count = totals.pop("weight")
         means = {key: value / count for key, value in totals.items()}
         return means | {"squared_error_per_value": means["squared_error"] / math.prod(feed.source.shape)}

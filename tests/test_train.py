@@ -36,16 +36,13 @@ def state_of(workdir):
 
 
 def events(workdir):
-    """Scalars in the TensorBoard files, read by hand: length, crc, event, crc."""
-    found = {}
+    """The TensorBoard files read by hand: length, crc, event, crc."""
     for file in sorted(workdir.glob("events*")):
         content = file.read_bytes()
         while content:
             length = int.from_bytes(content[:8], "little")
-            event = event_pb2.Event.FromString(content[12 : 12 + length])
+            yield event_pb2.Event.FromString(content[12 : 12 + length])
             content = content[16 + length :]
-            found.update({(v.tag, event.step): v.simple_value for v in event.summary.value})
-    return found
 
 
 def test_a_workdir_is_the_whole_experiment(tmp_path):
@@ -64,7 +61,7 @@ def test_a_workdir_is_the_whole_experiment(tmp_path):
     records = logs.read(tmp_path)
     assert [r["step"] for r in records if "train/loss" in r] == [2, 4, 6, 8]
     assert [r["step"] for r in records if "validation/loss" in r] == [4, 8]
-    scalars = events(tmp_path)
+    scalars = {(v.tag, event.step): v.simple_value for event in events(tmp_path) for v in event.summary.value}
     for record in records:
         for name, value in record.items():
             if name != "step":
@@ -473,13 +470,5 @@ def test_rate_is_images_over_the_time_without_validation(tmp_path, monkeypatch):
 def test_resumed_tensorboard_hides_what_came_after(tmp_path):
     fit(mlp(), tmp_path, stop=after(5))
     fit(mlp(), tmp_path, stop=lambda: False)
-    starts = []
-    for file in sorted(tmp_path.glob("events*")):
-        content = file.read_bytes()
-        while content:
-            length = int.from_bytes(content[:8], "little")
-            event = event_pb2.Event.FromString(content[12 : 12 + length])
-            content = content[16 + length :]
-            if event.HasField("session_log"):
-                starts.append(event.step)
-    assert sorted(set(starts)) == [1, 6]
+    starts = {event.step for event in events(tmp_path) if event.HasField("session_log")}
+    assert sorted(starts) == [1, 6]
