@@ -38,10 +38,16 @@ def default() -> ConfigDict:
     config.bottleneck = ConfigDict({"name": "identity"})
     config.decoder = ConfigDict({"name": "mlp"})
 
+    config.classes = 0  # of the labels that encoder and decoder are given; 0: not conditional
+
+    config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
     config.objective = ConfigDict()
-    config.objective.reconstruction = "squared_error"  # or bernoulli
-    config.objective.weights = ConfigDict()  # weight of each further term by name, e.g. l1
-    config.corruption = ConfigDict({"name": "none", "level": 0.0})  # or gaussian (deviation), masking (share)
+    config.objective.weights = ConfigDict()  # weight of each further term by name, e.g. l1 or kl
+    config.objective.schedules = ConfigDict()  # of weights by name, e.g. kl: {"name": "linear", "steps": 1000}
+    config.objective.options = ConfigDict()  # of terms by name, e.g. mmd: {"kernel": "rbf"}
+    config.objective.bound = ConfigDict({"name": "elbo"})  # or iwae, miwae, ciwae, dreg, piwae
+    config.adversary = ConfigDict({"name": "none"})  # or factor_vae, aae, vae_gan
+    config.corruption = ConfigDict({"name": "none", "level": 0.0})  # gaussian (deviation), masking (share), ...
     config.pretrain = ConfigDict({"steps": 0})  # greedy layer-wise pretraining: steps for each layer
 
     config.optim = ConfigDict()
@@ -67,7 +73,7 @@ def parse_arg(arg: str, **defaults: bool) -> ConfigDict:
 
 
 def module(name: str, **attributes: Any) -> ConfigDict:
-    """The config of an encoder, bottleneck or decoder: its name and its attributes."""
+    """A section: the name of an encoder, bottleneck, decoder, likelihood, ... and its attributes."""
     return ConfigDict({"name": name, **attributes})
 
 
@@ -95,7 +101,16 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
-    for key in ("seed", "patience", "pretrain.steps", "optim.warmup", "optim.clip", "optim.weight_decay", "data.size"):
+    for key in (
+        "seed",
+        "classes",
+        "patience",
+        "pretrain.steps",
+        "optim.warmup",
+        "optim.clip",
+        "optim.weight_decay",
+        "data.size",
+    ):
         if get(config, key) < 0:
             raise InputError(f"{key} must not be negative, got {get(config, key)}")
     if not (math.isfinite(config.optim.lr) and config.optim.lr > 0):
@@ -115,7 +130,10 @@ def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
 
 
 # Whose keys depend on what they name: the module, the term or the optimizer checks them.
-_OPEN = ("encoder", "bottleneck", "decoder", "objective.weights", "optim.options")
+_OPEN = (
+    *("encoder", "bottleneck", "decoder", "likelihood", "adversary"),
+    *("objective.weights", "objective.schedules", "objective.options", "objective.bound", "optim.options"),
+)
 
 
 def _same_keys(reference: ConfigDict, config: ConfigDict, path: str = "") -> None:

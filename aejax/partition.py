@@ -21,6 +21,7 @@ class Partition:
         if jax.process_count() > 1:
             raise InputError("training on several processes is not there yet; launch one, with all its devices")
         self.devices = tuple(devices or jax.local_devices())
+        self.axis_name = AXIS if len(self.devices) > 1 else None  # of functions that `compile` maps
         self._in_flight: Any = ()
 
     def check(self, batch_size: int) -> None:
@@ -48,12 +49,12 @@ class Partition:
         """Compiles `carry = function(carry, held, batch, reduce=...)` for the devices.
 
         `carry` (donated) and `held` are the same on every device, `batch` comes from `share`.
-        `reduce(tree, how)`, with how "mean" or "sum", reduces a tree over the devices: what the
+        `reduce(tree, how)`, with how "mean", "sum" or "max", reduces a tree over the devices: what the
         function returns must be reduced, or made from what is.
         """
         if len(self.devices) == 1:
             return jax.jit(functools.partial(function, reduce=lambda tree, how: tree), donate_argnums=0)
-        reduce = {"mean": jax.lax.pmean, "sum": jax.lax.psum}
+        reduce = {"mean": jax.lax.pmean, "sum": jax.lax.psum, "max": jax.lax.pmax}
         mapped = jax.pmap(
             functools.partial(function, reduce=lambda tree, how: reduce[how](tree, AXIS)),
             axis_name=AXIS,

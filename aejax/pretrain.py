@@ -21,6 +21,7 @@ from aejax.data import Feed, rows
 from aejax.errors import DivergedError, InputError, StoppedError
 from aejax.models import Autoencoder, IdentityBottleneck, MLPDecoder, MLPEncoder
 from aejax.objectives import Objective
+from aejax.objectives.likelihoods import SquaredError
 from aejax.partition import Partition
 from aejax.step import Task, TrainState, gather, init, train_step
 
@@ -28,6 +29,8 @@ from aejax.step import Task, TrainState, gather, init, train_step
 def stacked_layers(config: ConfigDict) -> list[tuple[int, str]]:
     """Width and activation of each layer up to the code, or InputError where they are no stack."""
     encoder, bottleneck, decoder = config.encoder, config.bottleneck, config.decoder
+    if config.classes:
+        raise InputError("pretrain.steps is for models without labels; set classes=0")
     if (encoder.name, decoder.name) != ("mlp", "mlp") or bottleneck.name not in ("dense", "identity"):
         raise InputError("pretrain.steps needs an mlp encoder and decoder and a dense or identity bottleneck")
     layers = [(width, encoder.get("activation", "relu")) for width in encoder.get("features", ())]
@@ -71,17 +74,18 @@ def pretrain(
         shape = feed.source.shape if first else (layers[k - 1][0],)
         output = decoder.get("output", "linear") if first else decoder.get("activation", "relu")
         pair = Autoencoder(
-            MLPEncoder((width,), activation, config.dtype),
+            MLPEncoder((width,), activation, dtype=config.dtype),
             IdentityBottleneck(),
             MLPDecoder(shape, output=output, tied=decoder.get("tied", False), dtype=config.dtype),
         )
         pair_task = dataclasses.replace(
             task,
             model=pair,
-            objective=Objective(config.objective.reconstruction if first else "squared_error", {}),
+            objective=Objective(task.objective.likelihood if first else SquaredError()),
             optimizer=optim.build(config.optim, steps),
             prepare=below,
             ema=0.0,
+            adversary=None,
         )
         key = jax.random.fold_in(jax.random.key(config.seed), k)
         inner = ("encoder", f"dense_{k}") if k < len(config.encoder.get("features", ())) else ("bottleneck", "dense")

@@ -14,7 +14,8 @@ from aejax import checkpoint, models
 from aejax import config as config_lib
 from aejax.data import Spec
 from aejax.errors import InputError
-from aejax.objectives import Objective
+from aejax.objectives import LIKELIHOODS
+from aejax.sections import instance
 
 _BATCH = 256
 
@@ -49,67 +50,126 @@ class Run:
     def model(self) -> models.Autoencoder:
         return models.build(self.config, self.spec.shape)
 
-    def encode(self, x: Any) -> np.ndarray:
-        """The latents of x, [n, *latent]; deterministic."""
-        return _batched(self._encode, self.spec.check(x))
+    def encode(self, x: Any, label: Any = None) -> np.ndarray:
+        """The latents of x, [n, *latent]; deterministic: the mean, the nearest code.
 
-    def decode(self, z: Any) -> np.ndarray:
+        `label` [n] goes with x where the run is conditional, here and below.
+        """
+        return _batched(self._code, self.spec.check(x), self._labels(label, len(x)))["z"]
+
+    def indices(self, x: Any, label: Any = None) -> np.ndarray:
+        """The discrete codes of x, int32 [n, ...]."""
+        code = _batched(self._code, self.spec.check(x), self._labels(label, len(x)))
+        if "indices" not in code:
+            raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use encode")
+        return code["indices"]
+
+    def lookup(self, indices: Any) -> np.ndarray:
+        """The latents, for `decode`, of discrete codes as `indices` gives them."""
+        indices, size = np.asarray(indices), getattr(self.model.bottleneck, "size", None)
+        if size is None:
+            raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
+        if indices.dtype.kind not in "iu" or not indices.size or indices.min() < 0 or indices.max() >= size:
+            held = f"{indices.min()} to {indices.max()}" if indices.size else "none"
+            raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {held} ({indices.dtype})")
+        label = (np.zeros(1, np.int32),) if self.config.classes else ()
+        shape = jax.eval_shape(self._code, self.inputs[:1], *label)["indices"].shape[1:]
+        if indices.shape[1:] != shape:
+            raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
+        return _batched(self._lookup, indices.astype(np.int32))
+
+    def decode(self, z: Any, label: Any = None) -> np.ndarray:
         """The expected x given latents [n, *latent]."""
         z = np.asarray(z, np.float32)
         if not len(z) or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
-        return _batched(self._decode, z)
+        return _batched(self._decode, z, self._labels(label, len(z)))
 
-    def reconstruct(self, x: Any) -> np.ndarray:
+    def reconstruct(self, x: Any, label: Any = None) -> np.ndarray:
         """`decode(encode(x))`."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x, label), label)
 
     def in_users_units(self, x: Any) -> np.ndarray:
         """What `reconstruct(x)` is to be compared with: x as float32, images in [0, 1]."""
         return np.asarray(self.spec.restore(self.spec.prepare(self.spec.check(x))))
 
-    def generate(self, num: int, seed: int = 0) -> np.ndarray:
-        """Decodes draws from a Gaussian with the mean and the covariance of the saved latents."""
+    def generate(self, num: int, seed: int = 0, label: Any = None) -> np.ndarray:
+        """Decodes draws of the model's prior.
+
+        Without one, draws come from the saved latents: discrete codes are drawn for each position from
+        those found there, others from a Gaussian with their mean and covariance.
+        """
+        if num < 1:
+            raise InputError(f"generate needs num of at least 1, got {num}")
+        prior: Any = self.model.apply(self._on_device, method="prior")
+        if prior is not None:
+            return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
+        rng = np.random.default_rng(seed)
+        if hasattr(self.model.bottleneck, "size"):
+            shape = self.latents.shape[1:-1]
+            rows = rng.integers(len(self.latents), size=(num, *shape))
+            return self.decode(self.latents[(rows, *np.indices(shape))], label)
         z = self.latents.reshape(len(self.latents), -1)
         centred = (z - z.mean(0)) / np.sqrt(max(len(z) - 1, 1))
         # eps @ centred has covariance centred^T centred: no matrix of latent x latent is ever built.
-        draws = z.mean(0) + np.random.default_rng(seed).normal(size=(num, len(z))) @ centred
-        return self.decode(draws.reshape(num, *self.latents.shape[1:]))
+        draws = z.mean(0) + rng.normal(size=(num, len(z))) @ centred
+        return self.decode(draws.reshape(num, *self.latents.shape[1:]), label)
+
+    def _labels(self, label: Any, length: int) -> tuple[np.ndarray, ...]:
+        """The labels as a further argument where the run is conditional."""
+        classes = self.config.classes
+        if not classes:
+            if label is not None:
+                raise InputError("the run is not conditional (classes=0): leave the labels out")
+            return ()
+        if label is None:
+            raise InputError(f"the run is conditional: give label=, {length} whole numbers from 0 to {classes - 1}")
+        label = np.asarray(label)
+        if label.shape != (length,) or label.dtype.kind not in "iu" or label.min() < 0 or label.max() >= classes:
+            raise InputError(f"label must be {length} whole numbers from 0 to {classes - 1}, got {label.shape} {label}")
+        return (label.astype(np.int32),)
 
     @functools.cached_property
     def _on_device(self) -> Any:
         return jax.device_put(self.variables)
 
     @functools.cached_property
-    def _encode(self) -> Callable:
+    def _code(self) -> Callable:
         model, spec = self.model, self.spec
 
-        def encode(variables, x):
-            code: Any = model.apply(variables, spec.prepare(x), method="encode")
-            return code.z
+        def encode(variables, x, label=None):
+            code: Any = model.apply(variables, spec.prepare(x), label=label, method="encode")
+            return {"z": code.z} | ({} if code.indices is None else {"indices": code.indices})
 
         return functools.partial(jax.jit(encode), self._on_device)
 
     @functools.cached_property
+    def _lookup(self) -> Callable:
+        model = self.model
+        lookup = jax.jit(lambda variables, indices: model.apply(variables, indices, method="lookup"))
+        return functools.partial(lookup, self._on_device)
+
+    @functools.cached_property
     def _decode(self) -> Callable:
         model, spec = self.model, self.spec
-        mean = Objective(self.config.objective.reconstruction, {}).mean
+        mean = instance("likelihood", LIKELIHOODS, self.config.likelihood).mean
 
-        def decode(variables, z):
-            decoded: Any = model.apply(variables, z, method="decode")
+        def decode(variables, z, label=None):
+            decoded: Any = model.apply(variables, z, label=label, method="decode")
             return spec.restore(mean(decoded))
 
         return functools.partial(jax.jit(decode), self._on_device)
 
 
-def _batched(function: Callable, x: np.ndarray) -> np.ndarray:
+def _batched(function: Callable, x: np.ndarray, more: tuple[np.ndarray, ...] = ()) -> Any:
     """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
     size = min(_BATCH, 1 << (len(x) - 1).bit_length())
     parts: list[Any] = []
     for i in range(0, len(x), size):
-        parts.append(function(x[np.minimum(np.arange(i, i + size), len(x) - 1)]))
-        parts[-2:-1] = map(np.asarray, parts[-2:-1])  # fetched while the next batch is computed
-    return np.concatenate([np.asarray(part) for part in parts])[: len(x)]
+        rows = np.minimum(np.arange(i, i + size), len(x) - 1)
+        parts.append(function(x[rows], *(a[rows] for a in more)))
+        parts[-2:-1] = map(jax.device_get, parts[-2:-1])  # fetched while the next batch is computed
+    return jax.tree.map(lambda *a: np.concatenate(a)[: len(x)], *jax.device_get(parts))
 
 
 def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newest") -> Run:

@@ -10,8 +10,9 @@ import optax
 from flax import struct
 from jax import Array
 
-from aejax.models import Autoencoder
-from aejax.objectives import Corruption, Objective
+from aejax.models import Autoencoder, abstract_output
+from aejax.models.layers import fold
+from aejax.objectives import Adversary, Context, Corruption, Objective
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -26,6 +27,9 @@ class Task:
       prepare: stored values to what the model reads, e.g. `Spec.prepare`.
       restore: what the model reads to the user's units, e.g. `Spec.restore`.
       ema: decay of the averaged parameters; 0 is off.
+      adversary: with a discriminator that is trained beside the model.
+      examples: in the training split.
+      axis_name: of the devices that share a batch, see `Partition.axis_name`.
     """
 
     model: Autoencoder
@@ -35,6 +39,26 @@ class Task:
     restore: Callable[[Array], Array] = lambda x: x
     corruption: Corruption = dataclasses.field(default_factory=Corruption)
     ema: float = 0.0
+    adversary: Adversary | None = None
+    examples: int = 0
+    axis_name: str | None = None
+
+    def context(self, variables: Any, batch: Batch, output: Any, keys: Array, step: Any, critic: Any) -> Context:
+        """What the objective reads of a batch; `keys` are one for each example."""
+        x, mean = self.prepare(batch["x"]), self.objective.mean
+        label = batch["label"] if self.model.classes else None
+        return Context(
+            self.model.apply, variables, x, output, keys, step, label, mean, critic, self.examples, self.axis_name
+        )
+
+    def apply(self, variables: Any, x: Array, batch: Batch, keys: Array | None, **options: Any) -> Any:
+        """The model's output for x, conditional on the batch's labels where the model is."""
+        label = batch["label"] if self.model.classes else None
+        return self.model.apply(variables, x, keys=keys, label=label, **options)
+
+    def losses(self, c: Context) -> dict[str, Array]:
+        """The objective's components by name, the adversary's among them, per example."""
+        return self.objective(c, self.adversary.terms(c.critic, c) if self.adversary else None)
 
 
 class TrainState(struct.PyTreeNode):
@@ -46,6 +70,7 @@ class TrainState(struct.PyTreeNode):
       variables: the model's other collections, e.g. running statistics.
       opt_state: of the optimizer.
       ema: averaged parameters; empty where `Task.ema` is 0.
+      critic: the discriminator's `params` and `opt_state`; empty where there is no adversary.
     """
 
     step: Array
@@ -53,12 +78,19 @@ class TrainState(struct.PyTreeNode):
     variables: Any
     opt_state: Any
     ema: Any
+    critic: Any = struct.field(default_factory=dict)
 
 
 def init(task: Task, shape: Sequence[int], key: Array) -> TrainState:
     """The state before the first step, for inputs of `shape`."""
-    variables = dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape))))
-    return start(task, variables.pop("params"), variables)
+    label = jnp.zeros(1, jnp.int32) if task.model.classes else None
+    variables = dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label))
+    state = start(task, variables.pop("params"), variables)
+    if task.adversary:
+        output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))
+        critic = task.adversary.init(jax.random.fold_in(key, 1), output)
+        state = state.replace(critic={"params": critic, "opt_state": task.adversary.optimizer.init(critic)})
+    return state
 
 
 def start(task: Task, params: Any, variables: Any) -> TrainState:
@@ -92,17 +124,25 @@ def train_step(
       The state after the step, and scalars: the objective's components, each averaged over the
       batch, the bottleneck's metrics and `grad_norm`.
     """
-    x = task.prepare(batch["x"])
-    noisy = task.corruption(jax.random.fold_in(key, state.step), x, batch["index"])
+    keys = example_keys(jax.random.fold_in(key, state.step), batch)
+    noisy = task.corruption(fold(keys, 0), task.prepare(batch["x"]))
+    critic = state.critic.get("params")
 
     def loss_fn(params):
         variables = {"params": params, **state.variables}
-        output, updated = task.model.apply(variables, noisy, train=True, mutable=list(state.variables))
-        metrics = jax.tree.map(jnp.mean, task.objective(output, x) | dict(output.code.metrics))
-        return metrics["loss"], (metrics, updated)
+        output, updated = task.apply(variables, noisy, batch, fold(keys, 1), train=True, mutable=list(state.variables))
+        c = task.context(variables, batch, output, fold(keys, 2), state.step, critic)
+        metrics = jax.tree.map(jnp.mean, task.losses(c) | dict(output.code.metrics))
+        return metrics["loss"], (metrics, updated, output)
 
-    grads, (metrics, variables) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics, variables = reduce((grads, metrics, variables), "mean")
+    grads, (metrics, variables, output) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, metrics = reduce((grads, metrics), "mean")
+    variables = _same_everywhere(variables, reduce)
+    updated_critic = state.critic
+    if task.adversary:
+        before = {"params": state.params, **state.variables}
+        c = task.context(before, batch, output, fold(keys, 2), state.step, critic)
+        updated_critic, metrics["critic_loss"] = _critic_step(state.critic, c, task.adversary, reduce)
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -114,7 +154,26 @@ def train_step(
         decay = jnp.minimum(task.ema, (1 + updates) / (10 + updates))
         ema = optax.incremental_update(params, ema, jnp.where(updated, 1 - decay, 0.0))
     metrics["grad_norm"] = optax.tree.norm(grads)
-    return TrainState(state.step + 1, params, variables, opt_state, ema), metrics
+    return TrainState(state.step + 1, params, variables, opt_state, ema, updated_critic), metrics
+
+
+def example_keys(key: Array, batch: Batch) -> Array:
+    """A key for each example, of its index alone: the same on any number of devices."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
+
+
+def _same_everywhere(variables: Any, reduce: Reduce) -> Any:
+    """Running statistics, reduced over devices; modules with `axis_name` made them equal before."""
+    means, largest = reduce(variables, "mean"), reduce(variables, "max")
+    pick = lambda v, mean, most: mean if jnp.issubdtype(v.dtype, jnp.floating) else most  # noqa: E731  counters
+    return jax.tree.map(pick, variables, means, largest)
+
+
+def _critic_step(critic: Any, c: Context, adversary: Adversary, reduce: Reduce) -> tuple[Any, Array]:
+    loss, grads = jax.value_and_grad(lambda params: adversary.loss(params, c).mean())(critic["params"])
+    loss, grads = reduce((loss, grads), "mean")
+    updates, opt_state = adversary.optimizer.update(grads, critic["opt_state"], critic["params"])
+    return {"params": optax.apply_updates(critic["params"], updates), "opt_state": opt_state}, loss
 
 
 def eval_variables(state: TrainState) -> dict[str, Any]:
@@ -122,21 +181,27 @@ def eval_variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.ema or state.params, **state.variables}
 
 
-def eval_step(variables: Mapping[str, Any], batch: Batch, *, task: Task, reduce: Reduce = local) -> Metrics:
-    """Sums over the examples with weight 1 of the objective's components and of `squared_error`.
+def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = local) -> Metrics:
+    """Sums over the examples with weight 1 of the objective's components, the code's metrics and `squared_error`.
 
-    The components are in the model's units, `squared_error` is in the user's.
+    The components are in the model's units, of a code drawn as in training, but from keys that are the
+    same in every evaluation, and with every weight at the end of its schedule. `squared_error` is in the
+    user's units, of the deterministic code.
 
     Args:
-      variables: of the model.
-      batch: `x` [batch, ...] as stored, `weight` [batch], 0 for examples that only fill the batch.
+      state: evaluated with its averaged parameters where it has some.
+      batch: `x` [batch, ...] as stored, `index` [batch], `weight` [batch], 0 for examples that only fill
+        the batch.
 
     Returns:
       Sums over batch and devices by name, and `weight`, the number of examples.
     """
-    x = task.prepare(batch["x"])
-    output: Any = task.model.apply(variables, x)
-    error = task.restore(task.objective.mean(output.decoded)) - task.restore(x)
-    error = jnp.square(error).reshape(x.shape[0], -1).sum(-1)
-    terms = task.objective(output, x) | {"squared_error": error, "weight": jnp.ones_like(error)}
+    x, variables = task.prepare(batch["x"]), eval_variables(state)
+    keys = example_keys(jax.random.key(0), batch)
+    output = task.apply(variables, x, batch, keys)
+    c = task.context(variables, batch, output, fold(keys, 2), None, state.critic.get("params"))
+    # For a deterministic code the compiler sees that this is the same computation again.
+    reconstruction = task.objective.mean(task.apply(variables, x, batch, None).decoded)
+    error = jnp.square(task.restore(reconstruction) - task.restore(x)).reshape(x.shape[0], -1).sum(-1)
+    terms = task.losses(c) | dict(output.code.metrics) | {"squared_error": error, "weight": jnp.ones_like(error)}
     return reduce({name: jnp.sum(value * batch["weight"]) for name, value in terms.items()}, "sum")

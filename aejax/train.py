@@ -1,6 +1,7 @@
 """The loop: from a config to a trained run in a workdir, and on from where it was left."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -19,10 +20,11 @@ from aejax import config as config_lib
 from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, load, padded, rows, split
 from aejax.errors import DivergedError, InputError, StorageError
 from aejax.logs import Logs, read
-from aejax.objectives import RECONSTRUCTIONS, Corruption, Objective
+from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
 from aejax.partition import Partition
 from aejax.pretrain import pretrain, stacked_layers
 from aejax.run import Run, from_checkpoint
+from aejax.sections import instance
 from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start, train_step
 
 Metrics = list[Mapping[str, Any]]
@@ -64,7 +66,7 @@ def train(
     if spec.shape != data.train.shape:
         raise InputError(f"{workdir} was trained on examples of {spec.shape}, the data now holds {data.train.shape}")
     rows(len(data.train), config.batch_size, config.seed, 0)  # raises before anything is decoded
-    task = make_task(config, spec)
+    task = make_task(config, spec, len(data.train), partition.axis_name)
     init_key, key = jax.random.split(jax.random.key(config.seed))
     state = init(task, spec.shape, init_key)
     if saved:
@@ -78,6 +80,8 @@ def train(
     print(models.table(task.model, spec.shape), file=sys.stderr)
     budget = config.data.memory_mb * 2**20
     training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
+    for feed in (training, validation) if config.classes else ():
+        _check_labels(feed, config.classes)
     with _storage_errors(workdir):
         _claim(workdir, config)
     if not saved and config.pretrain.steps:
@@ -88,7 +92,9 @@ def train(
         lambda state, held, batch, reduce: train_step(state, gather(held, batch), key, task=task, reduce=reduce)
     )
     validate = _validator(task, partition, validation, config.batch_size)
-    sample = _sampler(task, spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))["x"])
+    sample = _sampler(
+        make_task(config, spec), spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))
+    )
     begin = saved.step if saved else 0
     batches = training.batches(lambda i: rows(len(data.train), config.batch_size, config.seed, i), begin, config.steps)
     state = partition.replicate(state)
@@ -132,15 +138,21 @@ def train(
 
 
 def fit(
-    config: ConfigDict, images: Any, workdir: str | Path | None = None, *, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    images: Any,
+    workdir: str | Path | None = None,
+    *,
+    label: Any = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Run:
     """Trains on an array: [n, features], [n, height, width] or [n, height, width, channels].
 
+    `label` [n], whole numbers from 0, is what a conditional model (`config.classes`) is given.
     Without a workdir nothing stays on disk. With one, the same call goes on where it was left.
     """
     config_lib.check(config)
     config = config.copy_and_resolve_references()
-    source = from_array(images, name="images", size=config.data.size)
+    source = from_array(images, label, name="images", size=config.data.size)
     with config.unlocked():
         config.data.name = f"array-{zlib.crc32(np.ascontiguousarray(images)):08x}"
     data = split({"train": source}, config.data)
@@ -149,22 +161,41 @@ def fit(
         return train(config, folder, data=data, devices=devices)
 
 
-def make_task(config: ConfigDict, spec: Spec) -> Task:
-    """Model, objective and optimizer of a config, checked against each other."""
-    model = models.build(config, spec.shape)
-    objective = Objective(config.objective.reconstruction, config.objective.weights.to_dict())
-    output = models.abstract_output(model, spec.shape)
-    jax.eval_shape(objective, output, output.decoded)  # every weight has its term
-    models.warn_if_overcomplete(output, config)
-    return Task(
+def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str | None = None) -> Task:
+    """Model, objective and optimizer of a config, checked against each other.
+
+    `examples` is the number in the training split, `axis_name` that of the devices, see `Partition`.
+    """
+    model = models.build(config, spec.shape, axis_name)
+    adversary = None
+    if config.adversary.name != "none":
+        adversary = instance("adversary", ADVERSARIES, config.adversary)
+    task = Task(
         model=model,
-        objective=objective,
+        objective=Objective(instance("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
         optimizer=optim.build(config.optim, config.steps),
         prepare=spec.prepare,
         restore=spec.restore,
         corruption=Corruption(**config.corruption),
         ema=config.ema,
+        adversary=adversary,
+        examples=examples,
+        axis_name=axis_name,
     )
+    _check_terms(dataclasses.replace(task, model=models.build(config, spec.shape), axis_name=None), spec)
+    models.warn_if_overcomplete(models.abstract_output(model, spec.shape), config)
+    return task
+
+
+def _check_terms(task: Task, spec: Spec) -> None:
+    """Raises InputError where a weight has no term, or a term does not fit the model. Computes nothing."""
+
+    def evaluate(x: Any) -> Any:
+        state = init(task, spec.shape, jax.random.key(0))
+        batch = {"x": x, **{name: np.arange(2, dtype=np.int32) for name in ("index", "label", "weight")}}
+        return eval_step(state, batch, task=task)
+
+    jax.eval_shape(evaluate, jax.ShapeDtypeStruct((2, *spec.shape), np.float32))
 
 
 def _open(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
@@ -205,13 +236,26 @@ def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None
 
 
 def _check_range(task: Task, source: Source) -> None:
-    if RECONSTRUCTIONS[task.objective.reconstruction].unit_interval and len(source.shape) == 1:
+    likelihood = task.objective.likelihood
+    if likelihood.unit_interval and len(source.shape) == 1:
         for x in map(task.prepare, chunks(source)):
             if x.min() < 0 or x.max() > 1:
                 raise InputError(
-                    f"objective.reconstruction={task.objective.reconstruction} wants values in [0, 1], the data has "
-                    f"{x.min():.3g} to {x.max():.3g}; use squared_error or scale the data"
+                    f"likelihood.name={type(likelihood).__name__} wants values in [0, 1], the data has "
+                    f"{x.min():.3g} to {x.max():.3g}; use gaussian or squared_error, or scale the data"
                 )
+
+
+def _check_labels(feed: Feed, classes: int) -> None:
+    name = feed.source.name
+    if "label" not in feed.source.take(np.arange(1)):
+        raise InputError(f"classes={classes} makes the model conditional, but {name} has no labels; set classes=0")
+    label = np.asarray(feed.held.get("label", 0))
+    if label.min() < 0 or label.max() >= classes:
+        raise InputError(
+            f"{name} has labels from {label.min()} to {label.max()}, and classes={classes} means 0 to {classes - 1}; "
+            "set classes to the number of labels"
+        )
 
 
 def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) -> Callable[[TrainState], dict]:
@@ -219,12 +263,12 @@ def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) ->
     batches = math.ceil(len(feed.source) / batch_size)
     compiled = partition.compile(
         lambda carry, held, batch, reduce: eval_step(
-            held["variables"], gather(held["data"], batch), task=task, reduce=reduce
+            held["state"], gather(held["data"], batch), task=task, reduce=reduce
         )
     )
 
     def validate(state: TrainState) -> dict[str, float]:
-        held = {"variables": eval_variables(state), "data": feed.held}
+        held = {"state": state, "data": feed.held}
         sums = []
         for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0], 0, batches)):
             weight = padded(len(feed.source), batch_size, i)[1]
@@ -238,17 +282,20 @@ def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) ->
     return validate
 
 
-def _sampler(task: Task, spec: Spec, x: np.ndarray) -> Callable[[TrainState], dict[str, np.ndarray]]:
-    """Latents, reconstructions and inputs of the fixed evaluation batch, in the user's units."""
+def _sampler(task: Task, spec: Spec, batch: Mapping[str, Any]) -> Callable[[TrainState], dict[str, np.ndarray]]:
+    """Latents, reconstructions and inputs of the fixed evaluation batch, in the user's units.
+
+    `task` is one without an axis of devices.
+    """
 
     @jax.jit
-    def apply(variables, x):
-        x = spec.prepare(x)
-        output: Any = task.model.apply(variables, x)
+    def apply(variables, batch):
+        x = spec.prepare(batch["x"])
+        output: Any = task.apply(variables, x, batch, None)
         reconstructions = spec.restore(task.objective.mean(output.decoded))
         return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": spec.restore(x)}
 
-    return lambda state: jax.device_get(apply(jax.device_get(eval_variables(state)), x))
+    return lambda state: jax.device_get(apply(jax.device_get(eval_variables(state)), batch))
 
 
 def _report(logs: Logs, step: int, window: Metrics, checkpoints: checkpoint.Checkpoints) -> None:

@@ -22,7 +22,7 @@ def get_config(arg=""):
     config.encoder = aejax.config.module("conv", features=(64, 128))
     config.bottleneck = aejax.config.module("conv", features=256)
     config.decoder = aejax.config.module("conv", features=(128, 64))
-    config.objective.reconstruction = "bernoulli"
+    config.likelihood.name = "bernoulli"
     config.steps, config.checkpoint_every = (400, 200) if flags.mnist else (200, 50)
     config.log_every = 10
     if flags.tiny:

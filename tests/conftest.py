@@ -2,7 +2,14 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 " + os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_force_host_platform_device_count=4",
+        # The programs are tiny and many: compiling them is most of the suite's time.
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        os.environ.get("XLA_FLAGS", ""),
+    ]
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "agg"
 
@@ -14,6 +21,7 @@ import numpy as np
 import pytest
 
 import aejax
+from aejax.objectives import Context
 
 MNIST = next(
     (
@@ -60,3 +68,24 @@ def one_device():
 
 def assert_trees_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def context(x, decoded=None, z=None, **fields):
+    """A `Context` without a model: `fields` of Code (losses, posterior, prior, ...) or of Context."""
+    x = jax.numpy.asarray(x, jax.numpy.float32)
+    z = jax.numpy.zeros((len(x), 2)) if z is None else jax.numpy.asarray(z, jax.numpy.float32)
+    of_code = {key: fields.pop(key) for key in list(fields) if key in aejax.Code.__dataclass_fields__}
+    log_scale = fields.pop("log_scale", None)
+    output = aejax.Output(aejax.Code(z=z, **of_code), x if decoded is None else jax.numpy.asarray(decoded), log_scale)
+    given = {"apply": None, "variables": {}, "keys": jax.random.split(jax.random.key(0), len(x)), **fields}
+    return Context(x=x, output=output, **given)
+
+
+def example_keys(n, seed=0):
+    """A key for each of n examples, as the training step makes them."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(n))
+
+
+def shared_among(n, arrays):
+    """[batch, ...] to [n, batch / n, ...] for pmap."""
+    return jax.tree.map(lambda a: a.reshape(n, len(a) // n, *a.shape[1:]), arrays)

@@ -1,82 +1,207 @@
+"""Likelihoods against scipy and quadrature, the weighted sum, schedules and corruption."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.stats
+from conftest import context, example_keys
 from scipy.special import expit
-from scipy.stats import bernoulli
 
 import aejax
-from aejax.objectives import Corruption, Objective
+from aejax.objectives import LIKELIHOODS, Corruption, Objective
+from aejax.objectives.likelihoods import (
+    AbsoluteError,
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    Laplace,
+    SquaredError,
+)
+from aejax.objectives.schedules import cyclical, linear
 
 
-def output(decoded, z=None, **losses):
-    z = jnp.zeros((len(decoded), 2)) if z is None else z
-    return aejax.Output(aejax.Code(z=z, losses=losses), decoded)
+def decoded_and_x(seed, shape=(4, 2, 3, 1)):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=shape).astype(np.float32), rng.uniform(size=shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_bernoulli_is_the_log_probability_in_nats(seed):
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(scale=3, size=(4, 2, 3, 1)).astype(np.float32)
-    x = rng.integers(0, 2, size=logits.shape).astype(np.float32)
-    expected = -bernoulli.logpmf(x.astype(int), expit(logits)).reshape(4, -1).sum(1)
-    terms = Objective("bernoulli", {})(output(logits), x)
+    logits, x = decoded_and_x(seed)
+    logits, x = 3 * logits, np.round(x)
+    expected = -scipy.stats.bernoulli.logpmf(x.astype(int), expit(logits)).reshape(4, -1).sum(1)
+    terms = Objective(Bernoulli())(context(x, logits))
     np.testing.assert_allclose(terms["reconstruction"], expected, rtol=1e-4)
-    np.testing.assert_allclose(Objective("bernoulli", {}).mean(logits), expit(logits), rtol=1e-5)
+    np.testing.assert_allclose(Objective(Bernoulli()).mean(logits), expit(logits), rtol=1e-5)
 
 
 def test_bernoulli_stays_finite_far_out():
-    terms = Objective("bernoulli", {})(output(jnp.array([[1e4, -1e4]])), jnp.array([[0.0, 1.0]]))
+    terms = Objective(Bernoulli())(context([[0.0, 1.0]], jnp.array([[1e4, -1e4]])))
     np.testing.assert_allclose(terms["loss"], [2e4])
 
 
-def test_squared_error_is_summed_over_values_and_kept_per_example():
-    x, decoded = jnp.arange(12.0).reshape(2, 2, 3, 1), jnp.zeros((2, 2, 3, 1))
-    terms = Objective("squared_error", {})(output(decoded), x)
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("scale", [0.3, 2.0])
+def test_gaussian_and_laplace_are_densities_of_that_scale(seed, scale):
+    decoded, x = decoded_and_x(seed)
+    np.testing.assert_allclose(
+        Gaussian(scale).nll(decoded, x), -scipy.stats.norm.logpdf(x, decoded, scale), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        Laplace(scale).nll(decoded, x), -scipy.stats.laplace.logpdf(x, decoded, scale), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("likelihood", "density"), [(Gaussian, scipy.stats.norm), (Laplace, scipy.stats.laplace)])
+def test_learned_and_optimal_scales(likelihood, density):
+    decoded, x = decoded_and_x(0)
+    learned = likelihood(2.0, "learned").nll(decoded, x, jnp.log(0.25))
+    np.testing.assert_allclose(learned, -density.logpdf(x, decoded, 0.5), rtol=1e-4, atol=1e-5)
+    _, best = density.fit((x - decoded).ravel(), floc=0)  # the maximum of the likelihood, by scipy
+    optimal = likelihood(variance="optimal").nll(decoded, x)
+    np.testing.assert_allclose(optimal, -density.logpdf(x, decoded, best), rtol=1e-3, atol=1e-4)
+    assert np.isfinite(likelihood(variance="optimal").nll(x, x)).all()
+
+
+@pytest.mark.parametrize("logit", [-8.0, -1.0, -0.11, -0.09, 0.0, 1e-4, 0.3, 30.0])
+def test_continuous_bernoulli_is_a_density_with_its_mean(logit):
+    likelihood, l = ContinuousBernoulli(), jnp.float32(logit)  # noqa: E741
+    grid = np.linspace(0, 1, 20_001)
+    density = np.exp(-np.asarray(likelihood.nll(l, jnp.asarray(grid, jnp.float32)), np.float64))
+    assert scipy.integrate.simpson(density, x=grid) == pytest.approx(1, abs=2e-4)
+    assert float(likelihood.mean(l)) == pytest.approx(scipy.integrate.simpson(grid * density, x=grid), abs=2e-4)
+    assert np.isfinite(jax.grad(lambda v: likelihood.nll(v, jnp.float32(0.3)))(l))
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.05, 1.0])
+@pytest.mark.parametrize("mean", [-0.2, 0.0, 0.5, 1.1])
+def test_discretised_logistic_is_a_distribution_over_256_levels(mean, scale):
+    levels = jnp.arange(256) / 255
+    nll = DiscretisedLogistic(scale).nll(jnp.full(256, mean), levels)
+    assert np.isfinite(nll).all()
+    assert float(jnp.exp(-nll).sum()) == pytest.approx(1, abs=1e-3)
+    edges = (np.arange(257) - 0.5) / 255
+    edges[0], edges[-1] = -np.inf, np.inf
+    expected = np.diff(scipy.stats.logistic.cdf(edges, mean, scale))
+    seen = expected > 1e-3
+    np.testing.assert_allclose(np.exp(-nll)[seen], expected[seen], rtol=1e-2)  # float32 near the levels' edges
+
+
+def test_squared_and_absolute_error_are_summed_over_values_and_kept_per_example():
+    x = jnp.arange(12.0).reshape(2, 2, 3, 1)
+    terms = Objective(SquaredError())(context(x, jnp.zeros((2, 2, 3, 1))))
     np.testing.assert_array_equal(terms["loss"], [55, 451])  # sums of squares of 0..5 and of 6..11
+    np.testing.assert_array_equal(Objective(AbsoluteError())(context(x, jnp.zeros_like(x)))["loss"], [15, 51])
+
+
+def test_every_likelihood_prefers_its_own_mean_at_the_input():
+    x = jnp.full((1, 3), 0.5)
+    for name, likelihood in LIKELIHOODS.items():
+        loss = likelihood()
+        at = jnp.zeros_like(x) if "bernoulli" in name else x  # logits
+        near, far = (loss.nll(at + d, x).sum() for d in (0.0, 0.5))
+        assert near < far, name
+        np.testing.assert_allclose(loss.mean(at), x, atol=1e-6, err_msg=name)
+
+
+def test_hidden_patches_alone_count_where_there_is_a_mask():
+    x = jnp.arange(32.0).reshape(2, 4, 4, 1)
+    mask = jnp.array([[[1.0, 0], [0, 0]], [[0, 0], [0, 1]]])
+    loss = Objective(SquaredError())(context(x, jnp.zeros_like(x), mask=mask))["loss"]
+    np.testing.assert_array_equal(loss, [np.square(x[0, :2, :2]).sum(), np.square(x[1, 2:, 2:]).sum()])
 
 
 def test_terms_are_weighted_and_logged_unweighted():
     z = jnp.array([[1.0, -2.0], [0.0, 4.0]])
-    x = jnp.ones((2, 3))
-    objective = Objective("squared_error", {"l1": 0.5, "mine": 3.0})
-    terms = objective(output(jnp.zeros((2, 3)), z, mine=jnp.array([1.0, 2.0])), x)
+    objective = Objective(SquaredError(), {"l1": 0.5, "mine": 3.0, "reconstruction": 2.0})
+    terms = objective(context(jnp.ones((2, 3)), jnp.zeros((2, 3)), z, losses={"mine": jnp.array([1.0, 2.0])}))
     np.testing.assert_array_equal(terms["l1"], [3, 4])
     np.testing.assert_array_equal(terms["mine"], [1, 2])
-    np.testing.assert_array_equal(terms["loss"], [3 + 1.5 + 3, 3 + 2 + 6])
+    np.testing.assert_array_equal(terms["reconstruction"], [3, 3])
+    np.testing.assert_array_equal(terms["loss"], [6 + 1.5 + 3, 6 + 2 + 6])
 
 
-def test_unknown_terms_are_named():
-    with pytest.raises(aejax.InputError, match="term 'l2' is unknown; choose one of: l1"):
-        Objective("squared_error", {"l2": 1.0})(output(jnp.zeros((1, 2))), jnp.zeros((1, 2)))
-    with pytest.raises(aejax.InputError, match="did you mean 'bernoulli'"):
-        Objective("bernouli", {})
+def test_an_adversarys_terms_are_weighted_too():
+    terms = Objective(SquaredError(), {"fooled": 2.0})(context(jnp.ones((2, 3))), {"fooled": jnp.array([1.0, 3.0])})
+    np.testing.assert_array_equal(terms["loss"], [2, 6])
 
 
-@pytest.mark.parametrize("name", ["gaussian", "masking"])
+def test_schedules_multiply_the_weight_and_are_over_in_evaluation():
+    objective = Objective(SquaredError(), {"l1": 2.0}, schedules={"l1": {"name": "linear", "steps": 10}})
+    z = jnp.array([[1.0, 2.0]])
+    for step, expected in ((0, 0.0), (5, 3.0), (10, 6.0), (99, 6.0), (None, 6.0)):
+        step = None if step is None else jnp.array(step)
+        assert float(objective(context(jnp.ones((1, 3)), z=z, step=step))["loss"][0]) == pytest.approx(expected)
+
+
+def test_cyclical_goes_up_and_starts_again():
+    steps = jnp.arange(24)
+    expected = [min((s % 5) / 5 / 0.4, 1.0) if s < 20 else 1.0 for s in range(24)]
+    np.testing.assert_allclose(cyclical(steps, 20, cycles=4, ratio=0.4), expected, atol=1e-5)
+    np.testing.assert_allclose(linear(steps, 10), np.minimum(np.arange(24) / 10, 1))
+
+
+def test_unknown_terms_options_and_schedules_are_named():
+    c = context(jnp.zeros((1, 2)))
+    with pytest.raises(aejax.InputError, match=r"term 'l2' is unknown; choose one of: .*code_l2"):
+        Objective(SquaredError(), {"l2": 1.0})(c)
+    with pytest.raises(aejax.InputError, match=r"options.mmd: option 'kernal' is unknown; did you mean 'kernel'"):
+        Objective(SquaredError(), {"mmd": 1.0}, options={"mmd": {"kernal": "rbf"}})(c)
+    with pytest.raises(aejax.InputError, match=r"schedules.l1.name 'lin' is unknown"):
+        Objective(SquaredError(), {"l1": 1.0}, schedules={"l1": {"name": "lin", "steps": 1}})
+    with pytest.raises(aejax.InputError, match=r"objective.schedules.kl is there but objective.weights.kl is not"):
+        Objective(SquaredError(), {}, schedules={"kl": {"name": "linear", "steps": 1}})
+    with pytest.raises(aejax.InputError, match=r"steps must be at least 1, got 0"):
+        Objective(SquaredError(), {"l1": 1.0}, schedules={"l1": {"name": "linear", "steps": 0}})
+    with pytest.raises(aejax.InputError, match=r"objective.bound.name 'iwa' is unknown; did you mean 'iwae'"):
+        Objective(SquaredError(), bound={"name": "iwa"})
+
+
+@pytest.mark.parametrize("cls", [Gaussian, Laplace, DiscretisedLogistic])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_scales_must_be_above_zero(cls, scale):
+    with pytest.raises(aejax.InputError, match=r"likelihood.scale must be above 0"):
+        cls(scale)
+
+
+def test_variances_must_exist():
+    with pytest.raises(aejax.InputError, match=r"likelihood.variance 'learnt' is unknown; did you mean 'learned'"):
+        Gaussian(variance="learnt")
+    with pytest.raises(aejax.InputError, match="choose 'learned'"):
+        DiscretisedLogistic(variance="optimal")
+
+
+@pytest.mark.parametrize("name", ["gaussian", "masking", "salt_and_pepper"])
 def test_noise_belongs_to_the_example_and_the_key(name):
     corrupt = Corruption(name, 0.4)
-    x = jnp.ones((8, 50))
-    index = jnp.arange(8)
-    key = jax.random.key(0)
-    noisy = corrupt(key, x, index)
-    np.testing.assert_array_equal(corrupt(key, x[3:5], index[3:5]), noisy[3:5])
+    x, keys = jnp.full((8, 50), 0.5), example_keys(8)
+    noisy = corrupt(keys, x)
+    np.testing.assert_array_equal(corrupt(keys[3:5], x[3:5]), noisy[3:5])
     assert jnp.any(noisy[0] != noisy[1])
-    assert jnp.any(corrupt(jax.random.key(1), x, index) != noisy)
+    assert jnp.any(corrupt(example_keys(8, seed=1), x) != noisy)
 
 
 def test_noise_has_its_level():
-    x = jnp.ones((200, 100))
-    masked = Corruption("masking", 0.3)(jax.random.key(0), x, jnp.arange(200))
-    assert set(np.unique(masked)) == {0, 1}
+    x, keys = jnp.full((200, 100), 0.5), example_keys(200)
+    masked = Corruption("masking", 0.3)(keys, x)
+    assert set(np.unique(masked)) == {0, 0.5}
     assert abs(float((masked == 0).mean()) - 0.3) < 0.02  # four deviations of a share of 20,000
-    noise = Corruption("gaussian", 0.3)(jax.random.key(0), x, jnp.arange(200)) - x
+    noise = Corruption("gaussian", 0.3)(keys, x) - x
     assert abs(float(noise.std()) - 0.3) < 0.01
     assert abs(float(noise.mean())) < 0.01
-    np.testing.assert_array_equal(Corruption()(jax.random.key(0), x, jnp.arange(200)), x)
+    salted = Corruption("salt_and_pepper", 0.3)(keys, x)
+    for value in (0, 1):
+        assert abs(float((salted == value).mean()) - 0.15) < 0.015
+    np.testing.assert_array_equal(Corruption()(keys, x), x)
 
 
-@pytest.mark.parametrize(("name", "level"), [("masking", 1.0), ("gaussian", -1.0), ("gaussian", 0.0), ("salt", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [("masking", 1.0), ("salt_and_pepper", 1.0), ("gaussian", -1.0), ("gaussian", 0.0), ("salt", 0.1)],
+)
 def test_corruption_checks_its_level(name, level):
     with pytest.raises(aejax.InputError, match=r"corruption"):
         Corruption(name, level)

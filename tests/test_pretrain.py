@@ -111,7 +111,7 @@ def test_inner_pairs_copy_codes_by_squared_error_whatever_the_first_does():
     """tanh codes are negative half the time: a Bernoulli there would run away."""
     x = 1 / (1 + np.exp(-vectors(300)))
     config = mlp(encoder__features=(4,), decoder__features=(4,), optim__lr=1e-2, pretrain__steps=600)
-    config.objective.reconstruction = "bernoulli"
+    config.likelihood.name = "bernoulli"
     trained, _ = run(config, x, one_device())
     w1, b1 = layer(trained, "encoder")
     w2, b2 = layer(trained, "bottleneck", "dense")

@@ -17,7 +17,7 @@ def conv(**changes):
         encoder=aejax.config.module("conv", features=(2,)),
         bottleneck=aejax.config.module("conv", features=1),
         decoder=aejax.config.module("conv", features=(2,)),
-        objective__reconstruction="bernoulli",
+        likelihood__name="bernoulli",
         **changes,
     )
 
@@ -63,7 +63,7 @@ def test_generate_draws_from_a_gaussian_of_the_latents(folder):
     np.testing.assert_array_equal(run.generate(3, seed=1), run.generate(3, seed=1))
     assert np.any(run.generate(3, seed=1) != run.generate(3, seed=2))
     drawn = []
-    object.__setattr__(run, "decode", lambda z: drawn.append(z) or z)
+    object.__setattr__(run, "decode", lambda z, label: drawn.append(z) or z)
     run.generate(200_000)
     z, latents = drawn[0].reshape(200_000, -1), run.latents.reshape(6, -1)
     np.testing.assert_allclose(z.mean(0), latents.mean(0), atol=0.02 * latents.std())
@@ -106,7 +106,7 @@ def test_fit_without_a_workdir_leaves_nothing_and_serves(tmp_path, monkeypatch):
         ("encode", np.zeros((0, 8, 8, 1)), "no numbers"),
         ("decode", np.zeros((2, 5)), r"latents are \(n, \*\(4, 4, 1\)\), the given ones \(2, 5\)"),
         ("decode", np.zeros((0, 4, 4, 1)), r"the given ones \(0, 4, 4, 1\)"),
-        ("generate", 0, "the given ones"),
+        ("generate", 0, "num of at least 1"),
     ],
 )
 def test_wrong_shapes_are_named(folder, method, value, message):

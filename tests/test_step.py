@@ -6,8 +6,10 @@ import optax
 from conftest import assert_trees_equal
 
 import aejax
+from aejax.models.layers import fold
 from aejax.objectives import Corruption, Objective
-from aejax.step import Task, eval_step, eval_variables, gather, init, train_step
+from aejax.objectives.likelihoods import Bernoulli, SquaredError
+from aejax.step import Task, eval_step, eval_variables, example_keys, gather, init, train_step
 
 
 def task(**changes):
@@ -17,7 +19,7 @@ def task(**changes):
     return Task(
         **{
             "model": model,
-            "objective": Objective("squared_error", {}),
+            "objective": Objective(SquaredError()),
             "optimizer": optax.sgd(0.05),
             "prepare": lambda x: x,
             **changes,
@@ -94,32 +96,33 @@ def test_noise_changes_with_the_step_and_reaches_only_the_encoder():
     _, again = train_step(state, batch(), key, task=t)
     _, later = train_step(state.replace(step=jnp.array(1)), batch(), key, task=t)
     assert first["loss"] == again["loss"] != later["loss"]
-    output = t.model.apply(eval_variables(state), t.corruption(jax.random.fold_in(key, 0), batch()["x"], jnp.arange(4)))
+    keys = fold(example_keys(jax.random.fold_in(key, 0), batch()), 0)
+    output = t.model.apply(eval_variables(state), t.corruption(keys, batch()["x"]))
     clean = np.square(output.decoded - batch()["x"]).sum(1).mean()  # compared with the clean input
     np.testing.assert_allclose(first["loss"], clean, rtol=1e-5)
-    sums = [eval_step(eval_variables(state), {**batch(), "weight": jnp.ones(4)}, task=t) for _ in range(2)]
-    plain = eval_step(eval_variables(state), {**batch(), "weight": jnp.ones(4)}, task=task())
+    sums = [eval_step(state, {**batch(), "weight": jnp.ones(4)}, task=t) for _ in range(2)]
+    plain = eval_step(state, {**batch(), "weight": jnp.ones(4)}, task=task())
     assert_trees_equal(sums[0], sums[1])
     assert_trees_equal(sums[0], plain)  # evaluation sees no noise
 
 
 def test_evaluation_counts_only_what_has_weight():
     t = task()
-    variables = eval_variables(init(t, (3,), jax.random.key(1)))
+    state = init(t, (3,), jax.random.key(1))
     b = batch(6)
-    part = eval_step(variables, {**b, "weight": jnp.array([1.0, 1, 1, 1, 0, 0])}, task=t)
-    small = eval_step(variables, {**{k: v[:4] for k, v in b.items()}, "weight": jnp.ones(4)}, task=t)
+    part = eval_step(state, {**b, "weight": jnp.array([1.0, 1, 1, 1, 0, 0])}, task=t)
+    small = eval_step(state, {**{k: v[:4] for k, v in b.items()}, "weight": jnp.ones(4)}, task=t)
     for name in small:
         np.testing.assert_allclose(part[name], small[name], rtol=1e-6)
     assert small["weight"] == 4
 
 
 def test_squared_error_of_a_bernoulli_is_that_of_its_mean():
-    t = task(objective=Objective("bernoulli", {}))
-    variables = eval_variables(init(t, (3,), jax.random.key(1)))
-    b = {"x": jax.random.uniform(jax.random.key(0), (4, 3)), "weight": jnp.ones(4)}
-    mean = jax.nn.sigmoid(t.model.apply(variables, b["x"]).decoded)
-    sums = eval_step(variables, b, task=t)
+    t = task(objective=Objective(Bernoulli()))
+    state = init(t, (3,), jax.random.key(1))
+    b = {"x": jax.random.uniform(jax.random.key(0), (4, 3)), "weight": jnp.ones(4), "index": jnp.arange(4)}
+    mean = jax.nn.sigmoid(t.model.apply(eval_variables(state), b["x"]).decoded)
+    sums = eval_step(state, b, task=t)
     np.testing.assert_allclose(sums["squared_error"], np.square(mean - b["x"]).sum(), rtol=1e-5)
 
 
@@ -133,7 +136,7 @@ def test_gather_takes_rows_of_what_is_held():
 
 class Normalised(nn.Module):
     @nn.compact
-    def __call__(self, x, *, train=False):
+    def __call__(self, x, *, keys=None, train=False):
         return nn.Dense(2)(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
 
 

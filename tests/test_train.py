@@ -312,7 +312,7 @@ def test_changed_architecture_is_refused(tmp_path, monkeypatch):
     fit(mlp(), tmp_path, stop=after(4))
     real = aejax.models.build
     wider = mlp(encoder__features=(7,))
-    monkeypatch.setattr(train_lib.models, "build", lambda config, shape: real(wider, shape))
+    monkeypatch.setattr(train_lib.models, "build", lambda config, shape, *axis: real(wider, shape, *axis))
     with pytest.raises(aejax.InputError, match=r"another architecture: .*dense/kernel: \(5, 2\) there, \(7, 2\) now"):
         fit(mlp(), tmp_path, stop=lambda: False)
 
@@ -365,7 +365,7 @@ def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"batch_size": 200}, "batch_size=200 is larger than the 80 training examples"),
-        ({"objective__reconstruction": "bernoulli"}, r"wants values in \[0, 1\]"),
+        ({"likelihood__name": "bernoulli"}, r"wants values in \[0, 1\]"),
         ({"objective__weights": {"l1": "a"}}, "l1 must be a number"),
         ({"seed": -1}, "seed must not be negative"),
         (

@@ -20,10 +20,10 @@ def against_pca(run: Run, splits: data.Splits) -> dict[str, Any]:
     PCA has as many components as the code has numbers, and is left out where that is no fewer than
     the input has.
     """
-    stored = data.read(splits.test)["x"]
-    test = run.in_users_units(stored)
+    read = data.read(splits.test)
+    test, label = run.in_users_units(read["x"]), read["label"] if run.config.classes else None
     components, size = int(np.prod(run.latents.shape[1:])), int(np.prod(test.shape[1:]))
-    error = squared_error(test, run.reconstruct(stored))
+    error = squared_error(test, run.reconstruct(read["x"], label))
     result = {
         "split": splits.test.name,
         "examples": len(test),

@@ -8,7 +8,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
-from aejax.models.layers import Upsample, activate, flatten
+from aejax.models.layers import Normalise, Upsample, activate, flatten
+from aejax.models.resnet import ResNetDecoder
+from aejax.models.vit import ViTDecoder
 
 
 class TiedDense(nn.Module):
@@ -32,6 +34,7 @@ class MLPDecoder(nn.Module):
       output: activation of the last layer; "linear" gives logits.
       tied: the kernels are the transposes of the encoder's, given to the call as `kernels`, innermost
         first; only the biases are parameters (Vincent et al. 2010, section 2.2).
+      spectral: divides each kernel by its largest singular value (Miyato et al. 2018).
     """
 
     shape: Sequence[int]
@@ -39,7 +42,10 @@ class MLPDecoder(nn.Module):
     activation: str = "relu"
     output: str = "linear"
     tied: bool = False
+    spectral: bool = False
+    normalisation: str = "none"
     dtype: DTypeLike = "float32"
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, z: Array, kernels: Sequence[Array] = (), *, train: bool = False) -> Array:
@@ -54,14 +60,19 @@ class MLPDecoder(nn.Module):
             name = f"dense_{i}"
             if self.tied:
                 x = TiedDense(self.dtype, name=name)(x, kernels[i])
+            elif self.spectral:
+                dense = nn.Dense(width, dtype=self.dtype, name=name)
+                x = nn.SpectralNorm(dense, collection_name="batch_stats", name=f"spectral_{i}")(x, update_stats=train)
             else:
                 x = nn.Dense(width, dtype=self.dtype, name=name)(x)
-            x = activate(self.activation if i < len(widths) - 1 else self.output, x)
+            if i < len(self.features):
+                x = Normalise(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
+            x = activate(self.activation if i < len(self.features) else self.output, x)
         return x.reshape(x.shape[0], *self.shape)
 
 
 class ConvDecoder(nn.Module):
-    """Convolution, activation and 2x2 upsampling per entry of `features`, then one convolution to the
+    """Convolution, normalisation, activation and 2x2 upsampling per entry of `features`, then one convolution to the
     image's channels: [batch, h, w, c] to [batch, h * 2^n, w * 2^n, shape[-1]] with n entries.
 
     A flat code [batch, d] is first projected to the smallest image by a dense layer.
@@ -76,7 +87,9 @@ class ConvDecoder(nn.Module):
     kernel: int = 3
     activation: str = "relu"
     output: str = "linear"
+    normalisation: str = "none"
     dtype: DTypeLike = "float32"
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
@@ -96,10 +109,17 @@ class ConvDecoder(nn.Module):
         size = (self.kernel, self.kernel)
         x = z
         for i, width in enumerate(self.features):
-            x = activate(self.activation, nn.Conv(width, size, dtype=self.dtype, name=f"conv_{i}")(x))
+            x = nn.Conv(width, size, dtype=self.dtype, name=f"conv_{i}")(x)
+            x = Normalise(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
+            x = activate(self.activation, x)
             x = Upsample(name=f"upsample_{i}")(x)
         x = nn.Conv(c, size, dtype=self.dtype, name=f"conv_{len(self.features)}")(x)
         return activate(self.output, x)
 
 
-DECODERS: dict[str, type[nn.Module]] = {"mlp": MLPDecoder, "conv": ConvDecoder}
+DECODERS: dict[str, type[nn.Module]] = {
+    "mlp": MLPDecoder,
+    "conv": ConvDecoder,
+    "resnet": ResNetDecoder,
+    "vit": ViTDecoder,
+}

@@ -1,10 +1,13 @@
 """Small layers that the blocks are made of."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from aejax.errors import InputError, one_of
 
@@ -39,6 +42,63 @@ def image_shape(x: Array, reader: str) -> tuple[int, int, int, int]:
         raise InputError(f"{reader} reads images [batch, height, width, channels], got {list(x.shape)}")
     b, h, w, c = x.shape
     return b, h, w, c
+
+
+def unit(x: Array) -> Array:
+    """Vectors along the last axis, scaled to length 1; a zero vector stays zero, with a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
+
+
+def normal(keys: Array, shape: Sequence[int]) -> Array:
+    """Standard normal noise [batch, *shape] from a key for each example.
+
+    The noise of an example depends on its own key alone, so it is the same on any number of devices.
+    """
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def fold(keys: Array, number: int) -> Array:
+    """New keys, one for each example, for another purpose."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def axis(module: nn.Module) -> str | None:
+    """The devices' axis of a module that has `axis_name`; None in `init`, which runs on one device."""
+    return None if module.is_initializing() else module.axis_name  # type: ignore[attr-defined]
+
+
+def whole_batch(x: Array, axis_name: str | None) -> Array:
+    """This device's examples to the examples of all devices, [devices * batch, ...]."""
+    return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+NORMALISATIONS = ("none", "batch", "group", "layer")
+
+
+class Normalise(nn.Module):
+    """Normalisation by name, float32 inside.
+
+    Attributes:
+      kind: "none", "batch" (Ioffe and Szegedy 2015, statistics over all devices), "group" (Wu and He
+        2018, up to 32 groups) or "layer" (Ba et al. 2016).
+      axis_name: of the devices, see `build`.
+    """
+
+    kind: str = "none"
+    dtype: DTypeLike = "float32"
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        if self.kind == "none":
+            return x
+        if self.kind == "batch":
+            return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, axis_name=axis(self), name="batch")(x)
+        if self.kind == "group":
+            return nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, name="group")(x)
+        if self.kind == "layer":
+            return nn.LayerNorm(dtype=self.dtype, name="layer")(x)
+        raise one_of("normalisation", self.kind, NORMALISATIONS)
 
 
 class Pool(nn.Module):

@@ -1,0 +1,57 @@
+"""Deterministic codes."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from aejax.models.bottlenecks.code import Code
+from aejax.models.layers import activate, flatten, image_shape, unit
+
+
+class IdentityBottleneck(nn.Module):
+    """The encoder's output is the code."""
+
+    @nn.compact
+    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        return Code(z=h.astype(jnp.float32))
+
+
+class DenseBottleneck(nn.Module):
+    """One dense layer: [batch, ...] to [batch, features]."""
+
+    features: int
+    activation: str = "linear"
+
+    @nn.compact
+    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        dense = nn.Dense(self.features, name="dense")
+        return Code(z=activate(self.activation, dense(flatten(h).astype(jnp.float32))))
+
+
+class ConvBottleneck(nn.Module):
+    """One convolution, nothing is flattened: [batch, h, w, c] to [batch, h, w, features]."""
+
+    features: int
+    kernel: int = 3
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        image_shape(h, "ConvBottleneck")
+        conv = nn.Conv(self.features, (self.kernel, self.kernel), name="conv")
+        return Code(z=activate(self.activation, conv(h.astype(jnp.float32))))
+
+
+class SphericalBottleneck(nn.Module):
+    """One dense layer, scaled to unit length: [batch, ...] to [batch, features] on the unit sphere.
+
+    The code of a deterministic hyperspherical autoencoder (Davidson et al. 2018 give the distribution;
+    Zhao et al. 2019, "Latent variables on spheres", the deterministic form).
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        z = nn.Dense(self.features, name="dense")(flatten(h).astype(jnp.float32))
+        return Code(z=unit(z))

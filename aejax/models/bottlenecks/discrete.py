@@ -1,0 +1,248 @@
+"""Discrete codes without a learned codebook, and what all discrete codes share.
+
+Features become vectors [batch, *positions, features], each of which is one code: a pixel of an image
+[b, h, w, c], a token [b, n, c], or one of the `positions` that flat features [b, d] are projected to.
+Indices are int32 [batch, *positions], from 0 to `size` - 1; whoever calls `lookup` checks that range.
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from aejax.errors import InputError
+from aejax.models.bottlenecks.code import Code
+from aejax.models.layers import axis, flatten, whole_batch
+from aejax.sections import Natural
+
+
+def vectors(h: Array, dense: nn.Dense, positions: int) -> Array:
+    """Features through `dense` to [batch, *positions, features], float32.
+
+    `dense` has positions * features outputs; on the last axis of an image it is a 1x1 convolution.
+    """
+    x = dense(h.astype(jnp.float32))
+    if h.ndim == 2:
+        return x.reshape(h.shape[0], positions, -1)
+    if positions != 1:
+        raise InputError(f"bottleneck.positions is for flat features; these have {list(h.shape[1:-1])}: leave it at 1")
+    return x
+
+
+def straight_through(x: Array, z: Array) -> Array:
+    """z exactly, with the gradient of x (Bengio et al. 2013)."""
+    return jax.lax.stop_gradient(z) + (x - jax.lax.stop_gradient(x))
+
+
+def usage(indices: Array, size: int, axis_name: str | None) -> dict[str, Array]:
+    """How the vectors of the whole batch use the codes.
+
+    `perplexity` is exp of the entropy of the codes' shares, from 1 to `size`; `dead_codes` is the share
+    of the codes that no vector uses.
+    """
+    indices = whole_batch(indices, axis_name).ravel()
+    # By sorting, since implicit codebooks are too large to count every code.
+    _, counts = jnp.unique(indices, return_counts=True, size=indices.size)
+    shares = counts / indices.size
+    return {
+        "perplexity": jnp.exp(jax.scipy.special.entr(shares).sum()),
+        "dead_codes": 1 - (counts > 0).sum() / size,
+    }
+
+
+def check_positive(what: str, value: float) -> None:
+    """Raises InputError where `value` is not above 0."""
+    if not value > 0:
+        raise InputError(f"{what} must be above 0, e.g. 1.0; got {value!r}")
+
+
+class FSQ(nn.Module):
+    """Finite scalar quantisation: each latent unit is rounded to one of a few values in [-1, 1].
+
+    Mentzer et al. 2023, appendix A.1, in the form of the library vector-quantize-pytorch: atanh for the
+    paper's tan, so that features of 0 give the code 0 also with an even number of levels, and the range
+    a little wider instead of narrower, so that 2 levels work. Indices are mixed radix, first unit lowest.
+
+    Attributes:
+      levels: values of each latent unit, 2 to 1000.
+    """
+
+    levels: Sequence[int] = (8, 5, 5, 5)
+    positions: int = 1
+    axis_name: str | None = None
+
+    def setup(self):
+        if not self.levels or not all(2 <= n <= 1000 for n in self.levels):
+            raise InputError(f"bottleneck.levels must be between 2 and 1000, e.g. (8, 5, 5, 5); got {self.levels}")
+        if self.size > 2**31 - 1:
+            raise InputError(f"bottleneck.levels make {self.size:,} codes; choose fewer than 2^31, or fewer levels")
+        self.dense = nn.Dense(self.positions * len(self.levels))
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.levels)
+
+    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        levels = np.asarray(self.levels)
+        half, offset = (levels - 1) / 2 * 1.001, (levels % 2 == 0) / 2
+        x = vectors(h, self.dense, self.positions)
+        x = jnp.tanh(x + np.arctanh(offset / half).astype(np.float32)) * half - offset
+        digits = jnp.round(x).astype(jnp.int32) + levels // 2
+        indices = (digits * self._radix()).sum(-1).astype(jnp.int32)
+        z = straight_through(x / (levels // 2), self._values(digits))
+        return Code(z=z, metrics=usage(indices, self.size, axis(self)), indices=indices)
+
+    def lookup(self, indices: Array) -> Array:
+        """Indices [...] to z [..., units]."""
+        return self._values(indices[..., None] // self._radix() % np.asarray(self.levels, np.int32))
+
+    def _radix(self) -> np.ndarray:
+        return np.cumprod([1, *self.levels[:-1]], dtype=np.int32)
+
+    def _values(self, digits: Array) -> Array:
+        width = np.asarray(self.levels) // 2
+        return ((digits - width) / width).astype(jnp.float32)
+
+
+class LFQ(nn.Module):
+    """Lookup-free quantisation: the signs of `bits` features (Yu et al. 2023, MAGVIT-2, section 3).
+
+    p(c|x) is the softmax over all codes c in {-1, 1}^bits of -|x - c|^2 / temperature. It factorises
+    into bits: a bit is 1 with probability sigmoid(4 x / temperature).
+
+    Losses, weights of their own (equations 4 and 5):
+      commitment: |x - z|^2.
+      sample_entropy: of p(c|x) in nats, summed over positions; low where the choice is clear.
+      codebook_entropy: minus the entropy in nats of p(c|x) averaged over positions and whole batch, the
+        same for each example; low where all codes are used. Above 10 bits it is the sum over bits of
+        their entropies, an upper bound of the entropy.
+
+    The first bit is the lowest of the index.
+    """
+
+    bits: int = 8
+    positions: int = 1
+    temperature: float = 1.0
+    axis_name: str | None = None
+
+    def setup(self):
+        check_positive("bottleneck.temperature", self.temperature)
+        if self.bits > 30:
+            raise InputError(f"bottleneck.bits must be at most 30, indices are int32; got {self.bits}")
+        self.dense = nn.Dense(self.positions * self.bits)
+
+    @property
+    def size(self) -> int:
+        return 2**self.bits
+
+    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        x = vectors(h, self.dense, self.positions)
+        z = jnp.where(x > 0, 1.0, -1.0)
+        indices = ((x > 0) << np.arange(self.bits)).sum(-1).astype(jnp.int32)
+        logits = 4 * x / self.temperature
+        # Not p log p, whose gradient is NaN at p = 0.
+        entropy = jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits)
+        return Code(
+            z=straight_through(x, z),
+            losses={
+                "commitment": flatten(jnp.square(x - z)).sum(-1),
+                "sample_entropy": flatten(entropy).sum(-1),
+                "codebook_entropy": jnp.broadcast_to(-self._codebook_entropy(logits), x.shape[:1]),
+            },
+            metrics=usage(indices, self.size, axis(self)),
+            indices=indices,
+        )
+
+    def lookup(self, indices: Array) -> Array:
+        """Indices [...] to z [..., bits] in {-1, 1}."""
+        return (2 * _bits(indices, self.bits) - 1).astype(jnp.float32)
+
+    def _codebook_entropy(self, logits: Array) -> Array:
+        logits = logits.reshape(-1, self.bits)
+        one, zero = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+        if self.bits > 10:
+            log_p = jnp.stack([zero, one], -1)  # [vectors, bits, 2]
+        else:
+            table = _bits(jnp.arange(self.size), self.bits).T.astype(jnp.float32)
+            log_p = jnp.dot(one, table, precision="highest") + jnp.dot(zero, 1 - table, precision="highest")
+        log_mean = _log_mean(whole_batch(_log_mean(log_p)[None], axis(self)))
+        return -(jnp.exp(log_mean) * log_mean).sum()
+
+
+def _bits(indices: Array, bits: int) -> Array:
+    """[...] to [..., bits] in {0, 1}, lowest first."""
+    return indices[..., None] >> np.arange(bits, dtype=np.int32) & 1
+
+
+def _log_mean(log_p: Array) -> Array:
+    """Log of the mean of exp(log_p) over the first axis."""
+    return jax.nn.logsumexp(log_p, 0) - math.log(log_p.shape[0])
+
+
+class GumbelSoftmax(nn.Module):
+    """One of `codes` categories at each position, z one-hot or nearly so: [batch, *positions, codes].
+
+    Training reads the relaxed sample softmax((logits + Gumbel noise) / temperature), evaluation the
+    one-hot argmax; the noise needs keys. Jang et al. 2017; Maddison et al. 2017.
+
+    Loss `kl`: KL(softmax(logits) || uniform) in nats, summed over positions.
+
+    Attributes:
+      temperature: of the relaxation, in the beginning.
+      anneal_to: its value after `anneal_steps` training steps, and from then on; exponential in between.
+      anneal_steps: 0: the temperature is constant.
+      hard: training too reads the one-hot argmax, with the relaxed sample's gradient (straight-through).
+    """
+
+    codes: int
+    positions: int = 1
+    temperature: float = 1.0
+    anneal_to: float = 0.5
+    anneal_steps: Natural = 0
+    hard: bool = False
+    axis_name: str | None = None
+
+    def setup(self):
+        check_positive("bottleneck.temperature", self.temperature)
+        check_positive("bottleneck.anneal_to", self.anneal_to)
+        self.dense = nn.Dense(self.positions * self.codes)
+        if self.anneal_steps:
+            self.steps = self.variable("codebook", "steps", jnp.zeros, (), jnp.int32)
+
+    @property
+    def size(self) -> int:
+        return self.codes
+
+    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        logits = vectors(h, self.dense, self.positions)
+        scores = logits
+        if keys is not None:
+            scores = logits + jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+        temperature = self._anneal(train)
+        soft = jax.nn.softmax(scores / temperature)
+        indices = scores.argmax(-1).astype(jnp.int32)
+        log_q = jax.nn.log_softmax(logits)
+        return Code(
+            z=soft if train and not self.hard else straight_through(soft, self.lookup(indices)),
+            losses={"kl": flatten(jnp.exp(log_q) * (log_q + math.log(self.codes))).sum(-1)},
+            metrics={**usage(indices, self.codes, axis(self)), "temperature": temperature},
+            indices=indices,
+        )
+
+    def lookup(self, indices: Array) -> Array:
+        """Indices [...] to one-hot z [..., codes]."""
+        return jax.nn.one_hot(indices, self.codes)
+
+    def _anneal(self, train: bool) -> Array:
+        """The temperature of this step; counts training steps."""
+        if not self.anneal_steps:
+            return jnp.float32(self.temperature)
+        step = self.steps.value
+        if train and not self.is_initializing() and self.is_mutable_collection("codebook"):
+            self.steps.value = step + 1
+        done = jnp.minimum(step / self.anneal_steps, 1.0)
+        return self.temperature * (self.anneal_to / self.temperature) ** done

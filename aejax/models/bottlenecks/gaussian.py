@@ -1,0 +1,142 @@
+"""Gaussian codes: the bottleneck of variational autoencoders."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from aejax.errors import InputError, one_of
+from aejax.models.bottlenecks.code import Code
+from aejax.models.distributions import (
+    DiagonalGaussian,
+    FlowPosterior,
+    FullGaussian,
+    GaussianMixture,
+    Posterior,
+    Prior,
+    StandardNormal,
+)
+from aejax.models.flows import InverseAutoregressive, Planar
+from aejax.models.layers import axis, flatten, fold, normal, whole_batch
+from aejax.sections import Natural
+
+POSTERIORS = ("diagonal", "full", "iaf", "planar")
+PRIORS = ("standard", "mixture", "vamp")
+
+
+class GaussianBottleneck(nn.Module):
+    """A posterior over [batch, features] against a prior: loss `kl`, KL(q(z|x) || p(z)) in nats.
+
+    The KL is exact for diagonal and full posteriors under the standard normal prior, and otherwise
+    log q(z|x) - log p(z) at the drawn z. Kingma and Welling 2014, "Auto-encoding variational Bayes".
+
+    Attributes:
+      posterior: "diagonal"; "full" covariance; or a diagonal Gaussian through `depth` steps of a flow,
+        "iaf" (Kingma et al. 2016) or "planar" (Rezende and Mohamed 2015).
+      prior: "standard" normal; "mixture" of learned Gaussians; or "vamp", a mixture of the posteriors of
+        learned pseudo-inputs (Tomczak and Welling 2018), diagonal posteriors only.
+      components: of the mixture, or the number of pseudo-inputs.
+      samples: importance samples (Burda et al. 2016); with 1, z has no axis for them.
+      hidden: width of iaf's hidden layer.
+      shape: of one example, for the pseudo-inputs; `build` gives it.
+    """
+
+    features: int
+    posterior: str = "diagonal"
+    prior: str = "standard"
+    samples: int = 1
+    depth: Natural = 2
+    components: int = 10
+    hidden: int = 64
+    shape: Sequence[int] = ()
+    axis_name: str | None = None
+
+    def setup(self):
+        d = self.features
+        if self.posterior not in POSTERIORS:
+            raise one_of("bottleneck.posterior", self.posterior, POSTERIORS)
+        if self.prior not in PRIORS:
+            raise one_of("bottleneck.prior", self.prior, PRIORS)
+        self.mean = nn.Dense(d)
+        self.log_std = nn.Dense(d)
+        if self.posterior == "full":
+            self.off_diagonal = nn.Dense(d * (d - 1) // 2) if d > 1 else None
+        depth = self.depth if self.posterior in ("iaf", "planar") else 0
+        self.flow = [InverseAutoregressive(self.hidden) if self.posterior == "iaf" else Planar() for _ in range(depth)]
+        if self.prior == "mixture":
+            self.mixture_logits = self.param("mixture_logits", nn.initializers.zeros, (self.components,))
+            self.mixture_mean = self.param("mixture_mean", nn.initializers.normal(1.0), (self.components, d))
+            self.mixture_log_std = self.param("mixture_log_std", nn.initializers.zeros, (self.components, d))
+        if self.prior == "vamp":
+            if self.posterior != "diagonal":
+                raise InputError("bottleneck.prior='vamp' needs bottleneck.posterior='diagonal'")
+            self.pseudo = self.param("pseudo_inputs", nn.initializers.uniform(1.0), (self.components, *self.shape))
+
+    def __call__(
+        self, h: Array, pseudo: Array | None = None, *, keys: Array | None = None, train: bool = False
+    ) -> Code:
+        """`pseudo` holds the features of the pseudo-inputs, for the VampPrior."""
+        h = flatten(h).astype(jnp.float32)
+        base, prior = self._gaussian(h), self.prior_of(pseudo)
+        if keys is None:
+            noise = jnp.zeros_like(base.mean)
+        elif self.samples == 1:
+            noise = normal(keys, (self.features,))
+        else:
+            noise = jnp.stack([normal(fold(keys, k), (self.features,)) for k in range(self.samples)])
+        z, posterior = self._draw(base, h, noise)
+        if isinstance(prior, StandardNormal) and not isinstance(posterior, FlowPosterior):
+            kl = posterior.kl()
+        else:
+            kl = posterior.log_prob(z) - prior.log_prob(z)
+            kl = kl.mean(0) if z.ndim == 3 else kl
+        # Burda et al. 2016, section 5.1: a unit is active where its mean varies over the inputs.
+        active = whole_batch(posterior.mean, axis(self)).var(0) > 0.01
+        return Code(
+            z=z,
+            losses={"kl": kl},
+            metrics={"active_units": active.sum().astype(jnp.float32)},
+            posterior=posterior,
+            prior=prior,
+            samples=self.samples if z.ndim == 3 else 0,
+        )
+
+    def prior_of(self, pseudo: Array | None = None) -> Prior:
+        """p(z), for the VampPrior from the features of the pseudo-inputs."""
+        if self.prior == "mixture":
+            return GaussianMixture(self.mixture_logits, self.mixture_mean, self.mixture_log_std)
+        if self.prior == "vamp":
+            if pseudo is None:
+                raise InputError("bottleneck.prior='vamp' needs the features of its pseudo-inputs")
+            q = self._gaussian(flatten(pseudo).astype(jnp.float32))
+            return GaussianMixture(jnp.zeros(self.components), q.mean, q.log_std)
+        return StandardNormal(self.features)
+
+    def pseudo_inputs(self) -> Array | None:
+        """[components, *shape] for the VampPrior, else None."""
+        return self.pseudo if self.prior == "vamp" else None
+
+    def _gaussian(self, h: Array) -> DiagonalGaussian:
+        # The clip keeps variances and their inverses finite in float32; a trained posterior is far from it.
+        return DiagonalGaussian(self.mean(h), jnp.clip(self.log_std(h), -10.0, 10.0))
+
+    def _draw(self, base: DiagonalGaussian, h: Array, noise: Array) -> tuple[Array, Posterior]:
+        if self.posterior == "full":
+            d = self.features
+            scale = jnp.exp(base.log_std)[..., None] * jnp.eye(d)
+            if self.off_diagonal is not None:
+                rows, columns = jnp.tril_indices(d, -1)
+                scale = scale.at[:, rows, columns].set(self.off_diagonal(h))
+            full = FullGaussian(base.mean, scale)
+            return full.sample(noise), full
+        z = base.sample(noise)
+        if not self.flow:
+            return z, base
+        log_q, mean = base.log_prob(z), base.mean
+        for i, step in enumerate(self.flow):
+            if i and self.posterior == "iaf":  # every unit gets to condition on every other
+                z, mean = z[..., ::-1], mean[..., ::-1]
+            (z, log_det), (mean, _) = step(z, h), step(mean, h)
+            log_q = log_q - log_det
+        return z, FlowPosterior(mean, base, log_q)

@@ -1,0 +1,126 @@
+"""Posteriors and priors of a stochastic code: densities in nats, summed over latent units.
+
+z is [batch, d] or [samples, batch, d]; what a density returns has the shape of z without d.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from aejax.models.layers import fold, normal
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def normal_log_prob(z: Array, mean: Array, log_std: Array) -> Array:
+    """Of independent Gaussians, summed over the last axis."""
+    return -0.5 * (jnp.square((z - mean) * jnp.exp(-log_std)) + 2 * log_std + _LOG_2PI).sum(-1)
+
+
+class DiagonalGaussian(struct.PyTreeNode):
+    """q(z|x) = N(mean, diag(exp(log_std))^2), both [batch, d] (Kingma and Welling 2014)."""
+
+    mean: Array
+    log_std: Array
+
+    def sample(self, noise: Array) -> Array:
+        """z for standard normal noise of z's shape."""
+        return self.mean + jnp.exp(self.log_std) * noise
+
+    def log_prob(self, z: Array) -> Array:
+        return normal_log_prob(z, self.mean, self.log_std)
+
+    def kl_by_unit(self) -> Array:
+        """KL(q || N(0, 1)) of each latent unit, [batch, d] (ibid., appendix B)."""
+        return 0.5 * (jnp.square(self.mean) + jnp.exp(2 * self.log_std) - 1) - self.log_std
+
+    def kl(self) -> Array:
+        """KL(q || N(0, I)), [batch]."""
+        return self.kl_by_unit().sum(-1)
+
+    def covariance(self) -> Array:
+        """[batch, d, d]."""
+        return jnp.exp(2 * self.log_std)[..., None] * jnp.eye(self.mean.shape[-1])
+
+
+class FullGaussian(struct.PyTreeNode):
+    """q(z|x) = N(mean, L L^T), L lower triangular with a positive diagonal, [batch, d, d]
+    (Kingma and Welling 2019, section 2.5.1)."""
+
+    mean: Array
+    scale: Array
+
+    def sample(self, noise: Array) -> Array:
+        """z for standard normal noise of z's shape."""
+        return self.mean + jnp.einsum("bij,...bj->...bi", self.scale, noise)
+
+    def _log_det(self) -> Array:
+        return jnp.log(jnp.diagonal(self.scale, axis1=-2, axis2=-1)).sum(-1)
+
+    def log_prob(self, z: Array) -> Array:
+        scale = jnp.broadcast_to(self.scale, (*z.shape, z.shape[-1]))
+        noise = jax.scipy.linalg.solve_triangular(scale, (z - self.mean)[..., None], lower=True)[..., 0]
+        return normal_log_prob(noise, jnp.zeros(()), jnp.zeros(())) - self._log_det()
+
+    def kl(self) -> Array:
+        """KL(q || N(0, I)), [batch]."""
+        d = self.mean.shape[-1]
+        return 0.5 * (jnp.square(self.scale).sum((-2, -1)) + jnp.square(self.mean).sum(-1) - d) - self._log_det()
+
+    def covariance(self) -> Array:
+        """[batch, d, d]."""
+        return self.scale @ self.scale.swapaxes(-2, -1)
+
+
+class FlowPosterior(struct.PyTreeNode):
+    """A diagonal Gaussian through a flow (Rezende and Mohamed 2015).
+
+    Attributes:
+      mean: the base's mean through the flow, [batch, d].
+      base: before the flow.
+      log_q: density of the z that was drawn; a flow cannot tell that of another one.
+    """
+
+    mean: Array
+    base: DiagonalGaussian
+    log_q: Array
+
+    def log_prob(self, z: Array) -> Array:
+        return self.log_q
+
+
+class StandardNormal(struct.PyTreeNode):
+    """p(z) = N(0, I) of `features` units."""
+
+    features: int = struct.field(pytree_node=False)
+
+    def log_prob(self, z: Array) -> Array:
+        return normal_log_prob(z, jnp.zeros(()), jnp.zeros(()))
+
+    def sample(self, keys: Array) -> Array:
+        """One z for each key, [batch, d]."""
+        return normal(keys, (self.features,))
+
+
+class GaussianMixture(struct.PyTreeNode):
+    """p(z) = sum_k softmax(logits)_k N(mean_k, diag(exp(log_std_k))^2); mean and log_std are [k, d]."""
+
+    logits: Array
+    mean: Array
+    log_std: Array
+
+    def log_prob(self, z: Array) -> Array:
+        components = normal_log_prob(z[..., None, :], self.mean, self.log_std)
+        return jax.nn.logsumexp(components + jax.nn.log_softmax(self.logits), -1)
+
+    def sample(self, keys: Array) -> Array:
+        """One z for each key, [batch, d]."""
+        k = jax.vmap(jax.random.categorical, (0, None))(fold(keys, 0), self.logits)
+        return self.mean[k] + jnp.exp(self.log_std[k]) * normal(fold(keys, 1), self.mean.shape[1:])
+
+
+Posterior = DiagonalGaussian | FullGaussian | FlowPosterior
+Prior = StandardNormal | GaussianMixture

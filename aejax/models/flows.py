@@ -1,0 +1,56 @@
+"""Normalising flows for a posterior: z [..., batch, d] to a new z and log |det dz'/dz| [..., batch]."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class MaskedDense(nn.Module):
+    """A dense layer whose kernel is multiplied by a fixed mask [inputs, outputs]."""
+
+    mask: Array
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), self.mask.shape)
+        bias = self.param("bias", nn.initializers.zeros, self.mask.shape[1:])
+        return x @ (kernel * self.mask) + bias
+
+
+class InverseAutoregressive(nn.Module):
+    """One step of inverse autoregressive flow (Kingma et al. 2016, equations 10 to 14).
+
+    z'_i = s_i z_i + (1 - s_i) m_i, where m_i and the gate s_i read z_1 ... z_{i-1} and the encoder's
+    features, by one masked hidden layer (MADE, Germain et al. 2015).
+    """
+
+    hidden: int = 64
+
+    @nn.compact
+    def __call__(self, z: Array, h: Array) -> tuple[Array, Array]:
+        d = z.shape[-1]
+        unit, inner = jnp.arange(d), jnp.arange(self.hidden) % max(d - 1, 1)
+        first = unit[:, None] <= inner
+        last = inner[:, None] < unit
+        context = nn.Dense(self.hidden, name="context")(h)
+        x = nn.elu(MaskedDense(first, name="masked_0")(z) + context)
+        mean = MaskedDense(last, name="mean")(x)
+        gate = MaskedDense(last, name="gate")(x) + 2.0  # starts near the identity, as the paper advises
+        s = nn.sigmoid(gate)
+        return s * z + (1 - s) * mean, jax.nn.log_sigmoid(gate).sum(-1)
+
+
+class Planar(nn.Module):
+    """One planar step, its parameters made from the encoder's features (Rezende and Mohamed 2015,
+    equations 10 to 12 and appendix A.1): z' = z + u tanh(w.z + b)."""
+
+    @nn.compact
+    def __call__(self, z: Array, h: Array) -> tuple[Array, Array]:
+        d = z.shape[-1]
+        u, w, b = jnp.split(nn.Dense(2 * d + 1, name="parameters")(h), (d, 2 * d), axis=-1)
+        wu = (w * u).sum(-1, keepdims=True)
+        u = u + (nn.softplus(wu) - 1 - wu) * w / (jnp.square(w).sum(-1, keepdims=True) + 1e-8)  # w.u > -1: invertible
+        inner = jnp.tanh((w * z).sum(-1, keepdims=True) + b)
+        slope = (1 - jnp.square(inner)) * (w * u).sum(-1, keepdims=True)
+        return z + u * inner, jnp.log1p(jnp.maximum(slope[..., 0], -1 + 1e-6))

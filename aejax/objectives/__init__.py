@@ -1,0 +1,24 @@
+"""What is minimised: likelihoods, bounds, terms and their schedules; and the corruption of the input."""
+
+from aejax.objectives.adversaries import ADVERSARIES, Adversary
+from aejax.objectives.bounds import BOUNDS
+from aejax.objectives.context import Context
+from aejax.objectives.corruption import CORRUPTIONS, Corruption
+from aejax.objectives.likelihoods import LIKELIHOODS, Likelihood
+from aejax.objectives.objective import Objective
+from aejax.objectives.schedules import SCHEDULES
+from aejax.objectives.terms import TERMS
+
+__all__ = [
+    "ADVERSARIES",
+    "BOUNDS",
+    "CORRUPTIONS",
+    "LIKELIHOODS",
+    "SCHEDULES",
+    "TERMS",
+    "Adversary",
+    "Context",
+    "Corruption",
+    "Likelihood",
+    "Objective",
+]

@@ -1,0 +1,124 @@
+"""What is minimised: a likelihood or a bound, and weighted further terms.
+
+Everything here is per example, [batch], summed over pixels or units, in nats where it is a
+likelihood; the training step averages over the batch.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from aejax.errors import InputError, one_of
+from aejax.objectives.bounds import BOUNDS
+from aejax.objectives.context import Context
+from aejax.objectives.likelihoods import Likelihood
+from aejax.objectives.schedules import SCHEDULES
+from aejax.objectives.terms import TERMS
+from aejax.sections import named
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Reconstruction plus the weighted sum of further terms.
+
+    Attributes:
+      likelihood: of the input given decoded values.
+      weights: by name, of the bottleneck's `losses`, of the adversary's terms or of TERMS; that of
+        `reconstruction` is 1 unless told.
+      schedules: of a weight, a `name` in SCHEDULES and its arguments; the weight is what it ends at.
+      options: of a term, its arguments; `function` = "package.module:term" is where one is found that
+        is not in TERMS.
+      bound: "elbo", reconstruction + weights, or a `name` in BOUNDS and its arguments; a bound takes the
+        place of `reconstruction` and `kl` in the loss.
+    """
+
+    likelihood: Likelihood
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    schedules: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    bound: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "elbo"})
+
+    def __post_init__(self):
+        for name, weight in self.weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise InputError(f"objective.weights: {name} must be a number, got {weight!r}")
+        for section in ("schedules", "options"):
+            for name in getattr(self, section):
+                if name not in self.weights:
+                    raise InputError(f"objective.{section}.{name} is there but objective.weights.{name} is not; set it")
+        for name in self.schedules:
+            self._factor(name, jnp.zeros((), jnp.int32))
+        self._bound()
+
+    def __call__(self, c: Context, adversary: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Each component by name and their weighted sum as `loss`, per example [batch].
+
+        `adversary` holds the terms of an adversary for the autoencoder, per example.
+        """
+        terms = {"reconstruction": -self._log_p(c, c.output.decoded)}
+        if c.output.code.samples:
+            terms["reconstruction"] = terms["reconstruction"].mean(0)
+        loss = self.weights.get("reconstruction", 1.0) * terms["reconstruction"]
+        if bound := self._bound():
+            beta = self.weights.get("kl", 1.0) * self._factor("kl", c.step)
+            terms["bound"] = loss = bound(c, functools.partial(self._log_p, c), beta)
+        for name, weight in self.weights.items():
+            if name not in terms:
+                terms[name] = jnp.broadcast_to(self._term(name, c, adversary or {}), (c.x.shape[0],))
+                if not (bound and name == "kl"):
+                    loss = loss + weight * self._factor(name, c.step) * terms[name]
+        return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged all the same
+
+    def mean(self, decoded: Array) -> Array:
+        """The expected input, in the units of the model's input."""
+        return self.likelihood.mean(decoded)
+
+    def _log_p(self, c: Context, decoded: Array) -> Array:
+        """log p(x | decoded) [..., batch], of the hidden patches alone where the code has some."""
+        log_p = -self.likelihood.nll(decoded, c.x, c.output.log_scale, c.axis_name)
+        mask = c.output.code.mask
+        if mask is not None:
+            for axis in (1, 2):
+                mask = jnp.repeat(mask, c.x.shape[axis] // mask.shape[axis], axis)
+            log_p = log_p * mask[..., None]
+        return log_p.sum(tuple(range(1 - c.x.ndim, 0)))
+
+    def _term(self, name: str, c: Context, adversary: Mapping[str, Array]) -> Array:
+        for there in (c.output.code.losses, adversary):
+            if name in there:
+                return there[name]
+        options = dict(self.options.get(name, {}))
+        where = options.pop("function", name)
+        if where not in TERMS and ":" not in where:
+            raise one_of("objective.weights: term", name, {*TERMS, *c.output.code.losses, *adversary})
+        return _call(f"objective.options.{name}", named("objective.weights: term", where, TERMS), options)(c)
+
+    def _factor(self, name: str, step: Array | None) -> Any:
+        if name not in self.schedules:
+            return 1.0
+        options = dict(self.schedules[name])
+        function = named(f"objective.schedules.{name}.name", options.pop("name", None), SCHEDULES)
+        return _call(f"objective.schedules.{name}", function, options)(step)
+
+    def _bound(self) -> Callable[..., Array] | None:
+        options = dict(self.bound)
+        name = options.pop("name", None)
+        if name == "elbo" and not options:
+            return None
+        if name not in BOUNDS:
+            raise one_of("objective.bound.name", name, {"elbo", *BOUNDS})
+        return _call("objective.bound", BOUNDS[name], options)
+
+
+def _call(section: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    """`function` with these options bound, or InputError where it does not take one of them."""
+    known = list(inspect.signature(function).parameters)
+    for option in options:
+        if option not in known:
+            raise one_of(section + ": option", option, known)
+    return functools.partial(function, **options)

@@ -1,0 +1,65 @@
+"""From a section of a config, a `name` and attributes, to an instance of the class it names."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from aejax.errors import InputError, one_of
+
+T = TypeVar("T")
+
+Natural = Annotated[int, "may be 0"]  # an attribute that may be 0, where `int` must be above
+
+
+def instance(part: str, classes: Mapping[str, type[T]], section: Mapping[str, Any], given: Mapping[str, Any] = {}) -> T:
+    """`classes[name](**attributes)`, or of the class that "package.module:Class" names.
+
+    Attributes that the class declares and the section leaves out come from `given`. Raises InputError
+    where the name, an attribute or a whole number is not what the class wants.
+    """
+    options = dict(section)
+    name = options.pop("name", None)
+    cls = named(f"{part}.name", name, classes)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("parent", "name")}  # type: ignore[arg-type]
+    for key, value in options.items():
+        if key not in fields or key == "axis_name":
+            raise one_of(f"{part} {name!r}: option", key, [f for f in fields if f != "axis_name"])
+        _check_type(f"{part}.{key}", value, fields[key].type)
+    options = {key: value for key, value in given.items() if key in fields} | options
+    missing = [
+        k for k, f in fields.items() if k not in options and f.default is f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{part} {name!r} needs {', '.join(f'{part}.{key}' for key in missing)}")
+    return cls(**options)
+
+
+def named(what: str, name: Any, choices: Mapping[str, T]) -> T:
+    """The choice called `name`, or what "package.module:attribute" names; InputError where there is none."""
+    if name in choices:
+        return choices[name]
+    module, colon, attribute = str(name).partition(":")
+    if not colon:
+        raise one_of(what, name, choices)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{what}={name!r} cannot be imported ({error}); write package.module:attribute") from error
+
+
+def _check_type(what: str, value: Any, kind: Any) -> None:
+    """Raises InputError where an attribute of numbers is none."""
+    if kind == Sequence[int]:
+        if not isinstance(value, Sequence) or isinstance(value, str) or not all(_whole(n, 1) for n in value):
+            raise InputError(f"{what} must be whole numbers above 0, e.g. (64, 32), got {value!r}")
+    elif kind in (int, Natural):
+        if not _whole(value, int(kind is int)):
+            least = "a whole number above 0" if kind is int else "0 or a whole number above it"
+            raise InputError(f"{what} must be {least}, got {value!r}")
+    elif kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise InputError(f"{what} must be a number, got {value!r}")
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -1,0 +1,15 @@
+"""The adversarial autoencoder: a discriminator draws deterministic codes to N(0, I) (Makhzani et al. 2016).
+
+python -m experiments.train --config=configs/aae.py --workdir=runs/aae
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.mlp(module("dense", features=16))
+    config.objective.weights.adversarial = 1.0
+    config.adversary = module("aae", features=(256, 256), lr=2e-4)
+    return common.finish(config, flags.tiny)

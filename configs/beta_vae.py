@@ -1,0 +1,30 @@
+"""The beta-VAE, beta = 4 (Higgins et al. 2017).
+
+    python -m experiments.train --config=configs/beta_vae.py --workdir=runs/beta_vae
+
+`beta_vae.py:warmup` raises the weight from 0 over 1,000 steps (Bowman et al. 2016), `:cyclical` four times
+(Fu et al. 2019), `:capacity` lets the code have 25 nats in the end (Burgess et al. 2018), `:free_bits`
+gives each unit 0.5 nats free, at beta = 1 (Kingma et al. 2016).
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, warmup=False, cyclical=False, capacity=False, free_bits=False)
+    config = common.mlp(module("gaussian", features=16))
+    objective = config.objective
+    if flags.capacity:
+        objective.weights.capacity = 10.0
+        objective.options.capacity = {"nats": 25.0, "steps": 2_000}
+    elif flags.free_bits:
+        objective.weights.free_bits = 1.0
+        objective.options.free_bits = {"nats": 0.5}
+    else:
+        objective.weights.kl = 4.0
+    if flags.warmup:
+        objective.schedules.kl = {"name": "linear", "steps": 1_000}
+    if flags.cyclical:
+        objective.schedules.kl = {"name": "cyclical", "steps": 2_000}
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,20 @@
+"""The denoising autoencoder: 784-512-256-32, the input's noise is to be undone (Vincent et al. 2010).
+
+    python -m experiments.train --config=configs/denoising.py --workdir=runs/denoising
+
+A share of 0.3 of the pixels is set to 0; `denoising.py:gaussian` adds noise of deviation 0.3, `:salt_and_pepper`
+sets that share to 0 or 1.
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, gaussian=False, salt_and_pepper=False)
+    config = common.mlp(module("dense", features=32))
+    config.corruption = {"name": "masking", "level": 0.3}
+    for name in ("gaussian", "salt_and_pepper"):
+        if flags[name]:
+            config.corruption.name = name
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,17 @@
+"""DIP-VAE-I: the covariance of the posterior means is drawn to the identity (Kumar et al. 2018).
+
+    python -m experiments.train --config=configs/dip_vae.py --workdir=runs/dip_vae
+
+`dip_vae.py:ii` draws that of the codes themselves.
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, ii=False)
+    config = common.mlp(module("gaussian", features=16))
+    config.objective.weights = {"kl": 1.0, "dip": 10.0}
+    config.objective.options.dip = {"kind": 2, "diagonal": 1.0} if flags.ii else {"kind": 1, "diagonal": 10.0}
+    return common.finish(config, flags.tiny)

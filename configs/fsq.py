@@ -1,0 +1,12 @@
+"""Finite scalar quantisation: 7x7 codes of 8 x 6 x 5 = 240 fixed points, nothing to collapse (Mentzer et al. 2024).
+
+python -m experiments.train --config=configs/fsq.py --workdir=runs/fsq
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    return common.finish(common.resnet(module("fsq", levels=(8, 6, 5))), flags.tiny)

@@ -1,0 +1,15 @@
+"""A VAE with categorical codes, 16 variables of 16 classes, by the Gumbel-softmax (Jang et al. 2017;
+Maddison et al. 2017), its temperature falling from 1 to 0.5.
+
+    python -m experiments.train --config=configs/gumbel.py --workdir=runs/gumbel
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.mlp(module("gumbel", codes=16, positions=16, anneal_to=0.5, anneal_steps=2_000))
+    config.objective.weights.kl = 1.0
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,15 @@
+"""InfoVAE, or MMD-VAE: no KL, but the aggregate posterior is drawn to the prior (Zhao et al. 2019).
+
+python -m experiments.train --config=configs/info_vae.py --workdir=runs/info_vae
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.mlp(module("gaussian", features=16))
+    config.objective.weights.mmd = 1_000.0
+    config.objective.options.mmd = {"kernel": "rbf"}
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,25 @@
+"""The importance weighted autoencoder, 8 samples (Burda et al. 2016).
+
+    python -m experiments.train --config=configs/iwae.py --workdir=runs/iwae
+
+`iwae.py:dreg` has the doubly reparameterised gradient (Tucker et al. 2019); `:miwae`, `:ciwae` and `:piwae`
+are those of Rainforth et al. 2018.
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+BOUNDS = {
+    "dreg": module("dreg"),
+    "miwae": module("miwae", groups=2),
+    "ciwae": module("ciwae", share=0.5),
+    "piwae": module("piwae", groups=2),
+}
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, **dict.fromkeys(BOUNDS, False))
+    config = common.mlp(module("gaussian", features=16, samples=8))
+    config.objective.weights.kl = 1.0
+    config.objective.bound = next((bound for name, bound in BOUNDS.items() if flags[name]), module("iwae"))
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,17 @@
+"""The JumpReLU autoencoder: 784-1024 units, each with a threshold that is learned under an L0 penalty
+(Rajamanoharan et al. 2024).
+
+    python -m experiments.train --config=configs/jumprelu.py --workdir=runs/jumprelu
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.mlp(module("jumprelu", features=1024, dead_after=200, revive=64), hidden=())
+    config.likelihood = module("squared_error")
+    config.objective.weights.l0 = 0.05
+    config.objective.weights.revival = 1 / 32
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,14 @@
+"""Lookup-free quantisation: 7x7 codes of 8 signs (Yu et al. 2024).
+
+python -m experiments.train --config=configs/lfq.py --workdir=runs/lfq
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.resnet(module("lfq", bits=8))
+    config.objective.weights = {"commitment": 0.25, "sample_entropy": 0.1, "codebook_entropy": 0.1}
+    return common.finish(config, flags.tiny)

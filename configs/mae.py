@@ -1,0 +1,23 @@
+"""The masked autoencoder: a small vision transformer sees a quarter of the 4x4 patches and another one fills in
+the rest; the loss is that of the hidden patches (He et al. 2022).
+
+    python -m experiments.train --config=configs/mae.py --workdir=runs/mae
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.mnist()
+    config.steps, config.checkpoint_every, config.log_every = 1_000, 250, 20
+    config.encoder = module("vit", patch=4, features=64, layers=2, heads=4, mask_ratio=0.75)
+    config.bottleneck = module("masked", features=32)
+    config.decoder = module("vit", patch=4, features=32, layers=1, heads=4)
+    config.likelihood = module("squared_error")
+    if flags.tiny:
+        config.encoder.features = config.decoder.features = config.bottleneck.features = 8
+        config.encoder.patch = config.decoder.patch = 2
+        config.data.name = "digits"
+    return common.finish(config, flags.tiny)

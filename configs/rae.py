@@ -1,0 +1,23 @@
+"""The regularised autoencoder: small codes and a decoder of small gradients instead of noise (Ghosh et al. 2020).
+
+    python -m experiments.train --config=configs/rae.py --workdir=runs/rae
+
+`rae.py:spectral` normalises the decoder's kernels by their largest singular value, `:l2` penalises them.
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, spectral=False, l2=False)
+    config = common.mlp(module("dense", features=16))
+    config.likelihood = module("squared_error")
+    config.objective.weights.code_l2 = 1e-2
+    if flags.spectral:
+        config.decoder.spectral = True
+    elif flags.l2:
+        config.objective.weights.decoder_l2 = 1e-4
+    else:
+        config.objective.weights.gradient_penalty = 1e-3
+    return common.finish(config, flags.tiny)

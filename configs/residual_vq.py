@@ -1,0 +1,17 @@
+"""Residual VQ: each 7x7 code is the sum of 4 from books of 64, each coding what the ones before left
+(Zeghidour et al. 2021).
+
+    python -m experiments.train --config=configs/residual_vq.py --workdir=runs/residual_vq
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.resnet(module("residual_vq", levels=4, codes=64, features=16, kmeans=True, revive_after=50))
+    config.objective.weights.commitment = 0.25
+    if flags.tiny:
+        config.bottleneck.codes = 8
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,14 @@
+"""A VAE of residual convolutions, 28x28 -> 7x7 -> 16, with group normalisation.
+
+python -m experiments.train --config=configs/resnet_vae.py --workdir=runs/resnet_vae
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.resnet(module("gaussian", features=16))
+    config.objective.weights.kl = 1.0
+    return common.finish(config, flags.tiny)

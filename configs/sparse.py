@@ -1,0 +1,20 @@
+"""The sparse autoencoder: 784-512 sigmoids, each to be active in 5% of the images (Ng 2011).
+
+    python -m experiments.train --config=configs/sparse.py --workdir=runs/sparse
+
+`sparse.py:l1` has relus and the sum of their activations instead.
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, l1=False)
+    config = common.mlp(module("dense", features=512, activation="relu" if flags.l1 else "sigmoid"), hidden=())
+    if flags.l1:
+        config.objective.weights.l1 = 1.0
+    else:
+        config.objective.weights.kl_sparsity = 1.0
+        config.objective.options.kl_sparsity = {"target": 0.05}
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,19 @@
+"""The k-sparse autoencoder: 784-1024, of which 32 units are active, and back, linear (Makhzani and Frey 2014),
+with dead units revived by an auxiliary loss (Gao et al. 2024).
+
+    python -m experiments.train --config=configs/topk.py --workdir=runs/topk
+
+`topk.py:batch` keeps 32 units an image on average over the batch (Bussmann et al. 2024).
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, batch=False)
+    name = "batch_topk" if flags.batch else "topk"
+    config = common.mlp(module(name, features=1024, k=32, dead_after=200, revive=64), hidden=())
+    config.likelihood = module("squared_error")
+    config.objective.weights.revival = 1 / 32
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,16 @@
+"""VAE-GAN: the reconstruction is judged in the features of a discriminator, which also makes draws look real
+(Larsen et al. 2016).
+
+    python -m experiments.train --config=configs/vae_gan.py --workdir=runs/vae_gan
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.mlp(module("gaussian", features=16))
+    config.objective.weights = {"reconstruction": 0.0, "kl": 1.0, "feature_error": 1.0, "adversarial": 1.0}
+    config.adversary = module("vae_gan", features=(16, 32), lr=2e-4)
+    return common.finish(config, flags.tiny)

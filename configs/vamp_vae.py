@@ -1,0 +1,18 @@
+"""A VAE with the VampPrior: the prior is a mixture of the posteriors of 100 learned pseudo-inputs
+(Tomczak and Welling 2018).
+
+    python -m experiments.train --config=configs/vamp_vae.py --workdir=runs/vamp_vae
+
+`vamp_vae.py:mixture` learns 100 Gaussians instead.
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, mixture=False)
+    prior = "mixture" if flags.mixture else "vamp"
+    config = common.mlp(module("gaussian", features=16, prior=prior, components=100))
+    config.objective.weights.kl = 1.0
+    return common.finish(config, flags.tiny)

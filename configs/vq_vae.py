@@ -1,0 +1,27 @@
+"""VQ-VAE: residual convolutions, 7x7 codes from a book of 256 that follows by moving averages
+(van den Oord et al. 2017; Razavi et al. 2019), begun by k-means, with dead codes revived.
+
+    python -m experiments.train --config=configs/vq_vae.py --workdir=runs/vq_vae
+
+`vq_vae.py:gradient` learns the book by the codebook loss; `:cosine` compares directions; `:rotation` has the
+gradient of the rotation trick (Fifty et al. 2024).
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, gradient=False, cosine=False, rotation=False)
+    config = common.resnet(module("vq", codes=256, features=16, kmeans=True, revive_after=50))
+    config.objective.weights.commitment = 0.25
+    if flags.gradient:
+        config.bottleneck = module("vq", codes=256, features=16, update="gradient")
+        config.objective.weights.codebook = 1.0
+    if flags.cosine:
+        config.bottleneck.metric = "cosine"
+    if flags.rotation:
+        config.bottleneck.gradient = "rotation"
+    if flags.tiny:
+        config.bottleneck.codes = 8
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,16 @@
+"""The Wasserstein autoencoder, WAE-MMD: deterministic codes whose distribution is drawn to N(0, I)
+(Tolstikhin et al. 2018).
+
+    python -m experiments.train --config=configs/wae.py --workdir=runs/wae
+"""
+
+from aejax.config import module, parse_arg
+from configs import common
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False)
+    config = common.mlp(module("dense", features=16))
+    config.likelihood = module("squared_error")
+    config.objective.weights.mmd = 10.0
+    return common.finish(config, flags.tiny)

@@ -1,0 +1,165 @@
+"""Makes the table of families: python -m experiments.families
+
+Trains each experiment on MNIST with three seeds, scores its last step on the test split, which nothing
+was chosen by, and writes experiments/results/families/<experiment>.json; one that is there already is
+left alone, so that an interrupted command goes on. Then, or at once with --table_only, writes
+experiments/results/families.md from these files. About 1.5 hours on two CPU cores; MNIST is read from
+TFDS_DATA_DIR, or downloaded.
+"""
+
+import functools
+import importlib
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from absl import flags
+
+import aejax
+from aejax import data, logs
+from experiments import main
+from experiments.benchmark import machine
+
+_FOLDER = flags.DEFINE_string("folder", "experiments/results/families", "Folder of the figures; the table is beside.")
+_ONLY = flags.DEFINE_list("only", [], "Experiments to train, e.g. vae,iwae:dreg; all unless told.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each.")
+_TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Train nothing.")
+
+# Each with how it reads beside the others.
+EXPERIMENTS = {
+    "stacked:mnist": "",
+    "conv:mnist": "",
+    "denoising": "",
+    "contractive": "",
+    "sparse": "",
+    "topk": "",
+    "topk:batch": "",
+    "jumprelu": "",
+    "spherical": "",
+    "vae": "",
+    "vae:sigma": "",
+    "resnet_vae": "",
+    "conditional_vae": "",
+    "beta_vae": "",
+    "beta_tcvae": "",
+    "factor_vae": "",
+    "dip_vae": "",
+    "info_vae": "",
+    "flow_vae": "",
+    "vamp_vae": "",
+    "iwae": "",
+    "iwae:dreg": "",
+    "wae": "",
+    "aae": "",
+    "rae": "",
+    "vae_gan": "",
+    "gumbel": "",
+    "vq_vae": "",
+    "residual_vq": "",
+    "fsq": "",
+    "lfq": "",
+    "mae": "",
+}
+
+
+INTRODUCTION = """# The families on MNIST
+
+By `python -m experiments.families`, from the files in [families](families): 54,000 training images, scored on the
+10,000 test images at the last step; mean ± standard deviation of three seeds. `squared error` is that of the
+deterministic reconstruction, summed over an image's pixels; `bound` bounds -log p(x) from above in nats (Bernoulli
+likelihoods only: lower is better, and comparable); `training` is the wall time on two shared CPU cores, with
+validation and checkpoints. Budgets are small and equal by kind (3,000 steps of 128 images for dense models, fewer
+for convolutions and transformers): the table shows that each family works, not what it can reach.
+
+"""
+
+
+@functools.cache
+def mnist() -> data.Splits:
+    """MNIST decoded once, with the test split in the place of the validation split: runs report on it."""
+    config = aejax.config.default().data
+    config.name = "mnist"
+    splits = data.load(config)
+    arrays = {name: data.read(getattr(splits, name)) for name in ("train", "test")}
+    train, test = (data.from_array(a["x"], a["label"], f"mnist {name}") for name, a in arrays.items())
+    return data.Splits(train, test, test)
+
+
+def train(experiment: str, seeds: int, splits: data.Splits) -> dict:
+    """The figures of an experiment: of each seed, those of the last step on the test split."""
+    name, _, arg = experiment.partition(":")
+    config = importlib.import_module(f"configs.{name}").get_config(arg)
+    runs = []
+    for seed in range(seeds):
+        config.seed = seed
+        with tempfile.TemporaryDirectory() as workdir:
+            begin = time.perf_counter()
+            run = aejax.train(config, workdir, data=splits)
+            seconds = time.perf_counter() - begin
+            last = [record for record in logs.read(Path(workdir)) if "validation/loss" in record][-1]
+        metrics = {key.removeprefix("validation/"): value for key, value in last.items() if key != "step"}
+        runs.append({"seed": seed, "training_seconds": round(seconds, 1), "test": metrics})
+        print(experiment, json.dumps(runs[-1]), flush=True)
+    code = "x".join(map(str, run.latents.shape[1:]))
+    return {"experiment": experiment, "steps": run.step, "batch_size": config.batch_size, "code": code} | {
+        "runs": runs,
+        "machine": machine(),
+    }
+
+
+def _spread(values: list[float], digits: int) -> str:
+    mean = statistics.mean(values)
+    return f"{mean:.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def _bound(test: dict) -> float | None:
+    """Nats of the bound of -log p(x), where the test figures hold one: of a Bernoulli likelihood."""
+    if "bound" in test:
+        return test["bound"]
+    return test["reconstruction"] + test["kl"] if "kl" in test else None
+
+
+def row(figures: dict, reading: str) -> str:
+    """A line of the table."""
+    tests = [run["test"] for run in figures["runs"]]
+    config = importlib.import_module(f"configs.{figures['experiment'].partition(':')[0]}").get_config(
+        figures["experiment"].partition(":")[2]
+    )
+    bounds = [bound for test in tests if (bound := _bound(test)) is not None]
+    nats = _spread(bounds, 1) if bounds and config.likelihood.name == "bernoulli" else ""
+    shown = {"active_units": "active units", "l0": "active", "perplexity": "perplexity", "dead_codes": "dead codes"}
+    also = [
+        f"{label} {statistics.mean(test[name] for test in tests):.3g}"
+        for name, label in shown.items()
+        if name in tests[0]
+    ]
+    seconds = statistics.mean(run["training_seconds"] for run in figures["runs"])
+    error = _spread([test["squared_error"] for test in tests], 2)
+    cells = (f"`{figures['experiment']}`", figures["code"], error, nats, ", ".join(also), f"{seconds:.0f} s", reading)
+    return f"| {' | '.join(cells)} |"
+
+
+def table(folder: Path) -> str:
+    """The table of the figures in a folder."""
+    found = {name: file for name in EXPERIMENTS if (file := folder / f"{name.replace(':', '-')}.json").exists()}
+    figures = {name: json.loads(file.read_text()) for name, file in found.items()}
+    rows = [row(f, EXPERIMENTS[name]) for name, f in figures.items()]
+    head = "| experiment | code | squared error | bound, nats | also | training | reading |\n" + "| --- " * 7 + "|"
+    return "\n".join([head, *rows])
+
+
+def families() -> None:
+    folder = Path(_FOLDER.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    for experiment in () if _TABLE_ONLY.value else _ONLY.value or EXPERIMENTS:
+        file = folder / f"{experiment.replace(':', '-')}.json"
+        if not file.exists():
+            file.write_text(json.dumps(train(experiment, _SEEDS.value, mnist()), indent=1) + "\n")
+    (folder.parent / "families.md").write_text(INTRODUCTION + table(folder) + "\n")
+    print(table(folder))
+
+
+if __name__ == "__main__":
+    main.run(families)
