@@ -17,7 +17,7 @@ def get_config(arg=""):
     objective = config.objective
     if flags.capacity:
         objective.weights.capacity = 10.0
-        objective.options.capacity = {"nats": 25.0, "steps": 2_000}
+        objective.options.capacity = {"nats": 25.0, "steps": 1_500}
     elif flags.free_bits:
         objective.weights.free_bits = 1.0
         objective.options.free_bits = {"nats": 0.5}
@@ -26,5 +26,5 @@ def get_config(arg=""):
     if flags.warmup:
         objective.schedules.kl = {"name": "linear", "steps": 1_000}
     if flags.cyclical:
-        objective.schedules.kl = {"name": "cyclical", "steps": 2_000}
+        objective.schedules.kl = {"name": "cyclical", "steps": 1_600}
     return common.finish(config, flags.tiny)

@@ -5,10 +5,10 @@ from aejax.config import module
 
 
 def mnist():
-    """A config on MNIST, without a model: 3,000 steps of 128 images."""
+    """A config on MNIST, without a model: 2,000 steps of 128 images."""
     config = aejax.config.default()
     config.data.name = "mnist"
-    config.steps, config.checkpoint_every, config.log_every = 3_000, 1_000, 50
+    config.steps, config.checkpoint_every, config.log_every = 2_000, 1_000, 50
     config.likelihood = module("bernoulli")
     config.optim.schedule = "cosine"
     return config
@@ -24,13 +24,18 @@ def mlp(bottleneck, hidden=(512, 256)):
 
 
 def resnet(bottleneck, features=(16, 32)):
-    """Residual stages down to 7x7 and up again, 600 steps."""
+    """Residual stages down to 7x7 and up again, 500 steps."""
     config = mnist()
-    config.steps, config.checkpoint_every, config.log_every = 600, 200, 20
+    shorten(config, 500)
     config.encoder = module("resnet", features=features)
     config.bottleneck = bottleneck
     config.decoder = module("resnet", features=features[::-1])
     return config
+
+
+def shorten(config, steps):
+    """Fewer steps, for models that take longer for each."""
+    config.steps, config.checkpoint_every, config.log_every = steps, steps // 2, 20
 
 
 def finish(config, tiny):

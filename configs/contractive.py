@@ -13,4 +13,5 @@ def get_config(arg=""):
     config = common.mlp(module("dense", features=32, activation="sigmoid"), hidden=(256,))
     config.encoder.activation = config.decoder.activation = "sigmoid"
     config.objective.weights.contractive = 1.0
+    common.shorten(config, 600)
     return common.finish(config, flags.tiny)

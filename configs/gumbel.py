@@ -10,6 +10,6 @@ from configs import common
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("gumbel", codes=16, positions=16, anneal_to=0.5, anneal_steps=2_000))
+    config = common.mlp(module("gumbel", codes=16, positions=16, anneal_to=0.5, anneal_steps=1_500))
     config.objective.weights.kl = 1.0
     return common.finish(config, flags.tiny)

@@ -21,5 +21,6 @@ def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, **dict.fromkeys(BOUNDS, False))
     config = common.mlp(module("gaussian", features=16, samples=8))
     config.objective.weights.kl = 1.0
+    common.shorten(config, 1_000)
     config.objective.bound = next((bound for name, bound in BOUNDS.items() if flags[name]), module("iwae"))
     return common.finish(config, flags.tiny)

@@ -14,4 +14,5 @@ def get_config(arg=""):
     config.likelihood = module("squared_error")
     config.objective.weights.l0 = 0.05
     config.objective.weights.revival = 1 / 32
+    common.shorten(config, 1_000)
     return common.finish(config, flags.tiny)

@@ -11,7 +11,7 @@ from configs import common
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
     config = common.mnist()
-    config.steps, config.checkpoint_every, config.log_every = 1_000, 250, 20
+    common.shorten(config, 800)
     config.encoder = module("vit", patch=4, features=64, layers=2, heads=4, mask_ratio=0.75)
     config.bottleneck = module("masked", features=32)
     config.decoder = module("vit", patch=4, features=32, layers=1, heads=4)

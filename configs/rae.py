@@ -20,4 +20,5 @@ def get_config(arg=""):
         config.objective.weights.decoder_l2 = 1e-4
     else:
         config.objective.weights.gradient_penalty = 1e-3
+        common.shorten(config, 600)
     return common.finish(config, flags.tiny)

@@ -16,4 +16,5 @@ def get_config(arg=""):
     config = common.mlp(module(name, features=1024, k=32, dead_after=200, revive=64), hidden=())
     config.likelihood = module("squared_error")
     config.objective.weights.revival = 1 / 32
+    common.shorten(config, 1_000)
     return common.finish(config, flags.tiny)

@@ -13,4 +13,5 @@ def get_config(arg=""):
     config = common.mlp(module("gaussian", features=16))
     config.objective.weights = {"reconstruction": 0.0, "kl": 1.0, "feature_error": 1.0, "adversarial": 1.0}
     config.adversary = module("vae_gan", features=(16, 32), lr=2e-4)
+    common.shorten(config, 600)
     return common.finish(config, flags.tiny)

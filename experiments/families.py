@@ -70,7 +70,7 @@ By `python -m experiments.families`, from the files in [families](families): 54,
 10,000 test images at the last step; mean ± standard deviation of three seeds. `squared error` is that of the
 deterministic reconstruction, summed over an image's pixels; `bound` bounds -log p(x) from above in nats (Bernoulli
 likelihoods only: lower is better, and comparable); `training` is the wall time on two shared CPU cores, with
-validation and checkpoints. Budgets are small and equal by kind (3,000 steps of 128 images for dense models, fewer
+validation and checkpoints. Budgets are small and equal by kind (2,000 steps of 128 images for dense models, fewer
 for convolutions and transformers): the table shows that each family works, not what it can reach.
 
 """

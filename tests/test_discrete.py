@@ -443,6 +443,9 @@ def test_residuals_are_quantised_in_turn_and_the_error_falls():
         errors.append(np.square(rest).sum())
     np.testing.assert_allclose(code.z, h - rest, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(code.losses["commitment"], losses, rtol=1e-4)
+    counts = [np.bincount(np.asarray(code.indices)[..., level].ravel(), minlength=8) for level in range(3)]
+    perplexity = np.mean([np.exp(scipy.stats.entropy(count)) for count in counts])
+    assert code.metrics["perplexity"] == pytest.approx(perplexity, rel=1e-5)
     assert all(after < 0.7 * before for before, after in itertools.pairwise(errors))
 
 

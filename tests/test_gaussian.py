@@ -1,0 +1,486 @@
+"""Gaussian codes: densities against scipy, flows against their exact Jacobian, priors against what they are made of."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+from conftest import assert_trees_equal, example_keys, shared_among
+from scipy.special import logsumexp, softmax
+
+import aejax
+from aejax.models.bottlenecks import GaussianBottleneck
+from aejax.models.distributions import DiagonalGaussian, FullGaussian, GaussianMixture, StandardNormal
+from aejax.models.flows import InverseAutoregressive, Planar
+
+DIMENSIONS = (1, 2, 4)
+FLOWS = {"iaf": InverseAutoregressive(8), "planar": Planar()}
+
+
+def diagonal(seed=0, batch=3, d=3):
+    rng = np.random.default_rng(seed)
+    mean, log_std = rng.normal(size=(batch, d)), rng.normal(0, 0.5, (batch, d))
+    return (
+        DiagonalGaussian(jnp.float32(mean), jnp.float32(log_std)),
+        mean,
+        np.stack([np.diag(np.exp(2 * row)) for row in log_std]),
+    )
+
+
+def full(seed=0, batch=3, d=3):
+    rng = np.random.default_rng(seed)
+    mean, scale = rng.normal(size=(batch, d)), np.tril(rng.normal(0, 0.7, (batch, d, d)), -1)
+    scale += np.eye(d) * np.exp(rng.normal(0, 0.5, (batch, d, 1)))
+    return FullGaussian(jnp.float32(mean), jnp.float32(scale)), mean, scale @ scale.swapaxes(1, 2)
+
+
+def mixture(seed=0, k=4, d=2):
+    rng = np.random.default_rng(seed)
+    return GaussianMixture(
+        *(jnp.float32(a) for a in (rng.normal(size=k), rng.normal(0, 2, (k, d)), rng.normal(0, 0.5, (k, d))))
+    )
+
+
+def mixture_log_prob(logits, mean, std, z):
+    """By scipy, one z after another."""
+    weights = np.log(softmax(np.asarray(logits, np.float64)))
+    rows = np.asarray(z, np.float64).reshape(-1, z.shape[-1])
+    each = [[scipy.stats.norm.logpdf(row, m, s).sum() for m, s in zip(mean, std, strict=True)] for row in rows]
+    return logsumexp(np.array(each) + weights, axis=1).reshape(z.shape[:-1])
+
+
+def features(seed=0, batch=5, size=4):
+    return jnp.float32(np.random.default_rng(seed).normal(size=(batch, size)))
+
+
+def stirred(variables, seed=0, scale=0.3):
+    """The variables with noise on every parameter: biases are zero and densities alike at the start."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: a + jnp.float32(rng.normal(0, scale, a.shape)), variables)
+
+
+def started(module, h=None, seed=0, **given):
+    return stirred(module.init(jax.random.key(seed), features() if h is None else h, **given), seed)
+
+
+def autoencoder(size=3, classes=0, **changes):
+    shape = (size,)
+    return aejax.Autoencoder(
+        aejax.models.MLPEncoder((6,), "tanh"),
+        GaussianBottleneck(**{"features": 2, "shape": shape, **changes}),
+        aejax.models.MLPDecoder(shape),
+        classes=classes,
+    )
+
+
+# Distributions.
+
+
+@pytest.mark.parametrize("make", [diagonal, full])
+@pytest.mark.parametrize("d", DIMENSIONS)
+def test_log_prob_is_scipys(make, d):
+    for seed in range(3):
+        q, mean, covariance = make(seed, d=d)
+        z = np.random.default_rng(9 + seed).normal(0, 2, (5, 3, d)).astype(np.float32)  # five samples of each
+        expected = [
+            [scipy.stats.multivariate_normal.logpdf(z[s, b], mean[b], covariance[b]) for b in range(3)]
+            for s in range(5)
+        ]
+        np.testing.assert_allclose(q.log_prob(z), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(q.log_prob(z[2]), expected[2], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(q.covariance(), covariance, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [diagonal, full])
+@pytest.mark.parametrize("d", DIMENSIONS)
+def test_kl_is_the_closed_form_of_two_gaussians(make, d):
+    for seed in range(3):
+        q, mean, covariance = make(seed, d=d)
+        expected = [
+            0.5 * (np.trace(s) + m @ m - d - np.linalg.slogdet(s)[1]) for m, s in zip(mean, covariance, strict=True)
+        ]
+        np.testing.assert_allclose(q.kl(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_kl_by_unit_is_the_integral_and_zero_for_the_prior():
+    q, mean, covariance = diagonal()
+    for (b, j), got in np.ndenumerate(q.kl_by_unit()):
+        m, s = mean[b, j], np.sqrt(covariance[b, j, j])
+        one, prior = scipy.stats.norm(m, s), scipy.stats.norm()
+        expected, _ = scipy.integrate.quad(
+            lambda z, one=one, prior=prior: one.pdf(z) * (one.logpdf(z) - prior.logpdf(z)), m - 12 * s, m + 12 * s
+        )
+        assert float(got) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    np.testing.assert_array_equal(DiagonalGaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3))).kl(), [0, 0])
+    np.testing.assert_array_equal(FullGaussian(jnp.zeros((2, 3)), jnp.eye(3)[None].repeat(2, 0)).kl(), [0, 0])
+
+
+@pytest.mark.parametrize("make", [diagonal, full])
+def test_samples_have_their_mean_their_covariance_and_their_kl(make):
+    q, mean, covariance = make(1)
+    n = 20_000
+    z = np.asarray(q.sample(np.random.default_rng(0).normal(size=(n, 3, 3)).astype(np.float32)), np.float64)
+    for b in range(3):
+        deviation = np.sqrt(np.diag(covariance[b]))
+        # Five standard errors: of a mean, and of a covariance (at most sqrt(2 / n) of the deviations' product).
+        assert np.all(np.abs(z[:, b].mean(0) - mean[b]) < 5 * deviation / np.sqrt(n))
+        error = np.abs(np.cov(z[:, b].T) - covariance[b])
+        assert np.all(error < 5 * np.sqrt(2 / n) * np.outer(deviation, deviation))
+    ratio = np.asarray(q.log_prob(jnp.float32(z)) - StandardNormal(3).log_prob(jnp.float32(z)), np.float64)
+    assert np.all(np.abs(ratio.mean(0) - q.kl()) < 5 * ratio.std(0) / np.sqrt(n))
+
+
+def test_standard_normal_is_scipys_and_draws_by_key():
+    prior, z = StandardNormal(3), features(size=3)
+    np.testing.assert_allclose(prior.log_prob(z), scipy.stats.norm.logpdf(z).sum(1), rtol=1e-5)
+    draws = np.asarray(prior.sample(example_keys(5000)))
+    assert draws.shape == (5000, 3)
+    assert np.abs(draws.mean(0)).max() < 5 / np.sqrt(5000)
+    assert np.abs(np.cov(draws.T) - np.eye(3)).max() < 5 * np.sqrt(2 / 5000)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mixture_is_the_logsumexp_of_its_components(seed):
+    prior = mixture(seed)
+    z = np.random.default_rng(seed).normal(0, 3, (3, 4, 2)).astype(np.float32)
+    expected = mixture_log_prob(prior.logits, prior.mean, np.exp(prior.log_std), z)
+    np.testing.assert_allclose(prior.log_prob(z), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(prior.log_prob(z[1]), expected[1], rtol=1e-4, atol=1e-5)
+    shifted = prior.replace(logits=prior.logits + 7)  # weights are what the softmax makes of the logits
+    np.testing.assert_allclose(shifted.log_prob(z), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_draws_of_a_mixture_have_its_moments_and_belong_to_their_key():
+    prior, n = mixture(), 20_000
+    keys = example_keys(n)
+    z = np.asarray(prior.sample(keys), np.float64)
+    w, m, v = softmax(np.float64(prior.logits)), np.float64(prior.mean), np.exp(2 * np.float64(prior.log_std))
+    mean = w @ m
+    covariance = np.diag(w @ v) + (w[:, None] * (m - mean)).T @ (m - mean)
+    deviation = np.sqrt(np.diag(covariance))
+    assert np.all(np.abs(z.mean(0) - mean) < 5 * deviation / np.sqrt(n))
+    # The fourth moment of a mixture may be above a Gaussian's: ten of a Gaussian's standard errors.
+    assert np.all(np.abs(np.cov(z.T) - covariance) < 10 * np.sqrt(2 / n) * np.outer(deviation, deviation))
+    np.testing.assert_array_equal(prior.sample(keys[5:9]), np.float32(z[5:9]))
+
+
+def test_a_far_components_draw_does_not_depend_on_the_noise_inside_it():
+    """The component and the noise come from different keys: within a component the draws are standard normal."""
+    prior = GaussianMixture(jnp.zeros(2), jnp.array([[-100.0], [100.0]]), jnp.zeros((2, 1)))
+    z = np.asarray(prior.sample(example_keys(4000)))[:, 0]
+    for side in (z[z < 0] + 100, z[z > 0] - 100):
+        assert len(side) == pytest.approx(2000, abs=5 * np.sqrt(1000))
+        assert scipy.stats.kstest(side, "norm").pvalue > 1e-4
+
+
+# Flows.
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("d", DIMENSIONS)
+def test_log_determinant_is_that_of_the_exact_jacobian(name, d):
+    flow, h = FLOWS[name], features()
+    for seed in range(3):
+        z = jnp.float32(np.random.default_rng(seed).normal(size=(5, d)))
+        variables = stirred(flow.init(jax.random.key(seed), z, h), seed)
+
+        def step(z, h, variables=variables):
+            return flow.apply(variables, z[None], h[None])[0][0]
+
+        jacobian = jax.vmap(jax.jacfwd(step))(z, h)
+        sign, expected = np.linalg.slogdet(jacobian)
+        np.testing.assert_array_equal(sign, 1)
+        moved, log_det = flow.apply(variables, z, h)
+        np.testing.assert_allclose(log_det, expected, rtol=1e-3, atol=1e-5)
+        assert jnp.abs(log_det).min() > 1e-4  # or the test would say nothing
+        several = flow.apply(variables, jnp.stack([z, 2 * z]), h)  # with an axis of samples
+        np.testing.assert_allclose(several[0][0], moved, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(several[1][0], log_det, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("d", DIMENSIONS)
+def test_inverse_autoregressive_flow_reads_only_earlier_units_and_all_of_them(d):
+    flow, h = InverseAutoregressive(8), features()
+    z = jnp.float32(np.random.default_rng(0).normal(size=(5, d)))
+    variables = stirred(flow.init(jax.random.key(0), z, h))
+    jacobian = jax.vmap(jax.jacfwd(lambda z, h: flow.apply(variables, z[None], h[None])[0][0]))(z, h)
+    np.testing.assert_array_equal(np.triu(jacobian, 1), 0)
+    diagonal = np.diagonal(jacobian, axis1=1, axis2=2)
+    assert np.all((diagonal > 0) & (diagonal < 1))  # a gate
+    rows, columns = np.tril_indices(d, -1)
+    assert np.all(np.abs(jacobian[:, rows, columns]).max(0) > 0)  # every earlier unit is read
+    by_features = jax.jacfwd(lambda h: flow.apply(variables, z[:1], h[None])[0][0])(h[0])
+    assert np.all(np.abs(by_features).max(1)[1:] > 0)  # the first unit's step reads nothing
+
+
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_a_planar_step_is_invertible_whatever_its_parameters(scale):
+    """The determinant is least where w.z + b = 0, and there it is softplus(w.u) (appendix A.1: 1 + m(w.u))."""
+    flow, d = Planar(), 3
+    for seed in range(10):
+        h = features(seed, batch=4)
+        dense = flow.init(jax.random.key(seed), jnp.zeros((4, d)), h)["params"]["parameters"]
+        dense = stirred(jax.tree.map(lambda a: scale * a, dense), seed, scale)
+        u, w, b = np.split(np.float64(h @ dense["kernel"] + dense["bias"]), (d, 2 * d), axis=1)
+        length = np.square(w).sum(1, keepdims=True)
+        crease = jnp.float32(-b * w / length)
+        log_det = flow.apply({"params": {"parameters": dense}}, crease, h)[1]
+        least = np.logaddexp(0, (w * u).sum(1))
+        np.testing.assert_allclose(np.exp(log_det), least, rtol=1e-2, atol=1e-4)
+        across = jnp.linspace(-3, 3, 61)[:, None, None] * jnp.float32(w / np.sqrt(length))
+        moved, elsewhere = flow.apply({"params": {"parameters": dense}}, crease + across, h)
+        assert np.all(np.isfinite(elsewhere))
+        along = np.float64((moved * w).sum(-1) / np.sqrt(length[:, 0]))
+        assert np.all(np.diff(along, axis=0) > -1e-4)  # monotonous along w, up to rounding: one z for each z'
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_no_steps_are_the_diagonal_gaussian(name):
+    h, keys = features(), example_keys(5)
+    plain, flow = GaussianBottleneck(3), GaussianBottleneck(3, name, depth=0)
+    variables = started(plain)
+    assert_trees_equal(variables, started(flow))
+    for given in (keys, None):
+        a, b = (module.apply(variables, h, keys=given) for module in (plain, flow))
+        assert_trees_equal((a.z, a.losses, a.metrics), (b.z, b.losses, b.metrics))
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_density_of_a_flow_is_the_change_of_variables_of_all_its_steps(name, depth):
+    """The base's mean moves z as its noise does, so the Jacobian by the bias of `mean` is the flow's."""
+    bottleneck, h, d = GaussianBottleneck(3, name, depth=depth, hidden=6), features(), 3
+    variables, keys = started(bottleneck), example_keys(5)
+
+    def z_of(shift):
+        params = variables["params"]
+        mean = {**params["mean"], "bias": params["mean"]["bias"] + shift}
+        return bottleneck.apply({"params": {**params, "mean": mean}}, h, keys=keys).z
+
+    jacobian = np.asarray(jax.jacfwd(z_of)(jnp.zeros(d)))
+    code = bottleneck.apply(variables, h, keys=keys)
+    noise = jax.vmap(lambda key: jax.random.normal(key, (d,)))(keys)
+    base = scipy.stats.norm.logpdf(noise).sum(1) - np.asarray(code.posterior.base.log_std).sum(1)
+    log_q = base - np.linalg.slogdet(jacobian)[1]
+    np.testing.assert_allclose(code.posterior.log_prob(code.z), log_q, rtol=1e-4, atol=1e-4)
+    log_p = scipy.stats.norm.logpdf(code.z).sum(1)
+    np.testing.assert_allclose(code.losses["kl"], log_q - log_p, rtol=1e-4, atol=1e-4)
+    if name == "iaf":  # the order of the units turns from step to step, and each reads all the others
+        reads = np.abs(jacobian).max(0) > 0
+        assert reads.all() if depth > 1 else not np.triu(reads, 1).any()
+
+
+@pytest.mark.parametrize(("posterior", "prior"), [("iaf", "standard"), ("planar", "mixture"), ("full", "mixture")])
+def test_a_drawn_kl_is_that_of_a_density(posterior, prior):
+    """E_q[p / q] = 1: exp(-kl) is an estimate of one by importance sampling."""
+    bottleneck = GaussianBottleneck(2, posterior, prior, components=3, hidden=6, samples=20_000)
+    variables = started(bottleneck, features(batch=2))
+    wide = {**variables["params"]["log_std"], "bias": jnp.full(2, 0.7)}  # q wider than p, or weights would explode
+    variables = {"params": {**variables["params"], "log_std": wide}}
+    if prior == "mixture":
+        variables["params"]["mixture_log_std"] = jnp.full((3, 2), -0.5)
+    code = bottleneck.apply(variables, features(batch=2), keys=example_keys(2))
+    log_ratio = np.float64(code.prior.log_prob(code.z) - code.posterior.log_prob(code.z))
+    weights = np.exp(log_ratio)
+    error = weights.std(0) / np.sqrt(20_000)
+    assert np.all(error < 0.1)
+    np.testing.assert_array_less(np.abs(weights.mean(0) - 1), 5 * error)
+    np.testing.assert_allclose(code.losses["kl"], -log_ratio.mean(0), rtol=1e-3, atol=1e-4)  # the mean over samples
+
+
+# The bottleneck.
+
+
+@pytest.mark.parametrize("posterior", ["diagonal", "full"])
+@pytest.mark.parametrize("d", DIMENSIONS)
+def test_kl_is_exact_under_the_standard_normal_prior(posterior, d):
+    bottleneck, h = GaussianBottleneck(d, posterior), features()
+    variables = started(bottleneck, seed=d)
+    code = bottleneck.apply(variables, h, keys=example_keys(5))
+    mean, covariance = np.float64(code.posterior.mean), np.float64(code.posterior.covariance())
+    params = jax.tree.map(np.float64, variables["params"])
+    np.testing.assert_allclose(mean, h @ params["mean"]["kernel"] + params["mean"]["bias"], rtol=1e-4, atol=1e-5)
+    log_std = h @ params["log_std"]["kernel"] + params["log_std"]["bias"]
+    # The Cholesky factor is unique, and its diagonal are the exponentials.
+    factor = np.linalg.cholesky(covariance)
+    np.testing.assert_allclose(np.log(np.diagonal(factor, axis1=1, axis2=2)), log_std, rtol=1e-3, atol=1e-4)
+    assert posterior == "diagonal" or d == 1 or np.abs(np.tril(factor, -1)).max() > 0.1
+    expected = 0.5 * (np.trace(covariance, axis1=1, axis2=2) + (mean**2).sum(1) - d) - log_std.sum(1)
+    np.testing.assert_allclose(code.losses["kl"], expected, rtol=1e-4, atol=1e-4)
+    again = bottleneck.apply(variables, h, keys=example_keys(5, seed=1))
+    np.testing.assert_array_equal(code.losses["kl"], again.losses["kl"])  # does not depend on what was drawn
+
+
+@pytest.mark.parametrize("posterior", ["diagonal", "full"])
+def test_codes_are_drawn_from_the_posterior(posterior):
+    n = 4000
+    bottleneck, h = GaussianBottleneck(2, posterior), features(batch=1)
+    variables = started(bottleneck)
+    code = bottleneck.apply(variables, jnp.repeat(h, n, 0), keys=example_keys(n))
+    z, mean, covariance = np.float64(code.z), code.posterior.mean[0], np.float64(code.posterior.covariance()[0])
+    white = np.linalg.solve(np.linalg.cholesky(covariance), (z - mean).T)
+    for row in white:
+        assert scipy.stats.kstest(row, "norm").pvalue > 1e-4
+    assert abs(np.corrcoef(white)[0, 1]) < 5 / np.sqrt(n)
+
+
+@pytest.mark.parametrize("posterior", ["diagonal", "full", "iaf", "planar"])
+def test_without_keys_the_code_is_the_mean(posterior):
+    bottleneck, h = GaussianBottleneck(3, posterior, samples=4, hidden=6), features()
+    variables = started(bottleneck)
+    code = bottleneck.apply(variables, h)
+    assert code.z.shape == (5, 3)
+    assert code.samples == 0
+    np.testing.assert_array_equal(code.z, code.posterior.mean)
+    np.testing.assert_array_equal(code.z, bottleneck.apply(variables, h, train=True).z)
+    if posterior in ("diagonal", "full"):
+        dense = variables["params"]["mean"]
+        np.testing.assert_allclose(code.z, h @ dense["kernel"] + dense["bias"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("posterior", ["diagonal", "full", "iaf", "planar"])
+def test_noise_belongs_to_the_example_and_each_sample_has_its_own(posterior, samples):
+    bottleneck, h, keys = GaussianBottleneck(3, posterior, samples=samples, hidden=6), features(), example_keys(5)
+    variables = started(bottleneck)
+    code = bottleneck.apply(variables, h, keys=keys)
+    z = np.asarray(code.z)
+    assert z.shape == ((5, 3) if samples == 1 else (samples, 5, 3))
+    assert code.samples == (0 if samples == 1 else samples)
+    assert code.losses["kl"].shape == (5,)
+    part = bottleneck.apply(variables, h[3:], keys=keys[3:])
+    np.testing.assert_allclose(part.z, z[..., 3:, :], rtol=1e-5, atol=1e-6)
+    alike = bottleneck.apply(variables, jnp.ones_like(h), keys=keys).z.reshape(-1, 3)
+    assert len(np.unique(alike, axis=0)) == 5 * samples
+    assert np.all(bottleneck.apply(variables, h, keys=example_keys(5, seed=1)).z != z)
+
+
+def test_clipped_deviations_keep_the_loss_and_its_gradient_finite():
+    for posterior in ("diagonal", "full"):
+        bottleneck, h = GaussianBottleneck(2, posterior), features()
+        for size in (1e3, -1e3):
+            variables = started(bottleneck)
+            variables["params"]["log_std"]["bias"] = jnp.full(2, size)
+            code = bottleneck.apply(variables, h, keys=example_keys(5))
+            log_std = 0.5 * jnp.log(jnp.diagonal(code.posterior.covariance(), axis1=1, axis2=2))
+            if posterior == "diagonal":
+                np.testing.assert_allclose(log_std, np.full((5, 2), np.sign(size) * 10), rtol=1e-5)
+
+            def loss(params):
+                code = bottleneck.apply({"params": params}, h, keys=example_keys(5))  # noqa: B023
+                return code.losses["kl"].sum() + code.z.sum() + code.posterior.log_prob(code.z + 1e-3).sum()  # noqa: B023
+
+            value, grads = jax.value_and_grad(loss)(variables["params"])
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((code.z, value, grads)))
+
+
+def units_that_vary(n=8):
+    """Features whose units have variances 4, 0.02, 0.005 and 0 over the batch, in blocks: the first unit is
+    constant on each of two or four devices."""
+    block = jnp.repeat(jnp.array([1.0, -1.0]), n // 2)[:, None]
+    return block * jnp.sqrt(jnp.array([4.0, 0.02, 0.005, 0.0])) + 3
+
+
+def active(bottleneck, h):
+    params = bottleneck.init(jax.random.key(0), h)["params"]
+    params["mean"] = {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}
+    return params
+
+
+def test_active_units_are_those_whose_mean_varies_over_the_batch():
+    bottleneck, h = GaussianBottleneck(4), units_that_vary()
+    params = active(bottleneck, h)
+    assert bottleneck.apply({"params": params}, h, keys=example_keys(8)).metrics["active_units"] == 2
+    assert bottleneck.apply({"params": params}, h[:1]).metrics["active_units"] == 0
+
+
+def test_active_units_are_counted_over_the_batch_of_all_devices():
+    h = units_that_vary()
+    params = active(GaussianBottleneck(4), h)
+    bottleneck = GaussianBottleneck(4, axis_name="devices")
+    count = jax.pmap(lambda h: bottleneck.apply({"params": params}, h).metrics["active_units"], axis_name="devices")(
+        shared_among(4, h)
+    )
+    np.testing.assert_array_equal(count, [2, 2, 2, 2])
+
+
+# Priors and whole models.
+
+
+def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
+    model = autoencoder(prior="vamp", components=4)
+    x = features(size=3)
+    variables = started(model, x)
+    pseudo = variables["params"]["bottleneck"]["pseudo_inputs"]
+    assert pseudo.shape == (4, 3)
+    code = model.apply(variables, x, keys=example_keys(5), method="encode")
+    posteriors = [model.apply(variables, pseudo[k : k + 1], method="encode").posterior for k in range(4)]
+    mean, std = (np.concatenate(a) for a in zip(*((q.mean, np.exp(q.log_std)) for q in posteriors), strict=True))
+    log_p = mixture_log_prob(np.zeros(4), mean, std, code.z)
+    log_q = scipy.stats.norm.logpdf(code.z, code.posterior.mean, np.exp(code.posterior.log_std)).sum(1)
+    np.testing.assert_allclose(code.prior.log_prob(code.z), log_p, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(code.losses["kl"], log_q - log_p, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(model.apply(variables, method="prior").log_prob(code.z), log_p, rtol=1e-4, atol=1e-4)
+
+    def kl(params):
+        return model.apply({"params": params}, x, keys=example_keys(5)).code.losses["kl"].sum()
+
+    grad = jax.grad(kl)(variables["params"])["bottleneck"]["pseudo_inputs"]
+    assert np.all(np.abs(grad).max(1) > 0)  # pseudo-inputs are learned
+
+
+def test_pseudo_inputs_of_images_begin_as_images():
+    bottleneck = GaussianBottleneck(2, prior="vamp", components=50, shape=(2, 3, 1))
+    variables = bottleneck.init(jax.random.key(0), features(), features(1, batch=50))
+    pseudo = bottleneck.apply(variables, method="pseudo_inputs")
+    assert pseudo.shape == (50, 2, 3, 1)
+    assert 0 <= pseudo.min() < 0.1 < 0.9 < pseudo.max() <= 1
+    assert GaussianBottleneck(2).bind({}).pseudo_inputs() is None
+
+
+def test_a_mixture_prior_has_the_parameters_of_its_components():
+    bottleneck, h = GaussianBottleneck(2, prior="mixture", components=4), features()
+    variables = started(bottleneck)
+    code = bottleneck.apply(variables, h, keys=example_keys(5))
+    p = variables["params"]
+    log_p = mixture_log_prob(p["mixture_logits"], p["mixture_mean"], np.exp(p["mixture_log_std"]), code.z)
+    log_q = scipy.stats.norm.logpdf(code.z, code.posterior.mean, np.exp(code.posterior.log_std)).sum(1)
+    np.testing.assert_allclose(code.losses["kl"], log_q - log_p, rtol=1e-3, atol=1e-4)
+    begun = bottleneck.init(jax.random.key(0), h)["params"]["mixture_mean"]
+    assert len(np.unique(begun, axis=0)) == 4  # equal ones would stay equal
+
+
+def test_each_sample_is_decoded_with_its_examples_label():
+    model, x, label = autoencoder(samples=3, classes=4), features(size=3), jnp.array([0, 3, 1, 2, 1])
+    variables = started(model, x, label=label)
+    output = model.apply(variables, x, label=label, keys=example_keys(5))
+    assert output.decoded.shape == (3, 5, 3)
+    hot, dense = np.eye(4)[label], jax.tree.map(np.asarray, variables["params"]["decoder"]["dense_0"])
+    for z, decoded in zip(output.code.z, output.decoded, strict=True):
+        expected = np.concatenate([z, hot], 1) @ dense["kernel"] + dense["bias"]
+        np.testing.assert_allclose(decoded, expected, rtol=1e-4, atol=1e-5)
+    other = model.apply(variables, x, label=label[::-1], keys=example_keys(5))
+    assert np.any(other.code.posterior.mean != output.code.posterior.mean)  # the encoder reads it, too
+
+
+def test_what_does_not_fit_is_named():
+    h = features()
+    for module, message in (
+        (GaussianBottleneck(2, "diagonl"), r"bottleneck.posterior 'diagonl' is unknown; did you mean 'diagonal'"),
+        (GaussianBottleneck(2, prior="vampp"), r"bottleneck.prior 'vampp' is unknown; did you mean 'vamp'"),
+        (GaussianBottleneck(2, "full", "vamp"), r"prior='vamp' needs bottleneck.posterior='diagonal'"),
+        (GaussianBottleneck(2, prior="vamp"), r"prior='vamp' needs the features of its pseudo-inputs"),
+    ):
+        with pytest.raises(aejax.InputError, match=message) as caught:
+            module.init(jax.random.key(0), h)
+        assert "\n" not in str(caught.value)
+    x, label = features(size=3), jnp.zeros(5, jnp.int32)
+    model = autoencoder(classes=3)
+    variables = model.init(jax.random.key(0), x, label=label)
+    with pytest.raises(aejax.InputError, match=r"conditional on 3 classes: give a label"):
+        model.apply(variables, x)
+    with pytest.raises(aejax.InputError, match=r"conditional on 3 classes: give a label"):
+        model.apply(variables, jnp.zeros((5, 2)), method="decode")
+    with pytest.raises(aejax.InputError, match=r"prior='vamp' has no labels"):
+        autoencoder(classes=3, prior="vamp").init(jax.random.key(0), x, label=label)
