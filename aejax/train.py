@@ -247,13 +247,14 @@ def _check_range(task: Task, source: Source) -> None:
 
 
 def _check_labels(feed: Feed, classes: int) -> None:
-    name = feed.source.name
     if "label" not in feed.source.take(np.arange(1)):
-        raise InputError(f"classes={classes} makes the model conditional, but {name} has no labels; set classes=0")
+        raise InputError(
+            f"classes={classes} makes the model conditional, but the data has no labels; give some or set classes=0"
+        )
     label = np.asarray(feed.held.get("label", 0))
     if label.min() < 0 or label.max() >= classes:
         raise InputError(
-            f"{name} has labels from {label.min()} to {label.max()}, and classes={classes} means 0 to {classes - 1}; "
+            f"the data has labels from {label.min()} to {label.max()}, and classes={classes} means 0 to {classes - 1}; "
             "set classes to the number of labels"
         )
 

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from experiments import benchmark, reproduce
+from experiments import benchmark, families, reproduce
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,6 +18,16 @@ def results(name):
 def test_figures_are_those_of_the_committed_results():
     assert reproduce.table(results("reconstruction.json")) in README
     assert benchmark.sentence(results("loop.json")) in WORDS
+
+
+def test_the_table_of_families_is_that_of_the_committed_figures():
+    folder = ROOT / "experiments/results"
+    assert (folder / "families.md").read_text() == families.INTRODUCTION + families.table(folder / "families") + "\n"
+
+
+def test_every_config_is_in_the_guide():
+    for config in (ROOT / "configs").glob("*.py"):
+        assert f"(configs/{config.name})" in README or config.stem == "common"
 
 
 def test_files_and_links_exist():

@@ -108,7 +108,7 @@ class Autoencoder(nn.Module):
             return x
         if label is None:
             raise InputError(f"the model is conditional on {self.classes} classes: give a label with each example")
-        hot = jax.nn.one_hot(label, self.classes, dtype=x.dtype)
+        hot = jax.nn.one_hot(label, self.classes, dtype=jnp.result_type(x))
         hot = hot.reshape(hot.shape[0], *(1,) * (x.ndim - 2), self.classes)
         return jnp.concatenate([x, jnp.broadcast_to(hot, (*x.shape[:-1], self.classes))], -1)
 
