@@ -42,6 +42,13 @@ def _compile_each_program_once(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Each compiled program holds memory maps, of which a process may have 65,530: the whole suite has more."""
+    yield
+    jax.clear_caches()
+
+
 def config_of(name: str, arg: str = "tiny"):
     """A config of configs/, unlocked for the test to change."""
     return importlib.import_module(f"configs.{name}").get_config(arg).unlock()

@@ -24,7 +24,8 @@ def command(module, *arguments):
 
 
 def launch(module, *arguments, devices=1, **kwargs):
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
+    environment = {**os.environ, "XLA_FLAGS": flags}
     return subprocess.Popen(
         command(module, *arguments),
         cwd=ROOT,

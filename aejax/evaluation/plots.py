@@ -1,5 +1,6 @@
 """Pictures of a run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,13 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     series = {n: [r[f"validation/{n}"] for r in history if f"validation/{n}" in r] for n in names}
     names = [n for n in names if n == "loss" or series[n] != series["loss"]]  # a lone term is the loss
     with _style():
-        figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
-        for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        columns = min(len(names), 4)
+        rows = math.ceil(len(names) / columns)
+        figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(panels, names, strict=False):
             for k, (part, marker) in enumerate((("train", ""), ("validation", "o"))):
                 points = [(r["step"], r[f"{part}/{name}"]) for r in history if f"{part}/{name}" in r]
                 if points:

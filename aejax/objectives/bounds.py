@@ -1,9 +1,10 @@
 """Bounds of the likelihood from importance samples: `bound(context, log_p)` to a loss [batch], in nats.
 
 log w_k = log p(x|z_k) + beta (log p(z_k) - log q(z_k|x)); beta is the weight of `kl`, 1 unless one
-means to leave the bound. `log_p(decoded)` gives log p(x|z_k), [samples, batch].
+means to leave the bound. `log_p(context, decoded)` gives log p(x|z_k), [samples, batch].
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from aejax.errors import InputError
 from aejax.models.distributions import FlowPosterior
 from aejax.objectives.context import Context
 
-LogP = Callable[[Array], Array]
+LogP = Callable[[Context, Array], Array]
 
 
 def _iwae(log_w: Array) -> Array:
@@ -36,7 +37,7 @@ def log_weights(c: Context, log_p: LogP, beta: Any) -> Array:
     code = c.output.code
     if code.posterior is None or code.prior is None:
         raise InputError("objective.bound needs a posterior and a prior: bottleneck.name=gaussian")
-    log_w = log_p(c.output.decoded) - beta * (code.posterior.log_prob(code.z) - code.prior.log_prob(code.z))
+    log_w = log_p(c, c.output.decoded) - beta * (code.posterior.log_prob(code.z) - code.prior.log_prob(code.z))
     return log_w if code.samples else log_w[None]
 
 
@@ -92,8 +93,10 @@ def _two_gradients(
         return decoded.reshape(c.output.decoded.shape)
 
     log_q = (stop(posterior) if hold_q else posterior).log_prob(code.z)
-    towards_decoder = log_p(decode(c.variables, stop(code.z))) + beta * prior.log_prob(stop(code.z))
-    towards_encoder = log_p(decode(stop(c.variables), code.z)) + beta * (stop(prior).log_prob(code.z) - log_q)
+    # A learned scale of the likelihood belongs to the decoder.
+    held = dataclasses.replace(c, output=c.output.replace(log_scale=stop(c.output.log_scale)))
+    towards_decoder = log_p(c, decode(c.variables, stop(code.z))) + beta * prior.log_prob(stop(code.z))
+    towards_encoder = log_p(held, decode(stop(c.variables), code.z)) + beta * (stop(prior).log_prob(code.z) - log_q)
     surrogate = -(stop(decoder_w) * towards_decoder + stop(encoder_w) * towards_encoder).sum(0)
     return stop(value) + surrogate - stop(surrogate)
 

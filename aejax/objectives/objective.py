@@ -66,7 +66,7 @@ class Objective:
         loss = self.weights.get("reconstruction", 1.0) * terms["reconstruction"]
         if bound := self._bound():
             beta = self.weights.get("kl", 1.0) * self._factor("kl", c.step)
-            terms["bound"] = loss = bound(c, functools.partial(self._log_p, c), beta)
+            terms["bound"] = loss = bound(c, self._log_p, beta)
         for name, weight in self.weights.items():
             if name not in terms:
                 terms[name] = jnp.broadcast_to(self._term(name, c, adversary or {}), (c.x.shape[0],))
