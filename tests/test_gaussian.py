@@ -1,5 +1,7 @@
 """Gaussian codes: densities against scipy, flows against their exact Jacobian, priors against what they are made of."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from aejax.models.bottlenecks import GaussianBottleneck
 from aejax.models.distributions import DiagonalGaussian, FullGaussian, GaussianMixture, StandardNormal
 from aejax.models.flows import InverseAutoregressive, Planar
 
-DIMENSIONS = (1, 2, 4)
+DIMENSIONS = (1, 3)
 FLOWS = {"iaf": InverseAutoregressive(8), "planar": Planar()}
 
 
@@ -59,6 +61,17 @@ def started(module, *inputs, seed=0, scale=0.4, **given):
     shapes = jax.eval_shape(module.init, jax.random.key(0), *(inputs or (features(),)), **given)
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: jnp.float32(rng.normal(0, scale, a.shape)), shapes)
+
+
+@functools.lru_cache
+def compiled(module, **fixed):
+    return jax.jit(functools.partial(module.apply, **fixed))
+
+
+def run(module, variables, *inputs, **options):
+    """`module.apply`, compiled as a whole: faster than one operation after another."""
+    fixed = {key: options.pop(key) for key in ("method", "train") if key in options}
+    return compiled(module, **fixed)(variables, *inputs, **options)
 
 
 def autoencoder(size=3, classes=0, **changes):
@@ -137,13 +150,13 @@ def test_standard_normal_is_scipys_and_draws_by_key():
     assert np.abs(np.cov(draws.T) - np.eye(3)).max() < 5 * np.sqrt(2 / 5000)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_mixture_is_the_logsumexp_of_its_components(seed):
-    prior = mixture(seed)
-    z = np.random.default_rng(seed).normal(0, 3, (3, 4, 2)).astype(np.float32)
-    expected = mixture_log_prob(prior.logits, prior.mean, np.exp(prior.log_std), z)
-    np.testing.assert_allclose(prior.log_prob(z), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(prior.log_prob(z[1]), expected[1], rtol=1e-4, atol=1e-5)
+def test_mixture_is_the_logsumexp_of_its_components():
+    for seed in range(3):
+        prior = mixture(seed)
+        z = np.random.default_rng(seed).normal(0, 3, (3, 4, 2)).astype(np.float32)
+        expected = mixture_log_prob(prior.logits, prior.mean, np.exp(prior.log_std), z)
+        np.testing.assert_allclose(prior.log_prob(z), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(prior.log_prob(z[1]), expected[1], rtol=1e-4, atol=1e-5)
     shifted = prior.replace(logits=prior.logits + 7)  # weights are what the softmax makes of the logits
     np.testing.assert_allclose(shifted.log_prob(z), expected, rtol=1e-4, atol=1e-5)
 
@@ -180,17 +193,17 @@ def test_log_determinant_is_that_of_the_exact_jacobian(name, d):
     flow, h = FLOWS[name], features()
 
     @jax.jit
-    def run(variables, z):
+    def steps(variables, z):
         jacobian = jax.vmap(jax.jacfwd(lambda z, h: flow.apply(variables, z[None], h[None])[0][0]))(z, h)
         return jacobian, flow.apply(variables, z, h), flow.apply(variables, jnp.stack([z, 2 * z]), h)
 
     for seed in range(3):
         z = jnp.float32(np.random.default_rng(seed).normal(size=(5, d)))
-        jacobian, (moved, log_det), several = run(started(flow, z, h, seed=seed), z)
+        jacobian, (moved, log_det), several = steps(started(flow, z, h, seed=seed), z)
         sign, expected = np.linalg.slogdet(jacobian)
         np.testing.assert_array_equal(sign, 1)
         np.testing.assert_allclose(log_det, expected, rtol=1e-3, atol=1e-5)
-        assert np.abs(log_det).min() > 1e-5  # or the test would say nothing
+        assert np.abs(log_det).max() > 1e-2  # or the test would say nothing
         np.testing.assert_allclose(several[0][0], moved, rtol=1e-5, atol=1e-6)  # an axis of samples
         np.testing.assert_allclose(several[1][0], log_det, rtol=1e-5, atol=1e-6)
 
@@ -200,13 +213,13 @@ def test_inverse_autoregressive_flow_reads_only_earlier_units_and_all_of_them(d)
     flow, h = InverseAutoregressive(8), features()
     z = jnp.float32(np.random.default_rng(0).normal(size=(5, d)))
     variables = started(flow, z, h)
-    jacobian = jax.vmap(jax.jacfwd(lambda z, h: flow.apply(variables, z[None], h[None])[0][0]))(z, h)
+    jacobian = jax.jit(jax.vmap(jax.jacfwd(lambda z, h: flow.apply(variables, z[None], h[None])[0][0])))(z, h)
     np.testing.assert_array_equal(np.triu(jacobian, 1), 0)
     diagonal = np.diagonal(jacobian, axis1=1, axis2=2)
     assert np.all((diagonal > 0) & (diagonal < 1))  # a gate
     rows, columns = np.tril_indices(d, -1)
     assert np.all(np.abs(jacobian[:, rows, columns]).max(0) > 0)  # every earlier unit is read
-    by_features = jax.jacfwd(lambda h: flow.apply(variables, z[:1], h[None])[0][0])(h[0])
+    by_features = jax.jit(jax.jacfwd(lambda h: flow.apply(variables, z[:1], h[None])[0][0]))(h[0])
     assert np.all(np.abs(by_features).max(1)[1:] > 0)  # the first unit's step reads nothing
 
 
@@ -224,7 +237,7 @@ def test_inverse_autoregressive_flow_gates_between_z_and_its_mean_and_begins_nea
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 def test_a_planar_step_is_the_papers_and_invertible_whatever_its_parameters(scale):
     """Appendix A.1: w.u becomes softplus(w.u) - 1, above -1. The determinant is least where w.z + b = 0."""
-    flow, d, run = Planar(), 3, jax.jit(Planar().apply)
+    flow, d = Planar(), 3
     for seed in range(10):
         h = features(seed, batch=4)
         variables = started(flow, jnp.zeros((4, d)), h, seed=seed, scale=scale)
@@ -233,10 +246,10 @@ def test_a_planar_step_is_the_papers_and_invertible_whatever_its_parameters(scal
         length, wu = np.square(w).sum(1, keepdims=True), (w * u).sum(1, keepdims=True)
         u += (np.logaddexp(0, wu) - 1 - wu) * w / length
         crease = -b * w / length
-        least = run(variables, jnp.float32(crease), h)[1]
+        least = run(flow, variables, jnp.float32(crease), h)[1]
         np.testing.assert_allclose(np.exp(least), np.logaddexp(0, wu)[:, 0], rtol=1e-2, atol=1e-4)
         z = crease + np.linspace(-3, 3, 61)[:, None, None] * w / np.sqrt(length)
-        moved, log_det = run(variables, jnp.float32(z), h)
+        moved, log_det = run(flow, variables, jnp.float32(z), h)
         assert np.all(np.isfinite(log_det))
         expected = z + u * np.tanh((w * z).sum(-1, keepdims=True) + b)
         np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-3 * max(scale, 1))
@@ -251,7 +264,7 @@ def test_no_steps_are_the_diagonal_gaussian(name):
     variables = started(plain)
     assert_trees_equal(variables, started(flow))
     for given in (keys, None):
-        a, b = (module.apply(variables, h, keys=given) for module in (plain, flow))
+        a, b = (run(module, variables, h, keys=given) for module in (plain, flow))
         assert_trees_equal((a.z, a.losses, a.metrics), (b.z, b.losses, b.metrics))
 
 
@@ -267,8 +280,8 @@ def test_density_of_a_flow_is_the_change_of_variables_of_all_its_steps(name, dep
         mean = {**params["mean"], "bias": params["mean"]["bias"] + shift}
         return bottleneck.apply({"params": {**params, "mean": mean}}, h, keys=keys).z
 
-    jacobian = np.asarray(jax.jacfwd(z_of)(jnp.zeros(d)))
-    code = bottleneck.apply(variables, h, keys=keys)
+    jacobian = np.asarray(jax.jit(jax.jacfwd(z_of))(jnp.zeros(d)))
+    code = run(bottleneck, variables, h, keys=keys)
     noise = jax.vmap(lambda key: jax.random.normal(key, (d,)))(keys)
     base = scipy.stats.norm.logpdf(noise).sum(1) - np.asarray(code.posterior.base.log_std).sum(1)
     log_q = base - np.linalg.slogdet(jacobian)[1]
@@ -289,7 +302,7 @@ def test_a_drawn_kl_is_that_of_a_density(posterior, prior):
     params["log_std"]["bias"] = jnp.full(2, 0.7)  # q wider than p, or weights would explode
     if prior == "mixture":
         params["mixture_log_std"] = jnp.full((3, 2), -0.5)
-    code = bottleneck.apply(variables, jnp.repeat(features(batch=1), n, 0), keys=example_keys(n))
+    code = run(bottleneck, variables, jnp.repeat(features(batch=1), n, 0), keys=example_keys(n))
     log_ratio = np.float64(code.prior.log_prob(code.z) - code.posterior.log_prob(code.z))
     np.testing.assert_allclose(code.losses["kl"], -log_ratio.mean(0), rtol=1e-3, atol=1e-4)  # the mean over samples
     weights = np.exp(log_ratio).ravel()
@@ -306,7 +319,7 @@ def test_a_drawn_kl_is_that_of_a_density(posterior, prior):
 def test_kl_is_exact_under_the_standard_normal_prior(posterior, d):
     bottleneck, h = GaussianBottleneck(d, posterior), features()
     variables = started(bottleneck, seed=d)
-    code = bottleneck.apply(variables, h, keys=example_keys(5))
+    code = run(bottleneck, variables, h, keys=example_keys(5))
     mean, covariance = np.float64(code.posterior.mean), np.float64(code.posterior.covariance())
     params = jax.tree.map(np.float64, variables["params"])
     np.testing.assert_allclose(mean, h @ params["mean"]["kernel"] + params["mean"]["bias"], rtol=1e-4, atol=1e-5)
@@ -317,7 +330,7 @@ def test_kl_is_exact_under_the_standard_normal_prior(posterior, d):
     assert posterior == "diagonal" or d == 1 or np.abs(np.tril(factor, -1)).max() > 0.1
     expected = 0.5 * (np.trace(covariance, axis1=1, axis2=2) + (mean**2).sum(1) - d) - log_std.sum(1)
     np.testing.assert_allclose(code.losses["kl"], expected, rtol=1e-4, atol=1e-4)
-    again = bottleneck.apply(variables, h, keys=example_keys(5, seed=1))
+    again = run(bottleneck, variables, h, keys=example_keys(5, seed=1))
     np.testing.assert_array_equal(code.losses["kl"], again.losses["kl"])  # does not depend on what was drawn
 
 
@@ -326,7 +339,7 @@ def test_codes_are_drawn_from_the_posterior(posterior):
     n = 4000
     bottleneck, h = GaussianBottleneck(2, posterior), features(batch=1)
     variables = started(bottleneck)
-    code = bottleneck.apply(variables, jnp.repeat(h, n, 0), keys=example_keys(n))
+    code = run(bottleneck, variables, jnp.repeat(h, n, 0), keys=example_keys(n))
     z, mean, covariance = np.float64(code.z), code.posterior.mean[0], np.float64(code.posterior.covariance()[0])
     white = np.linalg.solve(np.linalg.cholesky(covariance), (z - mean).T)
     for row in white:
@@ -338,50 +351,53 @@ def test_codes_are_drawn_from_the_posterior(posterior):
 def test_without_keys_the_code_is_the_mean(posterior):
     bottleneck, h = GaussianBottleneck(3, posterior, samples=4, hidden=6), features()
     variables = started(bottleneck)
-    code = bottleneck.apply(variables, h)
+    code = run(bottleneck, variables, h)
     assert code.z.shape == (5, 3)
     assert code.samples == 0
     np.testing.assert_array_equal(code.z, code.posterior.mean)
-    np.testing.assert_array_equal(code.z, bottleneck.apply(variables, h, train=True).z)
+    np.testing.assert_array_equal(code.z, run(bottleneck, variables, h, train=True).z)
     if posterior in ("diagonal", "full"):
         dense = variables["params"]["mean"]
         np.testing.assert_allclose(code.z, h @ dense["kernel"] + dense["bias"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("posterior", ["diagonal", "full", "iaf", "planar"])
+@pytest.mark.parametrize(
+    ("posterior", "samples"), [("diagonal", 1), ("diagonal", 3), ("full", 3), ("iaf", 3), ("planar", 3)]
+)
 def test_noise_belongs_to_the_example_and_each_sample_has_its_own(posterior, samples):
     bottleneck, h, keys = GaussianBottleneck(3, posterior, samples=samples, hidden=6), features(), example_keys(5)
     variables = started(bottleneck)
-    code = bottleneck.apply(variables, h, keys=keys)
+    code = run(bottleneck, variables, h, keys=keys)
     z = np.asarray(code.z)
     assert z.shape == ((5, 3) if samples == 1 else (samples, 5, 3))
     assert code.samples == (0 if samples == 1 else samples)
     assert code.losses["kl"].shape == (5,)
-    part = bottleneck.apply(variables, h[3:], keys=keys[3:])
+    part = run(bottleneck, variables, h[3:], keys=keys[3:])
     np.testing.assert_allclose(part.z, z[..., 3:, :], rtol=1e-5, atol=1e-6)
-    alike = bottleneck.apply(variables, jnp.ones_like(h), keys=keys).z.reshape(-1, 3)
+    alike = run(bottleneck, variables, jnp.ones_like(h), keys=keys).z.reshape(-1, 3)
     assert len(np.unique(alike, axis=0)) == 5 * samples
-    assert np.all(bottleneck.apply(variables, h, keys=example_keys(5, seed=1)).z != z)
+    assert np.all(run(bottleneck, variables, h, keys=example_keys(5, seed=1)).z != z)
 
 
-def test_clipped_deviations_keep_the_loss_and_its_gradient_finite():
-    for posterior in ("diagonal", "full"):
-        bottleneck, h = GaussianBottleneck(2, posterior), features()
-        for size in (1e3, -1e3):
-            variables = started(bottleneck)
-            variables["params"]["log_std"]["bias"] = jnp.full(2, size)
-            code = bottleneck.apply(variables, h, keys=example_keys(5))
-            log_std = 0.5 * jnp.log(jnp.diagonal(code.posterior.covariance(), axis1=1, axis2=2))
-            if posterior == "diagonal":
-                np.testing.assert_allclose(log_std, np.full((5, 2), np.sign(size) * 10), rtol=1e-5)
+@pytest.mark.parametrize("posterior", ["diagonal", "full"])
+def test_clipped_deviations_keep_the_loss_and_its_gradient_finite(posterior):
+    bottleneck, h = GaussianBottleneck(2, posterior), features()
+    variables = started(bottleneck)
 
-            def loss(params):
-                code = bottleneck.apply({"params": params}, h, keys=example_keys(5))  # noqa: B023
-                return code.losses["kl"].sum() + code.z.sum() + code.posterior.log_prob(code.z + 1e-3).sum()
+    @jax.jit
+    def run(params):
+        def loss(params):
+            code = bottleneck.apply({"params": params}, h, keys=example_keys(5))
+            return code.losses["kl"].sum() + code.z.sum() + code.posterior.log_prob(code.z + 1e-3).sum(), code
 
-            value, grads = jax.value_and_grad(loss)(variables["params"])
-            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((code.z, value, grads)))
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    for size in (1e3, -1e3):
+        variables["params"]["log_std"]["bias"] = jnp.full(2, size)
+        (value, code), grads = run(variables["params"])
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((code.z, value, grads)))
+        if posterior == "diagonal":
+            np.testing.assert_array_equal(code.posterior.log_std, np.full((5, 2), np.sign(size) * 10))
 
 
 def units_that_vary(n=8):
@@ -392,7 +408,7 @@ def units_that_vary(n=8):
 
 
 def active(bottleneck, h):
-    params = bottleneck.init(jax.random.key(0), h)["params"]
+    params = started(bottleneck, h)["params"]
     params["mean"] = {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}
     return params
 
@@ -400,8 +416,8 @@ def active(bottleneck, h):
 def test_active_units_are_those_whose_mean_varies_over_the_batch():
     bottleneck, h = GaussianBottleneck(4), units_that_vary()
     params = active(bottleneck, h)
-    assert bottleneck.apply({"params": params}, h, keys=example_keys(8)).metrics["active_units"] == 2
-    assert bottleneck.apply({"params": params}, h[:1]).metrics["active_units"] == 0
+    assert run(bottleneck, {"params": params}, h, keys=example_keys(8)).metrics["active_units"] == 2
+    assert run(bottleneck, {"params": params}, h[:1]).metrics["active_units"] == 0
 
 
 def test_active_units_are_counted_over_the_batch_of_all_devices():
@@ -423,26 +439,26 @@ def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
     variables = started(model, x)
     pseudo = variables["params"]["bottleneck"]["pseudo_inputs"]
     assert pseudo.shape == (4, 3)
-    code = model.apply(variables, x, keys=example_keys(5), method="encode")
-    posteriors = [model.apply(variables, pseudo[k : k + 1], method="encode").posterior for k in range(4)]
+    code = run(model, variables, x, keys=example_keys(5), method="encode")
+    posteriors = [run(model, variables, pseudo[k : k + 1], method="encode").posterior for k in range(4)]
     mean, std = (np.concatenate(a) for a in zip(*((q.mean, np.exp(q.log_std)) for q in posteriors), strict=True))
     log_p = mixture_log_prob(np.zeros(4), mean, std, code.z)
     log_q = scipy.stats.norm.logpdf(code.z, code.posterior.mean, np.exp(code.posterior.log_std)).sum(1)
     np.testing.assert_allclose(code.prior.log_prob(code.z), log_p, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(code.losses["kl"], log_q - log_p, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(model.apply(variables, method="prior").log_prob(code.z), log_p, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(model, variables, method="prior").log_prob(code.z), log_p, rtol=1e-4, atol=1e-4)
 
     def kl(params):
         return model.apply({"params": params}, x, keys=example_keys(5)).code.losses["kl"].sum()
 
-    grad = jax.grad(kl)(variables["params"])["bottleneck"]["pseudo_inputs"]
+    grad = jax.jit(jax.grad(kl))(variables["params"])["bottleneck"]["pseudo_inputs"]
     assert np.all(np.abs(grad).max(1) > 0)  # pseudo-inputs are learned
 
 
 def test_pseudo_inputs_of_images_begin_as_images():
     bottleneck = GaussianBottleneck(2, prior="vamp", components=50, shape=(2, 3, 1))
     variables = bottleneck.init(jax.random.key(0), features(), features(1, batch=50))
-    pseudo = bottleneck.apply(variables, method="pseudo_inputs")
+    pseudo = run(bottleneck, variables, method="pseudo_inputs")
     assert pseudo.shape == (50, 2, 3, 1)
     assert 0 <= pseudo.min() < 0.1 < 0.9 < pseudo.max() <= 1
     assert GaussianBottleneck(2).bind({}).pseudo_inputs() is None
@@ -451,7 +467,7 @@ def test_pseudo_inputs_of_images_begin_as_images():
 def test_a_mixture_prior_has_the_parameters_of_its_components():
     bottleneck, h = GaussianBottleneck(2, prior="mixture", components=4), features()
     variables = started(bottleneck)
-    code = bottleneck.apply(variables, h, keys=example_keys(5))
+    code = run(bottleneck, variables, h, keys=example_keys(5))
     p = variables["params"]
     log_p = mixture_log_prob(p["mixture_logits"], p["mixture_mean"], np.exp(p["mixture_log_std"]), code.z)
     log_q = scipy.stats.norm.logpdf(code.z, code.posterior.mean, np.exp(code.posterior.log_std)).sum(1)
@@ -463,13 +479,13 @@ def test_a_mixture_prior_has_the_parameters_of_its_components():
 def test_each_sample_is_decoded_with_its_examples_label():
     model, x, label = autoencoder(samples=3, classes=4), features(size=3), jnp.array([0, 3, 1, 2, 1])
     variables = started(model, x, label=label)
-    output = model.apply(variables, x, label=label, keys=example_keys(5))
+    output = run(model, variables, x, label=label, keys=example_keys(5))
     assert output.decoded.shape == (3, 5, 3)
     hot, dense = np.eye(4)[label], jax.tree.map(np.asarray, variables["params"]["decoder"]["dense_0"])
     for z, decoded in zip(output.code.z, output.decoded, strict=True):
         expected = np.concatenate([z, hot], 1) @ dense["kernel"] + dense["bias"]
         np.testing.assert_allclose(decoded, expected, rtol=1e-4, atol=1e-5)
-    other = model.apply(variables, x, label=label[::-1], keys=example_keys(5))
+    other = run(model, variables, x, label=label[::-1], keys=example_keys(5))
     assert np.any(other.code.posterior.mean != output.code.posterior.mean)  # the encoder reads it, too
 
 
@@ -488,8 +504,8 @@ def test_what_does_not_fit_is_named():
     model = autoencoder(classes=3)
     variables = model.init(jax.random.key(0), x, label=label)
     with pytest.raises(aejax.InputError, match=r"conditional on 3 classes: give a label"):
-        model.apply(variables, x)
+        run(model, variables, x)
     with pytest.raises(aejax.InputError, match=r"conditional on 3 classes: give a label"):
-        model.apply(variables, jnp.zeros((5, 2)), method="decode")
+        run(model, variables, jnp.zeros((5, 2)), method="decode")
     with pytest.raises(aejax.InputError, match=r"prior='vamp' has no labels"):
         autoencoder(classes=3, prior="vamp").init(jax.random.key(0), x, label=label)
