@@ -44,7 +44,7 @@ def _compile_each_program_once(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Each compiled program holds memory maps, of which a process may have 65,530: the whole suite has more."""
+    """One process that held every program of the suite crashed in XLA, probably for want of memory maps."""
     yield
     jax.clear_caches()
 
