@@ -1,6 +1,5 @@
 """Bounds of the likelihood against sums over scipy's densities, and against a model whose likelihood is known."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
