@@ -14,7 +14,7 @@ from aejax import checkpoint, models
 from aejax import config as config_lib
 from aejax.data import Spec
 from aejax.errors import InputError
-from aejax.objectives import LIKELIHOODS
+from aejax.objectives import LIKELIHOODS, Likelihood
 from aejax.sections import instance
 
 _BATCH = 256
@@ -50,12 +50,26 @@ class Run:
     def model(self) -> models.Autoencoder:
         return models.build(self.config, self.spec.shape)
 
+    @functools.cached_property
+    def likelihood(self) -> Likelihood:
+        """Of x given decoded values."""
+        return instance("likelihood", LIKELIHOODS, self.config.likelihood)
+
     def encode(self, x: Any, label: Any = None) -> np.ndarray:
         """The latents of x, [n, *latent]; deterministic: the mean, the nearest code.
 
         `label` [n] goes with x where the run is conditional, here and below.
         """
         return _batched(self._code, self.spec.check(x), self._labels(label, len(x)))["z"]
+
+    def sample_posterior(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
+        """A draw of each x's posterior, [n, *latent], where `encode` gives its mean; of importance samples the first.
+
+        A deterministic code has nothing to draw, and is what `encode` gives.
+        """
+        x = self.spec.check(x)
+        keys = jax.random.split(jax.random.key(seed), len(x))
+        return _batched(self._draw, x, (keys, *self._labels(label, len(x))))
 
     def indices(self, x: Any, label: Any = None) -> np.ndarray:
         """The discrete codes of x, int32 [n, ...]."""
@@ -144,6 +158,16 @@ class Run:
         return functools.partial(jax.jit(encode), self._on_device)
 
     @functools.cached_property
+    def _draw(self) -> Callable:
+        model, spec = self.model, self.spec
+
+        def draw(variables, x, keys, label=None):
+            code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
+            return code.z[0] if code.samples else code.z
+
+        return functools.partial(jax.jit(draw), self._on_device)
+
+    @functools.cached_property
     def _lookup(self) -> Callable:
         model = self.model
         lookup = jax.jit(lambda variables, indices: model.apply(variables, indices, method="lookup"))
@@ -152,7 +176,7 @@ class Run:
     @functools.cached_property
     def _decode(self) -> Callable:
         model, spec = self.model, self.spec
-        mean = instance("likelihood", LIKELIHOODS, self.config.likelihood).mean
+        mean = self.likelihood.mean
 
         def decode(variables, z, label=None):
             decoded: Any = model.apply(variables, z, label=label, method="decode")

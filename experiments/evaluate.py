@@ -1,28 +1,73 @@
-"""Scores a run on its test split: python -m experiments.evaluate --workdir=runs/conv
+"""Tells how good a run is: python -m experiments.evaluate --workdir=runs/conv
 
-Writes evaluation/<step>/metrics.json in the workdir.
+Writes evaluation/<step>/metrics.json in the workdir, each figure with its protocol. Several workdirs,
+--workdir=runs/a,runs/b, are also printed side by side.
 """
 
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from absl import flags
+from tqdm import tqdm
 
 import aejax
-from aejax import data
-from aejax.evaluation import reconstruction
+from aejax import evaluation
+from aejax.evaluation.evaluate import as_json
 from experiments import main
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
+_WORKDIR = flags.DEFINE_list("workdir", None, "Folders of experiments.", required=True)
+_GROUPS = flags.DEFINE_list("groups", list(evaluation.GROUPS), f"Among: {', '.join(evaluation.GROUPS)}.")
+_SPLIT = flags.DEFINE_string("split", "test", "Split to score: train, validation or test.")
+_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
+_LIMIT = flags.DEFINE_integer("limit", 60_000, "Examples of a split that are used at most.")
+
+
+def measure(workdir: str) -> dict[str, Any]:
+    """The figures of one workdir, as they are written to its metrics.json."""
+    step: Any = int(_STEP.value) if _STEP.value.isdigit() else _STEP.value
+    run = aejax.load_run(workdir, step)
+    folder = writable(Path(workdir) / "evaluation" / str(run.step))
+    subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
+    measures = {}
+    with tqdm(total=len(_GROUPS.value), unit=" groups", desc=workdir, dynamic_ncols=True, disable=None) as bar:
+        for name, found in evaluation.evaluate(subject, _GROUPS.value):
+            measures[name] = found
+            bar.update()
+    figures = as_json(measures)
+    (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be; StorageError where nothing can be written there, before anything is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise aejax.StorageError(f"{folder} cannot be written ({error}); free some space or rights") from error
+    return folder
+
+
+def table(figures: dict[str, dict[str, Any]]) -> str:
+    """A line for each metric, a column for each workdir; then what was skipped, and why."""
+    flat = {w: {f"{g}/{name}": m for g, ms in f.items() for name, m in ms.items()} for w, f in figures.items()}
+    metrics = dict.fromkeys(metric for found in flat.values() for metric in found)
+    shown = [m for m in metrics if any("value" in found.get(m, {}) for found in flat.values())]
+    first = max(map(len, shown), default=0)
+    widths = {w: max(len(w), 10) for w in flat}
+    lines = [" " * first + "".join(f"  {w:>{n}}" for w, n in widths.items())]
+    for metric in shown:
+        cells = {w: found.get(metric, {}).get("value") for w, found in flat.items()}
+        columns = (f"  {'-' if v is None else f'{v:.5g}':>{widths[w]}}" for w, v in cells.items())
+        lines.append(f"{metric:<{first}}" + "".join(columns))
+    skipped = {(m, cell["skipped"]): None for found in flat.values() for m, cell in found.items() if "skipped" in cell}
+    return "\n".join(lines + [f"skipped {metric}: {reason}" for metric, reason in skipped])
 
 
 def evaluate() -> None:
-    run = aejax.load_run(_WORKDIR.value)
-    metrics = {"reconstruction": reconstruction.against_pca(run, data.load(run.config.data))}
-    file = Path(_WORKDIR.value) / "evaluation" / str(run.step) / "metrics.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(metrics, indent=2) + "\n")
-    print(file.read_text(), end="")
+    print(table({workdir: measure(workdir) for workdir in _WORKDIR.value}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ TFDS_DATA_DIR, or downloaded.
 
 import importlib
 import json
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from absl import flags
 
 import aejax
 from aejax import data
-from aejax.evaluation import reconstruction
+from aejax.evaluation import Measure, Subject, reconstruction
 from experiments import main
 from experiments.benchmark import machine
 
@@ -32,9 +33,14 @@ def score(experiment: str) -> dict:
         begin = time.perf_counter()
         run = aejax.train(config, workdir, data=splits)
         seconds = time.perf_counter() - begin
-    return {"data": config.data.name, "steps": run.step, "training_seconds": round(seconds, 1)} | (
-        reconstruction.against_pca(run, splits)
-    )
+    measures = reconstruction.measure(Subject.of(run, splits))
+    return {
+        "data": config.data.name,
+        "steps": run.step,
+        "training_seconds": round(seconds, 1),
+        "code_size": math.prod(run.latents.shape[1:]),
+        **{name: m.value for name, m in measures.items() if isinstance(m, Measure)},
+    }
 
 
 def table(results: dict) -> str:

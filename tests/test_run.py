@@ -1,10 +1,9 @@
-import jax
 import numpy as np
 import pytest
 from conftest import mlp, one_device, vectors
 
 import aejax
-from aejax import checkpoint, data
+from aejax import checkpoint
 from aejax.evaluation import plots, reconstruction
 
 
@@ -141,19 +140,3 @@ def test_curves_show_every_record():
     lines = plots.curves(history).axes[0].lines
     assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3], [3]]
     assert list(lines[0].get_ydata()) == [9, 4.5, 3]
-
-
-def test_squared_error_beside_pca(tmp_path):
-    x = (np.random.default_rng(0).normal(size=(300, 2)) @ np.eye(2, 6)).astype(np.float32)
-    x += 0.1 * vectors(300)
-    run = aejax.fit(mlp(), x, tmp_path, devices=one_device())
-    splits = data.split({"train": data.from_array(x)}, run.config.data)
-    result = reconstruction.against_pca(run, splits)
-    test = splits.test.take(np.arange(30))["x"]
-    train = splits.train.take(np.arange(240))["x"]
-    basis = np.linalg.svd(train - train.mean(0), full_matrices=False)[2][:2]
-    residual = (test - train.mean(0)) @ (np.eye(6) - basis.T @ basis)
-    assert result["pca_squared_error"] == pytest.approx(np.square(residual).sum(1).mean(), rel=1e-3)
-    assert result["squared_error"] == pytest.approx(np.square(run.reconstruct(test) - test).sum(1).mean(), rel=1e-5)
-    assert result["examples"] == 30
-    assert jax.tree.all(jax.tree.map(np.isfinite, {k: v for k, v in result.items() if k != "split"}))

@@ -1,12 +1,35 @@
 """How well a run copies its input, beside PCA with as many components."""
 
-from typing import Any
+import math
 
 import numpy as np
+from skimage.metrics import structural_similarity
 from sklearn.decomposition import PCA
 
-from aejax import data
-from aejax.run import Run
+from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
+
+SSIM_SIDE = 7  # of skimage's window
+
+
+def measure(subject: Subject) -> Measures:
+    """Errors of the deterministic reconstruction on the test part, in the user's units."""
+    test = subject.test
+    error = squared_error(test.inputs, test.reconstructions)
+    how = f"mean over {test}; deterministic code"
+    values = math.prod(test.inputs.shape[1:])
+    image = test.inputs.ndim == 4
+    measures: Measures = {
+        "squared_error": Measure(error, "squared input units, summed over an example's values", how),
+        "squared_error_per_value": Measure(error / values, "squared input units", f"{how}; over {values:,} values"),
+        "pca_squared_error": _pca(subject),
+        "psnr": Skipped("PSNR is for images"),
+        "ssim": Skipped("SSIM is for images"),
+    }
+    if image:
+        psnr = peak_signal_to_noise(test.inputs, test.reconstructions)
+        measures["psnr"] = Measure(psnr, "dB", f"mean over {test} of each image's; data range 1; deterministic code")
+        measures["ssim"] = _ssim(subject)
+    return measures
 
 
 def squared_error(inputs: np.ndarray, outputs: np.ndarray) -> float:
@@ -14,26 +37,36 @@ def squared_error(inputs: np.ndarray, outputs: np.ndarray) -> float:
     return float(np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).sum(1).mean())
 
 
-def against_pca(run: Run, splits: data.Splits) -> dict[str, Any]:
-    """`squared_error` on the test split: the run's, and PCA's fitted on the train split.
+def peak_signal_to_noise(inputs: np.ndarray, outputs: np.ndarray) -> float:
+    """10 log10(1 / mean squared error) of each image in [0, 1], averaged over images, in dB.
 
-    PCA has as many components as the code has numbers, and is left out where that is no fewer than
-    the input has.
+    An exact copy counts as 100 dB, which 1e-10 of squared error has.
     """
-    read = data.read(splits.test)
-    test, label = run.in_users_units(read["x"]), read["label"] if run.config.classes else None
-    components, size = int(np.prod(run.latents.shape[1:])), int(np.prod(test.shape[1:]))
-    error = squared_error(test, run.reconstruct(read["x"], label))
-    result = {
-        "split": splits.test.name,
-        "examples": len(test),
-        "squared_error": error,
-        "squared_error_per_value": error / size,
-        "code_size": components,
-    }
-    if components < min(size, len(splits.train)):
-        train = run.in_users_units(data.read(splits.train)["x"]).reshape(len(splits.train), -1)
-        pca = PCA(components, svd_solver="covariance_eigh").fit(train)
-        flat = test.reshape(len(test), -1)
-        result["pca_squared_error"] = squared_error(flat, pca.inverse_transform(pca.transform(flat)))
-    return result
+    errors = np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).mean(1)
+    return float(-10 * np.log10(np.maximum(errors, 1e-10)).mean())
+
+
+def _ssim(subject: Subject) -> Measure | Skipped:
+    """Wang et al. 2004, with skimage's uniform window."""
+    test = subject.test
+    if min(test.inputs.shape[1:3]) < SSIM_SIDE:
+        return Skipped(f"SSIM's window of {SSIM_SIDE}x{SSIM_SIDE} is larger than images of {test.inputs.shape[1:3]}")
+    outputs = np.clip(test.reconstructions, 0, 1)
+    pairs = zip(test.inputs, outputs, strict=True)
+    values = [structural_similarity(a, b, win_size=SSIM_SIDE, data_range=1.0, channel_axis=-1) for a, b in pairs]
+    how = f"mean over {test}; data range 1; uniform window of {SSIM_SIDE}x{SSIM_SIDE}; deterministic code, clipped"
+    return Measure(float(np.mean(values)), "from -1 to 1", how)
+
+
+def _pca(subject: Subject) -> Measure | Skipped:
+    """The squared error that PCA leaves with as many components as the code has numbers."""
+    train, test = subject.train, subject.test
+    components = math.prod(subject.run.latents.shape[1:])
+    values = math.prod(test.inputs.shape[1:])
+    if components >= min(values, len(train)):
+        return Skipped(f"the code's {components:,} numbers leave PCA nothing to lose: no fewer than values or examples")
+    pca = PCA(components, svd_solver="covariance_eigh").fit(train.inputs.reshape(len(train), -1))
+    flat = test.inputs.reshape(len(test), -1)
+    error = squared_error(flat, pca.inverse_transform(pca.transform(flat)))
+    how = f"PCA of {components} components, fitted on {train}; mean over {test}"
+    return Measure(error, "squared input units, summed over an example's values", how)

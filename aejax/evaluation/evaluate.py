@@ -1,0 +1,44 @@
+"""All groups of metrics of a run, with their protocols."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from aejax.errors import one_of
+from aejax.evaluation import reconstruction
+from aejax.evaluation.subject import Measure, Measures, Subject
+
+# A group is a function `measure(subject, **options)`; what cannot be measured is `Skipped`, with the reason.
+GROUPS: dict[str, Callable[..., Measures]] = {
+    "reconstruction": reconstruction.measure,
+}
+
+
+def evaluate(
+    subject: Subject,
+    groups: Iterable[str] = tuple(GROUPS),
+    options: Mapping[str, Mapping[str, Any]] = {},
+) -> Iterator[tuple[str, Measures]]:
+    """Each group's name and its measures, as soon as they are there.
+
+    `options` of a group are arguments of its function, e.g. {"likelihood": {"samples": 1000}}. Raises
+    InputError, before anything is computed, where a group or an option is unknown.
+    """
+    groups = list(groups)
+    for name in (*groups, *options):
+        if name not in GROUPS:
+            raise one_of("evaluation group", name, GROUPS)
+    for name, given in options.items():
+        known = list(inspect.signature(GROUPS[name]).parameters)[1:]
+        for option in given:
+            if option not in known:
+                raise one_of(f"evaluation option of {name}", option, known)
+    return ((name, GROUPS[name](subject, **options.get(name, {}))) for name in groups)
+
+
+def as_json(measures: Mapping[str, Measures]) -> dict[str, Any]:
+    """By group and metric: value, unit and protocol, or why it was skipped."""
+    return {
+        group: {name: dict(m._asdict()) if isinstance(m, Measure) else {"skipped": m.reason} for name, m in ms.items()}
+        for group, ms in measures.items()
+    }

@@ -1,0 +1,43 @@
+"""Errors of the reconstruction against closed forms, PCA by hand and skimage's own numbers."""
+
+import numpy as np
+import pytest
+from conftest import mlp, one_device, vectors
+from skimage.metrics import peak_signal_noise_ratio
+
+import aejax
+from aejax import data
+from aejax.evaluation import Measure, Skipped, Subject, reconstruction
+
+
+def values(measures):
+    return {name: m.value for name, m in measures.items() if isinstance(m, Measure)}
+
+
+def test_squared_error_beside_pca(tmp_path):
+    x = (np.random.default_rng(0).normal(size=(300, 2)) @ np.eye(2, 6)).astype(np.float32)
+    x += 0.1 * vectors(300)
+    run = aejax.fit(mlp(), x, tmp_path, devices=one_device())
+    splits = data.split({"train": data.from_array(x)}, run.config.data)
+    measures = reconstruction.measure(Subject.of(run, splits))
+    result = values(measures)
+    test = splits.test.take(np.arange(30))["x"]
+    train = splits.train.take(np.arange(240))["x"]
+    basis = np.linalg.svd(train - train.mean(0), full_matrices=False)[2][:2]
+    residual = (test - train.mean(0)) @ (np.eye(6) - basis.T @ basis)
+    assert result["pca_squared_error"] == pytest.approx(np.square(residual).sum(1).mean(), rel=1e-3)
+    assert result["squared_error"] == pytest.approx(np.square(run.reconstruct(test) - test).sum(1).mean(), rel=1e-5)
+    assert result["squared_error_per_value"] == pytest.approx(result["squared_error"] / 6)
+    assert "30 examples of test" in measures["squared_error"].protocol
+    assert isinstance(measures["psnr"], Skipped)
+    assert isinstance(measures["ssim"], Skipped)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_psnr_is_that_of_skimage_image_by_image(seed):
+    rng = np.random.default_rng(seed)
+    a = rng.uniform(size=(5, 8, 8, 1)).astype(np.float32)
+    b = np.clip(a + rng.normal(size=a.shape) * np.arange(1, 6).reshape(-1, 1, 1, 1) / 20, 0, 1).astype(np.float32)
+    theirs = [peak_signal_noise_ratio(x, y, data_range=1) for x, y in zip(a, b, strict=True)]
+    assert reconstruction.peak_signal_to_noise(a, b) == pytest.approx(np.mean(theirs), rel=1e-5)
+    assert reconstruction.peak_signal_to_noise(a, a) == 100
