@@ -185,7 +185,7 @@ class Run:
         return functools.partial(jax.jit(decode), self._on_device)
 
 
-def _batched(function: Callable, x: np.ndarray, more: tuple[np.ndarray, ...] = ()) -> Any:
+def _batched(function: Callable, x: np.ndarray, more: tuple[Any, ...] = ()) -> Any:
     """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
     size = min(_BATCH, 1 << (len(x) - 1).bit_length())
     parts: list[Any] = []

@@ -125,7 +125,8 @@ class Subject:
         if limit < 1:
             raise InputError(f"limit must be at least 1 example, got {limit}")
         splits = splits or data.load(run.config.data)
-        return cls(run, *(_part(run, getattr(splits, name), name, limit) for name in ("train", split)))
+        train, test = (_part(run, getattr(splits, name), name, limit) for name in ("train", split))
+        return cls(run, train, test)
 
     def once(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(self, *arguments)`, computed once: what several metrics share."""
