@@ -216,7 +216,7 @@ def test_transformer_blocks_are_pre_norm():
     for i in range(2):
         for last in (params[f"attention_{i}"]["out"], params[f"dense_{i}_1"]):
             last.update(jax.tree.map(jnp.zeros_like, last))
-    last = nn.LayerNorm().apply({"params": params["norm"]}, x)
+    last = nn.LayerNorm().apply({"params": params["norm"]["layer"]}, x)
     np.testing.assert_allclose(run(transformer, {"params": params}, x), last, rtol=1e-5, atol=1e-6)
 
 
@@ -389,8 +389,9 @@ def test_the_table_counts_every_parameter(name):
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_resnet_normalises_as_told(normalisation):
-    part = RESNET | {"normalisation": normalisation}
+@pytest.mark.parametrize("block", [RESNET, VIT], ids=["resnet", "vit"])
+def test_blocks_normalise_as_told(block, normalisation):
+    part = block | {"normalisation": normalisation}
     model = build(part, {"name": "dense", "features": 5}, part)
     x = images(4)
     variables = drawn(model, x)

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
-from aejax.models.layers import activate, image_shape
+from aejax.models.layers import Normalise, activate, image_shape
 
 
 class Tokens(struct.PyTreeNode):
@@ -82,7 +82,7 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Pre-norm transformer blocks and a last LayerNorm: tokens [batch, n, c] to the same.
+    """Pre-norm transformer blocks and a last normalisation: tokens [batch, n, c] to the same.
 
     Dosovitskiy et al. 2021, "An image is worth 16x16 words", section 3.1, without a class token.
 
@@ -93,17 +93,21 @@ class Transformer(nn.Module):
     layers: int
     heads: int
     activation: str = "gelu"
+    normalisation: str = "layer"
     dtype: DTypeLike = "float32"
+    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        def normalise(name: str, x: Array) -> Array:
+            return Normalise(self.normalisation, self.dtype, self.axis_name, name=name)(x, train=train)
+
         for i in range(self.layers):
-            h = nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}_0")(x)
-            x = x + Attention(self.heads, self.dtype, name=f"attention_{i}")(h)
-            h = nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}_1")(x)
+            x = x + Attention(self.heads, self.dtype, name=f"attention_{i}")(normalise(f"norm_{i}_0", x))
+            h = normalise(f"norm_{i}_1", x)
             h = activate(self.activation, nn.Dense(4 * x.shape[-1], dtype=self.dtype, name=f"dense_{i}_0")(h))
             x = x + nn.Dense(x.shape[-1], dtype=self.dtype, name=f"dense_{i}_1")(h)
-        return nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+        return normalise("norm", x)
 
 
 class ViTEncoder(nn.Module):
@@ -126,7 +130,9 @@ class ViTEncoder(nn.Module):
     heads: int = 4
     mask_ratio: float = 0.0
     activation: str = "gelu"
+    normalisation: str = "layer"
     dtype: DTypeLike = "float32"
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array | Tokens:
@@ -147,7 +153,8 @@ class ViTEncoder(nn.Module):
             seen = jnp.argsort(order, 1)[:, :visible]
             x, place = jnp.take_along_axis(x, seen[:, :, None], 1), place[seen]
         x = nn.Dense(self.features, dtype=self.dtype, name="embed")(x) + place
-        x = Transformer(self.layers, self.heads, self.activation, self.dtype, name="transformer")(x)
+        options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name)
+        x = Transformer(*options, name="transformer")(x, train=train)
         return Tokens(x, order, (rows, columns)) if self.mask_ratio else x
 
     def _visible(self, patches: int) -> int:
@@ -184,7 +191,9 @@ class ViTDecoder(nn.Module):
     heads: int = 4
     activation: str = "gelu"
     output: str = "linear"
+    normalisation: str = "layer"
     dtype: DTypeLike = "float32"
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
@@ -204,6 +213,7 @@ class ViTDecoder(nn.Module):
         width = self.features * rows * columns if z.ndim == 2 else self.features
         x = nn.Dense(width, dtype=self.dtype, name="embed")(z).reshape(-1, rows * columns, self.features)
         x = x + jnp.asarray(positions(rows, columns, self.features), self.dtype)
-        x = Transformer(self.layers, self.heads, self.activation, self.dtype, name="transformer")(x)
+        options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name)
+        x = Transformer(*options, name="transformer")(x, train=train)
         x = nn.Dense(self.patch**2 * c, dtype=self.dtype, name="pixels")(x)
         return activate(self.output, unpatchify(x, self.patch, self.shape))
