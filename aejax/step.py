@@ -84,13 +84,18 @@ class TrainState(struct.PyTreeNode):
 def init(task: Task, shape: Sequence[int], key: Array) -> TrainState:
     """The state before the first step, for inputs of `shape`."""
     label = jnp.zeros(1, jnp.int32) if task.model.classes else None
-    variables = dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label))
+    variables = _strong(dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label)))
     state = start(task, variables.pop("params"), variables)
     if task.adversary:
         output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))
-        critic = task.adversary.init(jax.random.fold_in(key, 1), output)
+        critic = _strong(task.adversary.init(jax.random.fold_in(key, 1), output))
         state = state.replace(critic={"params": critic, "opt_state": task.adversary.optimizer.init(critic)})
     return state
+
+
+def _strong(tree: Any) -> Any:
+    """The same values with types that are no longer weak: the step returns such, and would be compiled for both."""
+    return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), tree)
 
 
 def start(task: Task, params: Any, variables: Any) -> TrainState:

@@ -68,6 +68,7 @@ def two_steps(config, splits, devices):
     step = partition.compile(lambda state, held, batch, reduce: train_step(state, batch, key, task=task, reduce=reduce))
     evaluate = partition.compile(lambda _, state, batch, reduce: eval_step(state, batch, task=task, reduce=reduce))
     state = partition.replicate(init(task, spec.shape, jax.random.key(1)))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))  # or the step would be compiled twice
     arrays = read(splits.train.subset(np.arange(32), "part"))
     for i in range(2):
         batch = {name: value[16 * i : 16 * i + 16] for name, value in arrays.items()}
