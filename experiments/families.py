@@ -121,24 +121,39 @@ def _bound(test: dict) -> float | None:
     return test["reconstruction"] + test["kl"] if "kl" in test else None
 
 
+def _nats(figures: dict) -> list[float]:
+    """The bound of each seed, where the likelihood makes it comparable."""
+    name, _, arg = figures["experiment"].partition(":")
+    if importlib.import_module(f"configs.{name}").get_config(arg).likelihood.name != "bernoulli":
+        return []
+    return [bound for run in figures["runs"] if (bound := _bound(run["test"])) is not None]
+
+
+def _mean(figures: dict, name: str) -> float:
+    return statistics.mean(run["test"][name] for run in figures["runs"])
+
+
+def _seconds(figures: dict) -> float:
+    return statistics.mean(run["training_seconds"] for run in figures["runs"])
+
+
 def row(figures: dict, reading: str) -> str:
     """A line of the table."""
-    tests = [run["test"] for run in figures["runs"]]
-    config = importlib.import_module(f"configs.{figures['experiment'].partition(':')[0]}").get_config(
-        figures["experiment"].partition(":")[2]
-    )
-    bounds = [bound for test in tests if (bound := _bound(test)) is not None]
-    nats = _spread(bounds, 1) if bounds and config.likelihood.name == "bernoulli" else ""
+    nats = _nats(figures)
     shown = {"active_units": "active units", "l0": "active", "perplexity": "perplexity", "dead_codes": "dead codes"}
-    also = [
-        f"{label} {statistics.mean(test[name] for test in tests):.3g}"
-        for name, label in shown.items()
-        if name in tests[0]
-    ]
-    seconds = statistics.mean(run["training_seconds"] for run in figures["runs"])
-    error = _spread([test["squared_error"] for test in tests], 2)
-    cells = (f"`{figures['experiment']}`", figures["code"], error, nats, ", ".join(also), f"{seconds:.0f} s", reading)
-    return f"| {' | '.join(cells)} |"
+    also = [f"{label} {_mean(figures, key):.3g}" for key, label in shown.items() if key in figures["runs"][0]["test"]]
+    error = _spread([run["test"]["squared_error"] for run in figures["runs"]], 2)
+    bound = _spread(nats, 1) if nats else ""
+    name, seconds = f"`{figures['experiment']}`", f"{_seconds(figures):.0f} s"
+    return f"| {' | '.join((name, figures['code'], error, bound, ', '.join(also), seconds, reading))} |"
+
+
+def sentence(figures: dict) -> str:
+    """What a config's docstring says of its time and result."""
+    nats = _nats(figures)
+    bound = f", {statistics.mean(nats):.0f} nats" if nats else ""
+    error = f"squared error {_mean(figures, 'squared_error'):.1f} a test image"
+    return f"About {_seconds(figures):.0f} seconds on two CPU cores; {error}{bound}."
 
 
 def table(folder: Path) -> str:

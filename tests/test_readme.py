@@ -1,8 +1,11 @@
 """Nothing in the README that a command did not make."""
 
+import importlib
 import json
 import re
 from pathlib import Path
+
+import pytest
 
 from experiments import benchmark, families, reproduce
 
@@ -23,6 +26,12 @@ def test_figures_are_those_of_the_committed_results():
 def test_the_table_of_families_is_that_of_the_committed_figures():
     folder = ROOT / "experiments/results"
     assert (folder / "families.md").read_text() == families.INTRODUCTION + families.table(folder / "families") + "\n"
+
+
+@pytest.mark.parametrize("experiment", [e for e in families.EXPERIMENTS if ":" not in e or e.endswith(":mnist")])
+def test_docstrings_say_the_time_and_the_result_that_were_measured(experiment):
+    documented = " ".join(importlib.import_module(f"configs.{experiment.partition(':')[0]}").__doc__.split())
+    assert families.sentence(results(f"families/{experiment.replace(':', '-')}.json")) in documented
 
 
 def test_every_config_is_in_the_guide():
