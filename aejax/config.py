@@ -25,7 +25,7 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions travel with a checkpoint
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits, plane, sheet, a TFDS name, a .npy or .npz file, a folder of images
+    config.data.name = "digits"  # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images
     config.data.data_dir = ""  # of TFDS; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.train = ""  # splits in TFDS syntax; empty: all three from what the data set has
     config.data.validation = ""

@@ -5,16 +5,17 @@ import tarfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import MNIST, needs_mnist
+from conftest import MNIST, assert_trees_equal, mlp, needs_mnist
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import aejax
 from aejax import data
-from aejax.data import prepare, sources
+from aejax.data import drawings, prepare, sources
 
 
 def section(**changes):
@@ -90,6 +91,133 @@ def test_toy_clouds_are_what_they_say():
     deviations = np.linalg.svd(plane - plane.mean(0), compute_uv=False) / np.sqrt(len(plane))
     np.testing.assert_allclose(deviations, [1, 0.7, 0.05], rtol=0.05)
     assert sources.sheet(0).shape == (5,)
+
+
+# Factors of variation
+
+
+def numbered(n=100, seed=0):
+    """Vectors whose first value is their row, with labels and factors that tell it too."""
+    row = np.arange(n)
+    x = np.random.default_rng(seed).normal(size=(n, 3))
+    x[:, 0] = row
+    return data.from_array(x, row % 7, factors=np.stack([row // 10, row % 10], 1))
+
+
+def assert_rows_belong_together(arrays):
+    row = arrays["x"][:, 0].astype(int)
+    np.testing.assert_array_equal(arrays["factors"], np.stack([row // 10, row % 10], 1))
+    assert arrays["factors"].dtype == np.int32
+    np.testing.assert_array_equal(arrays["label"], row % 7)
+
+
+def test_factors_stay_with_their_examples():
+    source = numbered()
+    parts = data.split({"train": source}, section(train="train[10%:40%]+train[60%:]"))
+    assert list(map(len, parts)) == [70, 15, 15]
+    assert_rows_belong_together(parts.train.take(np.array([69, 0, 31, 29, 30])))
+    for part in (*parts, source.subset(np.array([5, 99, 5]), "some")):
+        assert_rows_belong_together(data.read(part, chunk=4))
+
+
+def test_joined_splits_have_what_all_of_them_have():
+    """Or a row of the one without would be given what was in memory before."""
+    x = np.arange(20.0).reshape(10, 2)
+    wholes = {
+        "train": data.from_array(x, np.arange(10), factors=np.ones((10, 1), int)),
+        "test": data.from_array(-x, np.arange(10)),
+    }
+    joined = data.select(wholes, "test+train")
+    for rows in ([3, 12], [3], [12]):
+        assert set(joined.take(np.array(rows))) == {"x", "label"}
+    np.testing.assert_array_equal(joined.take(np.array([12, 3]))["x"], [x[2], -x[3]])
+    assert set(data.select(wholes, "train+test[:0%]").take(np.arange(2))) == {"x", "label", "factors"}
+
+
+@pytest.mark.parametrize("budget", [2**20, 0])
+def test_factors_do_not_go_to_the_devices(budget):
+    feed = data.Feed(numbered(), budget, lambda x: x)
+    assert bool(feed.held) == bool(budget)
+    batch = next(feed.batches(lambda step: np.array([3, 7]), 0, 1))
+    assert set(feed.held or batch) - {"index"} == {"x", "label"}
+    assert set(feed.source.take(np.arange(2))) == {"x", "label"}
+
+
+@pytest.mark.parametrize(("count", "memory_mb"), [(1, 1), (4, 0)])
+def test_training_takes_no_notice_of_factors(count, memory_mb, tmp_path):
+    config = mlp(steps=2, checkpoint_every=2, data__memory_mb=memory_mb)
+    source, params = numbered(), []
+    for name in ("with", "without"):
+        splits = data.split({"train": source}, config.data)
+        run = aejax.train(config, tmp_path / name, data=splits, devices=jax.devices()[:count])
+        params.append(run.variables)
+        source = data.from_array(whole(source)["x"])
+    assert_trees_equal(*params)
+
+
+@pytest.mark.parametrize(
+    "factors", [np.zeros((4, 2), int), np.zeros(5, int), np.zeros((5, 0), int), np.zeros((5, 2)), [["a"]] * 5]
+)
+def test_unusable_factors_are_named(factors):
+    with pytest.raises(aejax.InputError, match=r"factors of .*; give whole numbers \[5, factors\]"):
+        data.from_array(np.zeros((5, 2)), factors=factors)
+
+
+def test_npz_files_hold_factors(tmp_path):
+    x, factors = np.random.default_rng(0).normal(size=(40, 3)), np.arange(80).reshape(40, 2)
+    np.savez(tmp_path / "a.npz", x=x, factors=factors)
+    found = whole(sources.find(section(name=str(tmp_path / "a.npz")))["train"])
+    np.testing.assert_array_equal(found["factors"], factors)
+    assert "label" not in found
+    np.savez(tmp_path / "b.npz", train=x, test=x[:9], train_factors=factors, test_factors=factors[9:18])
+    train, validation, test = data.load(section(name=str(tmp_path / "b.npz")))
+    np.testing.assert_array_equal(whole(test)["factors"], factors[9:18])
+    for part in (train, validation):
+        taken = whole(part)
+        rows = [int(np.flatnonzero((x.astype(np.float32) == example).all(1))[0]) for example in taken["x"]]
+        np.testing.assert_array_equal(taken["factors"], factors[rows])
+
+
+def test_shapes_are_every_combination_of_their_factors():
+    source = sources.find(section(name="shapes"))["train"]
+    arrays = whole(source)
+    factors = arrays["factors"]
+    assert source.shape == (16, 16, 1)
+    assert factors.shape == (len(source), 5) == (3072, 5)
+    assert len(set(map(tuple, factors))) == 3072
+    assert factors.max(0).tolist() == [n - 1 for n in drawings.FACTORS.values()]
+    assert len({image.tobytes() for image in arrays["x"]}) == 3072  # each factor is seen
+    np.testing.assert_array_equal(arrays["label"], factors[:, 0])
+
+
+@pytest.mark.parametrize("side", [16, 40])
+def test_shapes_are_drawn_as_their_factors_say(side):
+    """Centre, area and brightness measured in the picture."""
+    factors = drawings.combinations()
+    assert sources.shapes(side).shape == (side, side, 1)
+    images = drawings.draw(factors, side)[..., 0].astype(float)
+    _, size, x, y, brightness = factors.T
+    np.testing.assert_array_equal(images.max((1, 2)), 51 * (2 + brightness))
+    assert max(images[:, [0, -1]].max(), images[:, :, [0, -1]].max()) < 128  # a corner at most: nothing is cut off
+    mass = images.sum((1, 2)) / (51 * (2 + brightness)) * (16 / side) ** 2
+    np.testing.assert_allclose(mass, np.pi * (1.5 + 0.45 * size) ** 2, rtol=0.13)  # of a small one's edges at 16x16
+    centres = (np.arange(side) + 0.5) * 16 / side
+    for axis, place in ((1, x), (2, y)):
+        centre = (images.sum(axis) * centres).sum(1) / images.sum((1, 2))
+        np.testing.assert_allclose(centre, 5 + place * 6 / 7, atol=0.2)  # a step is 0.86
+
+
+def test_a_disc_reaches_less_far_than_a_square_and_that_less_than_a_triangle():
+    """Of one area: 1, 1.25 and 1.56 times the disc's radius."""
+    factors = drawings.combinations()
+    factors = factors[factors[:, 1] == 3]  # pixels are small beside the largest
+    images = drawings.draw(factors, 64)[..., 0]
+    shape, size, x, y, _ = factors.T[..., None, None]
+    centres = (np.arange(64) + 0.5) / 4
+    far = np.hypot(centres[:, None] - 5 - 6 / 7 * y, centres - 5 - 6 / 7 * x) / (1.5 + 0.45 * size)
+    reach = (far * (images > images.max((1, 2), keepdims=True) / 2)).max((1, 2))
+    for k, expected in enumerate((1, np.sqrt(np.pi / 2), 2 * np.sqrt(np.pi / np.sqrt(27)))):
+        np.testing.assert_allclose(reach[shape[:, 0, 0] == k], expected, atol=0.15)
 
 
 def test_automatic_splits_part_the_data():
@@ -428,3 +556,39 @@ def test_images_of_several_sizes_must_be_resized(tmp_path):
     with pytest.raises(aejax.InputError, match="images of several sizes"):
         whole(sources._tfds_split(builder, "train", 0))
     assert whole(sources._tfds_split(builder, "train", 8))["x"].shape == (4, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dsprites", ["shape", "scale", "orientation", "x_position", "y_position"]),
+        ("shapes3d", ["floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation"]),
+        ("smallnorb", ["category", "elevation", "azimuth", "lighting"]),
+    ],
+)
+def test_labels_by_factor_of_tfds_are_factors(name, expected, tmp_path):
+    """The features are the set's own, the images drawn at random."""
+    features = tfds.builder(name, data_dir=tmp_path).info.features
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.integers(0, features[f"label_{f}"].num_classes, 6) for f in expected], 1)
+
+    class Stand(tfds.testing.DummyDataset, skip_registration=True):
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(6):
+                shapes = {k: f.shape for k, f in features.items() if k.startswith("image")}
+                images = {k: Image.fromarray(np.full(s, i, np.uint8).squeeze()) for k, s in shapes.items()}
+                others = {k: f.np_dtype(0) for k, f in features.items() if f.shape == ()}
+                yield i, {**images, **others, **{f"label_{k}": v for k, v in zip(expected, values[i], strict=True)}}
+
+    builder = Stand(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    arrays = sources._tfds_split(builder, "train", 0).take(np.array([5, 0, 1, 2, 3, 4]))
+    np.testing.assert_array_equal(arrays["factors"], values[arrays["x"][:, 0, 0, 0]])
+    assert arrays["factors"].dtype == np.int32
+    assert "label" not in arrays

@@ -1,5 +1,6 @@
 """Batches as a pure function of (seed, step), whether the data is held on the device or streamed."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,14 +54,16 @@ def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int
 class Feed:
     """A split on its way to the devices: held there, or streamed where it is over the budget.
 
+    Factors of variation stay behind: no step reads them.
+
     Attributes:
       held: the whole split's arrays, decoded once, on the devices; empty when streamed.
     """
 
     def __init__(self, source: Source, budget: int, put: Callable[[Arrays], Any]):
         """`budget` in bytes; `put` places arrays on the devices."""
-        self.source = source
-        self.held = put(read(source) if source.nbytes <= budget else {})
+        self.source = dataclasses.replace(source, take=lambda rows: _without_factors(source.take(rows)))
+        self.held = put(read(self.source) if source.nbytes <= budget else {})
 
     def batches(self, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
         """For each step {"index": rows}, with the rows' arrays where they are not held."""
@@ -68,3 +71,7 @@ class Feed:
             return ({"index": rows_of(step)} for step in range(start, stop))
         taken = stream(self.source, rows_of, start, stop)
         return ({"index": rows_of(step), **arrays} for step, arrays in zip(range(start, stop), taken, strict=True))
+
+
+def _without_factors(arrays: Arrays) -> Arrays:
+    return {key: value for key, value in arrays.items() if key != "factors"}

@@ -100,7 +100,9 @@ def prepared(name: str, data_dir: str | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        raise one_of("data.name: data set, file or folder", name, ["digits", "plane", "sheet", *known]) from error
+        raise one_of(
+            "data.name: data set, file or folder", name, ["digits", "plane", "sheet", "shapes", *known]
+        ) from error
     except ValueError as error:  # no name of a data set at all, or one prepared in another format
         if "File format" in str(error):
             raise InputError(

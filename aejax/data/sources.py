@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from aejax.data import drawings
 from aejax.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -25,7 +26,8 @@ class Source:
       length: number of examples.
       shape: of one example, (height, width, channels) or (features,).
       dtype: uint8 for images of 0 to 255, else float32.
-      take: rows [n] to {"x": [n, *shape]} and, where there are labels, {"label": [n] int32}.
+      take: rows [n] to {"x": [n, *shape]} and, where the data has them, {"label": [n] int32} and the known
+        factors of variation, {"factors": [n, factors] int32}, which evaluation reads and training leaves out.
     """
 
     name: str
@@ -45,11 +47,18 @@ class Source:
         return dataclasses.replace(self, name=name, length=len(rows), take=lambda i: self.take(rows[i]))
 
 
-def from_array(x: np.ndarray, label: np.ndarray | None = None, name: str = "array", size: int = 0) -> Source:
+def from_array(
+    x: np.ndarray,
+    label: np.ndarray | None = None,
+    name: str = "array",
+    size: int = 0,
+    factors: np.ndarray | None = None,
+) -> Source:
     """A source over an array [n, features], [n, height, width] or [n, height, width, channels].
 
     uint8 images are 0 to 255 and are kept so; float images must lie in [0, 1]; vectors are any
-    finite numbers. Raises InputError otherwise.
+    finite numbers. `factors` [n, factors] are whole numbers, the value of each by its number.
+    Raises InputError otherwise.
     """
     try:
         x = np.asanyarray(x)
@@ -70,6 +79,14 @@ def from_array(x: np.ndarray, label: np.ndarray | None = None, name: str = "arra
         raise InputError(f"{name}: images of {x.dtype}; give uint8 of 0 to 255, or float in [0, 1]")
     if label is not None and len(label) != len(x):
         raise InputError(f"{name}: {len(x)} examples but {len(label)} labels")
+    more = {} if label is None else {"label": np.asarray(label, np.int32)}
+    if factors is not None:
+        factors = np.asarray(factors)
+        if factors.ndim != 2 or len(factors) != len(x) or not factors.shape[1] or factors.dtype.kind not in "iu":
+            raise InputError(
+                f"{name}: factors of {factors.dtype} and shape {factors.shape}; give whole numbers [{len(x)}, factors]"
+            )
+        more["factors"] = factors.astype(np.int32)
     if x.dtype.kind == "f":
         for start in range(0, len(x), 4096):  # a memory-mapped file may not fit
             part = x[start : start + 4096]
@@ -90,7 +107,7 @@ def from_array(x: np.ndarray, label: np.ndarray | None = None, name: str = "arra
         part = x[rows].astype(dtype, copy=False)
         if size:
             part = np.stack([_resize(image, size) for image in part])
-        return {"x": part} | ({} if label is None else {"label": np.asarray(label, np.int32)[rows]})
+        return {"x": part} | {key: value[rows] for key, value in more.items()}
 
     shape = (size, size, x.shape[3]) if size else x.shape[1:]
     return Source(name, len(x), shape, dtype, take)
@@ -125,14 +142,33 @@ def sheet(size: int) -> Source:
     return from_array(np.stack([u, v, u * v, np.sin(2 * u), np.cos(2 * v)], 1), name="sheet", size=size)
 
 
-EMBEDDED: dict[str, Callable[[int], Source]] = {"digits": digits, "plane": plane, "sheet": sheet}
+def shapes(size: int) -> Source:
+    """3,072 drawings of 16x16, or of `size`, by known factors: all combinations of their values, once each.
+
+    | factor     | values                                  |
+    | ---------- | --------------------------------------- |
+    | shape      | 3: disc, square, triangle; also `label` |
+    | size       | 4                                       |
+    | x          | 8                                       |
+    | y          | 8                                       |
+    | brightness | 4                                       |
+
+    Any config trains on it, and evaluation then tells how well single units of the code separate the factors:
+
+        python -m experiments.train --config=configs/beta_vae.py --config.data.name=shapes --workdir=runs/shapes
+    """
+    factors = drawings.combinations()
+    return from_array(drawings.draw(factors, size or drawings.SIDE), factors[:, 0], "shapes", factors=factors)
+
+
+EMBEDDED: dict[str, Callable[[int], Source]] = {"digits": digits, "plane": plane, "sheet": sheet, "shapes": shapes}
 
 
 def from_file(path: Path, size: int) -> dict[str, Source]:
     """The splits of a .npy file (all of it is `train`) or an .npz file.
 
-    An .npz holds `x` (and `label`), or one array by split: `train`, `validation`, `test` (and
-    `train_label`, ...). An only array may have any name.
+    An .npz holds `x` (and `label`, `factors`), or one array by split: `train`, `validation`, `test`
+    (and `train_label`, `train_factors`, ...). An only array may have any name.
     """
     try:
         loaded: Any = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
@@ -147,9 +183,10 @@ def from_file(path: Path, size: int) -> dict[str, Source]:
         arrays = {"x": next(iter(arrays.values()))}
     splits = [k for k in ("train", "validation", "test") if k in arrays]
     if "x" in arrays and not splits:
-        return {"train": from_array(arrays["x"], arrays.get("label"), str(path), size)}
+        return {"train": from_array(arrays["x"], arrays.get("label"), str(path), size, arrays.get("factors"))}
     if "train" in splits:
-        return {k: from_array(arrays[k], arrays.get(f"{k}_label"), f"{path}[{k}]", size) for k in splits}
+        more = {k: (arrays.get(f"{k}_label"), arrays.get(f"{k}_factors")) for k in splits}
+        return {k: from_array(arrays[k], more[k][0], f"{path}[{k}]", size, more[k][1]) for k in splits}
     raise InputError(f"{path}: holds {', '.join(arrays)}; name the examples 'x', or 'train' and 'test'")
 
 
@@ -214,12 +251,15 @@ def from_tfds(name: str, data_dir: str, size: int) -> dict[str, Source]:
 
 
 def _tfds_split(builder: Any, split: str, size: int) -> Source:
+    """A split; whole numbers called `label_...`, as in dsprites, shapes3d and smallnorb, are its factors."""
     data = builder.as_data_source(split=split)
     features = builder.info.features
     key = "image" if "image" in features else next((k for k, f in features.items() if len(f.shape) in (1, 3)), None)
     if key is None:
         raise InputError(f"TFDS {builder.name!r}: no feature is an image or a vector; it has {', '.join(features)}")
     labelled = "label" in features and features["label"].shape == ()
+    scalars = {k: f.np_dtype for k, f in features.items() if f.shape == () and k.startswith("label_")}
+    factors = [k for k, dtype in scalars.items() if np.issubdtype(dtype, np.integer)]
     name = f"{builder.name}[{split}]"
     stored = np.asarray(data[0][key])
     first = from_array(stored[None], name=name, size=size)
@@ -231,7 +271,11 @@ def _tfds_split(builder: Any, split: str, size: int) -> Source:
             raise InputError(f"{name}: images of several sizes; resize all with data.size=...")
         stacked = np.stack([_resize(image, size) for image in images] if size else images)
         arrays = {"x": stacked.astype(first.dtype, copy=False)}
-        return arrays | ({"label": np.array([e["label"] for e in examples], np.int32)} if labelled else {})
+        if labelled:
+            arrays["label"] = np.array([e["label"] for e in examples], np.int32)
+        if factors:
+            arrays["factors"] = np.array([[e[key] for key in factors] for e in examples], np.int32)
+        return arrays
 
     return Source(name, len(data), first.shape, first.dtype, take)
 
@@ -327,7 +371,9 @@ def _rows(wholes: Mapping[str, Source], spec: str) -> list[tuple[str, Rows]]:
 
 
 def _join(parts: list[Source], name: str) -> Source:
+    """One part after the other, with what all of them have: labels of some would leave the others without."""
     ends = np.cumsum([len(part) for part in parts])
+    common = set.intersection(*(set(part.take(np.arange(1))) for part in parts if len(part)))
 
     def take(rows: Rows) -> Arrays:
         which = np.searchsorted(ends, rows, side="right")
@@ -335,8 +381,10 @@ def _join(parts: list[Source], name: str) -> Source:
         for k, part in enumerate(parts):
             mine = np.flatnonzero(which == k)
             if len(mine):
-                for key, value in part.take(rows[mine] - (ends[k] - len(part))).items():
-                    taken.setdefault(key, np.empty((len(rows), *value.shape[1:]), value.dtype))[mine] = value
+                found = part.take(rows[mine] - (ends[k] - len(part)))
+                for key in common:
+                    shape = (len(rows), *found[key].shape[1:])
+                    taken.setdefault(key, np.empty(shape, found[key].dtype))[mine] = found[key]
         return taken
 
     return dataclasses.replace(parts[0], name=name, length=int(ends[-1]), take=take)

@@ -1,0 +1,104 @@
+"""What a code is good for: labels read from it, and neighbourhoods of the data kept in it."""
+
+import math
+import warnings
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import trustworthiness
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from aejax.errors import InputError
+from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
+
+NUMBERS = 20_000_000  # of all codes that a probe reads: of larger codes fewer examples are taken
+RANKED = 2_000  # examples whose distances are ranked against each other
+
+
+def measure(subject: Subject, neighbours: int = 5, examples: int = 10_000) -> Measures:
+    """All metrics of the deterministic code, flattened.
+
+    Args:
+      neighbours: of an example that are looked at.
+      examples: at most, of each split.
+
+    Raises InputError, before anything is computed, where there are not more examples than neighbours.
+    """
+    for part in (subject.train, subject.test):
+        if not 1 <= neighbours < len(part):
+            raise InputError(f"neighbours={neighbours} must be at least 1 and below the {part}")
+    if examples <= neighbours:
+        raise InputError(f"examples={examples} must be above neighbours={neighbours}")
+    return _of_labels(subject, neighbours, examples) | _of_neighbourhoods(subject, neighbours)
+
+
+def _of_labels(subject: Subject, neighbours: int, examples: int) -> Measures:
+    count = min(examples, max(NUMBERS // math.prod(subject.run.latents.shape[1:]), neighbours + 1))
+    train, test = subject.train.take(count), subject.test.take(count)
+    names = ("linear_probe_accuracy", "knn_accuracy", "adjusted_rand_index", "normalised_mutual_information")
+    if train.label is None or test.label is None:
+        return {name: Skipped("the data has no labels") for name in names}
+    if min(len(np.unique(label)) for label in (train.label, test.label)) < 2:
+        return {name: Skipped("all examples have one label") for name in names}
+    rand, information = clustering(test.flat_latents, test.label)
+    fitted = f"fitted on {train}, scored on {test}; flattened deterministic code"
+    clusters = f"k-means of {len(np.unique(test.label))} clusters, as many as labels, on {test}; flattened code"
+    probe = linear_probe(train.flat_latents, train.label, test.flat_latents, test.label)
+    nearest = nearest_neighbours(train.flat_latents, train.label, test.flat_latents, test.label, neighbours)
+    values = (
+        (probe, "share predicted right", f"multinomial logistic regression {fitted}, standardised"),
+        (nearest, "share predicted right", f"vote of {neighbours} nearest neighbours {fitted}"),
+        (rand, "1 at best, 0 by chance", clusters),
+        (information, "from 0 to 1", clusters),
+    )
+    return {name: Measure(*value) for name, value in zip(names, values, strict=True)}
+
+
+def _of_neighbourhoods(subject: Subject, neighbours: int) -> Measures:
+    test = subject.test.take(RANKED)
+    if 2 * neighbours >= len(test):
+        reason = f"neighbours={neighbours} needs more than {2 * neighbours} examples, there are {test}"
+        return {name: Skipped(reason) for name in ("trustworthiness", "continuity")}
+    inputs, codes = test.inputs.reshape(len(test), -1), test.flat_latents
+    how = f"{neighbours} neighbours among {test}; Euclidean distances of flattened inputs and code"
+    trust, kept = (trustworthiness(a, b, n_neighbors=neighbours) for a, b in ((inputs, codes), (codes, inputs)))
+    return {
+        "trustworthiness": Measure(
+            float(trust), "from 0 to 1", f"neighbours in the code that are so in the data; {how}"
+        ),
+        "continuity": Measure(float(kept), "from 0 to 1", f"neighbours in the data that are so in the code; {how}"),
+    }
+
+
+def linear_probe(codes: np.ndarray, label: np.ndarray, test_codes: np.ndarray, test_label: np.ndarray) -> float:
+    """Accuracy of a multinomial logistic regression on codes [n, d], standardised (Alain and Bengio 2016)."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is a probe: a near optimum will do
+        probe.fit(codes.astype(np.float64), label)
+    return float(probe.score(test_codes.astype(np.float64), test_label))
+
+
+def nearest_neighbours(
+    codes: np.ndarray, label: np.ndarray, test_codes: np.ndarray, test_label: np.ndarray, neighbours: int = 5
+) -> float:
+    """Accuracy of the vote of the nearest `codes` [n, d], by Euclidean distance."""
+    return float(KNeighborsClassifier(neighbours).fit(codes, label).score(test_codes, test_label))
+
+
+def clustering(codes: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+    """Agreement of k-means, the best of five starts, with the labels.
+
+    Returns:
+      The adjusted Rand index (Hubert and Arabie 1985) and the mutual information, normalised by the
+      mean of both entropies.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct codes than labels
+        found = KMeans(len(np.unique(label)), n_init=5, random_state=0).fit_predict(codes)
+    return float(adjusted_rand_score(label, found)), float(normalized_mutual_info_score(label, found))
