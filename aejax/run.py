@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import checkpoint, models
+from aejax import checkpoint, export, models
 from aejax import config as config_lib
 from aejax.data import Spec
 from aejax.errors import InputError
@@ -60,7 +60,11 @@ class Run:
 
         `label` [n] goes with x where the run is conditional, here and below.
         """
-        return _batched(self._code, self.spec.check(x), self._labels(label, len(x)))["z"]
+        return self.code(x, label)["z"]
+
+    def code(self, x: Any, label: Any = None) -> dict[str, np.ndarray]:
+        """The latents of x as `z` and, where they are discrete, their `indices`, computed once."""
+        return _batched(self._code, self.spec.check(x), self._labels(label, len(x)))
 
     def sample_posterior(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
         """A draw of each x's posterior, [n, *latent], where `encode` gives its mean; of importance samples the first.
@@ -73,7 +77,7 @@ class Run:
 
     def indices(self, x: Any, label: Any = None) -> np.ndarray:
         """The discrete codes of x, int32 [n, ...]."""
-        code = _batched(self._code, self.spec.check(x), self._labels(label, len(x)))
+        code = self.code(x, label)
         if "indices" not in code:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use encode")
         return code["indices"]
@@ -128,6 +132,32 @@ class Run:
         # eps @ centred has covariance centred^T centred: no matrix of latent x latent is ever built.
         draws = z.mean(0) + rng.normal(size=(num, len(z))) @ centred
         return self.decode(draws.reshape(num, *self.latents.shape[1:]), label)
+
+    def export(self, folder: str | Path) -> Path:
+        """Writes `encode` and `decode` as programs that JAX calls without aejax; see `aejax.export`.
+
+        `encoder.stablehlo` and `decoder.stablehlo`; for discrete codes `indices.stablehlo` and `lookup.stablehlo`, too.
+        A conditional run's take the label, int32 [batch], as their second argument. Everything is float32 [batch, ...]
+        in the user's units, images in [0, 1]; values are not checked. `programs.json` says shapes and units. Raises
+        StorageError where the folder cannot be written.
+        """
+        units = "images in [0, 1]" if len(self.spec.shape) == 3 else "the data's own units"
+        x = export.Value("x", self.spec.shape, "float32", units)
+        z = export.Value("z", self.latents.shape[1:], "float32", "latents")
+        label = [export.Value("label", (), "int32", f"0 to {self.config.classes - 1}")] if self.config.classes else []
+        programs = {
+            "encoder": export.Program(lambda x, *label: self._code(x, *label)["z"], [x, *label], z),
+            "decoder": export.Program(self._decode, [z, *label], x._replace(name="decoded")),
+        }
+        given = [jax.ShapeDtypeStruct((1, *value.shape), value.dtype) for value in (x, *label)]
+        code = jax.eval_shape(self._code, *given)
+        if "indices" in code:
+            size = self.model.bottleneck.size  # type: ignore[attr-defined]
+            indices = export.Value("indices", code["indices"].shape[1:], "int32", f"0 to {size - 1}")
+            function = lambda x, *label: self._code(x, *label)["indices"]  # noqa: E731
+            programs["indices"] = export.Program(function, [x, *label], indices)
+            programs["lookup"] = export.Program(self._lookup, [indices], z)
+        return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
 
     def _labels(self, label: Any, length: int) -> tuple[np.ndarray, ...]:
         """The labels as a further argument where the run is conditional."""
