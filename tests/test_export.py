@@ -5,19 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from conftest import config_of
+from conftest import config_of, untrained
 
 import aejax
-from aejax import models
 from aejax.config import module
 from aejax.data import Spec
-from aejax.run import Run
 
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py") if p.stem != "common")
-SHAPES = {"plane": (3,), "sheet": (5,)}
 
 ALONE = """
 import sys
@@ -36,20 +32,6 @@ for name, program in description["programs"].items():
         outputs[f"{name}_{n}"] = loaded.call(*given)
 np.savez(f"{folder}/outputs.npz", **outputs)
 """
-
-
-def untrained(config, spec=None, seed=0):
-    """A run of random variables, all of them away from what they are initialised with."""
-    spec = spec or Spec(SHAPES.get(config.data.name, (8, 8, 1)))
-    model = models.build(config, spec.shape)
-    label = np.zeros(1, np.int32) if config.classes else None
-    variables = jax.device_get(model.init(jax.random.key(seed), np.zeros((1, *spec.shape), np.float32), label=label))
-    rng = np.random.default_rng(seed)
-    moved = lambda a: a + rng.uniform(0, 0.1, a.shape).astype(a.dtype) if a.dtype == np.float32 else a  # noqa: E731
-    variables = jax.tree.map(moved, variables)
-    latent = models.abstract_output(model, spec.shape).code.z.shape[1:]
-    empty = np.zeros((0, *spec.shape), np.float32)
-    return Run(config, spec, 0, variables, np.zeros((1, *latent), np.float32), empty, np.zeros((1, *spec.shape)))
 
 
 def standardised():
