@@ -66,6 +66,17 @@ def mlp(**changes):
     return config
 
 
+def conv(**changes):
+    """A small convolutional experiment on 8x8 images for `fit`, with latents of 4x4."""
+    return mlp(
+        encoder=aejax.config.module("conv", features=(2,)),
+        bottleneck=aejax.config.module("conv", features=1),
+        decoder=aejax.config.module("conv", features=(2,)),
+        likelihood__name="bernoulli",
+        **changes,
+    )
+
+
 def vectors(n: int = 100, features: int = 6, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, features)).astype(np.float32)
 
