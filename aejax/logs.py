@@ -29,7 +29,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
 class Logs:
     """Writes what it is given at once; a resumed run goes on after step `start`, later records are dropped."""
 
-    def __init__(self, workdir: Path, start: int, steps: int, batch_size: int):
+    def __init__(self, workdir: Path, start: int, steps: int, batch_size: int, quiet: bool = False):
         records = [r for r in read(workdir) if r["step"] <= start]
         file = Path(workdir) / METRICS
         rewritten = file.with_suffix(".tmp")
@@ -40,14 +40,14 @@ class Logs:
         self._board = SummaryWriter(str(workdir), purge_step=start + 1)
         self._open.callback(self._board.close)
         self._file = self._open.enter_context(file.open("a", buffering=1))
-        self._batch_size, self._step, self._time = batch_size, start, time.perf_counter()
+        self._batch_size, self._step, self._time, self._quiet = batch_size, start, time.perf_counter(), quiet
         self._bar = tqdm(
             total=steps * batch_size,
             initial=start * batch_size,
             unit=" images",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=None,  # without a terminal: a line per validation instead
+            disable=quiet or None,  # without a terminal: a line per validation instead
         )
         self._open.callback(self._bar.close)
 
@@ -64,9 +64,9 @@ class Logs:
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         self._write(step, {f"validation/{k}": v for k, v in metrics.items()})
         line = f"step {step:,}  " + "  ".join(f"{k} {v:.5g}" for k, v in metrics.items())
-        if self._bar.disable:
+        if self._bar.disable and not self._quiet:
             print(line, file=sys.stderr)
-        else:
+        elif not self._quiet:
             self._bar.write(line, file=sys.stderr)
 
     def restart_clock(self) -> None:

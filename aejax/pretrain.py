@@ -52,6 +52,7 @@ def pretrain(
     partition: Partition,
     params: Any,
     stop: Callable[[], bool] = lambda: False,
+    quiet: bool = False,
 ) -> Any:
     """`params` of the whole, each layer and its mirror trained for `pretrain.steps` steps.
 
@@ -62,7 +63,7 @@ def pretrain(
 
     def batches(name: str) -> Iterator[Any]:
         numbers = feed.batches(lambda i: rows(len(feed.source), config.batch_size, config.seed, i), 0, steps)
-        for batch in tqdm(numbers, f"pretraining {name}", steps, disable=None):
+        for batch in tqdm(numbers, f"pretraining {name}", steps, disable=quiet or None):
             if stop():
                 raise StoppedError("stopped in pretraining, before the first checkpoint; the same command begins anew")
             yield partition.share(batch)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import checkpoint, models
+from aejax import checkpoint, export, models
 from aejax import config as config_lib
 from aejax.data import Spec
 from aejax.errors import InputError
@@ -46,6 +46,15 @@ class Run:
     def __repr__(self) -> str:
         return f"Run(step={self.step}, data={self.config.data.name!r}, {self.spec.shape} -> {self.latents.shape[1:]})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain data: nothing compiled, nothing on a device."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"config": config_lib.to_dict(self.config), "spec": self.spec.to_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        config, spec = config_lib.from_dict(state["config"]), Spec.from_dict(state["spec"])
+        self.__dict__.update(state, config=config, spec=spec)
+
     @functools.cached_property
     def model(self) -> models.Autoencoder:
         return models.build(self.config, self.spec.shape)
@@ -60,7 +69,11 @@ class Run:
 
         `label` [n] goes with x where the run is conditional, here and below.
         """
-        return _batched(self._code, self.spec.check(x), self._labels(label, len(x)))["z"]
+        return self.code(x, label)["z"]
+
+    def code(self, x: Any, label: Any = None) -> dict[str, np.ndarray]:
+        """The latents of x as `z` and, where they are discrete, their `indices`, computed once."""
+        return batched(self._code, self.spec.check(x), self._labels(label, len(x)))
 
     def sample_posterior(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
         """A draw of each x's posterior, [n, *latent], where `encode` gives its mean; of importance samples the first.
@@ -69,11 +82,17 @@ class Run:
         """
         x = self.spec.check(x)
         keys = jax.random.split(jax.random.key(seed), len(x))
-        return _batched(self._draw, x, (keys, *self._labels(label, len(x))))
+        return batched(self._draw, x, (keys, *self._labels(label, len(x))))
+
+    @functools.cached_property
+    def abstract_code(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the `code` of one example, [1, ...]. Computes nothing."""
+        label = [np.zeros(1, np.int32)] if self.config.classes else []
+        return jax.eval_shape(self._code, jax.ShapeDtypeStruct((1, *self.spec.shape), np.float32), *label)
 
     def indices(self, x: Any, label: Any = None) -> np.ndarray:
         """The discrete codes of x, int32 [n, ...]."""
-        code = _batched(self._code, self.spec.check(x), self._labels(label, len(x)))
+        code = self.code(x, label)
         if "indices" not in code:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use encode")
         return code["indices"]
@@ -86,18 +105,17 @@ class Run:
         if indices.dtype.kind not in "iu" or not indices.size or indices.min() < 0 or indices.max() >= size:
             held = f"{indices.min()} to {indices.max()}" if indices.size else "none"
             raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {held} ({indices.dtype})")
-        label = (np.zeros(1, np.int32),) if self.config.classes else ()
-        shape = jax.eval_shape(self._code, self.inputs[:1], *label)["indices"].shape[1:]
+        shape = self.abstract_code["indices"].shape[1:]
         if indices.shape[1:] != shape:
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
-        return _batched(self._lookup, indices.astype(np.int32))
+        return batched(self._lookup, indices.astype(np.int32))
 
     def decode(self, z: Any, label: Any = None) -> np.ndarray:
         """The expected x given latents [n, *latent]."""
         z = np.asarray(z, np.float32)
         if not len(z) or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
-        return _batched(self._decode, z, self._labels(label, len(z)))
+        return batched(self._decode, z, self._labels(label, len(z)))
 
     def reconstruct(self, x: Any, label: Any = None) -> np.ndarray:
         """`decode(encode(x))`."""
@@ -128,6 +146,30 @@ class Run:
         # eps @ centred has covariance centred^T centred: no matrix of latent x latent is ever built.
         draws = z.mean(0) + rng.normal(size=(num, len(z))) @ centred
         return self.decode(draws.reshape(num, *self.latents.shape[1:]), label)
+
+    def export(self, folder: str | Path) -> Path:
+        """Writes `encode` and `decode` as programs that JAX calls without aejax; see `aejax.export`.
+
+        `encoder.stablehlo` and `decoder.stablehlo`; for discrete codes `indices.stablehlo` and `lookup.stablehlo`, too.
+        A conditional run's take the label, int32 [batch], as their second argument. Everything is float32 [batch, ...]
+        in the user's units, images in [0, 1]; values are not checked. `programs.json` says shapes and units. Raises
+        StorageError where the folder cannot be written.
+        """
+        units = "images in [0, 1]" if len(self.spec.shape) == 3 else "the data's own units"
+        x = export.Value("x", self.spec.shape, "float32", units)
+        z = export.Value("z", self.latents.shape[1:], "float32", "latents")
+        label = [export.Value("label", (), "int32", f"0 to {self.config.classes - 1}")] if self.config.classes else []
+        programs = {
+            "encoder": export.Program(lambda x, *label: self._code(x, *label)["z"], [x, *label], z),
+            "decoder": export.Program(self._decode, [z, *label], x._replace(name="decoded")),
+        }
+        if "indices" in self.abstract_code:
+            size = self.model.bottleneck.size  # type: ignore[attr-defined]
+            indices = export.Value("indices", self.abstract_code["indices"].shape[1:], "int32", f"0 to {size - 1}")
+            function = lambda x, *label: self._code(x, *label)["indices"]  # noqa: E731
+            programs["indices"] = export.Program(function, [x, *label], indices)
+            programs["lookup"] = export.Program(self._lookup, [indices], z)
+        return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
 
     def _labels(self, label: Any, length: int) -> tuple[np.ndarray, ...]:
         """The labels as a further argument where the run is conditional."""
@@ -185,7 +227,7 @@ class Run:
         return functools.partial(jax.jit(decode), self._on_device)
 
 
-def _batched(function: Callable, x: np.ndarray, more: tuple[Any, ...] = ()) -> Any:
+def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...] = ()) -> Any:
     """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
     size = min(_BATCH, 1 << (len(x) - 1).bit_length())
     parts: list[Any] = []

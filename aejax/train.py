@@ -37,6 +37,7 @@ def train(
     data: Splits | None = None,
     devices: Sequence[jax.Device] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    quiet: bool = False,
 ) -> Run:
     """Trains what `config` describes in `workdir`, or goes on where the workdir's run was left.
 
@@ -47,6 +48,7 @@ def train(
       data: the three splits, in place of those of `config.data`.
       devices: all local ones unless told.
       stop: asked after each step; once true, the run is saved and left.
+      quiet: without progress bar or table of parameters; warnings stay.
 
     Returns:
       The run at its newest checkpoint.
@@ -73,11 +75,13 @@ def train(
         state = checkpoint.fill(state, saved.state, f"{workdir}, step {saved.step},")
         if saved.step >= config.steps:
             return from_checkpoint(saved)
-        print(f"going on from step {saved.step:,} of {config.steps:,}", file=sys.stderr)
+        if not quiet:
+            print(f"going on from step {saved.step:,} of {config.steps:,}", file=sys.stderr)
     if config.pretrain.steps:
         stacked_layers(config)
     _check_range(task, data.train)
-    print(models.table(task.model, spec.shape), file=sys.stderr)
+    if not quiet:
+        print(models.table(task.model, spec.shape), file=sys.stderr)
     budget = config.data.memory_mb * 2**20
     training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
     for feed in (training, validation) if config.classes else ():
@@ -85,7 +89,7 @@ def train(
     with _storage_errors(workdir):
         _claim(workdir, config)
     if not saved and config.pretrain.steps:
-        params = pretrain(config, task, training, partition, state.params, stop)
+        params = pretrain(config, task, training, partition, state.params, stop, quiet)
         state = start(task, params, state.variables)
 
     step_fn = partition.compile(
@@ -102,7 +106,7 @@ def train(
     with (
         _storage_errors(workdir),
         checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved else ()) as checkpoints,
-        Logs(workdir, begin, config.steps, config.batch_size) as logs,
+        Logs(workdir, begin, config.steps, config.batch_size, quiet) as logs,
     ):
         window: Metrics = []  # of each step, on the device until they are reported
         waiting: Metrics = []
@@ -144,11 +148,13 @@ def fit(
     *,
     label: Any = None,
     devices: Sequence[jax.Device] | None = None,
+    quiet: bool = False,
 ) -> Run:
     """Trains on an array: [n, features], [n, height, width] or [n, height, width, channels].
 
     `label` [n], whole numbers from 0, is what a conditional model (`config.classes`) is given.
-    Without a workdir nothing stays on disk. With one, the same call goes on where it was left.
+    Without a workdir nothing stays on disk. With one, the same call goes on where it was left. `devices` and `quiet`
+    as in `train`.
     """
     config_lib.check(config)
     config = config.copy_and_resolve_references()
@@ -158,7 +164,7 @@ def fit(
     data = split({"train": source}, config.data)
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="aejax-"))
-        return train(config, folder, data=data, devices=devices)
+        return train(config, folder, data=data, devices=devices, quiet=quiet)
 
 
 def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str | None = None) -> Task:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from logging import getLogger
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -52,6 +53,13 @@ def loaded(config: ConfigDict) -> ConfigDict:
     except OSError as error:
         raise aejax.InputError(f"no such config file: {str(error).split()[-1]}; check --config") from error
     return config
+
+
+def step(value: str) -> Any:
+    """The checkpoint that a flag names: a step, "newest" or "best"."""
+    if not (value.isdigit() or value in ("newest", "best")):
+        raise aejax.InputError(f"--step={value} must be a whole number, newest or best")
+    return int(value) if value.isdigit() else value
 
 
 @contextlib.contextmanager

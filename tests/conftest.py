@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import aejax
+from aejax.data import Spec
 from aejax.objectives import Context
 
 MNIST = next(
@@ -65,8 +66,31 @@ def mlp(**changes):
     return config
 
 
+def conv(**changes):
+    """A small convolutional experiment on 8x8 images for `fit`, with latents of 4x4."""
+    return mlp(
+        encoder=aejax.config.module("conv", features=(2,)),
+        bottleneck=aejax.config.module("conv", features=1),
+        decoder=aejax.config.module("conv", features=(2,)),
+        likelihood__name="bernoulli",
+        **changes,
+    )
+
+
 def vectors(n: int = 100, features: int = 6, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, features)).astype(np.float32)
+
+
+def untrained(config, spec=None, seed=0):
+    """A run of random variables, all of them away from what they are initialised with."""
+    spec = spec or Spec({"plane": (3,), "sheet": (5,)}.get(config.data.name, (8, 8, 1)))
+    model = aejax.models.build(config, spec.shape)
+    label = np.zeros(1, np.int32) if config.classes else None
+    variables = jax.device_get(model.init(jax.random.key(seed), np.zeros((1, *spec.shape), np.float32), label=label))
+    rng = np.random.default_rng(seed)
+    moved = lambda a: a + rng.uniform(0, 0.1, a.shape).astype(a.dtype) if a.dtype == np.float32 else a  # noqa: E731
+    latents, x = aejax.models.abstract_output(model, spec.shape).code.z, np.zeros((1, *spec.shape), np.float32)
+    return aejax.Run(config, spec, 0, jax.tree.map(moved, variables), np.zeros(latents.shape, np.float32), x, x)
 
 
 def one_device():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import mlp, one_device, vectors
+from conftest import conv, mlp, one_device, vectors
 
 import aejax
 from aejax import checkpoint
@@ -9,16 +9,6 @@ from aejax.evaluation import plots, reconstruction
 
 def images(n=60, size=8):
     return np.random.default_rng(0).integers(0, 256, (n, size, size, 1), np.uint8)
-
-
-def conv(**changes):
-    return mlp(
-        encoder=aejax.config.module("conv", features=(2,)),
-        bottleneck=aejax.config.module("conv", features=1),
-        decoder=aejax.config.module("conv", features=(2,)),
-        likelihood__name="bernoulli",
-        **changes,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Data: sources by row number, their splits, and batches as a pure function of (seed, step)."""
 
-from aejax.data.batches import Feed, padded, read, rows
+from aejax.data.batches import Feed, padded, read, rows, stream
 from aejax.data.sources import Source, Splits, find, from_array, load, select, split
 from aejax.data.spec import Spec, chunks
 
@@ -18,4 +18,5 @@ __all__ = [
     "rows",
     "select",
     "split",
+    "stream",
 ]

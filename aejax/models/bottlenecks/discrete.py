@@ -44,10 +44,12 @@ def usage(indices: Array, size: int, axis_name: str | None) -> dict[str, Array]:
     `perplexity` is exp of the entropy of the codes' shares, from 1 to `size`; `dead_codes` is the share
     of the codes that no vector uses.
     """
-    indices = whole_batch(indices, axis_name).ravel()
-    # By sorting, since implicit codebooks are too large to count every code.
-    _, counts = jnp.unique(indices, return_counts=True, size=indices.size)
-    shares = counts / indices.size
+    # By sorting, since implicit codebooks are too large to count every code; not by jnp.unique, which wants a number
+    # for the batch where `Run.export` has a symbol.
+    ordered = jnp.sort(whole_batch(indices, axis_name).ravel())
+    run = jnp.cumsum(jnp.diff(ordered, prepend=-1) != 0) - 1
+    counts = jnp.zeros_like(ordered).at[run].add(1)
+    shares = counts / ordered.size
     return {
         "perplexity": jnp.exp(jax.scipy.special.entr(shares).sum()),
         "dead_codes": 1 - (counts > 0).sum() / size,
@@ -180,7 +182,7 @@ def _bits(indices: Array, bits: int) -> Array:
 
 def _log_mean(log_p: Array) -> Array:
     """Log of the mean of exp(log_p) over the first axis."""
-    return jax.nn.logsumexp(log_p, 0) - math.log(log_p.shape[0])
+    return jax.nn.logsumexp(log_p, 0) - jnp.log(log_p.shape[0])
 
 
 class GumbelSoftmax(nn.Module):

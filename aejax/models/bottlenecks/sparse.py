@@ -149,7 +149,7 @@ def _dense(module: Sparse, h: Array) -> Array:
 def _largest(x: Array, k: int) -> Array:
     """The k largest of each row, the others 0: [batch, features] to the same."""
     values, index = jax.lax.top_k(x, k)
-    return jnp.put_along_axis(jnp.zeros_like(x), index, values, -1, inplace=False)
+    return jax.vmap(lambda row, i, value: row.at[i].set(value))(jnp.zeros_like(x), index, values)
 
 
 def _updates(module: Sparse, train: bool) -> bool:

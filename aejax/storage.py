@@ -1,0 +1,16 @@
+"""Places to write to, tried before anything is computed."""
+
+import tempfile
+from pathlib import Path
+
+from aejax.errors import StorageError
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be; StorageError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error}); free some space or rights") from error
+    return folder

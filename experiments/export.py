@@ -1,0 +1,22 @@
+"""Writes a run as programs for JAX alone: python -m experiments.export --workdir=runs/conv --out=programs
+
+`aejax.export` says what they are and how JAX calls them.
+"""
+
+from absl import flags
+
+import aejax
+from experiments import main
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
+_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
+
+
+def export() -> None:
+    folder = aejax.load_run(_WORKDIR.value, main.step(_STEP.value)).export(_OUT.value)
+    print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+
+
+if __name__ == "__main__":
+    main.run(export)
