@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import checkpoint, models
+from aejax import checkpoint, models, samplers
 from aejax import config as config_lib
 from aejax.data import Spec
 from aejax.errors import InputError
@@ -55,6 +55,11 @@ class Run:
         """Of x given decoded values."""
         return instance("likelihood", LIKELIHOODS, self.config.likelihood)
 
+    @property
+    def codes(self) -> int | None:
+        """How many discrete codes there are; None where codes are continuous."""
+        return getattr(self.model.bottleneck, "size", None)
+
     def encode(self, x: Any, label: Any = None) -> np.ndarray:
         """The latents of x, [n, *latent]; deterministic: the mean, the nearest code.
 
@@ -80,16 +85,14 @@ class Run:
 
     def lookup(self, indices: Any) -> np.ndarray:
         """The latents, for `decode`, of discrete codes as `indices` gives them."""
-        indices, size = np.asarray(indices), getattr(self.model.bottleneck, "size", None)
+        indices, size = np.asarray(indices), self.codes
         if size is None:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
         if indices.dtype.kind not in "iu" or not indices.size or indices.min() < 0 or indices.max() >= size:
             held = f"{indices.min()} to {indices.max()}" if indices.size else "none"
             raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {held} ({indices.dtype})")
-        label = (np.zeros(1, np.int32),) if self.config.classes else ()
-        shape = jax.eval_shape(self._code, self.inputs[:1], *label)["indices"].shape[1:]
-        if indices.shape[1:] != shape:
-            raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
+        if indices.shape[1:] != self._index_shape:
+            raise InputError(f"the run's codes are (n, *{self._index_shape}), the given ones {indices.shape}")
         return _batched(self._lookup, indices.astype(np.int32))
 
     def decode(self, z: Any, label: Any = None) -> np.ndarray:
@@ -107,27 +110,32 @@ class Run:
         """What `reconstruct(x)` is to be compared with: x as float32, images in [0, 1]."""
         return np.asarray(self.spec.restore(self.spec.prepare(self.spec.check(x))))
 
-    def generate(self, num: int, seed: int = 0, label: Any = None) -> np.ndarray:
-        """Decodes draws of the model's prior.
+    def generate(
+        self, num: int, seed: int = 0, label: Any = None, sampler: samplers.Sampler | None = None
+    ) -> np.ndarray:
+        """Decodes draws of `sampler`, see `aejax.samplers`, or else of the model's prior.
 
-        Without one, draws come from the saved latents: discrete codes are drawn for each position from
+        Without either, draws come from the saved latents: discrete codes are drawn for each position from
         those found there, others from a Gaussian with their mean and covariance.
         """
         if num < 1:
             raise InputError(f"generate needs num of at least 1, got {num}")
+        self._labels(label, num)  # wrong ones are said before anything is drawn
+        if sampler is not None:
+            samplers.check_kind(sampler.name, self.codes is not None)
+            shape = self.latents.shape[1:] if self.codes is None else self._index_shape
+            if sampler.shape != shape:
+                raise InputError(f"the run's codes are (n, *{shape}), the sampler's (n, *{sampler.shape})")
+            drawn = sampler.sample(num, seed)
+            return self.decode(drawn if self.codes is None else self.lookup(drawn), label)
         prior: Any = self.model.apply(self._on_device, method="prior")
         if prior is not None:
             return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
-        rng = np.random.default_rng(seed)
-        if hasattr(self.model.bottleneck, "size"):
+        if self.codes is not None:
             shape = self.latents.shape[1:-1]
-            rows = rng.integers(len(self.latents), size=(num, *shape))
+            rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
             return self.decode(self.latents[(rows, *np.indices(shape))], label)
-        z = self.latents.reshape(len(self.latents), -1)
-        centred = (z - z.mean(0)) / np.sqrt(max(len(z) - 1, 1))
-        # eps @ centred has covariance centred^T centred: no matrix of latent x latent is ever built.
-        draws = z.mean(0) + rng.normal(size=(num, len(z))) @ centred
-        return self.decode(draws.reshape(num, *self.latents.shape[1:]), label)
+        return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
 
     def _labels(self, label: Any, length: int) -> tuple[np.ndarray, ...]:
         """The labels as a further argument where the run is conditional."""
@@ -142,6 +150,12 @@ class Run:
         if label.shape != (length,) or label.dtype.kind not in "iu" or label.min() < 0 or label.max() >= classes:
             raise InputError(f"label must be {length} whole numbers from 0 to {classes - 1}, got {label.shape} {label}")
         return (label.astype(np.int32),)
+
+    @functools.cached_property
+    def _index_shape(self) -> tuple[int, ...]:
+        """Of the discrete codes of one example."""
+        label = (np.zeros(1, np.int32),) if self.config.classes else ()
+        return jax.eval_shape(self._code, self.inputs[:1], *label)["indices"].shape[1:]
 
     @functools.cached_property
     def _on_device(self) -> Any:

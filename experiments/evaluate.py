@@ -5,7 +5,6 @@ Writes evaluation/<step>/metrics.json in the workdir, each figure with its proto
 """
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def measure(workdir: str) -> dict[str, Any]:
     """The figures of one workdir, as they are written to its metrics.json."""
     step: Any = int(_STEP.value) if _STEP.value.isdigit() else _STEP.value
     run = aejax.load_run(workdir, step)
-    folder = writable(Path(workdir) / "evaluation" / str(run.step))
+    folder = main.writable(Path(workdir) / "evaluation" / str(run.step))
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
     measures = {}
     with tqdm(total=len(_GROUPS.value), unit=" groups", desc=workdir, dynamic_ncols=True, disable=None) as bar:
@@ -38,16 +37,6 @@ def measure(workdir: str) -> dict[str, Any]:
     figures = as_json(measures)
     (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
-
-
-def writable(folder: Path) -> Path:
-    """The folder, made if need be; StorageError where nothing can be written there, before anything is computed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise aejax.StorageError(f"{folder} cannot be written ({error}); free some space or rights") from error
-    return folder
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:

@@ -4,9 +4,11 @@ import contextlib
 import re
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from logging import getLogger
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -42,7 +44,9 @@ def _read_flags(argv: list[str]) -> list[str]:
         missing = re.match(r"flag --(\w+)=None:", message)
         raise aejax.InputError(f"--{missing[1]}=... is missing" if missing else message) from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise aejax.InputError(f"a --config override does not fit: {' '.join(str(error.args[0]).split())}") from error
+        raise aejax.InputError(
+            f"an override of a config does not fit: {' '.join(str(error.args[0]).split())}"
+        ) from error
 
 
 def loaded(config: ConfigDict) -> ConfigDict:
@@ -50,8 +54,18 @@ def loaded(config: ConfigDict) -> ConfigDict:
     try:
         config.is_locked  # noqa: B018  any attribute raises where loading failed
     except OSError as error:
-        raise aejax.InputError(f"no such config file: {str(error).split()[-1]}; check --config") from error
+        raise aejax.InputError(f"no such config file: {str(error).split()[-1]}; check its path") from error
     return config
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be; StorageError where nothing can be written there, before anything is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise aejax.StorageError(f"{folder} cannot be written ({error}); free some space or rights") from error
+    return folder
 
 
 @contextlib.contextmanager
