@@ -126,6 +126,9 @@ class Run:
             shape = self.latents.shape[1:] if self.codes is None else self._index_shape
             if sampler.shape != shape:
                 raise InputError(f"the run's codes are (n, *{shape}), the sampler's (n, *{sampler.shape})")
+            size = getattr(sampler.kind, "size", None)
+            if size != self.codes:
+                raise InputError(f"the sampler draws {size} codes and the run has {self.codes}: fit one on its indices")
             drawn = sampler.sample(num, seed)
             return self.decode(drawn if self.codes is None else self.lookup(drawn), label)
         prior: Any = self.model.apply(self._on_device, method="prior")

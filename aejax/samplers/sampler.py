@@ -141,7 +141,7 @@ def load(folder: str | Path) -> Sampler:
     if not file.is_file():
         raise InputError(f"{file}: no sampler here; save one first")
     try:
-        with np.load(file, allow_pickle=False) as held:  # pickle could run anything
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:  # pickle could run anything
             arrays = {key: held[key] for key in held.files}
         described: Mapping[str, Any] = json.loads(str(arrays.pop("description")))
         kind = build(described["name"], **described["options"])
