@@ -16,7 +16,7 @@ from sklearn.datasets import make_moons
 import aejax
 from aejax import samplers
 from aejax.samplers.autoregressive import CausalTransformer, _log_prob
-from aejax.samplers.flow import CouplingFlow, _apply
+from aejax.samplers.flow import Coupling, CouplingFlow, _apply
 from aejax.samplers.likelihood import maximise
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "steps": 200, "batch_size": 32, "lr": 1e-2}
@@ -123,6 +123,18 @@ def test_couplings_are_inverted_and_their_determinant_is_that_of_the_jacobian(d)
     assert (np.abs(jacobian) > 1e-7).all(0).all()
 
 
+@pytest.mark.parametrize("d", [2, 5, 8])
+def test_couplings_move_every_unit_and_tell_any_two_apart(d):
+    z, kept = np.ones((1, d), np.float32), []
+    for place in range(6):
+        coupling = Coupling(width=4, place=place)
+        params = jax.tree.map(lambda a: a + 0.3, coupling.init(jax.random.key(0), z))
+        kept.append(np.asarray(coupling.apply(params, z)[0] == z)[0])
+    kept = np.array(kept)
+    assert not kept.all(0).any()
+    assert len(np.unique(kept, axis=1).T) == d
+
+
 def test_the_flow_fits_moons_better_than_a_gaussian_and_draws_what_it_says(flow):
     held_out = moons(1000, 1)
     gaussian = samplers.fit("gaussian", moons(1000, 0))
@@ -141,6 +153,7 @@ def test_the_flow_reads_any_unit():
     z = np.c_[moons(500, 0), np.full(500, 7)].astype(np.float32)
     plain, scaled = (samplers.fit("flow", x, width=8, depth=2, steps=50) for x in (z, z * unit + place))
     np.testing.assert_allclose((scaled.sample(99) - place) / unit, plain.sample(99), atol=0.05)
+    assert plain.params["deviation"][2] == 1  # not 0, which nothing could be divided by
     change = np.log(np.prod(unit))
     np.testing.assert_allclose(scaled.log_prob(z * unit + place), plain.log_prob(z) - change, atol=0.1)
 
