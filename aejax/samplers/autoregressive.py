@@ -107,7 +107,7 @@ class Autoregressive:
     def fit(self, x: np.ndarray, seed: int) -> dict[str, Any]:
         self._check(x)
         model = self._model(x.shape[1])
-        params = model.init(jax.random.key(seed), jnp.zeros((1, x.shape[1]), jnp.int32))["params"]
+        params = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, x.shape[1]), jnp.int32))["params"]
         log_prob = functools.partial(_log_prob, model)
         return maximise(log_prob, params, x.astype(np.int32), seed, self.steps, self.batch_size, self.lr)
 

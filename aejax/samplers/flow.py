@@ -81,7 +81,7 @@ class Flow:
         params = {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
         u = (x - mean) / deviation
         model = self._model()
-        layers = model.init(jax.random.key(seed), jnp.zeros((1, x.shape[1])))["params"]
+        layers = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, x.shape[1])))["params"]
         log_prob = functools.partial(_log_prob, model)
         return params | {
             "layers": maximise(log_prob, layers, u.astype(np.float32), seed, self.steps, self.batch_size, self.lr)
