@@ -1,6 +1,6 @@
 """aejax: autoencoders in JAX, from a config file to latents."""
 
-from aejax import config, models
+from aejax import config, models, samplers
 from aejax.errors import AejaxError, DivergedError, InputError, StoppedError, StorageError
 from aejax.models import Autoencoder, Code, Output
 from aejax.run import Run, load_run
@@ -24,6 +24,7 @@ __all__ = [
     "fit",
     "load_run",
     "models",
+    "samplers",
     "train",
     "train_step",
 ]

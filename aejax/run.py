@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import checkpoint, export, models
+from aejax import checkpoint, export, models, samplers
 from aejax import config as config_lib
 from aejax.data import Spec
 from aejax.errors import InputError
@@ -64,6 +64,11 @@ class Run:
         """Of x given decoded values."""
         return instance("likelihood", LIKELIHOODS, self.config.likelihood)
 
+    @property
+    def codes(self) -> int | None:
+        """How many discrete codes there are; None where codes are continuous."""
+        return getattr(self.model.bottleneck, "size", None)
+
     def encode(self, x: Any, label: Any = None) -> np.ndarray:
         """The latents of x, [n, *latent]; deterministic: the mean, the nearest code.
 
@@ -99,7 +104,7 @@ class Run:
 
     def lookup(self, indices: Any) -> np.ndarray:
         """The latents, for `decode`, of discrete codes as `indices` gives them."""
-        indices, size = np.asarray(indices), getattr(self.model.bottleneck, "size", None)
+        indices, size = np.asarray(indices), self.codes
         if size is None:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
         if indices.dtype.kind not in "iu" or not indices.size or indices.min() < 0 or indices.max() >= size:
@@ -125,27 +130,35 @@ class Run:
         """What `reconstruct(x)` is to be compared with: x as float32, images in [0, 1]."""
         return np.asarray(self.spec.restore(self.spec.prepare(self.spec.check(x))))
 
-    def generate(self, num: int, seed: int = 0, label: Any = None) -> np.ndarray:
-        """Decodes draws of the model's prior.
+    def generate(
+        self, num: int, seed: int = 0, label: Any = None, sampler: samplers.Sampler | None = None
+    ) -> np.ndarray:
+        """Decodes draws of `sampler`, see `aejax.samplers`, or else of the model's prior.
 
-        Without one, draws come from the saved latents: discrete codes are drawn for each position from
+        Without either, draws come from the saved latents: discrete codes are drawn for each position from
         those found there, others from a Gaussian with their mean and covariance.
         """
         if num < 1:
             raise InputError(f"generate needs num of at least 1, got {num}")
+        self._labels(label, num)  # wrong ones are said before anything is drawn
+        if sampler is not None:
+            samplers.check_kind(sampler.name, self.codes is not None)
+            shape = self.abstract_code["z" if self.codes is None else "indices"].shape[1:]
+            if sampler.shape != shape:
+                raise InputError(f"the run's codes are (n, *{shape}), the sampler's (n, *{sampler.shape})")
+            size = getattr(sampler.kind, "size", None)
+            if size != self.codes:
+                raise InputError(f"the sampler draws {size} codes and the run has {self.codes}: fit one on its indices")
+            drawn = sampler.sample(num, seed)
+            return self.decode(drawn if self.codes is None else self.lookup(drawn), label)
         prior: Any = self.model.apply(self._on_device, method="prior")
         if prior is not None:
             return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
-        rng = np.random.default_rng(seed)
-        if hasattr(self.model.bottleneck, "size"):
+        if self.codes is not None:
             shape = self.latents.shape[1:-1]
-            rows = rng.integers(len(self.latents), size=(num, *shape))
+            rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
             return self.decode(self.latents[(rows, *np.indices(shape))], label)
-        z = self.latents.reshape(len(self.latents), -1)
-        centred = (z - z.mean(0)) / np.sqrt(max(len(z) - 1, 1))
-        # eps @ centred has covariance centred^T centred: no matrix of latent x latent is ever built.
-        draws = z.mean(0) + rng.normal(size=(num, len(z))) @ centred
-        return self.decode(draws.reshape(num, *self.latents.shape[1:]), label)
+        return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
 
     def export(self, folder: str | Path) -> Path:
         """Writes `encode` and `decode` as programs that JAX calls without aejax; see `aejax.export`.
@@ -164,8 +177,8 @@ class Run:
             "decoder": export.Program(self._decode, [z, *label], x._replace(name="decoded")),
         }
         if "indices" in self.abstract_code:
-            size = self.model.bottleneck.size  # type: ignore[attr-defined]
-            indices = export.Value("indices", self.abstract_code["indices"].shape[1:], "int32", f"0 to {size - 1}")
+            shape = self.abstract_code["indices"].shape[1:]
+            indices = export.Value("indices", shape, "int32", f"below {self.codes}")
             function = lambda x, *label: self._code(x, *label)["indices"]  # noqa: E731
             programs["indices"] = export.Program(function, [x, *label], indices)
             programs["lookup"] = export.Program(self._lookup, [indices], z)

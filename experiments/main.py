@@ -43,7 +43,9 @@ def _read_flags(argv: list[str]) -> list[str]:
         missing = re.match(r"flag --(\w+)=None:", message)
         raise aejax.InputError(f"--{missing[1]}=... is missing" if missing else message) from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise aejax.InputError(f"a --config override does not fit: {' '.join(str(error.args[0]).split())}") from error
+        raise aejax.InputError(
+            f"an override of a config does not fit: {' '.join(str(error.args[0]).split())}"
+        ) from error
 
 
 def loaded(config: ConfigDict) -> ConfigDict:
@@ -51,7 +53,7 @@ def loaded(config: ConfigDict) -> ConfigDict:
     try:
         config.is_locked  # noqa: B018  any attribute raises where loading failed
     except OSError as error:
-        raise aejax.InputError(f"no such config file: {str(error).split()[-1]}; check --config") from error
+        raise aejax.InputError(f"no such config file: {str(error).split()[-1]}; check its path") from error
     return config
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -73,15 +74,55 @@ def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = 12, 
             axes.set_axis_off()
         for i in range(number):
             for line, images in enumerate((inputs, outputs)):
-                image = images[i] if images.shape[-1] == 3 else images[i, ..., 0]
-                axes = grid[2 * (i // columns) + line, i % columns]
-                axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                _show(grid[2 * (i // columns) + line, i % columns], images[i])
         figure.suptitle("inputs above, reconstructions below", fontsize=10, color=INK)
     return figure
 
 
+def samples(drawn: np.ndarray, inputs: np.ndarray) -> Figure:
+    """Draws of a run in a grid, row by row; vectors as points over those of `inputs`."""
+    if drawn.ndim == 2:
+        return _clouds(inputs, drawn)
+    n, h, w, c = drawn.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    # One picture of all, with white between: an axes for each takes matplotlib minutes for a thousand.
+    tiles = np.ones((rows * columns, h + 1, w + 1, c), np.float32)
+    tiles[:n, :h, :w] = drawn
+    mosaic = tiles.reshape(rows, columns, h + 1, w + 1, c).swapaxes(1, 2).reshape(rows * (h + 1), columns * (w + 1), c)
+    side = max(0.8, 3.2 / columns)
+    with _style():
+        figure = Figure(figsize=(columns * side, rows * side * h / w), layout="constrained")
+        _show(figure.subplots(), mosaic[:-1, :-1])
+        figure.axes[0].set_axis_off()
+    return figure
+
+
+def _show(axes: Axes, image: np.ndarray) -> None:
+    image = image if image.shape[-1] == 3 else image[..., 0]
+    axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def _pairs(values: int) -> list[tuple[int, int]]:
+    """The coordinates that pictures of vectors show against each other."""
+    return [(i, i + 1) for i in range(min(values, 4) - 1)] or [(0, 0)]
+
+
+def _clouds(inputs: np.ndarray, drawn: np.ndarray) -> Figure:
+    pairs = _pairs(drawn.shape[1])
+    with _style():
+        figure = Figure(figsize=(3.8 * len(pairs), 3.6), layout="constrained")
+        for axes, (i, j) in zip(np.atleast_1d(figure.subplots(1, len(pairs))), pairs, strict=True):
+            for points, label, color in ((inputs, "input", "#bbbbbb"), (drawn, "sample", SERIES[0])):
+                axes.scatter(points[:, i], points[:, j], s=8, color=color, label=label)
+            axes.set(xlabel=f"coordinate {i + 1}", ylabel=f"coordinate {j + 1}")
+            axes.set_aspect("equal", "datalim")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=2)
+    return figure
+
+
 def _points(inputs: np.ndarray, outputs: np.ndarray) -> Figure:
-    pairs = [(i, i + 1) for i in range(min(inputs.shape[1], 4) - 1)] or [(0, 0)]
+    pairs = _pairs(inputs.shape[1])
     with _style():
         figure = Figure(figsize=(3.8 * len(pairs), 3.6), layout="constrained")
         for axes, (i, j) in zip(np.atleast_1d(figure.subplots(1, len(pairs))), pairs, strict=True):

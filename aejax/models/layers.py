@@ -57,7 +57,7 @@ def normal(keys: Array, shape: Sequence[int]) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def fold(keys: Array, number: int) -> Array:
+def fold(keys: Array, number: int | Array) -> Array:
     """New keys, one for each example, for another purpose."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 

@@ -1,0 +1,59 @@
+"""Maximum likelihood by gradient, for the samplers that are networks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from tqdm import tqdm
+
+from aejax.errors import DivergedError, InputError
+
+_CHUNK = 50  # steps between two looks at the loss
+
+
+def maximise(
+    log_prob: Callable[[Any, Array], Array],
+    params: Any,
+    x: np.ndarray,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    lr: float,
+) -> Any:
+    """`params` after `steps` of Adam on -mean(log_prob(params, batch)), as numpy.
+
+    Batches are drawn from x [n, d] with replacement. The rate warms up in the first twentieth of the steps
+    and falls to 0 by a cosine. Raises DivergedError where the loss is not finite.
+    """
+    if not 0 < lr < float("inf"):
+        raise InputError(f"sampler.lr must be above 0, got {lr}")
+    rate = optax.warmup_cosine_decay_schedule(0.0, lr, steps // 20, steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    key = jax.random.key(seed)
+
+    def step(i: Array, carry: Any, x: Array) -> Any:
+        params, state, _ = carry
+        batch = x[jax.random.randint(jax.random.fold_in(key, i), (batch_size,), 0, len(x))]
+        loss, grads = jax.value_and_grad(lambda p: -log_prob(p, batch).mean())(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    @jax.jit
+    def run(carry: Any, x: Array, start: int, stop: int) -> Any:
+        return jax.lax.fori_loop(start, stop, lambda i, carry: step(i, carry, x), carry)
+
+    carry, x = (params, optimizer.init(params), jnp.zeros(())), jax.device_put(x)
+    with tqdm(total=steps, desc="fitting", unit=" steps", dynamic_ncols=True, disable=None) as bar:
+        for start in range(0, steps, _CHUNK):
+            stop = min(start + _CHUNK, steps)
+            carry = run(carry, x, start, stop)
+            loss = float(carry[2])
+            if not np.isfinite(loss):
+                raise DivergedError(f"fitting the sampler diverged before step {stop}; lower sampler.lr, now {lr:g}")
+            bar.update(stop - start)
+            bar.set_postfix_str(f"{loss:.4g} nats")
+    return jax.device_get(carry[0])

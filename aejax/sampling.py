@@ -1,0 +1,68 @@
+"""A run's sampler: fitted on the codes of its train split, and kept in its workdir."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aejax import data, samplers
+from aejax.errors import InputError, StorageError
+from aejax.run import Run
+
+EXAMPLES, NUMBERS = 20_000, 2**26  # a sampler is fitted on so many examples at most, and so many numbers
+
+
+def folder(run: Run, workdir: str | Path, name: str) -> Path:
+    """Where the workdir keeps the run's sampler called `name`."""
+    return Path(workdir) / "samplers" / str(run.step) / name
+
+
+def fitted(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers.Sampler:
+    """The sampler called `name` with these options, as the workdir holds it, or else fitted and stored now.
+
+    One that was stored with other options is replaced. Raises what `samplers.fit` and `samplers.save` raise.
+    """
+    samplers.check_kind(name, run.codes is not None)
+    if run.codes is not None:
+        options["size"] = run.codes
+    kind, place = samplers.build(name, **options), folder(run, workdir, name)
+    if (place / samplers.FILE).exists():
+        try:
+            found = samplers.load(place)
+            if found.kind == kind:
+                return found
+        except StorageError as error:
+            warnings.warn(str(error), stacklevel=2)
+    sampler = samplers.fit(name, codes(run), **options)
+    samplers.save(sampler, place)
+    return sampler
+
+
+def codes(run: Run, limit: int = EXAMPLES) -> np.ndarray:
+    """The codes of up to `limit` examples of the train split, drawn always the same: what a sampler is fitted on.
+
+    Indices of a discrete run. Where the code has a prior, draws of the posterior, not means: the decoder
+    was trained on draws (Dai and Wipf 2019, "Diagnosing and enhancing VAE models", section 4).
+    """
+    source = data.load(run.config.data).train
+    limit = min(limit, NUMBERS // run.latents[0].size or 1)
+    if limit < len(source):
+        rows = np.sort(np.random.default_rng(0).permutation(len(source))[:limit])
+        source = source.subset(rows, source.name)
+    arrays = data.read(source)
+    x, label = arrays["x"], arrays.get("label") if run.config.classes else None
+    if run.codes is not None:
+        return run.indices(x, label)
+    return run.sample_posterior(x, label=label) if hasattr(run.model.bottleneck, "prior_of") else run.encode(x, label)
+
+
+def labels(run: Run, num: int, label: int | None = None) -> np.ndarray | None:
+    """For `num` draws of a conditional run: `label`, or all of its labels in turn; else None."""
+    classes = run.config.classes
+    if label is None:
+        return np.arange(num) % classes if classes else None
+    if not 0 <= label < classes:
+        held = f"whole numbers from 0 to {classes - 1}" if classes else "none: it is not conditional"
+        raise InputError(f"label {label} is unknown; the run's labels are {held}")
+    return np.full(num, label)

@@ -1,0 +1,85 @@
+"""Draws new examples: python -m experiments.sample --workdir=runs/vae --num=64 --out=samples.png
+
+By the model's own prior (of a model without one: from the saved latents), or by a sampler that is fitted on
+the codes of the train split, on the first call, and kept in the workdir under samplers/<step>/<sampler>:
+--sampler=gaussian, mixture, flow, or autoregressive for discrete codes. --prior=configs/priors/transformer.py
+names a sampler with its options. An --out of .npz gets the arrays, one of .png a picture.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+import aejax
+from aejax import Run, samplers, sampling
+from aejax.errors import one_of
+from aejax.evaluation import plots
+from aejax.storage import writable
+from experiments import main
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
+_NUM = flags.DEFINE_integer("num", 64, "Examples to draw.")
+_OUT = flags.DEFINE_string(
+    "out", None, "File to write: .png, or .npz with `samples` and, if any, `label`.", required=True
+)
+_SAMPLER = flags.DEFINE_string("sampler", None, f"prior, the default, or one of: {', '.join(samplers.SAMPLERS)}.")
+_PRIOR = config_flags.DEFINE_config_file(
+    "prior",
+    None,
+    "Config of a sampler, e.g. configs/priors/transformer.py.",
+    lock_config=False,
+    accept_new_attributes=True,
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
+_LABEL = flags.DEFINE_integer("label", None, "Of a conditional run; all of them in turn unless told.")
+_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
+
+
+def section() -> dict[str, Any] | None:
+    """Name and options of the sampler that the flags ask for; None for the model's prior."""
+    config = {} if _PRIOR.value is None else main.loaded(_PRIOR.value).to_dict()
+    name = _SAMPLER.value or config.get("name", "prior")
+    if name not in ("prior", *samplers.SAMPLERS):
+        raise one_of("sampler", name, ["prior", *samplers.SAMPLERS])
+    if config and name != config.get("name"):
+        raise aejax.InputError(f"--prior holds {config.get('name')!r}, not the sampler {name!r}; leave one of them out")
+    return None if name == "prior" else {**config, "name": name}
+
+
+def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> None:
+    """The picture or the arrays, whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=out.parent) as beside:
+        file = Path(beside) / out.name
+        if out.suffix == ".npz":
+            np.savez(file, samples=drawn, **({} if label is None else {"label": label}))
+        else:
+            plots.samples(drawn, run.inputs).savefig(file, dpi=150, facecolor="white")
+        os.replace(file, out)
+
+
+def sample() -> None:
+    num, out, workdir = _NUM.value, Path(_OUT.value), Path(_WORKDIR.value)
+    if num < 1:
+        raise aejax.InputError(f"--num must be at least 1, got {num}")
+    if out.suffix not in (".png", ".npz") or out.is_dir():
+        raise aejax.InputError(f"--out={out} must be a file that ends in .png or .npz")
+    wanted = section()
+    writable(out.parent)
+    run = aejax.load_run(workdir, main.step(_STEP.value))
+    label = sampling.labels(run, num, _LABEL.value)
+    sampler = None
+    if wanted:
+        samplers.check_kind(wanted["name"], run.codes is not None)
+        writable(sampling.folder(run, workdir, wanted["name"]))
+        sampler = sampling.fitted(run, workdir, **wanted)
+    write(out, run, run.generate(num, _SEED.value, label, sampler), label)
+    print(out)
+
+
+if __name__ == "__main__":
+    main.run(sample)
