@@ -1,7 +1,7 @@
 """Tells how good a run is: python -m experiments.evaluate --workdir=runs/conv
 
-Writes evaluation/<step>/metrics.json in the workdir, each figure with its protocol. Several workdirs,
---workdir=runs/a,runs/b, are also printed side by side.
+Writes metrics.json, each figure with its protocol, pictures and report.html into evaluation/<step>/ of the
+workdir. Several workdirs, --workdir=runs/a,runs/b, are also printed side by side.
 """
 
 import json
@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 import aejax
 from aejax import evaluation
+from aejax.evaluation import pictures, report
 from aejax.evaluation.evaluate import as_json
+from aejax.evaluation.pictures.latents import PROJECTIONS
 from experiments import main
 
 _WORKDIR = flags.DEFINE_list("workdir", None, "Folders of experiments.", required=True)
@@ -22,6 +24,8 @@ _GROUPS = flags.DEFINE_list("groups", list(evaluation.GROUPS), f"Among: {', '.jo
 _SPLIT = flags.DEFINE_string("split", "test", "Split to score: train, validation or test.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
 _LIMIT = flags.DEFINE_integer("limit", 60_000, "Examples of a split that are used at most.")
+_FIGURES = flags.DEFINE_bool("figures", True, "Draw pictures and write report.html.")
+_PROJECTION = flags.DEFINE_enum("projection", "pca", PROJECTIONS, "Of the map of the codes.")
 
 
 def measure(workdir: str) -> dict[str, Any]:
@@ -31,12 +35,24 @@ def measure(workdir: str) -> dict[str, Any]:
     folder = writable(Path(workdir) / "evaluation" / str(run.step))
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
     measures = {}
-    with tqdm(total=len(_GROUPS.value), unit=" groups", desc=workdir, dynamic_ncols=True, disable=None) as bar:
+    total = len(_GROUPS.value) + _FIGURES.value * (len(pictures.PICTURES) + 1)
+    with tqdm(total=total, unit=" parts", desc=workdir, dynamic_ncols=True, disable=None) as bar:
         for name, found in evaluation.evaluate(subject, _GROUPS.value):
             measures[name] = found
             bar.update()
-    figures = as_json(measures)
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")
+        figures = as_json(measures)
+        (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")
+        if _FIGURES.value:
+            drawn = {"curves": pictures.of_logs(workdir)}
+            for name, picture in pictures.draw(subject, {"map": {"projection": _PROJECTION.value}}):
+                drawn[name] = picture
+                bar.update()
+            for name, picture in drawn.items():
+                if isinstance(picture, pictures.Picture):
+                    pictures.as_png(picture.figure, folder / f"{name}.png")
+            written = report.write(subject, measures, drawn, folder, _PROJECTION.value)
+            bar.update()
+            bar.write(str(written))
     return figures
 
 
