@@ -22,6 +22,9 @@ from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, style
 from aejax.evaluation.subject import Measures, Skipped, Subject
 
+# Words of the names of metrics that are written in capitals.
+ACRONYMS = {"auc", "dci", "elbo", "fid", "iwae", "kid", "kl", "knn", "mig", "mmd", "nll", "pca", "psnr", "sap", "ssim"}
+
 
 def write(
     subject: Subject,
@@ -44,7 +47,7 @@ def write(
     view = interactive.view(subject, projection) if mapped else interactive.View("", "", {})
     pictures = {name: p for name, p in figures.items() if name != "map" or isinstance(p, Skipped)}
     page = Template((resources.files("aejax.evaluation") / "report.html").read_text("utf-8")).substitute(
-        title=_text(title),
+        title=_text(title[0].upper() + title[1:]),
         subtitle=_text(f"Step {run.step:,}, {datetime.date.today():%d %B %Y}"),
         facts="".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in _facts(subject).items()),
         config=_text(json.dumps(config, indent=2)),
@@ -77,7 +80,9 @@ def _text(value: Any) -> str:
 
 
 def _words(name: str) -> str:
-    return _text(name.replace("_", " ")).capitalize()
+    """A metric's or a picture's name as one reads it."""
+    words = [w.upper() if w in ACRONYMS else w for w in name.split("_")]
+    return _text(" ".join([words[0][:1].upper() + words[0][1:], *words[1:]]))
 
 
 def _facts(subject: Subject) -> dict[str, str]:
@@ -92,7 +97,7 @@ def _facts(subject: Subject) -> dict[str, str]:
         "Data": f"{config.data.name}; {subject.test}, {subject.train}",
         "Shapes": f"{_shape(run.spec.shape)} to {_shape(run.latents.shape[1:])}",
         **{key.capitalize(): _section(section) for key, section in sections.items()},
-        "Terms": ", ".join(f"{v:g} · {k}" for k, v in weights.items()) or "none but the reconstruction",
+        "Terms": ", ".join(f"{k} (weight {v:g})" for k, v in weights.items()) or "none but the reconstruction",
         "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
         "Device": jax.devices()[0].device_kind,
     }
@@ -103,7 +108,8 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _section(section: dict[str, Any]) -> str:
-    rest = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in section.items() if k != "name")
+    plain = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
+    rest = "; ".join(f"{k.replace('_', ' ')} {v}" for k, v in plain.items())
     return f"{section['name']} ({rest})" if rest else section["name"]
 
 

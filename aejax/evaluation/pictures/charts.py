@@ -14,7 +14,7 @@ from aejax.evaluation.pictures.style import CLASSES, SERIES, new, style
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Each logged term over the steps, training as a line and validation as dots on a line."""
     names = sorted({key.split("/", 1)[1] for record in history for key in record if key.startswith("validation/")})
-    names = [n for n in names if not n.endswith("_per_value")]
+    names = [n for n in names if not n.endswith("_per_value")]  # the same curve on another scale
     series = {n: [r[f"validation/{n}"] for r in history if f"validation/{n}" in r] for n in names}
     names = [n for n in names if n == "loss" or series[n] != series["loss"]]  # a lone term is the loss
     names.sort(key=lambda n: n != "loss")
@@ -22,7 +22,8 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         columns = min(len(names), 2)
         rows = math.ceil(len(names) / columns)
         figure = new(2.2 * rows + 0.4)
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        figure.set_layout_engine("constrained", h_pad=0.08)
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
         for axes in panels[len(names) :]:
             axes.set_axis_off()
         for axes, name in zip(panels, names, strict=False):
@@ -32,6 +33,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
                     axes.plot(*zip(*points, strict=True), marker=marker, ms=4, lw=1.6, color=SERIES[k], label=part)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.set_title(name.replace("_", " "))
+            axes.tick_params(labelbottom=True)
             values = [r[k] for r in history for k in (f"train/{name}", f"validation/{name}") if k in r]
             if min(values) > 0 and max(values) > 20 * min(values):
                 axes.set_yscale("log")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from aejax.evaluation.pictures.style import MUTED, SERIES, height_of, in_rows, new, show, style
 
-COLUMNS = 10
+COLUMNS = 8
 
 
 def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLUMNS) -> Figure:
@@ -29,7 +29,7 @@ def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLU
     with style():
         figure = new(sum(height_of(t) for t in tiles) + 0.3 * len(tiles))
         for axes, band, (name, chosen) in zip(np.atleast_1d(figure.subplots(len(tiles))), tiles, rows, strict=True):
-            show(axes, band, columns=[f"{e:.3g}" for e in errors[chosen]])
+            show(axes, band, columns=[f"{e:.2g}" for e in errors[chosen]])
             if chosen[0] == bands[name][0]:  # the first row of its band
                 axes.set_ylabel(name, rotation=0, ha="right", va="center")
     return figure

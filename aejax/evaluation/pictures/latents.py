@@ -66,7 +66,7 @@ def latent_map(points: np.ndarray, names: tuple[str, str], label: np.ndarray | N
     """Points [n, 2] coloured by label, with the label's name at the median of its points."""
     place, named = classes(label, len(points))
     with style():
-        figure = new(5.6)
+        figure = new(4.8)
         axes = figure.subplots()
         colours = np.array([*CLASSES, MUTED])[place]
         axes.scatter(points[:, 0], points[:, 1], s=9, c=colours, lw=0, alpha=0.8, rasterized=True)
@@ -95,7 +95,7 @@ def plane(images: np.ndarray, first: np.ndarray, second: np.ndarray) -> Figure:
     side = len(first)
     tiles = images.reshape(side, side, *images.shape[1:])
     with style():
-        figure = new(height_of(tiles, 5.6))
+        figure = new(height_of(tiles, 4.5))
         axes = figure.subplots()
         show(axes, tiles)
         h, w = np.array(tiles.shape[2:4]) + gap_of(tiles)

@@ -45,7 +45,7 @@ def save(run: Run, workdir: str | Path) -> list[Path]:
 
 def as_png(figure: Figure, file: Path) -> Path:
     with style():  # ticks are made only now
-        figure.savefig(file, dpi=150, bbox_inches="tight", facecolor="white")
+        figure.savefig(file, dpi=180, bbox_inches="tight", facecolor="white")
     return file
 
 

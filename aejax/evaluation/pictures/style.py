@@ -14,7 +14,7 @@ MUTED = "#8b8f9a"  # of frames and what is beside the point, legible on white an
 SERIES = ("#2f7fd1", "#e76300")
 # Ten colours that colour-blind people tell apart (Petroff 2021, "Accessible color sequences for data visualization").
 CLASSES = tuple(to_hex(c) for c in matplotlib.color_sequences["petroff10"])
-WIDTH = 6.4  # inches: text of 10 points can still be read on a phone
+WIDTH = 5.2  # inches: narrow, so that text of 10 points can still be read where a phone shrinks it
 
 
 def style() -> Any:
