@@ -42,7 +42,7 @@ def write(
     """
     run = subject.run
     config = config_lib.to_dict(run.config)
-    title = f"{config['bottleneck']['name']} autoencoder on {config['data']['name']}"
+    title = f"{config['bottleneck']['name']} autoencoder on {config['data']['name']}".replace("_", " ")
     mapped = isinstance(figures.get("map"), Picture)
     view = interactive.view(subject, projection) if mapped else interactive.View("", "", {})
     pictures = {name: p for name, p in figures.items() if name != "map" or isinstance(p, Skipped)}

@@ -135,16 +135,19 @@ def lerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def slerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """From a [d] to b [d] along the great circle of their directions, at the shares t: [len(t), d].
+    """From a [d] to b [d] at the shares t, [len(t), d]: directions on a great circle, lengths on a line.
 
-    Shoemake 1985, "Animating rotation with quaternion curves", on vectors that keep their lengths (White 2016);
-    the straight line where they have one direction, or opposite ones, or one of them none.
+    Directions go by Shoemake 1985, "Animating rotation with quaternion curves", section 3.3. Where they are the
+    same or opposite, or there is none, all goes on the straight line.
     """
-    lengths = np.linalg.norm(a) * np.linalg.norm(b)
-    angle = np.arccos(np.clip(a @ b / lengths, -1, 1)) if lengths > 0 else 0.0
+    lengths = np.linalg.norm(a), np.linalg.norm(b)
+    cosine = a @ b / (lengths[0] * lengths[1]) if all(lengths) else 1.0
+    angle = np.arccos(np.clip(cosine, -1, 1))
     if np.sin(angle) < 1e-4:
         return lerp(a, b, t)
-    return (np.sin((1 - t) * angle)[:, None] * a + np.sin(t * angle)[:, None] * b) / np.sin(angle)
+    first, second = np.sin((1 - t) * angle) / lengths[0], np.sin(t * angle) / lengths[1]
+    direction = (first[:, None] * a + second[:, None] * b) / np.sin(angle)
+    return ((1 - t) * lengths[0] + t * lengths[1])[:, None] * direction
 
 
 PATHS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {"linear": lerp, "spherical": slerp}
