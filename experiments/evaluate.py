@@ -16,7 +16,7 @@ import aejax
 from aejax import evaluation
 from aejax.evaluation import pictures, report
 from aejax.evaluation.evaluate import as_json
-from aejax.evaluation.pictures.latents import PROJECTIONS
+from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
 from experiments import main
 
 _WORKDIR = flags.DEFINE_list("workdir", None, "Folders of experiments.", required=True)
@@ -30,6 +30,7 @@ _PROJECTION = flags.DEFINE_enum("projection", "pca", PROJECTIONS, "Of the map of
 
 def measure(workdir: str) -> dict[str, Any]:
     """The figures of one workdir, as they are written to its metrics.json."""
+    check_projection(_PROJECTION.value)
     step: Any = int(_STEP.value) if _STEP.value.isdigit() else _STEP.value
     run = aejax.load_run(workdir, step)
     folder = writable(Path(workdir) / "evaluation" / str(run.step))
@@ -47,13 +48,22 @@ def measure(workdir: str) -> dict[str, Any]:
             for name, picture in pictures.draw(subject, {"map": {"projection": _PROJECTION.value}}):
                 drawn[name] = picture
                 bar.update()
-            for name, picture in drawn.items():
-                if isinstance(picture, pictures.Picture):
-                    pictures.as_png(picture.figure, folder / f"{name}.png")
-            written = report.write(subject, measures, drawn, folder, _PROJECTION.value)
+            bar.write(str(publish(subject, measures, drawn, folder)))
             bar.update()
-            bar.write(str(written))
     return figures
+
+
+def publish(
+    subject: evaluation.Subject,
+    measures: dict[str, evaluation.Measures],
+    drawn: dict[str, pictures.Picture | evaluation.Skipped],
+    folder: Path,
+) -> Path:
+    """Writes each picture as PNG, and the report, whose path it returns."""
+    for name, picture in drawn.items():
+        if isinstance(picture, pictures.Picture):
+            pictures.as_png(picture.figure, folder / f"{name}.png")
+    return report.write(subject, measures, drawn, folder, _PROJECTION.value)
 
 
 def writable(folder: Path) -> Path:

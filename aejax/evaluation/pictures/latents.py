@@ -15,14 +15,24 @@ from aejax.evaluation.pictures.style import CLASSES, MUTED, gap_of, height_of, n
 PROJECTIONS = ("pca", "tsne", "umap")
 
 
+def check_projection(method: str) -> None:
+    """Raises InputError where the method is unknown or not installed."""
+    if method not in PROJECTIONS:
+        raise one_of("projection", method, PROJECTIONS)
+    if method == "umap":
+        try:
+            importlib.import_module("umap")
+        except ImportError as error:
+            raise InputError("projection 'umap' needs umap-learn: pip install 'aejax[umap]'; or choose tsne") from error
+
+
 def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np.ndarray, tuple[str, str]]:
     """Codes [n, d] to points [n, 2] of a plane, and the names of its two axes.
 
     Codes of two numbers stay what they are; others go through PCA, t-SNE (van der Maaten and Hinton 2008)
     or UMAP (McInnes et al. 2018). Raises InputError where the method is unknown or not installed, or d is 1.
     """
-    if method not in PROJECTIONS:
-        raise one_of("projection", method, PROJECTIONS)
+    check_projection(method)
     if latents.shape[1] < 2:
         raise InputError("a code of one number has no plane")
     if latents.shape[1] == 2:
@@ -35,10 +45,7 @@ def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np
     if method == "tsne":
         tsne = TSNE(perplexity=min(30, (len(latents) - 1) / 3), init="pca", random_state=seed)
         return tsne.fit_transform(latents), ("t-SNE 1", "t-SNE 2")
-    try:
-        umap = importlib.import_module("umap")
-    except ImportError as error:
-        raise InputError("projection 'umap' needs umap-learn: pip install 'aejax[umap]'; or choose tsne") from error
+    umap = importlib.import_module("umap")
     return umap.UMAP(random_state=seed, n_jobs=1).fit_transform(latents), ("UMAP 1", "UMAP 2")
 
 
