@@ -65,7 +65,7 @@ class Run:
         return instance("likelihood", LIKELIHOODS, self.config.likelihood)
 
     @property
-    def codes(self) -> int | None:
+    def codebook_size(self) -> int | None:
         """How many discrete codes there are; None where codes are continuous."""
         return getattr(self.model.bottleneck, "size", None)
 
@@ -104,7 +104,7 @@ class Run:
 
     def lookup(self, indices: Any) -> np.ndarray:
         """The latents, for `decode`, of discrete codes as `indices` gives them."""
-        indices, size = np.asarray(indices), self.codes
+        indices, size = np.asarray(indices), self.codebook_size
         if size is None:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
         if indices.dtype.kind not in "iu" or not indices.size or indices.min() < 0 or indices.max() >= size:
@@ -142,19 +142,21 @@ class Run:
             raise InputError(f"generate needs num of at least 1, got {num}")
         self._labels(label, num)  # wrong ones are said before anything is drawn
         if sampler is not None:
-            samplers.check_kind(sampler.name, self.codes is not None)
-            shape = self.abstract_code["z" if self.codes is None else "indices"].shape[1:]
+            samplers.check_kind(sampler.name, self.codebook_size is not None)
+            shape = self.abstract_code["z" if self.codebook_size is None else "indices"].shape[1:]
             if sampler.shape != shape:
                 raise InputError(f"the run's codes are (n, *{shape}), the sampler's (n, *{sampler.shape})")
             size = getattr(sampler.kind, "size", None)
-            if size != self.codes:
-                raise InputError(f"the sampler draws {size} codes and the run has {self.codes}: fit one on its indices")
+            if size != self.codebook_size:
+                raise InputError(
+                    f"the sampler draws {size} codes and the run has {self.codebook_size}: fit one on its indices"
+                )
             drawn = sampler.sample(num, seed)
-            return self.decode(drawn if self.codes is None else self.lookup(drawn), label)
+            return self.decode(drawn if self.codebook_size is None else self.lookup(drawn), label)
         prior: Any = self.model.apply(self._on_device, method="prior")
         if prior is not None:
             return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
-        if self.codes is not None:
+        if self.codebook_size is not None:
             shape = self.latents.shape[1:-1]
             rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
             return self.decode(self.latents[(rows, *np.indices(shape))], label)
@@ -178,7 +180,7 @@ class Run:
         }
         if "indices" in self.abstract_code:
             shape = self.abstract_code["indices"].shape[1:]
-            indices = export.Value("indices", shape, "int32", f"below {self.codes}")
+            indices = export.Value("indices", shape, "int32", f"below {self.codebook_size}")
             function = lambda x, *label: self._code(x, *label)["indices"]  # noqa: E731
             programs["indices"] = export.Program(function, [x, *label], indices)
             programs["lookup"] = export.Program(self._lookup, [indices], z)

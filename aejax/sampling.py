@@ -23,9 +23,9 @@ def fitted(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers
 
     One that was stored with other options is replaced. Raises what `samplers.fit` and `samplers.save` raise.
     """
-    samplers.check_kind(name, run.codes is not None)
-    if run.codes is not None:
-        options["size"] = run.codes
+    samplers.check_kind(name, run.codebook_size is not None)
+    if run.codebook_size is not None:
+        options["size"] = run.codebook_size
     kind, place = samplers.build(name, **options), folder(run, workdir, name)
     if (place / samplers.FILE).exists():
         try:
@@ -52,7 +52,7 @@ def codes(run: Run, limit: int = EXAMPLES) -> np.ndarray:
         source = source.subset(rows, source.name)
     arrays = data.read(source)
     x, label = arrays["x"], arrays.get("label") if run.config.classes else None
-    if run.codes is not None:
+    if run.codebook_size is not None:
         return run.indices(x, label)
     return run.sample_posterior(x, label=label) if hasattr(run.model.bottleneck, "prior_of") else run.encode(x, label)
 

@@ -1,7 +1,7 @@
 """Tells how good a run is: python -m experiments.evaluate --workdir=runs/conv
 
-Writes evaluation/<step>/metrics.json in the workdir, each figure with its protocol. Several workdirs,
---workdir=runs/a,runs/b, are also printed side by side.
+Writes metrics.json, each figure with its protocol, pictures and report.html into evaluation/<step>/ of the
+workdir. Several workdirs, --workdir=runs/a,runs/b, are also printed side by side.
 """
 
 import json
@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 import aejax
 from aejax import evaluation
+from aejax.evaluation import pictures, report
 from aejax.evaluation.evaluate import as_json
+from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
 from aejax.storage import writable
 from experiments import main
 
@@ -22,21 +24,45 @@ _GROUPS = flags.DEFINE_list("groups", list(evaluation.GROUPS), f"Among: {', '.jo
 _SPLIT = flags.DEFINE_string("split", "test", "Split to score: train, validation or test.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
 _LIMIT = flags.DEFINE_integer("limit", 60_000, "Examples of a split that are used at most.")
+_FIGURES = flags.DEFINE_bool("figures", True, "Draw pictures and write report.html.")
+_PROJECTION = flags.DEFINE_enum("projection", "pca", PROJECTIONS, "Of the map of the codes.")
 
 
 def measure(workdir: str) -> dict[str, Any]:
     """The figures of one workdir, as they are written to its metrics.json."""
+    check_projection(_PROJECTION.value)
     run = aejax.load_run(workdir, main.step(_STEP.value))
     folder = writable(Path(workdir) / "evaluation" / str(run.step))
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
     measures = {}
-    with tqdm(total=len(_GROUPS.value), unit=" groups", desc=workdir, dynamic_ncols=True, disable=None) as bar:
+    total = len(_GROUPS.value) + _FIGURES.value * (len(pictures.PICTURES) + 1)
+    with tqdm(total=total, unit=" parts", desc=workdir, dynamic_ncols=True, disable=None) as bar:
         for name, found in evaluation.evaluate(subject, _GROUPS.value):
             measures[name] = found
             bar.update()
-    figures = as_json(measures)
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")
+        figures = as_json(measures)
+        (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")
+        if _FIGURES.value:
+            drawn = {"curves": pictures.of_logs(workdir)}
+            for name, picture in pictures.draw(subject, {"map": {"projection": _PROJECTION.value}}):
+                drawn[name] = picture
+                bar.update()
+            bar.write(str(publish(subject, measures, drawn, folder)))
+            bar.update()
     return figures
+
+
+def publish(
+    subject: evaluation.Subject,
+    measures: dict[str, evaluation.Measures],
+    drawn: dict[str, pictures.Picture | evaluation.Skipped],
+    folder: Path,
+) -> Path:
+    """Writes each picture as PNG, and the report, whose path it returns."""
+    for name, picture in drawn.items():
+        if isinstance(picture, pictures.Picture):
+            pictures.as_png(picture.figure, folder / f"{name}.png")
+    return report.write(subject, measures, drawn, folder, _PROJECTION.value)
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ the codes of the train split, on the first call, and kept in the workdir under s
 names a sampler with its options. An --out of .npz gets the arrays, one of .png a picture.
 """
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 from ml_collections import config_flags
 
 import aejax
 from aejax import Run, samplers, sampling
 from aejax.errors import one_of
-from aejax.evaluation import plots
+from aejax.evaluation.pictures import as_png, drawable, examples
 from aejax.storage import writable
 from experiments import main
 
@@ -58,8 +60,15 @@ def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> N
         if out.suffix == ".npz":
             np.savez(file, samples=drawn, **({} if label is None else {"label": label}))
         else:
-            plots.samples(drawn, run.inputs).savefig(file, dpi=150, facecolor="white")
+            as_png(picture(run, drawn), file)
         os.replace(file, out)
+
+
+def picture(run: Run, drawn: np.ndarray) -> Figure:
+    """Images in a square grid; vectors as points over those of the data."""
+    if drawn.ndim == 2:
+        return examples.points(run.inputs, drawn, ("data", "samples"))
+    return examples.samples(drawn, math.ceil(math.sqrt(len(drawn))))
 
 
 def sample() -> None:
@@ -71,10 +80,12 @@ def sample() -> None:
     wanted = section()
     writable(out.parent)
     run = aejax.load_run(workdir, main.step(_STEP.value))
+    if out.suffix == ".png" and len(run.spec.shape) == 3 and not drawable(run.spec.shape):
+        raise aejax.InputError(f"examples of {run.spec.shape} are no images of 1 or 3 channels; write them to an .npz")
     label = sampling.labels(run, num, _LABEL.value)
     sampler = None
     if wanted:
-        samplers.check_kind(wanted["name"], run.codes is not None)
+        samplers.check_kind(wanted["name"], run.codebook_size is not None)
         writable(sampling.folder(run, workdir, wanted["name"]))
         sampler = sampling.fitted(run, workdir, **wanted)
     write(out, run, run.generate(num, _SEED.value, label, sampler), label)

@@ -202,5 +202,5 @@ def test_stacked_learns_mnist(tmp_path):
 
 
 def test_required_set_holds_neither_tensorflow_nor_pytorch():
-    code = "import sys, aejax, aejax.evaluation.plots; sys.exit(bool({'tensorflow', 'torch'} & set(sys.modules)))"
+    code = "import sys, aejax, aejax.evaluation.pictures; sys.exit(bool({'tensorflow', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

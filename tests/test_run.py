@@ -4,7 +4,7 @@ from conftest import conv, mlp, one_device, vectors
 
 import aejax
 from aejax import checkpoint
-from aejax.evaluation import plots, reconstruction
+from aejax.evaluation import reconstruction
 
 
 def images(n=60, size=8):
@@ -106,27 +106,3 @@ def test_wrong_shapes_are_named(folder, method, value, message):
 def test_no_run_to_load(tmp_path):
     with pytest.raises(aejax.InputError, match="no checkpoint here"):
         aejax.load_run(tmp_path / "nope")
-
-
-# What is made of a run
-
-
-def test_pictures_are_written(folder):
-    for path in plots.save(aejax.load_run(folder), folder):
-        assert path.stat().st_size > 5_000
-        assert path.parent.name == "8"
-
-
-def test_picture_holds_inputs_above_their_reconstructions():
-    inputs = np.linspace(0, 1, 5)[:, None, None, None] * np.ones((5, 4, 4, 1))
-    figure = plots.reconstructions(inputs, 1 - inputs, columns=5)
-    shown = [axes.images[0].get_array() for axes in figure.axes]
-    np.testing.assert_allclose([image.mean() for image in shown], [0, 0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25, 0])
-    assert {axes.images[0].get_clim() for axes in figure.axes} == {(0, 1)}
-
-
-def test_curves_show_every_record():
-    history = [{"step": s, "train/loss": 9.0 / s} for s in (1, 2, 3)] + [{"step": 3, "validation/loss": 4.0}]
-    lines = plots.curves(history).axes[0].lines
-    assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3], [3]]
-    assert list(lines[0].get_ydata()) == [9, 4.5, 3]

@@ -13,7 +13,6 @@ from conftest import mlp, one_device, vectors
 import aejax
 from aejax import data, samplers, sampling
 from aejax.config import module
-from aejax.evaluation import plots
 
 TINY = {"width": 8, "layers": 1, "heads": 2, "steps": 2}  # of the transformer
 LABEL = np.arange(60) % 3
@@ -59,7 +58,7 @@ def test_generate_decodes_what_the_sampler_draws(continuous, name, options):
 
 def test_generate_looks_up_the_codes_that_the_sampler_draws(discrete):
     run, _ = discrete
-    assert run.codes == 4
+    assert run.codebook_size == 4
     indices = run.indices(images())
     assert indices.shape == (40, 3, 2)
     sampler = samplers.fit("autoregressive", indices, size=4, **TINY)
@@ -88,7 +87,7 @@ def test_a_sampler_of_another_run_is_refused(continuous, discrete):
 def test_a_workdir_keeps_the_sampler_until_its_options_change(discrete, monkeypatch):
     run, workdir = discrete
     fitted = sampling.fitted(run, workdir, "autoregressive", **TINY)
-    assert fitted.kind.size == run.codes
+    assert fitted.kind.size == run.codebook_size
     assert fitted.shape == (3, 2)
     kept = sampling.folder(run, workdir, "autoregressive") / "sampler.npz"
     assert kept == Path(workdir) / "samplers" / "8" / "autoregressive" / "sampler.npz"
@@ -133,22 +132,7 @@ def test_labels_of_draws(continuous, discrete):
         sampling.labels(discrete[0], 5, 0)
 
 
-# The picture and the command
-
-
-def test_the_picture_is_a_grid_of_the_draws_row_by_row():
-    drawn = np.linspace(0, 0.9, 5)[:, None, None, None] * np.ones((5, 4, 6, 1))
-    image = plots.samples(drawn, drawn).axes[0].images[0].get_array()
-    assert image.shape == (2 * 5 - 1, 3 * 7 - 1)
-    corners = image[np.ix_([0, 5], [0, 7, 14])]
-    np.testing.assert_allclose(corners, [[0, 0.225, 0.45], [0.675, 0.9, 1]], atol=1e-6)
-    assert (image[4] == 1).all()
-    assert (image[:, 6] == 1).all()
-    assert plots.samples(np.repeat(drawn, 3, -1), drawn).axes[0].images[0].get_array().shape == (9, 20, 3)
-    points = plots.samples(vectors(7, 3), vectors(5, 3)).axes
-    clouds = [[np.asarray(c.get_offsets()) for c in axes.collections] for axes in points]
-    np.testing.assert_allclose(clouds[1][1], vectors(7, 3)[:, [1, 2]])
-    np.testing.assert_allclose(clouds[0][0], vectors(5, 3)[:, [0, 1]])
+# The command
 
 
 def sample(*arguments):

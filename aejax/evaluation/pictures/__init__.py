@@ -1,0 +1,6 @@
+"""Pictures of a run: pure functions from arrays to figures, and PICTURES, which knows what of a run they show."""
+
+from aejax.evaluation.pictures.of_subject import PICTURES, Picture, as_png, draw, of_logs, save
+from aejax.evaluation.pictures.style import drawable
+
+__all__ = ["PICTURES", "Picture", "as_png", "draw", "drawable", "of_logs", "save"]

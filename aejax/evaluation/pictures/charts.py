@@ -1,0 +1,82 @@
+"""Charts of a training and of a code, in lines and bars."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from aejax.evaluation.pictures.style import CLASSES, SERIES, new, style
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Each logged term over the steps, training as a line and validation as dots on a line."""
+    names = sorted({key.split("/", 1)[1] for record in history for key in record if key.startswith("validation/")})
+    names = [n for n in names if not n.endswith("_per_value")]  # the same curve on another scale
+    series = {n: [r[f"validation/{n}"] for r in history if f"validation/{n}" in r] for n in names}
+    names = [n for n in names if n == "loss" or series[n] != series["loss"]]  # a lone term is the loss
+    names.sort(key=lambda n: n != "loss")
+    with style():
+        columns = min(len(names), 2)
+        rows = math.ceil(len(names) / columns)
+        figure = new(2.2 * rows + 0.4)
+        figure.set_layout_engine("constrained", h_pad=0.08)
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(panels, names, strict=False):
+            for k, (part, marker) in enumerate((("train", ""), ("validation", "o"))):
+                points = [(r["step"], r[f"{part}/{name}"]) for r in history if f"{part}/{name}" in r]
+                if points:
+                    axes.plot(*zip(*points, strict=True), marker=marker, ms=4, lw=1.6, color=SERIES[k], label=part)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.set_title(name.replace("_", " "))
+            axes.tick_params(labelbottom=True)
+            values = [r[k] for r in history for k in (f"train/{name}", f"validation/{name}") if k in r]
+            if min(values) > 0 and max(values) > 20 * min(values):
+                axes.set_yscale("log")
+        for axes in panels[max(len(names) - columns, 0) : len(names)]:
+            axes.set_xlabel("step")
+        handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles, loc="outside upper right", ncols=2)
+    return figure
+
+
+def usage(counts: Sequence[np.ndarray], size: int) -> Figure:
+    """How often each of `size` codes is used, most used first: a line for the counts [codes in use] of each book."""
+    with style():
+        figure = new(3.0)
+        axes = figure.subplots()
+        for book, used in enumerate(counts):
+            shares = 100 * np.sort(used)[::-1] / used.sum()
+            edges = np.arange(len(shares) + 1) + 0.5
+            colour = SERIES[0] if len(counts) == 1 else CLASSES[book % len(CLASSES)]
+            axes.stairs(shares, edges, fill=len(counts) == 1, color=colour, lw=1.6, label=f"book {book + 1}")
+        axes.axhline(100 / size, color=SERIES[1], ls="--", lw=1.2, label="all codes alike")
+        axes.set(xlabel="code, most used first", ylabel="share of all (%)", ylim=(0, None))
+        # A code that is not a book can have far more places than are ever seen.
+        axes.set_xlim(0.5, min(size, 4 * max(map(len, counts))) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.legend(loc="upper right")
+    return figure
+
+
+def activity(deviations: np.ndarray, threshold: float | None = None) -> Figure:
+    """The standard deviation of each latent unit [units] over the examples, largest first."""
+    with style():
+        figure = new(3.0)
+        axes = figure.subplots()
+        order = np.sort(deviations)[::-1]
+        if len(order) <= 64:
+            axes.bar(np.arange(len(order)) + 1, order, width=0.8, color=SERIES[0])
+        else:
+            axes.stairs(order, np.arange(len(order) + 1) + 0.5, fill=True, color=SERIES[0])
+        if threshold is not None:
+            axes.axhline(threshold, color=SERIES[1], ls="--", lw=1.2, label=f"active above {threshold:g}")
+            axes.legend(loc="upper right")
+        axes.set(xlabel="unit, most varying first", ylabel="standard deviation", ylim=(0, None))
+        axes.set_xlim(0.5, len(order) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure

@@ -1,0 +1,67 @@
+"""Examples, and what a run makes of them and makes up."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from aejax.evaluation.pictures.style import MUTED, SERIES, height_of, in_rows, new, show, style
+
+COLUMNS = 8
+
+
+def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLUMNS) -> Figure:
+    """Inputs above their reconstructions: the first, and those with the largest and the least squared error.
+
+    Images [n, h, w, c] or vectors [n, d]. The error, summed over an example's values, stands below each image.
+    """
+    if inputs.ndim == 2:
+        return points(inputs, outputs, ("input", "reconstruction"), joined=True)
+    columns = min(columns, len(inputs))
+    errors = np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).sum(1)
+    order = np.argsort(-errors, kind="stable")
+    bands = {"first": np.arange(min(2 * columns, len(inputs)))}
+    if len(inputs) > columns:
+        bands |= {"worst": order[:columns], "best": order[-columns:][::-1]}
+    rows = [(name, chosen[k : k + columns]) for name, chosen in bands.items() for k in range(0, len(chosen), columns)]
+    tiles = [in_rows(np.concatenate([inputs[r], outputs[r]]), len(r)) for _, r in rows]
+    tiles = [np.pad(t, [(0, 0), (0, columns - t.shape[1]), *[(0, 0)] * 3], constant_values=np.nan) for t in tiles]
+    with style():
+        figure = new(sum(height_of(t) for t in tiles) + 0.3 * len(tiles))
+        for axes, band, (name, chosen) in zip(np.atleast_1d(figure.subplots(len(tiles))), tiles, rows, strict=True):
+            show(axes, band, columns=[f"{e:.2g}" for e in errors[chosen]])
+            if chosen[0] == bands[name][0]:  # the first row of its band
+                axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure
+
+
+def points(
+    first: np.ndarray, second: np.ndarray, names: tuple[str, str], joined: bool = False, limit: int = 500
+) -> Figure:
+    """Two sets of vectors [n, d] in their first coordinates, by pairs; `joined` draws what belongs together.
+
+    At most the first `limit` of each.
+    """
+    first, second = first[:limit], second[:limit]
+    pairs = [(i, i + 1) for i in range(min(first.shape[1], 3) - 1)] or [(0, 0)]
+    with style():
+        figure = new(3.3 if len(pairs) > 1 else 5.0)
+        for axes, (i, j) in zip(np.atleast_1d(figure.subplots(1, len(pairs))), pairs, strict=True):
+            if joined:
+                segments = np.stack([first[:, [i, j]], second[:, [i, j]]])
+                axes.plot(segments[..., 0], segments[..., 1], color=MUTED, lw=0.6, alpha=0.6, zorder=1)
+            for k, (values, name) in enumerate(zip((first, second), names, strict=True)):
+                axes.scatter(values[:, i], values[:, j], s=14 - 6 * k, color=SERIES[k], lw=0, label=name, zorder=2)
+            axes.set(xlabel=f"coordinate {i + 1}", ylabel=f"coordinate {j + 1}")
+            axes.set_aspect("equal", "datalim")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure
+
+
+def samples(images: np.ndarray, columns: int = COLUMNS, rows: Sequence[str] = ()) -> Figure:
+    """Images [n, h, w, c], row by row; each row under its name, if any."""
+    tiles = in_rows(images, columns)
+    with style():
+        figure = new(height_of(tiles))
+        show(figure.subplots(), tiles, rows=rows)
+    return figure

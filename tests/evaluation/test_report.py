@@ -1,0 +1,344 @@
+"""The report: its HTML read by Python, and the page in Chromium, moved over, touched and typed into."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import websocket
+from conftest import mlp, one_device, vectors
+from PIL import Image
+
+import aejax
+from aejax import data
+from aejax.config import module
+from aejax.evaluation import Measure, Skipped, Subject, interactive, pictures, report
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Browser:
+    """Headless Chromium, by the DevTools protocol. `events` holds all that it told so far."""
+
+    def __init__(self, profile: Path):
+        quiet = ["background-networking", "component-update", "sync", "gpu", "quic"]
+        flags = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
+        flags += [f"--user-data-dir={profile}", "--remote-debugging-port=0", "--hide-scrollbars", "about:blank"]
+        self.process = subprocess.Popen([CHROMIUM, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.events, self.number = [], 0
+        port = self._port(profile / "DevToolsActivePort")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{port}/json") as answer:
+            page = next(t for t in json.load(answer) if t["type"] == "page")
+        self.socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=60, suppress_origin=True)
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.do(f"{domain}.enable")
+
+    def _port(self, file: Path) -> str:
+        for _ in range(600):
+            if file.exists() and file.read_text().count("\n"):
+                return file.read_text().split()[0]
+            time.sleep(0.1)
+        raise TimeoutError("Chromium did not start within a minute")
+
+    def do(self, method, **parameters):
+        self.number += 1
+        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("id") == self.number:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def open(self, file: Path, width=1280, height=900, dark=False):
+        self.events.clear()
+        self.do(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.do("Emulation.setEmulatedMedia", features=[scheme])
+        self.do("Page.navigate", url=file.as_uri())
+        loaded = f"document.readyState == 'complete' && location.href == {json.dumps(file.as_uri())}"
+        for _ in range(600):
+            if self.value(loaded):
+                return
+            time.sleep(0.1)
+        raise TimeoutError("the page was not there within a minute")
+
+    def value(self, expression):
+        answer = self.do("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def screenshot(self, **parameters):
+        """PNG as base64; of the whole page, or of a `clip`."""
+        return self.do("Page.captureScreenshot", captureBeyondViewport=True, **parameters)["data"]
+
+    def close(self):
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def subject_of(config, x, label=None):
+    run = aejax.fit(config, x, label=label, devices=one_device())
+    return Subject.of(run, data.split({"train": data.from_array(x, label)}, run.config.data), split="train")
+
+
+@pytest.fixture(scope="module")
+def subject():
+    x = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
+    config = mlp(bottleneck=module("gaussian", features=3), likelihood__name="bernoulli")
+    return subject_of(config, x, np.arange(60, dtype=np.int32) % 4)
+
+
+MEASURES = {
+    "reconstruction": {
+        "pca_squared_error": Measure(12.345678, "<nats> & more", "mean over 60 </script><b>examples</b>"),
+        "psnr": Skipped("PSNR is for images > 8x8"),
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def page(subject, tmp_path_factory):
+    return report.write(subject, MEASURES, dict(pictures.draw(subject)), tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    started = Browser(tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
+
+
+def embedded(page):
+    """What the page's script reads."""
+    return json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text(), re.S)[1])
+
+
+# The file
+
+
+def test_figures_stand_beside_their_protocols_and_nothing_is_markup(page):
+    text = page.read_text()
+    for cell in ("PCA squared error", "12.35", "<nats> & more", "mean over 60 </script><b>examples</b>"):
+        assert f">{html.escape(cell)}</t" in text
+    assert "PSNR is for images &gt; 8x8" in text
+    assert "<b>" not in text
+    assert "Plane: the code is not a plane of two numbers" in text
+    assert "Step 8, " in text
+    assert f"jax {aejax.run.jax.__version__}" in text
+    assert text.count("<figure") == text.count("<figcaption") == 5
+    assert str(Path.cwd()) not in text
+
+
+def test_ids_are_unique_and_what_is_referred_to_is_there(page):
+    text = page.read_text()
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
+    assert used
+    assert {a or b for a, b in used} <= set(ids)
+
+
+def test_labels_cannot_end_the_script(subject, tmp_path, monkeypatch):
+    view = interactive.View("", "", {"names": ["</script><script>"]})
+    monkeypatch.setattr(interactive, "view", lambda *_: view)
+    file = report.write(subject, {}, dict(pictures.draw(subject)), tmp_path)
+    assert file.read_text().count("</script>") == 2
+    assert embedded(file) == view.data
+
+
+def test_a_report_without_a_map(subject, tmp_path):
+    text = report.write(subject, MEASURES, {"map": Skipped("a <reason>")}, tmp_path).read_text()
+    assert "Map: a &lt;reason&gt;" in text
+    assert 'id="map"' not in text
+
+
+def test_points_lie_as_codes_on_one_scale(page, subject):
+    text = page.read_text()
+    drawn = np.array(re.findall(r'<circle class="c(\d)" cx="(.*?)" cy="(.*?)"', text), float)
+    points, _ = subject.once(pictures.of_subject.projected, "pca")
+    (right, _), (up, _) = (np.polyfit(points[:, k], drawn[:, 1 + k], 1) for k in range(2))
+    assert right == pytest.approx(-up, rel=0.01)
+    assert np.ptp(drawn[:, 1] - right * points[:, 0]) < 1
+    assert np.ptp(drawn[:, 2] - up * points[:, 1]) < 1
+    np.testing.assert_array_equal(drawn[:, 0], subject.test.label)
+    height = float(re.search(r'id="map" viewBox="0 0 1000 (\d+)"', text)[1])
+    assert drawn[:, 1:].min() > 0
+    assert (drawn[:, 1:].max(0) < [1000, height]).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sheet_holds_the_images_row_by_row(channels):
+    images = np.random.default_rng(0).uniform(size=(5, 4, 6, channels))
+    uri = interactive.sheet(images, columns=2)
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
+    assert sheet.shape[:2] == (12, 12)
+    for i, image in enumerate(images):
+        tile = sheet[i // 2 * 4 :, i % 2 * 6 :][:4, :6].reshape(4, 6, channels)
+        np.testing.assert_allclose(tile / 255, image, atol=1 / 255)
+
+
+def test_large_images_are_shrunk_for_the_sheet():
+    image = np.repeat(np.repeat(np.random.default_rng(0).uniform(size=(32, 16, 3)), 2, 0), 2, 1).astype(np.float32)
+    np.testing.assert_allclose(interactive._shrunk(image), image[::2, ::2], rtol=1e-5)
+
+
+def test_what_is_no_python_is_shipped():
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["aejax"]
+    files = {p.relative_to(ROOT / "aejax").as_posix() for p in (ROOT / "aejax").rglob("*") if p.is_file()}
+    assert set(shipped) == {f for f in files if not f.endswith((".py", ".pyc"))}
+
+
+# The page
+
+
+SCREENS = [(1280, False), (1280, True), (390, False), (390, True)]
+
+CONTRASTS = """
+(() => {
+  const light = (c) => {
+    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = c.match(/[\\d.]+/g).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const under = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor;
+      if (c !== "rgba(0, 0, 0, 0)") return c;
+    }
+  };
+  const ratios = {};
+  const all = "h1,dt,dd,.value,.unit,.protocol,.reason,figcaption,figure svg text,#map text,button";
+  for (const s of all.split(","))
+    for (const e of document.querySelectorAll(s)) {
+      const own = getComputedStyle(e);
+      const [a, b] = [light(e.closest("svg") ? own.fill : own.color), light(under(e))].sort((p, q) => q - p);
+      ratios[s] = Math.min(ratios[s] ?? 99, (a + 0.05) / (b + 0.05));
+    }
+  return ratios;
+})()
+"""
+
+
+@pytest.mark.parametrize(("width", "dark"), SCREENS)
+def test_the_page_fits_can_be_read_and_asks_for_nothing(browser, page, width, dark):
+    browser.open(page, width, dark=dark)
+    assert browser.value("document.documentElement.scrollWidth") == width
+    inside = "[...document.querySelectorAll('.card, dl, pre')].every((e) => e.scrollWidth <= e.clientWidth)"
+    assert browser.value(f"document.querySelector('details').open = true, {inside}")
+    background = browser.value("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", background))) < 60) == dark
+    ratios = browser.value(CONTRASTS)
+    assert len(ratios) == 11
+    assert min(ratios.values()) > 4.5, ratios  # WCAG 2.1, AA
+    told = {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}
+    assert [e for e in browser.events if e["method"] in told] == []
+    asked = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+    assert {url.split(":")[0] for url in asked} == {"file", "data"}
+
+
+def place(browser, i):
+    """The middle of a point on the screen, scrolled to."""
+    box = f"document.querySelectorAll('.dots circle')[{i}].getBoundingClientRect()"
+    browser.value("document.querySelector('.map').scrollIntoView()")
+    return browser.value(f"(() => {{ const r = {box}; return [r.x + r.width / 2, r.y + r.height / 2]; }})()")
+
+
+def sprite(browser, name):
+    """The pixels of the panel's input or reconstruction as they are on the screen, [8, 8] in [0, 1]."""
+    box = browser.value(
+        f"(() => {{ const r = document.querySelector('.sprite.{name}').getBoundingClientRect();"
+        " return {x: r.x + scrollX, y: r.y + scrollY, width: r.width, height: r.height}; })()"
+    )
+    picture = Image.open(io.BytesIO(base64.b64decode(browser.screenshot(clip={**box, "scale": 1})))).convert("L")
+    zoom = picture.width // 8
+    assert picture.size == (8 * zoom, 8 * zoom)
+    return np.asarray(picture)[zoom // 2 :: zoom, zoom // 2 :: zoom] / 255
+
+
+def shows(browser, part, i):
+    assert browser.value("document.getElementById('example').dataset.index") == str(i)
+    assert browser.value("document.getElementById('name').textContent") == f"Label {part.label[i]}"
+    np.testing.assert_allclose(sprite(browser, "input"), part.inputs[i, ..., 0], atol=0.02)
+    np.testing.assert_allclose(sprite(browser, "reconstruction"), part.reconstructions[i, ..., 0], atol=0.02)
+    error = np.square(part.inputs[i] - part.reconstructions[i]).sum()
+    assert float(browser.value("document.getElementById('error').textContent")) == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_mouse_over_a_point_shows_its_example(browser, page, subject, width):
+    browser.open(page, width)
+    shows(browser, subject.test, 0)
+    for i in (17, 47, 31):
+        x, y = place(browser, i)
+        browser.do("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        shows(browser, subject.test, i)
+
+
+def test_a_finger_on_a_point_shows_its_example(browser, page, subject):
+    browser.open(page, 390)
+    browser.do("Emulation.setTouchEmulationEnabled", enabled=True)
+    x, y = place(browser, 42)
+    browser.do("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+    browser.do("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    shows(browser, subject.test, 42)
+    browser.do("Emulation.setTouchEmulationEnabled", enabled=False)
+
+
+def test_arrows_move_from_point_to_point(browser, page, subject):
+    browser.open(page)
+    at = np.array(re.findall(r'<circle class="c\d" cx="(.*?)" cy="(.*?)"', page.read_text()), float)
+    browser.value("document.getElementById('map').focus()")
+    now, moves = 0, 0
+    for key, way in {"ArrowRight": (1, 0), "ArrowUp": (0, -1), "ArrowLeft": (-1, 0), "ArrowDown": (0, 1)}.items():
+        browser.do("Input.dispatchKeyEvent", type="keyDown", key=key)
+        then = int(browser.value("document.getElementById('example').dataset.index"))
+        assert then == now or (at[then] - at[now]) @ way > 0
+        moves += then != now
+        now = then
+    assert moves >= 3  # a point at the rim has none further out
+    shows(browser, subject.test, now)
+
+
+def test_a_label_alone(browser, page, subject):
+    browser.open(page)
+    browser.value("document.querySelectorAll('#legend button')[2].click()")
+    faint = "[...document.querySelectorAll('.dots circle')].map((c) => Number(getComputedStyle(c).opacity) < 0.5)"
+    np.testing.assert_array_equal(browser.value(faint), subject.test.label != 2)
+    shows(browser, subject.test, 2)
+    x, y = place(browser, 17)  # of label 1: the nearest one that is shown is taken
+    browser.do("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert browser.value("document.getElementById('name').textContent") == "Label 2"
+    browser.value("document.querySelectorAll('#legend button')[2].click()")
+    assert not any(browser.value(faint))
+
+
+def test_the_numbers_of_vectors_are_shown(browser, tmp_path):
+    x = vectors(60)
+    points = subject_of(mlp(), x)
+    file = report.write(points, {}, dict(pictures.draw(points)), tmp_path)
+    browser.open(file, 390)
+    assert browser.value("document.documentElement.scrollWidth") == 390
+    x, y = place(browser, 7)
+    browser.do("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    rows = browser.value("[...document.querySelectorAll('#numbers tbody tr')].map((r) => r.innerText.split('\\t'))")
+    part = points.test
+    np.testing.assert_allclose(
+        np.array(rows, float), np.stack([np.arange(6) + 1, part.inputs[7], part.reconstructions[7]], 1), rtol=1e-3
+    )
