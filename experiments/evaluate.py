@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import aejax
 from aejax import evaluation
+from aejax.evaluation import generation, likelihood
 from aejax.evaluation.evaluate import as_json
 from experiments import main
 
@@ -22,6 +23,11 @@ _GROUPS = flags.DEFINE_list("groups", list(evaluation.GROUPS), f"Among: {', '.jo
 _SPLIT = flags.DEFINE_string("split", "test", "Split to score: train, validation or test.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
 _LIMIT = flags.DEFINE_integer("limit", 60_000, "Examples of a split that are used at most.")
+_SAMPLES = flags.DEFINE_integer("samples", 200, "Importance samples of each example, for the log-likelihood.")
+_FEATURES = flags.DEFINE_string(
+    "features", "encoder", "For generation: encoder, classifier or package.module:function."
+)
+_NUM = flags.DEFINE_integer("num", 5_000, "Examples to generate, and to compare with.")
 
 
 def measure(workdir: str) -> dict[str, Any]:
@@ -30,9 +36,11 @@ def measure(workdir: str) -> dict[str, Any]:
     run = aejax.load_run(workdir, step)
     folder = writable(Path(workdir) / "evaluation" / str(run.step))
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
+    options = {"likelihood": {"samples": _SAMPLES.value}}
+    options["generation"] = {"features": _FEATURES.value, "num": _NUM.value}
     measures = {}
     with tqdm(total=len(_GROUPS.value), unit=" groups", desc=workdir, dynamic_ncols=True, disable=None) as bar:
-        for name, found in evaluation.evaluate(subject, _GROUPS.value):
+        for name, found in evaluation.evaluate(subject, _GROUPS.value, options):
             measures[name] = found
             bar.update()
     figures = as_json(measures)
@@ -67,6 +75,8 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def evaluate() -> None:
+    likelihood.check_samples(_SAMPLES.value)
+    generation.check(_FEATURES.value, _NUM.value)
     print(table({workdir: measure(workdir) for workdir in _WORKDIR.value}))
 
 

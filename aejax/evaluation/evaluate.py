@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from aejax.errors import one_of
-from aejax.evaluation import reconstruction
+from aejax.evaluation import anomaly, codes, generation, likelihood, reconstruction
 from aejax.evaluation.subject import Measure, Measures, Subject
 
 # A group is a function `measure(subject, **options)`; what cannot be measured is `Skipped`, with the reason.
 GROUPS: dict[str, Callable[..., Measures]] = {
     "reconstruction": reconstruction.measure,
+    "codes": codes.measure,
+    "likelihood": likelihood.measure,
+    "anomaly": anomaly.measure,
+    "generation": generation.measure,
 }
 
 

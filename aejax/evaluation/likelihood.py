@@ -33,7 +33,7 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     check_samples(samples)
     run, test = subject.run, subject.test
     no_kl, no_density, no_weights = _no_kl(run), _no_density(run), _no_weights(run)
-    scale = None if no_density else subject.once(scale_of_train)
+    scale = subject.once(scale_of_train)
     how = f"mean over {test}; {_meaning(run, test)}"
     if scale is not None:
         how += f"; scale {scale:.4g}, the best for the {len(subject.train):,} examples of train"
@@ -44,7 +44,7 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
         measures[name] = Measure(float(value()), unit, protocol) if reason is None else Skipped(reason)
 
     one_draw: Parts = subject.once(parts_of_test)
-    add("elbo", no_density or no_kl, lambda: one_draw.elbo.mean(), "nats an example", f"{how}; {draw}, KL of weight 1")
+    add("elbo", no_elbo(run), lambda: one_draw.elbo.mean(), "nats an example", f"{how}; {draw}, KL of weight 1")
     weights = f"{how}; {samples:,} importance samples of each"
     many = None if no_weights else _of_part(log_likelihood, test, samples=samples, scale=scale)
     add("log_likelihood", no_weights, lambda: many.mean(), "nats an example", weights)  # type: ignore[union-attr]
@@ -56,7 +56,7 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     grid = "; log2(256) added: the density of the levels 0 to 255" if quantised else ""
     add(
         "bits_per_dimension",
-        no_density or no_kl,
+        no_elbo(run),
         lambda: -best.mean() / math.prod(run.spec.shape) / math.log(2) + 8 * quantised,
         "bits a value",
         f"{how}; of {of}, over {math.prod(run.spec.shape):,} values{grid}",
@@ -110,7 +110,7 @@ def elbo(run: Run, x: Any, seed: int = 0, label: Any = None, scale: float | None
     Whatever weight the run was trained with. Arguments as of `log_likelihood`. Raises InputError where the
     run has no density of x or its code no KL.
     """
-    if reason := _no_density(run) or _no_kl(run):
+    if reason := no_elbo(run):
         raise InputError(reason)
     return parts(run, x, seed, label, scale).elbo
 
@@ -137,12 +137,14 @@ def parts(run: Run, x: Any, seed: int = 0, label: Any = None, scale: float | Non
     return Parts(found["kl"], found["nll"])
 
 
-def optimal_scale(run: Run, x: Any, seed: int = 0, label: Any = None) -> float:
-    """The scale under which x is likeliest, given one draw of each code: of a likelihood of optimal variance.
+def optimal_scale(run: Run, x: Any, seed: int = 0, label: Any = None) -> float | None:
+    """The scale under which x is likeliest, given one draw of each code; None unless the variance is "optimal".
 
-    It is a parameter of the model, fitted in closed form (Rybkin et al. 2021), so that an honest score of
-    test data takes that of the train data.
+    It is a parameter of the model, fitted in closed form (Rybkin et al. 2021): an honest score of test data
+    takes that of the train data.
     """
+    if not _is_optimal(run):
+        return None
     arrays = _arrays(run, x, seed, label)
     found = _batched(
         lambda *batch: _compiled(run).deviate(run.variables, *batch),
@@ -154,8 +156,7 @@ def optimal_scale(run: Run, x: Any, seed: int = 0, label: Any = None) -> float:
 
 
 def scale_of_train(subject: Subject) -> float | None:
-    """`optimal_scale` of the train part; None where the likelihood has a scale of its own."""
-    return _of_part(optimal_scale, subject.train) if _is_optimal(subject.run) else None
+    return _of_part(optimal_scale, subject.train)
 
 
 def parts_of_test(subject: Subject) -> Parts:
@@ -172,6 +173,10 @@ def _of_part(function: Callable[..., Any], part: Part, **options: Any) -> Any:
 
 
 # What a run cannot have, and why; None where it can.
+
+
+def no_elbo(run: Run) -> str | None:
+    return _no_density(run) or _no_kl(run)
 
 
 def _no_density(run: Run) -> str | None:
@@ -195,7 +200,7 @@ def _no_posterior(run: Run) -> str | None:
 
 def _no_weights(run: Run) -> str | None:
     code = _shapes(run).code
-    if reason := _no_density(run) or _no_kl(run):
+    if reason := no_elbo(run):
         return reason
     if code.posterior is None or code.prior is None:
         return f"bottleneck {run.config.bottleneck.name!r} has no densities of its code to weigh samples with"
@@ -211,7 +216,9 @@ def _meaning(run: Run, part: Part) -> str:
         return f"{name} of grey values: a cross-entropy, no probability of the data"
     if isinstance(run.likelihood, DiscretisedLogistic):
         return f"{name}, probability of the levels 0 to 255"
-    return f"{name}, density of values in [0, 1]" if len(run.spec.shape) == 3 else f"{name}, density in the data's units"
+    return (
+        f"{name}, density of values in [0, 1]" if len(run.spec.shape) == 3 else f"{name}, density in the data's units"
+    )
 
 
 def _is_optimal(run: Run) -> bool:
@@ -236,8 +243,7 @@ class _Given(NamedTuple):
 def _given(run: Run, x: Any, seed: int, label: Any, scale: float | None) -> _Given:
     if scale is not None and not (_is_optimal(run) and scale > 0):
         raise InputError(f"scale is for likelihood.variance='optimal' and above 0, got {scale!r}; leave it out")
-    if scale is None and _is_optimal(run):
-        scale = optimal_scale(run, x, seed, label)
+    scale = optimal_scale(run, x, seed, label) if scale is None else scale
     return _Given(None if scale is None else jnp.float32(math.log(scale)), _arrays(run, x, seed, label))
 
 
