@@ -60,7 +60,7 @@ class Run:
 
         `label` [n] goes with x where the run is conditional, here and below.
         """
-        return _batched(self._code, self.spec.check(x), self._labels(label, len(x)))["z"]
+        return batched(self._code, self.spec.check(x), self._labels(label, len(x)))["z"]
 
     def sample_posterior(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
         """A draw of each x's posterior, [n, *latent], where `encode` gives its mean; of importance samples the first.
@@ -69,11 +69,11 @@ class Run:
         """
         x = self.spec.check(x)
         keys = jax.random.split(jax.random.key(seed), len(x))
-        return _batched(self._draw, x, (keys, *self._labels(label, len(x))))
+        return batched(self._draw, x, (keys, *self._labels(label, len(x))))
 
     def indices(self, x: Any, label: Any = None) -> np.ndarray:
         """The discrete codes of x, int32 [n, ...]."""
-        code = _batched(self._code, self.spec.check(x), self._labels(label, len(x)))
+        code = batched(self._code, self.spec.check(x), self._labels(label, len(x)))
         if "indices" not in code:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use encode")
         return code["indices"]
@@ -90,14 +90,14 @@ class Run:
         shape = jax.eval_shape(self._code, self.inputs[:1], *label)["indices"].shape[1:]
         if indices.shape[1:] != shape:
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
-        return _batched(self._lookup, indices.astype(np.int32))
+        return batched(self._lookup, indices.astype(np.int32))
 
     def decode(self, z: Any, label: Any = None) -> np.ndarray:
         """The expected x given latents [n, *latent]."""
         z = np.asarray(z, np.float32)
         if not len(z) or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
-        return _batched(self._decode, z, self._labels(label, len(z)))
+        return batched(self._decode, z, self._labels(label, len(z)))
 
     def reconstruct(self, x: Any, label: Any = None) -> np.ndarray:
         """`decode(encode(x))`."""
@@ -185,9 +185,9 @@ class Run:
         return functools.partial(jax.jit(decode), self._on_device)
 
 
-def _batched(function: Callable, x: np.ndarray, more: tuple[Any, ...] = ()) -> Any:
+def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...] = (), size: int = _BATCH) -> Any:
     """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
-    size = min(_BATCH, 1 << (len(x) - 1).bit_length())
+    size = min(size, 1 << (len(x) - 1).bit_length())
     parts: list[Any] = []
     for i in range(0, len(x), size):
         rows = np.minimum(np.arange(i, i + size), len(x) - 1)

@@ -22,7 +22,7 @@ from aejax.models import Output, abstract_output
 from aejax.objectives import Context
 from aejax.objectives.bounds import log_weights
 from aejax.objectives.likelihoods import AbsoluteError, Bernoulli, DiscretisedLogistic, Gaussian, SquaredError
-from aejax.run import Run
+from aejax.run import Run, batched
 
 ACTIVE = 0.01  # variance of a unit's mean from which on it counts as active (Burda et al. 2016, section 5.1)
 _VALUES = 2**20  # decoded at once, 4 MB: what a convolutional decoder holds beside them is some hundred times that
@@ -91,17 +91,17 @@ def log_likelihood(
     if reason := _no_weights(run):
         raise InputError(reason)
     given = _given(run, x, seed, label, scale)
-    rows = max(_VALUES // math.prod(run.spec.shape), 1)
+    rows = _rows(run)
     chunk = -(-samples // -(-samples // rows))  # equal chunks: the last is short of less than one sample each
     weigh = _compiled(run).weigh
 
     def one(*batch: Any) -> Array:
         total = jnp.full(len(batch[0]), -jnp.inf)
         for start in range(0, samples, chunk):
-            total = weigh(run.variables, given.log_scale, total, start, samples, *batch, chunk=chunk)
+            total = weigh(run._on_device, given.log_scale, total, start, samples, *batch, chunk=chunk)
         return total
 
-    return _batched(one, given.arrays, max(rows // chunk, 1)) - math.log(samples)
+    return batched(one, given.x, given.more, max(rows // chunk, 1)) - math.log(samples)
 
 
 def elbo(run: Run, x: Any, seed: int = 0, label: Any = None, scale: float | None = None) -> np.ndarray:
@@ -129,11 +129,8 @@ class Parts(NamedTuple):
 def parts(run: Run, x: Any, seed: int = 0, label: Any = None, scale: float | None = None) -> Parts:
     """KL(q(z|x) || p(z)) and -log p(x|z) at one draw of each code. Arguments as of `log_likelihood`."""
     given = _given(run, x, seed, label, scale)
-    found = _batched(
-        lambda *batch: _compiled(run).draw(run.variables, given.log_scale, *batch),
-        given.arrays,
-        max(_VALUES // math.prod(run.spec.shape), 1),
-    )
+    draw = functools.partial(_compiled(run).draw, run._on_device, given.log_scale)
+    found = batched(draw, given.x, given.more, _rows(run))
     return Parts(found["kl"], found["nll"])
 
 
@@ -145,12 +142,8 @@ def optimal_scale(run: Run, x: Any, seed: int = 0, label: Any = None) -> float |
     """
     if not _is_optimal(run):
         return None
-    arrays = _arrays(run, x, seed, label)
-    found = _batched(
-        lambda *batch: _compiled(run).deviate(run.variables, *batch),
-        arrays,
-        max(_VALUES // math.prod(run.spec.shape), 1),
-    )
+    x, *more = _arrays(run, x, seed, label)
+    found = batched(functools.partial(_compiled(run).deviate, run._on_device), x, tuple(more), _rows(run))
     mean = found.mean(dtype=np.float64) / math.prod(run.spec.shape)
     return float(max(mean, 1e-8) ** (1 / _power(run)))  # the floor that training has
 
@@ -234,17 +227,24 @@ def _power(run: Run) -> int:
 
 
 class _Given(NamedTuple):
-    """A log scale or None, and what goes through the model in batches."""
+    """A log scale or None; x, and what goes with it through the model in batches: keys, and labels if any."""
 
     log_scale: Any
-    arrays: tuple[Any, ...]
+    x: np.ndarray
+    more: tuple[Any, ...]
 
 
 def _given(run: Run, x: Any, seed: int, label: Any, scale: float | None) -> _Given:
     if scale is not None and not (_is_optimal(run) and scale > 0):
         raise InputError(f"scale is for likelihood.variance='optimal' and above 0, got {scale!r}; leave it out")
     scale = optimal_scale(run, x, seed, label) if scale is None else scale
-    return _Given(None if scale is None else jnp.float32(math.log(scale)), _arrays(run, x, seed, label))
+    x, *more = _arrays(run, x, seed, label)
+    return _Given(None if scale is None else jnp.float32(math.log(scale)), x, tuple(more))
+
+
+def _rows(run: Run) -> int:
+    """Examples that are decoded at once."""
+    return max(_VALUES // math.prod(run.spec.shape), 1)
 
 
 def _arrays(run: Run, x: Any, seed: int, label: Any) -> tuple[Any, ...]:
@@ -252,18 +252,6 @@ def _arrays(run: Run, x: Any, seed: int, label: Any) -> tuple[Any, ...]:
     x = run.spec.check(x)
     numbers = np.array([zlib.crc32(np.ascontiguousarray(row)) for row in x], np.uint32)
     return x, jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers), *run._labels(label, len(x))
-
-
-def _batched(function: Callable[..., Any], arrays: tuple[Any, ...], size: int) -> Any:
-    """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
-    n = len(arrays[0])
-    size = min(size, 1 << (n - 1).bit_length())
-    found: list[Any] = []
-    for i in range(0, n, size):
-        rows = np.minimum(np.arange(i, i + size), n - 1)
-        found.append(function(*(a[rows] for a in arrays)))
-        found[-2:-1] = map(jax.device_get, found[-2:-1])  # no more than two batches are under way
-    return jax.tree.map(lambda *a: np.concatenate(a)[:n], *jax.device_get(found))
 
 
 class _Programs(NamedTuple):
