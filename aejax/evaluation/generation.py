@@ -129,20 +129,22 @@ def _classifier(subject: Subject) -> Space | Skipped:
         return Skipped("features='classifier' needs train data of several labels; choose features='encoder'")
     flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
     network = MLPClassifier(_HIDDEN, max_iter=_EPOCHS, random_state=0)
-    scaler = StandardScaler() if train.inputs.ndim == 2 else None  # of images, noise at the rim would count most
+    scaler = (
+        StandardScaler() if train.inputs.ndim == 2 else "passthrough"
+    )  # of images, noise at the rim would count most
     model = make_pipeline(scaler, network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are few on purpose
         model.fit(flat(train.inputs), train.label)
-    scale = model[:-1].transform
-
-    def features(x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
-        return np.maximum(scale(flat(x)) @ network.coefs_[0] + network.intercepts_[0], 0)
-
     meaning = f"the hidden layer of a classifier of {_HIDDEN} units trained on {train}"
     if test.label is not None:
         meaning += f", {model.score(flat(test.inputs), test.label):.1%} right on {test}"
-    return Space(features, meaning)
+    return Space(lambda x, label: hidden(network, model[:-1].transform(flat(x))), meaning)
+
+
+def hidden(network: MLPClassifier, x: np.ndarray) -> np.ndarray:
+    """The hidden layer of a fitted network of one, [n, units]."""
+    return np.maximum(x @ network.coefs_[0] + network.intercepts_[0], 0)
 
 
 SPACES: dict[str, Callable[[Subject], Space | Skipped]] = {"encoder": _encoder, "classifier": _classifier}
