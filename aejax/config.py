@@ -30,6 +30,7 @@ def default() -> ConfigDict:
     config.data.train = ""  # splits in TFDS syntax; empty: all three from what the data set has
     config.data.validation = ""
     config.data.test = ""
+    config.data.held_out = -1  # a label that train and validation leave out and test keeps, as anomalies; -1: none
     config.data.size = 0  # resize images to size x size; 0 leaves them
     config.data.standardize = False  # vectors: subtract the mean and divide by the deviation of the train split
     config.data.memory_mb = 1_024  # larger splits are streamed
@@ -115,6 +116,9 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"{key} must not be negative, got {get(config, key)}")
     if not (math.isfinite(config.optim.lr) and config.optim.lr > 0):
         raise InputError(f"optim.lr must be above 0, got {config.optim.lr}")
+    held_out = config.data.held_out
+    if isinstance(held_out, bool) or not isinstance(held_out, int) or held_out < -1:
+        raise InputError(f"data.held_out must be a label, or -1 for none, got {held_out!r}")
     if config.optim.accumulate < 1:
         raise InputError(f"optim.accumulate must be at least 1, got {config.optim.accumulate}")
 
@@ -124,7 +128,11 @@ FREE = ("data.data_dir", "data.memory_mb", "keep", "log_every")
 
 
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
-    """The `differences` that make `new` another experiment than `old`; a constant rate may go on for longer."""
+    """The `differences` that make `new` another experiment than `old`; a constant rate may go on for longer.
+
+    A key that is newer than `old` had what is now its default.
+    """
+    old = {**to_dict(old), "data": {"held_out": -1, **to_dict(old["data"])}}
     free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
     return [d for d in differences(old, new) if d.split(":")[0] not in free]
 

@@ -242,9 +242,9 @@ class Run:
         return functools.partial(jax.jit(decode), self._on_device)
 
 
-def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...] = ()) -> Any:
+def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...] = (), size: int = _BATCH) -> Any:
     """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
-    size = min(_BATCH, 1 << (len(x) - 1).bit_length())
+    size = min(size, 1 << (len(x) - 1).bit_length())
     parts: list[Any] = []
     for i in range(0, len(x), size):
         rows = np.minimum(np.arange(i, i + size), len(x) - 1)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import aejax
 from aejax import evaluation
-from aejax.evaluation import pictures, report
+from aejax.evaluation import generation, likelihood, pictures, report
 from aejax.evaluation.evaluate import as_json
 from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
 from aejax.storage import writable
@@ -26,6 +26,12 @@ _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or be
 _LIMIT = flags.DEFINE_integer("limit", 60_000, "Examples of a split that are used at most.")
 _FIGURES = flags.DEFINE_bool("figures", True, "Draw pictures and write report.html.")
 _PROJECTION = flags.DEFINE_enum("projection", "pca", PROJECTIONS, "Of the map of the codes.")
+_SAMPLES = flags.DEFINE_integer("samples", 200, "Importance samples of each example, for the log-likelihood.")
+_FEATURES = flags.DEFINE_string(
+    "features", "encoder", "For generation: encoder, classifier or package.module:function."
+)
+_NUM = flags.DEFINE_integer("num", 5_000, "Examples to generate, and to compare with.")
+_NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Of an example, for k-NN accuracy and trustworthiness.")
 
 
 def measure(workdir: str) -> dict[str, Any]:
@@ -34,10 +40,15 @@ def measure(workdir: str) -> dict[str, Any]:
     run = aejax.load_run(workdir, main.step(_STEP.value))
     folder = writable(Path(workdir) / "evaluation" / str(run.step))
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
+    options = {
+        "likelihood": {"samples": _SAMPLES.value},
+        "representation": {"neighbours": _NEIGHBOURS.value},
+        "generation": {"features": _FEATURES.value, "num": _NUM.value},
+    }
     measures = {}
     total = len(_GROUPS.value) + _FIGURES.value * (len(pictures.PICTURES) + 1)
     with tqdm(total=total, unit=" parts", desc=workdir, dynamic_ncols=True, disable=None) as bar:
-        for name, found in evaluation.evaluate(subject, _GROUPS.value):
+        for name, found in evaluation.evaluate(subject, _GROUPS.value, options):
             measures[name] = found
             bar.update()
         figures = as_json(measures)
@@ -82,6 +93,8 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def evaluate() -> None:
+    likelihood.check_samples(_SAMPLES.value)
+    generation.check(_FEATURES.value, _NUM.value)
     print(table({workdir: measure(workdir) for workdir in _WORKDIR.value}))
 
 

@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "agg"
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -22,7 +23,10 @@ import pytest
 
 import aejax
 from aejax.data import Spec
+from aejax.evaluation import Part, Subject
 from aejax.objectives import Context
+from aejax.step import eval_variables, init
+from aejax.train import make_task
 
 MNIST = next(
     (
@@ -120,3 +124,19 @@ def example_keys(n, seed=0):
 def shared_among(n, arrays):
     """[batch, ...] to [n, batch / n, ...] for pmap."""
     return jax.tree.map(lambda a: a.reshape(n, len(a) // n, *a.shape[1:]), arrays)
+
+
+def fresh(config, x, seed=0, spec=None):
+    """A run of a config before its first step, for examples like x [n, ...]."""
+    spec = spec or Spec(x.shape[1:])
+    task = make_task(config, spec)
+    state = init(task, spec.shape, jax.random.key(seed))
+    run = aejax.Run(config, spec, 0, eval_variables(state), x[:0], x[:0], x[:0])
+    latents = run.encode(x[:8], np.zeros(len(x[:8]), int) if config.classes else None)
+    return dataclasses.replace(run, latents=latents, inputs=run.in_users_units(x[:8]))
+
+
+def subject_of(run, test, train=None, label=None, train_label=None):
+    """A run beside these arrays; train is test unless told."""
+    train, train_label = (test, label) if train is None else (train, train_label)
+    return Subject(run, Part(run, "train", train, train_label), Part(run, "test", test, label))

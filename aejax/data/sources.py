@@ -318,7 +318,7 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
     Those left empty are the data set's own, else cut from the rows of `train` that no other part
     takes: a tenth of them all for validation and for test, or what is left in equal parts where
     train is given. That cut is drawn once, the same for every run, and is fair where examples are
-    sorted by class.
+    sorted by class. Train and validation then lose the examples of the label `held_out`, if one is.
     """
     parts = {part: select(wholes, config[part]) for part in Splits._fields if config[part]}
     used = {key: np.zeros(len(source), bool) for key, source in wholes.items()}
@@ -339,6 +339,8 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
         cuts = ends if "train" in missing else len(missing)
         for part, rows in zip(missing, np.array_split(order, cuts), strict=True):
             parts[part] = wholes["train"].subset(np.sort(rows), f"train, {len(rows)} rows drawn for {part}")
+    if (held_out := config.get("held_out", -1)) >= 0:
+        _hold_out(parts, held_out)
     for part, source in parts.items():
         if source.shape != parts["train"].shape:
             raise InputError(f"the {part} split holds examples of {source.shape}, train of {parts['train'].shape}")
@@ -346,6 +348,25 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
             sizes = ", ".join(f"{k} {len(v)}" for k, v in wholes.items())
             raise InputError(f"the {part} split is empty; set data.{part}; the data set has {sizes} examples")
     return Splits(**parts)
+
+
+def _hold_out(parts: dict[str, Source], label: int) -> None:
+    """Takes the examples of a label out of train and validation; test must have some."""
+    labels = {part: _labels(source) for part, source in parts.items()}
+    if label not in labels["test"]:
+        known = ", ".join(map(str, np.unique(labels["test"])[:30]))
+        raise InputError(f"data.held_out={label}: the test split has no such label; choose one of: {known}")
+    for part in ("train", "validation"):
+        kept = np.flatnonzero(labels[part] != label)
+        parts[part] = parts[part].subset(kept, f"{parts[part].name} without label {label}")
+
+
+def _labels(source: Source, chunk: int = 512) -> np.ndarray:
+    """Those of a whole source, whose examples are decoded for them, but not kept."""
+    parts = [source.take(np.arange(i, min(i + chunk, len(source)))) for i in range(0, len(source), chunk)]
+    if not all("label" in part for part in parts):
+        raise InputError(f"data.held_out needs labels and {source.name} has none; set it to -1, or give labels")
+    return np.concatenate([part["label"] for part in parts]) if parts else np.zeros(0, np.int32)
 
 
 def select(wholes: Mapping[str, Source], spec: str) -> Source:

@@ -5,14 +5,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from aejax.errors import one_of
-from aejax.evaluation import disentanglement, reconstruction, representation
+from aejax.evaluation import anomaly, codes, disentanglement, generation, likelihood, reconstruction, representation
 from aejax.evaluation.subject import Measure, Measures, Subject
 
 # A group is a function `measure(subject, **options)`; what cannot be measured is `Skipped`, with the reason.
 GROUPS: dict[str, Callable[..., Measures]] = {
     "reconstruction": reconstruction.measure,
+    "likelihood": likelihood.measure,
+    "codes": codes.measure,
     "representation": representation.measure,
     "disentanglement": disentanglement.measure,
+    "anomaly": anomaly.measure,
+    "generation": generation.measure,
 }
 
 

@@ -18,6 +18,7 @@ from aejax.models.decoders import DECODERS
 from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalise, flatten
+from aejax.models.vit import Tokens
 from aejax.sections import instance
 
 
@@ -62,9 +63,18 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Array, *, label: Array | None = None, keys: Array | None = None, train: bool = False) -> Code:
         """The code of x; without keys the mean, the nearest code."""
+        return self.code(self.features(x, label=label, keys=keys, train=train), keys=keys, train=train)
+
+    def features(
+        self, x: Array, *, label: Array | None = None, keys: Array | None = None, train: bool = False
+    ) -> Array | Tokens:
+        """What the bottleneck reads of x."""
         if self.classes and isinstance(self.encoder, MLPEncoder):
             x = flatten(x)  # or each label would take a whole plane of pixels
-        h = self.encoder(self._conditioned(x, label), keys=keys, train=train)
+        return self.encoder(self._conditioned(x, label), keys=keys, train=train)
+
+    def code(self, h: Array | Tokens, *, keys: Array | None = None, train: bool = False) -> Code:
+        """The code of features, as of x: several draws of one x need the encoder once."""
         return self.bottleneck(h, *self._pseudo_features(), keys=keys, train=train)
 
     def decode(self, z: Array, *, label: Array | None = None, train: bool = False) -> Array:

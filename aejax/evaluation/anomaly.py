@@ -1,0 +1,70 @@
+"""How well a run tells examples of a class that it has never seen from those that it knows."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from aejax.evaluation import likelihood
+from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
+from aejax.run import Run
+
+SCORES = ("squared_error", "negative_elbo")
+
+
+def measure(subject: Subject) -> Measures:
+    """AUROC of the held-out class of the test part against the others, for each score."""
+    if reason := _no_classes(subject):
+        return {f"auroc_{name}": Skipped(reason) for name in SCORES}
+    held_out, test = subject.run.config.data.held_out, subject.test
+    anomalous = test.label == held_out
+    measures: Measures = {}
+    found = {"squared_error": _squared_error(test.inputs, test.reconstructions)}
+    if reason := likelihood.no_elbo(subject.run):
+        measures["auroc_negative_elbo"] = Skipped(reason)
+    else:
+        found["negative_elbo"] = -subject.once(likelihood.parts_of_test).elbo
+    how = f"label {held_out} of {test} ({anomalous.sum():,}) against the others; train and validation have none of it"
+    for name, score in found.items():
+        measures[f"auroc_{name}"] = Measure(float(roc_auc_score(anomalous, score)), "0.5 by chance, 1 at best", how)
+    return measures
+
+
+def scores(run: Run, x: Any, label: Any = None, scale: float | None = None) -> dict[str, np.ndarray]:
+    """How unusual each example is to the run, by the name of the score, each [n]: the higher the more.
+
+    `squared_error` of the deterministic reconstruction, in the user's units and summed over values;
+    `negative_elbo` in nats, where the run has an ELBO. Arguments as of `likelihood.log_likelihood`.
+    """
+    found = {"squared_error": _squared_error(run.in_users_units(x), run.reconstruct(x, label))}
+    if not likelihood.no_elbo(run):
+        found["negative_elbo"] = -likelihood.elbo(run, x, label=label, scale=scale)
+    return found
+
+
+def auroc(run: Run, normal: Any, anomalous: Any, labels: tuple[Any, Any] = (None, None)) -> dict[str, float]:
+    """The area under the ROC curve of each of the run's `scores`: the chance that it is higher for an
+    example drawn from `anomalous` than for one from `normal`.
+
+    `labels` go with the two, where the run is conditional. A likelihood of optimal variance takes that of `normal`.
+    """
+    scale = likelihood.optimal_scale(run, normal, label=labels[0])
+    known, strange = (scores(run, x, y, scale) for x, y in zip((normal, anomalous), labels, strict=True))
+    truth = np.repeat([0, 1], [len(known["squared_error"]), len(strange["squared_error"])])
+    return {name: float(roc_auc_score(truth, np.concatenate([known[name], strange[name]]))) for name in known}
+
+
+def _squared_error(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    return np.square(inputs - outputs).reshape(len(inputs), -1).sum(1, dtype=np.float64)
+
+
+def _no_classes(subject: Subject) -> str | None:
+    """Why the subject has no two kinds of examples; None where it has."""
+    held_out, label = subject.run.config.data.get("held_out", -1), subject.test.label
+    if held_out < 0:
+        return "no class was held out: train with data.held_out=<label>, or give anomaly.auroc your own arrays"
+    if subject.run.config.classes:
+        return "a conditional run would be told the label that it never saw: train with classes=0"
+    if label is None or len(np.unique(label == held_out)) < 2:
+        return f"the {subject.test.name} part has not both label {held_out} and others"
+    return None

@@ -1,0 +1,87 @@
+"""How a run uses its code: which of the discrete codes, which of the units, and how much of the data they carry."""
+
+import numpy as np
+
+from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
+from aejax.models import ResidualQuantizer
+
+
+def measure(subject: Subject) -> Measures:
+    """Usage of the deterministic codes of the test part, and the variance that they explain."""
+    return {**_discrete(subject), **_units(subject), "variance_explained": _explained(subject)}
+
+
+def perplexity(indices: np.ndarray) -> float:
+    """exp of the entropy of the codes' shares among all indices, of any shape; from 1 to the number of codes."""
+    shares = np.unique(indices, return_counts=True)[1] / indices.size
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def dead(indices: np.ndarray, size: int) -> float:
+    """The share of `size` codes that is nowhere among the indices."""
+    return 1 - len(np.unique(indices)) / size
+
+
+def variance_explained(inputs: np.ndarray, outputs: np.ndarray) -> float:
+    """1 - sum |x - x'|^2 / sum |x - mean|^2, over all values; the mean of each value is that of `inputs`."""
+    left = np.square(inputs - outputs).sum(dtype=np.float64)
+    return float(1 - left / np.square(inputs - inputs.mean(0, dtype=np.float64)).sum(dtype=np.float64))
+
+
+def _discrete(subject: Subject) -> Measures:
+    run, test = subject.run, subject.test
+    bottleneck = run.model.bottleneck
+    size = getattr(bottleneck, "size", None)
+    if size is None:
+        reason = Skipped(f"bottleneck {run.config.bottleneck.name!r} has no discrete codes")
+        return dict.fromkeys(("perplexity", "dead_codes", "perplexity_by_position"), reason)
+    indices = run.indices(test.x, test.condition)
+    levels = [indices]  # each with codes of its own
+    if isinstance(bottleneck, ResidualQuantizer):
+        levels = list(np.moveaxis(indices, -1, 0))
+    levels = [level.reshape(len(test), -1) for level in levels]  # [n, positions]
+    positions = levels[0].shape[1]
+    how = f"{levels[0].size:,} indices of {test}, {positions:,} an example" + _mean_of(len(levels), "level")
+    unit = f"of {size:,} codes"
+    measures: Measures = {
+        "perplexity": Measure(float(np.mean([perplexity(level) for level in levels])), unit, how),
+        "dead_codes": Measure(float(np.mean([dead(level, size) for level in levels])), f"share {unit}", how),
+        "perplexity_by_position": Skipped("an example is one code: there is one position"),
+    }
+    if positions > 1:
+        by_position = [perplexity(level[:, i]) for level in levels for i in range(positions)]
+        protocol = f"{len(test):,} indices of {test} at each position" + _mean_of(positions, "position")
+        protocol += _mean_of(len(levels), "level")
+        measures["perplexity_by_position"] = Measure(float(np.mean(by_position)), unit, protocol)
+    for i, level in enumerate(levels if len(levels) > 1 else (), 1):
+        measures[f"perplexity_level_{i}"] = Measure(perplexity(level), unit, f"{level.size:,} indices of {test}")
+    return measures
+
+
+def _mean_of(count: int, what: str) -> str:
+    return f"; mean over {count:,} {what}s" if count > 1 else ""
+
+
+def _units(subject: Subject) -> Measures:
+    test = subject.test
+    active = test.flat_latents != 0
+    reason = None
+    if hasattr(subject.run.model.bottleneck, "size"):
+        reason = "an example's code is an index: see perplexity"
+    elif active.all():
+        reason = "no unit is ever 0: the code is not sparse"
+    if reason:
+        return dict.fromkeys(("l0", "dead_units"), Skipped(reason))
+    unit = f"of {active.shape[1]:,} units"
+    return {
+        "l0": Measure(float(active.sum(1).mean()), unit, f"units that are not 0, mean over {test}"),
+        "dead_units": Measure(float(1 - active.any(0).mean()), f"share {unit}", f"units that are 0 for all {test}"),
+    }
+
+
+def _explained(subject: Subject) -> Measure | Skipped:
+    test = subject.test
+    if np.ptp(test.inputs, 0).max() == 0:
+        return Skipped(f"all {test} are the same: there is no variance to explain")
+    how = f"{test}, about their own mean, all values together; deterministic code"
+    return Measure(variance_explained(test.inputs, test.reconstructions), "share of the variance, 1 at most", how)

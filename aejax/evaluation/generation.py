@@ -1,0 +1,169 @@
+"""How near generated examples are to real ones, in a space of features that the user names."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import pairwise_distances_chunked
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from aejax.errors import InputError
+from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
+from aejax.sections import named
+
+NEIGHBOURS = 3
+WIDEST = 2_048  # features, Inception's: a covariance of more takes minutes, and far more examples than one has
+_HIDDEN, _EXAMPLES, _EPOCHS = 128, 10_000, 20  # of the classifier: some ten seconds for 28x28 images
+
+Features = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # of x in the user's units and the labels: [n, d]
+
+
+class Space(NamedTuple):
+    """Features, and what they are."""
+
+    features: Features
+    meaning: str
+
+
+def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Measures:
+    """Distances between `num` generated examples and as many of the test part.
+
+    `features` are those of the run's "encoder", its flat latents; of a "classifier" trained on the train
+    labels, its last hidden layer; or "package.module:function", from x in the user's units to [n, d].
+    """
+    check(features, num)
+    found = _space(subject, features)
+    names = ("frechet_distance", "frechet_distance_of_train", "precision", "recall")
+    if isinstance(found, Skipped):
+        return dict.fromkeys(names, found)
+    test = subject.test.take(num)
+    count = len(test)
+    real = _features(subject, found, test.inputs, test.condition)
+    if count < 2 or real.shape[1] > WIDEST:
+        reason = f"features of {real.shape[1]:,} numbers are more than {WIDEST:,}; choose another space of features"
+        return dict.fromkeys(names, Skipped(reason if count > 1 else f"{test} have no covariance"))
+    drawn = subject.run.generate(count, seed=0, label=test.condition)
+    generated = _features(subject, found, _in_range(drawn), test.condition)
+    train = subject.train.take(count)
+    how = f"{found.meaning} ({real.shape[1]:,} numbers; not Inception FID)"
+    against = (
+        f"{count:,} generated, seed 0, against {test}{', with their labels' if subject.run.config.classes else ''}"
+    )
+    biased = "" if count > real.shape[1] else "; fewer examples than features: singular covariances, far from exact"
+    measures: Measures = {
+        "frechet_distance": Measure(frechet_distance(real, generated), "squared features", f"{against}; {how}{biased}"),
+        "frechet_distance_of_train": Measure(
+            frechet_distance(real, _features(subject, found, train.inputs, train.condition)),
+            "squared features",
+            f"{train} against {test}; {how}{biased}; for comparison",
+        ),
+    }
+    if count <= NEIGHBOURS:
+        return measures | dict.fromkeys(names[2:], Skipped(f"{test} have no {NEIGHBOURS} neighbours each"))
+    protocol = f"{against}; {NEIGHBOURS} neighbours; {how}"
+    for name, value in zip(names[2:], precision_and_recall(real, generated), strict=True):
+        measures[name] = Measure(value, "share", protocol)
+    return measures
+
+
+def check(features: str, num: int) -> None:
+    """Raises InputError where no such features or so few examples can be had, before anything is computed."""
+    if isinstance(num, bool) or not isinstance(num, int) or num < 2:
+        raise InputError(f"num must be at least 2 examples, got {num!r}")
+    if features not in SPACES:
+        named("features", features, SPACES)
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared Fréchet distance of the Gaussians with the mean and covariance of a [n, d] and b [m, d].
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017, equation 6).
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return gaussian_distance(
+        a.mean(0), np.cov(a.T).reshape(a.shape[1], -1), b.mean(0), np.cov(b.T).reshape(b.shape[1], -1)
+    )
+
+
+def gaussian_distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: np.ndarray) -> float:
+    """The same of the means [d] and covariances [d, d] themselves, singular ones too."""
+    # A B has the eigenvalues of the symmetric A^(1/2) B A^(1/2), whose square roots are real.
+    values, vectors = np.linalg.eigh(a)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0)).sum()
+    return float(max(np.square(mean_a - mean_b).sum() + np.trace(a) + np.trace(b) - 2 * cross, 0.0))
+
+
+def precision_and_recall(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> tuple[float, float]:
+    """Shares of the generated [m, d] near the real [n, d], and of the real near the generated.
+
+    Near is within a ball around an example of the other kind that reaches to its k-th nearest neighbour of its
+    own kind (Kynkäänniemi et al. 2019, equations 1 and 2).
+    """
+    return _covered(generated, real, k), _covered(real, generated, k)
+
+
+def _covered(x: np.ndarray, manifold: np.ndarray, k: int) -> float:
+    """The share of x [n, d] within the balls of the manifold [m, d]."""
+    kth = lambda distances, start: np.partition(distances, k, 1)[:, k]  # noqa: E731  the 0th is the example itself
+    radii = np.concatenate(list(pairwise_distances_chunked(manifold, reduce_func=kth, working_memory=128)))
+    inside = lambda distances, start: (distances <= radii).any(1)  # noqa: E731
+    return float(
+        np.concatenate(list(pairwise_distances_chunked(x, manifold, reduce_func=inside, working_memory=128))).mean()
+    )
+
+
+def _encoder(subject: Subject) -> Space:
+    run = subject.run
+    return Space(lambda x, label: run.encode(x, label).reshape(len(x), -1), "the run's own flat latents")
+
+
+def _classifier(subject: Subject) -> Space | Skipped:
+    """The last hidden layer of a small network that tells the train labels apart; within a bounded time."""
+    train, test = subject.train.take(_EXAMPLES), subject.test
+    if train.label is None or len(np.unique(train.label)) < 2:
+        return Skipped("features='classifier' needs train data of several labels; choose features='encoder'")
+    flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
+    network = MLPClassifier(_HIDDEN, max_iter=_EPOCHS, random_state=0)
+    scaler = (
+        StandardScaler() if train.inputs.ndim == 2 else "passthrough"
+    )  # of images, noise at the rim would count most
+    model = make_pipeline(scaler, network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are few on purpose
+        model.fit(flat(train.inputs), train.label)
+    meaning = f"the hidden layer of a classifier of {_HIDDEN} units trained on {train}"
+    if test.label is not None:
+        meaning += f", {model.score(flat(test.inputs), test.label):.1%} right on {test}"
+    return Space(lambda x, label: hidden(network, model[:-1].transform(flat(x))), meaning)
+
+
+def hidden(network: MLPClassifier, x: np.ndarray) -> np.ndarray:
+    """The hidden layer of a fitted network of one, [n, units]."""
+    return np.maximum(x @ network.coefs_[0] + network.intercepts_[0], 0)
+
+
+SPACES: dict[str, Callable[[Subject], Space | Skipped]] = {"encoder": _encoder, "classifier": _classifier}
+
+
+def _space(subject: Subject, name: str) -> Space | Skipped:
+    if name in SPACES:
+        return subject.once(SPACES[name])
+    function: Any = named("features", name, SPACES)
+    return Space(lambda x, label: function(x), f"features {name}")
+
+
+def _features(subject: Subject, space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
+    found = np.asarray(space.features(x, label))
+    if found.ndim != 2 or len(found) != len(x) or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
+        raise InputError(f"{space.meaning}: must be finite numbers [{len(x)}, d], got {found.shape} of {found.dtype}")
+    return found.astype(np.float64)
+
+
+def _in_range(x: np.ndarray) -> np.ndarray:
+    """Generated images as the run reads images: in [0, 1]."""
+    return np.clip(x, 0, 1) if x.ndim == 4 else x

@@ -1,0 +1,321 @@
+"""Bounds of log p(x) against closed forms, sums written out, and integrals over a grid of the code."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from conftest import fresh, mlp, subject_of, vectors
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, norm
+
+import aejax
+from aejax.config import module
+from aejax.data import Spec
+from aejax.evaluation import Measure, Skipped, likelihood
+
+SCALE, MEAN = 0.5, np.linspace(-1, 1, 5)
+
+
+def principal(seed=0, posterior="full", exact=True, spec=None, **of_likelihood):
+    """Probabilistic PCA (Tipping and Bishop 1999) as a run, x = W z + mean + noise, and its N(mean, W W^T + s^2 I).
+
+    The posterior is the exact one, or one that is off its mean and too wide.
+    """
+    rng = np.random.default_rng(seed)
+    w = rng.normal(size=(5, 2))
+    config = mlp(encoder__features=(), decoder__features=())
+    config.bottleneck = module("gaussian", features=2, posterior=posterior)
+    config.likelihood = module("gaussian", **(of_likelihood or {"scale": SCALE}))
+    config.objective.weights.kl = 4.0  # which no score here must heed
+    run = fresh(config, vectors(8, 5), spec=spec)
+    covariance = np.linalg.inv(w.T @ w / SCALE**2 + np.eye(2))
+    to_mean = covariance @ w.T / SCALE**2
+    factor = np.linalg.cholesky(covariance) * (1 if exact else 1.5)
+    log_std = np.log(np.diag(factor))
+    bottleneck = {
+        "mean": {"kernel": to_mean.T, "bias": -to_mean @ MEAN + (0 if exact else 0.1)},
+        "log_std": {"kernel": np.zeros((5, 2)), "bias": log_std},
+    }
+    if posterior == "full":
+        bottleneck["off_diagonal"] = {"kernel": np.zeros((5, 1)), "bias": factor[1:, 0]}
+    params = {**run.variables["params"], "bottleneck": bottleneck}
+    params["decoder"] = {"dense_0": {"kernel": w.T, "bias": MEAN}}
+    params = jax.tree.map(lambda a: np.asarray(a, np.float32), params)
+    true = multivariate_normal(MEAN, w @ w.T + SCALE**2 * np.eye(5))
+    return dataclasses.replace(run, variables={"params": params}), true
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return principal()
+
+
+@pytest.fixture(scope="module")
+def loose():
+    return principal(posterior="diagonal", exact=False)
+
+
+def data_of(true, n=200, seed=0):
+    return np.float32(true.rvs(n, random_state=seed))
+
+
+def test_one_sample_of_the_exact_posterior_is_log_p(exact):
+    run, true = exact
+    x = data_of(true)
+    for seed in range(3):
+        np.testing.assert_allclose(likelihood.log_likelihood(run, x, 1, seed), true.logpdf(x), atol=2e-4)
+        np.testing.assert_allclose(likelihood.log_likelihood(run, x, 7, seed), true.logpdf(x), atol=2e-4)
+
+
+def test_more_samples_tighten_the_bound_up_to_log_p(loose):
+    run, true = loose
+    x = data_of(true, 400)
+    gaps = [(true.logpdf(x) - likelihood.log_likelihood(run, x, k)).mean() for k in (1, 4, 16, 1000)]
+    assert gaps[0] > 1.5 * gaps[1] > 2 * gaps[2] > 0
+    np.testing.assert_allclose(likelihood.log_likelihood(run, x, 1000), true.logpdf(x), atol=0.5)
+    assert abs(gaps[3]) < 0.01
+    # Of another seed's draws, the same in the mean and not one by one.
+    other = likelihood.log_likelihood(run, x, 4, seed=1)
+    assert (true.logpdf(x) - other).mean() == pytest.approx(gaps[1], abs=0.2)
+    assert np.abs(other - likelihood.log_likelihood(run, x, 4)).min() > 0
+
+
+def written_out(run, x, samples, seed):
+    """log w [samples, n] in float64, one draw after another, of a diagonal posterior."""
+    params = jax.tree.map(np.float64, run.variables["params"])
+    layer = lambda x, p: x @ p["kernel"] + p["bias"]  # noqa: E731
+    mean, std = layer(x, params["bottleneck"]["mean"]), np.exp(layer(x, params["bottleneck"]["log_std"]))
+    keys = likelihood._arrays(run, x, seed, None)[1]
+    log_w = np.empty((samples, len(x)))
+    for k in range(samples):
+        for i in range(len(x)):
+            z = mean[i] + std[i] * np.float64(jax.random.normal(jax.random.fold_in(keys[i], k), (2,)))
+            log_w[k, i] = norm(layer(z, params["decoder"]["dense_0"]), SCALE).logpdf(x[i]).sum()
+            log_w[k, i] += norm.logpdf(z).sum() - norm(mean[i], std[i]).logpdf(z).sum()
+    return log_w
+
+
+@pytest.mark.parametrize("rows", [4, 1000])
+def test_the_count_is_exact_whatever_the_chunk(loose, rows, monkeypatch):
+    run, true = loose
+    monkeypatch.setattr(likelihood, "_VALUES", rows * 5)
+    x = data_of(true, 3, seed=5)
+    log_w = written_out(run, x, 13, seed=2)
+    for samples in (1, 3, 13):  # below the chunk, and prime above it
+        expected = logsumexp(log_w[:samples], 0) - math.log(samples)
+        np.testing.assert_allclose(likelihood.log_likelihood(run, x, samples, seed=2), expected, atol=1e-4)
+
+
+def test_an_example_does_not_depend_on_chunks_or_on_the_others(loose, monkeypatch):
+    run, true = loose
+    x = data_of(true, 37)
+    functions = (lambda x: likelihood.log_likelihood(run, x, 29), lambda x: likelihood.elbo(run, x))
+    whole = [function(x) for function in functions]
+    some = np.array([30, 2, 11])
+    for rows in (12, 1):
+        monkeypatch.setattr(likelihood, "_VALUES", rows * 5)
+        for function, found in zip(functions, whole, strict=True):
+            np.testing.assert_allclose(function(x[some]), found[some], atol=2e-5)
+            np.testing.assert_allclose(function(x[::-1]), found[::-1], atol=2e-5)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_elbo_is_rate_and_distortion_with_weight_one(loose, seed):
+    run, true = loose
+    x = data_of(true, 5)
+    posterior = run.model.apply(run.variables, x, method="encode").posterior
+    mean, variance = np.float64(posterior.mean), np.exp(2 * np.float64(posterior.log_std))
+    kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(1)
+    found = likelihood.parts(run, x, seed)
+    np.testing.assert_allclose(found.rate, kl, rtol=1e-5)
+    keys = likelihood._arrays(run, x, seed, None)[1]
+    noise = np.stack([jax.random.normal(jax.random.fold_in(key, 0), (2,)) for key in keys])
+    expected = norm(run.decode(mean + np.sqrt(variance) * noise), SCALE).logpdf(x).sum(1)
+    np.testing.assert_allclose(found.distortion, -expected, rtol=1e-4)
+    np.testing.assert_allclose(likelihood.elbo(run, x, seed), expected - kl, rtol=1e-4)
+
+
+# A model's log p(x) by an integral over a grid of its code, which knows no posterior.
+
+GRID = np.stack(np.meshgrid(*[np.linspace(-7, 7, 141)] * 2), -1).reshape(-1, 2).astype(np.float32)
+
+
+def integral(run, x, label=None, **scale):
+    likelihood_ = dataclasses.replace(run.likelihood, variance="fixed", **scale)
+    log_p = np.asarray(run.model.apply(run.variables, method="prior").log_prob(GRID)) + 2 * math.log(0.1)
+    result = []
+    for i in range(len(x)):
+        given = {} if label is None else {"label": np.full(len(GRID), label[i])}
+        decoded = run.model.apply(run.variables, GRID, method="decode", **given)
+        nll = likelihood_.nll(decoded, x[i : i + 1]).reshape(len(GRID), -1).sum(1)
+        result.append(logsumexp(log_p - np.float64(nll)))
+    return np.array(result)
+
+
+KINDS = {
+    "iaf": {"posterior": "iaf"},
+    "planar": {"posterior": "planar"},
+    "full": {"posterior": "full", "prior": "mixture", "components": 3},
+    "vamp": {"prior": "vamp", "components": 3},
+    "several samples": {"samples": 3},
+    "conditional": {},
+    "learned": {},
+    "optimal": {},
+    "laplace": {},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_reaches_its_integral(kind):
+    config = mlp(classes=3 if kind == "conditional" else 0)
+    config.bottleneck = module("gaussian", features=2, **KINDS[kind])
+    name = "laplace" if kind == "laplace" else "gaussian"
+    config.likelihood = module(name, scale=2.0, variance=kind if kind in ("learned", "optimal") else "fixed")
+    x = vectors(20, seed=3)
+    label = np.arange(20) % 3 if config.classes else None
+    run = fresh(config, x)
+    bottleneck = run.variables["params"]["bottleneck"]  # no narrower than the true posterior
+    for part, factor in {"mean": 0.3, "log_std": 0.0, "off_diagonal": 0.1}.items():
+        if part in bottleneck:
+            bottleneck[part]["kernel"] *= factor
+    scale = {"learned": 2 * math.exp(0.4), "optimal": 1.7}.get(kind, 2.0)
+    if kind == "learned":
+        run.variables["params"]["log_scale"] = np.float32(0.4)
+    given = {"scale": scale} if kind == "optimal" else {}
+    expected = integral(run, x, label, scale=scale)
+    bound = likelihood.elbo(run, x, label=label, **given)
+    found = likelihood.log_likelihood(run, x, 2000, label=label, **given)
+    np.testing.assert_allclose(found, expected, atol=0.25)
+    assert (found - expected).mean() == pytest.approx(0, abs=0.03)
+    assert bound.mean() < expected.mean() - 0.03
+
+
+# Units.
+
+
+def test_densities_are_those_of_the_users_units():
+    """x = 3 y + 2 has the density of y over 3, in each of five values."""
+    run, true = principal(spec=Spec((5,), (2.0,) * 5, (3.0,) * 5))
+    y = data_of(true)
+    np.testing.assert_allclose(
+        likelihood.log_likelihood(run, 3 * y + 2, 3), true.logpdf(y) - 5 * math.log(3), atol=1e-3
+    )
+    assert likelihood.elbo(run, 3 * y + 2).mean() == pytest.approx(true.logpdf(y).mean() - 5 * math.log(3), abs=0.5)
+
+
+@pytest.mark.parametrize(("stored", "bits"), [("uint8", 8), ("float", 0)])
+def test_a_uniform_density_on_the_unit_interval_has_eight_bits_a_level(stored, bits):
+    config = mlp()
+    config.bottleneck = module("gaussian", features=2)
+    config.likelihood = module("continuous_bernoulli")  # of logits 0: uniform
+    x = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1)).astype(np.uint8)
+    x = x if stored == "uint8" else np.float32(x / 255)
+    run = fresh(config, x)
+    run.variables["params"]["decoder"] = jax.tree.map(np.zeros_like, run.variables["params"]["decoder"])
+    # The code says nothing, so that the posterior may be the prior.
+    run.variables["params"]["bottleneck"] = jax.tree.map(np.zeros_like, run.variables["params"]["bottleneck"])
+    found = likelihood.measure(subject_of(run, x), samples=2)
+    assert found["bits_per_dimension"].value == pytest.approx(bits, abs=1e-5)
+    assert ("log2(256)" in found["bits_per_dimension"].protocol) == bool(bits)
+    assert found["rate"].value == pytest.approx(0, abs=1e-6)
+    assert found["active_units"].value == 0
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "discretised_logistic"])
+def test_probabilities_of_levels_get_no_correction(name):
+    config = mlp()
+    config.bottleneck = module("gaussian", features=2)
+    config.likelihood = module(name)
+    x = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1)).astype(np.uint8)
+    found = likelihood.measure(subject_of(fresh(config, x), x), samples=2)
+    nats = found["log_likelihood"].value
+    assert found["bits_per_dimension"].value == pytest.approx(-nats / 16 / math.log(2), rel=1e-6)
+    assert ("cross-entropy" in found["elbo"].protocol) == (name == "bernoulli")
+    assert found["elbo"].value == pytest.approx(-found["rate"].value - found["distortion"].value, rel=1e-6)
+    if name == "bernoulli":
+        binary = np.where(x > 99, 255, 0).astype(np.uint8)
+        found = likelihood.measure(subject_of(fresh(config, x), binary), samples=2)
+        assert "binary values" in found["elbo"].protocol
+
+
+@pytest.mark.parametrize(("name", "power"), [("gaussian", 2), ("laplace", 1)])
+def test_the_optimal_scale_is_that_of_the_train_part(name, power):
+    """A decoder that says b whatever it reads leaves deviations of x - b."""
+    run, true = principal(variance="optimal")
+    config = run.config.copy_and_resolve_references().unlock()
+    config.likelihood = module(name, variance="optimal")
+    run.variables["params"]["decoder"]["dense_0"]["kernel"][:] = 0
+    run = dataclasses.replace(run, config=config)
+    train, test = data_of(true, 300, seed=1), 2 * data_of(true, 40, seed=2)
+    deviation = lambda x: (np.abs(x - MEAN) ** power).mean() ** (1 / power)  # noqa: E731
+    assert likelihood.optimal_scale(run, train) == pytest.approx(deviation(train), rel=1e-5)
+    found = likelihood.measure(subject_of(run, test, train), samples=2)
+    scale = deviation(train)
+    log_p = norm(MEAN, scale).logpdf(test) if power == 2 else -np.abs(test - MEAN) / scale - math.log(2 * scale)
+    assert found["distortion"].value == pytest.approx(-log_p.sum(1).mean(), rel=1e-5)
+    assert f"scale {scale:.4g}, the best for the 300 examples of train" in found["elbo"].protocol
+    alone = -likelihood.parts(run, test).distortion.mean()
+    assert alone > log_p.sum(1).mean() + 0.1  # its own scale suits an array better
+
+
+def test_active_units_are_those_whose_mean_moves(exact):
+    run, true = exact
+    x = data_of(true)
+    assert likelihood.measure(subject_of(run, x), samples=1)["active_units"].value == 2
+    params = jax.tree.map(np.copy, run.variables["params"])
+    params["bottleneck"]["mean"]["kernel"][:, 0] *= 0.09 / np.std(x @ params["bottleneck"]["mean"]["kernel"][:, 0])
+    run = dataclasses.replace(run, variables={"params": params})  # a variance of 0.0081
+    found = likelihood.measure(subject_of(run, x), samples=1)["active_units"]
+    assert found.value == 1
+    assert found.unit == "of 2 units"
+
+
+# What a run cannot have.
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "name", "measured", "reason"),
+    [
+        (module("dense", features=2), "squared_error", [], "is an error without a density"),
+        (module("dense", features=2), "gaussian", ["distortion"], "'dense' has a deterministic code"),
+        (module("gaussian", features=2), "absolute_error", ["rate", "active_units"], "is an error without a density"),
+        (
+            module("gumbel", codes=4),
+            "gaussian",
+            ["elbo", "rate", "distortion", "bits_per_dimension"],
+            "no densities of its code to weigh samples with",
+        ),
+    ],
+)
+def test_what_a_run_cannot_have_is_skipped_metric_by_metric(bottleneck, name, measured, reason):
+    config = mlp()
+    config.bottleneck, config.likelihood = bottleneck, module(name)
+    x = vectors(20)
+    run = fresh(config, x)
+    found = likelihood.measure(subject_of(run, x), samples=2)
+    assert [metric for metric, m in found.items() if isinstance(m, Measure)] == measured
+    assert reason in found["log_likelihood"].reason
+    with pytest.raises(aejax.InputError, match=reason):
+        likelihood.log_likelihood(run, x)
+    if isinstance(found["elbo"], Skipped):
+        with pytest.raises(aejax.InputError, match=found["elbo"].reason):
+            likelihood.elbo(run, x)
+    else:
+        # KL of a uniform prior over 4 codes, exact; the drawn code's likelihood.
+        assert 0 <= found["rate"].value <= math.log(4)
+        assert "ELBO" in found["bits_per_dimension"].protocol
+
+
+@pytest.mark.parametrize("samples", [0, -3, 2.0, True])
+def test_samples_are_a_count(exact, samples):
+    with pytest.raises(aejax.InputError, match="samples must be a whole number above 0"):
+        likelihood.log_likelihood(exact[0], vectors(3, 5), samples)
+    with pytest.raises(aejax.InputError, match="samples must be a whole number above 0"):
+        likelihood.measure(subject_of(exact[0], vectors(3, 5)), samples=samples)
+
+
+def test_a_scale_is_for_runs_that_have_none(exact):
+    with pytest.raises(aejax.InputError, match=r"scale is for likelihood\.variance='optimal'"):
+        likelihood.elbo(exact[0], vectors(3, 5), scale=1.0)
