@@ -126,9 +126,9 @@ def interpolations(subject: Subject) -> Picture | Skipped:
 
 
 def usage(subject: Subject) -> Picture | Skipped:
-    if not _discrete(subject):
-        return Skipped("the code is not discrete")
     size, test = subject.run.codebook_size, subject.test
+    if size is None:
+        return Skipped("the code is not discrete")
     indices = subject.run.indices(test.x, test.condition)
     several = indices.ndim == test.latents.ndim  # a residual code has a last axis of books
     books = indices.reshape(-1, indices.shape[-1]).T if several else indices.reshape(1, -1)
