@@ -218,6 +218,8 @@ def test_a_disc_reaches_less_far_than_a_square_and_that_less_than_a_triangle():
     reach = (far * (images > images.max((1, 2), keepdims=True) / 2)).max((1, 2))
     for k, expected in enumerate((1, np.sqrt(np.pi / 2), 2 * np.sqrt(np.pi / np.sqrt(27)))):
         np.testing.assert_allclose(reach[shape[:, 0, 0] == k], expected, atol=0.15)
+    grey = np.mean((images > 0) & (images < images.max((1, 2), keepdims=True)), (1, 2)) * 64**2
+    assert grey.max() < 120  # edges are a pixel wide: the outlines are 72 to 92 pixels long
 
 
 def test_automatic_splits_part_the_data():

@@ -98,7 +98,7 @@ def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -
 
 
 def mutual_information_gap(information: np.ndarray, factors: np.ndarray) -> float:
-    """MIG (Chen et al. 2018, equation 6), mean over factors.
+    """MIG (Chen et al. 2018), mean over factors.
 
     How much more the first unit tells of a factor than the second, as a share of the factor's entropy.
 
@@ -110,7 +110,7 @@ def mutual_information_gap(information: np.ndarray, factors: np.ndarray) -> floa
 
 
 def modularity(information: np.ndarray) -> float:
-    """Ridgeway and Mozer 2018, section 3: 1 where each unit tells of one factor only; mean over units.
+    """Ridgeway and Mozer 2018: 1 where each unit tells of one factor only; mean over units.
 
     A unit that tells of none is left out; 0 where all are so.
 
@@ -127,7 +127,7 @@ def modularity(information: np.ndarray) -> float:
 def separated_attribute_predictability(
     codes: np.ndarray, factors: np.ndarray, test_codes: np.ndarray, test_factors: np.ndarray
 ) -> float:
-    """SAP (Kumar et al. 2018, section 3), mean over factors.
+    """SAP (Kumar et al. 2018), mean over factors.
 
     How much better the first unit alone predicts a factor than the second, in balanced accuracy of
     thresholds, one fewer than the factor has values. A perfect code has 1 - 1 / values, as the second
@@ -156,7 +156,7 @@ def factor_vae_score(
     group: int = 64,
     votes: int = 5_000,
 ) -> float:
-    """Kim and Mnih 2018, section 4: accuracy of the majority vote, chance 1 / factors.
+    """Kim and Mnih 2018: accuracy of the majority vote, chance 1 / factors.
 
     In a group of examples that share a factor's value, the unit that varies least, in proportion to its
     deviation over all, votes for that factor. Units whose deviation is below a twentieth of the
@@ -195,7 +195,7 @@ class DCI(NamedTuple):
 
 
 def dci(codes: np.ndarray, factors: np.ndarray, test_codes: np.ndarray, test_factors: np.ndarray) -> DCI:
-    """Eastwood and Williams 2018, section 2, with random forests that predict each factor from the code.
+    """Eastwood and Williams 2018, with random forests that predict each factor from the code.
 
     Disentanglement: whether a unit matters for one factor only, units weighted by how much they
     matter; completeness: whether one unit is enough for a factor; informativeness, here the accuracy

@@ -52,7 +52,7 @@ def test_mutual_information_of_a_noisy_channel():
     bit = np.repeat([0, 1], 400)
     seen = np.where(np.arange(800) % 4 == 0, 1 - bit, bit)
     expected = np.log(2) + 0.25 * np.log(0.25) + 0.75 * np.log(0.75)
-    assert of.mutual_information(seen[:, None] * 0.3 - 7, bit[:, None])[0, 0] == pytest.approx(expected)
+    assert of.mutual_information(seen[:, None] * 0.3 + 7, bit[:, None])[0, 0] == pytest.approx(expected)
 
 
 def test_bins_have_equal_width_and_the_largest_value_is_in_the_last():
@@ -187,6 +187,15 @@ def test_sap_counts_each_value_of_a_rare_factor_alike():
     assert of.separated_attribute_predictability(codes, factors, codes, factors) == pytest.approx(0.5)
 
 
+def test_sap_fits_its_thresholds_to_each_value_alike():
+    """Above the threshold the frequent value is twice as frequent as the rare one, of which all are there."""
+    factor = np.repeat([1, 0], [40, 360])
+    unit = np.arange(400) < 120
+    codes, factors = np.stack([unit, np.zeros(400)], 1), np.stack([factor, factor], 1)
+    expected = (1 + 280 / 360) / 2 - 0.5
+    assert of.separated_attribute_predictability(codes, factors, codes, factors) == pytest.approx(expected)
+
+
 def test_factor_vae_score_is_free_of_scale_and_of_collapsed_units():
     factors, rng = grid(4, 4, times=20), np.random.default_rng(0)
     codes = factors + 0.4 * rng.normal(size=factors.shape)
@@ -232,6 +241,16 @@ def test_factors_that_do_not_vary_are_left_out():
         assert ("fitted on 90 examples of train" in metric.protocol) == fitted
 
 
+def test_the_group_fits_on_train_and_scores_on_test():
+    factors = shuffled(2, 2, times=40)
+    codes = factors * 1.0
+    codes[120:] = codes[120:, ::-1]  # the test part's units have changed places
+    measures = of.measure(subject(codes, factors))
+    assert measures["factor_vae_score"].value == 0
+    assert measures["dci_disentanglement"].value == pytest.approx(1)
+    assert measures["dci_informativeness"].value == pytest.approx(0.5, abs=0.2)
+
+
 def test_examples_and_bins_are_those_asked_for():
     measures = of.measure(subject(shuffled(3, 4) * 1.0, shuffled(3, 4)), bins=7, examples=20, group=5, votes=9)
     assert "20 examples of test; 2 units" in measures["mig"].protocol
@@ -245,7 +264,7 @@ def test_examples_and_bins_are_those_asked_for():
         (np.zeros((40, 2)), None, "the data has no known factors"),
         (np.zeros((40, 2)), np.stack([np.arange(40) % 2, np.ones(40)], 1).astype(int), "fewer than two factors"),
         (np.zeros((24, 1)), shuffled(2, 3, times=4), "a code of 1 numbers"),
-        (np.zeros((24, 13, 10)), shuffled(2, 3, times=4), "a code of 130 numbers"),
+        (np.zeros((24, 43, 3)), shuffled(2, 3, times=4), "a code of 129 numbers"),
     ],
 )
 def test_what_cannot_be_measured_is_skipped(x, factors, reason):
@@ -267,7 +286,7 @@ def test_splits_with_different_numbers_of_factors_are_named():
 
 def test_a_constant_code_has_scores():
     factors = shuffled(3, 4)
-    measures = of.measure(subject(np.ones((len(factors), 3)), factors))
+    measures = of.measure(subject(np.ones((len(factors), of.LARGEST)), factors))
     for name in ("mig", "modularity", "sap", "dci_disentanglement", "dci_completeness"):
         assert measures[name].value == pytest.approx(0, abs=1e-9), name
 

@@ -137,6 +137,17 @@ def test_spatial_codes_are_flattened_and_protocols_count():
     assert flat["linear_probe_accuracy"].value == flat["knn_accuracy"].value == 1
 
 
+def test_clusters_are_of_the_test_part_and_probes_are_fitted_on_train():
+    x, label = blobs(400, 5 * np.eye(4))
+    label[:300] = (label[:300] + 1) % 4
+    label[:300:2] = 0
+    measures = of.measure(subject(x, x, label))
+    assert measures["adjusted_rand_index"].value == pytest.approx(1)
+    assert measures["normalised_mutual_information"].value == pytest.approx(1)
+    assert measures["linear_probe_accuracy"].value < 0.5
+    assert measures["knn_accuracy"].value < 0.5
+
+
 def test_large_codes_are_read_from_fewer_examples(monkeypatch):
     monkeypatch.setattr(of, "NUMBERS", 120)
     monkeypatch.setattr(of, "RANKED", 70)
