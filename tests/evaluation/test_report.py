@@ -98,7 +98,7 @@ def subject_of(config, x, label=None):
 
 @pytest.fixture(scope="module")
 def subject():
-    x = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (60, 8, 6, 1), np.uint8)
     config = mlp(bottleneck=module("gaussian", features=3), likelihood__name="bernoulli")
     return subject_of(config, x, np.arange(60, dtype=np.int32) % 4)
 
@@ -195,8 +195,9 @@ def test_a_sheet_holds_the_images_row_by_row(channels):
 
 
 def test_large_images_are_shrunk_for_the_sheet():
-    image = np.repeat(np.repeat(np.random.default_rng(0).uniform(size=(32, 16, 3)), 2, 0), 2, 1).astype(np.float32)
-    np.testing.assert_allclose(interactive._shrunk(image), image[::2, ::2], rtol=1e-5)
+    image = np.random.default_rng(0).uniform(size=(64, 32, 3)).astype(np.float32)
+    means = image.reshape(32, 2, 16, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(interactive._shrunk(image), means, rtol=1e-4)
 
 
 def test_what_is_no_python_is_shipped():
@@ -261,14 +262,14 @@ def place(browser, i):
 
 
 def sprite(browser, name):
-    """The pixels of the panel's input or reconstruction as they are on the screen, [8, 8] in [0, 1]."""
+    """The pixels of the panel's input or reconstruction as they are on the screen, [8, 6] in [0, 1]."""
     box = browser.value(
         f"(() => {{ const r = document.querySelector('.sprite.{name}').getBoundingClientRect();"
         " return {x: r.x + scrollX, y: r.y + scrollY, width: r.width, height: r.height}; })()"
     )
     picture = Image.open(io.BytesIO(base64.b64decode(browser.screenshot(clip={**box, "scale": 1})))).convert("L")
-    zoom = picture.width // 8
-    assert picture.size == (8 * zoom, 8 * zoom)
+    zoom = picture.width // 6
+    assert picture.size == (6 * zoom, 8 * zoom)
     return np.asarray(picture)[zoom // 2 :: zoom, zoom // 2 :: zoom] / 255
 
 

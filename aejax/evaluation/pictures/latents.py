@@ -30,13 +30,13 @@ def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np
     """Codes [n, d] to points [n, 2] of a plane, and the names of its two axes.
 
     Codes of two numbers stay what they are; others go through PCA, t-SNE (van der Maaten and Hinton 2008)
-    or UMAP (McInnes et al. 2018). Raises InputError where the method is unknown or not installed, or d is 1.
+    or UMAP (McInnes et al. 2018). Raises InputError where d is 1, or the method is unknown or not installed.
     """
-    check_projection(method)
     if latents.shape[1] < 2:
         raise InputError("a code of one number has no plane")
     if latents.shape[1] == 2:
         return latents, ("unit 1", "unit 2")
+    check_projection(method)
     if method == "pca":
         pca = PCA(2, random_state=seed)
         points = pca.fit_transform(latents)
