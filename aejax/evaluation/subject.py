@@ -51,6 +51,7 @@ class Part:
     x: np.ndarray
     label: np.ndarray | None = None
     factors: np.ndarray | None = None
+    _taken: dict[Any, "Part"] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -87,13 +88,15 @@ class Part:
         """`count` examples drawn without replacement, always the same; all, where there are no more."""
         if count >= len(self):
             return self
-        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
-        pick = lambda a: None if a is None else a[rows]  # noqa: E731
-        part = dataclasses.replace(self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors))
-        for derived in ("inputs", "latents", "reconstructions"):  # rather than compute them again
-            if derived in self.__dict__:
-                part.__dict__[derived] = self.__dict__[derived][rows]
-        return part
+        if (count, seed) not in self._taken:
+            rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+            pick = lambda a: None if a is None else a[rows]  # noqa: E731
+            part = dataclasses.replace(self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors))
+            for derived in ("inputs", "latents", "reconstructions"):  # rather than compute them again
+                if derived in self.__dict__:
+                    part.__dict__[derived] = self.__dict__[derived][rows]
+            self._taken[count, seed] = part
+        return self._taken[count, seed]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
