@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
+from aejax.run import Run
 from aejax.sections import named
 
 NEIGHBOURS = 3
@@ -50,9 +51,9 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     generated = _features(subject, found, _in_range(drawn), test.condition)
     train = subject.train.take(count)
     how = f"{found.meaning} ({real.shape[1]:,} numbers; not Inception FID)"
-    against = (
-        f"{count:,} generated, seed 0, against {test}{', with their labels' if subject.run.config.classes else ''}"
-    )
+    against = f"{count:,} generated {_origin(subject.run)}, seed 0, against {test}"
+    if subject.run.config.classes:
+        against += ", with their labels"
     biased = "" if count > real.shape[1] else "; fewer examples than features: singular covariances, far from exact"
     measures: Measures = {
         "frechet_distance": Measure(frechet_distance(real, generated), "squared features", f"{against}; {how}{biased}"),
@@ -155,6 +156,12 @@ def _space(subject: Subject, name: str) -> Space | Skipped:
         return subject.once(SPACES[name])
     function: Any = named("features", name, SPACES)
     return Space(lambda x, label: function(x), f"features {name}")
+
+
+def _origin(run: Run) -> str:
+    if hasattr(run.model.bottleneck, "prior_of"):
+        return "from its prior"
+    return f"after its {len(run.latents):,} saved latents, for want of a prior"
 
 
 def _features(subject: Subject, space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:

@@ -190,6 +190,10 @@ def test_every_kind_of_model_reaches_its_integral(kind):
     np.testing.assert_allclose(found, expected, atol=0.25)
     assert (found - expected).mean() == pytest.approx(0, abs=0.03)
     assert bound.mean() < expected.mean() - 0.03
+    if kind == "conditional":
+        group = likelihood.measure(subject_of(run, x, label=label), samples=2000)
+        assert group["log_likelihood"].value == pytest.approx(found.mean(), rel=1e-5)
+        assert group["elbo"].value == pytest.approx(bound.mean(), rel=1e-5)
 
 
 # Units.
