@@ -1,16 +1,24 @@
-"""How much of its own bare jitted step the whole loop reaches: python -m experiments.benchmark
+"""What the README says of speed: python -m experiments.benchmark
 
-The loop is all that a run does between two checkpoints: batches, logs, validation, asynchronous
-saves. The bare step is the same compiled function on batches that are already on the device. Both
-take turns in one process; medians count. Writes experiments/results/loop.json. About 6 minutes on
-two CPU cores; needs MNIST (data.data_dir or TFDS_DATA_DIR).
+loop: how much of its own bare jitted step the whole loop reaches. The loop is all that a run does
+between two checkpoints: batches, logs, validation, asynchronous saves. The bare step is the same
+compiled function on batches that are already on the device. Both take turns in one process; medians
+count. About 6 minutes on two CPU cores.
+
+evaluation: seconds of `experiments.evaluate` on a trained MLP VAE, and seconds and peak memory of
+importance-sampled likelihoods under a VAE of 784-400-20. About 6 minutes.
+
+Writes experiments/results/<work>.json; needs MNIST (data.data_dir or TFDS_DATA_DIR).
 """
 
 import importlib
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -18,15 +26,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import flags
 
-from aejax import data
+from aejax import Run, data
+from aejax.config import module
+from aejax.evaluation.likelihood import log_likelihood
 from aejax.partition import Partition
-from aejax.step import gather, init, train_step
+from aejax.step import eval_variables, gather, init, train_step
 from aejax.train import make_task, train
 from experiments import main
 
-_OUT = flags.DEFINE_string("out", "experiments/results/loop.json", "File to write.")
+_WORK = flags.DEFINE_list("work", ["loop", "evaluation"], "What to measure.")
+_OUT = flags.DEFINE_string("out", "experiments/results", "Folder of the figures.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that loop and bare step take turns.")
 # Config, its argument, steps between two checkpoints.
 WORK = {"conv": ("conv", "", 50), "mlp": ("stacked", "mnist", 1_000)}
@@ -112,13 +124,48 @@ def sentence(results: dict) -> str:
     return f"{' and '.join(shares)} of its own bare jitted step's images per second"
 
 
+def loop(rounds: int) -> dict:
+    """`loop_against_step` of each of WORK."""
+    return {name: loop_against_step(config, arg, every, rounds) for name, (config, arg, every) in WORK.items()}
+
+
+def evaluation(rounds: int) -> dict:
+    """Whole commands on a trained `vae`; likelihoods of MNIST's test images under `_likelihoods`' model."""
+    with tempfile.TemporaryDirectory() as workdir:
+        train(importlib.import_module("configs.vae").get_config(), workdir)
+        command = [sys.executable, "-m", "experiments.evaluate", f"--workdir={workdir}"]
+        seconds = [_seconds(lambda: subprocess.run(command, check=True)) for _ in range(rounds)]
+    return {"evaluate": {"config": "vae", "seconds": seconds}, "log_likelihood": _likelihoods(rounds)}
+
+
+def _likelihoods(rounds: int) -> list[dict]:
+    """For each number of samples: seconds, compilation left out, and the process's peak memory so far."""
+    config = importlib.import_module("configs.common").mlp(module("gaussian", features=20), hidden=(400,))
+    splits = data.load(config.data)
+    spec = data.Spec.of(splits.train, standardize=False)
+    x = data.read(splits.test)["x"]
+    variables = eval_variables(init(make_task(config, spec), spec.shape, jax.random.key(0)))
+    run = Run(config, spec, 0, jax.device_get(variables), np.zeros((1, 20), np.float32), x[:1], x[:1])
+    found = []
+    for images, samples in ((10_000, 200), (100, 20_000)):  # the same number of draws
+        log_likelihood(run, x[:images], samples)
+        seconds = [_seconds(lambda: log_likelihood(run, x[:images], samples)) for _ in range(rounds)]  # noqa: B023
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        found.append({"images": images, "samples": samples, "seconds": seconds, "peak_gib": round(peak, 2)})
+    return found
+
+
+def _seconds(function) -> float:
+    begin = time.perf_counter()
+    function()
+    return round(time.perf_counter() - begin, 1)
+
+
 def benchmark() -> None:
-    results = {"machine": machine()}
-    for name, (config, arg, every) in WORK.items():
-        results[name] = loop_against_step(config, arg, every, _ROUNDS.value)
-        print(json.dumps({name: results[name]}))
-    Path(_OUT.value).write_text(json.dumps(results, indent=2) + "\n")
-    print(sentence(results))
+    for work in _WORK.value:
+        results = {"machine": machine(), **{"loop": loop, "evaluation": evaluation}[work](_ROUNDS.value)}
+        print(json.dumps(results))
+        (Path(_OUT.value) / f"{work}.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def test_drawn_images_are_clipped_to_where_images_lie(digits):
 
 
 def test_a_run_without_a_prior_says_what_it_draws_after():
-    found = generation.measure(subject_of(untrained(mlp(), vectors(8)), vectors(20)))
+    found = generation.measure(subject_of(fresh(mlp(), vectors(8)), vectors(20)))
     assert "20 generated after its 8 saved latents, for want of a prior" in found["recall"].protocol
 
 
