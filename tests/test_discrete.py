@@ -206,7 +206,7 @@ def assert_near(a, b):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), a, b)
 
 
-@pytest.mark.parametrize("indices", [[0, 0, 0, 0, 0], [0, 1, 2, 3, 4], [4, 1, 1, 4, 1]])
+@pytest.mark.parametrize("indices", [[0, 0, 0, 0, 0], [0, 1, 2, 3, 4], [4, 1, 1, 4, 1], [3, 1, 4, 2]])
 def test_perplexity_and_dead_codes(indices):
     shares = np.bincount(indices, minlength=5) / len(indices)
     usage = jax.jit(discrete.usage, static_argnums=(1, 2))(np.array(indices), 5, None)

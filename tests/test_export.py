@@ -108,3 +108,16 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(aejax.StorageError, match=r"file cannot be written .*; free some space or rights"):
         RUNS["mlp"]().export(tmp_path / "file")
+
+
+def test_the_command_writes_the_programs_or_says_why_not(tmp_path, monkeypatch, capsys):
+    from experiments import export, main
+
+    monkeypatch.setattr(aejax, "load_run", lambda workdir, step: RUNS["mlp"]())
+    monkeypatch.setattr(sys, "argv", ["export", "--workdir=w", "--step=newest", f"--out={tmp_path / 'out'}"])
+    main.run(export.export)
+    assert "decoder.stablehlo, encoder.stablehlo, programs.json" in capsys.readouterr().out
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["export", "--workdir=w", "--step=newest", f"--out={tmp_path / 'file'}"])
+    with pytest.raises(SystemExit, match=r"^error: .*file cannot be written .*rights$"):
+        main.run(export.export)
