@@ -1,13 +1,10 @@
 """An autoencoder as a scikit-learn transformer."""
 
-import functools
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -15,11 +12,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aejax import config as config_lib
-from aejax import models
 from aejax.data import from_array, split
 from aejax.errors import InputError
-from aejax.objectives.likelihoods import AbsoluteError, SquaredError
-from aejax.run import Run, batched
+from aejax.evaluation import likelihood
+from aejax.run import Run
 from aejax.train import fit
 
 _DRAWS = 16  # of the posterior, for a bound of the likelihood
@@ -107,15 +103,18 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """How normal each row of X is, [n]: the higher, the more.
 
         Where the run has a density, its bound of log p(x) in nats: log mean_k p(x, z_k) / q(z_k | x) over 16 draws of
-        the posterior (Burda et al. 2016, equation 8), the same noise for every row, in X's units. A run has one where
+        the posterior (Burda et al. 2016, equation 8), made of the row's own values, in X's units. A run has one where
         its bottleneck is Gaussian and its likelihood is normalised and fixed or learned: not squared_error,
         absolute_error, or variance="optimal", which is of a batch.
 
         Otherwise minus the squared error of the deterministic reconstruction, summed over values, in the units that
         the model reads: deviations, where it standardises.
         """
-        x = self._given(X)
-        return batched(_score(self.run_), self.run_.spec.check(x))
+        x, run = self._given(X), self.run_
+        if likelihood.no_weights(run) is None and not likelihood.is_optimal(run):
+            return likelihood.log_likelihood(run, x, _DRAWS)
+        read = lambda a: np.asarray(run.spec.prepare(a)).reshape(len(x), -1)  # noqa: E731
+        return -np.square(read(run.reconstruct(x)) - read(run.spec.check(x))).sum(1)
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of `score_samples`: what a search maximises."""
@@ -165,34 +164,3 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
 _DTYPES = [np.float32, np.uint8]  # others become the first
 _IN_CONFIG = ("n_components", "hidden", "steps", "batch_size", "learning_rate", "standardize")
-
-
-@functools.lru_cache(maxsize=4)  # or each call would compile anew
-def _score(run: Run) -> Callable[[Any], Any]:
-    """`score(x)` to [batch], see `AutoencoderTransformer.score_samples`."""
-    model, likelihood, spec = run.model, run.likelihood, run.spec
-    values = tuple(range(-len(spec.shape), 0))
-
-    def log_weight(variables: Any, x: Any, key: Any) -> Any:
-        output: Any = model.apply(variables, x, keys=jnp.broadcast_to(key, x.shape[:1]))
-        log_p = -likelihood.nll(output.decoded, x, output.log_scale).sum(values)
-        code = output.code
-        return log_p + code.prior.log_prob(code.z) - code.posterior.log_prob(code.z)
-
-    def bound(variables: Any, x: Any) -> Any:
-        x = spec.prepare(x)
-        keys = jax.random.split(jax.random.key(0), _DRAWS)
-        log_w = jax.lax.map(functools.partial(log_weight, variables, x), keys).reshape(-1, len(x))
-        scale = np.log(spec.deviation).sum() if spec.deviation else 0.0
-        return jax.nn.logsumexp(log_w, 0) - jnp.log(len(log_w)) - scale
-
-    def error(variables: Any, x: Any) -> Any:
-        x = spec.prepare(x)
-        output: Any = model.apply(variables, x)
-        return -jnp.square(likelihood.mean(output.decoded) - x).sum(values)
-
-    posterior = models.abstract_output(model, spec.shape).code.posterior
-    unnormalised = isinstance(likelihood, SquaredError | AbsoluteError)
-    of_a_batch = getattr(likelihood, "variance", None) == "optimal"
-    function = error if posterior is None or unnormalised or of_a_batch else bound
-    return functools.partial(jax.jit(function), jax.device_put(run.variables))

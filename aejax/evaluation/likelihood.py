@@ -32,7 +32,7 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     """Bounds of log p(x) of the test part, by one draw and by `samples` importance samples, and their parts."""
     check_samples(samples)
     run, test = subject.run, subject.test
-    no_kl, no_density, no_weights = _no_kl(run), _no_density(run), _no_weights(run)
+    no_kl, no_density, unweighed = _no_kl(run), _no_density(run), no_weights(run)
     scale = subject.once(scale_of_train)
     how = f"mean over {test}; {_meaning(run, test)}"
     if scale is not None:
@@ -46,8 +46,8 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     one_draw: Parts = subject.once(parts_of_test)
     add("elbo", no_elbo(run), lambda: one_draw.elbo.mean(), "nats an example", f"{how}; {draw}, KL of weight 1")
     weights = f"{how}; {samples:,} importance samples of each"
-    many = None if no_weights else _of_part(log_likelihood, test, samples=samples, scale=scale)
-    add("log_likelihood", no_weights, lambda: many.mean(), "nats an example", weights)  # type: ignore[union-attr]
+    many = None if unweighed else _of_part(log_likelihood, test, samples=samples, scale=scale)
+    add("log_likelihood", unweighed, lambda: many.mean(), "nats an example", weights)  # type: ignore[union-attr]
     add("rate", no_kl, lambda: one_draw.rate.mean(), "nats an example", f"mean over {test}; KL(q(z|x) || p(z))")
     add("distortion", no_density, lambda: one_draw.distortion.mean(), "nats an example", f"{how}; {draw}")
     best = one_draw.elbo if many is None else many
@@ -88,7 +88,7 @@ def log_likelihood(
     Raises InputError where the run has no density of x, or no posterior and prior to weigh with.
     """
     check_samples(samples)
-    if reason := _no_weights(run):
+    if reason := no_weights(run):
         raise InputError(reason)
     given = _given(run, x, seed, label, scale)
     rows = _rows(run)
@@ -140,7 +140,7 @@ def optimal_scale(run: Run, x: Any, seed: int = 0, label: Any = None) -> float |
     It is a parameter of the model, fitted in closed form (Rybkin et al. 2021): an honest score of test data
     takes that of the train data.
     """
-    if not _is_optimal(run):
+    if not is_optimal(run):
         return None
     x, *more = _arrays(run, x, seed, label)
     found = batched(functools.partial(_compiled(run).deviate, run._on_device), x, tuple(more), _rows(run))
@@ -191,7 +191,7 @@ def _no_posterior(run: Run) -> str | None:
     return None
 
 
-def _no_weights(run: Run) -> str | None:
+def no_weights(run: Run) -> str | None:
     code = _shapes(run).code
     if reason := no_elbo(run):
         return reason
@@ -214,7 +214,8 @@ def _meaning(run: Run, part: Part) -> str:
     )
 
 
-def _is_optimal(run: Run) -> bool:
+def is_optimal(run: Run) -> bool:
+    """Whether the variance of the likelihood is that of the examples at hand."""
     return getattr(run.likelihood, "variance", None) == "optimal"
 
 
@@ -235,7 +236,7 @@ class _Given(NamedTuple):
 
 
 def _given(run: Run, x: Any, seed: int, label: Any, scale: float | None) -> _Given:
-    if scale is not None and not (_is_optimal(run) and scale > 0):
+    if scale is not None and not (is_optimal(run) and scale > 0):
         raise InputError(f"scale is for likelihood.variance='optimal' and above 0, got {scale!r}; leave it out")
     scale = optimal_scale(run, x, seed, label) if scale is None else scale
     x, *more = _arrays(run, x, seed, label)
@@ -271,7 +272,7 @@ def _compiled(run: Run) -> _Programs:
     model, spec, likelihood, power = run.model, run.spec, run.likelihood, _power(run)
     if hasattr(model.bottleneck, "samples"):  # the draws are told apart by their keys instead
         model = model.clone(bottleneck=model.bottleneck.clone(samples=1))
-    if _is_optimal(run):
+    if is_optimal(run):
         likelihood = dataclasses.replace(likelihood, scale=1.0, variance="learned")  # type: ignore[type-var]
     jacobian = math.fsum(np.log(spec.deviation))  # of the way to the user's units
 
