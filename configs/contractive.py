@@ -1,4 +1,4 @@
-"""The contractive autoencoder: 784-256-32 with sigmoids, and the exact Jacobian of the encoder penalised
+"""The contractive autoencoder: 784-64-784 with sigmoid codes, the exact Jacobian of the encoder penalised
 (Rifai et al. 2011).
 
     python -m experiments.train --config=configs/contractive.py --workdir=runs/contractive
@@ -10,8 +10,8 @@ from configs import common
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("dense", features=32, activation="sigmoid"), hidden=(256,))
-    config.encoder.activation = config.decoder.activation = "sigmoid"
-    config.objective.weights.contractive = 1.0
-    common.shorten(config, 600)
+    config = common.mlp(module("dense", features=64, activation="sigmoid"), hidden=())
+    config.objective.weights.contractive = 0.1
+    config.optim.lr = 1e-2  # sigmoids learn slowly
+    common.shorten(config, 1_000)
     return common.finish(config, flags.tiny)

@@ -10,5 +10,6 @@ from configs import common
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
     config = common.resnet(module("lfq", bits=8))
-    config.objective.weights = {"commitment": 0.25, "sample_entropy": 0.1, "codebook_entropy": 0.1}
+    # The entropy of the codes is one number, those of the samples are summed over 49 positions.
+    config.objective.weights = {"commitment": 0.25, "sample_entropy": 0.02, "codebook_entropy": 4.9}
     return common.finish(config, flags.tiny)
