@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 import aejax
 from aejax import data
-from aejax.data import drawings, prepare, sources
+from aejax.data import drawings, embedded, prepare, sources
 
 
 def section(**changes):
@@ -78,19 +78,19 @@ def test_streamed_batches_equal_held_ones(start):
 
 
 def test_digits_are_scikit_learns():
-    source = sources.digits(0)
+    source = embedded.digits(0)
     arrays = whole(source)
     assert source.shape == (8, 8, 1)
     np.testing.assert_allclose(arrays["x"][..., 0] / 255 * 16, load_digits().images, atol=0.04)  # rounding to 1/255
     np.testing.assert_array_equal(arrays["label"], load_digits().target)
-    assert sources.digits(28).shape == whole(sources.digits(28))["x"].shape[1:] == (28, 28, 1)
+    assert embedded.digits(28).shape == whole(embedded.digits(28))["x"].shape[1:] == (28, 28, 1)
 
 
 def test_toy_clouds_are_what_they_say():
-    plane = whole(sources.plane(0))["x"]
+    plane = whole(embedded.plane(0))["x"]
     deviations = np.linalg.svd(plane - plane.mean(0), compute_uv=False) / np.sqrt(len(plane))
     np.testing.assert_allclose(deviations, [1, 0.7, 0.05], rtol=0.05)
-    assert sources.sheet(0).shape == (5,)
+    assert embedded.sheet(0).shape == (5,)
 
 
 # Factors of variation
@@ -166,7 +166,7 @@ def test_unusable_factors_are_named(factors):
 def test_npz_files_hold_factors(tmp_path):
     x, factors = np.random.default_rng(0).normal(size=(40, 3)), np.arange(80).reshape(40, 2)
     np.savez(tmp_path / "a.npz", x=x, factors=factors)
-    found = whole(sources.find(section(name=str(tmp_path / "a.npz")))["train"])
+    found = whole(data.find(section(name=str(tmp_path / "a.npz")))["train"])
     np.testing.assert_array_equal(found["factors"], factors)
     assert "label" not in found
     np.savez(tmp_path / "b.npz", train=x, test=x[:9], train_factors=factors, test_factors=factors[9:18])
@@ -179,7 +179,7 @@ def test_npz_files_hold_factors(tmp_path):
 
 
 def test_shapes_are_every_combination_of_their_factors():
-    source = sources.find(section(name="shapes"))["train"]
+    source = data.find(section(name="shapes"))["train"]
     arrays = whole(source)
     factors = arrays["factors"]
     assert source.shape == (16, 16, 1)
@@ -194,7 +194,7 @@ def test_shapes_are_every_combination_of_their_factors():
 def test_shapes_are_drawn_as_their_factors_say(side):
     """Centre, area and brightness measured in the picture."""
     factors = drawings.combinations()
-    assert sources.shapes(side).shape == (side, side, 1)
+    assert embedded.shapes(side).shape == (side, side, 1)
     images = drawings.draw(factors, side)[..., 0].astype(float)
     _, size, x, y, brightness = factors.T
     np.testing.assert_array_equal(images.max((1, 2)), 51 * (2 + brightness))
@@ -313,18 +313,16 @@ def test_ragged_lists_are_refused_by_fit():
 def test_npy_and_npz_files(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (40, 6, 6), np.uint8)
     np.save(tmp_path / "a.npy", x)
-    loaded = sources.find(section(name=str(tmp_path / "a.npy")))
+    loaded = data.find(section(name=str(tmp_path / "a.npy")))
     np.testing.assert_array_equal(whole(loaded["train"])["x"][..., 0], x)
     np.savez(tmp_path / "b.npz", train=x[:30], test=x[30:], test_label=np.arange(10))
     train, validation, test = data.load(section(name=str(tmp_path / "b.npz")))
     assert (len(train), len(validation), len(test)) == (27, 3, 10)
     np.testing.assert_array_equal(whole(test)["label"], np.arange(10))
     np.savez(tmp_path / "c.npz", x=x, label=np.arange(40))
-    np.testing.assert_array_equal(
-        whole(sources.find(section(name=str(tmp_path / "c.npz")))["train"])["label"], range(40)
-    )
+    np.testing.assert_array_equal(whole(data.find(section(name=str(tmp_path / "c.npz")))["train"])["label"], range(40))
     np.savez(tmp_path / "d.npz", faces=x)
-    assert len(sources.find(section(name=str(tmp_path / "d.npz")))["train"]) == 40
+    assert len(data.find(section(name=str(tmp_path / "d.npz")))["train"]) == 40
 
 
 def test_splits_of_other_shapes_are_named(tmp_path):
@@ -347,7 +345,7 @@ def test_unusable_files_are_named(tmp_path, content, message):
     with file.open("wb") as opened:
         content(opened)
     with pytest.raises(aejax.InputError, match=message):
-        sources.find(section(name=str(file)))
+        data.find(section(name=str(file)))
 
 
 def test_missing_files_and_misspelled_names():
@@ -360,7 +358,7 @@ def test_missing_files_and_misspelled_names():
         ("mnsit", "did you mean 'mnist'"),
     ):
         with pytest.raises(aejax.InputError, match=message):
-            sources.find(section(name=name))
+            data.find(section(name=name))
 
 
 def picture(folder, name, size=(6, 5), mode="RGB", seed=0):
@@ -376,19 +374,19 @@ def test_folder_of_images(tmp_path):
     picture(tmp_path / "dogs", "2.jpeg", mode="L", seed=3)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "._1.png").write_bytes(b"what macOS leaves behind")
-    source = sources.find(section(name=str(tmp_path)))["train"]
+    source = data.find(section(name=str(tmp_path)))["train"]
     arrays = whole(source)
     assert source.shape == (6, 5, 3)
     np.testing.assert_array_equal(arrays["x"][0], cat)
     assert arrays["label"].tolist() == [0, 1, 1]
     assert source.take(np.array([2, 0]))["label"].tolist() == [1, 0]
-    small = sources.find(section(name=str(tmp_path), size=4))["train"].take(np.array([0]))["x"][0]
+    small = data.find(section(name=str(tmp_path), size=4))["train"].take(np.array([0]))["x"][0]
     np.testing.assert_array_equal(small, np.asarray(Image.fromarray(cat).resize((4, 4), Image.Resampling.BICUBIC)))
-    assert sources.find(section(name=str(tmp_path), size=4))["train"].shape == (4, 4, 3)
+    assert data.find(section(name=str(tmp_path), size=4))["train"].shape == (4, 4, 3)
     picture(tmp_path / "dogs", "3.png", size=(9, 9))
     with pytest.raises(aejax.InputError, match=r"3\.png: 9x9 pixels, but 1\.png has 6x5; resize all with data.size"):
-        sources.find(section(name=str(tmp_path)))
-    resized = sources.find(section(name=str(tmp_path), size=4))["train"]
+        data.find(section(name=str(tmp_path)))
+    resized = data.find(section(name=str(tmp_path), size=4))["train"]
     assert whole(resized)["x"].shape == (4, 4, 4, 3)
 
 
@@ -398,18 +396,18 @@ def test_corrupt_image_is_named(tmp_path, cut):
     picture(tmp_path, "torn.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "torn.png").read_bytes()[:cut])
     with pytest.raises(aejax.InputError, match=r"torn\.png: a corrupt image"):
-        data.read(sources.find(section(name=str(tmp_path)))["train"])
+        data.read(data.find(section(name=str(tmp_path)))["train"])
 
 
 def test_16_bit_images_are_refused_rather_than_clipped(tmp_path):
     Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(aejax.InputError, match=r"deep\.png: more than 8 bits"):
-        sources.find(section(name=str(tmp_path)))
+        data.find(section(name=str(tmp_path)))
 
 
 def test_empty_folder_is_named(tmp_path):
     with pytest.raises(aejax.InputError, match=r"no \.png"):
-        sources.find(section(name=str(tmp_path)))
+        data.find(section(name=str(tmp_path)))
 
 
 # The model's units
@@ -437,7 +435,7 @@ def test_standardised_vectors_come_back_in_their_units(seed):
 
 def test_images_are_not_standardised():
     with pytest.raises(aejax.InputError, match="standardize is for vectors"):
-        data.Spec.of(sources.digits(0), standardize=True)
+        data.Spec.of(embedded.digits(0), standardize=True)
 
 
 # TFDS
@@ -457,12 +455,12 @@ def test_mnist_from_tfds_is_mnist():
 @needs_mnist
 def test_data_dir_of_the_environment_is_honoured(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(MNIST))
-    assert len(sources.find(section(name="mnist"))["test"]) == 10_000
+    assert len(data.find(section(name="mnist"))["test"]) == 10_000
 
 
 def test_sets_that_need_tensorflow_say_which_extra_to_install(tmp_path):
     with pytest.raises(aejax.InputError, match=r"pip install 'aejax\[tensorflow\]'"):
-        sources.find(section(name="svhn_cropped", data_dir=str(tmp_path)))
+        data.find(section(name="svhn_cropped", data_dir=str(tmp_path)))
 
 
 def test_no_network_is_said_at_once(tmp_path, monkeypatch):
@@ -471,7 +469,7 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(prepare.urllib.request, "urlopen", refuse)
     with pytest.raises(aejax.InputError, match=r"'mnist' could not be downloaded.*TFDS_DATA_DIR"):
-        sources.find(section(name="mnist", data_dir=str(tmp_path)))
+        data.find(section(name="mnist", data_dir=str(tmp_path)))
 
 
 def idx(array):
@@ -522,13 +520,13 @@ def test_downloaded_sets_are_prepared_without_tensorflow(name, tmp_path, monkeyp
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
     monkeypatch.setattr(prepare, "_reach", lambda *args: None)
-    found = sources.find(section(name=name, data_dir=str(tmp_path / "tfds")))
+    found = data.find(section(name=name, data_dir=str(tmp_path / "tfds")))
     assert {key: len(value) for key, value in found.items()} == {"train": 20, "test": 3}
     train = whole(found["train"])
     by_pixels = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     assert {image.tobytes(): label for image, label in zip(train["x"], train["label"], strict=True)} == by_pixels
     monkeypatch.setattr(tfds.download.DownloadManager, "download", None)  # prepared: nothing is fetched again
-    again = sources.find(section(name=name, data_dir=str(tmp_path / "tfds")))
+    again = data.find(section(name=name, data_dir=str(tmp_path / "tfds")))
     np.testing.assert_array_equal(whole(again["train"])["x"], train["x"])
 
 

@@ -21,6 +21,7 @@ def results(name):
 def test_figures_are_those_of_the_committed_results():
     assert reproduce.table(results("reconstruction.json")) in README
     assert benchmark.sentence(results("loop.json")) in WORDS
+    assert benchmark.sentence_on_evaluation(results("evaluation.json")) in WORDS
 
 
 def test_the_table_of_families_is_that_of_the_committed_figures():

@@ -1,8 +1,9 @@
 """Data: sources by row number, their splits, and batches as a pure function of (seed, step)."""
 
 from aejax.data.batches import Feed, padded, read, rows, stream
-from aejax.data.sources import Source, Splits, find, from_array, load, select, split
+from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, chunks
+from aejax.data.splits import Splits, find, load, select, split
 
 __all__ = [
     "Feed",

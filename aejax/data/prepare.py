@@ -16,6 +16,7 @@ from PIL import Image
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.image_classification import cifar, mnist
 
+from aejax.data.embedded import EMBEDDED
 from aejax.errors import InputError, one_of
 
 
@@ -100,9 +101,7 @@ def prepared(name: str, data_dir: str | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        raise one_of(
-            "data.name: data set, file or folder", name, ["digits", "plane", "sheet", "shapes", *known]
-        ) from error
+        raise one_of("data.name: data set, file or folder", name, [*EMBEDDED, *known]) from error
     except ValueError as error:  # no name of a data set at all, or one prepared in another format
         if "File format" in str(error):
             raise InputError(

@@ -1,15 +1,14 @@
-"""Data sets as random-access sources: embedded ones, arrays, folders of images, TFDS."""
+"""Data as random-access sources: arrays, files of them, folders of images, TFDS."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from aejax.data import drawings
 from aejax.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -106,62 +105,20 @@ def from_array(
     def take(rows: Rows) -> Arrays:
         part = x[rows].astype(dtype, copy=False)
         if size:
-            part = np.stack([_resize(image, size) for image in part])
+            part = np.stack([resize(image, size) for image in part])
         return {"x": part} | {key: value[rows] for key, value in more.items()}
 
     shape = (size, size, x.shape[3]) if size else x.shape[1:]
     return Source(name, len(x), shape, dtype, take)
 
 
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """An image [h, w, channels] uint8 to [size, size, channels], bicubic."""
     if image.shape[:2] == (size, size):
         return image
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     resized = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
     return resized.reshape(size, size, -1)
-
-
-def digits(size: int) -> Source:
-    """1,797 handwritten digits of 8x8 (E. Alpaydin and C. Kaynak, UCI), as scikit-learn carries them."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return from_array(np.round(bunch.images * (255 / 16)).astype(np.uint8), bunch.target, "digits", size)
-
-
-def plane(size: int) -> Source:
-    """2,000 points near a plane through the origin of 3-D space: deviation 1 within it, 0.05 off it."""
-    rng = np.random.default_rng(0)
-    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    return from_array(rng.normal(size=(2000, 3)) * (1.0, 0.7, 0.05) @ axes, name="plane", size=size)
-
-
-def sheet(size: int) -> Source:
-    """2,000 points on a curved two-dimensional sheet in 5-D space."""
-    u, v = np.random.default_rng(0).uniform(-1, 1, size=(2, 2000))
-    return from_array(np.stack([u, v, u * v, np.sin(2 * u), np.cos(2 * v)], 1), name="sheet", size=size)
-
-
-def shapes(size: int) -> Source:
-    """3,072 drawings of 16x16, or of `size`, by known factors: all combinations of their values, once each.
-
-    | factor     | values                                  |
-    | ---------- | --------------------------------------- |
-    | shape      | 3: disc, square, triangle; also `label` |
-    | size       | 4                                       |
-    | x          | 8                                       |
-    | y          | 8                                       |
-    | brightness | 4                                       |
-
-    Any config trains on it, and evaluation then tells how well single units of the code separate the factors:
-
-        python -m experiments.train --config=configs/beta_vae.py --config.data.name=shapes --workdir=runs/shapes
-    """
-    factors = drawings.combinations()
-    return from_array(drawings.draw(factors, size or drawings.SIDE), factors[:, 0], "shapes", factors=factors)
-
-
-EMBEDDED: dict[str, Callable[[int], Source]] = {"digits": digits, "plane": plane, "sheet": sheet, "shapes": shapes}
 
 
 def from_file(path: Path, size: int) -> dict[str, Source]:
@@ -217,7 +174,7 @@ def from_folder(path: Path, size: int) -> Source:
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{file}: a corrupt image ({error}); remove or replace it") from error
         pixels = pixels.reshape(*pixels.shape[:2], channels)
-        return _resize(pixels, size) if size else pixels
+        return resize(pixels, size) if size else pixels
 
     shape = (size, size, channels) if size else (*shapes[0][:2], channels)
     return Source(
@@ -269,7 +226,7 @@ def _tfds_split(builder: Any, split: str, size: int) -> Source:
         images = [np.asarray(example[key]) for example in examples]
         if not size and any(image.shape != stored.shape for image in images):
             raise InputError(f"{name}: images of several sizes; resize all with data.size=...")
-        stacked = np.stack([_resize(image, size) for image in images] if size else images)
+        stacked = np.stack([resize(image, size) for image in images] if size else images)
         arrays = {"x": stacked.astype(first.dtype, copy=False)}
         if labelled:
             arrays["label"] = np.array([e["label"] for e in examples], np.int32)
@@ -278,134 +235,3 @@ def _tfds_split(builder: Any, split: str, size: int) -> Source:
         return arrays
 
     return Source(name, len(data), first.shape, first.dtype, take)
-
-
-class Splits(NamedTuple):
-    train: Source
-    validation: Source
-    test: Source
-
-
-def load(config: Mapping[str, Any]) -> Splits:
-    """The three splits that `config.data` asks for."""
-    return split(find(config), config)
-
-
-def find(config: Mapping[str, Any]) -> dict[str, Source]:
-    """The whole splits that the data set `config.name` has, by name."""
-    name, size = config["name"], config["size"]
-    path = Path(name).expanduser()
-    if not name:
-        raise InputError("data.name is empty; give a data set, a file or a folder")
-    if name.startswith("array-"):
-        raise InputError(f"{name}: the run was trained by aejax.fit on an array that it does not keep")
-    if name in EMBEDDED:
-        return {"train": EMBEDDED[name](size)}
-    if path.suffix in (".npy", ".npz"):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; check data.name")
-        return from_file(path, size)
-    if path.is_dir():
-        return {"train": from_folder(path, size)}
-    if name.startswith((".", "~", "/")) or name.endswith("/"):
-        raise InputError(f"{path}: no such folder; check data.name")
-    return from_tfds(name, config["data_dir"], size)
-
-
-def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
-    """Train, validation and test, as `config` says in TFDS syntax.
-
-    Those left empty are the data set's own, else cut from the rows of `train` that no other part
-    takes: a tenth of them all for validation and for test, or what is left in equal parts where
-    train is given. That cut is drawn once, the same for every run, and is fair where examples are
-    sorted by class. Train and validation then lose the examples of the label `held_out`, if one is.
-    """
-    parts = {part: select(wholes, config[part]) for part in Splits._fields if config[part]}
-    used = {key: np.zeros(len(source), bool) for key, source in wholes.items()}
-    for part in parts:
-        for key, rows in _rows(wholes, config[part]):
-            used[key][rows] = True
-    for part in ("validation", "test"):
-        if part not in parts and part in wholes:
-            parts[part] = wholes[part].subset(np.flatnonzero(~used[part]), part)
-    missing = [part for part in Splits._fields if part not in parts]
-    if missing:
-        if "train" not in wholes:
-            raise InputError(f"data.{missing[0]} is not set and cannot be cut; splits here: {', '.join(wholes)}")
-        order = np.random.default_rng(0).permutation(len(wholes["train"]))
-        order = order[~used["train"][order]]
-        tenth = len(wholes["train"]) // 10
-        ends = np.maximum(len(order) - tenth * np.arange(len(missing) - 1, 0, -1), 0)
-        cuts = ends if "train" in missing else len(missing)
-        for part, rows in zip(missing, np.array_split(order, cuts), strict=True):
-            parts[part] = wholes["train"].subset(np.sort(rows), f"train, {len(rows)} rows drawn for {part}")
-    if (held_out := config.get("held_out", -1)) >= 0:
-        _hold_out(parts, held_out)
-    for part, source in parts.items():
-        if source.shape != parts["train"].shape:
-            raise InputError(f"the {part} split holds examples of {source.shape}, train of {parts['train'].shape}")
-        if not len(source):
-            sizes = ", ".join(f"{k} {len(v)}" for k, v in wholes.items())
-            raise InputError(f"the {part} split is empty; set data.{part}; the data set has {sizes} examples")
-    return Splits(**parts)
-
-
-def _hold_out(parts: dict[str, Source], label: int) -> None:
-    """Takes the examples of a label out of train and validation; test must have some."""
-    labels = {part: _labels(source) for part, source in parts.items()}
-    if label not in labels["test"]:
-        known = ", ".join(map(str, np.unique(labels["test"])[:30]))
-        raise InputError(f"data.held_out={label}: the test split has no such label; choose one of: {known}")
-    for part in ("train", "validation"):
-        kept = np.flatnonzero(labels[part] != label)
-        parts[part] = parts[part].subset(kept, f"{parts[part].name} without label {label}")
-
-
-def _labels(source: Source, chunk: int = 512) -> np.ndarray:
-    """Those of a whole source, whose examples are decoded for them, but not kept."""
-    parts = [source.take(np.arange(i, min(i + chunk, len(source)))) for i in range(0, len(source), chunk)]
-    if not all("label" in part for part in parts):
-        raise InputError(f"data.held_out needs labels and {source.name} has none; set it to -1, or give labels")
-    return np.concatenate([part["label"] for part in parts]) if parts else np.zeros(0, np.int32)
-
-
-def select(wholes: Mapping[str, Source], spec: str) -> Source:
-    """The rows of a split in TFDS syntax, e.g. `train[:90%]` or `train[10%:]+test`, in their order."""
-    parts = [wholes[key].subset(rows, spec) for key, rows in _rows(wholes, spec)]
-    if not sum(map(len, parts)):
-        sizes = ", ".join(f"{k} {len(v)}" for k, v in wholes.items())
-        raise InputError(f"split {spec!r} is empty; the data set has {sizes} examples")
-    return parts[0] if len(parts) == 1 else _join(parts, spec)
-
-
-def _rows(wholes: Mapping[str, Source], spec: str) -> list[tuple[str, Rows]]:
-    import tensorflow_datasets as tfds
-
-    infos = {
-        key: tfds.core.SplitInfo(name=key, shard_lengths=[len(source)], num_bytes=0) for key, source in wholes.items()
-    }
-    try:
-        ranges = tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
-    except (ValueError, AssertionError, KeyError) as error:
-        raise InputError(f"split {spec!r}: {' '.join(str(error).split())}; splits here: {', '.join(wholes)}") from error
-    return [(r.splitname, np.arange(len(wholes[r.splitname]))[r.from_ : r.to]) for r in ranges]
-
-
-def _join(parts: list[Source], name: str) -> Source:
-    """One part after the other, with what all of them have: labels of some would leave the others without."""
-    ends = np.cumsum([len(part) for part in parts])
-    common = set.intersection(*(set(part.take(np.arange(1))) for part in parts if len(part)))
-
-    def take(rows: Rows) -> Arrays:
-        which = np.searchsorted(ends, rows, side="right")
-        taken: Arrays = {}
-        for k, part in enumerate(parts):
-            mine = np.flatnonzero(which == k)
-            if len(mine):
-                found = part.take(rows[mine] - (ends[k] - len(part)))
-                for key in common:
-                    shape = (len(rows), *found[key].shape[1:])
-                    taken.setdefault(key, np.empty(shape, found[key].dtype))[mine] = found[key]
-        return taken
-
-    return dataclasses.replace(parts[0], name=name, length=int(ends[-1]), take=take)
