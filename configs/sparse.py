@@ -2,6 +2,8 @@
 
     python -m experiments.train --config=configs/sparse.py --workdir=runs/sparse
 
+About 10 seconds on two CPU cores; squared error 10.7 a test image.
+
 `sparse.py:l1` has relus and the sum of their activations instead.
 """
 

@@ -3,6 +3,8 @@ with dead units revived by an auxiliary loss (Gao et al. 2024).
 
     python -m experiments.train --config=configs/topk.py --workdir=runs/topk
 
+About 15 seconds on two CPU cores; squared error 9.9 a test image.
+
 `topk.py:batch` keeps 32 units an image on average over the batch (Bussmann et al. 2024).
 """
 

@@ -55,7 +55,7 @@ EXPERIMENTS = {
     "wae": "near the VAE's error, by deterministic codes whose distribution is the prior's",
     "aae": "the least error of all codes of 16 numbers: no noise, and a discriminator that presses little",
     "rae": "600 steps, an exact Jacobian in each: undertrained, and the slowest step of the dense models",
-    "vae_gan": "judged by features, not by pixels, in 600 steps: the worst error, and far apart over seeds",
+    "vae_gan": "judged by features, not by pixels, in 600 steps: a large error, far apart over seeds",
     "gumbel": "16 categories of 16 hold 44 nats at most: twice the VAE's error",
     "vq_vae": "49 codes of 8 bits tell more than 16 noisy numbers; nearly all codes are in use",
     "residual_vq": "three times the bits of `vq_vae`, and the least error of the discrete codes",
