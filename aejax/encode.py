@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import jax
 import numpy as np
 from array_record.python import array_record_module
 from numpy.lib import format as npy
@@ -63,7 +61,7 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
         "split": source.name,
         "examples": len(source),
         "step": run.step,
-        "parameters": _fingerprint(run.variables),
+        "parameters": run.fingerprint,
         "chunk": chunk,
         "layout": npy.dtype_to_descr(dtype),
     }
@@ -153,14 +151,6 @@ def _records(arrays: Mapping[str, np.ndarray], code: Mapping[str, np.ndarray]) -
     for name, array in fields.items():
         records[name] = array
     return records
-
-
-def _fingerprint(variables: Any) -> str:
-    """Of the parameters and their names: which run this is, wherever its workdir lies."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _begin(partial: Path, about: Mapping[str, Any]) -> None:

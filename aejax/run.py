@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +64,14 @@ class Run:
     def likelihood(self) -> Likelihood:
         """Of x given decoded values."""
         return instance("likelihood", LIKELIHOODS, self.config.likelihood)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the parameters and their names, 16 hexadecimal digits: which run this is, wherever its workdir lies."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def codebook_size(self) -> int | None:
@@ -128,7 +137,9 @@ class Run:
 
     def in_users_units(self, x: Any) -> np.ndarray:
         """What `reconstruct(x)` is to be compared with: x as float32, images in [0, 1]."""
-        return np.asarray(self.spec.restore(self.spec.prepare(self.spec.check(x))))
+        x = self.spec.check(x)
+        parts = (self.spec.restore(self.spec.prepare(x[i : i + 4096])) for i in range(0, len(x), 4096))
+        return np.concatenate([np.asarray(part) for part in parts])
 
     def generate(
         self, num: int, seed: int = 0, label: Any = None, sampler: samplers.Sampler | None = None

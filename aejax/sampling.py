@@ -14,8 +14,8 @@ EXAMPLES, NUMBERS = 20_000, 2**26  # a sampler is fitted on so many examples at 
 
 
 def folder(run: Run, workdir: str | Path, name: str) -> Path:
-    """Where the workdir keeps the run's sampler called `name`."""
-    return Path(workdir) / "samplers" / str(run.step) / name
+    """Where the workdir keeps the run's sampler called `name`, by the step and by the parameters themselves."""
+    return Path(workdir) / "samplers" / f"{run.step}-{run.fingerprint}" / name
 
 
 def fitted(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers.Sampler:

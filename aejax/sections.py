@@ -21,6 +21,8 @@ def instance(part: str, classes: Mapping[str, type[T]], section: Mapping[str, An
     options = dict(section)
     name = options.pop("name", None)
     cls = named(f"{part}.name", name, classes)
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise InputError(f"{part}.name={name!r} is no module or dataclass; name a class of that kind")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("parent", "name")}  # type: ignore[arg-type]
     for key, value in options.items():
         if key not in fields or key == "axis_name":

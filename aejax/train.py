@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from aejax import checkpoint, models, optim
 from aejax import config as config_lib
-from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, load, padded, rows, split
+from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, padded, rows, split
 from aejax.errors import DivergedError, InputError, StorageError
 from aejax.logs import Logs, read
 from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
@@ -257,7 +257,7 @@ def _check_labels(feed: Feed, classes: int) -> None:
         raise InputError(
             f"classes={classes} makes the model conditional, but the data has no labels; give some or set classes=0"
         )
-    label = np.asarray(feed.held.get("label", 0))
+    label = np.asarray(feed.held["label"]) if feed.held else labels(feed.source)
     if label.min() < 0 or label.max() >= classes:
         raise InputError(
             f"the data has labels from {label.min()} to {label.max()}, and classes={classes} means 0 to {classes - 1}; "

@@ -88,8 +88,12 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
         cells = {w: found.get(metric, {}).get("value") for w, found in flat.items()}
         columns = (f"  {'-' if v is None else f'{v:.5g}':>{widths[w]}}" for w, v in cells.items())
         lines.append(f"{metric:<{first}}" + "".join(columns))
-    skipped = {(m, cell["skipped"]): None for found in flat.values() for m, cell in found.items() if "skipped" in cell}
-    return "\n".join(lines + [f"skipped {metric}: {reason}" for metric, reason in skipped])
+    skipped: dict[str, dict[str, None]] = {}  # by reason, each metric once
+    for found in flat.values():
+        for metric, cell in found.items():
+            if "skipped" in cell:
+                skipped.setdefault(cell["skipped"], {})[metric] = None
+    return "\n".join(lines + [f"skipped {', '.join(metrics)}: {reason}" for reason, metrics in skipped.items()])
 
 
 def evaluate() -> None:

@@ -291,6 +291,7 @@ def test_wrong_splits_are_named(spec, message):
     [
         (np.full((3, 2), np.nan), "example 0 holds NaN or infinity"),
         (np.array([[1.0, 2.0], [3.0, np.inf]]), "example 1 holds NaN or infinity"),
+        (np.array([[1.0, 2.0], [3.0, 1e300]]), "example 1 holds NaN or infinity in float32"),
         (np.zeros((3,)), r"shape \(3,\); give"),
         (np.zeros((3, 2, 2, 1, 1)), "shape"),
         (np.zeros((0, 2)), "holds no numbers"),
@@ -337,7 +338,11 @@ def test_splits_of_other_shapes_are_named(tmp_path):
         (lambda f: np.savez(f, a=np.zeros((2, 2)), b=np.zeros((2, 2))), "holds a, b; name the examples 'x'"),
         (lambda f: np.savez(f, x=np.array([1, None])), "not a readable array"),
         (lambda f: f.write(b"nonsense"), "not a readable array"),
+        (lambda f: f.write(b"PK" + bytes(40)), "not a readable array"),
         (lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.zeros(3)), "4 examples but 3 labels"),
+        (lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.full(4, 0.5)), r"labels of float64 .* give whole numbers"),
+        (lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.eye(4, dtype=int)), r"shape \(4, 4\); give whole numbers"),
+        (lambda f: np.savez(f, x=np.zeros((4, 2)), label=list("abcd")), "labels of <U1"),
     ],
 )
 def test_unusable_files_are_named(tmp_path, content, message):
@@ -388,6 +393,24 @@ def test_folder_of_images(tmp_path):
         data.find(section(name=str(tmp_path)))
     resized = data.find(section(name=str(tmp_path), size=4))["train"]
     assert whole(resized)["x"].shape == (4, 4, 4, 3)
+
+
+def test_folders_called_train_and_test_are_the_splits(tmp_path):
+    for split, kind, number in (("train", "cat", 1), ("train", "dog", 2), ("test", "dog", 3), ("test", "dog", 4)):
+        picture(tmp_path / split / kind, f"{number}.png", seed=number)
+    picture(tmp_path / "train" / ".ipynb_checkpoints", "1.png", seed=1)
+    found = data.find(section(name=str(tmp_path)))
+    labels = {name: whole(source)["label"].tolist() for name, source in found.items()}
+    assert labels == {"train": [0, 1], "test": [1, 1]}
+    picture(tmp_path / "more", "5.png", seed=5)  # now they are labels like any others
+    assert list(data.find(section(name=str(tmp_path)))) == ["train"]
+
+
+def test_a_picture_as_large_as_a_bomb_is_named(tmp_path, monkeypatch):
+    picture(tmp_path, "huge.png", size=(60, 50))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(aejax.InputError, match=r"huge\.png: a corrupt image"):
+        data.find(section(name=str(tmp_path)))
 
 
 @pytest.mark.parametrize("cut", [4, 60])

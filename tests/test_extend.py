@@ -99,6 +99,7 @@ def test_its_term_is_what_it_says(mine, tmp_path):
 def test_what_cannot_be_imported_is_one_line(mine):
     for section, name, message in (
         ("bottleneck", "mine:Rounder", "bottleneck.name='mine:Rounder' cannot be imported"),
+        ("bottleneck", "os:getcwd", "bottleneck.name='os:getcwd' is no module or dataclass"),
         ("bottleneck", "nowhere:Thing", "No module named 'nowhere'"),
         ("encoder", "mine:Rounded", "encoder 'mine:Rounded'"),
     ):

@@ -82,6 +82,12 @@ def test_a_unit_that_never_moves_is_drawn_as_it_is():
         fitted.log_prob(z)
 
 
+def test_the_mixture_keeps_units_that_are_small_beside_others():
+    z = np.random.default_rng(0).normal(size=(2_000, 2)) * [1, 1e-4]
+    drawn = samplers.fit("mixture", z, components=2).sample(20_000)
+    np.testing.assert_allclose(drawn.std(0), z.std(0), rtol=0.03)
+
+
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
 def test_the_mixture_finds_two_far_clusters(unit):
     rng = np.random.default_rng(0)

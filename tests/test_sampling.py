@@ -1,11 +1,13 @@
 """Runs that draw by samplers, the samplers that their workdirs keep, the picture and the command."""
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from conftest import mlp, one_device, vectors
@@ -90,7 +92,9 @@ def test_a_workdir_keeps_the_sampler_until_its_options_change(discrete, monkeypa
     assert fitted.kind.size == run.codebook_size
     assert fitted.shape == (3, 2)
     kept = sampling.folder(run, workdir, "autoregressive") / "sampler.npz"
-    assert kept == Path(workdir) / "samplers" / "8" / "autoregressive" / "sampler.npz"
+    assert kept == Path(workdir) / "samplers" / f"8-{run.fingerprint}" / "autoregressive" / "sampler.npz"
+    other = dataclasses.replace(run, variables=jax.tree.map(lambda a: a + 1, run.variables))
+    assert not sampling.folder(other, workdir, "autoregressive").exists()  # of other parameters at the same step
     monkeypatch.setattr(sampling, "codes", lambda run: pytest.fail("fitted again"))
     again = sampling.fitted(run, workdir, "autoregressive", **TINY)
     np.testing.assert_array_equal(again.sample(9), fitted.sample(9))

@@ -72,8 +72,10 @@ def test_a_conditional_run_wants_its_labels(conditional, label, message):
         (LABEL, 2, r"has labels from 0 to 2, and classes=2 means 0 to 1"),
     ],
 )
-def test_training_a_conditional_model_wants_labels(label, classes, message, tmp_path):
+@pytest.mark.parametrize("memory_mb", [1024, 0])  # held, and streamed
+def test_training_a_conditional_model_wants_labels(label, classes, message, memory_mb, tmp_path):
     config = small(module("dense", features=2), classes=classes)
+    config.data.memory_mb = memory_mb
     with pytest.raises(aejax.InputError, match=message):
         aejax.fit(config, images(), tmp_path, label=label, devices=one_device())
     assert not (tmp_path / "config.json").exists()

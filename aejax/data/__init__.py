@@ -3,7 +3,7 @@
 from aejax.data.batches import Feed, padded, read, rows, stream
 from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, chunks
-from aejax.data.splits import Splits, find, load, select, split
+from aejax.data.splits import Splits, find, labels, load, select, split
 
 __all__ = [
     "Feed",
@@ -13,6 +13,7 @@ __all__ = [
     "chunks",
     "find",
     "from_array",
+    "labels",
     "load",
     "padded",
     "read",

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from aejax.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+SPLITS = ("train", "validation", "test")
 Rows = np.ndarray
 Arrays = dict[str, np.ndarray]
 
@@ -76,9 +79,14 @@ def from_array(
     image = x.ndim == 4
     if image and x.dtype.kind in "ui" and x.dtype != np.uint8:
         raise InputError(f"{name}: images of {x.dtype}; give uint8 of 0 to 255, or float in [0, 1]")
-    if label is not None and len(label) != len(x):
-        raise InputError(f"{name}: {len(x)} examples but {len(label)} labels")
-    more = {} if label is None else {"label": np.asarray(label, np.int32)}
+    more: Arrays = {}
+    if label is not None:
+        label = np.asarray(label)
+        if label.ndim and len(label) != len(x):
+            raise InputError(f"{name}: {len(x)} examples but {len(label)} labels")
+        if label.ndim != 1 or label.dtype.kind not in "biu":
+            raise InputError(f"{name}: labels of {label.dtype} and shape {label.shape}; give whole numbers [{len(x)}]")
+        more["label"] = label.astype(np.int32)
     if factors is not None:
         factors = np.asarray(factors)
         if factors.ndim != 2 or len(factors) != len(x) or not factors.shape[1] or factors.dtype.kind not in "iu":
@@ -88,11 +96,12 @@ def from_array(
         more["factors"] = factors.astype(np.int32)
     if x.dtype.kind == "f":
         for start in range(0, len(x), 4096):  # a memory-mapped file may not fit
-            part = x[start : start + 4096]
+            with np.errstate(over="ignore"):
+                part = x[start : start + 4096].astype(np.float32)
             bad = ~np.isfinite(part)
             if bad.any():
                 row = start + int(np.argwhere(bad)[0][0])
-                raise InputError(f"{name}: example {row} holds NaN or infinity; remove or fill such values")
+                raise InputError(f"{name}: example {row} holds NaN or infinity in float32; remove or fill such values")
             if image and (part.min() < 0 or part.max() > 1):
                 raise InputError(
                     f"{name}: float images must lie in [0, 1], found {part.min():g} to {part.max():g}; "
@@ -132,13 +141,13 @@ def from_file(path: Path, size: int) -> dict[str, Source]:
         if path.suffix == ".npy":
             return {"train": from_array(loaded, name=str(path), size=size)}
         arrays = {key: loaded[key] for key in loaded.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a readable array of numbers of one shape ({error})") from error
     if len(arrays) == 1:
         arrays = {"x": next(iter(arrays.values()))}
-    splits = [k for k in ("train", "validation", "test") if k in arrays]
+    splits = [k for k in SPLITS if k in arrays]
     if "x" in arrays and not splits:
         return {"train": from_array(arrays["x"], arrays.get("label"), str(path), size, arrays.get("factors"))}
     if "train" in splits:
@@ -147,14 +156,32 @@ def from_file(path: Path, size: int) -> dict[str, Source]:
     raise InputError(f"{path}: holds {', '.join(arrays)}; name the examples 'x', or 'train' and 'test'")
 
 
-def from_folder(path: Path, size: int) -> Source:
-    """All PNG and JPEG images below a folder, in the order of their paths; subfolders are the labels.
+def from_folder(path: Path, size: int) -> dict[str, Source]:
+    """The splits of a folder: its subfolders `train`, `validation` and `test`, or all of it as `train`.
 
-    8 bits a channel; all become grey where all are, else RGB. Transparency is dropped.
+    All PNG and JPEG images below, in the order of their paths; the folders within a split are the labels. 8 bits
+    a channel; all become grey where all are, else RGB. Transparency and hidden files are dropped.
     """
-    files = sorted(p for p in path.rglob("[!.]*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    below = {p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    splits = {name: path / name for name in sorted(below)} if "train" in below <= set(SPLITS) else {"train": path}
+    files = {name: _images(folder) for name, folder in splits.items()}
+    kinds = sorted({file.parent.relative_to(splits[name]) for name, found in files.items() for file in found})
+    sources = {}
+    for name, found in files.items():
+        label = np.array([kinds.index(file.parent.relative_to(splits[name])) for file in found], np.int32)
+        sources[name] = _from_images(splits[name], found, label, size)
+    return sources
+
+
+def _images(path: Path) -> list[Path]:
+    hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)  # noqa: E731
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not hidden(p))
     if not files:
         raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} images in this folder")
+    return files
+
+
+def _from_images(path: Path, files: list[Path], label: np.ndarray, size: int) -> Source:
     shapes = [_shape(file) for file in files]
     channels = max(c for _, _, c in shapes)
     if not size:
@@ -164,14 +191,12 @@ def from_folder(path: Path, size: int) -> Source:
                     f"{file}: {found[0]}x{found[1]} pixels, but {files[0].name} has {shapes[0][0]}x{shapes[0][1]}; "
                     "resize all with data.size=..."
                 )
-    folders = sorted({file.parent for file in files})
-    label = np.array([folders.index(file.parent) for file in files], np.int32)
 
     def read(file: Path) -> np.ndarray:
         try:
             with Image.open(file) as picture:
                 pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{file}: a corrupt image ({error}); remove or replace it") from error
         pixels = pixels.reshape(*pixels.shape[:2], channels)
         return resize(pixels, size) if size else pixels
@@ -191,7 +216,7 @@ def _shape(file: Path) -> tuple[int, int, int]:
         with Image.open(file) as picture:
             width, height = picture.size
             mode = picture.mode
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{file}: a corrupt image ({error}); remove or replace it") from error
     if mode.startswith(("I", "F")):
         raise InputError(f"{file}: more than 8 bits a pixel (mode {mode}); convert it to 8 bits")
@@ -208,7 +233,10 @@ def from_tfds(name: str, data_dir: str, size: int) -> dict[str, Source]:
 
 
 def _tfds_split(builder: Any, split: str, size: int) -> Source:
-    """A split; whole numbers called `label_...`, as in dsprites, shapes3d and smallnorb, are its factors."""
+    """A split; whole numbers called `label_...`, as in dsprites, shapes3d and smallnorb, are its factors.
+
+    Images that are stored as 0 and 1, as dsprites' are, become 0 and 255.
+    """
     data = builder.as_data_source(split=split)
     features = builder.info.features
     key = "image" if "image" in features else next((k for k, f in features.items() if len(f.shape) in (1, 3)), None)
@@ -220,10 +248,13 @@ def _tfds_split(builder: Any, split: str, size: int) -> Source:
     name = f"{builder.name}[{split}]"
     stored = np.asarray(data[0][key])
     first = from_array(stored[None], name=name, size=size)
+    binary = first.dtype == np.uint8 and all(np.max(data[i][key]) <= 1 for i in range(min(len(data), 64)))
 
     def take(rows: Rows) -> Arrays:
         examples = data.__getitems__([int(i) for i in rows])
         images = [np.asarray(example[key]) for example in examples]
+        if binary:
+            images = [image * np.uint8(255) for image in images]
         if not size and any(image.shape != stored.shape for image in images):
             raise InputError(f"{name}: images of several sizes; resize all with data.size=...")
         stacked = np.stack([resize(image, size) for image in images] if size else images)

@@ -38,7 +38,7 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
             raise InputError(f"{path}: no such file; check data.name")
         return from_file(path, size)
     if path.is_dir():
-        return {"train": from_folder(path, size)}
+        return from_folder(path, size)
     if name.startswith((".", "~", "/")) or name.endswith("/"):
         raise InputError(f"{path}: no such folder; check data.name")
     return from_tfds(name, config["data_dir"], size)
@@ -84,16 +84,16 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
 
 def _hold_out(parts: dict[str, Source], label: int) -> None:
     """Takes the examples of a label out of train and validation; test must have some."""
-    labels = {part: _labels(source) for part, source in parts.items()}
-    if label not in labels["test"]:
-        known = ", ".join(map(str, np.unique(labels["test"])[:30]))
+    found = {part: labels(source) for part, source in parts.items()}
+    if label not in found["test"]:
+        known = ", ".join(map(str, np.unique(found["test"])[:30]))
         raise InputError(f"data.held_out={label}: the test split has no such label; choose one of: {known}")
     for part in ("train", "validation"):
-        kept = np.flatnonzero(labels[part] != label)
+        kept = np.flatnonzero(found[part] != label)
         parts[part] = parts[part].subset(kept, f"{parts[part].name} without label {label}")
 
 
-def _labels(source: Source, chunk: int = 512) -> np.ndarray:
+def labels(source: Source, chunk: int = 512) -> np.ndarray:
     """Those of a whole source, whose examples are decoded for them, but not kept."""
     parts = [source.take(np.arange(i, min(i + chunk, len(source)))) for i in range(0, len(source), chunk)]
     if not all("label" in part for part in parts):

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from aejax.evaluation import likelihood
+from aejax.evaluation.reconstruction import squared_errors
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 from aejax.run import Run
 
@@ -19,7 +20,7 @@ def measure(subject: Subject) -> Measures:
     held_out, test = subject.run.config.data.held_out, subject.test
     anomalous = test.label == held_out
     measures: Measures = {}
-    found = {"squared_error": _squared_error(test.inputs, test.reconstructions)}
+    found = {"squared_error": squared_errors(test.inputs, test.reconstructions)}
     if reason := likelihood.no_elbo(subject.run):
         measures["auroc_negative_elbo"] = Skipped(reason)
     else:
@@ -36,7 +37,7 @@ def scores(run: Run, x: Any, label: Any = None, scale: float | None = None) -> d
     `squared_error` of the deterministic reconstruction, in the user's units and summed over values;
     `negative_elbo` in nats, where the run has an ELBO. Arguments as of `likelihood.log_likelihood`.
     """
-    found = {"squared_error": _squared_error(run.in_users_units(x), run.reconstruct(x, label))}
+    found = {"squared_error": squared_errors(run.in_users_units(x), run.reconstruct(x, label))}
     if not likelihood.no_elbo(run):
         found["negative_elbo"] = -likelihood.elbo(run, x, label=label, scale=scale)
     return found
@@ -52,10 +53,6 @@ def auroc(run: Run, normal: Any, anomalous: Any, labels: tuple[Any, Any] = (None
     known, strange = (scores(run, x, y, scale) for x, y in zip((normal, anomalous), labels, strict=True))
     truth = np.repeat([0, 1], [len(known["squared_error"]), len(strange["squared_error"])])
     return {name: float(roc_auc_score(truth, np.concatenate([known[name], strange[name]]))) for name in known}
-
-
-def _squared_error(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    return np.square(inputs - outputs).reshape(len(inputs), -1).sum(1, dtype=np.float64)
 
 
 def _no_classes(subject: Subject) -> str | None:

@@ -54,28 +54,32 @@ def measure(subject: Subject, bins: int = 20, examples: int = 10_000, group: int
     fit = (train.flat_latents, train.factors[:, varying])
     score = (test.flat_latents, test.factors[:, varying])
     information = mutual_information(*score, bins)
-    found = dci(*fit, *score)
     sizes = f"{units} units of the flattened deterministic code, {len(varying)} factors"
     counted = f"{test}; {sizes}; mutual information of {bins} bins of equal width"
+    measures: Measures = {
+        "mig": Measure(mutual_information_gap(information, score[1]), UNIT, counted),
+        "modularity": Measure(modularity(information), UNIT, f"{counted}; units without information left out"),
+    }
+    if subject.unseen:
+        return measures | dict.fromkeys(METRICS[2:], subject.unseen)
+    found = dci(*fit, *score)
     fitted = f"fitted on {train}, scored on {test}; {sizes}"
     forests = f"random forests of {TREES} trees {fitted}"
     chance = np.mean([np.unique(values, return_counts=True)[1].max() / len(values) for values in score[1].T])
-    values = {
-        "mig": (mutual_information_gap(information, score[1]), counted),
-        "modularity": (modularity(information), f"{counted}; units without information left out"),
-        "sap": (separated_attribute_predictability(*fit, *score), f"balanced accuracy of thresholds {fitted}"),
-        "factor_vae_score": (
+    values = (
+        (separated_attribute_predictability(*fit, *score), f"balanced accuracy of thresholds {fitted}"),
+        (
             factor_vae_score(*fit, *score, group, votes),
             f"majority {fitted}; {votes:,} votes each, of {group} examples drawn with replacement",
         ),
-        "dci_disentanglement": (found.disentanglement, forests),
-        "dci_completeness": (found.completeness, forests),
-        "dci_informativeness": (
+        (found.disentanglement, forests),
+        (found.completeness, forests),
+        (
             found.informativeness,
             f"mean accuracy over factors of {forests}; always the most frequent value: {chance:.3f}",
         ),
-    }
-    return {name: Measure(value, UNIT, how) for name, (value, how) in values.items()}
+    )
+    return measures | {n: Measure(v, UNIT, how) for n, (v, how) in zip(METRICS[2:], values, strict=True)}
 
 
 def _skipped(reason: str) -> Measures:

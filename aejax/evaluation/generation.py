@@ -57,7 +57,8 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     biased = "" if count > real.shape[1] else "; fewer examples than features: singular covariances, far from exact"
     measures: Measures = {
         "frechet_distance": Measure(frechet_distance(real, generated), "squared features", f"{against}; {how}{biased}"),
-        "frechet_distance_of_train": Measure(
+        "frechet_distance_of_train": subject.unseen
+        or Measure(
             frechet_distance(real, _features(subject, found, train.inputs, train.condition)),
             "squared features",
             f"{train} against {test}; {how}{biased}; for comparison",

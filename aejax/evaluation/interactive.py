@@ -13,6 +13,7 @@ from PIL import Image
 from aejax.evaluation.pictures.latents import classes
 from aejax.evaluation.pictures.of_subject import ON_THE_MAP, projected
 from aejax.evaluation.pictures.style import drawable, in_rows
+from aejax.evaluation.reconstruction import squared_errors
 from aejax.evaluation.subject import Subject
 
 VALUES = 1_600_000  # of all images together: 2,000 of 28x28
@@ -40,7 +41,7 @@ def view(subject: Subject, projection: str = "pca") -> View:
     inputs, outputs = part.inputs[kept], part.reconstructions[kept]
     label = None if part.label is None else part.label[kept]
     place, names = classes(label, count)
-    errors = np.square(inputs.astype(np.float64) - outputs).reshape(count, -1).sum(1)
+    errors = squared_errors(inputs, outputs)
     data = {
         "classes": place.tolist(),
         "names": [f"Point {i + 1}" if label is None else f"Label {label[i]}" for i in range(count)],

@@ -1,12 +1,13 @@
 """How likely a run finds data: bounds of log p(x) in nats, and the parts that they are made of.
 
-Densities are those of x in the user's units. Draws are keyed by the example's own values and by the number
+Densities are those of x in the user's units. Draws are keyed by the example's own bytes and by the number
 of the sample: what is found for an example depends neither on the others nor on how many are computed at once.
 """
 
 import dataclasses
 import functools
 import math
+import weakref
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from aejax.objectives.likelihoods import AbsoluteError, Bernoulli, DiscretisedLo
 from aejax.run import Run, batched
 
 ACTIVE = 0.01  # variance of a unit's mean from which on it counts as active (Burda et al. 2016, section 5.1)
+_ROWS = 4_096  # decoded at once at most: hidden layers may be wider than examples
 _VALUES = 2**20  # decoded at once, 4 MB: what a convolutional decoder holds beside them is some hundred times that
 
 
@@ -53,7 +55,7 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     best = one_draw.elbo if many is None else many
     of = "the ELBO" if many is None else f"the log-likelihood of {samples:,} importance samples"
     quantised = test.x.dtype == np.uint8 and not isinstance(run.likelihood, Bernoulli | DiscretisedLogistic)
-    grid = "; log2(256) added: the density of the levels 0 to 255" if quantised else ""
+    grid = "; log2(256) added: density at the levels 0 to 255, not dequantised: no code length" if quantised else ""
     add(
         "bits_per_dimension",
         no_elbo(run),
@@ -245,7 +247,7 @@ def _given(run: Run, x: Any, seed: int, label: Any, scale: float | None) -> _Giv
 
 def _rows(run: Run) -> int:
     """Examples that are decoded at once."""
-    return max(_VALUES // math.prod(run.spec.shape), 1)
+    return max(min(_VALUES // math.prod(run.spec.shape), _ROWS), 1)
 
 
 def _arrays(run: Run, x: Any, seed: int, label: Any) -> tuple[Any, ...]:
@@ -261,15 +263,30 @@ class _Programs(NamedTuple):
     deviate: Callable[..., Any]
 
 
-@functools.lru_cache(maxsize=4)
+def _once(function: Callable[[Run], Any]) -> Callable[[Run], Any]:
+    """`function`, computed once for each run, for as long as the run lives."""
+    found: weakref.WeakKeyDictionary[Run, Any] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def of(run: Run) -> Any:
+        if run not in found:
+            found[run] = function(run)
+        return found[run]
+
+    return of
+
+
+@_once
 def _shapes(run: Run) -> Output:
     return abstract_output(run.model, run.spec.shape, drawn=True)
 
 
-@functools.lru_cache(maxsize=4)
+@_once
 def _compiled(run: Run) -> _Programs:
     """The programs of a run, compiled once for each shape of their arguments."""
+    # Nothing below holds the run itself, or it would live as long as its programs.
     model, spec, likelihood, power = run.model, run.spec, run.likelihood, _power(run)
+    errors_only = _no_density(run) is not None
     if hasattr(model.bottleneck, "samples"):  # the draws are told apart by their keys instead
         model = model.clone(bottleneck=model.bottleneck.clone(samples=1))
     if is_optimal(run):
@@ -299,7 +316,7 @@ def _compiled(run: Run) -> _Programs:
     def draw(variables: Any, log_scale: Any, x: Array, keys: Array, label: Any = None) -> dict[str, Array]:
         c = context(variables, log_scale, x, numbered(keys, jnp.arange(1)), label)
         nothing = jnp.zeros(len(c.x))
-        nll = nothing if _no_density(run) else -log_p(c, c.output.decoded)
+        nll = nothing if errors_only else -log_p(c, c.output.decoded)
         return {"kl": c.output.code.losses.get("kl", nothing), "nll": nll}
 
     def weigh(variables, log_scale, total, start, samples, x, keys, label=None, *, chunk):

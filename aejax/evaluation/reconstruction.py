@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 
 SSIM_SIDE = 7  # of skimage's window
+WIDEST, NUMBERS = 4_096, 100_000_000  # values, and numbers of all examples, that PCA reads: some gigabytes
 
 
 def measure(subject: Subject) -> Measures:
@@ -32,9 +33,14 @@ def measure(subject: Subject) -> Measures:
     return measures
 
 
+def squared_errors(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Of each example [n], in the units of the inputs [n, ...], summed over its values."""
+    return np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).sum(1)
+
+
 def squared_error(inputs: np.ndarray, outputs: np.ndarray) -> float:
-    """Squared error in the user's units, summed over the values of an example, averaged over examples."""
-    return float(np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).sum(1).mean())
+    """Their mean over examples."""
+    return float(squared_errors(inputs, outputs).mean())
 
 
 def peak_signal_to_noise(inputs: np.ndarray, outputs: np.ndarray) -> float:
@@ -42,7 +48,7 @@ def peak_signal_to_noise(inputs: np.ndarray, outputs: np.ndarray) -> float:
 
     An exact copy counts as 100 dB, which 1e-10 of squared error has.
     """
-    errors = np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).mean(1)
+    errors = squared_errors(inputs, outputs) / math.prod(inputs.shape[1:])
     return float(-10 * np.log10(np.maximum(errors, 1e-10)).mean())
 
 
@@ -65,8 +71,13 @@ def _pca(subject: Subject) -> Measure | Skipped:
     values = math.prod(test.inputs.shape[1:])
     if components >= min(values, len(train)):
         return Skipped(f"the code's {components:,} numbers leave PCA nothing to lose: no fewer than values or examples")
-    pca = PCA(components, svd_solver="covariance_eigh").fit(train.inputs.reshape(len(train), -1))
-    flat = test.inputs.reshape(len(test), -1)
+    if values > WIDEST:
+        return Skipped(f"PCA of {values:,} values takes too long: at most {WIDEST:,}")
+    train = train.take(max(NUMBERS // values, components + 1))
+    mean = train.inputs.mean(0, np.float64)
+    # About the mean and in float64: the covariance of values far from 0 would cancel.
+    fit, flat = ((part.inputs - mean).reshape(len(part), -1) for part in (train, test))
+    pca = PCA(components, svd_solver="covariance_eigh").fit(fit)
     error = squared_error(flat, pca.inverse_transform(pca.transform(flat)))
     how = f"PCA of {components} components, fitted on {train}; mean over {test}"
     return Measure(error, "squared input units, summed over an example's values", how)

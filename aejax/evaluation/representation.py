@@ -18,6 +18,8 @@ from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 
 NUMBERS = 20_000_000  # of all codes that a probe reads: of larger codes fewer examples are taken
 RANKED = 2_000  # examples whose distances are ranked against each other
+OF_LABELS = ("linear_probe_accuracy", "knn_accuracy", "adjusted_rand_index", "normalised_mutual_information")
+OF_NEIGHBOURHOODS = ("trustworthiness", "continuity")
 
 
 def measure(subject: Subject, neighbours: int = 5, examples: int = 10_000) -> Measures:
@@ -27,24 +29,26 @@ def measure(subject: Subject, neighbours: int = 5, examples: int = 10_000) -> Me
       neighbours: of an example that are looked at.
       examples: at most, of each split.
 
-    Raises InputError, before anything is computed, where there are not more examples than neighbours.
+    Raises InputError where neighbours is below 1. Skipped where there are not more examples than neighbours.
     """
+    if neighbours < 1:
+        raise InputError(f"neighbours must be at least 1, got {neighbours}")
     for part in (subject.train, subject.test):
-        if not 1 <= neighbours < len(part):
-            raise InputError(f"neighbours={neighbours} must be at least 1 and below the {part}")
-    if examples <= neighbours:
-        raise InputError(f"examples={examples} must be above neighbours={neighbours}")
-    return _of_labels(subject, neighbours, examples) | _of_neighbourhoods(subject, neighbours)
+        if neighbours >= min(len(part), examples):
+            few = Skipped(f"neighbours={neighbours} is not below the {min(len(part), examples):,} examples; lower it")
+            return dict.fromkeys((*OF_LABELS, *OF_NEIGHBOURHOODS), few)
+    return _of_labels(subject, neighbours, examples) | _of_neighbourhoods(subject, neighbours, examples)
 
 
 def _of_labels(subject: Subject, neighbours: int, examples: int) -> Measures:
     count = min(examples, max(NUMBERS // math.prod(subject.run.latents.shape[1:]), neighbours + 1))
     train, test = subject.train.take(count), subject.test.take(count)
-    names = ("linear_probe_accuracy", "knn_accuracy", "adjusted_rand_index", "normalised_mutual_information")
+    if subject.unseen:
+        return dict.fromkeys(OF_LABELS, subject.unseen)
     if train.label is None or test.label is None:
-        return {name: Skipped("the data has no labels") for name in names}
+        return dict.fromkeys(OF_LABELS, Skipped("the data has no labels"))
     if min(len(np.unique(label)) for label in (train.label, test.label)) < 2:
-        return {name: Skipped("all examples have one label") for name in names}
+        return dict.fromkeys(OF_LABELS, Skipped("all examples have one label"))
     rand, information = clustering(test.flat_latents, test.label)
     fitted = f"fitted on {train}, scored on {test}; flattened deterministic code"
     clusters = f"k-means of {len(np.unique(test.label))} clusters, as many as labels, on {test}; flattened code"
@@ -56,14 +60,14 @@ def _of_labels(subject: Subject, neighbours: int, examples: int) -> Measures:
         (rand, "1 at best, 0 by chance", clusters),
         (information, "from 0 to 1", clusters),
     )
-    return {name: Measure(*value) for name, value in zip(names, values, strict=True)}
+    return {name: Measure(*value) for name, value in zip(OF_LABELS, values, strict=True)}
 
 
-def _of_neighbourhoods(subject: Subject, neighbours: int) -> Measures:
-    test = subject.test.take(RANKED)
+def _of_neighbourhoods(subject: Subject, neighbours: int, examples: int) -> Measures:
+    test = subject.test.take(min(examples, RANKED))
     if 2 * neighbours >= len(test):
         reason = f"neighbours={neighbours} needs more than {2 * neighbours} examples, there are {test}"
-        return {name: Skipped(reason) for name in ("trustworthiness", "continuity")}
+        return dict.fromkeys(OF_NEIGHBOURHOODS, Skipped(reason))
     inputs, codes = test.inputs.reshape(len(test), -1), test.flat_latents
     how = f"{neighbours} neighbours among {test}; Euclidean distances of flattened inputs and code"
     trust, kept = (trustworthiness(a, b, n_neighbors=neighbours) for a, b in ((inputs, codes), (codes, inputs)))

@@ -129,7 +129,15 @@ class Subject:
             raise InputError(f"limit must be at least 1 example, got {limit}")
         splits = splits or data.load(run.config.data)
         train, test = (_part(run, getattr(splits, name), name, limit) for name in ("train", split))
+        if split == "test" and (held_out := run.config.data.get("held_out", -1)) >= 0:
+            test = dataclasses.replace(test, name=f"test, label {held_out} among them, which train has not")
         return cls(run, train, test)
+
+    @property
+    def unseen(self) -> Skipped | None:
+        """Why what is fitted on the train part cannot be scored, where the test part is that part; else None."""
+        same = self.test.name == self.train.name
+        return Skipped("fitted on the train part, it needs another part to be scored on") if same else None
 
     def once(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(self, *arguments)`, computed once: what several metrics share."""

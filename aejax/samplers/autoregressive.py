@@ -16,6 +16,7 @@ from aejax.models.layers import fold
 from aejax.samplers.likelihood import maximise
 
 _LARGEST = 2**14  # vocabulary: every place of a batch has a logit for each of it
+_LOGITS = 2**22  # of one example: 16 MB
 _BATCH = 256
 
 Cache = tuple[Array, Array]  # keys and values of all places, [batch, length, heads, features of a head]
@@ -121,13 +122,19 @@ class Autoregressive:
     def log_prob(self, params: dict[str, Any], x: np.ndarray) -> np.ndarray:
         self._check(x)
         x, model = x.astype(np.int32), self._model(x.shape[1])
-        parts = [np.asarray(_log_prob(model, params, x[i : i + _BATCH])) for i in range(0, len(x), _BATCH)]
+        batch = max(min(_BATCH, 2**26 // (self.size * x.shape[1])), 1)
+        parts = [np.asarray(_log_prob(model, params, x[i : i + batch])) for i in range(0, len(x), batch)]
         return np.concatenate(parts)
 
     def _model(self, length: int) -> CausalTransformer:
         return CausalTransformer(self.size, length, self.width, self.layers, self.heads)
 
     def _check(self, x: np.ndarray) -> None:
+        if self.size * x.shape[1] > _LOGITS:
+            raise InputError(
+                f"{x.shape[1]:,} places of {self.size:,} codes have too many logits for the autoregressive sampler: "
+                f"{_LOGITS:,} at most; choose fewer codes or a smaller grid of them"
+            )
         if x.min() < 0 or x.max() >= self.size:
             raise InputError(f"codes must be from 0 to {self.size - 1}, got {x.min()} to {x.max()}; see sampler.size")
 

@@ -62,7 +62,8 @@ class Mixture:
                 f"{self.components} covariances of {d:,} numbers do not fit in memory; lower sampler.components, "
                 "or choose the gaussian or the flow"
             )
-        unit = x.std(dtype=np.float64) or 1.0  # scikit-learn adds 1e-6 to variances, of whatever unit
+        deviation = x.std(0, dtype=np.float64)
+        unit = np.where(deviation > 0, deviation, 1.0)  # scikit-learn adds 1e-6 to variances, of whatever unit
         mixture = GaussianMixture(self.components, random_state=seed).fit(x.astype(np.float64) / unit)
         factors = np.linalg.cholesky(mixture.covariances_).swapaxes(1, 2)
         return {

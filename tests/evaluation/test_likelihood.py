@@ -1,7 +1,9 @@
 """Bounds of log p(x) against closed forms, sums written out, and integrals over a grid of the code."""
 
 import dataclasses
+import gc
 import math
+import weakref
 
 import jax
 import numpy as np
@@ -323,3 +325,12 @@ def test_samples_are_a_count(exact, samples):
 def test_a_scale_is_for_runs_that_have_none(exact):
     with pytest.raises(aejax.InputError, match=r"scale is for likelihood\.variance='optimal'"):
         likelihood.elbo(exact[0], vectors(3, 5), scale=1.0)
+
+
+def test_a_run_is_freed_with_its_programs():
+    run = principal()[0]
+    likelihood.log_likelihood(run, vectors(2, 5), 2)
+    kept = weakref.ref(run)
+    del run
+    gc.collect()
+    assert kept() is None

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import mlp, one_device, vectors
+from conftest import fresh, mlp, one_device, subject_of, vectors
 from skimage.metrics import peak_signal_noise_ratio
 
 import aejax
@@ -31,6 +31,22 @@ def test_squared_error_beside_pca(tmp_path):
     assert "30 examples of test" in measures["squared_error"].protocol
     assert isinstance(measures["psnr"], Skipped)
     assert isinstance(measures["ssim"], Skipped)
+
+
+@pytest.mark.parametrize("far", [0, 1e4])
+def test_pca_of_data_far_from_the_origin(far):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(300, 3)) * [1, 0.7, 0.05] + far).astype(np.float32)
+    run = fresh(mlp(), vectors(8, 3))
+    error = reconstruction.measure(subject_of(run, x))["pca_squared_error"].value
+    centred = x.astype(np.float64) - x.mean(0, np.float64)
+    assert error == pytest.approx(np.linalg.svd(centred, compute_uv=False)[-1] ** 2 / 300, rel=1e-6)
+
+
+def test_pca_of_too_many_values_is_left_out(monkeypatch):
+    monkeypatch.setattr(reconstruction, "WIDEST", 2)
+    found = reconstruction.measure(subject_of(fresh(mlp(), vectors(8, 3)), vectors(9, 3)))["pca_squared_error"]
+    assert found == Skipped("PCA of 3 values takes too long: at most 2")
 
 
 @pytest.mark.parametrize("seed", range(3))

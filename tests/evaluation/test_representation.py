@@ -133,7 +133,7 @@ def test_spatial_codes_are_flattened_and_protocols_count():
     assert "fitted on 50 examples of train, scored on 50 examples of test" in flat["knn_accuracy"].protocol
     assert "5 nearest neighbours" in flat["knn_accuracy"].protocol
     assert "4 clusters, as many as labels, on 50 examples of test" in flat["adjusted_rand_index"].protocol
-    assert "5 neighbours among 100 examples of test" in flat["continuity"].protocol
+    assert "5 neighbours among 50 examples of test" in flat["continuity"].protocol
     assert flat["linear_probe_accuracy"].value == flat["knn_accuracy"].value == 1
 
 
@@ -167,15 +167,17 @@ def test_without_labels_the_neighbourhoods_are_still_measured(label, reason):
     assert [m.value for m in measures.values()] == [1, 1]
 
 
-def test_neighbours_are_fewer_than_examples_or_refused_before_anything_is_computed():
+def test_neighbours_are_fewer_than_examples_or_skipped_before_anything_is_computed():
     x = np.random.default_rng(0).normal(size=(40, 2))
     given = subject(x, x, np.arange(40) % 2)
     given.run.encode = None
-    for neighbours in (0, 10, 100):
-        with pytest.raises(aejax.InputError, match=rf"neighbours={neighbours} must be at least 1 and below the"):
-            of.measure(given, neighbours=neighbours)
-    with pytest.raises(aejax.InputError, match="examples=5 must be above neighbours=5"):
-        of.measure(given, examples=5)
+    for options, least in (({"neighbours": 10}, 10), ({"neighbours": 100}, 30), ({"examples": 5}, 5)):
+        measures = of.measure(given, **options)
+        reason = f"neighbours={options.get('neighbours', 5)} is not below the {least} examples; lower it"
+        assert set(measures.values()) == {Skipped(reason)}
+        assert len(measures) == 6
+    with pytest.raises(aejax.InputError, match="neighbours must be at least 1, got 0"):
+        of.measure(given, neighbours=0)
 
 
 def test_too_few_examples_to_rank_leave_the_probes():

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aejax.evaluation.pictures.style import MUTED, SERIES, height_of, in_rows, new, show, style
+from aejax.evaluation.reconstruction import squared_errors
 
 COLUMNS = 8
 
@@ -18,7 +19,7 @@ def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLU
     if inputs.ndim == 2:
         return points(inputs, outputs, ("input", "reconstruction"), joined=True)
     columns = min(columns, len(inputs))
-    errors = np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).sum(1)
+    errors = squared_errors(inputs, outputs)
     order = np.argsort(-errors, kind="stable")
     bands = {"first": np.arange(min(2 * columns, len(inputs)))}
     if len(inputs) > columns:
