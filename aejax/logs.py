@@ -63,7 +63,7 @@ class Logs:
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         self._write(step, {f"validation/{k}": v for k, v in metrics.items()})
-        line = f"step {step:,}  " + "  ".join(f"{k} {v:.5g}" for k, v in metrics.items())
+        line = f"step {step:,}  validation: " + "  ".join(f"{k} {v:.5g}" for k, v in metrics.items())
         if self._bar.disable and not self._quiet:
             print(line, file=sys.stderr)
         elif not self._quiet:

@@ -153,6 +153,8 @@ class Run:
             raise InputError(f"generate needs num of at least 1, got {num}")
         self._labels(label, num)  # wrong ones are said before anything is drawn
         if sampler is not None:
+            if not isinstance(sampler, samplers.Sampler):
+                raise InputError(f"sampler must be what aejax.samplers.fit(name, latents) gives, got {sampler!r}")
             samplers.check_kind(sampler.name, self.codebook_size is not None)
             shape = self.abstract_code["z" if self.codebook_size is None else "indices"].shape[1:]
             if sampler.shape != shape:
@@ -271,11 +273,15 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
     InputError where there is none, StorageError where none can be read.
     """
     workdir = Path(workdir)
+    if isinstance(step, str) and step not in ("newest", "best"):
+        raise InputError(f"step={step!r} must be a whole number, 'newest' or 'best'")
     if step == "newest":
         saved = checkpoint.newest(workdir)
     else:
         saved = checkpoint.load(workdir, checkpoint.best(workdir) if step == "best" else step)
     if saved is None:
+        if kept := checkpoint.steps(workdir):
+            raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
         raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
     return from_checkpoint(saved)
 

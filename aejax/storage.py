@@ -11,6 +11,9 @@ def writable(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StorageError(f"{folder} cannot be written: a file is in its place; choose another folder") from error
     except OSError as error:
-        raise StorageError(f"{folder} cannot be written ({error}); free some space or rights") from error
+        reason = error.strerror or error
+        raise StorageError(f"{folder} cannot be written ({reason}); free some space or rights") from error
     return folder

@@ -1,7 +1,8 @@
 """Tells how good a run is: python -m experiments.evaluate --workdir=runs/conv
 
 Writes metrics.json, each figure with its protocol, pictures and report.html into evaluation/<step>/ of the
-workdir. Several workdirs, --workdir=runs/a,runs/b, are also printed side by side.
+workdir (evaluation/<step>-<split>/ where the split is not test). Several workdirs, --workdir=runs/a,runs/b, are
+also printed side by side.
 """
 
 import json
@@ -38,21 +39,23 @@ def measure(workdir: str) -> dict[str, Any]:
     """The figures of one workdir, as they are written to its metrics.json."""
     check_projection(_PROJECTION.value)
     run = aejax.load_run(workdir, main.step(_STEP.value))
-    folder = writable(Path(workdir) / "evaluation" / str(run.step))
+    part = "" if _SPLIT.value == "test" else f"-{_SPLIT.value}"
+    folder = writable(Path(workdir) / "evaluation" / f"{run.step}{part}")
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
     options = {
         "likelihood": {"samples": _SAMPLES.value},
         "representation": {"neighbours": _NEIGHBOURS.value},
         "generation": {"features": _FEATURES.value, "num": _NUM.value},
     }
-    measures = {}
+    file = folder / "metrics.json"
+    measures, figures = {}, json.loads(file.read_text()) if file.exists() else {}
     total = len(_GROUPS.value) + _FIGURES.value * (len(pictures.PICTURES) + 1)
     with tqdm(total=total, unit=" parts", desc=workdir, dynamic_ncols=True, disable=None) as bar:
         for name, found in evaluation.evaluate(subject, _GROUPS.value, options):
             measures[name] = found
+            figures |= as_json({name: found})  # groups that an earlier call measured stay
+            file.write_text(json.dumps(figures, indent=2) + "\n")
             bar.update()
-        figures = as_json(measures)
-        (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n")
         if _FIGURES.value:
             drawn = {"curves": pictures.of_logs(workdir)}
             for name, picture in pictures.draw(subject, {"map": {"projection": _PROJECTION.value}}):
@@ -60,7 +63,7 @@ def measure(workdir: str) -> dict[str, Any]:
                 bar.update()
             bar.write(str(publish(subject, measures, drawn, folder)))
             bar.update()
-    return figures
+    return as_json(measures)
 
 
 def publish(
@@ -99,6 +102,11 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 def evaluate() -> None:
     likelihood.check_samples(_SAMPLES.value)
     generation.check(_FEATURES.value, _NUM.value)
+    for name, values in (("workdir", _WORKDIR.value), ("groups", _GROUPS.value)):
+        if not all(values) or not values:
+            raise aejax.InputError(f"--{name} is empty; name one, or several with commas")
+    for workdir in _WORKDIR.value:  # all are there before the first is measured
+        aejax.load_run(workdir, main.step(_STEP.value))
     print(table({workdir: measure(workdir) for workdir in _WORKDIR.value}))
 
 

@@ -15,11 +15,13 @@ os.environ["MPLBACKEND"] = "agg"
 
 import dataclasses
 import importlib
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 import aejax
 from aejax.data import Spec
@@ -95,6 +97,15 @@ def untrained(config, spec=None, seed=0):
     moved = lambda a: a + rng.uniform(0, 0.1, a.shape).astype(a.dtype) if a.dtype == np.float32 else a  # noqa: E731
     latents, x = aejax.models.abstract_output(model, spec.shape).code.z, np.zeros((1, *spec.shape), np.float32)
     return aejax.Run(config, spec, 0, jax.tree.map(moved, variables), np.zeros(latents.shape, np.float32), x, x)
+
+
+def command(name: str):
+    """experiments.<name>, imported anew: the flags of all commands in one process would get into each other's way."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in list(defined) if module.startswith("experiments.") else ():
+            delattr(flags.FLAGS, flag.name)
+    sys.modules.pop(f"experiments.{name}", None)
+    return importlib.import_module(f"experiments.{name}")
 
 
 def one_device():

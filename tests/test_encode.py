@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import config_of, mlp, one_device, untrained, vectors
+from conftest import command, config_of, mlp, one_device, untrained, vectors
 
 import aejax
 from aejax.data import Source, Spec
@@ -66,7 +66,8 @@ def test_every_example_is_there_once_and_in_order(plain, suffix, length, chunk, 
 def test_npz_is_one_that_numpy_reads_and_both_formats_are_equal(plain, tmp_path):
     for suffix in SUFFIXES:
         encode_split(plain, source_of(vectors(50)), tmp_path / f"out.{suffix}", 8)
-    found = dict(np.load(tmp_path / "out.npz"))
+    with np.load(tmp_path / "out.npz") as arrays:
+        found = dict(arrays)
     assert_same_bytes(found, read_latents(tmp_path / "out.array_record"))
     assert found["latents"].shape == (50, 2)
 
@@ -297,12 +298,13 @@ def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path
         (["--out={}/out.txt"], "the suffix says the format"),
         (["--out=/proc/nowhere/out.npz"], "cannot be written"),
         (["--out={}/out.npz", "--step=last"], "--step=last must be a whole number, newest or best"),
-        (["--out={}/out.npz", "--step=77"], "no checkpoint here"),
+        (["--out={}/out.npz", "--step=77"], "no checkpoint of step 77; saved are 2"),
     ],
 )
 def test_a_slip_is_one_line(workdir, arguments, message, tmp_path, monkeypatch, capsys):
-    from experiments import encode, main
+    from experiments import main
 
+    encode = command("encode")
     given = [a.format(tmp_path) for a in arguments]
     monkeypatch.setattr(sys, "argv", ["encode", f"--workdir={workdir}", "--split=test", "--step=newest", *given])
     with pytest.raises(SystemExit) as left:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import config_of, untrained
+from conftest import command, config_of, untrained
 
 import aejax
 from aejax.config import module
@@ -68,7 +68,8 @@ def test_programs_alone_give_what_the_run_gives(name, tmp_path):
         expected |= {"indices": run.indices(x), "lookup": run.lookup(inputs["indices"])}
     np.savez(tmp_path / "out/inputs.npz", **inputs)
     subprocess.run([sys.executable, "-c", ALONE, tmp_path / "out"], check=True, cwd=tmp_path)
-    found = np.load(tmp_path / "out/outputs.npz")
+    with np.load(tmp_path / "out/outputs.npz") as arrays:
+        found = dict(arrays)
     assert set(found) == {f"{program}_{n}" for program in expected for n in (1, 3, 7)}
     for key, value in found.items():
         program, n = key.split("_")
@@ -106,18 +107,21 @@ def test_every_family_takes_any_batch(name):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(aejax.StorageError, match=r"file cannot be written .*; free some space or rights"):
+    with pytest.raises(
+        aejax.StorageError, match=r"file cannot be written: a file is in its place; choose another folder"
+    ):
         RUNS["mlp"]().export(tmp_path / "file")
 
 
 def test_the_command_writes_the_programs_or_says_why_not(tmp_path, monkeypatch, capsys):
-    from experiments import export, main
+    from experiments import main
 
+    export = command("export")
     monkeypatch.setattr(aejax, "load_run", lambda workdir, step: RUNS["mlp"]())
     monkeypatch.setattr(sys, "argv", ["export", "--workdir=w", "--step=newest", f"--out={tmp_path / 'out'}"])
     main.run(export.export)
     assert "decoder.stablehlo, encoder.stablehlo, programs.json" in capsys.readouterr().out
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", ["export", "--workdir=w", "--step=newest", f"--out={tmp_path / 'file'}"])
-    with pytest.raises(SystemExit, match=r"^error: .*file cannot be written .*rights$"):
+    with pytest.raises(SystemExit, match=r"^error: .*file cannot be written: .* choose another folder$"):
         main.run(export.export)

@@ -106,3 +106,13 @@ def test_wrong_shapes_are_named(folder, method, value, message):
 def test_no_run_to_load(tmp_path):
     with pytest.raises(aejax.InputError, match="no checkpoint here"):
         aejax.load_run(tmp_path / "nope")
+
+
+def test_a_step_that_was_not_saved_is_named_beside_those_that_were(tmp_path):
+    run = aejax.fit(mlp(), vectors(), tmp_path, devices=one_device())
+    with pytest.raises(aejax.InputError, match="no checkpoint of step 7; saved are 4, 8"):
+        aejax.load_run(tmp_path, 7)
+    with pytest.raises(aejax.InputError, match="step='bset' must be a whole number, 'newest' or 'best'"):
+        aejax.load_run(tmp_path, "bset")
+    with pytest.raises(aejax.InputError, match=r"sampler must be what aejax.samplers.fit\(name, latents\) gives"):
+        run.generate(2, sampler="flow")

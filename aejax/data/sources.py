@@ -137,10 +137,10 @@ def from_file(path: Path, size: int) -> dict[str, Source]:
     (and `train_label`, `train_factors`, ...). An only array may have any name.
     """
     try:
-        loaded: Any = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         if path.suffix == ".npy":
-            return {"train": from_array(loaded, name=str(path), size=size)}
-        arrays = {key: loaded[key] for key in loaded.files}
+            return {"train": from_array(np.load(path, mmap_mode="r", allow_pickle=False), name=str(path), size=size)}
+        with np.load(path, allow_pickle=False) as loaded:
+            arrays = {key: loaded[key] for key in loaded.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, InputError):
             raise

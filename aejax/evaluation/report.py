@@ -23,7 +23,7 @@ from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, style
 from aejax.evaluation.subject import Measures, Skipped, Subject
 
 # Words of the names of metrics that are written in capitals.
-ACRONYMS = {"auc", "dci", "elbo", "fid", "iwae", "kid", "kl", "knn", "mig", "mmd", "nll", "pca", "psnr", "sap", "ssim"}
+ACRONYMS = {"auroc", "dci", "elbo", "kl", "knn", "mig", "pca", "psnr", "sap", "ssim"}
 
 
 def write(
@@ -115,12 +115,13 @@ def _section(section: dict[str, Any]) -> str:
 
 def _tables(measures: Mapping[str, Measures]) -> str:
     """A table for each group, then what was skipped."""
-    parts, skipped = [], []
+    parts: list[str] = []
+    skipped: dict[str, list[str]] = {}  # metrics by reason
     for group, found in measures.items():
         rows = []
         for name, m in found.items():
             if isinstance(m, Skipped):
-                skipped.append(f'<tr><th scope="row">{_words(name)}</th><td class="reason">{_text(m.reason)}</td></tr>')
+                skipped.setdefault(m.reason, []).append(_words(name))
                 continue
             cells = {"value": f"{m.value:.4g}", "unit": m.unit, "protocol": m.protocol}
             columns = "".join(f'<td class="{k}">{_text(v)}</td>' for k, v in cells.items())
@@ -129,7 +130,11 @@ def _tables(measures: Mapping[str, Measures]) -> str:
             heads = "".join(f'<th scope="col">{h}</th>' for h in ("Metric", "Value", "Unit", "How it was measured"))
             parts.append(_table(_words(group), f"<thead><tr>{heads}</tr></thead>", rows))
     if skipped:
-        parts.append(_table("Not measured", "", skipped))
+        rows = [
+            f'<tr><th scope="row">{", ".join(names)}</th><td class="reason">{_text(reason)}</td></tr>'
+            for reason, names in skipped.items()
+        ]
+        parts.append(_table("Not measured", "", rows))
     return f"<section><h2>Metrics</h2>{''.join(parts)}</section>" if parts else ""
 
 
