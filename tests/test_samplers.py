@@ -296,6 +296,7 @@ def some(name):
         ("gaussian", np.array([["a", "b"]]), {}, r"a sampler reads numbers"),
         ("mixture", vectors(5), {}, r"sampler.components=10 is more than the 5 latents; lower it"),
         ("mixture", np.zeros((20, 5000), np.float32), {}, r"10 covariances of 5,000 numbers do not fit in memory"),
+        ("flow", np.zeros((20, 5000), np.float32), {}, r"up to 2,048 numbers, these have 5,000; choose the gaussian"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_clear_line(name, codes, options, message):

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from aejax.errors import InputError
 from aejax.models.distributions import normal_log_prob
 from aejax.samplers.likelihood import maximise
+
+WIDEST = 2_048  # numbers of a latent: fitting more takes hours
 
 
 class Coupling(nn.Module):
@@ -76,6 +79,10 @@ class Flow:
     discrete: ClassVar[bool] = False
 
     def fit(self, x: np.ndarray, seed: int) -> dict[str, Any]:
+        if x.shape[1] > WIDEST:
+            raise InputError(
+                f"the flow takes latents of up to {WIDEST:,} numbers, these have {x.shape[1]:,}; choose the gaussian"
+            )
         mean, deviation = x.mean(0, np.float64), x.std(0, dtype=np.float64)
         deviation = np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
         params = {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}

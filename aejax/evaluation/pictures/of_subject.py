@@ -100,6 +100,8 @@ def traversals(subject: Subject) -> Picture | Skipped:
     if reason := _no_units(subject) or _no_image(subject):
         return reason
     test = subject.test
+    if test.latents.ndim > 2:
+        return Skipped("one number of a spatial code changes next to nothing")
     codes, units = latents.traversal(test.flat_latents, test.flat_latents[0], QUANTILES)
     label, of_label = _one_label(subject, codes.shape[0] * codes.shape[1])
     images = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
