@@ -46,11 +46,7 @@ def codes(run: Run, limit: int = EXAMPLES) -> np.ndarray:
     was trained on draws (Dai and Wipf 2019, "Diagnosing and enhancing VAE models", section 4).
     """
     source = data.load(run.config.data).train
-    limit = min(limit, NUMBERS // run.latents[0].size or 1)
-    if limit < len(source):
-        rows = np.sort(np.random.default_rng(0).permutation(len(source))[:limit])
-        source = source.subset(rows, source.name)
-    arrays = data.read(source)
+    arrays = data.read(source.drawn(min(limit, NUMBERS // run.latents[0].size or 1)))
     x, label = arrays["x"], arrays.get("label") if run.config.classes else None
     if run.codebook_size is not None:
         return run.indices(x, label)

@@ -35,10 +35,8 @@ _NUM = flags.DEFINE_integer("num", 5_000, "Examples to generate, and to compare 
 _NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Of an example, for k-NN accuracy and trustworthiness.")
 
 
-def measure(workdir: str) -> dict[str, Any]:
+def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
     """The figures of one workdir, as they are written to its metrics.json."""
-    check_projection(_PROJECTION.value)
-    run = aejax.load_run(workdir, main.step(_STEP.value))
     part = "" if _SPLIT.value == "test" else f"-{_SPLIT.value}"
     folder = writable(Path(workdir) / "evaluation" / f"{run.step}{part}")
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
@@ -105,9 +103,10 @@ def evaluate() -> None:
     for name, values in (("workdir", _WORKDIR.value), ("groups", _GROUPS.value)):
         if not all(values) or not values:
             raise aejax.InputError(f"--{name} is empty; name one, or several with commas")
-    for workdir in _WORKDIR.value:  # all are there before the first is measured
-        aejax.load_run(workdir, main.step(_STEP.value))
-    print(table({workdir: measure(workdir) for workdir in _WORKDIR.value}))
+    check_projection(_PROJECTION.value)
+    # All are there before the first is measured.
+    runs = {workdir: aejax.load_run(workdir, main.step(_STEP.value)) for workdir in _WORKDIR.value}
+    print(table({workdir: measure(workdir, run) for workdir, run in runs.items()}))
 
 
 if __name__ == "__main__":

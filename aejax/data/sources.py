@@ -45,6 +45,12 @@ class Source:
     def nbytes(self) -> int:
         return self.length * int(np.prod(self.shape)) * self.dtype.itemsize
 
+    def drawn(self, count: int) -> "Source":
+        """`count` examples drawn without replacement, always the same; all, where there are no more."""
+        if count >= len(self):
+            return self
+        return self.subset(np.sort(np.random.default_rng(0).permutation(len(self))[:count]), self.name)
+
     def subset(self, rows: Rows, name: str) -> "Source":
         return dataclasses.replace(self, name=name, length=len(rows), take=lambda i: self.take(rows[i]))
 

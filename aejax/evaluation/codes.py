@@ -30,14 +30,13 @@ def variance_explained(inputs: np.ndarray, outputs: np.ndarray) -> float:
 
 def _discrete(subject: Subject) -> Measures:
     run, test = subject.run, subject.test
-    bottleneck = run.model.bottleneck
-    size = getattr(bottleneck, "size", None)
+    size = run.codebook_size
     if size is None:
         reason = Skipped(f"bottleneck {run.config.bottleneck.name!r} has no discrete codes")
         return dict.fromkeys(("perplexity", "dead_codes", "perplexity_by_position"), reason)
     indices = run.indices(test.x, test.condition)
     levels = [indices]  # each with codes of its own
-    if isinstance(bottleneck, ResidualQuantizer):
+    if isinstance(run.model.bottleneck, ResidualQuantizer):
         levels = list(np.moveaxis(indices, -1, 0))
     levels = [level.reshape(len(test), -1) for level in levels]  # [n, positions]
     positions = levels[0].shape[1]
@@ -66,7 +65,7 @@ def _units(subject: Subject) -> Measures:
     test = subject.test
     active = test.flat_latents != 0
     reason = None
-    if hasattr(subject.run.model.bottleneck, "size"):
+    if subject.run.codebook_size is not None:
         reason = "an example's code is an index: see perplexity"
     elif active.all():
         reason = "no unit is ever 0: the code is not sparse"

@@ -150,7 +150,5 @@ class Subject:
 def _part(run: Run, source: data.Source, name: str, limit: int) -> Part:
     if source.shape != run.spec.shape:
         raise InputError(f"the run reads examples of {run.spec.shape}, the {name} split holds {source.shape}")
-    if limit < len(source):
-        source = source.subset(np.sort(np.random.default_rng(0).permutation(len(source))[:limit]), name)
-    arrays = data.read(source)
+    arrays = data.read(source.drawn(limit))
     return Part(run, name, arrays["x"], arrays.get("label"), arrays.get("factors"))
