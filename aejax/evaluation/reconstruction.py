@@ -74,9 +74,8 @@ def _pca(subject: Subject) -> Measure | Skipped:
     if values > WIDEST:
         return Skipped(f"PCA of {values:,} values takes too long: at most {WIDEST:,}")
     train = train.take(max(NUMBERS // values, components + 1))
-    mean = train.inputs.mean(0, np.float64)
-    # About the mean and in float64: the covariance of values far from 0 would cancel.
-    fit, flat = ((part.inputs - mean).reshape(len(part), -1) for part in (train, test))
+    # In float32 the covariance of values far from 0 would cancel.
+    fit, flat = (part.inputs.reshape(len(part), -1).astype(np.float64) for part in (train, test))
     pca = PCA(components, svd_solver="covariance_eigh").fit(fit)
     error = squared_error(flat, pca.inverse_transform(pca.transform(flat)))
     how = f"PCA of {components} components, fitted on {train}; mean over {test}"

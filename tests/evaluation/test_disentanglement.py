@@ -300,3 +300,10 @@ def test_shapes_train_under_an_existing_config_and_are_measured(tmp_path):
     found = dict(evaluate(Subject.of(run), few, few))
     assert all(isinstance(m, Measure) and np.isfinite(m.value) for ms in found.values() for m in ms.values())
     assert "5 factors" in found["disentanglement"]["mig"].protocol
+
+
+def test_what_was_fitted_on_a_part_is_not_scored_on_it():
+    factors = shuffled(3, 4)
+    given = subject(factors.astype(np.float32), factors)
+    measures = of.measure(Subject(given.run, given.train, given.train))
+    assert [name for name, m in measures.items() if isinstance(m, Measure)] == ["mig", "modularity"]

@@ -12,7 +12,7 @@ from sklearn.neural_network import MLPClassifier
 
 import aejax
 from aejax.config import module
-from aejax.evaluation import Measure, Skipped, generation
+from aejax.evaluation import Measure, Skipped, Subject, generation
 
 
 def covariance(rng, d):
@@ -233,3 +233,10 @@ def test_a_classifier_needs_labels(linear):
     for label in (None, np.zeros(20, int)):
         found = generation.measure(subject_of(linear, vectors(20), label=label), "classifier")
         assert all("needs train data of several labels" in m.reason for m in found.values())
+
+
+def test_the_train_part_is_not_compared_with_itself():
+    given = subject_of(fresh(mlp(), vectors(8)), vectors(20))
+    found = generation.measure(Subject(given.run, given.train, given.train))
+    assert isinstance(found["frechet_distance_of_train"], Skipped)
+    assert isinstance(found["frechet_distance"], Measure)

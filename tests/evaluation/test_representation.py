@@ -188,3 +188,12 @@ def test_too_few_examples_to_rank_leave_the_probes():
     )
     assert isinstance(measures["continuity"], Skipped)
     assert isinstance(measures["knn_accuracy"], Measure)
+
+
+def test_what_was_fitted_on_a_part_is_not_scored_on_it():
+    x = np.random.default_rng(0).normal(size=(100, 3))
+    given = subject(x, x, np.arange(100) % 2)
+    measures = of.measure(Subject(given.run, given.train, given.train))
+    reason = Skipped("fitted on the train part, it needs another part to be scored on")
+    assert {name for name, m in measures.items() if m == reason} == set(OF_LABELS)
+    assert measures["trustworthiness"].value == 1
