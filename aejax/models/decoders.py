@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
+from aejax.models.conv import Conv
 from aejax.models.layers import Normalise, Upsample, activate, flatten
 from aejax.models.resnet import ResNetDecoder
 from aejax.models.vit import ViTDecoder
@@ -109,11 +110,11 @@ class ConvDecoder(nn.Module):
         size = (self.kernel, self.kernel)
         x = z
         for i, width in enumerate(self.features):
-            x = nn.Conv(width, size, dtype=self.dtype, name=f"conv_{i}")(x)
+            x = Conv(width, size, enlarged=i > 0, dtype=self.dtype, name=f"conv_{i}")(x)
             x = Normalise(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
             x = activate(self.activation, x)
             x = Upsample(name=f"upsample_{i}")(x)
-        x = nn.Conv(c, size, dtype=self.dtype, name=f"conv_{len(self.features)}")(x)
+        x = Conv(c, size, enlarged=bool(self.features), dtype=self.dtype, name=f"conv_{len(self.features)}")(x)
         return activate(self.output, x)
 
 

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
+from aejax.models.conv import Conv
 from aejax.models.layers import Normalise, Pool, activate, flatten, image_shape
 from aejax.models.resnet import ResNetEncoder
 from aejax.models.vit import ViTEncoder
@@ -62,7 +63,7 @@ class ConvEncoder(nn.Module):
                 f"{factor}, got {h}x{w}; resize with data.size={near} or use fewer encoder.features"
             )
         for i, width in enumerate(self.features):
-            x = nn.Conv(width, (self.kernel, self.kernel), dtype=self.dtype, name=f"conv_{i}")(x)
+            x = Conv(width, (self.kernel, self.kernel), dtype=self.dtype, name=f"conv_{i}")(x)
             x = Normalise(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
             x = Pool(name=f"pool_{i}")(activate(self.activation, x))
         return x

@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
+from aejax.models.conv import Conv
 from aejax.models.layers import Normalise, activate, image_shape
 from aejax.sections import Natural
 
@@ -52,7 +53,7 @@ class UpsampleConv(nn.Module):
         # Written so because on CPU its gradient takes a fifth or a tenth of the time of `nn.ConvTranspose`'s,
         # or of its own with padding=1 in `nn.Conv` in place of `jnp.pad`.
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        x = nn.Conv(4 * self.features, (2, 2), padding="VALID", dtype=self.dtype, name="conv")(x)
+        x = Conv(4 * self.features, (2, 2), padding="VALID", dtype=self.dtype, name="conv")(x)
         return DepthToSpace(crop=1, name="shuffle")(x)
 
 
@@ -76,7 +77,7 @@ class ResidualBlock(nn.Module):
         for i, kernel in enumerate((nn.initializers.lecun_normal(), nn.initializers.zeros)):
             h = Normalise(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(h, train=train)
             h = activate(self.activation, h)
-            h = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=kernel, name=f"conv_{i}")(h)
+            h = Conv(x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=kernel, name=f"conv_{i}")(h)
         return x + h
 
 
@@ -115,7 +116,7 @@ class ResNetEncoder(nn.Module):
         halved(h, w, len(self.features), "encoder")
         options = (self.activation, self.normalisation, self.dtype, self.axis_name)
         for i, width in enumerate(self.features):
-            x = nn.Conv(width, (3, 3), 2, dtype=self.dtype, name=f"downsample_{i}")(x)
+            x = Conv(width, (3, 3), 2, dtype=self.dtype, name=f"downsample_{i}")(x)
             for j in range(self.blocks):
                 x = ResidualBlock(*options, name=f"block_{i}_{j}")(x, train=train)
         x = Normalise(self.normalisation, self.dtype, self.axis_name, name="norm")(x, train=train)
@@ -160,7 +161,7 @@ class ResNetDecoder(nn.Module):
             z = nn.Dense(math.prod(small) * self.features[0], dtype=self.dtype, name="project")(z)
             x = z.reshape(-1, *small, self.features[0])
         else:
-            x = nn.Conv(self.features[0], (3, 3), dtype=self.dtype, name="conv")(z)
+            x = Conv(self.features[0], (3, 3), dtype=self.dtype, name="conv")(z)
         options = (self.activation, self.normalisation, self.dtype, self.axis_name)
         for i, width in enumerate(self.features):
             if i:

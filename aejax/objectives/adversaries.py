@@ -16,6 +16,7 @@ from jax import Array
 
 from aejax.errors import InputError
 from aejax.models import Output
+from aejax.models.conv import Conv
 from aejax.models.layers import flatten, normal
 from aejax.objectives.context import Context
 
@@ -31,7 +32,7 @@ class Discriminator(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array]:
         for i, width in enumerate(self.features):
             if x.ndim == 4:
-                x = nn.Conv(width, (4, 4), strides=2, name=f"conv_{i}")(x)
+                x = Conv(width, (4, 4), strides=2, name=f"conv_{i}")(x)
             else:
                 x = nn.Dense(width, name=f"dense_{i}")(flatten(x))
             x = nn.leaky_relu(x, 0.2)

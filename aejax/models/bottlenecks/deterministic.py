@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from aejax.models.bottlenecks.code import Code
+from aejax.models.conv import Conv
 from aejax.models.layers import activate, flatten, image_shape, unit
 
 
@@ -38,7 +39,7 @@ class ConvBottleneck(nn.Module):
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
         image_shape(h, "ConvBottleneck")
-        conv = nn.Conv(self.features, (self.kernel, self.kernel), name="conv")
+        conv = Conv(self.features, (self.kernel, self.kernel), name="conv")
         return Code(z=activate(self.activation, conv(h.astype(jnp.float32))))
 
 

@@ -1,0 +1,104 @@
+"""`nn.Conv`, same parameters, in the form that is fastest where it runs.
+
+XLA's convolutions are near the machine's peak on accelerators, and there nothing is changed. On CPU three other forms
+of the same sums are several times faster (`python -m experiments.benchmark --work=forms`):
+
+- the gradient of the kernel in parts of the batch: the plain one leaves the caches;
+- an image of one channel as a matrix product of its patches;
+- after `Upsample`, one convolution of the small image that makes the four pixels around each corner: the nine products
+  of a pixel, with only four different values, become four.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+PART = 32  # examples
+Form = Callable[[Array, Array], Array]
+
+
+def Conv(features: int, kernel_size: Sequence[int], *args: Any, enlarged: bool = False, **options: Any) -> nn.Conv:
+    """`nn.Conv(features, kernel_size, ...)` of images; `enlarged` promises that they come from `Upsample()`."""
+    options["conv_general_dilated"] = functools.partial(convolve, enlarged=enlarged)
+    return nn.Conv(features, kernel_size, *args, **options)
+
+
+def convolve(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, enlarged: bool = False, **options: Any
+) -> Array:
+    """`lax.conv_general_dilated(x, kernel, ...)` of x [b, h, w, c] and a kernel [rows, columns, c, features].
+
+    `enlarged` promises that each pixel stands in x four times, as `Upsample()` makes it.
+    """
+    plain: Form = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    if jax.default_backend() != "cpu":
+        return plain(x, kernel)
+    same = padding == "SAME" and tuple(strides) == (1, 1) and all(size % 2 for size in kernel.shape[:2])
+    if same and enlarged:
+        return _at_corners(x, kernel)
+    return _with_gradient(plain, _of_patches if same and x.shape[-1] == 1 else plain, x, kernel)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _with_gradient(plain: Form, form: Form, x: Array, kernel: Array) -> Array:
+    """`form`, with the gradient of x as of `plain`, that of the kernel in parts of the batch."""
+    return form(x, kernel)
+
+
+@functools.partial(_with_gradient.defjvp, symbolic_zeros=True)
+def _jvp(plain: Form, form: Form, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    # Linear in each: what runs backwards is the transpose, for the kernel a sum over the parts.
+    terms = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(plain(dx, kernel))
+    if not isinstance(dkernel, SymbolicZero):
+        parts = [x[i : i + PART] for i in range(0, x.shape[0], PART)]
+        terms.append(jnp.concatenate([form(part, dkernel) for part in parts]))
+    return _with_gradient(plain, form, x, kernel), sum(terms[1:], terms[0])
+
+
+def _of_patches(x: Array, kernel: Array) -> Array:
+    """With stride 1, the same size and an odd kernel: each pixel's patch times the kernel."""
+    (_, h, w, _), (rows, columns, _, features) = x.shape, kernel.shape
+    x = jnp.pad(x, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)))
+    patches = [x[:, i : i + h, j : j + w] for i in range(rows) for j in range(columns)]
+    return jnp.concatenate(patches, -1) @ kernel.reshape(-1, features)
+
+
+def _at_corners(x: Array, kernel: Array) -> Array:
+    """With stride 1, the same size and an odd kernel, of x with pixel [i, j] of a small image at [2i:2i+2, 2j:2j+2].
+
+    Corner r = 0 ... h of the small image lies between the pixels 2r - 1 and 2r of x, which read the same small pixels.
+    """
+    b, h, w, c = x.shape
+    small = x.reshape(b, h // 2, 2, w // 2, 2, c)[:, :, 0, :, 0]
+    (rows, top), (columns, left) = (_taps(size) for size in kernel.shape[:2])
+    small = jnp.pad(small, ((0, 0), (top, top), (left, left), (0, 0)))
+    taps = jnp.einsum("sak,tbl,klcf->abcstf", rows, columns, kernel).astype(kernel.dtype)
+    size, features = taps.shape[:2], kernel.shape[-1]
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    plain = functools.partial(
+        lax.conv_general_dilated, window_strides=(1, 1), padding="VALID", dimension_numbers=dimensions
+    )
+    corners = _with_gradient(plain, plain, small, taps.reshape(*size, c, 4 * features))
+    pixels = corners.reshape(b, h // 2 + 1, w // 2 + 1, 2, 2, features).swapaxes(2, 3)
+    return pixels.reshape(b, h + 2, w + 2, features)[:, 1:-1, 1:-1]
+
+
+def _taps(size: int) -> tuple[np.ndarray, int]:
+    """Which small pixel each of an odd kernel's taps reads, for the pixels on both sides of a corner.
+
+    Returns an array of 0 and 1, [2, small pixels, size], and how far the small pixels reach over the edge.
+    """
+    offset = np.arange(size) - size // 2
+    source = (np.arange(-1, 1)[:, None] + offset) // 2  # relative to the corner
+    small = np.arange(source.min(), source.max() + 1)
+    return (source[:, None] == small[:, None]).astype(np.float32), -int(source.min())

@@ -1,0 +1,120 @@
+"""Every form of a convolution equals nn.Conv: forward, gradients, tangents, and its parameters are nn.Conv's."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aejax.models import conv as module
+from aejax.models.conv import Conv, _taps
+from aejax.models.layers import Upsample
+
+# Image, kernel, features, further arguments, batch: one channel, strides, an even kernel, a batch of several parts.
+CASES = {
+    "one channel": ((6, 8, 1), (3, 3), 5, {}, 3),
+    "one channel, wide": ((7, 5, 1), (5, 3), 2, {}, 2),
+    "channels": ((6, 4, 3), (3, 3), 4, {}, 5),
+    "parts": ((4, 4, 2), (3, 3), 3, {}, 11),
+    "strides": ((8, 8, 3), (3, 3), 4, {"strides": 2}, 6),
+    "even": ((5, 5, 2), (2, 2), 4, {"padding": "VALID"}, 5),
+    "even, same": ((6, 6, 1), (4, 4), 2, {}, 5),
+    "dilated": ((9, 9, 2), (3, 3), 2, {"kernel_dilation": 2}, 5),
+    "groups": ((6, 6, 4), (3, 3), 4, {"feature_group_count": 2}, 5),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(module, "PART", 4)
+
+
+def fresh():
+    return jax.random.key(np.random.default_rng().integers(2**31))
+
+
+def both(case, enlarged=False, **more):
+    """The plain layer's function and ours, of (variables, x), with drawn variables and x."""
+    shape, kernel, features, options, batch = case
+    keys = jax.random.split(fresh(), 3)
+    x = jax.random.normal(keys[0], (batch, *shape))
+    plain = nn.Conv(features, kernel, **options, **more)
+    ours = Conv(features, kernel, enlarged=enlarged, **options, **more)
+    enlarge = Upsample().apply if enlarged else lambda variables, x: x
+    big = enlarge({}, x)
+    variables = plain.init(keys[1], big)
+    assert jax.tree.map(jnp.shape, ours.init(keys[1], big)) == jax.tree.map(jnp.shape, variables)
+    variables = jax.tree.map(lambda a: a + jax.random.normal(keys[2], a.shape), variables)
+    return (lambda v, x: plain.apply(v, enlarge({}, x))), (lambda v, x: ours.apply(v, enlarge({}, x))), variables, x
+
+
+def close(a, b):
+    """To float32 tolerance of sums of some hundred products of order 1."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), a, b)
+
+
+def compare(plain, ours, variables, x):
+    close(plain(variables, x), ours(variables, x))
+    tangents = jax.tree.map(lambda a: jax.random.normal(fresh(), a.shape), (variables, x))
+    close(jax.jvp(plain, (variables, x), tangents), jax.jvp(ours, (variables, x), tangents))
+    cotangent = jax.random.normal(fresh(), plain(variables, x).shape)
+    close(*(jax.vjp(function, variables, x)[1](cotangent) for function in (plain, ours)))
+    close(*(jax.grad(lambda v, f=function: (f(v, x) * cotangent).sum())(variables) for function in (plain, ours)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_plain_layer(name):
+    compare(*both(CASES[name]))
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 5), (3, 7), (2, 2)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_an_enlarged_image(kernel, channels):
+    compare(*both(((3, 4, channels), kernel, 2, {}, 6), enlarged=True))
+
+
+def test_second_derivatives():
+    plain, ours, variables, x = both(CASES["parts"])
+    penalty = lambda f: lambda v: jnp.square(jax.grad(lambda x: jnp.sin(f(v, x)).sum())(x)).sum()  # noqa: E731
+    close(jax.grad(penalty(plain))(variables), jax.grad(penalty(ours))(variables))
+
+
+def test_of_many_models_at_once():
+    plain, ours, variables, x = both(CASES["parts"])
+    many = jax.tree.map(lambda a: jnp.stack([a, 2 * a, a - 1]), variables)
+    close(*(jax.vmap(jax.grad(lambda v, f=f: jnp.sin(f(v, x)).sum()))(many) for f in (plain, ours)))
+
+
+def test_in_bfloat16():
+    plain, ours, variables, x = both(CASES["parts"], enlarged=True, dtype=jnp.bfloat16)
+    assert ours(variables, x).dtype == jnp.bfloat16
+    # Eight bits of mantissa, and taps that are added before the product.
+    np.testing.assert_allclose(*(np.float32(f(variables, x)) for f in (plain, ours)), rtol=0.05, atol=0.3)
+
+
+def test_taps_read_what_upsampling_shows():
+    for size in (1, 3, 5, 7):
+        taps, padding = _taps(size)
+        small = np.random.default_rng().integers(1, 100, 6)
+        large = np.pad(np.repeat(small, 2), size // 2)
+        padded = np.pad(small, padding)
+        for r in range(7):  # corners
+            for side in (0, 1):
+                pixel = 2 * r - 1 + side
+                if 0 <= pixel < 12:
+                    read = taps[side].T @ padded[r : r + taps.shape[1]]
+                    np.testing.assert_array_equal(read, large[pixel : pixel + size])
+
+
+def test_forms_are_used(monkeypatch):
+    """Kernel gradients of parts, patches for one channel, a small image after Upsample: as the programs say."""
+
+    def convolutions(name, enlarged=False):
+        _, ours, variables, x = both(CASES[name], enlarged)
+        text = str(jax.make_jaxpr(jax.grad(lambda v: ours(v, x).sum()))(variables))
+        return text.count("conv_general_dilated[")
+
+    assert convolutions("one channel") == 0
+    assert convolutions("parts") == 1 + 3  # forward, three parts backwards
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert convolutions("one channel") == convolutions("parts") == 2
