@@ -37,12 +37,13 @@ class Partition:
             return jax.device_put(tree, SingleDeviceSharding(self.devices[0]))
         return jax.device_put(tree, NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec()))
 
-    def share(self, batch: Any) -> Any:
-        """Puts each device's share of the leading axis on that device."""
+    def share(self, batch: Any, axis: int = 0) -> Any:
+        """Puts each device's share of the examples, which lie along `axis`, on that device."""
         n = len(self.devices)
         if n == 1:
             return jax.device_put(batch, SingleDeviceSharding(self.devices[0]))
-        split = jax.tree.map(lambda a: a.reshape(n, a.shape[0] // n, *a.shape[1:]), batch)
+        divide = lambda a: np.moveaxis(a.reshape(*a.shape[:axis], n, -1, *a.shape[axis + 1 :]), axis, 0)  # noqa: E731
+        split = jax.tree.map(divide, batch)
         return jax.device_put(split, NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS)))
 
     def compile(self, function: Callable) -> Callable:

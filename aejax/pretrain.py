@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aejax import optim
-from aejax.data import Feed, rows
+from aejax.data import Feed
+from aejax.dispatch import batches, compile_steps, steps_at_once
 from aejax.errors import DivergedError, InputError, StoppedError
 from aejax.models import Autoencoder, IdentityBottleneck, MLPDecoder, MLPEncoder
 from aejax.objectives import Objective
 from aejax.objectives.likelihoods import SquaredError
 from aejax.partition import Partition
-from aejax.step import Task, TrainState, gather, init, train_step
+from aejax.step import Task, TrainState, init
 
 
 def stacked_layers(config: ConfigDict) -> list[tuple[int, str]]:
@@ -61,12 +62,18 @@ def pretrain(
     """
     layers, decoder, steps = stacked_layers(config), config.decoder, config.pretrain.steps
 
-    def batches(name: str) -> Iterator[Any]:
-        numbers = feed.batches(lambda i: rows(len(feed.source), config.batch_size, config.seed, i), 0, steps)
-        for batch in tqdm(numbers, f"pretraining {name}", steps, disable=quiet or None):
-            if stop():
-                raise StoppedError("stopped in pretraining, before the first checkpoint; the same command begins anew")
-            yield partition.share(batch)
+    at_once = steps_at_once(task, steps)
+
+    def dispatches(name: str) -> Iterator[Any]:
+        all_of_them = batches(feed, config.batch_size, config.seed, partition, at_once, range(steps))
+        with tqdm(desc=f"pretraining {name}", total=steps, disable=quiet or None) as bar:
+            for batch in all_of_them:
+                if stop():
+                    raise StoppedError(
+                        "stopped in pretraining, before the first checkpoint; the same command begins anew"
+                    )
+                yield batch
+                bar.update(at_once)
 
     params = jax.tree.map(jnp.asarray, params)
     below: Callable[[Array], Array] = task.prepare
@@ -90,7 +97,7 @@ def pretrain(
         )
         key = jax.random.fold_in(jax.random.key(config.seed), k)
         inner = ("encoder", f"dense_{k}") if k < len(config.encoder.get("features", ())) else ("bottleneck", "dense")
-        trained = _train(pair_task, init(pair_task, shape, key), key, feed.held, partition, batches("/".join(inner)))
+        trained = _train(pair_task, init(pair_task, shape, key), key, feed.held, partition, dispatches("/".join(inner)))
         params[inner[0]][inner[1]] = trained["encoder"]["dense_0"]
         params["decoder"][f"dense_{len(layers) - 1 - k}"] = trained["decoder"]["dense_0"]
         below = _then(below, pair.encoder, trained["encoder"])
@@ -100,13 +107,11 @@ def pretrain(
 def _train(
     task: Task, state: TrainState, key: Array, held: Any, partition: Partition, batches: Iterator[Any]
 ) -> dict[str, Any]:
-    compiled = partition.compile(
-        lambda state, held, batch, reduce: train_step(state, gather(held, batch), key, task=task, reduce=reduce)
-    )
+    compiled = compile_steps(task, key, partition)
     state, metrics = partition.replicate(state), {}
     for batch in batches:
         state, metrics = compiled(state, held, batch)
-    if not all(np.isfinite(value) for value in jax.device_get(metrics).values()):
+    if not all(np.isfinite(value[-1]) for value in jax.device_get(metrics).values()):
         raise DivergedError("pretraining diverged; lower optim.lr or set optim.clip")
     return jax.device_get(state.params)
 

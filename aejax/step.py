@@ -30,6 +30,7 @@ class Task:
       adversary: with a discriminator that is trained beside the model.
       examples: in the training split.
       axis_name: of the devices that share a batch, see `Partition.axis_name`.
+      convolves: whether the step has convolutions, see `dispatch.steps_at_once`.
     """
 
     model: Autoencoder
@@ -42,6 +43,7 @@ class Task:
     adversary: Adversary | None = None
     examples: int = 0
     axis_name: str | None = None
+    convolves: bool = False
 
     def context(self, variables: Any, batch: Batch, output: Any, keys: Array, step: Any, critic: Any) -> Context:
         """What the objective reads of a batch; `keys` are one for each example."""

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from aejax import checkpoint, models, optim
 from aejax import config as config_lib
 from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, padded, rows, split
+from aejax.dispatch import batches, compile_steps, steps_at_once
 from aejax.errors import DivergedError, InputError, StorageError
 from aejax.logs import Logs, read
 from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
@@ -25,7 +26,7 @@ from aejax.partition import Partition
 from aejax.pretrain import pretrain, stacked_layers
 from aejax.run import Run, from_checkpoint
 from aejax.sections import instance
-from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start, train_step
+from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start
 
 Metrics = list[Mapping[str, Any]]
 
@@ -47,7 +48,7 @@ def train(
         config is refused.
       data: the three splits, in place of those of `config.data`.
       devices: all local ones unless told.
-      stop: asked after each step; once true, the run is saved and left.
+      stop: asked after each dispatch of steps; once true, the run is saved and left.
       quiet: without progress bar or table of parameters; warnings stay.
 
     Returns:
@@ -92,15 +93,13 @@ def train(
         params = pretrain(config, task, training, partition, state.params, stop, quiet)
         state = start(task, params, state.variables)
 
-    step_fn = partition.compile(
-        lambda state, held, batch, reduce: train_step(state, gather(held, batch), key, task=task, reduce=reduce)
-    )
+    begin = saved.step if saved else 0
+    at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
+    steps_fn = compile_steps(task, key, partition)
     validate = _validator(task, partition, validation, config.batch_size)
     sample = _sampler(
         make_task(config, spec), spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))
     )
-    begin = saved.step if saved else 0
-    batches = training.batches(lambda i: rows(len(data.train), config.batch_size, config.seed, i), begin, config.steps)
     state = partition.replicate(state)
     metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
     with (
@@ -108,13 +107,15 @@ def train(
         checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved else ()) as checkpoints,
         Logs(workdir, begin, config.steps, config.batch_size, quiet) as logs,
     ):
-        window: Metrics = []  # of each step, on the device until they are reported
+        window: Metrics = []  # of each dispatch, on the device until they are reported
         waiting: Metrics = []
-        for step, batch in enumerate(batches if not _stale(logs.history, config.patience) else (), begin + 1):
-            state, metrics = step_fn(state, training.held, partition.share(batch))
+        span = range(begin, begin if _stale(logs.history, config.patience) else config.steps)
+        dispatches = batches(training, config.batch_size, config.seed, partition, at_once, span)
+        for step, batch in zip(range(begin + at_once, span.stop + 1, at_once), dispatches, strict=True):
+            state, metrics = steps_fn(state, training.held, batch)
             window.append(metrics)
-            if waiting:  # read only now, while the device is busy with this step
-                _report(logs, step - 1, waiting, checkpoints)
+            if waiting:  # read only now, while the device is busy with these steps
+                _report(logs, step - at_once, waiting, checkpoints)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
             leaving = step == config.steps or stop()
@@ -126,12 +127,12 @@ def train(
                 loss = None
                 if planned:
                     results = validate(state)
-                    _check_finite([results], step, step, checkpoints, "validation ")
+                    _check_finite({name: [value] for name, value in results.items()}, step, checkpoints, "validation ")
                     logs.validation(step, results)
                     loss = results["loss"]
                 samples = sample(state)
-                finite = {name: 0.0 if np.isfinite(x).all() else np.nan for name, x in samples.items()}
-                _check_finite([finite], step, step, checkpoints)
+                finite = {name: [0.0 if np.isfinite(x).all() else np.nan] for name, x in samples.items()}
+                _check_finite(finite, step, checkpoints)
                 checkpoints.save(step, state, samples, loss)
                 logs.restart_clock()
                 if leaving or _stale(logs.history, config.patience):
@@ -188,20 +189,23 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
         examples=examples,
         axis_name=axis_name,
     )
-    _check_terms(dataclasses.replace(task, model=models.build(config, spec.shape), axis_name=None), spec)
+    traced = _trace(dataclasses.replace(task, model=models.build(config, spec.shape), axis_name=None), spec)
     models.warn_if_overcomplete(models.abstract_output(model, spec.shape), config)
-    return task
+    return dataclasses.replace(task, convolves="conv_general_dilated" in traced)
 
 
-def _check_terms(task: Task, spec: Spec) -> None:
-    """Raises InputError where a weight has no term, or a term does not fit the model. Computes nothing."""
+def _trace(task: Task, spec: Spec) -> str:
+    """The operations of an evaluation. Computes nothing.
+
+    Raises InputError where a weight has no term, or a term does not fit the model.
+    """
 
     def evaluate(x: Any) -> Any:
         state = init(task, spec.shape, jax.random.key(0))
         batch = {"x": x, **{name: np.arange(2, dtype=np.int32) for name in ("index", "label", "weight")}}
         return eval_step(state, batch, task=task)
 
-    jax.eval_shape(evaluate, jax.ShapeDtypeStruct((2, *spec.shape), np.float32))
+    return str(jax.make_jaxpr(evaluate)(jax.ShapeDtypeStruct((2, *spec.shape), np.float32)))
 
 
 def _open(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
@@ -306,25 +310,29 @@ def _sampler(task: Task, spec: Spec, batch: Mapping[str, Any]) -> Callable[[Trai
 
 
 def _report(logs: Logs, step: int, window: Metrics, checkpoints: checkpoint.Checkpoints) -> None:
-    """Logs the means over a window of steps that ends with `step`; stops the run at a NaN."""
+    """Logs the means over a window of dispatches that ends with `step`; stops the run at a NaN."""
     if not window:
         return
-    steps = jax.device_get(list(window))
-    first = step - len(steps) + 1
-    _check_finite(steps, first, step, checkpoints)
-    logs.train(step, {name: float(np.mean([s[name] for s in steps])) for name in steps[0]})
+    dispatches = jax.device_get(list(window))
+    metrics = {name: np.concatenate([d[name] for d in dispatches]) for name in dispatches[0]}
+    _check_finite(metrics, step, checkpoints)
+    logs.train(step, {name: float(np.mean(values)) for name, values in metrics.items()})
 
 
-def _check_finite(steps: Metrics, first: int, last: int, checkpoints: checkpoint.Checkpoints, what: str = "") -> None:
-    for number, metrics in enumerate(steps, first):
-        broken = [name for name, value in metrics.items() if not np.isfinite(value)]
-        if broken:
-            saved = checkpoints.newest_step()
-            kept = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
-            raise DivergedError(
-                f"{what}{' and '.join(broken)} not finite at step {number} (steps {first} to {last} were read); "
-                f"{kept}; lower optim.lr or set optim.clip{', in a new workdir' if saved else ''}, or look at the data"
-            )
+def _check_finite(metrics: Mapping[str, Any], last: int, checkpoints: checkpoint.Checkpoints, what: str = "") -> None:
+    """Raises for the first step with a number that is not finite; metrics are [steps], of the steps up to `last`."""
+    finite = {name: np.isfinite(values) for name, values in metrics.items()}
+    good = np.logical_and.reduce(list(finite.values()))
+    if good.all():
+        return
+    i, first = int(np.argmin(good)), last - len(good) + 1
+    broken = [name for name, values in finite.items() if not values[i]]
+    saved = checkpoints.newest_step()
+    kept = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
+    raise DivergedError(
+        f"{what}{' and '.join(broken)} not finite at step {first + i} (steps {first} to {last} were read); "
+        f"{kept}; lower optim.lr or set optim.clip{', in a new workdir' if saved else ''}, or look at the data"
+    )
 
 
 def _stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:

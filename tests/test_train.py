@@ -11,7 +11,7 @@ from conftest import assert_trees_equal, mlp, one_device, vectors
 from tensorboardX.proto import event_pb2
 
 import aejax
-from aejax import checkpoint, data, logs
+from aejax import checkpoint, data, dispatch, logs
 
 train_lib = sys.modules["aejax.train"]  # `aejax.train` is the function
 
@@ -25,9 +25,9 @@ def fit(config, workdir, x=None, devices=None, **kwargs):
     return aejax.train(config, workdir, data=splits, devices=devices or one_device(), **kwargs)
 
 
-def after(steps):
-    """A `stop` that says yes after so many questions."""
-    left = iter(range(steps - 1))
+def after(dispatches):
+    """A `stop` that says yes after so many questions; a dispatch of `mlp()` is two steps."""
+    left = iter(range(dispatches - 1))
     return lambda: next(left, None) is None
 
 
@@ -96,8 +96,8 @@ def test_validation_is_the_objective_over_the_whole_split(tmp_path):
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, count):
     config = mlp(ema=0.9, corruption__name="gaussian", corruption__level=0.3, optim__accumulate=2, optim__warmup=2)
     devices = jax.devices()[:count]
-    stopped = fit(config, tmp_path / "cut", devices=devices, stop=after(5))
-    assert stopped.step == 5
+    stopped = fit(config, tmp_path / "cut", devices=devices, stop=after(3))
+    assert stopped.step == 6
     assert fit(config, tmp_path / "cut", devices=devices, stop=lambda: False).step == 8
     fit(config, tmp_path / "whole", devices=devices, stop=lambda: False)
     a, b = (checkpoint.newest(tmp_path / name) for name in ("cut", "whole"))
@@ -132,7 +132,7 @@ def test_finished_run_is_returned_untouched(tmp_path):
 
 
 def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
-    fit(mlp(), tmp_path, stop=after(4))
+    fit(mlp(), tmp_path, stop=after(2))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "train/loss": 1.0}\n{"step": 7, "trai')  # written after the save, then killed
     fit(mlp(), tmp_path, stop=lambda: False)
@@ -172,13 +172,13 @@ def test_nan_stops_the_run_names_the_step_and_leaves_the_last_good_checkpoint(tm
 
 def test_nan_from_a_single_step_is_located(tmp_path, monkeypatch):
     """A step that turns bad at number 7 only; the checkpoint of step 4 stays the newest, and is finite."""
-    real = train_lib.train_step
+    real = dispatch.train_step
 
     def bad(state, batch, key, **kwargs):
         after_step, metrics = real(state, batch, key, **kwargs)
         return after_step, metrics | {"loss": jax.numpy.where(state.step == 6, jax.numpy.nan, metrics["loss"])}
 
-    monkeypatch.setattr(train_lib, "train_step", bad)
+    monkeypatch.setattr(dispatch, "train_step", bad)
     message = r"loss not finite at step 7 \(steps 5 to 8 were read\); the last good checkpoint is step 4"
     with pytest.raises(aejax.DivergedError, match=message):
         fit(mlp(log_every=4), tmp_path)
@@ -200,13 +200,13 @@ def test_early_stopping_waits_for_its_patience_and_stays_stopped(tmp_path):
 
 def test_step_is_traced_once(tmp_path, monkeypatch):
     traces = []
-    real = train_lib.train_step
+    real = dispatch.train_step
 
     def counted(*args, **kwargs):
         traces.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(train_lib, "train_step", counted)
+    monkeypatch.setattr(dispatch, "train_step", counted)
     for count in (1, 4):
         traces.clear()
         fit(mlp(), tmp_path / str(count), devices=jax.devices()[:count])
@@ -225,12 +225,12 @@ def test_metrics_are_read_only_at_log_points(tmp_path, monkeypatch):
         assert reads == [()]  # the count counts
         fit(mlp(steps=steps, log_every=10, checkpoint_every=100), tmp_path / str(steps))
         counts.append(len(reads))
-    per_step = len(logs.read(tmp_path / "20")[0]) - 2  # loss, reconstruction, grad_norm: read once each
-    assert counts[1] - counts[0] == 20 * per_step
+    names = len(logs.read(tmp_path / "20")[0]) - 2  # loss, reconstruction, grad_norm: read once a dispatch
+    assert counts[1] - counts[0] == 2 * names
 
 
 def test_keys_that_change_nothing_may_change(tmp_path):
-    fit(mlp(), tmp_path, stop=after(4))
+    fit(mlp(), tmp_path, stop=after(2))
     config = mlp(log_every=3, keep=7, data__memory_mb=0)
     assert fit(config, tmp_path, stop=lambda: False).step == 8
     whole = fit(mlp(), tmp_path / "whole")
@@ -285,7 +285,7 @@ def test_validation_of_standardised_vectors_is_in_the_users_units(tmp_path):
 
 
 def test_spoilt_state_is_not_saved_by_a_stop(tmp_path):
-    config = mlp(optim__name="sgd", optim__lr=3e38)
+    config = mlp(log_every=1, optim__name="sgd", optim__lr=3e38)  # every step is a dispatch
     with pytest.raises(aejax.DivergedError, match="not finite at step 1"):
         fit(config, tmp_path, stop=after(1))
     assert checkpoint.steps(tmp_path) == []
@@ -309,7 +309,7 @@ def test_another_config_is_refused_and_nothing_is_touched(tmp_path):
 
 def test_changed_architecture_is_refused(tmp_path, monkeypatch):
     """The same config, but code that builds something else of it."""
-    fit(mlp(), tmp_path, stop=after(4))
+    fit(mlp(), tmp_path, stop=after(2))
     real = aejax.models.build
     wider = mlp(encoder__features=(7,))
     monkeypatch.setattr(train_lib.models, "build", lambda config, shape, *axis: real(wider, shape, *axis))
@@ -411,19 +411,19 @@ def test_samples_are_what_the_loaded_run_gives(tmp_path):
 def test_statistics_stay_those_of_the_first_start(tmp_path):
     config = mlp(data__standardize=True)
     first, other = (data.split({"train": data.from_array(vectors(seed=s))}, config.data) for s in (0, 1))
-    begun = aejax.train(config, tmp_path, data=first, devices=one_device(), stop=after(4))
+    begun = aejax.train(config, tmp_path, data=first, devices=one_device(), stop=after(2))
     assert aejax.train(config, tmp_path, data=other, devices=one_device()).spec == begun.spec
 
 
 def test_data_of_another_shape_is_refused_on_resume(tmp_path):
-    fit(mlp(), tmp_path, stop=after(4))
+    fit(mlp(), tmp_path, stop=after(2))
     with pytest.raises(aejax.InputError, match=r"was trained on examples of \(6,\), the data now holds \(5,\)"):
-        fit(mlp(), tmp_path, vectors(features=5), stop=after(4))
+        fit(mlp(), tmp_path, vectors(features=5), stop=after(2))
 
 
 def test_pretraining_is_not_repeated_on_resume(tmp_path):
-    config = mlp(pretrain__steps=20)  # two layers: asked 40 times before the first step
-    assert fit(config, tmp_path / "cut", stop=after(45)).step == 5
+    config = mlp(pretrain__steps=20)  # two layers: asked twice before the first step
+    assert fit(config, tmp_path / "cut", stop=after(5)).step == 6
     for name in ("cut", "whole"):
         fit(config, tmp_path / name, stop=lambda: False)
     assert_trees_equal(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
@@ -468,7 +468,7 @@ def test_rate_is_images_over_the_time_without_validation(tmp_path, monkeypatch):
 
 
 def test_resumed_tensorboard_hides_what_came_after(tmp_path):
-    fit(mlp(), tmp_path, stop=after(5))
+    fit(mlp(), tmp_path, stop=after(3))
     fit(mlp(), tmp_path, stop=lambda: False)
     starts = {event.step for event in events(tmp_path) if event.HasField("session_log")}
-    assert sorted(starts) == [1, 6]
+    assert sorted(starts) == [1, 7]

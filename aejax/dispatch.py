@@ -1,0 +1,51 @@
+"""Training in dispatches of several steps each: how many, their batches, their program."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from aejax.data import Feed, rows
+from aejax.partition import Partition
+from aejax.step import Task, gather, train_step
+
+MOST = 32  # by then the host's work for a dispatch is small beside that of the shortest steps
+
+
+def steps_at_once(task: Task, *multiples: int) -> int:
+    """The largest number of steps up to MOST that divides all `multiples`: a dispatch ends wherever one of them is due.
+
+    One on CPU for a model with convolutions: in a loop XLA:CPU runs them several times slower than alone
+    (jax-ml/jax#12868).
+    """
+    if task.convolves and jax.default_backend() == "cpu":
+        return 1
+    return max(n for n in range(1, MOST + 1) if math.gcd(*multiples) % n == 0)
+
+
+def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range) -> Iterator[Any]:
+    """For each dispatch of the steps `span`, its batches [at_once, batch, ...] on the devices, see `data.rows`."""
+
+    def rows_of(dispatch: int) -> np.ndarray:
+        first = dispatch * at_once
+        return np.concatenate([rows(len(feed.source), batch_size, seed, first + i) for i in range(at_once)])
+
+    for batch in feed.batches(rows_of, span.start // at_once, span.stop // at_once):
+        steps = {key: value.reshape(at_once, batch_size, *value.shape[1:]) for key, value in batch.items()}
+        yield partition.share(steps, axis=1)
+
+
+def compile_steps(task: Task, key: Array, partition: Partition) -> Callable[..., Any]:
+    """`state, metrics = function(state, held, batches)`, `train_step` for one batch after the other.
+
+    `held` as in `Feed`, the batches from `batches`; metrics are [steps].
+    """
+
+    def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
+        step = lambda state, batch: train_step(state, gather(held, batch), key, task=task, reduce=reduce)  # noqa: E731
+        return jax.lax.scan(step, state, batches)
+
+    return partition.compile(steps)
