@@ -1,19 +1,31 @@
 """What the thin mains share: errors as one line, quiet libraries, a signal that ends a run well."""
 
 import contextlib
+import os
+import platform
 import re
 import signal
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from logging import getLogger
+from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import aejax
 from aejax import memory
+
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Folder where compiled programs are kept for the next start, '' for none. Unless told: "
+    "JAX_COMPILATION_CACHE_DIR, or aejax in the user's cache folder.",
+)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -27,6 +39,7 @@ def run(main: Callable[[], None]) -> None:
         rest = _read_flags(sys.argv)
         if rest:
             raise aejax.InputError(f"{rest[0]!r} is not a flag; write --name=value")
+        _keep_programs(_CACHE.value)
         main()
     except aejax.StoppedError as error:
         print(error, file=sys.stderr)
@@ -34,6 +47,37 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _keep_programs(folder: str | None) -> None:
+    """Sets JAX's persistent compilation cache; what JAX was told by its own variables stays unless `folder` says."""
+    if folder is None:
+        if jax.config.jax_compilation_cache_dir:
+            return
+        folder = str(_cache_of_user())
+    try:
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / ".writable").touch()
+    except OSError as error:
+        warnings.warn(
+            f"compiled programs cannot be kept ({error}); choose a folder by --compilation_cache=", stacklevel=2
+        )
+        folder = ""
+    jax.config.update("jax_compilation_cache_dir", folder or None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _cache_of_user() -> Path:
+    """A folder for this kind of processor: JAX does not tell the programs of one CPU from those of another."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    info = Path("/proc/cpuinfo")
+    flags = (
+        next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+        if info.exists()
+        else ""
+    )
+    return cache / "aejax" / f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
 
 
 def _read_flags(argv: list[str]) -> list[str]:
