@@ -1,0 +1,19 @@
+"""The start-up benchmark: stops at the first step, says where the time goes, and does not wait for a run that fails."""
+
+import pytest
+
+from experiments.benchmark import startup
+
+
+def test_first_step_of_a_command(tmp_path):
+    stages = startup._profile("configs/conv.py:tiny", str(tmp_path))
+    total = stages.pop("total")
+    assert set(stages) == {"imports", "data", *startup.STAGES, "rest"}
+    assert min(stages.values()) >= 0
+    assert sum(stages.values()) == pytest.approx(total, abs=0.05)
+    assert 0 < startup._to_first_step("configs/conv.py:tiny", str(tmp_path)) < 10 * total
+
+
+def test_a_command_that_fails_is_not_waited_for(tmp_path):
+    with pytest.raises(RuntimeError, match="configs/missing.py"):
+        startup._to_first_step("configs/missing.py", str(tmp_path))
