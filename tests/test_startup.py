@@ -1,5 +1,8 @@
 """The start-up benchmark: stops at the first step, says where the time goes, and does not wait for a run that fails."""
 
+import subprocess
+import sys
+
 import pytest
 
 from experiments.benchmark import startup
@@ -15,5 +18,12 @@ def test_first_step_of_a_command(tmp_path):
 
 
 def test_a_command_that_fails_is_not_waited_for(tmp_path):
-    with pytest.raises(RuntimeError, match="configs/missing.py"):
+    with pytest.raises(RuntimeError, match="missing"):
         startup._to_first_step("configs/missing.py", str(tmp_path))
+
+
+def test_the_command_imports_nothing_slow_that_training_does_not_need():
+    code = "import sys, experiments.train; print(*{name.partition('.')[0] for name in sys.modules})"
+    imported = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "jax" in imported
+    assert not {"sklearn", "scipy", "matplotlib", "torch", "tensorflow"} & set(imported)
