@@ -8,7 +8,7 @@ count. About 6 minutes on two CPU cores.
 evaluation: seconds of `experiments.evaluate` on a trained MLP VAE, and seconds and peak memory of
 importance-sampled likelihoods under a VAE of 784-400-20. About 6 minutes.
 
-growth: how images per second and memory grow with batch, examples, width and devices, as growth.png too. About 15
+growth: how images per second and memory grow with batch, examples, width and devices, as growth.png too. About 20
 minutes. startup: seconds from the command to its first step, and where they go. About 2 minutes.
 
 Writes experiments/results/<work>.json; needs MNIST (data.data_dir or TFDS_DATA_DIR).

@@ -2,7 +2,8 @@
 
 Each point is a process of its own that runs the trainer as a user would, on random images of 28x28 in a memory-mapped
 .npy: no point meets another's memory, programs or devices. The file was just written, so that streaming reads it from
-memory, not from a disk. Two models: `mlp`, a VAE of 784-400-20 at width 1; `conv`, configs/conv.py:mnist at width 4.
+memory, not from a disk. All points take turns, so that what else the machine does meets them alike. Two models: `mlp`,
+a VAE of 784-400-20 at width 1; `conv`, configs/conv.py:mnist at width 4.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +63,20 @@ POINTS = {
 
 
 def growth(rounds: int, points: dict[str, list[Point]] = POINTS) -> dict[str, list[dict]]:
-    """What `measure` finds at each point, by what grows."""
+    """Of each point, by what grows: what `measure` finds, the median of its turns' rates and the highest peak."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.npy"
         _write_images(file, max(point.examples for panel in points.values() for point in panel))
-        return {axis: [_in_a_process(point, file, rounds) for point in panel] for axis, panel in points.items()}
+        turns = [[_in_a_process(p, file) for panel in points.values() for p in panel] for _ in range(rounds)]
+    found = map(_together, zip(*turns, strict=True))
+    return {axis: [next(found) for _ in panel] for axis, panel in points.items()}
+
+
+def _together(turns: Sequence[dict]) -> dict[str, Any]:
+    rates = [turn["images_per_second"] for turn in turns]
+    rate, peak = statistics.median(rates), max(turn["peak_gib"] for turn in turns)
+    share = turns[0]["permutation_seconds"] * rate / turns[0]["examples"]
+    return {**turns[0], "images_per_second": rate, "rates": rates, "peak_gib": peak, "permutation_share": share}
 
 
 def _write_images(file: Path, count: int) -> None:
@@ -75,49 +86,45 @@ def _write_images(file: Path, count: int) -> None:
         part[:] = np.random.default_rng(start).integers(0, 256, part.shape, np.uint8)
 
 
-def _in_a_process(point: Point, file: Path, rounds: int) -> dict[str, Any]:
+def _in_a_process(point: Point, file: Path) -> dict[str, Any]:
     env = dict(os.environ)
     if point.devices:
         flags = f"{env.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={point.devices}"
         env |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    arguments = [json.dumps(dataclasses.asdict(point)), str(file), str(rounds)]
+    arguments = [json.dumps(dataclasses.asdict(point)), str(file)]
     command = [sys.executable, "-W", "ignore", "-m", "experiments.benchmark.growth", *arguments]
     output = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
-def measure(point: Point, file: Path, rounds: int) -> dict[str, Any]:
-    """Trains for one round that compiles and `rounds` that count.
+def measure(point: Point, file: Path) -> dict[str, Any]:
+    """Trains for one round that compiles and one that counts.
 
     Returns:
-      The point, and: `images_per_second`, median of `rates`, those of each round by the trainer's own log;
-      `permutation_seconds` that each new epoch's order takes, and its `permutation_share` of an epoch; `peak_gib`, the
-      largest resident memory of the process; `loaded_gib` and `mapped_gib`, how much of the file was in it when the
-      data was loaded and at the end. The system takes these pages back when it needs them: they are no cost.
+      The point, and: `images_per_second` of the trainer's own log; `permutation_seconds` that each new epoch's order
+      takes; `peak_gib`, the largest resident memory of the process; `loaded_gib` and `mapped_gib`, how much of the file
+      was in it when the data was loaded and at the end. The system takes these pages back when it needs them: no cost.
     """
-    config = _config(point, file, rounds)
+    config = _config(point, file)
     splits = data.load(config.data)
     loaded = _resident_gib(file)
     with tempfile.TemporaryDirectory() as workdir:
         train(config, workdir, data=splits, quiet=True)
-        rates = [r["images_per_second"] for r in read(Path(workdir)) if "images_per_second" in r][1:]
-    rate, permutation = statistics.median(rates), _permutation_seconds(point)
+        rates = [r["images_per_second"] for r in read(Path(workdir)) if "images_per_second" in r]
     return {
         **dataclasses.asdict(point),
         "width": point.width or WIDTH[point.model],
         "devices": jax.local_device_count(),
         "steps": config.log_every,
-        "images_per_second": rate,
-        "rates": rates,
-        "permutation_seconds": permutation,
-        "permutation_share": round(permutation / (point.examples / rate), 5),
+        "images_per_second": rates[-1],
+        "permutation_seconds": _permutation_seconds(point),
         "peak_gib": _peak_gib(),
         "loaded_gib": loaded,
         "mapped_gib": _resident_gib(file),
     }
 
 
-def _config(point: Point, file: Path, rounds: int) -> Any:
+def _config(point: Point, file: Path) -> Any:
     width = point.width or WIDTH[point.model]
     if point.model == "mlp":
         config = common.mlp(module("gaussian", features=20), hidden=(400 * width,))
@@ -128,7 +135,7 @@ def _config(point: Point, file: Path, rounds: int) -> Any:
         config.bottleneck.features = 64 * width
     config.batch_size = point.batch
     config.log_every = point.steps or max(2, IMAGES[point.model] // width // point.batch)
-    config.steps = config.checkpoint_every = config.log_every * (1 + rounds)
+    config.steps = config.checkpoint_every = 2 * config.log_every
     config.data.update({"name": str(file), "train": f"train[:{point.examples}]"})
     config.data.update({part: f"train[-{min(1_000, point.examples)}:]" for part in ("validation", "test")})
     if point.streamed:
@@ -170,7 +177,7 @@ def plot(results: dict[str, list[dict]]) -> Figure:
             {
                 "batch": "images in a batch",
                 "examples": "examples of the data set",
-                "width": "width, in multiples of the narrowest",
+                "width": "width, times the narrowest",
                 "devices": "devices of the host",
             }.items(),
             strict=True,
@@ -200,13 +207,23 @@ def _lines(axes: Axes, axis: str, points: list[dict], value: Any) -> None:
             if mine:
                 axes.plot(x, y, "o--" if streamed else "o-", color=colour, label=name, markersize=4)
     ticks = sorted({p[axis] for p in points})
-    axes.set(xscale="log", yscale="log" if value is _rate else "linear")
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
+    axes.set(xscale="log")
+    axes.set_xticks(ticks, map(_short, ticks))
     if value is _rate:
+        axes.set(yscale="log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
         axes.legend(fontsize=8)
+    else:
+        axes.set_ylim(0)
+    axes.minorticks_off()
+
+
+def _short(number: int) -> str:
+    """1000000 as 1M, 4096 as 4k: room for the ticks of a narrow panel."""
+    size, unit = next((s, u) for s, u in ((1_000_000, "M"), (1_000, "k"), (1, "")) if number >= s)
+    return f"{number // size}{unit}"
 
 
 if __name__ == "__main__":
-    given, file, rounds = sys.argv[1:]
-    print(json.dumps(measure(Point(**json.loads(given)), Path(file), int(rounds))))
+    given, file = sys.argv[1:]
+    print(json.dumps(measure(Point(**json.loads(given)), Path(file))))
