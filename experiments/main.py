@@ -50,11 +50,9 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _keep_programs(folder: str | None) -> None:
-    """Sets JAX's persistent compilation cache; what JAX was told by its own variables stays unless `folder` says."""
+    """Sets JAX's persistent compilation cache to `folder`, or to what it was told by its own variable."""
     if folder is None:
-        if jax.config.jax_compilation_cache_dir:
-            return
-        folder = str(_cache_of_user())
+        folder = jax.config.jax_compilation_cache_dir or str(_cache_of_user())
     try:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -65,19 +63,16 @@ def _keep_programs(folder: str | None) -> None:
         )
         folder = ""
     jax.config.update("jax_compilation_cache_dir", folder or None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs take seconds, too
 
 
 def _cache_of_user() -> Path:
     """A folder for this kind of processor: JAX does not tell the programs of one CPU from those of another."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     info = Path("/proc/cpuinfo")
-    flags = (
-        next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
-        if info.exists()
-        else ""
-    )
-    return cache / "aejax" / f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
+    lines = info.read_text().splitlines() if info.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return cache / "aejax" / f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
 
 
 def _read_flags(argv: list[str]) -> list[str]:

@@ -4,7 +4,6 @@ from absl import flags
 from ml_collections import config_flags
 
 import aejax
-from aejax.evaluation import pictures
 from experiments import main
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -25,6 +24,8 @@ def train() -> None:
     if asked() and run.step < config.steps:
         print(f"saved at step {run.step:,} of {config.steps:,}; the same command goes on from there")
         return
+    from aejax.evaluation import pictures  # matplotlib and scikit-learn: half a second that training need not wait for
+
     for picture in pictures.save(run, workdir):
         print(picture)
     print(f"step {run.step:,}: latents {run.latents.shape[1:]}; load them with aejax.load_run({workdir!r})")

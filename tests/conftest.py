@@ -44,7 +44,9 @@ MEANT = "ignore:the code .* it can learn to copy"  # the warning that conv is ov
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_each_program_once(tmp_path_factory):
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax-cache")))
+    folder = str(tmp_path_factory.mktemp("jax-cache"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of the commands that tests start
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -102,7 +104,7 @@ def untrained(config, spec=None, seed=0):
 def command(name: str):
     """experiments.<name>, imported anew: the flags of all commands in one process would get into each other's way."""
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        for flag in list(defined) if module.startswith("experiments.") else ():
+        for flag in list(defined) if module.startswith("experiments.") and module != "experiments.main" else ():
             delattr(flags.FLAGS, flag.name)
     sys.modules.pop(f"experiments.{name}", None)
     return importlib.import_module(f"experiments.{name}")

@@ -561,6 +561,30 @@ def test_reading_from_many_threads_keeps_the_rows():
     np.testing.assert_array_equal(data.read(source, chunk=7)["x"], whole(source)["x"])
 
 
+@pytest.mark.parametrize(("channels", "encoding"), [(1, "png"), (3, "png"), (3, "jpeg"), (4, "png")])
+def test_images_of_tfds_are_what_tfds_decodes(channels, encoding, tmp_path):
+    image = tfds.features.Image(shape=(8, 9, channels), encoding_format=encoding)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 9, channels)).astype(np.uint8)
+
+    class Coloured(tfds.testing.DummyDataset, skip_registration=True):
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"image": image}))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i, x in enumerate(pixels):
+                encoded = io.BytesIO()
+                Image.fromarray(x.squeeze()).save(encoded, encoding)
+                yield i, {"image": encoded.getvalue()}
+
+    builder = Coloured(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    theirs = np.stack([example["image"] for example in builder.as_data_source("train")])
+    np.testing.assert_array_equal(whole(sources._tfds_split(builder, "train", 0))["x"], theirs)
+
+
 def test_images_of_several_sizes_must_be_resized(tmp_path):
     class Several(tfds.testing.DummyDataset):
         def _info(self):

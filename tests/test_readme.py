@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import benchmark, families, reproduce
+from experiments import families, reproduce
+from experiments.benchmark import __main__ as benchmark
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

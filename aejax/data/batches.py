@@ -36,12 +36,18 @@ def padded(length: int, batch_size: int, step: int) -> tuple[Rows, np.ndarray]:
 
 
 def read(source: Source, chunk: int = 512) -> Arrays:
-    """All of a source, decoded once."""
+    """All of a source, decoded once, into arrays that hold it once."""
+    one = source.take(np.arange(1))
+    arrays = {key: np.empty((len(source), *value.shape[1:]), value.dtype) for key, value in one.items()}
+
+    def fill(rows: Rows) -> None:
+        for key, value in source.take(rows).items():
+            arrays[key][rows] = value
+
     numbers = np.arange(len(source))
-    parts = [numbers[i : i + chunk] for i in range(0, len(source), chunk)]
     with ThreadPoolExecutor() as pool:
-        taken = list(pool.map(source.take, parts))
-    return {key: np.concatenate([part[key] for part in taken]) for key in taken[0]}
+        list(pool.map(fill, [numbers[i : i + chunk] for i in range(0, len(source), chunk)]))  # list: raises theirs
+    return arrays
 
 
 def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:

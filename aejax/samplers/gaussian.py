@@ -8,7 +8,6 @@ import math
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.mixture import GaussianMixture
 
 from aejax.errors import InputError
 
@@ -54,6 +53,8 @@ class Mixture:
     discrete: ClassVar[bool] = False
 
     def fit(self, x: np.ndarray, seed: int) -> dict[str, Any]:
+        from sklearn.mixture import GaussianMixture  # takes a second, which training need not wait for
+
         n, d = x.shape
         if n < self.components:
             raise InputError(f"sampler.components={self.components} is more than the {n} latents; lower it")

@@ -8,6 +8,9 @@ count. About 6 minutes on two CPU cores.
 evaluation: seconds of `experiments.evaluate` on a trained MLP VAE, and seconds and peak memory of
 importance-sampled likelihoods under a VAE of 784-400-20. About 6 minutes.
 
+growth: how images per second and memory grow with batch, examples, width and devices, as growth.png too. About 20
+minutes. startup: seconds from the command to its first step, and where they go. About 2 minutes.
+
 Writes experiments/results/<work>.json; needs MNIST (data.data_dir or TFDS_DATA_DIR).
 """
 
@@ -37,6 +40,8 @@ from aejax.partition import Partition
 from aejax.step import eval_variables, gather, init, train_step
 from aejax.train import make_task, train
 from experiments import main
+from experiments.benchmark.growth import growth, plot
+from experiments.benchmark.startup import startup
 
 _WORK = flags.DEFINE_list("work", ["loop", "evaluation"], "What to measure.")
 _OUT = flags.DEFINE_string("out", "experiments/results", "Folder of the figures.")
@@ -175,10 +180,13 @@ def _seconds(function) -> float:
 
 
 def benchmark() -> None:
+    out, works = Path(_OUT.value), {"loop": loop, "evaluation": evaluation, "growth": growth, "startup": startup}
     for work in _WORK.value:
-        results = {"machine": machine(), **{"loop": loop, "evaluation": evaluation}[work](_ROUNDS.value)}
+        results = {"machine": machine(), **works[work](_ROUNDS.value)}
         print(json.dumps(results))
-        (Path(_OUT.value) / f"{work}.json").write_text(json.dumps(results, indent=2) + "\n")
+        (out / f"{work}.json").write_text(json.dumps(results, indent=2) + "\n")
+        if work == "growth":
+            plot(results).savefig(out / "growth.png", dpi=180, bbox_inches="tight", facecolor="white")
 
 
 if __name__ == "__main__":

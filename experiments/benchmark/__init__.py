@@ -1,0 +1,1 @@
+"""Speed, memory and how they grow: python -m experiments.benchmark"""

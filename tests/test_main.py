@@ -1,0 +1,62 @@
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import aejax
+from experiments import main
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_are_kept_where_told_or_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)  # no JAX_COMPILATION_CACHE_DIR
+    main._keep_programs(None)
+    folder = jax.config.jax_compilation_cache_dir
+    assert folder.startswith(str(tmp_path / "aejax"))
+    main._keep_programs("")
+    assert jax.config.jax_compilation_cache_dir is None
+    main._keep_programs(str(tmp_path / "mine"))
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+    main._keep_programs(None)
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")  # as JAX was told
+
+
+def test_other_processors_have_their_own_programs(monkeypatch):
+    folders = set()
+    for features in ("flags : avx512f", "flags : avx2", "nothing of the kind"):
+        monkeypatch.setattr(main.Path, "read_text", lambda self, features=features: f"model name: x\n{features}\n")
+        folders.add(main._cache_of_user())
+    assert len(folders) == 3
+
+
+def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match=r"cannot be kept .* choose a folder by --compilation_cache="):
+        main._keep_programs(str(tmp_path / "file/inside"))
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_command_fills_the_cache_and_the_next_compiles_nothing(tmp_path):
+    def programs(name):
+        arguments = [
+            "--config=configs/basic.py:tiny",
+            f"--workdir={tmp_path / name}",
+            f"--compilation_cache={tmp_path / 'c'}",
+        ]
+        subprocess.run([sys.executable, "-m", "experiments.train", *arguments], check=True, capture_output=True)
+        return {file.name for file in (tmp_path / "c").glob("*-cache")}
+
+    first = programs("a")
+    assert len(first) > 3
+    assert programs("b") == first
+    assert aejax.load_run(tmp_path / "b").step == aejax.load_run(tmp_path / "a").step

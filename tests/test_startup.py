@@ -1,0 +1,29 @@
+"""The start-up benchmark: stops at the first step, says where the time goes, and does not wait for a run that fails."""
+
+import subprocess
+import sys
+
+import pytest
+
+from experiments.benchmark import startup
+
+
+def test_first_step_of_a_command(tmp_path):
+    stages = startup._profile("configs/conv.py:tiny", str(tmp_path))
+    total = stages.pop("total")
+    assert set(stages) == {"imports", "data", *startup.STAGES, "rest"}
+    assert min(stages.values()) >= 0
+    assert sum(stages.values()) == pytest.approx(total, abs=0.05)
+    assert 0 < startup._to_first_step("configs/conv.py:tiny", str(tmp_path)) < 10 * total
+
+
+def test_a_command_that_fails_is_not_waited_for(tmp_path):
+    with pytest.raises(RuntimeError, match="missing"):
+        startup._to_first_step("configs/missing.py", str(tmp_path))
+
+
+def test_the_command_imports_nothing_slow_that_training_does_not_need():
+    code = "import sys, experiments.train; print(*{name.partition('.')[0] for name in sys.modules})"
+    imported = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "jax" in imported
+    assert not {"sklearn", "scipy", "matplotlib", "torch", "tensorflow"} & set(imported)
