@@ -19,6 +19,11 @@ CASES = {
     "strides": ((8, 8, 3), (3, 3), 4, {"strides": 2}, 6),
     "even": ((5, 5, 2), (2, 2), 4, {"padding": "VALID"}, 5),
     "even, same": ((6, 6, 1), (4, 4), 2, {}, 5),
+    "taps": ((5, 4, 3), (2, 2), 4, {"padding": "VALID"}, 5),
+    "one tap": ((4, 3, 3), (1, 1), 4, {}, 5),
+    "one channel, dilated": ((9, 9, 1), (3, 3), 2, {"kernel_dilation": 2}, 5),
+    "taps, groups": ((5, 4, 4), (2, 2), 4, {"padding": "VALID", "feature_group_count": 2}, 5),
+    "sequence": ((8, 3), (3,), 2, {}, 5),
     "dilated": ((9, 9, 2), (3, 3), 2, {"kernel_dilation": 2}, 5),
     "groups": ((6, 6, 4), (3, 3), 4, {"feature_group_count": 2}, 5),
 }

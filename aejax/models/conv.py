@@ -1,15 +1,18 @@
 """`nn.Conv`, same parameters, in the form that is fastest where it runs.
 
-XLA's convolutions are near the machine's peak on accelerators, and there nothing is changed. On CPU three other forms
-of the same sums are several times faster (`python -m experiments.benchmark --work=forms`):
+On accelerators nothing is changed. On CPU other forms of the same sums are several times faster
+(`python -m experiments.benchmark --work=forms`):
 
-- the gradient of the kernel in parts of the batch: the plain one leaves the caches;
+- the gradient of the kernel in parts of the batch, or of a kernel up to 2x2 as a matrix product for each tap: the plain
+  one leaves the caches;
 - an image of one channel as a matrix product of its patches;
 - after `Upsample`, one convolution of the small image that makes the four pixels around each corner: the nine products
   of a pixel, with only four different values, become four.
 """
 
 import functools
+import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,31 +41,50 @@ def convolve(
     `enlarged` promises that each pixel stands in x four times, as `Upsample()` makes it.
     """
     plain: Form = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or x.ndim != 4 or not _ordinary(**options):
         return plain(x, kernel)
-    same = padding == "SAME" and tuple(strides) == (1, 1) and all(size % 2 for size in kernel.shape[:2])
-    if same and enlarged:
-        return _at_corners(x, kernel)
-    return _with_gradient(plain, _of_patches if same and x.shape[-1] == 1 else plain, x, kernel)
+    single = tuple(strides) == (1, 1)
+    if single and padding == "VALID" and math.prod(kernel.shape[:2]) <= 4:
+        return _forms(plain, plain, _of_taps, x, kernel)
+    if single and padding == "SAME" and all(size % 2 for size in kernel.shape[:2]):
+        if enlarged:
+            return _at_corners(x, kernel)
+        if x.shape[-1] == 1:
+            return _forms(_of_patches, plain, _of_patches, x, kernel)
+    return _forms(plain, plain, functools.partial(_in_parts, plain), x, kernel)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _with_gradient(plain: Form, form: Form, x: Array, kernel: Array) -> Array:
-    """`form`, with the gradient of x as of `plain`, that of the kernel in parts of the batch."""
-    return form(x, kernel)
+def _ordinary(lhs_dilation: Any = None, rhs_dilation: Any = None, feature_group_count: int = 1, **_: Any) -> bool:
+    return feature_group_count == 1 and all(set(d or (1,)) == {1} for d in (lhs_dilation, rhs_dilation))
 
 
-@functools.partial(_with_gradient.defjvp, symbolic_zeros=True)
-def _jvp(plain: Form, form: Form, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _forms(value: Form, of_x: Form, of_kernel: Form, x: Array, kernel: Array) -> Array:
+    """`value(x, kernel)`, with the gradient of x as of `of_x` and that of the kernel as of `of_kernel`."""
+    return value(x, kernel)
+
+
+@functools.partial(_forms.defjvp, symbolic_zeros=True)
+def _jvp(
+    value: Form, of_x: Form, of_kernel: Form, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Any]:
     (x, kernel), (dx, dkernel) = primals, tangents
-    # Linear in each: what runs backwards is the transpose, for the kernel a sum over the parts.
-    terms = []
-    if not isinstance(dx, SymbolicZero):
-        terms.append(plain(dx, kernel))
-    if not isinstance(dkernel, SymbolicZero):
-        parts = [x[i : i + PART] for i in range(0, x.shape[0], PART)]
-        terms.append(jnp.concatenate([form(part, dkernel) for part in parts]))
-    return _with_gradient(plain, form, x, kernel), sum(terms[1:], terms[0])
+    # Linear in each tangent: backwards runs the transpose of the form that stands here.
+    terms = [] if isinstance(dx, SymbolicZero) else [of_x(dx, kernel)]
+    terms += [] if isinstance(dkernel, SymbolicZero) else [of_kernel(x, dkernel)]
+    return _forms(value, of_x, of_kernel, x, kernel), sum(terms[1:], terms[0])
+
+
+def _in_parts(form: Form, x: Array, kernel: Array) -> Array:
+    return jnp.concatenate([form(x[i : i + PART], kernel) for i in range(0, x.shape[0], PART)])
+
+
+def _of_taps(x: Array, kernel: Array) -> Array:
+    """With stride 1 and no padding: each tap times the pixels that it reads."""
+    (_, h, w, _), (rows, columns, _, _) = x.shape, kernel.shape
+    taps = [(i, j) for i in range(rows) for j in range(columns)]
+    products = (x[:, i : h - rows + 1 + i, j : w - columns + 1 + j] @ kernel[i, j] for i, j in taps)
+    return functools.reduce(operator.add, products)
 
 
 def _of_patches(x: Array, kernel: Array) -> Array:
@@ -84,11 +106,8 @@ def _at_corners(x: Array, kernel: Array) -> Array:
     small = jnp.pad(small, ((0, 0), (top, top), (left, left), (0, 0)))
     taps = jnp.einsum("sak,tbl,klcf->abcstf", rows, columns, kernel).astype(kernel.dtype)
     size, features = taps.shape[:2], kernel.shape[-1]
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    plain = functools.partial(
-        lax.conv_general_dilated, window_strides=(1, 1), padding="VALID", dimension_numbers=dimensions
-    )
-    corners = _with_gradient(plain, plain, small, taps.reshape(*size, c, 4 * features))
+    taps = taps.reshape(*size, c, 4 * features)
+    corners = convolve(small, taps, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     pixels = corners.reshape(b, h // 2 + 1, w // 2 + 1, 2, 2, features).swapaxes(2, 3)
     return pixels.reshape(b, h + 2, w + 2, features)[:, 1:-1, 1:-1]
 
