@@ -9,7 +9,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from aejax.errors import InputError, one_of
@@ -48,6 +47,11 @@ class AbsoluteError(Likelihood):
         return jnp.abs(decoded - x)
 
 
+def _cross_entropy(logits: Array, x: Array) -> Array:
+    """-x log sigmoid(l) - (1 - x) log sigmoid(-l), with one logarithm: a tenth of a VAE's step on CPU is in these."""
+    return jnp.maximum(logits, 0) - logits * x + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Bernoulli(Likelihood):
     """Logits `decoded` (Kingma and Welling 2014, appendix C.1)."""
@@ -55,7 +59,7 @@ class Bernoulli(Likelihood):
     unit_interval = True
 
     def nll(self, decoded, x, log_scale=None, axis_name=None):
-        return optax.sigmoid_binary_cross_entropy(decoded, x)
+        return _cross_entropy(decoded, x)
 
     def mean(self, decoded):
         return jax.nn.sigmoid(decoded)
@@ -76,7 +80,7 @@ class ContinuousBernoulli(Likelihood):
             math.log(2) + jnp.log1p(jnp.square(decoded) / 12 - decoded**4 / 720),
             jnp.log(safe / jnp.tanh(safe / 2)),
         )
-        return optax.sigmoid_binary_cross_entropy(decoded, x) - log_c
+        return _cross_entropy(decoded, x) - log_c
 
     def mean(self, decoded):
         near = jnp.abs(decoded) < 0.1
