@@ -1,4 +1,4 @@
-"""What the README says of speed: python -m experiments.benchmark
+"""aejax against itself.
 
 loop: how much of its own bare jitted step the whole loop reaches. The loop is all that a run does
 between two checkpoints: batches, logs, validation, asynchronous saves. The bare step is the same
@@ -7,28 +7,19 @@ count. About 6 minutes on two CPU cores.
 
 evaluation: seconds of `experiments.evaluate` on a trained MLP VAE, and seconds and peak memory of
 importance-sampled likelihoods under a VAE of 784-400-20. About 6 minutes.
-
-Writes experiments/results/<work>.json; needs MNIST (data.data_dir or TFDS_DATA_DIR).
 """
 
 import importlib
-import json
 import math
-import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 
 import jax
 import numpy as np
-from absl import flags
 
 from aejax import Run, data
 from aejax.config import module
@@ -36,31 +27,9 @@ from aejax.evaluation.likelihood import log_likelihood
 from aejax.partition import Partition
 from aejax.step import eval_variables, gather, init, train_step
 from aejax.train import make_task, train
-from experiments import main
 
-_WORK = flags.DEFINE_list("work", ["loop", "evaluation"], "What to measure.")
-_OUT = flags.DEFINE_string("out", "experiments/results", "Folder of the figures.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that loop and bare step take turns.")
 # Config, its argument, steps between two checkpoints.
 WORK = {"conv": ("conv", "", 50), "mlp": ("stacked", "mnist", 1_000)}
-
-
-def machine() -> dict:
-    """What the figures were measured on."""
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    return {
-        "device": jax.devices()[0].device_kind,
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _cpuinfo() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.exists() else []
 
 
 def loop_against_step(name: str, arg: str, every: int, rounds: int) -> dict:
@@ -172,14 +141,3 @@ def _seconds(function) -> float:
     begin = time.perf_counter()
     function()
     return round(time.perf_counter() - begin, 1)
-
-
-def benchmark() -> None:
-    for work in _WORK.value:
-        results = {"machine": machine(), **{"loop": loop, "evaluation": evaluation}[work](_ROUNDS.value)}
-        print(json.dumps(results))
-        (Path(_OUT.value) / f"{work}.json").write_text(json.dumps(results, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main.run(benchmark)

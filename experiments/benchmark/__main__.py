@@ -1,0 +1,79 @@
+"""How fast aejax is: python -m experiments.benchmark
+
+Against its peers, on the works of `works.py`, about ... minutes on two CPU cores; those that are installed
+take part (pip install -e '.[bench]'). Prints a table, and writes it as speed.md and all figures as speed.json
+to experiments/results. A run of some works leaves the others' figures there as they are:
+
+    python -m experiments.benchmark --work=mlp,conv --rounds=3
+
+--work=loop or --work=evaluation measure aejax alone, see `own.py`, and write <work>.json.
+Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
+"""
+
+import json
+import os
+from pathlib import Path
+
+from absl import flags
+
+import aejax
+from experiments import main
+from experiments.benchmark import own, report
+from experiments.benchmark.contest import contest
+from experiments.benchmark.machine import machine
+from experiments.benchmark.works import WORKS
+
+_OWN = {"loop": own.loop, "evaluation": own.evaluation}
+
+_WORK = flags.DEFINE_list("work", list(WORKS), f"What to measure: of {', '.join([*_OWN, *WORKS])}.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each takes its turn.", lower_bound=1)
+_CORES = flags.DEFINE_list("cores", [], "Numbers of the cores to use; all unless told.")
+_OUT = flags.DEFINE_string("out", "experiments/results", "Folder of the figures.")
+
+
+def benchmark() -> None:
+    for work in _WORK.value:
+        if work not in (*_OWN, *WORKS):
+            raise aejax.errors.one_of("--work", work, (*_OWN, *WORKS))
+    cores = _pin(_CORES.value)
+    folder = Path(_OUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    for work in _WORK.value:
+        if work in _OWN:
+            results = {"machine": machine(), **_OWN[work](_ROUNDS.value)}
+            print(json.dumps(results))
+            _write(folder / f"{work}.json", results)
+        else:
+            found = report.summary(WORKS[work], contest(WORKS[work], _ROUNDS.value))
+            entry = {"machine": machine(("torch", "pythae", "keras")), "cores": cores, **found}
+            print(report.table({work: entry}))
+            _add(folder, work, entry)
+
+
+def _pin(cores: list[str]) -> int:
+    """Keeps this process and all that it starts on these cores; returns how many."""
+    if cores:
+        try:
+            os.sched_setaffinity(0, map(int, cores))
+        except (ValueError, OSError) as error:
+            raise aejax.InputError(
+                f"--cores={','.join(cores)} cannot be used ({error}); give some of "
+                f"{','.join(map(str, sorted(os.sched_getaffinity(0))))}"
+            ) from error
+    return len(os.sched_getaffinity(0))
+
+
+def _add(folder: Path, work: str, entry: dict) -> None:
+    """Replaces the entry of this work alone."""
+    file = folder / "speed.json"
+    results = (json.loads(file.read_text()) if file.exists() else {}) | {work: entry}
+    _write(file, {name: results[name] for name in WORKS if name in results})
+    (folder / "speed.md").write_text(report.INTRODUCTION + report.table(results))
+
+
+def _write(file: Path, results: dict) -> None:
+    file.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main.run(benchmark)
