@@ -57,21 +57,28 @@ def _there(package: str) -> bool:
 
 
 def given_for(work: Work) -> Given:
-    """Images, rows as `aejax.train.train` draws them, and aejax's weights before the first step."""
+    """Images, rows as `aejax.train.train` draws them, and aejax's weights: to train from, or trained for a little.
+
+    Importance samples of an untrained model are too noisy to tell whether two programs compute the same.
+    """
     import jax
     from flax.traverse_util import flatten_dict
 
     from aejax import data, step
     from aejax.train import make_task
 
-    images = work.images()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a code is overcomplete
-        task = make_task(work.config(), data.Spec(images.shape[1:]))
-    state = step.init(task, images.shape[1:], jax.random.key(0))
-    weights = flatten_dict({"params": state.params, **state.variables}, sep="/")
+    images, config = work.images(), work.config()
+    if work.kind == "train":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a code is overcomplete
+            task = make_task(config, data.Spec(images.shape[1:]))
+        state = step.init(task, images.shape[1:], jax.random.key(0))
+        variables = {"params": state.params, **state.variables}
+    else:
+        config.update({"steps": 500, "checkpoint_every": 500})
+        variables = aejax.fit(config, images, quiet=True).variables
     rows = [data.rows(len(images), work.batch, 0, i) for i in range(max(work.steps, CHECKED))]
-    return Given(images, np.stack(rows), jax.device_get(weights))
+    return Given(images, np.stack(rows), jax.device_get(flatten_dict(variables, sep="/")))
 
 
 def verify(work: Work, name: str, check: Mapping[str, float], ours: Mapping[str, float]) -> None:

@@ -79,6 +79,9 @@ class VQVAE(nn.Module):
         codes, features = given.weights["codebook/bottleneck/codebook/sums"].shape
         self.encoder = Encoder(down)
         self.bottleneck = Quantizer(down[-1], codes, features)
+        for name in ("shares", "sums"):
+            book = given.weights[f"codebook/bottleneck/codebook/{name}"]
+            self.bottleneck.get_buffer(name).copy_(torch.from_numpy(book))
         self.decoder = Decoder([features, up[0], *(phases // 4 for phases in up[1:])])
 
     def decoded(self, x):

@@ -72,13 +72,14 @@ def encode(work: Work, given: Given, variant: str) -> Contender:
 def likelihood(work: Work, given: Given, variant: str) -> Contender:
     """`get_nll`, which takes the images one by one: 50 of them are enough to tell its speed.
 
-    It draws its samples in whole batches, and so 200 of them where `batch_size` is 100.
+    It draws its samples in whole batches, and so 200 of them where `batch_size` is 100. What it returns is
+    log p(x), not the negative of it.
     """
     model, images = _model(given).eval(), _images(given)[:50]
 
     @torch.no_grad()
     def nats() -> float:
-        return float(model.get_nll(images, n_samples=200, batch_size=work.batch))
+        return -float(model.get_nll(images, n_samples=200, batch_size=work.batch))
 
     def turn() -> int:
         nats()
