@@ -88,7 +88,7 @@ def verify(work: Work, name: str, check: Mapping[str, float], ours: Mapping[str,
         if not abs(check[value] - expected) <= tolerance * abs(expected):
             raise aejax.InputError(
                 f"{work.name}: {name} does other work than aejax, its {value} is {check[value]:,.7g} and aejax's "
-                f"{expected:,.7g}, further apart than {tolerance:g} of it; nothing was timed"
+                f"{expected:,.7g}, further apart than a share of {tolerance:g}; nothing was timed"
             )
 
 

@@ -131,12 +131,12 @@ class Upsample(nn.Module):
         return F.pixel_shuffle(self.conv(x), 2)[:, :, 1:-1, 1:-1]
 
 
-def load(model: nn.Module, given: Given, prefix: str = "params/") -> None:
+def load(model: nn.Module, given: Given) -> None:
     """Copies aejax's weights into the modules of the same names."""
     turned = {2: (1, 0), 4: (3, 2, 0, 1)}  # a kernel [in, out] or [h, w, in, out] to [out, in] or [out, in, h, w]
     with torch.no_grad():
         for name, module in model.named_modules():
-            path = prefix + name.replace(".", "/")
+            path = "params/" + name.replace(".", "/")
             if isinstance(module, nn.Linear | nn.Conv2d | nn.GroupNorm):
                 kernel = given.weights.get(f"{path}/kernel", given.weights.get(f"{path}/scale"))
                 bias = given.weights[f"{path}/bias"]
@@ -144,5 +144,5 @@ def load(model: nn.Module, given: Given, prefix: str = "params/") -> None:
                     order = np.arange(len(bias)).reshape(4, -1).T.ravel()
                     kernel, bias = kernel[..., order], bias[order]
                 kernel = kernel.transpose(turned.get(kernel.ndim, (0,)))
-                module.weight.copy_(torch.from_numpy(kernel.copy()))
-                module.bias.copy_(torch.from_numpy(bias))
+                module.weight.copy_(torch.tensor(kernel))
+                module.bias.copy_(torch.tensor(bias))

@@ -81,7 +81,7 @@ class VQVAE(nn.Module):
         self.bottleneck = Quantizer(down[-1], codes, features)
         for name in ("shares", "sums"):
             book = given.weights[f"codebook/bottleneck/codebook/{name}"]
-            self.bottleneck.get_buffer(name).copy_(torch.from_numpy(book))
+            self.bottleneck.get_buffer(name).copy_(torch.tensor(book))
         self.decoder = Decoder([features, up[0], *(phases // 4 for phases in up[1:])])
 
     def decoded(self, x):
