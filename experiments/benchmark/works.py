@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.benchmark import models
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -36,64 +38,6 @@ class Work:
     steps: int = 0
 
 
-def _mnist() -> np.ndarray:
-    """All 60,000 of the train split."""
-    from aejax import config, data
-
-    section = config.default().data
-    section.name = "mnist"
-    return data.read(data.find(section)["train"])["x"]
-
-
-def _mnist_few() -> np.ndarray:
-    return _mnist()[:2_000]
-
-
-def _squares() -> np.ndarray:
-    """2,048 images 32x32x3 of 16 x 16 squares in random colours."""
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (2_048, 16, 16, 3), np.uint8).repeat(2, 1).repeat(2, 2)
-
-
-def plain(config: Any, batch: int) -> Any:
-    """The config with what every library has: Adam at a rate of 1e-3, no schedule, no averaged parameters."""
-    config = config.copy_and_resolve_references().unlock()
-    config.optim.update({"name": "adam", "lr": 1e-3, "schedule": "constant", "warmup": 0, "clip": 0.0})
-    config.update({"batch_size": batch, "ema": 0.0})
-    return config
-
-
-def _mlp() -> Any:
-    from configs import stacked
-
-    return plain(stacked.get_config("mnist"), 256)
-
-
-def _vae() -> Any:
-    from aejax.config import module
-    from configs import common
-
-    config = common.mlp(module("gaussian", features=20), hidden=(400,))
-    config.objective.weights.kl = 1.0
-    return plain(config, 128)
-
-
-def _conv() -> Any:
-    from configs import conv
-
-    return plain(conv.get_config("mnist"), 256)
-
-
-def _vq_vae() -> Any:
-    from aejax.config import module
-    from configs import common
-
-    config = common.resnet(module("vq", codes=256, features=16), features=(64, 128))
-    config.likelihood = module("squared_error")
-    config.objective.weights.commitment = 0.25
-    return plain(config, 64)
-
-
 _PYTORCH = ("pytorch, eager", "pytorch, compiled", "pytorch, huge pages")
 _PYTORCH_IMAGES = ("pytorch, eager", "pytorch, channels_last", "pytorch, compiled", "pytorch, huge pages")
 # Before any step only the order of float32 sums differs. Adam divides a gradient by its own size, so that where it is
@@ -107,8 +51,8 @@ _ALL = (
         "mlp",
         "a",
         "train an MLP autoencoder 784-1000-500-250-30",
-        _mlp,
-        _mnist,
+        models.mlp,
+        models.mnist,
         256,
         ("aejax", *_PYTORCH),
         {"pytorch": 1.3},
@@ -119,8 +63,8 @@ _ALL = (
         "vae",
         "b",
         "train an MLP VAE 784-400-20",
-        _vae,
-        _mnist,
+        models.vae,
+        models.mnist,
         128,
         ("aejax", *_PYTORCH, "pythae", "flax"),
         {"pytorch": 2.0, "pythae": 3.0},
@@ -132,8 +76,8 @@ _ALL = (
         "conv",
         "c",
         "train the convolutional autoencoder `conv`",
-        _conv,
-        _mnist,
+        models.conv,
+        models.mnist,
         256,
         ("aejax", *_PYTORCH_IMAGES, "keras"),
         {"pytorch": 1.0, "keras": 2.0},
@@ -144,8 +88,8 @@ _ALL = (
         "vq_vae",
         "d",
         "train a residual VQ-VAE on 32x32x3",
-        _vq_vae,
-        _squares,
+        models.vq_vae,
+        models.squares,
         64,
         ("aejax", *_PYTORCH_IMAGES),
         {"pytorch": 1.0},
@@ -156,8 +100,8 @@ _ALL = (
         "encode",
         "e",
         "encode 60,000 images with the VAE",
-        _vae,
-        _mnist,
+        models.vae,
+        models.mnist,
         256,
         ("aejax", "pythae", "bare forward, 256", "bare forward, 1024"),
         {"pythae": 5.0, "bare forward": 0.9},
@@ -168,8 +112,8 @@ _ALL = (
         "likelihood",
         "f",
         "log p(x) by 200 importance samples with the VAE",
-        _vae,
-        _mnist_few,
+        models.vae,
+        models.mnist_few,
         100,
         ("aejax", "pythae"),
         {"pythae": 20.0},
