@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import sys
+import time
 
 import jax
 import numpy as np
@@ -47,13 +48,13 @@ def moved(given, amount=0.1):
 
 def test_the_ratio_is_the_median_of_the_rounds_ratios_and_the_best_variant_counts():
     measured = {  # images a second: aejax 100, 50, 20; eager 50, 50, 4; compiled 80, 20, 10; huge pages 1000
-        "aejax": {"seconds": [1, 2, 5], "images": [100] * 3, "peak_gib": 1.0},
-        "pytorch, eager": {"seconds": [2, 2, 25], "images": [100] * 3, "peak_gib": 2.0},
-        "pytorch, compiled": {"seconds": [0.5, 2, 4], "images": [40] * 3, "peak_gib": 3.0},
-        "pytorch, huge pages": {"seconds": [0.1] * 3, "images": [100] * 3, "peak_gib": 4.0},
-        "keras": {"seconds": [4, 4, 4], "images": [100] * 3, "peak_gib": 5.0},
+        "aejax": {"seconds": [1, 2, 5], "images": [100] * 3, "others": [0.0] * 3, "peak_gib": 1.0},
+        "pytorch, eager": {"seconds": [2, 2, 25], "images": [100] * 3, "others": [0.0] * 3, "peak_gib": 2.0},
+        "pytorch, compiled": {"seconds": [0.5, 2, 4], "images": [40] * 3, "others": [0.0] * 3, "peak_gib": 3.0},
+        "pytorch, huge pages": {"seconds": [0.1] * 3, "images": [100] * 3, "others": [0.0] * 3, "peak_gib": 4.0},
+        "keras": {"seconds": [4, 4, 4], "images": [100] * 3, "others": [0.0, 4.0, 0.0], "peak_gib": 5.0},
     }
-    found = report.summary(works.WORKS["conv"], measured)
+    found = report.summary(works.WORKS["conv"], measured, 2)
     assert found["ratios"] == {
         "pytorch, eager": 2.0,  # of 2, 1, 5
         "pytorch, compiled": 2.0,  # of 1.25, 2.5, 2
@@ -62,26 +63,32 @@ def test_the_ratio_is_the_median_of_the_rounds_ratios_and_the_best_variant_count
     }
     assert found["contenders"]["aejax"]["images_per_second"] == {"median": 50, "min": 20, "max": 100}
     measured["pytorch, compiled"]["seconds"] = [0.2, 0.8, 1.0]  # 200, 50, 40: ratios 0.5, 1, 0.5
-    found = report.summary(works.WORKS["conv"], measured)
+    found = report.summary(works.WORKS["conv"], measured, 2)
     assert found["peers"]["pytorch"] == {"best": "pytorch, compiled", "ratio": 0.5, "goal": 1.0, "reached": False}
     assert found["peers"]["keras"] == {"best": "keras", "ratio": 2.0, "goal": 2.0, "reached": True}
     machine = {"cpu": "a CPU", "device": "cpu", "cores": 8, "python": "3", "torch": "2", "date": "2026-01-01"}
-    lines = report.table({"conv": {**found, "cores": 2, "machine": machine}}).splitlines()
+    lines = report.table({"conv": {**found, "machine": machine}}).splitlines()
     assert lines[2] == "| (c) train the convolutional autoencoder `conv` | aejax | 50 [20 - 100] | 1.00 |  |  |"
     assert "|  | pytorch, eager | 50 [4 - 50] | 2.00 | 2.00 |  |" in lines
     assert "|  | pytorch, compiled | 50 [40 - 200] | 3.00 | 0.50 | 1: **not reached** |" in lines
     assert "|  | pytorch, huge pages | 1,000 [1,000 - 1,000] | 4.00 | (0.05) |  |" in lines
     assert "|  | keras | 25 [25 - 25] | 5.00 | 2.00 | 2: reached |" in lines
-    assert lines[-1] == "2026-01-01, 2 cores of a CPU (cpu), python 3, torch 2."
+    assert lines[-3] == "2026-01-01, 2 cores of a CPU (cpu), python 3, torch 2."
+    # 4 seconds of two cores' 2 x (8 + 29 + 2 + 0.3 + 12)
+    assert lines[-1].endswith(
+        "during (c) train the convolutional autoencoder `conv` other programs took 4% of the cores."
+    )
+    found = report.summary(works.WORKS["conv"], measured | {"keras": measured["pytorch, eager"]}, 2)
+    assert "quiet" not in report.table({"conv": {**found, "machine": machine}})
 
 
 def test_a_run_of_some_works_leaves_the_others_figures(tmp_path):
     main = command("benchmark.__main__")
-    of = {"seconds": [1.0], "images": [10], "peak_gib": 1.0}
+    of = {"seconds": [1.0], "images": [10], "others": [0.0] * 3, "peak_gib": 1.0}
     entries = {}
     for name, cores in (("vae", 1), ("mlp", 1), ("vae", 2)):
-        found = report.summary(works.WORKS[name], {"aejax": of, "pytorch, eager": of})
-        entries[name] = {"machine": {"cpu": "", "device": "", "cores": 8, "date": ""}, "cores": cores, **found}
+        found = report.summary(works.WORKS[name], {"aejax": of, "pytorch, eager": of}, cores)
+        entries[name] = {"machine": {"cpu": "", "device": "", "cores": 8, "date": ""}, **found}
         main._add(tmp_path, name, entries[name])
     written = json.loads((tmp_path / "speed.json").read_text())
     assert list(written) == ["mlp", "vae"]
@@ -224,11 +231,20 @@ serve(lambda: Contender(7, lambda: {"loss": 0.5}, turn), sys.stdin, sys.stdout)
 def test_parent_and_child_speak_by_lines():
     with contest.Child("a work: a contender", [sys.executable, "-c", CHILD]) as child:
         assert child.ask("check") == {"parameters": 7, "loss": 0.5}
-        assert [child.ask("turn")["images"] for _ in range(2)] == [5, 10]
+        turns = [child.ask("turn") for _ in range(2)]
+        assert [turn["images"] for turn in turns] == [5, 10]
         assert 0.001 < child.ask("peak")["peak_gib"] < 1
         with pytest.raises(aejax.InputError, match="a work: a contender failed: ValueError: no third turn"):
             child.ask("turn")
     assert child._process.returncode is not None
+
+
+def test_what_others_take_of_the_cores_is_seen():
+    with contest.Child("busy", [sys.executable, "-c", "while True: pass"]):
+        time.sleep(0.2)
+        answers = io.StringIO()
+        contender.serve(lambda: Contender(1, dict, lambda: time.sleep(0.5) or 1), ["turn"], answers)
+    assert json.loads(answers.getvalue())["others"] > 0.2
 
 
 def test_a_child_that_dies_is_named_with_its_last_words():

@@ -1,10 +1,12 @@
 """How fast aejax is: python -m experiments.benchmark
 
-Against its peers, on the works of `works.py`, about ... minutes on two CPU cores; those that are installed
-take part (pip install -e '.[bench]'). Prints a table, and writes it as speed.md and all figures as speed.json
-to experiments/results. A run of some works leaves the others' figures there as they are:
+Against its peers, on the works of `works.py`; those that are installed take part (pip install -e '.[bench]').
+Prints a table, and writes it as speed.md and all figures as speed.json to experiments/results. A run of some
+works leaves the others' figures there as they are:
 
     python -m experiments.benchmark --work=mlp,conv --rounds=3
+
+The machine should have nothing else to do: where it had, the table says so.
 
 --work=loop or --work=evaluation measure aejax alone, see `own.py`, and write <work>.json.
 Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
@@ -44,8 +46,8 @@ def benchmark() -> None:
             print(json.dumps(results))
             _write(folder / f"{work}.json", results)
         else:
-            found = report.summary(WORKS[work], contest(WORKS[work], _ROUNDS.value))
-            entry = {"machine": machine(("torch", "pythae", "keras")), "cores": cores, **found}
+            found = report.summary(WORKS[work], contest(WORKS[work], _ROUNDS.value), cores)
+            entry = {"machine": machine(("torch", "pythae", "keras")), **found}
             print(report.table({work: entry}))
             _add(folder, work, entry)
 

@@ -1,7 +1,8 @@
 """One contender in a process of its own: python -m experiments.benchmark.contender WORK CONTENDER given.npz
 
 Does what lines on its input say, one at a time, and answers each by a line of JSON: `check`, its parameters
-and the values that equal work makes equal; `turn`, the seconds and images of a round; `peak`, its memory.
+and the values that equal work makes equal; `turn`, the seconds and images of a round, and the seconds of the
+cores that others took meanwhile; `peak`, its memory.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from typing import Any, TextIO
 
 from experiments.benchmark.contenders import CONTENDERS, Contender
 from experiments.benchmark.given import Given
-from experiments.benchmark.machine import peak_gib
+from experiments.benchmark.machine import busy_seconds, peak_gib
 from experiments.benchmark.works import WORKS
 
 
@@ -42,9 +43,10 @@ def _answer(contender: Contender, command: str) -> dict[str, Any]:
     if command == "check":
         return {"parameters": contender.parameters, **contender.check()}
     if command == "turn":
-        begin = time.perf_counter()
+        begin, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
         images = contender.turn()
-        return {"seconds": time.perf_counter() - begin, "images": images}
+        seconds, own = time.perf_counter() - begin, time.process_time() - own
+        return {"seconds": seconds, "images": images, "others": busy_seconds() - busy - own}
     return {"peak_gib": peak_gib()}
 
 

@@ -21,7 +21,7 @@ from experiments.benchmark.works import Work
 
 
 def contest(work: Work, rounds: int) -> dict[str, Any]:
-    """By contender: its `check`, its seconds and images in each round, and its peak memory."""
+    """By contender: its `check`, its seconds, images and what others took in each round, and its peak memory."""
     names = present(work)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -30,15 +30,15 @@ def contest(work: Work, rounds: int) -> dict[str, Any]:
         children = {name: stack.enter_context(Child.of(work, name, file)) for name in names}
         for name, child in children.items():
             _say(f"{work.name}: {name} is checked")
-            found[name] = {"check": child.ask("check"), "seconds": [], "images": []}
+            found[name] = {"check": child.ask("check"), "seconds": [], "images": [], "others": []}
             verify(work, name, found[name]["check"], found["aejax"]["check"])
         for turn in range(rounds + 1):
             _say(f"{work.name}: round {turn} of {rounds}" if turn else f"{work.name}: warm-up")
             for name, child in children.items():
                 answer = child.ask("turn")
                 if turn:
-                    found[name]["seconds"].append(round(answer["seconds"], 4))
-                    found[name]["images"].append(answer["images"])
+                    for key in ("seconds", "images", "others"):
+                        found[name][key].append(round(answer[key], 4))
         for name, child in children.items():
             found[name].update(child.ask("peak"))
     return found

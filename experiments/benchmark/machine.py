@@ -32,6 +32,15 @@ def peak_gib() -> float:
     return round(int(line.split()[1]) / 2**20, 3)
 
 
+def busy_seconds() -> float:
+    """That the cores of this process have worked so far, for whom ever."""
+    cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    # user, nice, system, (idle, iowait,) irq, softirq, steal, see proc(5)
+    ticks = sum(int(line[i]) for line in lines if line[0] in cores for i in (1, 2, 3, 6, 7, 8))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)

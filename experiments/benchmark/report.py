@@ -19,7 +19,10 @@ round by round; a goal is for the best variant of a peer. In brackets stands wha
 """
 
 
-def summary(work: Work, found: Mapping[str, Any]) -> dict[str, Any]:
+QUIET = 0.03  # share of the cores' time above which other programs are mentioned
+
+
+def summary(work: Work, found: Mapping[str, Any], cores: int) -> dict[str, Any]:
     """The entry of a work in speed.json: what `contest` found, rates, and aejax's ratios by peer."""
     contenders = {name: {**of, "images_per_second": _spread(rates(of))} for name, of in found.items()}
     ratios = {name: ratio(found["aejax"], of) for name, of in found.items() if name != "aejax"}
@@ -29,7 +32,10 @@ def summary(work: Work, found: Mapping[str, Any]) -> dict[str, Any]:
         peers[peer] = {"best": best, "ratio": round(ratios[best], 3)}
         if goal := work.goals.get(peer):
             peers[peer] |= {"goal": goal, "reached": ratios[best] >= goal}
+    seconds, others = (sum(sum(of[key]) for of in found.values()) for key in ("seconds", "others"))
     return {
+        "cores": cores,
+        "others": round(max(others, 0) / (seconds * cores), 3),
         "what": f"({work.letter}) {work.what}",
         "tolerance": dict(work.tolerance),
         "contenders": contenders,
@@ -65,8 +71,15 @@ def table(results: Mapping[str, Any]) -> str:
     for name in WORKS:
         if name in results:
             lines += _rows(results[name])
-    machines = {_machine(results[name]): None for name in WORKS if name in results}
-    return "\n".join(lines) + "\n\n" + "\n".join(machines) + "\n"
+    shown = [results[name] for name in WORKS if name in results]
+    notes = dict.fromkeys([_machine(entry) for entry in shown])
+    # Not a matter of noise alone: libraries that hand each core its share beforehand lose more than those that do not.
+    notes |= dict.fromkeys(
+        f"**The machine was not quiet**: during {entry['what']} other programs took {entry['others']:.0%} of the cores."
+        for entry in shown
+        if entry["others"] > QUIET
+    )
+    return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
 
 
 def _rows(entry: Mapping[str, Any]) -> list[str]:
