@@ -8,8 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+# tensorboardX imports torch where that is installed, for tensors that it is never given here: seconds of every start.
+if "torch" in sys.modules:
+    from tensorboardX import SummaryWriter
+else:
+    sys.modules["torch"] = None  # type: ignore[assignment]  # "not installed"
+    from tensorboardX import SummaryWriter
+
+    del sys.modules["torch"]
 
 METRICS = "metrics.jsonl"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import families, reproduce
-from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import own
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,8 +21,8 @@ def results(name):
 
 def test_figures_are_those_of_the_committed_results():
     assert reproduce.table(results("reconstruction.json")) in README
-    assert benchmark.sentence(results("loop.json")) in WORDS
-    assert benchmark.sentence_on_evaluation(results("evaluation.json")) in WORDS
+    assert own.sentence(results("loop.json")) in WORDS
+    assert own.sentence_on_evaluation(results("evaluation.json")) in WORDS
 
 
 def test_the_table_of_families_is_that_of_the_committed_figures():

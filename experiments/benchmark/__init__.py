@@ -1,1 +1,1 @@
-"""Speed, memory and how they grow: python -m experiments.benchmark"""
+"""Speed: of the parts of aejax against each other, and of aejax against its peers. See `__main__`."""

@@ -1,192 +1,85 @@
-"""What the README says of speed: python -m experiments.benchmark
+"""How fast aejax is: python -m experiments.benchmark
 
-loop: how much of its own bare jitted step the whole loop reaches. The loop is all that a run does
-between two checkpoints: batches, logs, validation, asynchronous saves. The bare step is the same
-compiled function on batches that are already on the device. Both take turns in one process; medians
-count. About 6 minutes on two CPU cores.
+Against its peers, on the works of `works.py`; those that are installed take part (pip install -e '.[bench]').
+Prints a table, and writes it as speed.md and all figures as speed.json to experiments/results. A run of some
+works leaves the others' figures there as they are:
 
-evaluation: seconds of `experiments.evaluate` on a trained MLP VAE, and seconds and peak memory of
-importance-sampled likelihoods under a VAE of 784-400-20. About 6 minutes.
+    python -m experiments.benchmark --work=mlp,conv --rounds=3
 
-growth: how images per second and memory grow with batch, examples, width and devices, as growth.png too. About 20
-minutes. startup: seconds from the command to its first step, and where they go. About 2 minutes.
+The machine should have nothing else to do: where it had, the table says so.
 
-Writes experiments/results/<work>.json; needs MNIST (data.data_dir or TFDS_DATA_DIR).
+--work=loop, evaluation, forms, growth or startup measure aejax alone, see `own.py` and the files of these names, and
+write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
-import importlib
 import json
-import math
 import os
-import platform
-import resource
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-import jax
-import numpy as np
 from absl import flags
 
-from aejax import Run, data
-from aejax.config import module
-from aejax.evaluation.likelihood import log_likelihood
-from aejax.partition import Partition
-from aejax.step import eval_variables, gather, init, train_step
-from aejax.train import make_task, train
+import aejax
 from experiments import main
+from experiments.benchmark import own, report
+from experiments.benchmark.contest import contest
+from experiments.benchmark.forms import forms
 from experiments.benchmark.growth import growth, plot
+from experiments.benchmark.machine import machine
 from experiments.benchmark.startup import startup
+from experiments.benchmark.works import WORKS
 
-_WORK = flags.DEFINE_list("work", ["loop", "evaluation"], "What to measure.")
+_OWN = {"loop": own.loop, "evaluation": own.evaluation, "forms": forms, "growth": growth, "startup": startup}
+
+_WORK = flags.DEFINE_list("work", list(WORKS), f"What to measure: of {', '.join([*_OWN, *WORKS])}.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each takes its turn.", lower_bound=1)
+_CORES = flags.DEFINE_list("cores", [], "Numbers of the cores to use; all unless told.")
 _OUT = flags.DEFINE_string("out", "experiments/results", "Folder of the figures.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that loop and bare step take turns.")
-# Config, its argument, steps between two checkpoints.
-WORK = {"conv": ("conv", "", 50), "mlp": ("stacked", "mnist", 1_000)}
-
-
-def machine() -> dict:
-    """What the figures were measured on."""
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    return {
-        "device": jax.devices()[0].device_kind,
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _cpuinfo() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.exists() else []
-
-
-def loop_against_step(name: str, arg: str, every: int, rounds: int) -> dict:
-    """Images per second of the loop and of the bare step, alternately."""
-    config = importlib.import_module(f"configs.{name}").get_config(arg).unlock()
-    config.update({"checkpoint_every": every, "steps": 2 * every + 2})
-    splits = data.load(config.data)
-    bare = _bare_step(config, splits, every)
-    measured: dict[str, list[float]] = {"loop": [], "bare": []}
-    for _ in range(rounds):
-        measured["bare"].append(bare())
-        measured["loop"].append(_loop(config, splits, every))
-    rates = {key: every * config.batch_size / statistics.median(value) for key, value in measured.items()}
-    return {
-        "config": f"{name}:{arg}",
-        "batch_size": config.batch_size,
-        "steps": every,
-        "loop_images_per_second": round(rates["loop"], 1),
-        "bare_images_per_second": round(rates["bare"], 1),
-        "loop_over_bare": round(rates["loop"] / rates["bare"], 4),
-        "seconds": {key: [round(v, 3) for v in value] for key, value in measured.items()},
-    }
-
-
-def _loop(config, splits: data.Splits, every: int) -> float:
-    """Seconds from the first step after one checkpoint to the first after the next."""
-    times: list[float] = []
-    with tempfile.TemporaryDirectory() as workdir:
-        train(config, workdir, data=splits, stop=lambda: times.append(time.perf_counter()) or False)
-    return times[2 * every] - times[every]
-
-
-def _bare_step(config, splits: data.Splits, steps: int):
-    spec = data.Spec.of(splits.train, config.data.standardize)
-    task = make_task(config, spec)
-    partition = Partition()
-    key = jax.random.key(config.seed)
-    step = partition.compile(
-        lambda state, held, batch, reduce: train_step(state, gather(held, batch), key, task=task, reduce=reduce)
-    )
-    held = partition.replicate(data.read(splits.train))
-    rows = [data.rows(len(splits.train), config.batch_size, config.seed, i) for i in range(steps)]
-    batches = [partition.share({"index": r}) for r in rows]
-    state, _ = step(partition.replicate(init(task, spec.shape, key)), held, batches[0])
-
-    def run() -> float:
-        nonlocal state
-        begin = time.perf_counter()
-        for batch in batches:
-            state, metrics = step(state, held, batch)
-        jax.block_until_ready((state, metrics))
-        return time.perf_counter() - begin
-
-    return run
-
-
-def sentence(results: dict) -> str:
-    """What the README says of it."""
-    shares = (
-        f"{results[name]['loop_over_bare']:.0%} for {what}" for name, what in (("conv", "`conv`"), ("mlp", "the MLP"))
-    )
-    return f"{' and '.join(shares)} of its own bare jitted step's images per second"
-
-
-def loop(rounds: int) -> dict:
-    """`loop_against_step` of each of WORK."""
-    return {name: loop_against_step(config, arg, every, rounds) for name, (config, arg, every) in WORK.items()}
-
-
-def evaluation(rounds: int) -> dict:
-    """Whole commands on a trained `vae`; likelihoods of MNIST's test images under `_likelihoods`' model."""
-    with tempfile.TemporaryDirectory() as workdir:
-        train(importlib.import_module("configs.vae").get_config(), workdir)
-        command = [sys.executable, "-m", "experiments.evaluate", f"--workdir={workdir}"]
-        seconds = [_seconds(lambda: subprocess.run(command, check=True)) for _ in range(rounds)]
-    return {"evaluate": {"config": "vae", "seconds": seconds}, "log_likelihood": _likelihoods(rounds)}
-
-
-def _likelihoods(rounds: int) -> list[dict]:
-    """For each number of samples: seconds, compilation left out, and the process's peak memory so far."""
-    config = importlib.import_module("configs.common").mlp(module("gaussian", features=20), hidden=(400,))
-    splits = data.load(config.data)
-    spec = data.Spec.of(splits.train, standardize=False)
-    x = data.read(splits.test)["x"]
-    variables = eval_variables(init(make_task(config, spec), spec.shape, jax.random.key(0)))
-    run = Run(config, spec, 0, jax.device_get(variables), np.zeros((1, 20), np.float32), x[:1], x[:1])
-    found = []
-    for images, samples in ((10_000, 200), (100, 20_000)):  # the same number of draws
-        log_likelihood(run, x[:images], samples)
-        seconds = [_seconds(lambda: log_likelihood(run, x[:images], samples)) for _ in range(rounds)]  # noqa: B023
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        found.append({"images": images, "samples": samples, "seconds": seconds, "peak_gib": round(peak, 2)})
-    return found
-
-
-def sentence_on_evaluation(results: dict) -> str:
-    """What the README says of it."""
-    whole = statistics.median(results["evaluate"]["seconds"])
-    short, long = results["log_likelihood"]
-    peak = max(short["peak_gib"], long["peak_gib"])
-    return (
-        f"On two cores the whole evaluation of this VAE takes {whole:.0f} s, {short['samples']} importance samples of "
-        f"each of {short['images']:,} images under a VAE of 784-400-20 {statistics.median(short['seconds']):.0f} s; "
-        f"memory stays below {math.ceil(peak * 10) / 10:.1f} GiB, with {long['samples']:,} samples too"
-    )
-
-
-def _seconds(function) -> float:
-    begin = time.perf_counter()
-    function()
-    return round(time.perf_counter() - begin, 1)
 
 
 def benchmark() -> None:
-    out, works = Path(_OUT.value), {"loop": loop, "evaluation": evaluation, "growth": growth, "startup": startup}
     for work in _WORK.value:
-        results = {"machine": machine(), **works[work](_ROUNDS.value)}
-        print(json.dumps(results))
-        (out / f"{work}.json").write_text(json.dumps(results, indent=2) + "\n")
-        if work == "growth":
-            plot(results).savefig(out / "growth.png", dpi=180, bbox_inches="tight", facecolor="white")
+        if work not in (*_OWN, *WORKS):
+            raise aejax.errors.one_of("--work", work, (*_OWN, *WORKS))
+    cores = _pin(_CORES.value)
+    folder = Path(_OUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    for work in _WORK.value:
+        if work in _OWN:
+            results = {"machine": machine(), **_OWN[work](_ROUNDS.value)}
+            print(json.dumps(results))
+            _write(folder / f"{work}.json", results)
+            if work == "growth":
+                plot(results).savefig(folder / "growth.png", dpi=180, bbox_inches="tight", facecolor="white")
+        else:
+            found = report.summary(WORKS[work], contest(WORKS[work], _ROUNDS.value), cores)
+            entry = {"machine": machine(("torch", "pythae", "keras")), **found}
+            print(report.table({work: entry}))
+            _add(folder, work, entry)
+
+
+def _pin(cores: list[str]) -> int:
+    """Keeps this process and all that it starts on these cores; returns how many."""
+    if cores:
+        try:
+            os.sched_setaffinity(0, map(int, cores))
+        except (ValueError, OSError) as error:
+            raise aejax.InputError(
+                f"--cores={','.join(cores)} cannot be used ({error}); give some of "
+                f"{','.join(map(str, sorted(os.sched_getaffinity(0))))}"
+            ) from error
+    return len(os.sched_getaffinity(0))
+
+
+def _add(folder: Path, work: str, entry: dict) -> None:
+    """Replaces the entry of this work alone."""
+    file = folder / "speed.json"
+    results = (json.loads(file.read_text()) if file.exists() else {}) | {work: entry}
+    _write(file, {name: results[name] for name in WORKS if name in results})
+    (folder / "speed.md").write_text(report.INTRODUCTION + report.table(results))
+
+
+def _write(file: Path, results: dict) -> None:
+    file.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+"""Who takes part: each library's way of doing a work in a file of its own, written as its users write it.
+
+A file has a function for each kind of work that its library takes part in, `train`, `encode` or
+`likelihood`: (work, given, variant) to a `Contender`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmark.given import CHECKED, Given
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """
+    Attributes:
+      parameters: that are trained.
+      check: values by name that equal work makes equal; called once, before the first turn.
+      turn: does a round of the work, and returns the number of its images once all of it is done.
+    """
+
+    parameters: int
+    check: Callable[[], dict[str, float]]
+    turn: Callable[[], int]
+
+
+def training(
+    given: Given, steps: int, parameters: int, prepare: Callable[[np.ndarray], Any], train: Callable[[Any], float]
+) -> Contender:
+    """A contender that trains.
+
+    Args:
+      prepare: rows [steps, batch] to what `train` reads; not timed.
+      train: does these steps, from the state that the last call left, and returns their mean loss.
+    """
+    rows = given.rows[:steps]
+    prepared = []  # before the first turn, and after the check
+
+    def check() -> dict[str, float]:
+        first, middle, last = (prepare(part) for part in np.split(given.rows[:CHECKED], [1, CHECKED - 5]))
+        before, _, after = train(first), train(middle), train(last)
+        prepared.append(prepare(rows))
+        return {"first loss": before, "last loss": after}
+
+    def turn() -> int:
+        train(prepared[0])
+        return rows.size
+
+    return Contender(parameters, check, turn)
+
+
+def mean_square(codes: Any) -> dict[str, float]:
+    """Of the posteriors' means, which every contender can say without noise."""
+    return {"mean square of the codes": float(np.square(np.asarray(codes, np.float64)).mean())}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """How a contender is started.
+
+    Attributes:
+      module: of this package.
+      needs: the package whose absence leaves it out.
+      environment: what its process finds set beside the parent's.
+      counts: whether the best variant of its peer is sought among it.
+      kind: the function of the module; that of the work unless told.
+    """
+
+    module: str
+    needs: str
+    variant: str = ""
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    counts: bool = True
+    kind: str = ""
+
+
+# A peer is what stands before the comma, its variant what stands behind.
+CONTENDERS: dict[str, Entry] = {
+    "aejax": Entry("own", "aejax"),
+    "pytorch, eager": Entry("pytorch", "torch", "eager"),
+    "pytorch, channels_last": Entry("pytorch", "torch", "channels_last"),
+    "pytorch, compiled": Entry("pytorch", "torch", "compiled"),
+    # For information: large buffers in pages of 2 MiB, which spares PyTorch what aejax.memory spares aejax.
+    "pytorch, huge pages": Entry(
+        "pytorch", "torch", "channels_last", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, counts=False
+    ),
+    "pythae": Entry("with_pythae", "pythae"),
+    "keras": Entry("with_keras", "keras", environment={"KERAS_BACKEND": "jax"}),
+    "flax": Entry("flax_example", "flax"),
+    "bare forward, 256": Entry("own", "aejax", "256", kind="bare_forward"),
+    "bare forward, 1024": Entry("own", "aejax", "1024", kind="bare_forward"),
+}

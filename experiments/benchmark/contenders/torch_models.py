@@ -1,0 +1,148 @@
+"""The works' models in PyTorch. Modules have the names that they have in aejax, so that `load` finds their weights.
+
+Calling a model gives the loss of images x [batch, channels, height, width], summed over values and
+averaged over the batch; `decoded(x)` gives the decoder's output and what else the loss reads.
+"""
+
+from collections import OrderedDict
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from experiments.benchmark.given import Given
+
+
+def dense(sizes: list[int], activation: nn.Module, last: bool = False) -> nn.Sequential:
+    """Linear layers of these sizes, the activation behind each, or behind each but the `last`."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for i, (before, after) in enumerate(pairwise(sizes)):
+        layers[f"dense_{i}"] = nn.Linear(before, after)
+        if not last or i < len(sizes) - 2:
+            layers[f"activation_{i}"] = activation
+    return nn.Sequential(layers)
+
+
+class MLP(nn.Module):
+    """(a)"""
+
+    def __init__(self, given: Given):
+        super().__init__()
+        encoder, decoder = given.sizes("encoder/dense_{}"), given.sizes("decoder/dense_{}")
+        self.encoder = dense(encoder, nn.GELU(approximate="tanh"))
+        self.bottleneck = nn.ModuleDict({"dense": nn.Linear(encoder[-1], decoder[0])})
+        self.decoder = dense(decoder, nn.GELU(approximate="tanh"), last=True)
+
+    def decoded(self, x):
+        return self.decoder(self.bottleneck["dense"](self.encoder(x)))
+
+    def forward(self, x):
+        return F.mse_loss(self.decoded(x), x.flatten(1), reduction="sum") / len(x)
+
+
+class VAE(nn.Module):
+    """(b)"""
+
+    def __init__(self, given: Given):
+        super().__init__()
+        encoder, decoder = given.sizes("encoder/dense_{}"), given.sizes("decoder/dense_{}")
+        self.encoder = dense(encoder, nn.ReLU())
+        self.bottleneck = nn.ModuleDict({name: nn.Linear(encoder[-1], decoder[0]) for name in ("mean", "log_std")})
+        self.decoder = dense(decoder, nn.ReLU(), last=True)
+
+    def posterior(self, x):
+        h = self.encoder(x)
+        return self.bottleneck["mean"](h), self.bottleneck["log_std"](h)
+
+    def forward(self, x):
+        mean, log_std = self.posterior(x)
+        logits = self.decoder(mean + log_std.exp() * torch.randn_like(mean))
+        error = F.binary_cross_entropy_with_logits(logits, x.flatten(1), reduction="sum")
+        kl = 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum()
+        return (error + kl) / len(x)
+
+
+def _conv(before: int, after: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, padding=1)
+
+
+class Conv(nn.Module):
+    """(c)"""
+
+    def __init__(self, given: Given):
+        super().__init__()
+        down, up = given.sizes("encoder/conv_{}"), given.sizes("decoder/conv_{}")
+        self.encoder = nn.ModuleDict({f"conv_{i}": _conv(*down[i : i + 2]) for i in range(len(down) - 1)})
+        self.bottleneck = nn.ModuleDict({"conv": _conv(down[-1], up[0])})
+        self.decoder = nn.ModuleDict({f"conv_{i}": _conv(*up[i : i + 2]) for i in range(len(up) - 1)})
+
+    def decoded(self, x):
+        for conv in self.encoder.values():
+            x = F.max_pool2d(F.relu(conv(x)), 2)
+        x = F.relu(self.bottleneck["conv"](x))
+        *hidden, last = self.decoder.values()
+        for conv in hidden:
+            x = F.interpolate(F.relu(conv(x)), scale_factor=2)
+        return last(x)
+
+    def forward(self, x):
+        return F.binary_cross_entropy_with_logits(self.decoded(x), x, reduction="sum") / len(x)
+
+
+class Norm(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.group = nn.GroupNorm(int(np.gcd(32, width)), width, eps=1e-6)
+
+    def forward(self, x):
+        return self.group(x)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm_0, self.conv_0 = Norm(width), _conv(width, width)
+        self.norm_1, self.conv_1 = Norm(width), _conv(width, width)
+
+    def forward(self, x):
+        return x + self.conv_1(F.relu(self.norm_1(self.conv_0(F.relu(self.norm_0(x))))))
+
+
+class Downsample(nn.Conv2d):
+    """Padded as flax pads for stride 2: behind, not in front."""
+
+    def __init__(self, before: int, after: int):
+        super().__init__(before, after, 3, 2)
+
+    def forward(self, x):
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """`ConvTranspose2d(before, after, 4, 2, 1)`, but for a bias of its own for each of the 2 x 2 output phases."""
+
+    def __init__(self, before: int, after: int):
+        super().__init__()
+        self.conv = nn.Conv2d(before, 4 * after, 2, padding=1)
+
+    def forward(self, x):
+        return F.pixel_shuffle(self.conv(x), 2)[:, :, 1:-1, 1:-1]
+
+
+def load(model: nn.Module, given: Given) -> None:
+    """Copies aejax's weights into the modules of the same names."""
+    turned = {2: (1, 0), 4: (3, 2, 0, 1)}  # a kernel [in, out] or [h, w, in, out] to [out, in] or [out, in, h, w]
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            path = "params/" + name.replace(".", "/")
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.GroupNorm):
+                kernel = given.weights.get(f"{path}/kernel", given.weights.get(f"{path}/scale"))
+                bias = given.weights[f"{path}/bias"]
+                if path.split("/")[-2].startswith("upsample"):  # channels [2, 2, c] to pixel_shuffle's [c, 2, 2]
+                    order = np.arange(len(bias)).reshape(4, -1).T.ravel()
+                    kernel, bias = kernel[..., order], bias[order]
+                kernel = kernel.transpose(turned.get(kernel.ndim, (0,)))
+                module.weight.copy_(torch.tensor(kernel))
+                module.bias.copy_(torch.tensor(bias))

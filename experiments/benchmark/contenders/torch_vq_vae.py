@@ -1,0 +1,93 @@
+"""(d) in PyTorch: `torch_models` with residual blocks and a codebook that follows by moving averages."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from experiments.benchmark.contenders.torch_models import Block, Downsample, Norm, Upsample
+from experiments.benchmark.given import Given
+
+
+class Encoder(nn.Module):
+    def __init__(self, sizes: list[int]):
+        super().__init__()
+        self.stages = len(sizes) - 1
+        for i, (before, after) in enumerate(pairwise(sizes)):
+            self.add_module(f"downsample_{i}", Downsample(before, after))
+            self.add_module(f"block_{i}_0", Block(after))
+        self.norm = Norm(sizes[-1])
+
+    def forward(self, x):
+        for i in range(self.stages):
+            x = getattr(self, f"block_{i}_0")(getattr(self, f"downsample_{i}")(x))
+        return F.relu(self.norm(x))
+
+
+class Decoder(nn.Module):
+    """`sizes`: channels of the code, of each stage, of the image."""
+
+    def __init__(self, sizes: list[int]):
+        super().__init__()
+        self.stages = len(sizes) - 2
+        self.conv = nn.Conv2d(sizes[0], sizes[1], 3, padding=1)
+        for i, (width, after) in enumerate(pairwise(sizes[1:])):
+            self.add_module(f"block_{i}_0", Block(width))
+            self.add_module(f"upsample_{i}", Upsample(width, after))
+        self.norm = Norm(sizes[-2])
+
+    def forward(self, z):
+        x = self.conv(z)
+        for i in range(self.stages):
+            x = getattr(self, f"block_{i}_0")(x)
+            x = F.relu(self.norm(x)) if i == self.stages - 1 else x
+            x = getattr(self, f"upsample_{i}")(x)
+        return x
+
+
+class Quantizer(nn.Module):
+    decay, smoothing = 0.99, 1e-7
+
+    def __init__(self, width: int, codes: int, features: int):
+        super().__init__()
+        self.dense = nn.Linear(width, features)
+        self.register_buffer("shares", torch.zeros(codes))
+        self.register_buffer("sums", torch.zeros(codes, features))
+
+    def forward(self, h):
+        """h [b, c, h, w] to codes [b, features, h, w] and their squared distance from the features, summed."""
+        x = self.dense(h.movedim(1, -1))
+        codes = len(self.shares)
+        total = self.shares.sum()
+        smooth = (self.shares + self.smoothing) / (total + codes * self.smoothing) * total
+        table = self.sums / smooth[:, None]
+        flat = x.detach().flatten(0, -2)
+        indices = (table.square().sum(1) - 2 * flat @ table.T).argmin(1)
+        e = table[indices].view_as(x)
+        if self.training:
+            member = F.one_hot(indices, codes).float()
+            self.shares.lerp_(member.mean(0), 1 - self.decay)
+            self.sums.lerp_(member.T @ flat / len(flat), 1 - self.decay)
+        return (x + (e - x).detach()).movedim(-1, 1), (x - e).square().sum()
+
+
+class VQVAE(nn.Module):
+    def __init__(self, given: Given):
+        super().__init__()
+        down, up = given.sizes("encoder/downsample_{}"), given.sizes("decoder/upsample_{}/conv")
+        codes, features = given.weights["codebook/bottleneck/codebook/sums"].shape
+        self.encoder = Encoder(down)
+        self.bottleneck = Quantizer(down[-1], codes, features)
+        for name in ("shares", "sums"):
+            book = given.weights[f"codebook/bottleneck/codebook/{name}"]
+            self.bottleneck.get_buffer(name).copy_(torch.tensor(book))
+        self.decoder = Decoder([features, up[0], *(phases // 4 for phases in up[1:])])
+
+    def decoded(self, x):
+        z, distance = self.bottleneck(self.encoder(x))
+        return self.decoder(z), distance
+
+    def forward(self, x):
+        decoded, distance = self.decoded(x)
+        return (F.mse_loss(decoded, x, reduction="sum") + 0.25 * distance) / len(x)

@@ -1,0 +1,53 @@
+"""What the figures were measured on, and how much memory this process took."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def machine(peers: tuple[str, ...] = ()) -> dict:
+    """Processor, cores and versions; of `peers`, those that are installed."""
+    import jax  # peers' processes read their memory here and must not pay for jax
+
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    return {
+        "device": jax.devices()[0].device_kind,
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
+        **{name: found for name in peers if (found := _version(name))},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def peak_gib() -> float:
+    """The most memory that this process held at once.
+
+    Not `ru_maxrss`, which begins with what the parent held when it started this process.
+    """
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return round(int(line.split()[1]) / 2**20, 3)
+
+
+def busy_seconds() -> float:
+    """That the cores of this process have worked so far, for whom ever."""
+    cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    # user, nice, system, (idle, iowait,) irq, softirq, steal, see proc(5)
+    ticks = sum(int(line[i]) for line in lines if line[0] in cores for i in (1, 2, 3, 6, 7, 8))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpuinfo() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.exists() else []

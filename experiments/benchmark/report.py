@@ -1,0 +1,103 @@
+"""From the seconds of a contest to what is written down: ratios, and the table of all works."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.benchmark.contenders import CONTENDERS
+from experiments.benchmark.works import WORKS, Work
+
+INTRODUCTION = """# aejax beside its peers
+
+By `python -m experiments.benchmark`, from [speed.json](speed.json). Each contender runs in a process of its own,
+pinned to the same cores; they take turns, one at work at a time, for a warm-up and then rounds that count. Before
+anything is timed the work is checked to be the same: parameters, and values from the same weights on the same
+batches. Images a second are the median of the rounds [lowest - highest], memory is the peak of the contender's
+process, with its data and its compiler. aejax's ratio is how many times as fast it is, the median of the ratios
+round by round; a goal is for the best variant of a peer. In brackets stands what is there for information.
+
+"""
+
+
+QUIET = 0.03  # share of the cores' time above which other programs are mentioned
+
+
+def summary(work: Work, found: Mapping[str, Any], cores: int) -> dict[str, Any]:
+    """The entry of a work in speed.json: what `contest` found, rates, and aejax's ratios by peer."""
+    contenders = {name: {**of, "images_per_second": _spread(rates(of))} for name, of in found.items()}
+    ratios = {name: ratio(found["aejax"], of) for name, of in found.items() if name != "aejax"}
+    peers = {}
+    for peer in dict.fromkeys(name.partition(", ")[0] for name in ratios):
+        best = min((n for n in ratios if n.partition(", ")[0] == peer and CONTENDERS[n].counts), key=ratios.__getitem__)
+        peers[peer] = {"best": best, "ratio": round(ratios[best], 3)}
+        if goal := work.goals.get(peer):
+            peers[peer] |= {"goal": goal, "reached": ratios[best] >= goal}
+    seconds, others = (sum(sum(of[key]) for of in found.values()) for key in ("seconds", "others"))
+    return {
+        "cores": cores,
+        "others": round(max(others, 0) / (seconds * cores), 3),
+        "what": f"({work.letter}) {work.what}",
+        "tolerance": dict(work.tolerance),
+        "contenders": contenders,
+        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "peers": peers,
+    }
+
+
+def rates(of: Mapping[str, Any]) -> list[float]:
+    """Images a second in each round."""
+    return [images / seconds for images, seconds in zip(of["images"], of["seconds"], strict=True)]
+
+
+def ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
+    """How many times as fast as they we are: in each round, and the median of that.
+
+    Neighbours in time share what else the machine does, which medians of each alone would not.
+    """
+    return statistics.median(a / b for a, b in zip(rates(ours), rates(theirs), strict=True))
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """All works of speed.json as Markdown, with the machines they were measured on."""
+    lines = [
+        "| work | contender | images/s | peak GiB | aejax's ratio | goal |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in WORKS:
+        if name in results:
+            lines += _rows(results[name])
+    shown = [results[name] for name in WORKS if name in results]
+    notes = dict.fromkeys([_machine(entry) for entry in shown])
+    # Not a matter of noise alone: libraries that hand each core its share beforehand lose more than those that do not.
+    notes |= dict.fromkeys(
+        f"**The machine was not quiet**: during {entry['what']} other programs took {entry['others']:.0%} of the cores."
+        for entry in shown
+        if entry["others"] > QUIET
+    )
+    return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
+
+
+def _rows(entry: Mapping[str, Any]) -> list[str]:
+    goals = {peer["best"]: peer for peer in entry["peers"].values() if "goal" in peer}
+    lines = []
+    for name, of in entry["contenders"].items():
+        rate, goal, aejax = of["images_per_second"], goals.get(name), entry["ratios"].get(name)
+        spread = f"{rate['median']:,.0f} [{rate['min']:,.0f} - {rate['max']:,.0f}]"
+        ratio = "" if aejax is None else f"{aejax:.2f}" if CONTENDERS[name].counts else f"({aejax:.2f})"
+        reached = f"{goal['goal']:g}: {'reached' if goal['reached'] else '**not reached**'}" if goal else ""
+        what = "" if lines else entry["what"]
+        lines.append(f"| {what} | {name} | {spread} | {of['peak_gib']:.2f} | {ratio} | {reached} |")
+    return lines
+
+
+def _machine(entry: Mapping[str, Any]) -> str:
+    machine = dict(entry["machine"])
+    versions = ", ".join(
+        f"{key} {value}" for key, value in machine.items() if key not in ("device", "cpu", "cores", "date")
+    )
+    return f"{machine['date']}, {entry['cores']} cores of {machine['cpu']} ({machine['device']}), {versions}."

@@ -1,0 +1,125 @@
+"""What aejax and its peers are compared on. Importing this imports neither, so that no process pays for the other."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmark import models
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The same work for every contender.
+
+    Attributes:
+      what: the table's words for it.
+      kind: what is timed, "train", "encode" or "likelihood": the function of a contender's module.
+      config: of aejax's model, objective and optimizer.
+      images: uint8 [n, height, width, channels].
+      batch: images in a step, or in a call where nothing is trained.
+      steps: of a round, where something is trained.
+      contenders: names in `contenders.CONTENDERS`, aejax first.
+      goals: how many times as fast as the best variant of a peer aejax is to be, by peer.
+      tolerance: how far apart, as a share, two contenders' values may be, by value; see `contest.verify`.
+    """
+
+    name: str
+    letter: str
+    what: str
+    config: Callable[[], Any]
+    images: Callable[[], np.ndarray]
+    batch: int
+    contenders: tuple[str, ...]
+    goals: Mapping[str, float]
+    tolerance: Mapping[str, float]
+    kind: str = "train"
+    steps: int = 0
+
+
+_PYTORCH = ("pytorch, eager", "pytorch, compiled", "pytorch, huge pages")
+_PYTORCH_IMAGES = ("pytorch, eager", "pytorch, channels_last", "pytorch, compiled", "pytorch, huge pages")
+# Before any step only the order of float32 sums differs. Adam divides a gradient by its own size, so that where it is
+# nearly 0 rounding says which way its weight moves: later losses agree less well. The convolutions' losses swing in
+# these steps, and PyTorch in float32 differs from itself in float64 by 0.3%.
+_DETERMINISTIC = {"first loss": 1e-4, "last loss": 1e-3}
+_SWINGING = {"first loss": 1e-4, "last loss": 1e-2}
+
+_ALL = (
+    Work(
+        "mlp",
+        "a",
+        "train an MLP autoencoder 784-1000-500-250-30",
+        models.mlp,
+        models.mnist,
+        256,
+        ("aejax", *_PYTORCH),
+        {"pytorch": 1.3},
+        _DETERMINISTIC,
+        steps=100,
+    ),
+    Work(
+        "vae",
+        "b",
+        "train an MLP VAE 784-400-20",
+        models.vae,
+        models.mnist,
+        128,
+        ("aejax", *_PYTORCH, "pythae", "flax"),
+        {"pytorch": 2.0, "pythae": 3.0},
+        # Each draws its own noise: five times the deviation of the difference between two seeds, 0.4% of either.
+        {"first loss": 2e-2, "last loss": 2e-2},
+        steps=400,
+    ),
+    Work(
+        "conv",
+        "c",
+        "train the convolutional autoencoder `conv`",
+        models.conv,
+        models.mnist,
+        256,
+        ("aejax", *_PYTORCH_IMAGES, "keras"),
+        {"pytorch": 1.0, "keras": 2.0},
+        _SWINGING,
+        steps=6,
+    ),
+    Work(
+        "vq_vae",
+        "d",
+        "train a residual VQ-VAE on 32x32x3",
+        models.vq_vae,
+        models.squares,
+        64,
+        ("aejax", *_PYTORCH_IMAGES),
+        {"pytorch": 1.0},
+        _DETERMINISTIC,
+        steps=10,
+    ),
+    Work(
+        "encode",
+        "e",
+        "encode 60,000 images with the VAE",
+        models.vae,
+        models.mnist,
+        256,
+        ("aejax", "pythae", "bare forward, 256", "bare forward, 1024"),
+        {"pythae": 5.0, "bare forward": 0.9},
+        {"mean square of the codes": 1e-4},  # of the posteriors' means: no noise, but another order of sums
+        kind="encode",
+    ),
+    Work(
+        "likelihood",
+        "f",
+        "log p(x) by 200 importance samples with the VAE",
+        models.vae,
+        models.mnist_few,
+        100,
+        ("aejax", "pythae"),
+        {"pythae": 20.0},
+        # Five times the deviation of the difference between two seeds, 0.2%.
+        {"nats of 50 images": 1e-2},
+        kind="likelihood",
+    ),
+)
+WORKS: dict[str, Work] = {work.name: work for work in _ALL}

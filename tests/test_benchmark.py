@@ -1,0 +1,270 @@
+"""The benchmark against peers: its arithmetic, and that it refuses what is not the same work."""
+
+import dataclasses
+import importlib
+import io
+import json
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import MEANT, command
+
+import aejax
+from aejax.models import build
+from experiments.benchmark import contender, contest, report, works
+from experiments.benchmark.contenders import CONTENDERS, Contender, own
+from experiments.benchmark.given import Given
+
+WIDTHS = {"mlp": (6, 5), "vae": (6,), "conv": (4, 6), "vq_vae": (4, 8)}
+
+
+def tiny(name):
+    """The work with a narrow model, on few small images."""
+    work = works.WORKS[name]
+    config = work.config()
+    for part, widths in ((config.encoder, WIDTHS[name]), (config.decoder, WIDTHS[name][::-1])):
+        part.features = widths
+    config.bottleneck.features = 3
+    if name == "vq_vae":
+        config.bottleneck.codes = 5
+    channels = 3 if name == "vq_vae" else 1
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, channels), np.uint8)
+    return dataclasses.replace(work, config=lambda: config, images=lambda: images, batch=8, steps=2)
+
+
+def checked(contender):
+    return {"parameters": contender.parameters, **contender.check()}
+
+
+def moved(given, amount=0.1):
+    """With no weight where it is initialised: not at zero, where errors in its use would not be seen."""
+    rng = np.random.default_rng(0)
+    weights = {n: w + rng.uniform(0, amount, w.shape).astype(w.dtype) for n, w in given.weights.items()}
+    return dataclasses.replace(given, weights=weights)
+
+
+def test_the_ratio_is_the_median_of_the_rounds_ratios_and_the_best_variant_counts():
+    measured = {  # images a second: aejax 100, 50, 20; eager 50, 50, 4; compiled 80, 20, 10; huge pages 1000
+        "aejax": {"seconds": [1, 2, 5], "images": [100] * 3, "others": [0.0] * 3, "peak_gib": 1.0},
+        "pytorch, eager": {"seconds": [2, 2, 25], "images": [100] * 3, "others": [0.0] * 3, "peak_gib": 2.0},
+        "pytorch, compiled": {"seconds": [0.5, 2, 4], "images": [40] * 3, "others": [0.0] * 3, "peak_gib": 3.0},
+        "pytorch, huge pages": {"seconds": [0.1] * 3, "images": [100] * 3, "others": [0.0] * 3, "peak_gib": 4.0},
+        "keras": {"seconds": [4, 4, 4], "images": [100] * 3, "others": [0.0, 4.0, 0.0], "peak_gib": 5.0},
+    }
+    found = report.summary(works.WORKS["conv"], measured, 2)
+    assert found["ratios"] == {
+        "pytorch, eager": 2.0,  # of 2, 1, 5
+        "pytorch, compiled": 2.0,  # of 1.25, 2.5, 2
+        "pytorch, huge pages": 0.05,
+        "keras": 2.0,  # of 4, 2, 0.8
+    }
+    assert found["contenders"]["aejax"]["images_per_second"] == {"median": 50, "min": 20, "max": 100}
+    measured["pytorch, compiled"]["seconds"] = [0.2, 0.8, 1.0]  # 200, 50, 40: ratios 0.5, 1, 0.5
+    found = report.summary(works.WORKS["conv"], measured, 2)
+    assert found["peers"]["pytorch"] == {"best": "pytorch, compiled", "ratio": 0.5, "goal": 1.0, "reached": False}
+    assert found["peers"]["keras"] == {"best": "keras", "ratio": 2.0, "goal": 2.0, "reached": True}
+    machine = {"cpu": "a CPU", "device": "cpu", "cores": 8, "python": "3", "torch": "2", "date": "2026-01-01"}
+    lines = report.table({"conv": {**found, "machine": machine}}).splitlines()
+    assert lines[2] == "| (c) train the convolutional autoencoder `conv` | aejax | 50 [20 - 100] | 1.00 |  |  |"
+    assert "|  | pytorch, eager | 50 [4 - 50] | 2.00 | 2.00 |  |" in lines
+    assert "|  | pytorch, compiled | 50 [40 - 200] | 3.00 | 0.50 | 1: **not reached** |" in lines
+    assert "|  | pytorch, huge pages | 1,000 [1,000 - 1,000] | 4.00 | (0.05) |  |" in lines
+    assert "|  | keras | 25 [25 - 25] | 5.00 | 2.00 | 2: reached |" in lines
+    assert lines[-3] == "2026-01-01, 2 cores of a CPU (cpu), python 3, torch 2."
+    # 4 seconds of two cores' 2 x (8 + 29 + 2 + 0.3 + 12)
+    assert lines[-1].endswith(
+        "during (c) train the convolutional autoencoder `conv` other programs took 4% of the cores."
+    )
+    found = report.summary(works.WORKS["conv"], measured | {"keras": measured["pytorch, eager"]}, 2)
+    assert "quiet" not in report.table({"conv": {**found, "machine": machine}})
+
+
+def test_a_run_of_some_works_leaves_the_others_figures(tmp_path):
+    main = command("benchmark.__main__")
+    of = {"seconds": [1.0], "images": [10], "others": [0.0] * 3, "peak_gib": 1.0}
+    entries = {}
+    for name, cores in (("vae", 1), ("mlp", 1), ("vae", 2)):
+        found = report.summary(works.WORKS[name], {"aejax": of, "pytorch, eager": of}, cores)
+        entries[name] = {"machine": {"cpu": "", "device": "", "cores": 8, "date": ""}, **found}
+        main._add(tmp_path, name, entries[name])
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert list(written) == ["mlp", "vae"]
+    assert written == json.loads(json.dumps(entries))
+    assert (tmp_path / "speed.md").read_text().startswith("# aejax beside its peers")
+
+
+def test_works_and_contenders_fit_each_other():
+    for name, work in works.WORKS.items():
+        assert name == work.name
+        assert work.contenders[0] == "aejax"
+        assert set(work.contenders) <= set(CONTENDERS)
+        assert set(work.goals) <= {contender.partition(", ")[0] for contender in work.contenders}
+
+
+def test_a_wrong_weight_and_another_learning_rate_are_refused():
+    work = tiny("mlp")
+    given = contest.given_for(work)
+    ours = checked(own.train(work, given))
+    assert ours["parameters"] == (64 * 6 + 6) + (6 * 5 + 5) + (5 * 3 + 3) + (3 * 5 + 5) + (5 * 6 + 6) + (6 * 64 + 64)
+    contest.verify(work, "a twin", checked(own.train(work, given)), ours)
+    bias = "params/encoder/dense_1/bias"
+    wrong = dataclasses.replace(given, weights={**given.weights, bias: given.weights[bias] + 0.1})
+    check = checked(own.train(work, wrong))
+    with pytest.raises(aejax.InputError, match="mlp: a twin does other work than aejax, its first loss is"):
+        contest.verify(work, "a twin", check, ours)
+    other = work.config().copy_and_resolve_references()
+    other.optim.lr = 2e-3
+    check = checked(own.train(dataclasses.replace(work, config=lambda: other), given))
+    with pytest.raises(aejax.InputError, match="its last loss is"):
+        contest.verify(work, "a twin", check, ours)
+    with pytest.raises(aejax.InputError, match="its parameters is 948"):
+        contest.verify(work, "a twin", {**ours, "parameters": 948}, ours)
+    with pytest.raises(aejax.InputError, match="its first loss is nan"):
+        contest.verify(work, "a twin", {**ours, "first loss": float("nan")}, ours)
+
+
+@pytest.mark.filterwarnings(MEANT)
+@pytest.mark.parametrize("name", ["mlp", "conv", "vq_vae"])
+def test_pytorch_decodes_what_aejax_decodes(name):
+    torch = pytest.importorskip("torch")
+    models, pytorch = (
+        importlib.import_module(f"experiments.benchmark.contenders.{file}") for file in ("torch_models", "pytorch")
+    )
+    work = tiny(name)
+    given = moved(contest.given_for(work))
+    model = pytorch.MODELS[name](given)
+    models.load(model, given)
+    x = given.floats()
+    with torch.no_grad():
+        decoded = model.decoded(torch.from_numpy(x).movedim(-1, 1))
+    decoded = decoded[0] if name == "vq_vae" else decoded
+    decoded = decoded.movedim(1, -1) if decoded.ndim == 4 else decoded.reshape(x.shape)
+    expected = build(work.config(), x.shape[1:]).apply(own._variables(given), x).decoded
+    np.testing.assert_allclose(decoded.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings(MEANT)
+@pytest.mark.parametrize(
+    ("name", "file", "package"),
+    [
+        *((name, "pytorch", "torch") for name in WIDTHS),
+        ("vae", "with_pythae", "pythae"),
+        ("vae", "flax_example", "flax"),
+        ("conv", "with_keras", "keras"),
+    ],
+)
+def test_peers_do_the_work_of_aejax(name, file, package, monkeypatch, tmp_path):
+    """Over 20 steps, and not from other weights. Posteriors are narrow, so that their noise does not tell."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip(package)
+    train = importlib.import_module(f"experiments.benchmark.contenders.{file}").train
+    work = tiny(name)
+    given = contest.given_for(work)
+    if name == "vae":
+        narrow = {n: np.full_like(w, -8.0 * n.endswith("bias")) for n, w in given.weights.items() if "log_std" in n}
+        given = dataclasses.replace(given, weights={**given.weights, **narrow})
+        work = dataclasses.replace(work, tolerance={"first loss": 1e-4, "last loss": 5e-3})
+    theirs, ours = (made(work, given, "eager") for made in (train, own.train))
+    expected = checked(ours)
+    contest.verify(work, file, checked(theirs), expected)
+    assert theirs.turn() == ours.turn() == 16
+    wrong = dataclasses.replace(given, weights={n: w * 1.1 for n, w in given.weights.items()})
+    check = checked(train(work, wrong, "eager"))
+    with pytest.raises(aejax.InputError, match="its first loss is"):
+        contest.verify(work, file, check, expected)
+
+
+def test_pythae_encodes_and_weighs_as_aejax():
+    pytest.importorskip("pythae")
+    theirs = importlib.import_module("experiments.benchmark.contenders.with_pythae")
+    given = moved(contest.given_for(tiny("vae")), 0.02)
+    for name in ("encode", "likelihood"):
+        work = dataclasses.replace(tiny("vae"), name=name, tolerance=works.WORKS[name].tolerance, batch=100)
+        ours, other = (getattr(module, name)(work, given, "") for module in (own, theirs))
+        contest.verify(work, "pythae", other.check(), ours.check())
+        assert ours.turn() == other.turn() == 40
+
+
+def test_the_bare_forward_gives_the_codes_of_encode():
+    given = contest.given_for(tiny("vae"))
+    bare = own.bare_forward(tiny("vae"), given, "16")
+    assert bare.check() == pytest.approx(own.encode(tiny("vae"), given).check())
+    assert bare.turn() == 40
+
+
+def test_weights_and_rows_survive_the_file(tmp_path):
+    given = contest.given_for(tiny("vq_vae"))
+    given.write(tmp_path / "given.npz")
+    read = Given.read(tmp_path / "given.npz")
+    jax.tree.map(np.testing.assert_array_equal, dataclasses.asdict(read), dataclasses.asdict(given))
+    assert read.rows.shape == (20, 8)
+    assert "codebook/bottleneck/codebook/sums" in read.weights
+
+
+def test_contenders_whose_packages_are_missing_are_left_out_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(contest, "_there", lambda package: package not in ("torch", "pythae"))
+    assert contest.present(works.WORKS["vae"]) == ["aejax", "flax"]
+    assert capsys.readouterr().err == "vae: left out for want of pythae, torch; pip install -e '.[bench]'\n"
+    monkeypatch.setattr(contest, "_there", lambda package: True)
+    assert contest.present(works.WORKS["vae"]) == list(works.WORKS["vae"].contenders)
+    assert capsys.readouterr().err == ""
+
+
+CHILD = """
+import sys
+from experiments.benchmark.contender import serve
+from experiments.benchmark.contenders import Contender
+turns = []
+def turn():
+    turns.append(1)
+    if len(turns) == 3:
+        raise ValueError("no third\\nturn")
+    return 5 * len(turns)
+serve(lambda: Contender(7, lambda: {"loss": 0.5}, turn), sys.stdin, sys.stdout)
+"""
+
+
+def test_parent_and_child_speak_by_lines():
+    with contest.Child("a work: a contender", [sys.executable, "-c", CHILD]) as child:
+        assert child.ask("check") == {"parameters": 7, "loss": 0.5}
+        turns = [child.ask("turn") for _ in range(2)]
+        assert [turn["images"] for turn in turns] == [5, 10]
+        assert 0.001 < child.ask("peak")["peak_gib"] < 1
+        with pytest.raises(aejax.InputError, match="a work: a contender failed: ValueError: no third turn"):
+            child.ask("turn")
+    assert child._process.returncode is not None
+
+
+def test_what_others_take_of_the_cores_is_seen():
+    with contest.Child("busy", [sys.executable, "-c", "while True: pass"]):
+        time.sleep(0.2)
+        answers = io.StringIO()
+        contender.serve(lambda: Contender(1, dict, lambda: time.sleep(0.5) or 1), ["turn"], answers)
+    assert json.loads(answers.getvalue())["others"] > 0.2
+
+
+def test_a_child_that_dies_is_named_with_its_last_words():
+    with (
+        contest.Child("a work: a contender", [sys.executable, "-c", "import sys; sys.exit('the end')"]) as child,
+        pytest.raises(aejax.InputError, match="a work: a contender ended with status 1: the end"),
+    ):
+        child.ask("check")
+
+
+def test_nothing_is_built_before_the_first_command():
+    built = []
+
+    def build():
+        built.append(1)
+        return Contender(1, dict, lambda: 3)
+
+    answers = io.StringIO()
+    contender.serve(build, [], answers)
+    assert not built
+    contender.serve(build, ["turn\n", "turn\n"], answers)
+    assert [json.loads(line)["images"] for line in answers.getvalue().splitlines()] == [3, 3]
+    assert len(built) == 1
