@@ -46,6 +46,9 @@ def compile_steps(task: Task, key: Array, partition: Partition) -> Callable[...,
 
     def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
         step = lambda state, batch: train_step(state, gather(held, batch), key, task=task, reduce=reduce)  # noqa: E731
+        if all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(batches)):  # not even a loop of one step, see above
+            state, metrics = step(state, jax.tree.map(lambda a: a[0], batches))
+            return state, jax.tree.map(lambda a: a[None], metrics)
         return jax.lax.scan(step, state, batches)
 
     return partition.compile(steps)
