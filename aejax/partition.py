@@ -54,7 +54,8 @@ class Partition:
         function returns must be reduced, or made from what is.
         """
         if len(self.devices) == 1:
-            return jax.jit(functools.partial(function, reduce=lambda tree, how: tree), donate_argnums=0)
+            alone = jax.jit(functools.partial(function, reduce=lambda tree, how: tree), donate_argnums=0)
+            return self._one_at_a_time(alone)
         reduce = {"mean": jax.lax.pmean, "sum": jax.lax.psum, "max": jax.lax.pmax}
         mapped = jax.pmap(
             functools.partial(function, reduce=lambda tree, how: reduce[how](tree, AXIS)),
@@ -64,11 +65,15 @@ class Partition:
             devices=self.devices,
             donate_argnums=0,
         )
-        return self._one_at_a_time(mapped) if self.devices[0].platform == "cpu" else mapped
+        return self._one_at_a_time(mapped)
 
     def _one_at_a_time(self, function: Callable) -> Callable:
-        # XLA:CPU runs all devices of a process on one pool of threads: with several programs in flight,
-        # their collectives can take each other's threads and wait for ever.
+        # XLA:CPU runs all devices of a process on one pool of threads: with several programs in flight, their
+        # collectives can take each other's threads and wait for ever, and each holds its buffers. Accelerators queue.
+        if self.devices[0].platform != "cpu":
+            return function
+
+        @functools.wraps(function)
         def call(*arguments: Any) -> Any:
             jax.block_until_ready(self._in_flight)
             self._in_flight = function(*arguments)

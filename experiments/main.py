@@ -18,7 +18,6 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import aejax
-from aejax import memory
 
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -30,7 +29,6 @@ _CACHE = flags.DEFINE_string(
 
 def run(main: Callable[[], None]) -> None:
     """Reads the flags and runs `main()`; what the user can mend is printed in one line, exit status 1."""
-    memory.keep_freed()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.set_verbosity(logging.ERROR)
     getLogger("asyncio").setLevel("CRITICAL")  # tasks that a failed save or read of Orbax leaves behind

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -60,3 +62,21 @@ def test_a_command_fills_the_cache_and_the_next_compiles_nothing(tmp_path):
     assert len(first) > 3
     assert programs("b") == first
     assert aejax.load_run(tmp_path / "b").step == aejax.load_run(tmp_path / "a").step
+
+
+def test_a_command_asks_for_large_pages_once_and_leaves_alone_what_it_finds(tmp_path):
+    (tmp_path / "experiments").symlink_to(Path(main.__file__).parent)
+    show = "import os; print(os.environ.get('GLIBC_TUNABLES'))"  # stands for the command
+
+    def tunables(*arguments, **variables):
+        environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | variables
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
+        ).stdout.strip()
+
+    code = f"import sys; sys.argv = ['-m']; sys.orig_argv = [sys.executable, '-c', {show!r}]; import experiments"
+    expected = "glibc.malloc.hugetlb=1" if sys.platform == "linux" else "None"
+    assert tunables("-c", code) == expected
+    assert tunables("-c", f"{code}; {show}", GLIBC_TUNABLES="") == ""
+    assert tunables("-c", f"import experiments; {show}") == "None"  # as a library

@@ -64,7 +64,8 @@ class Entry:
     Attributes:
       module: of this package.
       needs: the package whose absence leaves it out.
-      environment: what its process finds set beside the parent's.
+      environment: what its process finds set beside the parent's; as its users start it, without what the commands
+        of this repository tell glibc.
       counts: whether the best variant of its peer is sought among it.
       kind: the function of the module; that of the work unless told.
     """
@@ -72,24 +73,24 @@ class Entry:
     module: str
     needs: str
     variant: str = ""
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    environment: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"GLIBC_TUNABLES": ""})
     counts: bool = True
     kind: str = ""
 
 
 # A peer is what stands before the comma, its variant what stands behind.
 CONTENDERS: dict[str, Entry] = {
-    "aejax": Entry("own", "aejax"),
+    "aejax": Entry("own", "aejax", environment={}),
     "pytorch, eager": Entry("pytorch", "torch", "eager"),
     "pytorch, channels_last": Entry("pytorch", "torch", "channels_last"),
     "pytorch, compiled": Entry("pytorch", "torch", "compiled"),
-    # For information: large buffers in pages of 2 MiB, which spares PyTorch what aejax.memory spares aejax.
+    # For information: with the large pages that aejax's commands ask for, see `experiments`.
     "pytorch, huge pages": Entry(
         "pytorch", "torch", "channels_last", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, counts=False
     ),
     "pythae": Entry("with_pythae", "pythae"),
-    "keras": Entry("with_keras", "keras", environment={"KERAS_BACKEND": "jax"}),
+    "keras": Entry("with_keras", "keras", environment={"KERAS_BACKEND": "jax", "GLIBC_TUNABLES": ""}),
     "flax": Entry("flax_example", "flax"),
-    "bare forward, 256": Entry("own", "aejax", "256", kind="bare_forward"),
-    "bare forward, 1024": Entry("own", "aejax", "1024", kind="bare_forward"),
+    "bare forward, 256": Entry("own", "aejax", "256", environment={}, kind="bare_forward"),
+    "bare forward, 1024": Entry("own", "aejax", "1024", environment={}, kind="bare_forward"),
 }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from aejax import Run, memory
+from aejax import Run
 from aejax.data import Spec
 from aejax.dispatch import compile_steps, steps_at_once
 from aejax.evaluation.likelihood import log_likelihood
@@ -17,8 +17,6 @@ from aejax.train import make_task
 from experiments.benchmark.contenders import Contender, mean_square, training
 from experiments.benchmark.given import Given
 from experiments.benchmark.works import Work
-
-memory.keep_freed()  # as every command of experiments does
 
 
 def train(work: Work, given: Given, variant: str = "") -> Contender:
