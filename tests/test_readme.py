@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import families, reproduce
-from experiments.benchmark import own
+from experiments.benchmark import own, report
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,6 +23,9 @@ def test_figures_are_those_of_the_committed_results():
     assert reproduce.table(results("reconstruction.json")) in README
     assert own.sentence(results("loop.json")) in WORDS
     assert own.sentence_on_evaluation(results("evaluation.json")) in WORDS
+    assert report.sentence(results("speed.json")) in WORDS
+    start = results("startup.json")
+    assert f"first step {start['cold']:.1f} s after it is given, {start['warm']:.1f} s" in WORDS
 
 
 def test_the_table_of_families_is_that_of_the_committed_figures():

@@ -44,6 +44,12 @@ def summary(work: Work, found: Mapping[str, Any], cores: int) -> dict[str, Any]:
     }
 
 
+def sentence(results: Mapping[str, Any]) -> str:
+    """What the README says of aejax beside PyTorch."""
+    names = (("mlp", "an MLP autoencoder"), ("vae", "an MLP VAE"), ("conv", "`conv`"))
+    return ", ".join(f"{what} {results[name]['peers']['pytorch']['ratio']:.1f} times" for name, what in names)
+
+
 def rates(of: Mapping[str, Any]) -> list[float]:
     """Images a second in each round."""
     return [images / seconds for images, seconds in zip(of["images"], of["seconds"], strict=True)]
