@@ -121,5 +121,7 @@ def test_forms_are_used(monkeypatch):
 
     assert convolutions("one channel") == 0
     assert convolutions("parts") == 1 + 3  # forward, three parts backwards
+    assert convolutions("taps") == 1  # backwards products
+    assert convolutions("channels", enlarged=True) == 1  # likewise, of the corners
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert convolutions("one channel") == convolutions("parts") == 2
