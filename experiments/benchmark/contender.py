@@ -43,7 +43,6 @@ def _answer(contender: Contender, command: str) -> dict[str, Any]:
     if command == "check":
         return {"parameters": contender.parameters, **contender.check()}
     if command == "turn":
-        contender.turn()  # a process that waited has lost its caches, and where memory is reclaimed, its pages
         begin, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
         images = contender.turn()
         seconds, own = time.perf_counter() - begin, time.process_time() - own
