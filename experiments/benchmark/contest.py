@@ -12,9 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 import aejax
+from aejax import data, step
+from aejax.train import make_task
 from experiments.benchmark.contenders import CONTENDERS
 from experiments.benchmark.given import CHECKED, Given
 from experiments.benchmark.works import Work
@@ -32,13 +36,13 @@ def contest(work: Work, rounds: int) -> dict[str, Any]:
             _say(f"{work.name}: {name} is checked")
             found[name] = {"check": child.ask("check"), "seconds": [], "images": [], "others": []}
             verify(work, name, found[name]["check"], found["aejax"]["check"])
-        for turn in range(rounds + 1):
-            _say(f"{work.name}: round {turn} of {rounds}" if turn else f"{work.name}: warm-up")
+        for turn in range(rounds):
+            _say(f"{work.name}: round {turn + 1} of {rounds}")
             for name, child in children.items():
+                child.ask("turn")  # not counted: who waited has lost the caches and, where memory is reclaimed, pages
                 answer = child.ask("turn")
-                if turn:
-                    for key in ("seconds", "images", "others"):
-                        found[name][key].append(round(answer[key], 4))
+                for key in ("seconds", "images", "others"):
+                    found[name][key].append(round(answer[key], 4))
         for name, child in children.items():
             found[name].update(child.ask("peak"))
     return found
@@ -61,12 +65,6 @@ def given_for(work: Work) -> Given:
 
     Importance samples of an untrained model are too noisy to tell whether two programs compute the same.
     """
-    import jax
-    from flax.traverse_util import flatten_dict
-
-    from aejax import data, step
-    from aejax.train import make_task
-
     images, config = work.images(), work.config()
     if work.kind == "train":
         with warnings.catch_warnings():

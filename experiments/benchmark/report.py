@@ -10,8 +10,8 @@ from experiments.benchmark.works import WORKS, Work
 INTRODUCTION = """# aejax beside its peers
 
 By `python -m experiments.benchmark`, from [speed.json](speed.json). Each contender runs in a process of its own,
-pinned to the same cores; they take turns, one at work at a time, for a warm-up and then rounds that count. Before
-anything is timed the work is checked to be the same: parameters, and values from the same weights on the same
+pinned to the same cores; they take turns, one at work at a time, and of each turn the first half does not count.
+Before anything is timed the work is checked to be the same: parameters, and values from the same weights on the same
 batches. Images a second are the median of the rounds [lowest - highest], memory is the peak of the contender's
 process, with its data and its compiler. aejax's ratio is how many times as fast it is, the median of the ratios
 round by round; a goal is for the best variant of a peer. In brackets stands what is there for information.
