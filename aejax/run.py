@@ -19,7 +19,7 @@ from aejax.errors import InputError
 from aejax.objectives import LIKELIHOODS, Likelihood
 from aejax.sections import instance
 
-_VALUES = 2**20  # of examples that are computed at once; 1,024 examples at most
+_VALUES = 2**20  # 4 MB of examples; what a convolutional model holds beside them is some hundred times that
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -88,7 +88,7 @@ class Run:
 
     def code(self, x: Any, label: Any = None) -> dict[str, np.ndarray]:
         """The latents of x as `z` and, where they are discrete, their `indices`, computed once."""
-        return batched(self._code, self.spec.check(x), self._labels(label, len(x)), self._at_once)
+        return batched(self._code, self.spec.check(x), self._labels(label, len(x)), self._at_once())
 
     def sample_posterior(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
         """A draw of each x's posterior, [n, *latent], where `encode` gives its mean; of importance samples the first.
@@ -97,7 +97,7 @@ class Run:
         """
         x = self.spec.check(x)
         keys = jax.random.split(jax.random.key(seed), len(x))
-        return batched(self._draw, x, (keys, *self._labels(label, len(x))), self._at_once)
+        return batched(self._draw, x, (keys, *self._labels(label, len(x))), self._at_once())
 
     @functools.cached_property
     def abstract_code(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -123,14 +123,14 @@ class Run:
         shape = self.abstract_code["indices"].shape[1:]
         if indices.shape[1:] != shape:
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
-        return batched(self._lookup, indices.astype(np.int32), (), self._at_once)
+        return batched(self._lookup, indices.astype(np.int32), (), self._at_once())
 
     def decode(self, z: Any, label: Any = None) -> np.ndarray:
         """The expected x given latents [n, *latent]."""
         z = np.asarray(z, np.float32)
         if not len(z) or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
-        return batched(self._decode, z, self._labels(label, len(z)), self._at_once)
+        return batched(self._decode, z, self._labels(label, len(z)), self._at_once())
 
     def reconstruct(self, x: Any, label: Any = None) -> np.ndarray:
         """`decode(encode(x))`."""
@@ -214,11 +214,9 @@ class Run:
             raise InputError(f"label must be {length} whole numbers from 0 to {classes - 1}, got {label.shape} {label}")
         return (label.astype(np.int32),)
 
-    @property
-    def _at_once(self) -> int:
-        """Examples in a batch, a power of two."""
-        most = min(max(_VALUES // math.prod(self.spec.shape), 1), 1_024)
-        return 1 << (most.bit_length() - 1)
+    def _at_once(self, most: int = 1_024) -> int:
+        """Examples that are computed in a batch, at most `most`: fewer of larger ones."""
+        return max(min(_VALUES // math.prod(self.spec.shape), most), 1)
 
     @functools.cached_property
     def _on_device(self) -> Any:

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import aejax
 from aejax import data, logs
 from experiments import main
-from experiments.benchmark.machine import machine
+from experiments.machine import machine
 
 _FOLDER = flags.DEFINE_string("folder", "experiments/results/families", "Folder of the figures; the table is beside.")
 _ONLY = flags.DEFINE_list("only", [], "Experiments to train, e.g. vae,iwae:dreg; all unless told.")

@@ -11,7 +11,7 @@ def machine(peers: tuple[str, ...] = ()) -> dict:
     """Processor, cores and versions; of `peers`, those that are installed."""
     import jax  # peers' processes read their memory here and must not pay for jax
 
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    cpu = next((line.split(":")[1].strip() for line in cpuinfo() if line.startswith("model name")), platform.machine())
     return {
         "device": jax.devices()[0].device_kind,
         "cpu": cpu,
@@ -48,6 +48,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _cpuinfo() -> list[str]:
+def cpuinfo() -> list[str]:
+    """Lines on the processor, where the system has them."""
     file = Path("/proc/cpuinfo")
     return file.read_text().splitlines() if file.exists() else []

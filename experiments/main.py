@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import aejax
+from experiments.machine import cpuinfo
 
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -67,9 +68,7 @@ def _keep_programs(folder: str | None) -> None:
 def _cache_of_user() -> Path:
     """A folder for this kind of processor: JAX does not tell the programs of one CPU from those of another."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    features = next((line for line in cpuinfo() if line.startswith(("flags", "Features"))), "")
     return cache / "aejax" / f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
 
 

@@ -18,7 +18,7 @@ import aejax
 from aejax import data
 from aejax.evaluation import Measure, Subject, reconstruction
 from experiments import main
-from experiments.benchmark.machine import machine
+from experiments.machine import machine
 
 _OUT = flags.DEFINE_string("table", "experiments/results/reconstruction.json", "File to write.")
 EXPERIMENTS = ("basic", "stacked", "stacked:mnist", "conv:mnist")

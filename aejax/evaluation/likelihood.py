@@ -26,8 +26,7 @@ from aejax.objectives.likelihoods import AbsoluteError, Bernoulli, DiscretisedLo
 from aejax.run import Run, batched
 
 ACTIVE = 0.01  # variance of a unit's mean from which on it counts as active (Burda et al. 2016, section 5.1)
-_ROWS = 4_096  # decoded at once at most: hidden layers may be wider than examples
-_VALUES = 2**20  # decoded at once, 4 MB: what a convolutional decoder holds beside them is some hundred times that
+_ROWS = 4_096  # decoded at once at most
 
 
 def measure(subject: Subject, samples: int = 200) -> Measures:
@@ -93,7 +92,7 @@ def log_likelihood(
     if reason := no_weights(run):
         raise InputError(reason)
     given = _given(run, x, seed, label, scale)
-    rows = _rows(run)
+    rows = run._at_once(_ROWS)
     chunk = -(-samples // -(-samples // rows))  # equal chunks: the last is short of less than one sample each
     weigh = _compiled(run).weigh
 
@@ -132,7 +131,7 @@ def parts(run: Run, x: Any, seed: int = 0, label: Any = None, scale: float | Non
     """KL(q(z|x) || p(z)) and -log p(x|z) at one draw of each code. Arguments as of `log_likelihood`."""
     given = _given(run, x, seed, label, scale)
     draw = functools.partial(_compiled(run).draw, run._on_device, given.log_scale)
-    found = batched(draw, given.x, given.more, _rows(run))
+    found = batched(draw, given.x, given.more, run._at_once(_ROWS))
     return Parts(found["kl"], found["nll"])
 
 
@@ -145,7 +144,7 @@ def optimal_scale(run: Run, x: Any, seed: int = 0, label: Any = None) -> float |
     if not is_optimal(run):
         return None
     x, *more = _arrays(run, x, seed, label)
-    found = batched(functools.partial(_compiled(run).deviate, run._on_device), x, tuple(more), _rows(run))
+    found = batched(functools.partial(_compiled(run).deviate, run._on_device), x, tuple(more), run._at_once(_ROWS))
     mean = found.mean(dtype=np.float64) / math.prod(run.spec.shape)
     return float(max(mean, 1e-8) ** (1 / _power(run)))  # the floor that training has
 
@@ -243,11 +242,6 @@ def _given(run: Run, x: Any, seed: int, label: Any, scale: float | None) -> _Giv
     scale = optimal_scale(run, x, seed, label) if scale is None else scale
     x, *more = _arrays(run, x, seed, label)
     return _Given(None if scale is None else jnp.float32(math.log(scale)), x, tuple(more))
-
-
-def _rows(run: Run) -> int:
-    """Examples that are decoded at once."""
-    return max(min(_VALUES // math.prod(run.spec.shape), _ROWS), 1)
 
 
 def _arrays(run: Run, x: Any, seed: int, label: Any) -> tuple[Any, ...]:

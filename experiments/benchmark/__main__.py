@@ -24,9 +24,9 @@ from experiments.benchmark import own, report
 from experiments.benchmark.contest import contest
 from experiments.benchmark.forms import forms
 from experiments.benchmark.growth import growth, plot
-from experiments.benchmark.machine import machine
 from experiments.benchmark.startup import startup
 from experiments.benchmark.works import WORKS
+from experiments.machine import machine
 
 _OWN = {"loop": own.loop, "evaluation": own.evaluation, "forms": forms, "growth": growth, "startup": startup}
 

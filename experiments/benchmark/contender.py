@@ -17,8 +17,8 @@ from typing import Any, TextIO
 
 from experiments.benchmark.contenders import CONTENDERS, Contender
 from experiments.benchmark.given import Given
-from experiments.benchmark.machine import busy_seconds, peak_gib
 from experiments.benchmark.works import WORKS
+from experiments.machine import busy_seconds, peak_gib
 
 
 def build(work: str, name: str, file: Path) -> Contender:

@@ -32,12 +32,12 @@ LAYERS = {
 
 def forms(rounds: int) -> dict[str, Any]:
     """Milliseconds of the plain layer and of ours, and how many times as fast ours is, by layer."""
-    return {name: _compare(*layer, 3 * rounds) for name, layer in LAYERS.items()}
+    return {name: _compare(3 * rounds, *layer, **options) for name, (*layer, options) in LAYERS.items()}
 
 
-def _compare(batch: int, shape: tuple, features: int, size: int, options: dict, rounds: int) -> dict[str, Any]:
-    options = dict(options)
-    enlarged = options.pop("enlarged", False)
+def _compare(
+    rounds: int, batch: int, shape: tuple, features: int, size: int, enlarged: bool = False, **options: Any
+) -> dict[str, Any]:
     x = jax.random.normal(jax.random.key(0), (batch, *shape))
     enlarge = Upsample().apply if enlarged else lambda variables, x: x
     layers = {

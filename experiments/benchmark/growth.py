@@ -30,6 +30,7 @@ from aejax.evaluation.pictures import style
 from aejax.logs import read
 from aejax.train import train
 from configs import common, conv
+from experiments.machine import peak_gib
 
 WIDTH = {"mlp": 1, "conv": 4}  # where another is not asked for
 IMAGES = {"mlp": 65_536, "conv": 8_192}  # of a round at width 1: a few seconds on two cores
@@ -118,7 +119,7 @@ def measure(point: Point, file: Path) -> dict[str, Any]:
         "steps": config.log_every,
         "images_per_second": rates[-1],
         "permutation_seconds": _permutation_seconds(point),
-        "peak_gib": _peak_gib(),
+        "peak_gib": peak_gib(),
         "loaded_gib": loaded,
         "mapped_gib": _resident_gib(file),
     }
@@ -152,18 +153,10 @@ def _permutation_seconds(point: Point) -> float:
     return round(statistics.median(seconds), 6)
 
 
-def _peak_gib() -> float:
-    # Not getrusage's ru_maxrss: Linux lets a child begin with its parent's.
-    return _gib(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()))
-
-
 def _resident_gib(file: Path) -> float:
     """How much of a mapped file is in this process's memory."""
     maps = Path("/proc/self/smaps").read_text()
-    return _gib(re.findall(rf"{re.escape(str(file))}\n(?:.*\n)*?Rss:\s+(\d+) kB", maps))
-
-
-def _gib(kib: list[str]) -> float:
+    kib = re.findall(rf"{re.escape(str(file))}\n(?:.*\n)*?Rss:\s+(\d+) kB", maps)
     return round(sum(map(int, kib)) / 2**20, 4)
 
 

@@ -27,7 +27,7 @@ from aejax.evaluation.likelihood import log_likelihood
 from aejax.partition import Partition
 from aejax.step import Task, eval_variables, init
 from aejax.train import make_task, train
-from experiments.benchmark.machine import peak_gib
+from experiments.machine import peak_gib
 
 # Config, its argument, steps between two checkpoints.
 WORK = {"conv": ("conv", "", 50), "mlp": ("stacked", "mnist", 1_000)}

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import aejax
+from aejax import run as run_lib
 from aejax.config import module
 from aejax.data import Spec
 from aejax.evaluation import Measure, Skipped, likelihood
@@ -102,7 +103,7 @@ def written_out(run, x, samples, seed):
 @pytest.mark.parametrize("rows", [4, 1000])
 def test_the_count_is_exact_whatever_the_chunk(loose, rows, monkeypatch):
     run, true = loose
-    monkeypatch.setattr(likelihood, "_VALUES", rows * 5)
+    monkeypatch.setattr(run_lib, "_VALUES", rows * 5)
     x = data_of(true, 3, seed=5)
     log_w = written_out(run, x, 13, seed=2)
     for samples in (1, 3, 13):  # below the chunk, and prime above it
@@ -117,7 +118,7 @@ def test_an_example_does_not_depend_on_chunks_or_on_the_others(loose, monkeypatc
     whole = [function(x) for function in functions]
     some = np.array([30, 2, 11])
     for rows in (12, 1):
-        monkeypatch.setattr(likelihood, "_VALUES", rows * 5)
+        monkeypatch.setattr(run_lib, "_VALUES", rows * 5)
         for function, found in zip(functions, whole, strict=True):
             np.testing.assert_allclose(function(x[some]), found[some], atol=2e-5)
             np.testing.assert_allclose(function(x[::-1]), found[::-1], atol=2e-5)
