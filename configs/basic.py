@@ -16,7 +16,7 @@ def get_config(arg=""):
     config.encoder = aejax.config.module("mlp", features=(2,), activation="linear")
     config.bottleneck = aejax.config.module("identity")
     config.decoder = aejax.config.module("mlp")
-    config.optim.lr = 1e-2
+    config.optim.lr = 3e-2
     config.optim.schedule = "cosine"
     config.steps = 2_000
     if flags.tiny:
