@@ -15,7 +15,9 @@ CASES = {
     "one channel": ((6, 8, 1), (3, 3), 5, {}, 3),
     "one channel, wide": ((7, 5, 1), (5, 3), 2, {}, 2),
     "channels": ((6, 4, 3), (3, 3), 4, {}, 5),
-    "parts": ((4, 4, 2), (3, 3), 3, {}, 11),
+    "parts": ((4, 4, 2), (3, 3), 3, {"strides": 2}, 11),
+    "edges": ((6, 4, 3), (2, 5), 4, {"padding": ((0, 2), (3, 1))}, 5),
+    "wide": ((5, 7, 3), (5, 3), 2, {}, 2),
     "strides": ((8, 8, 3), (3, 3), 4, {"strides": 2}, 6),
     "even": ((5, 5, 2), (2, 2), 4, {"padding": "VALID"}, 5),
     "even, same": ((6, 6, 1), (4, 4), 2, {}, 5),
@@ -112,7 +114,7 @@ def test_taps_read_what_upsampling_shows():
 
 
 def test_forms_are_used(monkeypatch):
-    """Kernel gradients of parts, patches for one channel, a small image after Upsample: as the programs say."""
+    """Products for the gradients of kernels, parts with strides, patches for one channel: as the programs say."""
 
     def convolutions(name, enlarged=False):
         _, ours, variables, x = both(CASES[name], enlarged)
@@ -121,7 +123,7 @@ def test_forms_are_used(monkeypatch):
 
     assert convolutions("one channel") == 0
     assert convolutions("parts") == 1 + 3  # forward, three parts backwards
-    assert convolutions("taps") == 1  # backwards products
+    assert convolutions("channels") == convolutions("edges") == 1  # backwards products
     assert convolutions("channels", enlarged=True) == 1  # likewise, of the corners
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert convolutions("one channel") == convolutions("parts") == 2

@@ -3,15 +3,14 @@
 On accelerators nothing is changed. On CPU other forms of the same sums are several times faster
 (`python -m experiments.benchmark --work=forms`):
 
-- the gradient of the kernel in parts of the batch, or of a kernel up to 2x2 as a matrix product for each tap: the plain
-  one leaves the caches;
+- the gradient of the kernel as one matrix product, or, with strides, in parts of the batch: the plain one leaves the
+  caches;
 - an image of one channel as a matrix product of its patches;
 - after `Upsample`, one convolution of the small image that makes the four pixels around each corner: the nine products
   of a pixel, with only four different values, become four.
 """
 
 import functools
-import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,15 +42,15 @@ def convolve(
     plain: Form = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
     if jax.default_backend() != "cpu" or x.ndim != 4 or not _ordinary(**options):
         return plain(x, kernel)
-    single = tuple(strides) == (1, 1)
-    if single and padding == "VALID" and math.prod(kernel.shape[:2]) <= 4:
-        return _forms(plain, plain, _of_taps, x, kernel)
-    if single and padding == "SAME" and all(size % 2 for size in kernel.shape[:2]):
-        if enlarged:
-            return _at_corners(x, kernel)
-        if x.shape[-1] == 1:
-            return _forms(_of_patches, plain, _of_patches, x, kernel)
-    return _forms(plain, plain, functools.partial(_in_parts, plain), x, kernel)
+    if tuple(strides) != (1, 1):
+        return _forms(plain, plain, functools.partial(_in_parts, plain), x, kernel)
+    if enlarged and padding == "SAME" and all(size % 2 for size in kernel.shape[:2]):
+        return _at_corners(x, kernel)
+    pads = padding if not isinstance(padding, str) else lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
+    if x.shape[-1] == 1:
+        of_patches = functools.partial(_of_patches, pads)
+        return _forms(of_patches, plain, of_patches, x, kernel)
+    return _forms(plain, plain, functools.partial(_of_columns, pads), x, kernel)
 
 
 def _ordinary(lhs_dilation: Any = None, rhs_dilation: Any = None, feature_group_count: int = 1, **_: Any) -> bool:
@@ -79,20 +78,37 @@ def _in_parts(form: Form, x: Array, kernel: Array) -> Array:
     return jnp.concatenate([form(x[i : i + PART], kernel) for i in range(0, x.shape[0], PART)])
 
 
-def _of_taps(x: Array, kernel: Array) -> Array:
-    """With stride 1 and no padding: each tap times the pixels that it reads."""
-    (_, h, w, _), (rows, columns, _, _) = x.shape, kernel.shape
-    taps = [(i, j) for i in range(rows) for j in range(columns)]
-    products = (x[:, i : h - rows + 1 + i, j : w - columns + 1 + j] @ kernel[i, j] for i, j in taps)
-    return functools.reduce(operator.add, products)
+def _of_columns(pads: Any, x: Array, kernel: Array) -> Array:
+    """With stride 1: what each pixel and those beside it add to the lines around them, then the sum of that.
+
+    The gradient of the kernel is so one product, of x once for each column and the output's once for each line.
+    """
+    (_, h, w, _), (rows, columns, c, features) = x.shape, kernel.shape
+    (top, bottom), (left, right) = pads
+    height, width = h + top + bottom - rows + 1, w + left + right - columns + 1
+    move = lambda x, *edges: lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*edge, 0) for edge in edges)])  # noqa: E731
+    beside = [move(x, (0, 0), (left - j, width - w - left + j), (j * c, (columns - 1 - j) * c)) for j in range(columns)]
+    matrix = kernel.transpose(1, 2, 0, 3).reshape(columns * c, rows * features)
+    sums = _product(functools.reduce(operator.add, beside), matrix)
+    lines = [
+        move(sums, (top - i, height - h - top + i), (0, 0), (-i * features, (i + 1 - rows) * features))
+        for i in range(rows)
+    ]
+    return functools.reduce(operator.add, lines)
 
 
-def _of_patches(x: Array, kernel: Array) -> Array:
-    """With stride 1, the same size and an odd kernel: each pixel's patch times the kernel."""
-    (_, h, w, _), (rows, columns, _, features) = x.shape, kernel.shape
-    x = jnp.pad(x, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)))
+def _of_patches(pads: Any, x: Array, kernel: Array) -> Array:
+    """With stride 1: each pixel's patch times the kernel."""
+    rows, columns, _, features = kernel.shape
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    h, w = x.shape[1] - rows + 1, x.shape[2] - columns + 1
     patches = [x[:, i : i + h, j : j + w] for i in range(rows) for j in range(columns)]
-    return jnp.concatenate(patches, -1) @ kernel.reshape(-1, features)
+    return _product(jnp.concatenate(patches, -1), kernel.reshape(-1, features))
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    """x @ matrix in two dimensions: with more, XLA:CPU transposes x in memory for the gradient of the matrix."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def _at_corners(x: Array, kernel: Array) -> Array:
