@@ -85,6 +85,7 @@ def _of_columns(pads: Any, x: Array, kernel: Array) -> Array:
     """
     (_, h, w, _), (rows, columns, c, features) = x.shape, kernel.shape
     (top, bottom), (left, right) = pads
+    x = lax.optimization_barrier(x)  # else XLA computes what leads to x once for each column
     height, width = h + top + bottom - rows + 1, w + left + right - columns + 1
     move = lambda x, *edges: lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*edge, 0) for edge in edges)])  # noqa: E731
     beside = [move(x, (0, 0), (left - j, width - w - left + j), (j * c, (columns - 1 - j) * c)) for j in range(columns)]
