@@ -34,6 +34,7 @@ def default() -> ConfigDict:
     config.data.size = 0  # resize images to size x size; 0 leaves them
     config.data.standardize = False  # vectors: subtract the mean and divide by the deviation of the train split
     config.data.memory_mb = 1_024  # larger splits are streamed
+    config.data.cache = True  # smaller ones are decoded once, into the user's cache folder
 
     config.encoder = ConfigDict({"name": "mlp"})
     config.bottleneck = ConfigDict({"name": "identity"})
@@ -124,7 +125,7 @@ def check(config: ConfigDict) -> None:
 
 
 # May change when a run goes on: they do not change what is computed.
-FREE = ("data.data_dir", "data.memory_mb", "keep", "log_every")
+FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every")
 
 
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
@@ -132,7 +133,7 @@ def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
 
     A key that is newer than `old` had what is now its default.
     """
-    old = {**to_dict(old), "data": {"held_out": -1, **to_dict(old["data"])}}
+    old = {**to_dict(old), "data": {"held_out": -1, "cache": True, **to_dict(old["data"])}}
     free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
     return [d for d in differences(old, new) if d.split(":")[0] not in free]
 

@@ -1,5 +1,6 @@
-"""Places to write to, tried before anything is computed."""
+"""Places to write to: tried before anything is computed; the user's cache folder."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -17,3 +18,8 @@ def writable(folder: Path) -> Path:
         reason = error.strerror or error
         raise StorageError(f"{folder} cannot be written ({reason}); free some space or rights") from error
     return folder
+
+
+def cache_of_user() -> Path:
+    """aejax's folder for what can be made again; it may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aejax"

@@ -1,7 +1,6 @@
 """What the thin mains share: errors as one line, quiet libraries, a signal that ends a run well."""
 
 import contextlib
-import os
 import platform
 import re
 import signal
@@ -18,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import aejax
+from aejax.storage import cache_of_user
 from experiments.machine import cpuinfo
 
 _CACHE = flags.DEFINE_string(
@@ -51,7 +51,7 @@ def run(main: Callable[[], None]) -> None:
 def _keep_programs(folder: str | None) -> None:
     """Sets JAX's persistent compilation cache to `folder`, or to what it was told by its own variable."""
     if folder is None:
-        folder = jax.config.jax_compilation_cache_dir or str(_cache_of_user())
+        folder = jax.config.jax_compilation_cache_dir or str(_programs_of_user())
     try:
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -65,11 +65,10 @@ def _keep_programs(folder: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs take seconds, too
 
 
-def _cache_of_user() -> Path:
+def _programs_of_user() -> Path:
     """A folder for this kind of processor: JAX does not tell the programs of one CPU from those of another."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     features = next((line for line in cpuinfo() if line.startswith(("flags", "Features"))), "")
-    return cache / "aejax" / f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
+    return cache_of_user() / f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
 
 
 def _read_flags(argv: list[str]) -> list[str]:

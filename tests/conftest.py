@@ -46,6 +46,7 @@ MEANT = "ignore:the code .* it can learn to copy"  # the warning that conv is ov
 def _compile_each_program_once(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("jax-cache"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of the commands that tests start
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))  # decoded data
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -37,7 +37,7 @@ def test_other_processors_have_their_own_programs(monkeypatch):
     folders = set()
     for features in ("flags : avx512f", "flags : avx2", "nothing of the kind"):
         monkeypatch.setattr(main.Path, "read_text", lambda self, features=features: f"model name: x\n{features}\n")
-        folders.add(main._cache_of_user())
+        folders.add(main._programs_of_user())
     assert len(folders) == 3
 
 

@@ -29,6 +29,7 @@ class Source:
       length: number of examples.
       shape: of one example, (height, width, channels) or (features,).
       dtype: uint8 for images of 0 to 255, else float32.
+      files: what the examples are decoded from; empty where they are not.
       take: rows [n] to {"x": [n, *shape]} and, where the data has them, {"label": [n] int32} and the known
         factors of variation, {"factors": [n, factors] int32}, which evaluation reads and training leaves out.
     """
@@ -38,6 +39,7 @@ class Source:
     shape: tuple[int, ...]
     dtype: np.dtype
     take: Callable[[Rows], Arrays]
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return self.length
@@ -215,6 +217,7 @@ def _from_images(path: Path, files: list[Path], label: np.ndarray, size: int) ->
         shape,
         np.dtype(np.uint8),
         lambda rows: {"x": np.stack([read(files[i]) for i in rows]), "label": label[rows]},
+        tuple(files),
     )
 
 
@@ -277,7 +280,8 @@ def _tfds_split(builder: Any, split: str, size: int) -> Source:
             arrays["factors"] = np.array([[e[key] for key in factors] for e in examples], np.int32)
         return arrays
 
-    return Source(name, len(data), first.shape, first.dtype, take)
+    files = tuple(Path(file) for file in builder.info.splits[split].filepaths)
+    return Source(name, len(data), first.shape, first.dtype, take, files)
 
 
 def _decoded(file: bytes) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aejax.data.cache import kept
 from aejax.data.embedded import EMBEDDED
 from aejax.data.sources import Arrays, Rows, Source, from_file, from_folder, from_tfds
 from aejax.errors import InputError
@@ -24,7 +25,13 @@ def load(config: Mapping[str, Any]) -> Splits:
 
 
 def find(config: Mapping[str, Any]) -> dict[str, Source]:
-    """The whole splits that the data set `config.name` has, by name."""
+    """The whole splits that the data set `config.name` has, by name, decoded once where `config.cache` says so."""
+    small = lambda source: source.nbytes <= config["memory_mb"] * 2**20  # noqa: E731
+    keep = lambda source: kept(source) if config.get("cache", True) and source.files and small(source) else source  # noqa: E731
+    return {split: keep(source) for split, source in _found(config).items()}
+
+
+def _found(config: Mapping[str, Any]) -> dict[str, Source]:
     name, size = config["name"], config["size"]
     path = Path(name).expanduser()
     if not name:

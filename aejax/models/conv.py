@@ -46,7 +46,11 @@ def convolve(
         return _forms(plain, plain, functools.partial(_in_parts, plain), x, kernel)
     if enlarged and padding == "SAME" and all(size % 2 for size in kernel.shape[:2]):
         return _at_corners(x, kernel)
-    pads = padding if not isinstance(padding, str) else lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
+    pads = (
+        padding
+        if not isinstance(padding, str)
+        else lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
+    )
     if x.shape[-1] == 1:
         of_patches = functools.partial(_of_patches, pads)
         return _forms(of_patches, plain, of_patches, x, kernel)

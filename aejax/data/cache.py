@@ -1,0 +1,74 @@
+"""Decoded splits, kept in the user's cache folder: the next run maps them in place of decoding them again."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from aejax.data.batches import read
+from aejax.data.sources import Arrays, Source
+from aejax.storage import cache_of_user
+
+FORMAT = 1  # to be raised when other values are decoded from the same files
+
+
+def kept(source: Source) -> Source:
+    """The source, decoded whole when its first rows are taken, unless that was done before.
+
+    Other files, times or sizes of them, or another shape of the examples, and it is decoded anew. Where the
+    folder cannot be written a warning says so, and rows are decoded as they are taken.
+    """
+    identity = [FORMAT, len(source), source.shape, str(source.dtype)]
+    for file in source.files:
+        status = os.stat(file)
+        identity.append((str(file), status.st_size, status.st_mtime_ns))
+    folder = cache_of_user() / "data" / hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
+
+    @functools.cache
+    def arrays() -> Arrays:
+        try:
+            return _mapped(folder) or _write(source, folder)
+        except OSError as error:
+            warnings.warn(
+                f"{source.name} is decoded again by each run: {folder} cannot be written ({error.strerror}); "
+                "free some space, or set XDG_CACHE_HOME",
+                stacklevel=2,
+            )
+            return {}
+
+    def take(rows: np.ndarray) -> Arrays:
+        return {key: array[rows] for key, array in arrays().items()} or source.take(rows)
+
+    return dataclasses.replace(source, files=(), take=take)
+
+
+def _mapped(folder: Path) -> Arrays:
+    """What was written; nothing where it was not, or was cut."""
+    try:
+        return {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
+    except (ValueError, EOFError):
+        shutil.rmtree(folder)
+        return {}
+
+
+def _write(source: Source, folder: Path) -> Arrays:
+    """All files or none: another process may do the same."""
+    arrays = read(source)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        for key, array in arrays.items():
+            np.save(Path(scratch) / key, array)
+        try:
+            Path(scratch).rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+        else:
+            Path(scratch).mkdir()  # for the end of `with`
+    return arrays
