@@ -133,7 +133,7 @@ def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
 
     A key that is newer than `old` had what is now its default.
     """
-    old = {**to_dict(old), "data": {"held_out": -1, "cache": True, **to_dict(old["data"])}}
+    old = {**to_dict(old), "data": {"held_out": -1, **to_dict(old["data"])}}
     free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
     return [d for d in differences(old, new) if d.split(":")[0] not in free]
 

@@ -33,7 +33,10 @@ def kept(source: Source) -> Source:
     @functools.cache
     def arrays() -> Arrays:
         try:
-            return _mapped(folder) or _write(source, folder)
+            if not (found := _mapped(folder)):
+                _write(source, folder)
+                found = _mapped(folder)  # and not what was written: the memory would hold it beside the run's own
+            return found
         except OSError as error:
             warnings.warn(
                 f"{source.name} is decoded again by each run: {folder} cannot be written ({error.strerror}); "
@@ -57,7 +60,7 @@ def _mapped(folder: Path) -> Arrays:
         return {}
 
 
-def _write(source: Source, folder: Path) -> Arrays:
+def _write(source: Source, folder: Path) -> None:
     """All files or none: another process may do the same."""
     arrays = read(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -71,4 +74,3 @@ def _write(source: Source, folder: Path) -> Arrays:
                 raise
         else:
             Path(scratch).mkdir()  # for the end of `with`
-    return arrays

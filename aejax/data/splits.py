@@ -26,9 +26,11 @@ def load(config: Mapping[str, Any]) -> Splits:
 
 def find(config: Mapping[str, Any]) -> dict[str, Source]:
     """The whole splits that the data set `config.name` has, by name, decoded once where `config.cache` says so."""
-    small = lambda source: source.nbytes <= config["memory_mb"] * 2**20  # noqa: E731
-    keep = lambda source: kept(source) if config.get("cache", True) and source.files and small(source) else source  # noqa: E731
-    return {split: keep(source) for split, source in _found(config).items()}
+    sources = _found(config)
+    if not config.get("cache", True):
+        return sources
+    budget = config["memory_mb"] * 2**20
+    return {k: kept(v) if v.files and v.nbytes <= budget else v for k, v in sources.items()}
 
 
 def _found(config: Mapping[str, Any]) -> dict[str, Source]:

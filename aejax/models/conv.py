@@ -46,15 +46,12 @@ def convolve(
         return _forms(plain, plain, functools.partial(_in_parts, plain), x, kernel)
     if enlarged and padding == "SAME" and all(size % 2 for size in kernel.shape[:2]):
         return _at_corners(x, kernel)
-    pads = (
-        padding
-        if not isinstance(padding, str)
-        else lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
-    )
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     if x.shape[-1] == 1:
-        of_patches = functools.partial(_of_patches, pads)
+        of_patches = functools.partial(_of_patches, padding)
         return _forms(of_patches, plain, of_patches, x, kernel)
-    return _forms(plain, plain, functools.partial(_of_columns, pads), x, kernel)
+    return _forms(plain, plain, functools.partial(_of_columns, padding), x, kernel)
 
 
 def _ordinary(lhs_dilation: Any = None, rhs_dilation: Any = None, feature_group_count: int = 1, **_: Any) -> bool:
