@@ -72,6 +72,18 @@ def test_other_files_times_or_sizes_are_decoded_anew(folder, decoded):
     assert len(read(folder)["x"]) == 7
 
 
+def test_other_names_are_other_pictures(folder):
+    """Moved files of one size and time are read in another order."""
+    files = sorted(folder.rglob("*.png"))
+    size = max(file.stat().st_size for file in files)
+    for file in files:
+        file.write_bytes(file.read_bytes().ljust(size, b"\0"))  # what follows the end of a PNG is not read
+        os.utime(file, ns=(1, 1))
+    read(folder)
+    (folder / "a" / "0.png").rename(folder / "b" / "9.png")
+    assert_same(read(folder), read(folder, cache=False))
+
+
 @pytest.mark.parametrize("size", [0, 10, 150])
 def test_what_was_cut_is_decoded_anew(size, folder):
     plain = read(folder)

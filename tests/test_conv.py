@@ -1,5 +1,7 @@
 """Every form of a convolution equals nn.Conv: forward, gradients, tangents, and its parameters are nn.Conv's."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -111,6 +113,16 @@ def test_taps_read_what_upsampling_shows():
                 if 0 <= pixel < 12:
                     read = taps[side].T @ padded[r : r + taps.shape[1]]
                     np.testing.assert_array_equal(read, large[pixel : pixel + size])
+
+
+def test_products_are_of_two_dimensions_and_their_input_is_computed_once():
+    """As XLA:CPU needs it, see `_product` and `_of_columns`; otherwise the same numbers come, but later."""
+    _, ours, variables, x = both(CASES["channels"])
+    lines = str(jax.make_jaxpr(jax.grad(lambda v: ours(v, x).sum()))(variables)).splitlines()
+    products = [line for line in lines if "dot_general[" in line or ("= dot_general" in line)]
+    assert len(products) == 1
+    assert re.search(r":f32\[\d+,\d+\] = dot_general", products[0])
+    assert sum("optimization_barrier" in line for line in lines) == 1
 
 
 def test_forms_are_used(monkeypatch):
