@@ -67,6 +67,9 @@ def test_other_files_times_or_sizes_are_decoded_anew(folder, decoded):
     del decoded[:]
     read(folder)
     assert decoded
+    Image.fromarray(np.random.default_rng().integers(0, 256, (4, 5, 3), np.uint8)).save(picture)  # a larger file
+    os.utime(picture, ns=(1, 1))
+    assert_same(read(folder), read(folder, cache=False))
     assert read(folder, size=3)["x"].shape == (8, 3, 3, 3)
     (folder / "b" / "7.png").unlink()
     assert len(read(folder)["x"]) == 7
@@ -126,5 +129,6 @@ def test_splits_of_tfds_are_kept(tmp_path, monkeypatch):
     section.update({"name": "mnist", "data_dir": str(MNIST)})
     rows = np.random.default_rng().integers(0, 10_000, 100)
     first = data.find(section)["test"].take(rows)
+    assert [file.parent.parent.name for file in tmp_path.rglob("x.npy")] == ["data"]
     monkeypatch.setattr(cache, "read", None)
     assert_same(data.find(section)["test"].take(rows), first)

@@ -69,6 +69,13 @@ def test_standardised_vectors_keep_the_users_units(tmp_path):
     assert reconstruction.squared_error(x, run.reconstruct(x)) < x.var(0).sum()  # better than the mean
 
 
+def test_vectors_of_bytes_are_numbers_not_pixels():
+    x = vectors() * 10
+    run = aejax.fit(mlp(), x, devices=one_device())
+    whole = np.random.default_rng().integers(0, 30, (9, 6), np.uint8)
+    np.testing.assert_allclose(run.encode(whole), run.encode(whole.astype(np.float32)), rtol=1e-6)
+
+
 def test_averaged_parameters_serve(tmp_path):
     run = aejax.fit(mlp(ema=0.9), vectors(), tmp_path, devices=one_device())
     saved = checkpoint.newest(tmp_path).state

@@ -231,7 +231,7 @@ def test_metrics_are_read_only_at_log_points(tmp_path, monkeypatch):
 
 def test_keys_that_change_nothing_may_change(tmp_path):
     fit(mlp(), tmp_path, stop=after(2))
-    config = mlp(log_every=3, keep=7, data__memory_mb=0)
+    config = mlp(log_every=3, keep=7, data__memory_mb=0, data__cache=False, data__data_dir="elsewhere")
     assert fit(config, tmp_path, stop=lambda: False).step == 8
     whole = fit(mlp(), tmp_path / "whole")
     assert_trees_equal(aejax.load_run(tmp_path).variables, whole.variables)
