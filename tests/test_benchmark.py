@@ -14,7 +14,7 @@ from conftest import MEANT, command
 
 import aejax
 from aejax.models import build
-from experiments.benchmark import contender, contest, report, works
+from experiments.benchmark import contender, contest, profile, report, works
 from experiments.benchmark.contenders import CONTENDERS, Contender, own
 from experiments.benchmark.given import Given
 
@@ -94,6 +94,16 @@ def test_a_run_of_some_works_leaves_the_others_figures(tmp_path):
     assert list(written) == ["mlp", "vae"]
     assert written == json.loads(json.dumps(entries))
     assert (tmp_path / "speed.md").read_text().startswith("# aejax beside its peers")
+
+
+def test_a_profile_names_operations_by_what_traced_them():
+    step = jax.jit(jax.grad(lambda w, x: jax.numpy.tanh(x @ w).sum())).lower(np.ones((3, 2)), np.ones((4, 3))).compile()
+    program = step.as_text()
+    products = {name: kind for name, kind in profile.origins(program).items() if kind.startswith("dot")}
+    assert sorted(products.values()) == ["dot", "dot, backwards"]
+    events = [{"ph": "X", "dur": 3.0 + kind.endswith("s"), "args": {"hlo_op": name}} for name, kind in products.items()]
+    events += [{"ph": "X", "dur": 2.0, "args": {"hlo_op": "other_fusion.12"}}, {"ph": "X", "dur": 9.0, "args": {}}]
+    assert profile.by_kind(events, program) == {"dot": 3, "dot, backwards": 4, "other_fusion": 2}
 
 
 def test_works_and_contenders_fit_each_other():

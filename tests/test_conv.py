@@ -8,16 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aejax.models import conv as module
 from aejax.models.conv import Conv, _taps
 from aejax.models.layers import Upsample
 
-# Image, kernel, features, further arguments, batch: one channel, strides, an even kernel, a batch of several parts.
+# Image, kernel, features, further arguments, batch.
 CASES = {
     "one channel": ((6, 8, 1), (3, 3), 5, {}, 3),
     "one channel, wide": ((7, 5, 1), (5, 3), 2, {}, 2),
     "channels": ((6, 4, 3), (3, 3), 4, {}, 5),
-    "parts": ((4, 4, 2), (3, 3), 3, {"strides": 2}, 11),
     "edges": ((6, 4, 3), (2, 5), 4, {"padding": ((0, 2), (3, 1))}, 5),
     "wide": ((5, 7, 3), (5, 3), 2, {}, 2),
     "strides": ((8, 8, 3), (3, 3), 4, {"strides": 2}, 6),
@@ -31,11 +29,6 @@ CASES = {
     "dilated": ((9, 9, 2), (3, 3), 2, {"kernel_dilation": 2}, 5),
     "groups": ((6, 6, 4), (3, 3), 4, {"feature_group_count": 2}, 5),
 }
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    monkeypatch.setattr(module, "PART", 4)
 
 
 def fresh():
@@ -83,19 +76,19 @@ def test_of_an_enlarged_image(kernel, channels):
 
 
 def test_second_derivatives():
-    plain, ours, variables, x = both(CASES["parts"])
+    plain, ours, variables, x = both(CASES["channels"])
     penalty = lambda f: lambda v: jnp.square(jax.grad(lambda x: jnp.sin(f(v, x)).sum())(x)).sum()  # noqa: E731
     close(jax.grad(penalty(plain))(variables), jax.grad(penalty(ours))(variables))
 
 
 def test_of_many_models_at_once():
-    plain, ours, variables, x = both(CASES["parts"])
+    plain, ours, variables, x = both(CASES["channels"])
     many = jax.tree.map(lambda a: jnp.stack([a, 2 * a, a - 1]), variables)
     close(*(jax.vmap(jax.grad(lambda v, f=f: jnp.sin(f(v, x)).sum()))(many) for f in (plain, ours)))
 
 
 def test_in_bfloat16():
-    plain, ours, variables, x = both(CASES["parts"], enlarged=True, dtype=jnp.bfloat16)
+    plain, ours, variables, x = both(CASES["channels"], enlarged=True, dtype=jnp.bfloat16)
     assert ours(variables, x).dtype == jnp.bfloat16
     # Eight bits of mantissa, and taps that are added before the product.
     np.testing.assert_allclose(*(np.float32(f(variables, x)) for f in (plain, ours)), rtol=0.05, atol=0.3)
@@ -126,7 +119,7 @@ def test_products_are_of_two_dimensions_and_their_input_is_computed_once():
 
 
 def test_forms_are_used(monkeypatch):
-    """Products for the gradients of kernels, parts with strides, patches for one channel: as the programs say."""
+    """Products for the gradients of kernels, patches for one channel, the plain form with strides: as programs say."""
 
     def convolutions(name, enlarged=False):
         _, ours, variables, x = both(CASES[name], enlarged)
@@ -134,8 +127,8 @@ def test_forms_are_used(monkeypatch):
         return text.count("conv_general_dilated[")
 
     assert convolutions("one channel") == 0
-    assert convolutions("parts") == 1 + 3  # forward, three parts backwards
+    assert convolutions("strides") == 2  # forward and backwards
     assert convolutions("channels") == convolutions("edges") == 1  # backwards products
     assert convolutions("channels", enlarged=True) == 1  # likewise, of the corners
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert convolutions("one channel") == convolutions("parts") == 2
+    assert convolutions("one channel") == convolutions("channels") == 2

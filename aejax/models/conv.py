@@ -3,8 +3,7 @@
 On accelerators nothing is changed. On CPU other forms of the same sums are several times faster
 (`python -m experiments.benchmark --work=forms`):
 
-- the gradient of the kernel as one matrix product, or, with strides, in parts of the batch: the plain one leaves the
-  caches;
+- the gradient of the kernel, with stride 1, as one matrix product: the plain one leaves the caches;
 - an image of one channel as a matrix product of its patches;
 - after `Upsample`, one convolution of the small image that makes the four pixels around each corner: the nine products
   of a pixel, with only four different values, become four.
@@ -22,7 +21,6 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-PART = 32  # examples
 Form = Callable[[Array, Array], Array]
 
 
@@ -40,10 +38,8 @@ def convolve(
     `enlarged` promises that each pixel stands in x four times, as `Upsample()` makes it.
     """
     plain: Form = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
-    if jax.default_backend() != "cpu" or x.ndim != 4 or not _ordinary(**options):
+    if jax.default_backend() != "cpu" or x.ndim != 4 or tuple(strides) != (1, 1) or not _ordinary(**options):
         return plain(x, kernel)
-    if tuple(strides) != (1, 1):
-        return _forms(plain, plain, functools.partial(_in_parts, plain), x, kernel)
     if enlarged and padding == "SAME" and all(size % 2 for size in kernel.shape[:2]):
         return _at_corners(x, kernel)
     if isinstance(padding, str):
@@ -73,10 +69,6 @@ def _jvp(
     terms = [] if isinstance(dx, SymbolicZero) else [of_x(dx, kernel)]
     terms += [] if isinstance(dkernel, SymbolicZero) else [of_kernel(x, dkernel)]
     return _forms(value, of_x, of_kernel, x, kernel), sum(terms[1:], terms[0])
-
-
-def _in_parts(form: Form, x: Array, kernel: Array) -> Array:
-    return jnp.concatenate([form(x[i : i + PART], kernel) for i in range(0, x.shape[0], PART)])
 
 
 def _of_columns(pads: Any, x: Array, kernel: Array) -> Array:

@@ -8,8 +8,8 @@ works leaves the others' figures there as they are:
 
 The machine should have nothing else to do: where it had, the table says so.
 
---work=loop, evaluation, forms, growth or startup measure aejax alone, see `own.py` and the files of these names, and
-write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
+--work=loop, evaluation, forms, growth, profile or startup measure aejax alone, see `own.py` and the files of these
+names, and write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
 import json
@@ -24,11 +24,19 @@ from experiments.benchmark import own, report
 from experiments.benchmark.contest import contest
 from experiments.benchmark.forms import forms
 from experiments.benchmark.growth import growth, plot
+from experiments.benchmark.profile import profile
 from experiments.benchmark.startup import startup
 from experiments.benchmark.works import WORKS
 from experiments.machine import machine
 
-_OWN = {"loop": own.loop, "evaluation": own.evaluation, "forms": forms, "growth": growth, "startup": startup}
+_OWN = {
+    "loop": own.loop,
+    "evaluation": own.evaluation,
+    "forms": forms,
+    "growth": growth,
+    "profile": profile,
+    "startup": startup,
+}
 
 _WORK = flags.DEFINE_list("work", list(WORKS), f"What to measure: of {', '.join([*_OWN, *WORKS])}.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each takes its turn.", lower_bound=1)
@@ -75,7 +83,7 @@ def _add(folder: Path, work: str, entry: dict) -> None:
     file = folder / "speed.json"
     results = (json.loads(file.read_text()) if file.exists() else {}) | {work: entry}
     _write(file, {name: results[name] for name in WORKS if name in results})
-    (folder / "speed.md").write_text(report.INTRODUCTION + report.table(results))
+    (folder / "speed.md").write_text(report.INTRODUCTION + report.table(results) + report.SHORT)
 
 
 def _write(file: Path, results: dict) -> None:

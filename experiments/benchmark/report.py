@@ -18,6 +18,21 @@ round by round; a goal is for the best variant of a peer. In brackets stands wha
 
 """
 
+SHORT = """
+## What is short of its goal, and why
+
+Where a step's time goes: [profile.json](profile.json) (`--work=profile`); each form of a convolution beside the plain
+one: [forms.json](forms.json) (`--work=forms`).
+
+- (d): most of the step is convolutions, which XLA:CPU runs at a part of the rate of its matrix products. The kernels'
+  gradients as one product and the enlarged images' convolutions by corners helped and stayed. Convolutions with
+  strides in parts of the batch did not, and went. XLA's experimental oneDNN calls help (d) a little, slow the VAE and
+  do nothing on the oldest JAX: left off. Sums (of GroupNorm and of gradients) are the next largest share.
+- (c) against Keras: it runs the same XLA programs with the plain forms; ours are worth what forms.json says.
+- (e): the bare jitted forward is reached, so that what is left is the forward's own time.
+- (f): the decoder alone takes 2 x 400 x 804 floating point operations for each of the 2 million draws, 1.3 x 10^12;
+  their products bound the work far below 20 times pythae's rate, which does the same products.
+"""
 
 QUIET = 0.03  # share of the cores' time above which other programs are mentioned
 
