@@ -171,6 +171,15 @@ def fit(
         return train(config, folder, data=data, devices=devices, quiet=quiet)
 
 
+def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
+    """Whether `train` has nothing left to do there. Raises InputError where the workdir is another config's."""
+    workdir = Path(workdir)
+    if (workdir / "config.json").exists():
+        _same_config(_written(workdir), config, workdir)
+    done = max(checkpoint.steps(workdir), default=0)
+    return done >= config.steps or (done > 0 and _stale(read(workdir), config.patience))
+
+
 def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str | None = None) -> Task:
     """Model, objective and optimizer of a config, checked against each other.
 
@@ -213,14 +222,10 @@ def _trace(task: Task, spec: Spec) -> str:
 
 def _open(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from. Raises where the workdir is another run's or cannot be written."""
-    file = workdir / "config.json"
     workdir.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=workdir).close()
-    if file.exists():
-        try:
-            old = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
+    if (workdir / "config.json").exists():
+        old = _written(workdir)
         if any("validation/loss" in record for record in read(workdir)):  # or it never came to a checkpoint
             _same_config(old, config, workdir)
     elif any(workdir.iterdir()) and not (workdir / checkpoint.FOLDER).is_dir():
@@ -229,6 +234,15 @@ def _open(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     if saved:
         _same_config(saved.metadata["config"], config, workdir)
     return saved
+
+
+def _written(workdir: Path) -> dict[str, Any]:
+    """The config in config.json."""
+    file = workdir / "config.json"
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:

@@ -30,3 +30,10 @@ def get_config(arg=""):
     if flags.cyclical:
         objective.schedules.kl = {"name": "cyclical", "steps": 1_600}
     return common.finish(config, flags.tiny)
+
+
+def sweep(add):
+    """From the autoencoder to beta = 16, three seeds each: python -m experiments.sweep."""
+    for beta in (0.0, 1.0, 4.0, 16.0):
+        for seed in range(3):
+            add(**{"objective.weights.kl": beta, "seed": seed})

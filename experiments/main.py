@@ -28,13 +28,17 @@ _CACHE = flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[], None]) -> None:
-    """Reads the flags and runs `main()`; what the user can mend is printed in one line, exit status 1."""
+def run(main: Callable[[], None], before: Callable[[list[str]], None] = lambda argv: None) -> None:
+    """Reads the flags and runs `main()`; what the user can mend is printed in one line, exit status 1.
+
+    `before` is given the arguments first, and may take some away.
+    """
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.set_verbosity(logging.ERROR)
     getLogger("asyncio").setLevel("CRITICAL")  # tasks that a failed save or read of Orbax leaves behind
     app.define_help_flags()
     try:
+        before(sys.argv)
         rest = _read_flags(sys.argv)
         if rest:
             raise aejax.InputError(f"{rest[0]!r} is not a flag; write --name=value")

@@ -1,0 +1,145 @@
+"""From a config and what is to differ to the runs of an ablation, each with a name and a config of its own."""
+
+import ast
+import contextlib
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from aejax import config as config_lib
+from aejax.errors import InputError, one_of
+
+Overrides = Mapping[str, Any]
+
+
+class Planned(NamedTuple):
+    """A run that is to be.
+
+    Attributes:
+      name: of its folder, made of what differs.
+      overrides: value by key, e.g. {"optim.lr": 1e-3}; a mapping takes the place of a whole section.
+      config: with the overrides in it, checked and locked.
+    """
+
+    name: str
+    overrides: dict[str, Any]
+    config: ConfigDict
+
+
+def added(sweep: Callable[[Callable[..., None]], None]) -> list[Overrides]:
+    """What `sweep(add)` adds, by calls such as `add(**{"optim.lr": 1e-3, "seed": 1})`."""
+    found: list[Overrides] = []
+    sweep(lambda **overrides: found.append(overrides))
+    return found
+
+
+def grid(axes: Mapping[str, Sequence[Any]]) -> list[Overrides]:
+    """All combinations; the last axis is the fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def values(text: str) -> list[Any]:
+    """The values in "2,8,32", "(64,32),(128,64)" or "relu,gelu"."""
+    parts = re.findall(r"(?:\([^()]*\)|\[[^\[\]]*\]|[^,])+", text)
+    if not parts:
+        raise InputError("a swept key has no values; give some with commas, e.g. --sweep.optim.lr=1e-3,1e-4")
+    return [_value(part.strip()) for part in parts]
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (SyntaxError, ValueError):
+        return text
+
+
+def plan(config: ConfigDict, overrides: Iterable[Overrides], seeds: int = 1) -> list[Planned]:
+    """The runs, all checked.
+
+    Args:
+      config: what they have in common.
+      overrides: of each setting.
+      seeds: runs of each setting, with the config's seed and those after it.
+
+    Raises InputError where a key or value does not fit, or two runs are the same.
+    """
+    settings = [dict(o) for o in overrides] or [{}]
+    if seeds > 1:
+        if any("seed" in setting for setting in settings):
+            raise InputError("seeds are swept already; leave --seeds out")
+        settings = [{**s, "seed": config.seed + i} for s in settings for i in range(seeds)]
+    configs = [_overridden(config, setting) for setting in settings]
+    runs = [
+        Planned(name, *run) for name, run in zip(_names(settings), zip(settings, configs, strict=True), strict=True)
+    ]
+    seen: dict[str, str] = {}
+    for run in runs:
+        other = seen.setdefault(config_lib.to_json(run.config), run.name)
+        if other != run.name:
+            raise InputError(f"the runs {other} and {run.name} are the same; leave one of them out")
+    for name, group in itertools.groupby(sorted(run.name for run in runs)):
+        if len(list(group)) > 1:
+            raise InputError(f"the sweep holds the run {name} twice; leave one of them out")
+    return runs
+
+
+def _overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
+    config = config_lib.from_dict(config.copy_and_resolve_references().to_dict())
+    for key, value in overrides.items():
+        place = config
+        *sections, last = key.split(".")
+        for i, section in enumerate(sections):
+            if not isinstance(place.get(section), ConfigDict):
+                raise one_of("swept key", key, [".".join([*sections[:i], name]) for name in place])
+            place = place[section]
+        if last not in place and place.is_locked:
+            raise one_of("swept key", key, [".".join([*sections, name]) for name in place])
+        if isinstance(place.get(last), float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        try:
+            with config.unlocked() if isinstance(value, Mapping) else contextlib.nullcontext():
+                place[last] = ConfigDict(dict(value)) if isinstance(value, Mapping) else value
+        except TypeError as error:
+            wanted = type(place[last]).__name__
+            raise InputError(f"the swept key {key} holds a {wanted}; {value!r} does not fit") from error
+    config_lib.check(config)
+    return config_lib.lock(config)
+
+
+def _names(settings: Sequence[Overrides]) -> list[str]:
+    """Short and unlike each other: what differs, by the shortest end of each key that tells it from the others."""
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    first = {key: settings[0].get(key) for key in keys}
+    differ = [key for key in keys if any(key not in s or s[key] != first[key] for s in settings)] or list(keys)
+    short = {key: _short(key, differ) for key in differ}
+    return [_name({short[key]: s[key] for key in differ if key in s}) for s in settings]
+
+
+def _short(key: str, keys: Iterable[str]) -> str:
+    parts = key.split(".")
+    ends = (".".join(parts[i:]) for i in reversed(range(len(parts))))
+    return next(end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1)
+
+
+def _name(what: Mapping[str, Any]) -> str:
+    name = ",".join(f"{key}={_text(value)}" for key, value in what.items()) or "base"
+    return name if len(name) <= 100 else f"{name[:90]}-{zlib.crc32(name.encode()):08x}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "-".join(_text(v) for v in value.values())
+    if isinstance(value, tuple | list):
+        return "x".join(map(_text, value))
+    return re.sub(r"[^\w.+-]", "_", str(value))
+
+
+def to_json(config: ConfigDict, runs: Sequence[Planned]) -> str:
+    """The plan as it is written beside the runs, see `compare`."""
+    listed = [{"name": run.name, "overrides": run.overrides} for run in runs]
+    return json.dumps({"config": config_lib.to_dict(config), "runs": listed}, indent=2)

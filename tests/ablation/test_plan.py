@@ -1,0 +1,98 @@
+"""What a sweep is to run: names, configs, and mistakes told in one line."""
+
+import numpy as np
+import pytest
+
+import aejax
+from aejax.ablation.plan import added, grid, plan, values
+from aejax.config import to_json
+from configs import beta_vae, vae
+
+
+def config():
+    return vae.get_config("tiny")
+
+
+def test_values():
+    assert values("2,8,32") == [2, 8, 32]
+    assert values("(64,32), (16,)") == [(64, 32), (16,)]
+    assert values("relu,gelu,1e-3,True,false") == ["relu", "gelu", 1e-3, True, False]
+    with pytest.raises(aejax.InputError, match="no values"):
+        values("")
+
+
+def test_a_grid_holds_all_combinations():
+    sizes = np.random.default_rng().integers(1, 4, 3)
+    axes = {key: list(range(size)) for key, size in zip("abc", sizes, strict=True)}
+    found = grid(axes)
+    assert len(found) == len({tuple(f.items()) for f in found}) == sizes.prod()
+    assert all(f[key] in axes[key] for f in found for key in axes)
+
+
+def test_each_run_differs_from_the_config_in_what_was_asked_for():
+    base = config()
+    before = to_json(base)
+    runs = plan(base, grid({"optim.lr": [1e-2, 1], "encoder.features": [(8, 4), (16,)]}), seeds=2)
+    assert to_json(base) == before
+    assert [run.name for run in runs[:3]] == [
+        "lr=0.01,features=8x4,seed=0",
+        "lr=0.01,features=8x4,seed=1",
+        "lr=0.01,features=16,seed=0",
+    ]
+    for run in runs:
+        changed = {d.split(":")[0] for d in aejax.config.differences(base, run.config)}
+        assert changed <= {"optim.lr", "encoder.features", "seed"}
+        for key, value in run.overrides.items():
+            assert aejax.config.get(run.config, key) == value
+        assert run.config.is_locked
+        assert isinstance(run.config.optim.lr, float)
+
+
+def test_keys_with_the_same_end_are_told_apart():
+    runs = plan(config(), grid({"encoder.features": [(8,), (4,)], "decoder.features": [(8,), (4,)]}))
+    assert runs[1].name == "encoder.features=8,decoder.features=4"
+
+
+def test_a_section_is_replaced_as_a_whole():
+    sections = [{"name": "dense", "features": n} for n in (2, 3)]
+    runs = plan(config(), [{"bottleneck": s, "objective.weights": {}} for s in sections])
+    assert [run.name for run in runs] == ["bottleneck=dense-2", "bottleneck=dense-3"]
+    assert [run.config.bottleneck.to_dict() for run in runs] == sections
+
+
+def test_long_names_stay_short_and_unlike_each_other():
+    widths = [(100_000,) * n for n in range(30, 34)]
+    names = [run.name for run in plan(config(), grid({"encoder.features": widths}))]
+    assert len(set(names)) == 4
+    assert max(map(len, names)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optim.lrr": 1}, "'optim.lrr' is unknown; did you mean 'optim.lr'"),
+        ({"optm.lr": 1}, "'optm.lr' is unknown"),
+        ({"optim.lr.x": 1}, "'optim.lr.x' is unknown"),
+        ({"optim.lr": "fast"}, "optim.lr holds a float; 'fast' does not fit"),
+        ({"steps": 0}, "steps must be a whole number above 0"),
+    ],
+)
+def test_mistakes(overrides, message):
+    with pytest.raises(aejax.InputError, match=message):
+        plan(config(), [overrides])
+
+
+def test_the_same_run_twice():
+    with pytest.raises(aejax.InputError, match="are the same"):
+        plan(config(), [{"optim.lr": 1}, {"optim.lr": 1.0}])
+    with pytest.raises(aejax.InputError, match="twice"):
+        plan(config(), [{"optim.lr": 0.5}, {"optim.lr": 0.5}])
+    with pytest.raises(aejax.InputError, match="leave --seeds out"):
+        plan(config(), [{"seed": 1}], seeds=2)
+
+
+def test_a_configs_own_sweep():
+    runs = plan(beta_vae.get_config("tiny"), added(beta_vae.sweep))
+    assert len(runs) == 12
+    assert runs[-1].name == "kl=16.0,seed=2"
+    assert runs[-1].config.objective.weights.kl == 16

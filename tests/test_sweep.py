@@ -1,0 +1,97 @@
+"""The command of a sweep: what is finished is skipped, what failed is told at the end, a stop stops."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import command
+
+import aejax
+from aejax import checkpoint
+from experiments import main
+
+# ml-collections reads the config file by it.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+FLAGS = ["--config=configs/basic.py:tiny", "--sweep.optim.lr=1e-2,1e-3"]
+
+
+@pytest.fixture
+def sweep(monkeypatch, tmp_path):
+    """Runs the command with these flags as `python -m` would; its exit status."""
+
+    def run(*more):
+        module = command("sweep")
+        axes = {}
+        monkeypatch.setattr(sys, "argv", ["sweep", *FLAGS, f"--workdir={tmp_path}", *more])
+        try:
+            main.run(lambda: module.sweep(axes), before=lambda argv: axes.update(module.take_axes(argv)))
+        except SystemExit as error:
+            return error.code
+        return 0
+
+    return SimpleNamespace(run=run, workdir=tmp_path)
+
+
+def test_runs_skips_and_tells(sweep, capsys):
+    assert sweep.run("--dry_run") == 0
+    assert not list(sweep.workdir.iterdir())
+    assert capsys.readouterr().out.split() == ["lr=0.01", "new", "lr=0.001", "new"]
+
+    broken = sweep.workdir / "lr=0.01"  # the first, so that it stands in the way of the second
+    broken.mkdir()
+    (broken / "notes.txt").write_text("not a run")
+    status = sweep.run()
+    assert "1 of 2 runs failed" in status
+    assert "holds files but no run" in status
+    assert checkpoint.steps(sweep.workdir / "lr=0.001") == [2, 4]
+    assert [run["name"] for run in json.loads((sweep.workdir / "sweep.json").read_text())["runs"]] == [
+        "lr=0.01",
+        "lr=0.001",
+    ]
+
+    (broken / "notes.txt").unlink()
+    capsys.readouterr()
+    assert sweep.run() == 0
+    told = capsys.readouterr().out
+    assert "1 of 2 runs are finished already" in told
+    assert "[1/1] lr=0.01: step 4" in told
+    assert aejax.load_run(broken).config.optim.lr == 0.01
+
+    status = sweep.run("--config.steps=6", "--config.batch_size=8")
+    assert "batch_size: 16 -> 8" in status
+
+
+def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
+    trained = []
+
+    def train(config, folder, stop, **options):
+        trained.append(folder.name)
+        stop.asked = True
+        raise aejax.StoppedError("stopped")
+
+    monkeypatch.setattr(aejax, "train", train)
+
+    class Asked:
+        asked = False
+
+        def __call__(self):
+            return self.asked
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(main, "until_signal", Asked)
+    assert sweep.run() == 0
+    assert trained == ["lr=0.01"]
+    assert "goes on from here" in capsys.readouterr().out
+
+
+def test_mistakes(sweep):
+    assert "did you mean 'optim.lr'" in sweep.run("--sweep.optim.lrr=1")
+    assert "has no values" in sweep.run("--sweep.steps")
+    assert "given twice" in sweep.run("--sweep.optim.lr=1")
+    assert "--only 'lr=0.02' is unknown" in sweep.run("--only=lr=0.02")
