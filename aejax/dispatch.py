@@ -1,16 +1,19 @@
 """Training in dispatches of several steps each: how many, their batches, their program."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from ml_collections import ConfigDict
 
 from aejax.data import Feed, rows
 from aejax.partition import Partition
-from aejax.step import Task, gather, train_step
+from aejax.step import Reduce, Task, gather, train_step
+from aejax.together import stack, with_numbers
 
 MOST = 32  # by then the host's work for a dispatch is small beside that of the shortest steps
 
@@ -45,10 +48,31 @@ def compile_steps(task: Task, key: Array, partition: Partition) -> Callable[...,
     """
 
     def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
-        step = lambda state, batch: train_step(state, gather(held, batch), key, task=task, reduce=reduce)  # noqa: E731
-        if all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(batches)):  # not even a loop of one step, see above
-            state, metrics = step(state, jax.tree.map(lambda a: a[0], batches))
-            return state, jax.tree.map(lambda a: a[None], metrics)
-        return jax.lax.scan(step, state, batches)
+        return _steps(state, held, batches, key, task=task, reduce=reduce)
 
     return partition.compile(steps)
+
+
+def compile_together(
+    task: Task, config: ConfigDict, keys: Sequence[Array], numbers: Mapping[str, Array], partition: Partition
+) -> Callable[..., Any]:
+    """The same of several runs, with a key and numbers (see `together`) for each.
+
+    State, numbers and metrics have a leading axis [runs]; the batches are a tuple, those of each run.
+    """
+
+    def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
+        def one(state: Any, batches: Any, key: Array, numbers: Any) -> Any:
+            return _steps(state, held, batches, key, task=with_numbers(task, config, numbers), reduce=reduce)
+
+        return jax.vmap(one)(state, stack(batches), jnp.stack(keys), dict(numbers))
+
+    return partition.compile(steps)
+
+
+def _steps(state: Any, held: Any, batches: Any, key: Array, *, task: Task, reduce: Reduce) -> Any:
+    step = lambda state, batch: train_step(state, gather(held, batch), key, task=task, reduce=reduce)  # noqa: E731
+    if all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(batches)):  # not even a loop of one step, see above
+        state, metrics = step(state, jax.tree.map(lambda a: a[0], batches))
+        return state, jax.tree.map(lambda a: a[None], metrics)
+    return jax.lax.scan(step, state, batches)

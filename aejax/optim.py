@@ -48,9 +48,13 @@ def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation
         rule,
         # Biases and scales, vectors all, do not decay.
         optax.add_decayed_weights(config["weight_decay"], lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
-        if config["weight_decay"]
+        if _on(config["weight_decay"])
         else optax.identity(),
         optax.scale_by_learning_rate(schedule(config, steps)),
     )
     accumulate = config["accumulate"]
     return optax.MultiSteps(chain, accumulate).gradient_transformation() if accumulate > 1 else chain
+
+
+def _on(value: Any) -> bool:
+    return isinstance(value, jax.Array) or value > 0  # traced: of runs that train together, all above 0

@@ -3,12 +3,11 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import checkpoint, models, optim
+from aejax import checkpoint, models, optim, together
 from aejax import config as config_lib
 from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, padded, rows, split
-from aejax.dispatch import batches, compile_steps, steps_at_once
-from aejax.errors import DivergedError, InputError, StorageError
-from aejax.logs import Logs, read
+from aejax.dispatch import batches, compile_steps, compile_together, steps_at_once
+from aejax.errors import AejaxError, InputError
+from aejax.member import Member
 from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
 from aejax.partition import Partition
 from aejax.pretrain import pretrain, stacked_layers
 from aejax.run import Run, from_checkpoint
 from aejax.sections import instance
 from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start
-
-Metrics = list[Mapping[str, Any]]
+from aejax.workdir import claim, held, open_run, storage_errors
 
 
 def train(
@@ -58,88 +56,142 @@ def train(
     Raises:
       InputError, StorageError, DivergedError: one line that says what to change.
     """
-    config_lib.check(config)
-    workdir = Path(workdir)
+    (done,) = train_together([config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet)
+    if isinstance(done, AejaxError):
+        raise done
+    return done
+
+
+def train_together(
+    configs: Sequence[ConfigDict],
+    workdirs: Sequence[str | Path],
+    *,
+    data: Splits | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    quiet: bool = False,
+) -> list[Run | AejaxError]:
+    """`train` of several runs in one program, under vmap.
+
+    Each run has its own workdir, checkpoints and metrics, and equals the run alone to float tolerance. One that
+    diverges or cannot be written ends alone.
+
+    Args:
+      configs: differ only in `together.NUMBERS`, see there; all at the same step.
+      workdirs: of each config.
+      data, devices, stop, quiet: as in `train`.
+
+    Returns:
+      Of each run what `train` returns, or the error that ended it.
+
+    Raises what keeps all runs from beginning.
+    """
+    folders = [Path(workdir) for workdir in workdirs]
+    config, alone, numbers = configs[0], len(configs) == 1, together.numbers(configs)
+    for each in configs:
+        config_lib.check(each)
     partition = Partition(devices)
     partition.check(config.batch_size)
-    with _storage_errors(workdir):
-        saved = _open(workdir, config)
+    with contextlib.ExitStack() as stack:
+        saves = []
+        for each, workdir in zip(configs, folders, strict=True):
+            with storage_errors(workdir):
+                workdir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(workdir))
+                saves.append(open_run(workdir, each))
+        begin = saves[0].step if saves[0] else 0
+        if any(begin != (saved.step if saved else 0) for saved in saves):
+            raise InputError("runs that train together must have come equally far; run them one by one")
 
-    data = data or load(config.data)
-    spec = Spec.from_dict(saved.metadata["spec"]) if saved else Spec.of(data.train, config.data.standardize)
-    if spec.shape != data.train.shape:
-        raise InputError(f"{workdir} was trained on examples of {spec.shape}, the data now holds {data.train.shape}")
-    rows(len(data.train), config.batch_size, config.seed, 0)  # raises before anything is decoded
-    task = make_task(config, spec, len(data.train), partition.axis_name)
-    init_key, key = jax.random.split(jax.random.key(config.seed))
-    # One program that runs once: optimising it for a CPU took 2.8 s of a start for `conv`, and so takes 0.8.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    state = jax.jit(functools.partial(init, task, spec.shape), compiler_options=options)(init_key)
-    if saved:
-        state = checkpoint.fill(state, saved.state, f"{workdir}, step {saved.step},")
-        if saved.step >= config.steps:
-            return from_checkpoint(saved)
+        data = data or load(config.data)
+        spec = Spec.from_dict(saves[0].metadata["spec"]) if saves[0] else Spec.of(data.train, config.data.standardize)
+        if spec.shape != data.train.shape:
+            raise InputError(
+                f"{folders[0]} was trained on examples of {spec.shape}, the data now holds {data.train.shape}"
+            )
+        rows(len(data.train), config.batch_size, config.seed, 0)  # raises before anything is decoded
+        task = make_task(config, spec, len(data.train), partition.axis_name)
+        # One program that runs once: optimising it for a CPU took 2.8 s of a start for `conv`, and so takes 0.8.
+        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        initial = jax.jit(functools.partial(init, task, spec.shape), compiler_options=options)
+        init_keys, keys = zip(*(jax.random.split(jax.random.key(each.seed)) for each in configs), strict=True)
+        states = [initial(key) for key in init_keys]
+        for i, saved in enumerate(saves):
+            if saved:
+                states[i] = checkpoint.fill(states[i], saved.state, f"{folders[i]}, step {saved.step},")
+        if begin >= config.steps:
+            return [from_checkpoint(saved) for saved in saves if saved]
+        if begin and not quiet:
+            print(f"going on from step {begin:,} of {config.steps:,}", file=sys.stderr)
+        if config.pretrain.steps:
+            stacked_layers(config)
+        _check_range(task, data.train)
         if not quiet:
-            print(f"going on from step {saved.step:,} of {config.steps:,}", file=sys.stderr)
-    if config.pretrain.steps:
-        stacked_layers(config)
-    _check_range(task, data.train)
-    if not quiet:
-        print(models.table(task.model, spec.shape), file=sys.stderr)
-    budget = config.data.memory_mb * 2**20
-    training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
-    for feed in (training, validation) if config.classes else ():
-        _check_labels(feed, config.classes)
-    with _storage_errors(workdir):
-        _claim(workdir, config)
-    if not saved and config.pretrain.steps:
-        params = pretrain(config, task, training, partition, state.params, stop, quiet)
-        state = start(task, params, state.variables)
+            print(models.table(task.model, spec.shape), file=sys.stderr)
+        budget = config.data.memory_mb * 2**20
+        training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
+        for feed in (training, validation) if config.classes else ():
+            _check_labels(feed, config.classes)
+        for each, workdir in zip(configs, folders, strict=True):
+            with storage_errors(workdir):
+                claim(workdir, each)
+        if not begin and config.pretrain.steps:
+            params = pretrain(config, task, training, partition, states[0].params, stop, quiet)
+            states[0] = start(task, params, states[0].variables)
 
-    begin = saved.step if saved else 0
-    at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
-    steps_fn = compile_steps(task, key, partition)
-    validate = _validator(task, partition, validation, config.batch_size)
-    sample = _sampler(
-        make_task(config, spec), spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))
-    )
-    state = partition.replicate(state)
-    metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
-    with (
-        _storage_errors(workdir),
-        checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved else ()) as checkpoints,
-        Logs(workdir, begin, config.steps, config.batch_size, quiet) as logs,
-    ):
-        window: Metrics = []  # of each dispatch, on the device until they are reported
-        waiting: Metrics = []
-        span = range(begin, begin if _stale(logs.history, config.patience) else config.steps)
-        dispatches = batches(training, config.batch_size, config.seed, partition, at_once, span)
+        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
+        steps_fn = (
+            compile_steps(task, keys[0], partition)
+            if alone
+            else compile_together(task, config, keys, numbers, partition)
+        )
+        validate = _validator(task, config, partition, validation)
+        sample = _sampler(
+            make_task(config, spec), spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))
+        )
+        state = partition.replicate(together.stack(states))
+        members = []
+        for each, workdir, saved in zip(configs, folders, saves, strict=True):
+            members.append(Member(each, workdir, spec, saved, quiet or not alone))
+            stack.callback(members[-1].close)
+
+        def report(step: int, window: list[Any]) -> None:
+            dispatches = jax.device_get(window)
+            for i, member in enumerate(members) if window else ():
+                metrics = [together.pick(dispatch, i, len(members)) for dispatch in dispatches]
+                if not member.ended:
+                    member.report(step, {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]})
+
+        window: list[Any] = []  # of each dispatch, on the device until they are reported
+        waiting: list[Any] = []
+        span = range(begin, begin if all(member.ended for member in members) else config.steps)
+        of_run = lambda seed: batches(training, config.batch_size, seed, partition, at_once, span)  # noqa: E731
+        dispatches = of_run(config.seed) if alone else zip(*(of_run(each.seed) for each in configs), strict=True)
         for step, batch in zip(range(begin + at_once, span.stop + 1, at_once), dispatches, strict=True):
             state, metrics = steps_fn(state, training.held, batch)
             window.append(metrics)
             if waiting:  # read only now, while the device is busy with these steps
-                _report(logs, step - at_once, waiting, checkpoints)
+                report(step - at_once, waiting)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
             leaving = step == config.steps or stop()
             if step % config.log_every == 0:
                 waiting, window = window, []
             if planned or leaving:
-                _report(logs, step, waiting + window, checkpoints)
+                report(step, waiting + window)
                 waiting, window = [], []
-                loss = None
-                if planned:
-                    results = validate(state)
-                    _check_finite({name: [value] for name, value in results.items()}, step, checkpoints, "validation ")
-                    logs.validation(step, results)
-                    loss = results["loss"]
-                samples = sample(state)
-                finite = {name: [0.0 if np.isfinite(x).all() else np.nan] for name, x in samples.items()}
-                _check_finite(finite, step, checkpoints)
-                checkpoints.save(step, state, samples, loss)
-                logs.restart_clock()
-                if leaving or _stale(logs.history, config.patience):
-                    break
+                for i, member in enumerate(members):
+                    if not member.ended:
+                        check = functools.partial(validate, numbers=together.pick(numbers, i, len(members)))
+                        member.save(step, together.pick(state, i, len(members)), sample, check if planned else None)
+            if leaving or all(member.ended for member in members):
+                break
+        for member in members:
+            member.close()
+    return [member.error or _newest(workdir) for member, workdir in zip(members, folders, strict=True)]
+
+
+def _newest(workdir: Path) -> Run:
     newest = checkpoint.newest(workdir)
     assert newest is not None
     return from_checkpoint(newest)
@@ -169,15 +221,6 @@ def fit(
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="aejax-"))
         return train(config, folder, data=data, devices=devices, quiet=quiet)
-
-
-def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
-    """Whether `train` has nothing left to do there. Raises InputError where the workdir is another config's."""
-    workdir = Path(workdir)
-    if (workdir / "config.json").exists():
-        _same_config(_written(workdir), config, workdir)
-    done = max(checkpoint.steps(workdir), default=0)
-    return done >= config.steps or (done > 0 and _stale(read(workdir), config.patience))
 
 
 def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str | None = None) -> Task:
@@ -220,48 +263,6 @@ def _trace(task: Task, spec: Spec) -> str:
     return str(jax.make_jaxpr(evaluate)(jax.ShapeDtypeStruct((2, *spec.shape), np.float32)))
 
 
-def _open(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
-    """The checkpoint to go on from. Raises where the workdir is another run's or cannot be written."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=workdir).close()
-    if (workdir / "config.json").exists():
-        old = _written(workdir)
-        if any("validation/loss" in record for record in read(workdir)):  # or it never came to a checkpoint
-            _same_config(old, config, workdir)
-    elif any(workdir.iterdir()) and not (workdir / checkpoint.FOLDER).is_dir():
-        raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
-    saved = checkpoint.newest(workdir)
-    if saved:
-        _same_config(saved.metadata["config"], config, workdir)
-    return saved
-
-
-def _written(workdir: Path) -> dict[str, Any]:
-    """The config in config.json."""
-    file = workdir / "config.json"
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
-
-
-def _claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json, whole or not at all."""
-    written = workdir / "config.tmp"
-    written.write_text(config_lib.to_json(config))
-    written.replace(workdir / "config.json")
-
-
-def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
-    differ = config_lib.changes(old, new)
-    if differ:
-        more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
-        raise InputError(
-            f"{workdir} holds a run of another config ({'; '.join(differ[:4])}{more}); "
-            "choose another workdir, or the config it was begun with"
-        )
-
-
 def _check_range(task: Task, source: Source) -> None:
     likelihood = task.objective.likelihood
     if likelihood.unit_interval and len(source.shape) == 1:
@@ -286,17 +287,21 @@ def _check_labels(feed: Feed, classes: int) -> None:
         )
 
 
-def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) -> Callable[[TrainState], dict]:
-    """Means of `eval_step` over a whole split."""
+def _validator(task: Task, config: ConfigDict, partition: Partition, feed: Feed) -> Callable[..., dict[str, float]]:
+    """Means of `eval_step` over a whole split, of a state and the numbers of its run, see `together`."""
+    batch_size = config.batch_size
     batches = math.ceil(len(feed.source) / batch_size)
     compiled = partition.compile(
         lambda carry, held, batch, reduce: eval_step(
-            held["state"], gather(held["data"], batch), task=task, reduce=reduce
+            held["state"],
+            gather(held["data"], batch),
+            task=together.with_numbers(task, config, held["numbers"]),
+            reduce=reduce,
         )
     )
 
-    def validate(state: TrainState) -> dict[str, float]:
-        held = {"state": state, "data": feed.held}
+    def validate(state: TrainState, numbers: Mapping[str, Any]) -> dict[str, float]:
+        held = {"state": state, "data": feed.held, "numbers": partition.replicate(numbers)}
         sums = []
         for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0], 0, batches)):
             weight = padded(len(feed.source), batch_size, i)[1]
@@ -324,45 +329,3 @@ def _sampler(task: Task, spec: Spec, batch: Mapping[str, Any]) -> Callable[[Trai
         return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": spec.restore(x)}
 
     return lambda state: jax.device_get(apply(jax.device_get(eval_variables(state)), batch))
-
-
-def _report(logs: Logs, step: int, window: Metrics, checkpoints: checkpoint.Checkpoints) -> None:
-    """Logs the means over a window of dispatches that ends with `step`; stops the run at a NaN."""
-    if not window:
-        return
-    dispatches = jax.device_get(list(window))
-    metrics = {name: np.concatenate([d[name] for d in dispatches]) for name in dispatches[0]}
-    _check_finite(metrics, step, checkpoints)
-    logs.train(step, {name: float(np.mean(values)) for name, values in metrics.items()})
-
-
-def _check_finite(metrics: Mapping[str, Any], last: int, checkpoints: checkpoint.Checkpoints, what: str = "") -> None:
-    """Raises for the first step with a number that is not finite; metrics are [steps], of the steps up to `last`."""
-    finite = {name: np.isfinite(values) for name, values in metrics.items()}
-    good = np.logical_and.reduce(list(finite.values()))
-    if good.all():
-        return
-    i, first = int(np.argmin(good)), last - len(good) + 1
-    broken = [name for name, values in finite.items() if not values[i]]
-    saved = checkpoints.newest_step()
-    kept = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
-    raise DivergedError(
-        f"{what}{' and '.join(broken)} not finite at step {first + i} (steps {first} to {last} were read); "
-        f"{kept}; lower optim.lr or set optim.clip{', in a new workdir' if saved else ''}, or look at the data"
-    )
-
-
-def _stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
-    """Whether the last `patience` validations were all worse than the best before them."""
-    losses = [record["validation/loss"] for record in history if "validation/loss" in record]
-    return bool(patience) and len(losses) - 1 - int(np.argmin(losses or [0])) >= patience
-
-
-@contextlib.contextmanager
-def _storage_errors(workdir: Path) -> Iterator[None]:
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{workdir} cannot be used ({error}); choose a workdir that can be written") from error

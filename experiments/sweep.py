@@ -9,8 +9,6 @@ Each has its own folder in the workdir, named by what differs, where `experiment
 same command skips what is finished, goes on with what is not, and tells at the end what failed and why.
 """
 
-import functools
-import json
 import runpy
 import sys
 import time
@@ -19,15 +17,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import aejax
+from aejax import checkpoint, data, logs, together
 from aejax import config as config_lib
-from aejax import data, logs
 from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
 from aejax.storage import writable
-from aejax.train import is_finished
+from aejax.train import make_task, train_together
+from aejax.workdir import is_finished
 from experiments import main
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -40,6 +40,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each setting, from the config's seed on.", lower_bound=1)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs and what is left of them, and do nothing.")
+_TOGETHER = flags.DEFINE_integer(
+    "together",
+    8,
+    "Runs that one program trains at most, where they differ only in their seed and in numbers such as optim.lr. "
+    "Convolutions on CPU train one after the other all the same.",
+    lower_bound=1,
+)
 _ONLY = flags.DEFINE_list("only", [], "Names of the runs to do; all unless told.")
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -72,31 +79,74 @@ def status(workdir: Path, run: Planned) -> str:
     return "finished" if is_finished(run.config, workdir / run.name) else "interrupted"
 
 
-def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:
-    """Trains one after the other; returns the errors by name. What fails does not stop the rest."""
+def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
+    """Runs that may train in one program: alike but for seed and numbers, and equally far; in the plan's order."""
+    alike: dict[tuple[str, int], list[Planned]] = {}
+    for run in runs:
+        begin = max(checkpoint.steps(workdir / run.name), default=0)
+        alike.setdefault((together.common(run.config), begin), []).append(run)
+    return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
 
-    @functools.cache  # the newest alone would do, but a sweep over data sets comes back to each
-    def loaded(section: str) -> data.Splits:
-        return data.load(ConfigDict(json.loads(section)))
+
+def train_group(
+    runs: Sequence[Planned], workdir: Path, load: Callable[[ConfigDict], data.Splits], stop: Callable[[], bool]
+) -> list[Any]:
+    """Of each run what it came to, or the error that ended it."""
+    folders, config = [workdir / run.name for run in runs], runs[0].config
+    try:
+        splits = load(config.data)
+        if len(runs) == 1 or not _convolves_on_cpu(config, splits):
+            return list(train_together([run.config for run in runs], folders, data=splits, stop=stop, quiet=True))
+    except aejax.StoppedError:
+        raise
+    except Exception as error:
+        if len(runs) == 1:
+            if not isinstance(error, aejax.AejaxError):
+                writable(folders[0]).joinpath("error.txt").write_text(traceback.format_exc())
+            return [error]
+        # One of them, perhaps, stands in the way of the others.
+    found: list[Any] = []
+    for run in runs:
+        if not stop():
+            found += train_group([run], workdir, load, stop)
+    return found
+
+
+def _convolves_on_cpu(config: ConfigDict, splits: data.Splits) -> bool:
+    """There several kernels at once are several times slower than one after the other."""
+    spec = data.Spec.of(splits.train, config.data.standardize)
+    return jax.default_backend() == "cpu" and make_task(config, spec).convolves
+
+
+def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:
+    """Trains group after group; returns the errors by name. What fails does not stop the rest."""
+
+    splits: dict[str, data.Splits] = {}
+
+    def load(section: ConfigDict) -> data.Splits:
+        key = config_lib.to_json(section)
+        if key not in splits:
+            splits[key] = data.load(section)
+        return splits[key]
 
     errors: dict[str, str] = {}
-    for i, run in enumerate(runs, 1):
-        head, folder, begin = f"[{i}/{len(runs)}] {run.name}", workdir / run.name, time.monotonic()
-        print(f"{head} ...", file=sys.stderr)
+    finished, begin = 0, time.monotonic()
+    for group in groups(runs, workdir, _TOGETHER.value):
+        print(f"training {' '.join(run.name for run in group)} ...", file=sys.stderr)
         try:
-            splits = loaded(config_lib.to_json(run.config.data))
-            done = aejax.train(run.config, folder, data=splits, stop=asked, quiet=True)
+            found = train_group(group, workdir, load, asked)
         except aejax.StoppedError:
             break
-        except Exception as error:
-            errors[run.name] = " ".join(f"{error if isinstance(error, aejax.AejaxError) else repr(error)}".split())
-            print(f"{head}: failed: {errors[run.name]}", flush=True)
-            if not isinstance(error, aejax.AejaxError):
-                writable(folder).joinpath("error.txt").write_text(traceback.format_exc())
-            continue
-        losses = [r["validation/loss"] for r in logs.read(folder) if "validation/loss" in r]
-        loss = f", validation loss {losses[-1]:.5g}" if losses else ""
-        print(f"{head}: step {done.step:,}{loss}, {time.monotonic() - begin:.0f} s", flush=True)
+        for run, done in zip(group, found, strict=False):
+            finished += 1
+            head = f"[{finished}/{len(runs)}] {run.name}: "
+            if isinstance(done, Exception):
+                errors[run.name] = " ".join(f"{done if isinstance(done, aejax.AejaxError) else repr(done)}".split())
+                print(f"{head}failed: {errors[run.name]}", flush=True)
+            else:
+                losses = [r["validation/loss"] for r in logs.read(workdir / run.name) if "validation/loss" in r]
+                loss = f", validation loss {losses[-1]:.5g}" if losses else ""
+                print(f"{head}step {done.step:,}{loss}, {time.monotonic() - begin:.0f} s", flush=True)
         if asked():
             break
     return errors

@@ -55,7 +55,7 @@ def test_runs_skips_and_tells(sweep, capsys):
     assert sweep.run() == 0
     told = capsys.readouterr().out
     assert "1 of 2 runs are finished already" in told
-    assert "[1/1] lr=0.01: step 4" in told
+    assert "[1/1] lr=0.01: step 4" in told  # alone: the other is further
     assert aejax.load_run(broken).config.optim.lr == 0.01
 
     status = sweep.run("--config.steps=6", "--config.batch_size=8")
@@ -65,12 +65,10 @@ def test_runs_skips_and_tells(sweep, capsys):
 def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
     trained = []
 
-    def train(config, folder, stop, **options):
-        trained.append(folder.name)
+    def train(configs, folders, stop, **options):
+        trained.extend(folder.name for folder in folders)
         stop.asked = True
         raise aejax.StoppedError("stopped")
-
-    monkeypatch.setattr(aejax, "train", train)
 
     class Asked:
         asked = False
@@ -85,7 +83,8 @@ def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
             pass
 
     monkeypatch.setattr(main, "until_signal", Asked)
-    assert sweep.run() == 0
+    monkeypatch.setattr(sys.modules["aejax.train"], "train_together", train)  # imported anew by the command
+    assert sweep.run("--together=1") == 0
     assert trained == ["lr=0.01"]
     assert "goes on from here" in capsys.readouterr().out
 

@@ -12,6 +12,7 @@ from tensorboardX.proto import event_pb2
 
 import aejax
 from aejax import checkpoint, data, dispatch, logs
+from aejax.workdir import is_stale
 
 train_lib = sys.modules["aejax.train"]  # `aejax.train` is the function
 
@@ -193,9 +194,9 @@ def test_early_stopping_waits_for_its_patience_and_stays_stopped(tmp_path):
     assert run.step == 2 * len(losses) < 100
     assert len(losses) - 1 - int(np.argmin(losses)) == 2
     assert fit(config, tmp_path).step == run.step
-    assert not train_lib._stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5)], 2)
-    assert train_lib._stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5, 2.1)], 2)
-    assert not train_lib._stale([{"validation/loss": v} for v in (3.0, 4.0, 5.0)], 0)
+    assert not is_stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5)], 2)
+    assert is_stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5, 2.1)], 2)
+    assert not is_stale([{"validation/loss": v} for v in (3.0, 4.0, 5.0)], 0)
 
 
 def test_step_is_traced_once(tmp_path, monkeypatch):

@@ -38,6 +38,8 @@ class Corruption:
     def __post_init__(self):
         if self.name not in CORRUPTIONS:
             raise one_of("corruption.name", self.name, CORRUPTIONS)
+        if isinstance(self.level, Array):
+            return  # traced: checked before it was
         if self.level < 0 or (self.name in ("masking", "salt_and_pepper") and self.level >= 1):
             raise InputError(f"corruption.level must be at least 0, and below 1 for a share; got {self.level}")
         if self.name != "none" and self.level == 0:

@@ -45,7 +45,7 @@ class Objective:
 
     def __post_init__(self):
         for name, weight in self.weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float):
+            if isinstance(weight, bool) or not isinstance(weight, int | float | Array):
                 raise InputError(f"objective.weights: {name} must be a number, got {weight!r}")
         for section in ("schedules", "options"):
             for name in getattr(self, section):

@@ -8,8 +8,8 @@ works leaves the others' figures there as they are:
 
 The machine should have nothing else to do: where it had, the table says so.
 
---work=loop, evaluation, forms, growth, profile or startup measure aejax alone, see `own.py` and the files of these
-names, and write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
+--work=loop, evaluation, forms, growth, profile, startup or together measure aejax alone, see `own.py` and the files of
+these names, and write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
 import json
@@ -36,6 +36,7 @@ _OWN = {
     "growth": growth,
     "profile": profile,
     "startup": startup,
+    "together": own.together,
 }
 
 _WORK = flags.DEFINE_list("work", list(WORKS), f"What to measure: of {', '.join([*_OWN, *WORKS])}.")

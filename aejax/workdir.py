@@ -1,0 +1,104 @@
+"""The folder of an experiment: whose it is, whether it is finished, who may write to it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from aejax import checkpoint
+from aejax import config as config_lib
+from aejax.errors import InputError, StorageError
+from aejax.logs import read
+
+
+def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from. Raises where the workdir is another run's or cannot be written."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=workdir).close()
+    if (workdir / "config.json").exists():
+        old = _written(workdir)
+        if any("validation/loss" in record for record in read(workdir)):  # or it never came to a checkpoint
+            _same_config(old, config, workdir)
+    elif any(workdir.iterdir()) and not (workdir / checkpoint.FOLDER).is_dir():
+        raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
+    saved = checkpoint.newest(workdir)
+    if saved:
+        _same_config(saved.metadata["config"], config, workdir)
+    return saved
+
+
+def _written(workdir: Path) -> dict[str, Any]:
+    """The config in config.json."""
+    file = workdir / "config.json"
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json, whole or not at all."""
+    written = workdir / "config.tmp"
+    written.write_text(config_lib.to_json(config))
+    written.replace(workdir / "config.json")
+
+
+def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
+    differ = config_lib.changes(old, new)
+    if differ:
+        more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
+        raise InputError(
+            f"{workdir} holds a run of another config ({'; '.join(differ[:4])}{more}); "
+            "choose another workdir, or the config it was begun with"
+        )
+
+
+def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
+    """Whether `train` has nothing left to do there. Raises InputError where the workdir is another config's."""
+    workdir = Path(workdir)
+    if (workdir / "config.json").exists():
+        _same_config(_written(workdir), config, workdir)
+    done = max(checkpoint.steps(workdir), default=0)
+    return done >= config.steps or (done > 0 and is_stale(read(workdir), config.patience))
+
+
+def is_stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` validations were all worse than the best before them."""
+    losses = [record["validation/loss"] for record in history if "validation/loss" in record]
+    return bool(patience) and len(losses) - 1 - int(np.argmin(losses or [0])) >= patience
+
+
+@contextlib.contextmanager
+def storage_errors(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{workdir} cannot be used ({error}); choose a workdir that can be written") from error
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Keeps other processes out, until this one leaves or dies. Raises InputError where one is in already."""
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise InputError(
+            f"{workdir} is being trained in by another process; wait for it, or choose another workdir"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
