@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from aejax.ablation.collect import Ablation, Setting, short, show
-from aejax.ablation.statistics import better, deviation
+from aejax.ablation.statistics import deviation, direction
 from aejax.ablation.table import Row, finite
 from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES, MUTED, SERIES, new, style
@@ -43,16 +43,15 @@ def settings(ablation: Ablation, rows: Sequence[Row], most: int = 40) -> Picture
                 if cell.mean is None:
                     continue
                 seeds = list(cell.values.values())
-                axes.plot(seeds, [i] * len(seeds), ls="", marker="o", ms=3.5, color=MUTED, alpha=0.7)
-                axes.errorbar(cell.mean, i, xerr=cell.deviation or 0, color=colour, **{**_BARS, "marker": "D"})
+                axes.plot(seeds, [i + 0.3] * len(seeds), ls="", marker="o", ms=3, color=MUTED)
+                axes.errorbar(cell.mean, i, xerr=cell.deviation or 0, color=colour, **_BARS)
             axes.set_yticks(range(len(rows)), [_cut(row.setting.label) for row in rows])
             axes.set_ylim(len(rows) - 0.5, -0.5)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.tick_params(axis="y", length=0)
             axes.set_title(_title(ablation, metric))
-            axes.title.set_x(0)
-    one = "the mean over seeds and its standard deviation; grey: each seed; orange: the baseline"
-    return Picture(figure, f"Each setting: {one}.")
+    caption = "Each setting: mean and standard deviation over seeds, in orange of the baseline; grey: each seed."
+    return Picture(figure, f"{caption} An arrow says which way is better.")
 
 
 def along(ablation: Ablation, rows: Sequence[Row], axis: str) -> Picture | Skipped:
@@ -205,9 +204,8 @@ def _line(
 
 
 def _title(ablation: Ablation, metric: str) -> str:
-    words = better(metric, ablation.axes)
-    name = metric.removeprefix("validation/").split("/")[-1].replace("_", " ")
-    return name + (f" ({words.split()[0]})" if words else "")
+    """Its last part, with an arrow to where it is better."""
+    return metric.split("/")[-1].replace("_", " ") + {-1: " ↓", 0: "", 1: " ↑"}[direction(metric, ablation.axes)]
 
 
 def _cut(text: str, most: int = 44) -> str:

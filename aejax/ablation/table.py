@@ -55,7 +55,9 @@ def chosen_metrics(ablation: Ablation, wanted: Sequence[str] = ()) -> list[str]:
 
 
 def _same_as_loss(ablation: Ablation, metric: str) -> bool:
-    return metric == "validation/squared_error" and all(s.of(metric) == s.of("validation/loss") for s in ablation.settings)
+    return metric == "validation/squared_error" and all(
+        s.of(metric) == s.of("validation/loss") for s in ablation.settings
+    )
 
 
 def chosen_baseline(ablation: Ablation, wanted: str = "") -> Setting:
@@ -188,7 +190,9 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
         left = [*range(len(names)), len(widths) - 1]
         blocks.append(metric + (f" ({words})" if (words := better(metric, ablation.axes)) else ""))
         for star, line in zip(stars, lines, strict=True):
-            padded = [t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))]
+            padded = [
+                t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))
+            ]
             text = f"{star} {'  '.join(padded)}".rstrip()
             blocks.append(f"\033[1m{text}\033[0m" if bold and star == "*" else text)
         blocks.append("")
