@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aejax import config as config_lib
@@ -11,7 +12,7 @@ from aejax import logs
 from aejax.errors import InputError
 
 PLAN = "sweep.json"
-ABSENT = "–"
+ABSENT = "-"
 _MOST_AXES = 6  # runs that differ in more are told apart by their names
 _NO_AXES = ("seed", *config_lib.FREE)
 
@@ -31,7 +32,7 @@ class Trial(NamedTuple):
     name: str
     config: dict[str, Any]
     steps: int = 0
-    metrics: dict[str, float] = {}
+    metrics: Mapping[str, float] = MappingProxyType({})
     history: Sequence[Mapping[str, Any]] = ()
     problem: str = ""
 

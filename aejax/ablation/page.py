@@ -17,7 +17,8 @@ from aejax.evaluation.report import svg
 from aejax.evaluation.subject import Skipped
 
 _RULES = """
-.settings { margin-bottom: 16px; }
+.settings { margin-bottom: 16px; overflow-wrap: anywhere; }
+.settings ul { margin: 0; padding-left: 20px; }
 .wide { overflow-x: auto; }
 .wide table { font-variant-numeric: tabular-nums; }
 .wide th, .wide td { white-space: nowrap; width: auto; overflow-wrap: normal; padding: 7px 20px 7px 0; }
@@ -80,7 +81,7 @@ def _tables(ablation: Ablation, rows: Sequence[Row], remarks: Sequence[str]) -> 
     tables = "".join(_table(ablation, rows, metric) for metric in rows[0].cells)
     notes = "".join(f"<li>{_text(note)}</li>" for note in ablation.notes)
     lines = "".join(f'<p class="muted">{_text(line)}</p>' for line in remarks)
-    left_out = f'<div class="card"><h3>Left out</h3><ul>{notes}</ul></div>' if notes else ""
+    left_out = f'<div class="card settings"><h3>Left out</h3><ul>{notes}</ul></div>' if notes else ""
     return f"<section><h2>Settings</h2>{lines}{tables}{left_out}</section>"
 
 

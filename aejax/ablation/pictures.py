@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from aejax.ablation.collect import Ablation, Setting, short, show
@@ -18,7 +17,7 @@ from aejax.evaluation.pictures.style import CLASSES, MUTED, SERIES, new, style
 from aejax.evaluation.subject import Skipped
 
 LINES = 6  # at most, each with its own colour
-_BARS = {"capsize": 3, "elinewidth": 1.2, "ms": 5, "lw": 1.6, "marker": "o"}
+_BARS: dict[str, Any] = {"capsize": 3, "elinewidth": 1.2, "ms": 5, "lw": 1.6, "marker": "o"}
 
 
 def draw(ablation: Ablation, rows: Sequence[Row]) -> dict[str, Picture | Skipped]:
@@ -83,7 +82,7 @@ def along(ablation: Ablation, rows: Sequence[Row], axis: str) -> Picture | Skipp
             panel.set_xlabel(name)
         if 1 < len(lines) <= LINES:
             handles, labels = panels[0].get_legend_handles_labels()
-            figure.legend(handles, map(_cut, labels), loc="outside upper left", ncols=2 if len(lines) > 1 else 1)
+            figure.legend(handles, map(_cut, labels), loc="outside upper left", ncols=2)
     others = f"mean over {len(lines)} settings of the other axes" if several else "mean"
     return Picture(figure, f"Along {axis}: {others} and standard deviation over seeds.")
 
@@ -122,15 +121,12 @@ def curves(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
 
 def _curve(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps that all seeds were validated at, mean and standard deviation of their losses there, each [steps]."""
-    losses = [{r["step"]: r["validation/loss"] for r in t.history if "validation/loss" in r} for t in _counted(setting)]
+    runs = setting.trials.values()
+    losses = [{r["step"]: r["validation/loss"] for r in t.history if "validation/loss" in r} for t in runs]
     steps = sorted(set.intersection(*(set(seed) for seed in losses)))
     each = np.array([[seed[step] for step in steps] for seed in losses])
     spread = each.std(0, ddof=1) if len(each) > 1 else np.zeros(len(steps))
     return np.array(steps), each.mean(0), spread
-
-
-def _counted(setting: Setting) -> list[Any]:
-    return list(setting.trials.values())
 
 
 def _lines(rows: Sequence[Row], axis: str) -> dict[str, list[Row]]:

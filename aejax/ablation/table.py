@@ -61,9 +61,10 @@ def _same_as_loss(ablation: Ablation, metric: str) -> bool:
 
 
 def chosen_baseline(ablation: Ablation, wanted: str = "") -> Setting:
-    """The setting that `wanted` names: a run, or values as `optim.lr=0.001,seed=0`; what it leaves open is the default's.
+    """The setting that `wanted` names by a run of it, or by values as `optim.lr=0.001`; unless told, the default.
 
-    Without it the plan's own setting, or else the first. Raises InputError where there is no such setting.
+    Values that are left open are the default's: the plan's own setting, or else the first. Raises InputError
+    where there is no such setting.
     """
     first = ablation.default or ablation.settings[0]
     if not wanted:
@@ -142,14 +143,14 @@ def number(value: float, spread: float | None = None) -> str:
         return f"{value:.4g}"
     digits = 1 - math.floor(math.log10(spread))
     if -6 <= digits <= 6 and abs(value) < 1e7:
-        return f"{round(value, digits):,.{max(digits, 0)}f}".replace(",", "")
+        return f"{round(value, digits):.{max(digits, 0)}f}"
     return f"{value:.4g}"
 
 
 def mean_and_spread(cell: Cell) -> tuple[str, str]:
-    """As texts; "–" without a value, no spread for one seed."""
+    """As texts; "-" without a value, no spread for one seed."""
     if cell.mean is None:
-        return "–", ""
+        return "-", ""
     spread = cell.deviation
     return number(cell.mean, spread), "" if spread is None else number(spread, spread)
 
@@ -261,7 +262,6 @@ _TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    "–": "--",
     "|": r"\textbar{}",
 }
 
