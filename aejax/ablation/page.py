@@ -125,7 +125,7 @@ def _figures(pictures: Mapping[str, Picture | Skipped]) -> str:
             continue
         caption = _text(p.caption)
         image = svg(p.figure, name).replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
-        title = _text(name if "." in name else name.capitalize())
+        title = _text(name.capitalize() if name in ("settings", "curves") else f"Along {name}")
         drawn.append(f'<figure class="card"><h3>{title}</h3>{image}<figcaption>{caption}</figcaption></figure>')
     left_out = f'<p class="muted">Not drawn:</p><ul class="muted">{"".join(skipped)}</ul>' if skipped else ""
     return f'<section><h2>Pictures</h2><div class="figures">{"".join(drawn)}</div>{left_out}</section>'

@@ -17,6 +17,7 @@ from aejax.evaluation.pictures.style import CLASSES, MUTED, SERIES, new, style
 from aejax.evaluation.subject import Skipped
 
 LINES = 6  # at most, each with its own colour
+Points = dict[str, dict[int, float]]  # a metric by value of an axis and seed
 _BARS: dict[str, Any] = {"capsize": 3, "elinewidth": 1.2, "ms": 5, "lw": 1.6, "marker": "o"}
 
 
@@ -44,7 +45,7 @@ def settings(ablation: Ablation, rows: Sequence[Row], most: int = 40) -> Picture
                 seeds = list(cell.values.values())
                 axes.plot(seeds, [i + 0.3] * len(seeds), ls="", marker="o", ms=3, color=MUTED)
                 axes.errorbar(cell.mean, i, xerr=cell.deviation or 0, color=colour, **_BARS)
-            axes.set_yticks(range(len(rows)), [_cut(row.setting.label) for row in rows])
+            axes.set_yticks(range(len(rows)), [_cut(_name(row, rows)) for row in rows], fontsize=8)
             axes.set_ylim(len(rows) - 0.5, -0.5)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.tick_params(axis="y", length=0)
@@ -61,6 +62,8 @@ def along(ablation: Ablation, rows: Sequence[Row], axis: str) -> Picture | Skipp
     if not lines:
         return Skipped(f"no two settings differ in {axis} alone")
     several = len(lines) > LINES
+    # Nothing lies between two categories, but one must see which dots belong together.
+    look = _BARS | {"ls": "-" if all(map(_is_number, values)) else ":"}
     with style():
         columns = min(len(metrics), 2)
         count = math.ceil(len(metrics) / columns)
@@ -72,12 +75,12 @@ def along(ablation: Ablation, rows: Sequence[Row], axis: str) -> Picture | Skipp
         for panel, metric in zip(panels, metrics, strict=False):
             place = _scale(panel, values)
             if several:
-                _line(panel, place, _marginal(list(lines.values()), axis, metric), SERIES[0], "")
+                _line(panel, place, _marginal(list(lines.values()), axis, metric), look | {"color": SERIES[0]})
             for k, (label, group) in enumerate(() if several else lines.items()):
                 # Lines side by side, so that error bars do not hide each other.
                 shift = (k - (len(lines) - 1) / 2) * 0.06
                 points = {show(r.setting.values[axis]): finite(r.setting, metric) for r in group}
-                _line(panel, place, points, CLASSES[k], label, shift)
+                _line(panel, place, points, look | {"color": CLASSES[k], "label": label}, shift)
             panel.set_title(_title(ablation, metric), fontsize=10)
             panel.set_xlabel(name)
         if 1 < len(lines) <= LINES:
@@ -89,14 +92,13 @@ def along(ablation: Ablation, rows: Sequence[Row], axis: str) -> Picture | Skipp
 
 def curves(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
     """The validation loss over the steps: the mean over seeds and a band of a standard deviation."""
-    found = {row.setting.label: (row, _curve(row.setting)) for row in rows if row.setting.trials}
-    if not found:
-        return Skipped("no setting has a finished run")
+    found = {_name(row, rows): (row, _curve(row.setting)) for row in rows if row.setting.trials}
     last = {label: curve[1][-1] for label, (_, curve) in found.items() if len(curve[0])}
     baseline = [label for label, (row, _) in found.items() if row.is_baseline]
     named = list(dict.fromkeys([*baseline, *sorted(last, key=last.__getitem__)]))[:LINES]
+    handles = {}
     with style():
-        figure = new(3.0 + 0.2 * len(named))
+        figure = new(3.0 + 0.17 * len(named))
         axes = figure.subplots()
         for label, (_, (steps, mean, spread)) in found.items():
             if label not in named:
@@ -104,7 +106,7 @@ def curves(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
                 continue
             colour = CLASSES[named.index(label)]
             marker = "o" if len(steps) < 2 else ""
-            axes.plot(steps, mean, color=colour, lw=1.6, marker=marker, label=_cut(label), zorder=3)
+            (handles[label],) = axes.plot(steps, mean, color=colour, lw=1.6, marker=marker, zorder=3)
             axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.18, lw=0, zorder=2)
         lowest = min(curve[1].min() for _, curve in found.values())
         highest = max(curve[1].max() for _, curve in found.values())
@@ -112,9 +114,8 @@ def curves(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set(xlabel="step", ylabel="validation loss")
-        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        ordered = [_cut(label) for label in named if _cut(label) in handles]
-        figure.legend([handles[o] for o in ordered], ordered, loc="outside upper left", ncols=1)
+        names = [_cut(label, 72) for label in named]
+        figure.legend([handles[label] for label in named], names, loc="outside upper left", fontsize=8)
     rest = f"; the {len(named)} lowest at the end, the baseline first, all others in grey" if len(found) > LINES else ""
     return Picture(figure, f"Validation loss: mean over seeds and a band of one standard deviation{rest}.")
 
@@ -129,6 +130,17 @@ def _curve(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(steps), each.mean(0), spread
 
 
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    """The setting by what it has other than the baseline."""
+    base = next(r.setting for r in rows if r.is_baseline)
+    names = short(list(base.values))
+    if len(names) == 1:
+        return row.setting.label + " (baseline)" * row.is_baseline
+    if row.is_baseline:
+        return "baseline"
+    return ", ".join(f"{names[a]}={show(v)}" for a, v in row.setting.values.items() if v != base.values[a])
+
+
 def _lines(rows: Sequence[Row], axis: str) -> dict[str, list[Row]]:
     """Rows that differ in this axis alone, by what they share; only where there are at least two."""
     lines: dict[str, list[Row]] = {}
@@ -140,7 +152,7 @@ def _lines(rows: Sequence[Row], axis: str) -> dict[str, list[Row]]:
     return {label: group for label, group in lines.items() if len(group) > 1}
 
 
-def _marginal(lines: Sequence[Sequence[Row]], axis: str, metric: str) -> dict[str, dict[int, float]]:
+def _marginal(lines: Sequence[Sequence[Row]], axis: str, metric: str) -> Points:
     """By value of the axis and seed, the mean over the lines that have all values that any has."""
     values = dict.fromkeys(show(row.setting.values[axis]) for line in lines for row in line)
     whole = [line for line in lines if len(line) == len(values)] or list(lines)
@@ -174,19 +186,21 @@ def _scale(axes: Axes, values: Sequence[Any]) -> dict[str, float]:
         axes.set_xticks(range(len(values)), names, rotation=30 * slanted, ha="right" if slanted else "center")
         axes.set_xlim(-0.4, len(values) - 0.6)
         return {show(v): float(i) for i, v in enumerate(values)}
-    if min(values) > 0 and max(values) >= 10 * min(values):
-        axes.set_xscale("log")
+    least = min((v for v in values if v > 0), default=0)
+    if least and min(values) >= 0 and max(values) >= 10 * least:
+        # Zero has no logarithm: it stands one step below the least value.
+        axes.set_xscale("log") if min(values) else axes.set_xscale("symlog", linthresh=least)
     if len(values) <= 6:
+        if sum(len(show(v)) for v in values) > 20:
+            axes.tick_params(axis="x", rotation=30)
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     return {show(v): float(v) for v in values}
 
 
-def _line(
-    axes: Axes, place: dict[str, float], points: dict[str, dict[int, float]], colour: str, label: str, shift: float = 0
-) -> None:
-    """Means and deviations over seeds of the points {value: {seed: metric}}; `shift` is a share of the first step."""
+def _line(axes: Axes, place: dict[str, float], points: Points, look: dict[str, Any], shift: float = 0) -> None:
+    """Means of the points and their deviations over seeds; `shift` is a share of the first step."""
     known = sorted((place[value], list(seeds.values())) for value, seeds in points.items() if seeds)
     if not known:
         return
@@ -194,9 +208,9 @@ def _line(
     if axes.get_xscale() == "log":
         x = [p * (ends[-1] / ends[0]) ** (shift / len(ends)) for p, _ in known]
     else:
-        x = [p + shift * (ends[-1] - ends[0]) / len(ends) for p, _ in known]
+        x = [p + shift * (ends[-1] - ends[0]) / len(ends) * (axes.get_xscale() == "linear") for p, _ in known]
     spread = [deviation(v) or 0 for _, v in known]
-    axes.errorbar(x, [fmean(v) for _, v in known], yerr=spread, color=colour, label=label, **_BARS)
+    axes.errorbar(x, [fmean(v) for _, v in known], yerr=spread, **look)
 
 
 def _title(ablation: Ablation, metric: str) -> str:

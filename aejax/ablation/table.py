@@ -129,7 +129,9 @@ def remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: s
     ]
     for m in metrics:
         if axes := redefined(m, ablation.axes):
-            lines.append(f"{m} is another sum for each {' and '.join(axes)}: its values do not compare, none is best.")
+            lines.append(
+                f"{m} is another sum for each {' and '.join(axes)}: its values do not compare, none is marked as best."
+            )
     if not any(baseline.of(m) for m in metrics):
         lines.append(f"The baseline {baseline.label} has no finished run: there are no differences from it.")
     elif all(len(s.trials) < 2 for s in ablation.settings):
