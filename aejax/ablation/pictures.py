@@ -116,7 +116,7 @@ def curves(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
         axes.set(xlabel="step", ylabel="validation loss")
         names = [_cut(label, 72) for label in named]
         figure.legend([handles[label] for label in named], names, loc="outside upper left", fontsize=8)
-    rest = f"; the {len(named)} lowest at the end, the baseline first, all others in grey" if len(found) > LINES else ""
+    rest = f"; named: the baseline and the {LINES - 1} lowest at the end" if len(found) > LINES else ""
     return Picture(figure, f"Validation loss: mean over seeds and a band of one standard deviation{rest}.")
 
 
