@@ -181,15 +181,16 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The keys in which two configs differ, each as `key: old -> new`."""
-    a, b = dict(_flat(to_dict(old))), dict(_flat(to_dict(new)))
+    a, b = dict(flat(to_dict(old))), dict(flat(to_dict(new)))
     absent = "(absent)"
     keys = sorted(k for k in a.keys() | b.keys() if a.get(k, absent) != b.get(k, absent))
     return [f"{k}: {a.get(k, absent)} -> {b.get(k, absent)}" for k in keys]
 
 
-def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of nested dicts by its dotted key."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}.")
+            yield from flat(value, f"{path}{key}.")
         else:
             yield path + key, value

@@ -28,10 +28,13 @@ _CACHE = flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[], None], before: Callable[[list[str]], None] = lambda argv: None) -> None:
+def run(
+    main: Callable[..., None], before: Callable[[list[str]], None] = lambda argv: None, positional: bool = False
+) -> None:
     """Reads the flags and runs `main()`; what the user can mend is printed in one line, exit status 1.
 
-    `before` is given the arguments first, and may take some away.
+    `before` is given the arguments first, and may take some away. With `positional`, arguments that are no flags are
+    allowed, and `main` is given their list.
     """
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.set_verbosity(logging.ERROR)
@@ -40,10 +43,10 @@ def run(main: Callable[[], None], before: Callable[[list[str]], None] = lambda a
     try:
         before(sys.argv)
         rest = _read_flags(sys.argv)
-        if rest:
+        if rest and not positional:
             raise aejax.InputError(f"{rest[0]!r} is not a flag; write --name=value")
         _keep_programs(_CACHE.value)
-        main()
+        main(rest) if positional else main()
     except aejax.StoppedError as error:
         print(error, file=sys.stderr)
     except aejax.AejaxError as error:

@@ -1,1 +1,18 @@
-"""Many runs of one config: which, by what they are called, and what they tell side by side."""
+"""Many runs of one config: which (`plan`), and what difference it makes: settings over seeds, tables, one page."""
+
+from aejax.ablation.collect import Ablation, Setting, Trial, collect
+from aejax.ablation.table import Cell, Row, as_csv, as_latex, as_text, runs_as_csv, tabulate
+
+__all__ = [
+    "Ablation",
+    "Cell",
+    "Row",
+    "Setting",
+    "Trial",
+    "as_csv",
+    "as_latex",
+    "as_text",
+    "collect",
+    "runs_as_csv",
+    "tabulate",
+]

@@ -1,0 +1,244 @@
+"""Reads a folder of workdirs: which runs there are, in what they differ, what each has reached."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from aejax import config as config_lib
+from aejax import logs
+from aejax.errors import InputError
+
+PLAN = "sweep.json"
+ABSENT = "-"
+_MOST_AXES = 6  # runs that differ in more are told apart by their names
+_NO_AXES = ("seed", *config_lib.FREE)
+
+
+class Trial(NamedTuple):
+    """A run.
+
+    Attributes:
+      name: of the run, unique.
+      config: its config by dotted key.
+      steps: that were done.
+      metrics: at the step that was asked for, e.g. "validation/loss"; of evaluations, e.g. "likelihood/elbo".
+      history: the records of metrics.jsonl.
+      problem: why the run does not count; "" where it does.
+    """
+
+    name: str
+    config: dict[str, Any]
+    steps: int = 0
+    metrics: Mapping[str, float] = MappingProxyType({})
+    history: Sequence[Mapping[str, Any]] = ()
+    problem: str = ""
+
+    @property
+    def seed(self) -> int:
+        return self.config.get("seed", 0)
+
+
+class Setting(NamedTuple):
+    """Runs that differ only in their seed.
+
+    Attributes:
+      label: the values of the axes as one reads them.
+      values: by axis.
+      trials: by seed, those that count.
+      planned: how many runs there are or should be.
+    """
+
+    label: str
+    values: dict[str, Any]
+    trials: dict[int, Trial]
+    planned: int
+
+    def of(self, metric: str) -> dict[int, float]:
+        """The metric by seed, where it was measured."""
+        return {seed: t.metrics[metric] for seed, t in sorted(self.trials.items()) if metric in t.metrics}
+
+
+class Ablation(NamedTuple):
+    """Runs and what one needs to compare them.
+
+    Attributes:
+      axes: config keys in which the runs differ, in the order of the plan; ("run",) where they are too many.
+      settings: in the order of the plan.
+      trials: all runs, also those that do not count.
+      config: that the plan starts from, by dotted key; without a plan, the first run's.
+      default: the setting that equals it, where a plan says so.
+      notes: what was left out, and why, a line each.
+    """
+
+    axes: tuple[str, ...]
+    settings: list[Setting]
+    trials: list[Trial]
+    config: dict[str, Any]
+    default: Setting | None
+    notes: list[str]
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics that some run has."""
+        return list(dict.fromkeys(m for s in self.settings for t in s.trials.values() for m in t.metrics))
+
+
+def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
+    """The runs of all folders, each a workdir or a folder of workdirs.
+
+    Args:
+      at: "last", the newest validation, or "best", the one of the least loss.
+
+    Raises InputError where a folder holds no runs, or no run is finished.
+    """
+    trials: list[Trial] = []
+    plans: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for folder in map(Path, folders):
+        found, plan, others = _read(folder, at)
+        several = len(folders) > 1 and not _is_run(folder)
+        trials += [t._replace(name=f"{folder.name}/{t.name}") if several else t for t in found]
+        plans += [plan] if plan else []
+        notes += others
+    names = [t.name for t in trials]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"two runs have the name {twice!r}; give each folder once, or rename one")
+    base = _flat(plans[0]["config"]) if plans else None
+    keys = _axes([t.config for t in trials], [_overrides(plan) for plan in plans])
+    trials = _without_repeats(trials, keys)
+    if not any(not t.problem for t in trials):
+        raise InputError(f"no run is finished: {trials[0].name}: {trials[0].problem}; wait for it, or start it again")
+    axes = keys if len(keys) <= _MOST_AXES else ("run",)
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(_key(trial.config, keys), []).append(trial)
+    settings = {key: _setting(group, axes) for key, group in groups.items()}
+    default = settings.get(_key(base, keys)) if base else None
+    notes += [f"{t.name}: {t.problem}; not counted" for t in trials if t.problem]
+    notes += [f"{t.name}: {note}" for t in trials if not t.problem for note in _odd(t)]
+    return Ablation(axes, list(settings.values()), trials, base or trials[0].config, default, notes)
+
+
+def short(axes: Sequence[str]) -> dict[str, str]:
+    """The least of the ends of each dotted key that tells it from the others: `optim.lr` is `lr`."""
+    ends = {a: [".".join(a.split(".")[-n:]) for n in range(1, a.count(".") + 2)] for a in axes}
+    others = {a: {e for b, own in ends.items() if b != a for e in own} for a in axes}
+    return {a: next((e for e in own if e not in others[a]), a) for a, own in ends.items()}
+
+
+def show(value: Any) -> str:
+    """A config's value as one reads it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(map(show, value)) or "none"
+    return str(value)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").exists()
+
+
+def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, list[str]]:
+    """The runs of a folder, its plan, if it has one, and notes on what the plan does not know."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give the --workdir of a sweep, or a folder of workdirs")
+    if _is_run(folder):
+        return [_trial(folder, {}, at)], None, []
+    inside = {f.name: f for f in sorted(folder.iterdir()) if _is_run(f)}
+    if not (folder / PLAN).exists():
+        if not inside:
+            raise InputError(f"{folder} holds no runs; give a folder whose folders are workdirs")
+        return [_trial(f, {}, at) for f in inside.values()], None, []
+    plan = _json(folder / PLAN)
+    if not (isinstance(plan.get("config"), dict) and plan.get("runs")):
+        raise InputError(f"{folder / PLAN} is no plan with a config and runs; start the sweep again")
+    base = _flat(plan["config"])
+    trials = [_trial(folder / r["name"], base | _flat(r["overrides"]), at) for r in plan["runs"]]
+    others = sorted(inside.keys() - {t.name for t in trials})
+    return trials, plan, [f"{name}: not in {PLAN}; not counted" for name in others]
+
+
+def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
+    """The run of a workdir, or of a plan for one that is not there."""
+    if not _is_run(folder):
+        return Trial(folder.name, planned, problem="not started, or failed before its first step")
+    config = _flat(_json(folder / "config.json"))
+    history = logs.read(folder)
+    validated = [r for r in history if "validation/loss" in r]
+    steps = history[-1]["step"] if history else 0
+    if not _is_finished(config, steps, [r["validation/loss"] for r in validated]):
+        return Trial(folder.name, config, steps, {}, history, f"unfinished, step {steps:,} of {config['steps']:,}")
+    if not validated:
+        return Trial(folder.name, config, steps, {}, history, "without a validation")
+    chosen = validated[-1] if at == "last" else min(validated, key=lambda r: r["validation/loss"])
+    metrics = {k: v for r in history if r["step"] == chosen["step"] for k, v in r.items() if k != "step"}
+    return Trial(folder.name, config, steps, metrics | _evaluated(folder, chosen["step"]), history)
+
+
+def _is_finished(config: Mapping[str, Any], steps: int, losses: Sequence[float]) -> bool:
+    """Whether all steps are done, or `patience` has ended the run."""
+    patience = config.get("patience", 0)
+    stale = bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+    return steps >= config["steps"] or stale
+
+
+def _evaluated(folder: Path, step: int) -> dict[str, float]:
+    """The metrics of an evaluation of this step on the test split, as group/name."""
+    file = folder / "evaluation" / str(step) / "metrics.json"
+    groups = _json(file) if file.exists() else {}
+    return {f"{g}/{name}": m["value"] for g, found in groups.items() for name, m in found.items() if "value" in m}
+
+
+def _odd(trial: Trial) -> list[str]:
+    return [f"{name} is {value}" for name, value in trial.metrics.items() if not math.isfinite(value)]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON ({error}); remove it, or the run that it belongs to") from error
+
+
+def _overrides(plan: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(key for run in plan["runs"] for key in _flat(run["overrides"])))
+
+
+def _axes(configs: Sequence[Mapping[str, Any]], planned: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The keys in which configs differ, those of the plans first."""
+    keys = dict.fromkeys([*(k for plan in planned for k in plan), *(k for c in configs for k in c)])
+    return tuple(k for k in keys if k not in _NO_AXES and len({_key(c, [k]) for c in configs}) > 1)
+
+
+def _key(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The values of these keys; a plan may say 1 where the config has 1.0."""
+    values = [config.get(k, ABSENT) for k in keys]
+    return json.dumps([float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values])
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(config_lib.flat(values))
+
+
+def _without_repeats(trials: Sequence[Trial], keys: Sequence[str]) -> list[Trial]:
+    """The trials, marked where one of the same setting and seed came before."""
+    first: dict[str, str] = {}
+    marked = []
+    for t in trials:
+        same = None if t.problem else first.setdefault(_key(t.config, [*keys, "seed"]), t.name)
+        marked.append(t if same in (None, t.name) else t._replace(problem=f"the same setting and seed as {same}"))
+    return marked
+
+
+def _setting(group: Sequence[Trial], axes: tuple[str, ...]) -> Setting:
+    names = short(axes)
+    values = {a: group[0].name if a == "run" else group[0].config.get(a, ABSENT) for a in axes}
+    label = ", ".join(show(v) if a == "run" else f"{names[a]}={show(v)}" for a, v in values.items())
+    counted = {t.seed: t for t in group if not t.problem}
+    planned = len({t.seed for t in group})
+    return Setting(label or group[0].name, values, counted, planned)

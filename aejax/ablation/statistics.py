@@ -1,0 +1,84 @@
+"""Means over seeds, and how sure one can be of a difference between two settings."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from scipy import stats
+
+CONFIDENCE = 0.95
+# By the last part of a metric's name. What is in neither is neither good nor bad, e.g. a rate or a KL.
+LOWER = {"loss", "squared_error", "squared_error_per_value", "bound", "bits_per_dimension", "dead_codes", "dead_units"}
+HIGHER = {
+    *("psnr", "ssim", "elbo", "log_likelihood", "variance_explained", "linear_probe_accuracy", "knn_accuracy"),
+    *("adjusted_rand_index", "normalised_mutual_information", "trustworthiness", "continuity", "mig", "modularity"),
+    *("sap", "factor_vae_score", "dci_disentanglement", "dci_completeness", "dci_informativeness"),
+}
+# Of which a loss is the weighted sum: settings that differ in them have losses of different meaning.
+_OF_THE_LOSS = ("objective.", "likelihood.", "adversary.")
+
+
+class Difference(NamedTuple):
+    """Of two means.
+
+    Attributes:
+      value: the one minus the other.
+      low, high: of the interval of `CONFIDENCE`; None where there are too few seeds for one.
+      how: "paired" or "Welch", and over how many seeds.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    how: str
+
+
+def direction(metric: str, axes: Sequence[str] = ()) -> int:
+    """-1 where lower is better, 1 where higher is, 0 where neither, also for losses that the axes redefine."""
+    name = metric.rsplit("/", 1)[-1]
+    if name in HIGHER or name.startswith("auroc") or name.endswith("accuracy"):
+        return 1
+    return -1 if name in LOWER and not redefined(metric, axes) else 0
+
+
+def better(metric: str, axes: Sequence[str]) -> str:
+    """The direction in words."""
+    return {-1: "lower is better", 0: "", 1: "higher is better"}[direction(metric, axes)]
+
+
+def redefined(metric: str, axes: Sequence[str]) -> list[str]:
+    """The axes that change what a loss is the sum of."""
+    is_loss = metric in ("validation/loss", "train/loss", "validation/bound", "train/bound")
+    return [a for a in axes if is_loss and a.startswith(_OF_THE_LOSS)]
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation over seeds (n - 1 in the denominator); None for one seed."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference | None:
+    """The mean of a minus that of b, each by seed; None where either has none.
+
+    Seeds that both have, if at least two, are paired: Student's t of their differences. Otherwise Welch's t of
+    all values (Welch 1947), which needs two of each.
+    """
+    if not (a and b):
+        return None
+    common = sorted(a.keys() & b.keys())
+    if len(common) > 1:
+        each = [a[seed] - b[seed] for seed in common]
+        error, degrees = statistics.stdev(each) / math.sqrt(len(each)), float(len(each) - 1)
+        return _interval(statistics.fmean(each), error, degrees, f"paired, {len(common)} seeds")
+    value = statistics.fmean(a.values()) - statistics.fmean(b.values())
+    if min(len(a), len(b)) < 2:
+        return Difference(value, None, None, "one seed, no interval")
+    u, v = (statistics.variance(x.values()) / len(x) for x in (a, b))
+    degrees = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)) if u + v else math.inf
+    return _interval(value, math.sqrt(u + v), degrees, f"Welch, {len(a)} and {len(b)} seeds")
+
+
+def _interval(value: float, error: float, degrees: float, how: str) -> Difference:
+    half = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+    return Difference(value, value - half, value + half, how)

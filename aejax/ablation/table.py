@@ -1,0 +1,272 @@
+"""The table of an ablation: a row for each setting, as text, CSV and LaTeX."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from aejax.ablation.collect import Ablation, Setting, short, show
+from aejax.ablation.statistics import Difference, better, deviation, difference, direction, redefined
+from aejax.errors import InputError, one_of
+
+# Shown unless told, where runs have them.
+_USUAL = (
+    *("validation/loss", "validation/squared_error", "likelihood/elbo", "reconstruction/psnr"),
+    *("representation/linear_probe_accuracy", "disentanglement/mig"),
+)
+
+
+class Cell(NamedTuple):
+    """A metric of a setting.
+
+    Attributes:
+      values: by seed.
+      mean, deviation: over seeds; None where there are too few.
+      best: whether no other setting's mean is better.
+      difference: from the baseline; None for the baseline itself, or where one of the two has no value.
+    """
+
+    values: dict[int, float]
+    mean: float | None
+    deviation: float | None
+    best: bool
+    difference: Difference | None
+
+
+class Row(NamedTuple):
+    """A setting and its cells by metric."""
+
+    setting: Setting
+    is_baseline: bool
+    cells: dict[str, Cell]
+
+
+def chosen_metrics(ablation: Ablation, wanted: Sequence[str] = ()) -> list[str]:
+    """The metrics that are wanted, or the usual ones; InputError where no run has one."""
+    known = ablation.metrics
+    for name in wanted:
+        if name not in known:
+            raise one_of("metric", name, known)
+    usual = [m for m in _USUAL if m in known and not _same_as_loss(ablation, m)]
+    return list(dict.fromkeys(wanted)) or usual
+
+
+def _same_as_loss(ablation: Ablation, metric: str) -> bool:
+    return metric == "validation/squared_error" and all(
+        s.of(metric) == s.of("validation/loss") for s in ablation.settings
+    )
+
+
+def chosen_baseline(ablation: Ablation, wanted: str = "") -> Setting:
+    """The setting that `wanted` names by a run of it, or by values as `optim.lr=0.001`; unless told, the default.
+
+    Values that are left open are the default's: the plan's own setting, or else the first. Raises InputError
+    where there is no such setting.
+    """
+    first = ablation.default or ablation.settings[0]
+    if not wanted:
+        return first
+    for setting in ablation.settings:
+        if wanted in (setting.label, *(t.name for t in setting.trials.values())):
+            return setting
+    given = dict(part.partition("=")[::2] for part in re.split(r",\s*(?=[\w.]+=)", wanted))
+    names = {name: axis for axis, name in short(ablation.axes).items()} | {a: a for a in ablation.axes}
+    asked = {names[key]: value for key, value in given.items() if key in names}
+    fits = [s for s in ablation.settings if all(_reads(s.values[a], value) for a, value in asked.items())]
+    if len(asked) + ("seed" in given) < len(given) or not asked or not fits:
+        labels = "; ".join(s.label for s in ablation.settings[:8])
+        raise InputError(f"--baseline={wanted} is no setting; name a run, or one of: {labels}")
+    return max(fits, key=lambda s: sum(s.values[a] == first.values[a] for a in ablation.axes))
+
+
+def _reads(value: Any, text: str) -> bool:
+    """Is `text` this value? Numbers are compared as numbers."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(text) == value
+        except ValueError:
+            return False
+    return text.strip().lower() == show(value).lower()
+
+
+def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> list[Row]:
+    """The rows of all settings."""
+    means = {m: {s.label: _mean(finite(s, m)) for s in ablation.settings} for m in metrics}
+    best = {m: _best([v for v in means[m].values() if v is not None], direction(m, ablation.axes)) for m in metrics}
+
+    def cell(setting: Setting, metric: str) -> Cell:
+        values, mean = finite(setting, metric), means[metric][setting.label]
+        against = None if setting is baseline else difference(values, finite(baseline, metric))
+        is_best = mean is not None and mean == best[metric]
+        return Cell(values, mean, deviation(list(values.values())), is_best, against)
+
+    return [Row(s, s is baseline, {m: cell(s, m) for m in metrics}) for s in ablation.settings]
+
+
+def finite(setting: Setting, metric: str) -> dict[int, float]:
+    """The metric by seed, but for NaN and infinity."""
+    return {seed: v for seed, v in setting.of(metric).items() if math.isfinite(v)}
+
+
+def _mean(values: dict[int, float]) -> float | None:
+    return fmean(values.values()) if values else None
+
+
+def _best(means: Sequence[float], sign: int) -> float | None:
+    """The best of several; nothing is best alone, or where neither less nor more is better."""
+    return (max if sign > 0 else min)(means) if sign and len(means) > 1 else None
+
+
+def remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: str) -> list[str]:
+    """What one must know to read the table, a line each."""
+    which = {"last": "the last validation", "best": "the validation of the least loss"}[at]
+    lines = [
+        f"Mean ± standard deviation over seeds, at {which}; differences from {baseline.label}, with intervals of 95% "
+        "for each comparison alone: of many, some leave out 0 by chance.",
+    ]
+    for m in metrics:
+        if axes := redefined(m, ablation.axes):
+            lines.append(
+                f"{m} is another sum for each {' and '.join(axes)}: its values do not compare, none is marked as best."
+            )
+    if not any(baseline.of(m) for m in metrics):
+        lines.append(f"The baseline {baseline.label} has no finished run: there are no differences from it.")
+    elif all(len(s.trials) < 2 for s in ablation.settings):
+        lines.append("One seed each: nothing tells a difference from chance, so there are no intervals.")
+    return lines
+
+
+def number(value: float, spread: float | None = None) -> str:
+    """To the second digit of its spread, or four digits."""
+    if not spread:
+        return f"{value:.4g}"
+    digits = 1 - math.floor(math.log10(spread))
+    if -6 <= digits <= 6 and abs(value) < 1e7:
+        return f"{round(value, digits):.{max(digits, 0)}f}"
+    return f"{value:.4g}"
+
+
+def mean_and_spread(cell: Cell) -> tuple[str, str]:
+    """As texts; "-" without a value, no spread for one seed."""
+    if cell.mean is None:
+        return "-", ""
+    spread = cell.deviation
+    return number(cell.mean, spread), "" if spread is None else number(spread, spread)
+
+
+def difference_and_interval(cell: Cell) -> tuple[str, str]:
+    """As texts; both empty where there is none."""
+    d = cell.difference
+    if d is None:
+        return "", ""
+    if d.low is None or d.high is None:
+        return f"{d.value:+.3g}", ""
+    width = (d.high - d.low) / 2
+    value = number(d.value, width)
+    return value if value.startswith("-") else f"+{value}", f"[{number(d.low, width)}, {number(d.high, width)}]"
+
+
+def counted(setting: Setting, cell: Cell) -> str:
+    """How many runs, and of how many."""
+    return f"{len(cell.values)}" + (f" of {setting.planned}" if len(cell.values) < setting.planned else "")
+
+
+def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
+    """A block of lines for each metric; the best in bold of a terminal, or marked by a star."""
+    names = short(ablation.axes)
+    blocks = []
+    for metric in rows[0].cells:
+        head = [*names.values(), "mean", "", "n", "difference", "95%", ""]
+        lines, stars = [head], [" "]
+        for row in rows:
+            cell = row.cells[metric]
+            mean, spread = mean_and_spread(cell)
+            value, interval = difference_and_interval(cell)
+            how = "baseline" if row.is_baseline else cell.difference.how if cell.difference else ""
+            axes = [show(v) for v in row.setting.values.values()]
+            lines.append([*axes, mean, spread and f"± {spread}", counted(row.setting, cell), value, interval, how])
+            stars.append("*" if cell.best else " ")
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        left = [*range(len(names)), len(widths) - 1]
+        blocks.append(metric + (f" ({words})" if (words := better(metric, ablation.axes)) else ""))
+        for star, line in zip(stars, lines, strict=True):
+            padded = [
+                t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))
+            ]
+            text = f"{star} {'  '.join(padded)}".rstrip()
+            blocks.append(f"\033[1m{text}\033[0m" if bold and star == "*" else text)
+        blocks.append("")
+    return "\n".join(blocks[:-1])
+
+
+def runs_as_csv(ablation: Ablation) -> str:
+    """A row for each run, also of those that do not count: its axes, seed, problem and all metrics."""
+    metrics = ablation.metrics
+    head = ["run", *ablation.axes, "seed", "steps", "problem", *metrics]
+    lines = []
+    for t in ablation.trials:
+        axes = [t.name if a == "run" else _plain(t.config.get(a)) for a in ablation.axes]
+        own = {} if t.problem else t.metrics
+        lines.append([t.name, *axes, t.seed, t.steps, t.problem, *(own.get(m, "") for m in metrics)])
+    return _csv(head, lines)
+
+
+def as_csv(ablation: Ablation, rows: Sequence[Row]) -> str:
+    """A row for each setting and metric, whole numbers unrounded."""
+    head = [*ablation.axes, "metric", "mean", "deviation", "n", "best", "baseline", "difference", "low", "high", "how"]
+    lines = []
+    for row in rows:
+        axes = [_plain(v) for v in row.setting.values.values()]
+        for m, cell in row.cells.items():
+            d = cell.difference or (None,) * 4
+            lines.append([*axes, m, cell.mean, cell.deviation, len(cell.values), cell.best, row.is_baseline, *d])
+    return _csv(head, lines)
+
+
+def _plain(value: Any) -> Any:
+    return show(value) if isinstance(value, list) else value
+
+
+def _csv(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([head, *lines])
+    return buffer.getvalue()
+
+
+def as_latex(ablation: Ablation, rows: Sequence[Row]) -> str:
+    """A tabular of booktabs: means and deviations, the best in bold."""
+    metrics = list(rows[0].cells)
+    heads = [_tex(n) for n in short(ablation.axes).values()] + [_tex(m) for m in metrics] + ["$n$"]
+    lines = [
+        r"% \usepackage{booktabs}; mean and standard deviation over n seeds, the best mean in bold",
+        rf"\begin{{tabular}}{{{'l' * len(ablation.axes)}{'r' * len(metrics)}r}}",
+        r"\toprule",
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+    ]
+    for row in rows:
+        cells = [_tex(show(v)) for v in row.setting.values.values()]
+        for cell in row.cells.values():
+            mean, spread = mean_and_spread(cell)
+            text = mean + (rf" \pm {spread}" if spread else "")
+            cells.append("--" if cell.mean is None else rf"$\mathbf{{{text}}}$" if cell.best else f"${text}$")
+        number_of = sorted({len(cell.values) for cell in row.cells.values()})
+        lines.append(" & ".join([*cells, "--".join(map(str, number_of))]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+_TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(c, c) for c in text)

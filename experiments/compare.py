@@ -1,0 +1,60 @@
+"""Compares runs, e.g. of a sweep: python -m experiments.compare runs/ablation
+
+Takes folders of workdirs, or workdirs: python -m experiments.compare runs/vae runs/beta_vae. Runs that differ only
+in their seed are one setting. Writes table.csv (a row for each setting and metric), runs.csv (a row for each run),
+table.tex, report.html and each picture as PNG into compare/ of the first folder, and prints the table.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+import aejax
+from aejax import ablation
+from aejax.ablation import page, pictures, table
+from aejax.evaluation.pictures import Picture, as_png
+from aejax.storage import writable
+from experiments import main
+
+_METRICS = flags.DEFINE_list("metrics", [], "E.g. validation/loss,likelihood/elbo; the usual ones that runs have.")
+_AT = flags.DEFINE_enum("at", "last", ["last", "best"], "Which validation: the newest, or that of the least loss.")
+_BASELINE = flags.DEFINE_string(
+    "baseline", "", "Run, or values as optim.lr=0.001; the sweep's own config, or the first."
+)
+_OUT = flags.DEFINE_string("out", "", "Folder to write; compare/ in the first folder unless told.")
+
+
+def compare(folders: list[str]) -> None:
+    if not folders:
+        raise aejax.InputError("no folder is given; write python -m experiments.compare FOLDER")
+    found = ablation.collect(folders, _AT.value)
+    metrics = table.chosen_metrics(found, _METRICS.value)
+    baseline = table.chosen_baseline(found, _BASELINE.value)
+    out = writable(Path(_OUT.value) if _OUT.value else _beside(Path(folders[0])))
+    rows = table.tabulate(found, metrics, baseline)
+    remarks = table.remarks(found, metrics, baseline, _AT.value)
+    drawn = pictures.draw(found, rows)
+    title = "Comparison of " + ", ".join(Path(f).absolute().name for f in folders)
+    texts = {
+        "table.csv": table.as_csv(found, rows),
+        "runs.csv": table.runs_as_csv(found),
+        "table.tex": table.as_latex(found, rows),
+        "report.html": page.page(found, rows, drawn, remarks, title),
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    for name, picture in drawn.items():
+        if isinstance(picture, Picture):
+            as_png(picture.figure, out / f"{name}.png")
+    print(table.as_text(found, rows, sys.stdout.isatty()))
+    print(*["", *remarks, *found.notes, out / "report.html"], sep="\n")
+
+
+def _beside(folder: Path) -> Path:
+    """compare/ in a folder of workdirs, or beside a workdir."""
+    return (folder.absolute().parent if (folder / "config.json").exists() else folder) / "compare"
+
+
+if __name__ == "__main__":
+    main.run(compare, positional=True)
