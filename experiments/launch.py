@@ -12,8 +12,11 @@ from absl import flags
 
 import aejax
 from experiments import main
-from experiments.launching import Job, Local, Slurm, hosts
+from experiments.launching import hosts
 from experiments.launching.flags import resources
+from experiments.launching.job import Job
+from experiments.launching.local import Local
+from experiments.launching.slurm import Slurm
 
 _EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "hosts"], "Where the processes run.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "local, slurm: number of processes.", lower_bound=1)

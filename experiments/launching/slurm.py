@@ -1,8 +1,6 @@
 """Jobs in SLURM's queue, through submitit (the extra `slurm`), which is only imported when a job is submitted."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import aejax
-from experiments.launching.job import STOPPED, Job, Result, last_line, start
+from experiments.launching.job import STOPPED, Job, Result, last_line
+from experiments.launching.task import Task
 
 RESTARTS = 1000  # after a time limit; a run that goes on where it was may need many
 
@@ -93,7 +92,8 @@ class Slurm:
         try:
             executor = submitit.AutoExecutor(self.folder, self.cluster, slurm_max_num_timeout=RESTARTS)
             executor.update_parameters(name=job.name, **parameters)
-            with submitit.helpers.clean_env():
+            kept = {key: os.environ[key] for key in ["SLURM_CONF"] if key in os.environ}
+            with submitit.helpers.clean_env(), submitit.helpers.environment_variables(**kept):  # we may be in a job
                 return executor.submit(Task(job))
         except (RuntimeError, subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
             reason = " ".join(str(error).split())
@@ -115,46 +115,8 @@ def result(job: Job, queued: Any, cancelled: bool) -> Result:
         return Result(job.name, STOPPED if any(task.result() == STOPPED for task in tasks) else 0)
     if cancelled:
         return Result(job.name, STOPPED)
-    line = last_line(job.log_of(failed[0])) or f"job {queued.job_id} ended without a word"
+    task, log = tasks[failed[0]], job.log_of(failed[0])
+    if not task.paths.result_pickle.exists():  # SLURM ended it, and says why
+        log = task.paths.stderr
+    line = last_line(log) or f"job {queued.job_id} ended without a word in {log}"
     return Result(job.name, 1, line if job.processes == 1 else f"process {failed[0]} of {job.processes}: {line}")
-
-
-@dataclass
-class Task:
-    """What each process of a job does on its node; submitit pickles it and calls it there."""
-
-    job: Job
-
-    def __call__(self) -> int:
-        import submitit
-
-        here = submitit.JobEnvironment()
-        argv = (*self.job.argv, *(["--distributed"] if self.job.processes > 1 else []))
-        log, requeue = self.job.log_of(here.global_rank), here._usr_sig()
-        # SLURM sends this signal before the time limit, and to the command, too, whom it would kill.
-        process = start(argv, log, preexec_fn=lambda: signal.signal(requeue, signal.SIG_IGN))
-        self.pid = process.pid
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        status = process.wait()
-        if status == STOPPED and here.global_rank == 0 and goes_on(here):
-            os.kill(os.getpid(), requeue)  # as if SLURM had: submitit puts the job into the queue again
-        if status not in (0, STOPPED):
-            raise SystemError(f"exit status {status}: {last_line(log)}")
-        return status
-
-    def checkpoint(self) -> Any:
-        """Called by submitit in process 0, before it puts the job into the queue again: saves."""
-        import submitit
-
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self.pid, signal.SIGTERM)
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # Popen.wait may hold its lock in __call__
-        return submitit.helpers.DelayedSubmission(Task(self.job))
-
-
-def goes_on(here: Any) -> bool:
-    """Whether a job whose command was stopped is to run again: not where it was cancelled."""
-    if here.cluster != "slurm":
-        return True
-    state = subprocess.run(["squeue", "-h", "-j", here.raw_job_id, "-o", "%T"], capture_output=True, text=True)
-    return state.stdout.strip() == "RUNNING"
