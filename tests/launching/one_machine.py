@@ -1,7 +1,7 @@
 """A SLURM of one machine in a folder, with nothing outside it: for tests, and to try things by hand.
 
     apt-get install slurmctld slurmd slurm-client munge
-    python tests/launching/one_machine.py /tmp/slurm   # prints the variable that clients need; Ctrl-C ends it
+    python tests/launching/one_machine.py /tmp/slurm   # prints the variable that clients need; Ctrl-C or SIGTERM ends it
 
 It takes two processes at a time. Jobs of the partition `urgent` preempt those of `normal`, which are queued again.
 """
@@ -11,6 +11,7 @@ import getpass
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -114,6 +115,8 @@ def _until(ready, daemons, folder) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with slurm(Path(sys.argv[1]).absolute()) as variables, contextlib.suppress(KeyboardInterrupt):
         print(*(f"export {name}={value}" for name, value in variables.items()), flush=True)
         while True:
