@@ -66,6 +66,10 @@ def launch(theirs: list[str]) -> None:
     sys.exit(result.status)
 
 
-if __name__ == "__main__":
+def command() -> None:
     theirs: list[str] = []
     main.run(lambda: launch(theirs), before=lambda argv: theirs.extend(divide(argv)))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,7 +1,7 @@
 """A SLURM of one machine in a folder, with nothing outside it: for tests, and to try things by hand.
 
     apt-get install slurmctld slurmd slurm-client munge
-    python tests/launching/one_machine.py /tmp/slurm   # prints the variable that clients need; Ctrl-C or SIGTERM ends it
+    python tests/launching/one_machine.py /tmp/slurm   # prints the variable that clients need, until Ctrl-C
 
 It takes two processes at a time. Jobs of the partition `urgent` preempt those of `normal`, which are queued again.
 """

@@ -37,8 +37,8 @@ def wait_for(ready):
 
 
 def alive(marker):
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if str(marker) in line and "ps -eo" not in line]
+    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(marker) in line and "ps -ww" not in line]
 
 
 def test_each_job_has_one_result_and_a_failing_one_does_not_stop_the_rest(tmp_path):
