@@ -1,0 +1,75 @@
+"""Starts one training over several processes: python -m experiments.launch --processes=2 --config=... --workdir=...
+
+The processes are of this machine, of a job in SLURM's queue (--executor=slurm), or of several hosts (--executor=hosts):
+then the lines are printed that start them, to be copied into a shell. Any flag that is not one of these is handed on to
+experiments.train. Ctrl-C and SIGTERM reach all processes, which save and leave; the same command goes on.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+import aejax
+from experiments import main
+from experiments.launching import hosts
+from experiments.launching.flags import resources
+from experiments.launching.job import Job
+from experiments.launching.local import Local
+from experiments.launching.slurm import Slurm
+
+_EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "hosts"], "Where the processes run.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "local, slurm: number of processes.", lower_bound=1)
+_DEVICES = flags.DEFINE_integer(
+    "devices_per_process", None, "local: run on CPU and make XLA see so many devices.", lower_bound=1
+)
+_HOSTS = flags.DEFINE_list("hosts", [], "hosts: machines that ssh reaches, one process each; the first coordinates.")
+_TPU = flags.DEFINE_string("tpu", None, "hosts: name of a TPU VM or pod.")
+_FOLDER = flags.DEFINE_string("folder", "aejax", "hosts: folder of the checkout there, with its .venv.")
+_RESOURCES = resources()
+OURS = {f.name for f in (_EXECUTOR, _PROCESSES, _DEVICES, _HOSTS, _TPU, _FOLDER)} | {"help", "helpshort", "helpfull"}
+
+
+def divide(argv: list[str]) -> list[str]:
+    """Takes what is not a flag of this command out of argv; returns it."""
+    theirs = [a for a in argv[1:] if (n := a.lstrip("-").partition("=")[0]) not in OURS and not n.startswith("slurm.")]
+    argv[1:] = [a for a in argv[1:] if a not in theirs]
+    return theirs
+
+
+def lines(job: Job) -> list[str]:
+    """What to copy into a shell."""
+    if bool(_HOSTS.value) == bool(_TPU.value):
+        raise aejax.InputError("--executor=hosts needs either --hosts=a,b,c or --tpu=NAME")
+    if _TPU.value:
+        return [hosts.over_gcloud(job, _TPU.value, _FOLDER.value)]
+    return hosts.over_ssh(job, _HOSTS.value, _FOLDER.value)
+
+
+def launch(theirs: list[str]) -> None:
+    """Exits with the status of the training."""
+    given = dict(a.lstrip("-").split("=", 1) for a in theirs if "=" in a)
+    for name in ("config", "workdir"):
+        if not given.get(name):
+            raise aejax.InputError(f"--{name}=... is missing")
+    workdir = Path(given["workdir"])
+    job = Job(workdir.name, ("-m", "experiments.train", *theirs), workdir / "log.txt", _PROCESSES.value)
+    if _EXECUTOR.value == "hosts":
+        print("\n".join(lines(job)))
+        return
+    local = Local(devices_per_process=_DEVICES.value, stream=True)
+    executor = local if _EXECUTOR.value == "local" else Slurm(workdir / "slurm", _RESOURCES())
+    with main.until_signal() as asked:
+        (result,) = executor.run([job], asked)
+    if result.error:
+        print(f"error: {result.error.removeprefix('error: ')}", file=sys.stderr)
+    sys.exit(result.status)
+
+
+def command() -> None:
+    theirs: list[str] = []
+    main.run(lambda: launch(theirs), before=lambda argv: theirs.extend(divide(argv)))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,36 @@
+"""The flags of the commands that launch others."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from experiments.launching.job import Executor
+from experiments.launching.local import Local
+from experiments.launching.slurm import Resources, Slurm
+
+
+def resources() -> Callable[[], Resources]:
+    """Defines --slurm.*; returns what reads them."""
+    given = {
+        "partition": flags.DEFINE_string("slurm.partition", None, "Partition to run in."),
+        "account": flags.DEFINE_string("slurm.account", None, "Account to charge."),
+        "qos": flags.DEFINE_string("slurm.qos", None, "Quality of service."),
+        "constraint": flags.DEFINE_string("slurm.constraint", None, "Features that the nodes must have."),
+        "minutes": flags.DEFINE_integer("slurm.time", 60, "Minutes after which a job is queued again.", lower_bound=1),
+        "nodes": flags.DEFINE_integer("slurm.nodes", 1, "Nodes of a job.", lower_bound=1),
+        "gpus": flags.DEFINE_integer("slurm.gpus", None, "GPUs of each node.", lower_bound=1),
+        "cpus": flags.DEFINE_integer("slurm.cpus", None, "CPUs of each process.", lower_bound=1),
+        "memory_gb": flags.DEFINE_float("slurm.memory", None, "GB of memory of each node.", lower_bound=0),
+    }
+    return lambda: Resources(**{name: flag.value for name, flag in given.items()})
+
+
+def executors() -> Callable[[Path], Executor]:
+    """Defines --executor and what it needs, for many jobs; returns what makes it, with its own files in a folder."""
+    executor = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "Where the jobs run.")
+    at_once = flags.DEFINE_integer(
+        "jobs", 1, "Jobs at a time on this machine, whose devices they divide.", lower_bound=1
+    )
+    slurm = resources()
+    return lambda f: Local(at_once.value) if executor.value == "local" else Slurm(f / "slurm", slurm())

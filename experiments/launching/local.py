@@ -1,0 +1,173 @@
+"""Jobs as processes of this machine: a bounded number at a time, each with its own share of the devices."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aejax
+from experiments.launching.job import STOPPED, Job, Result, last_line, start
+
+POLL = 0.1  # seconds
+GRACE = 10.0  # seconds that the processes of a job have after SIGTERM when one of them has died: the rest wait for it
+
+
+@dataclass(frozen=True)
+class Local:
+    """At most `at_once` jobs at a time.
+
+    The GPUs or TPU chips are divided among them; where there are fewer than jobs at a time, jobs share. On CPU,
+    `devices_per_process` makes XLA see so many devices. `stream` sends the output of each job's first process to this
+    terminal instead of its log.
+    """
+
+    at_once: int = 1
+    devices_per_process: int | None = None
+    stream: bool = False
+
+    def run(self, jobs: Sequence[Job], stop: Callable[[], bool]) -> Iterator[Result]:
+        kind, devices = ("cpu", []) if self.devices_per_process else accelerators()
+        shares = divided(devices, self.at_once)
+        for job in jobs:
+            check(job, kind, len(shares[0]))
+        waiting, running = list(jobs), dict[int, _Running]()
+        told = False
+        try:
+            while waiting or running:
+                if stop() and not told:
+                    told = True
+                    for job in running.values():
+                        job.leave()
+                    yield from (Result(job.name, STOPPED, "not started") for job in waiting)
+                    waiting.clear()
+                for slot in range(self.at_once):
+                    if slot not in running and waiting:
+                        envs = environments(kind, shares[slot], waiting[0].processes, self)
+                        running[slot] = _Running(waiting.pop(0), envs, self.stream)
+                for slot, job in list(running.items()):
+                    result = job.result()
+                    if result:
+                        del running[slot]
+                        yield result
+                time.sleep(POLL)
+        finally:  # a second Ctrl-C, or a caller that has had enough
+            for job in running.values():
+                job.kill()
+
+
+class _Running:
+    """The processes of one job."""
+
+    def __init__(self, job: Job, envs: Sequence[Mapping[str, str]], stream: bool):
+        self.job, self.died, self.deadline, self.processes = job, None, float("inf"), list[subprocess.Popen]()
+        port = free_port()
+        try:
+            for i, env in enumerate(envs):
+                argv = (*job.argv, *together(f"127.0.0.1:{port}", job.processes, i))
+                # In a session of its own, so that Ctrl-C at the terminal reaches it once, by `leave`, and not twice.
+                log = None if stream and i == 0 else job.log_of(i)
+                self.processes.append(start(argv, log, env, start_new_session=True))
+        except BaseException:
+            self.kill()
+            raise
+
+    def leave(self) -> None:
+        """Asks all processes to save and leave."""
+        for process in self.processes:
+            process.terminate()
+
+    def kill(self) -> None:
+        """Ends all processes, and what they have started, at once."""
+        for process in self.processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def result(self) -> Result | None:
+        """None while it runs. When one process dies the rest are ended, who could only wait for it."""
+        statuses = [process.poll() for process in self.processes]
+        if self.died is None:
+            self.died = next((i for i, s in enumerate(statuses) if s not in (None, 0, STOPPED)), None)
+            if self.died is not None:
+                self.leave()
+                self.deadline = time.monotonic() + GRACE
+        if time.monotonic() > self.deadline:
+            self.kill()
+        elif None in statuses:
+            return None
+        if self.died is None:
+            return Result(self.job.name, STOPPED if STOPPED in statuses else 0)
+        error = last_line(self.job.log_of(self.died))
+        if len(statuses) > 1:
+            error = f"process {self.died} of {len(statuses)}: {error}"
+        status = self.processes[self.died].returncode
+        return Result(self.job.name, status if status > 0 else 128 - status, error)
+
+
+def check(job: Job, kind: str, devices: int) -> None:
+    """InputError where the processes of a job cannot have devices of their own."""
+    if job.processes < 1:
+        raise aejax.InputError(f"a job needs at least 1 process, got {job.processes}")
+    if kind == "tpu" and job.processes > 1:
+        raise aejax.InputError("one process uses all TPU chips of a machine; leave out --processes")
+    if kind == "gpu" and devices % job.processes:
+        raise aejax.InputError(
+            f"{devices} GPUs cannot be divided among {job.processes} processes; choose --processes so that they can"
+        )
+
+
+def accelerators() -> tuple[str, list[str]]:
+    """("gpu", "tpu" or "cpu", the numbers of the devices) of this machine, without starting JAX on them."""
+    for kind, variable, patterns in (
+        ("gpu", "CUDA_VISIBLE_DEVICES", ("nvidia[0-9]*",)),
+        ("tpu", "TPU_VISIBLE_CHIPS", ("accel[0-9]*", "vfio/[0-9]*")),
+    ):
+        numbers = {int(re.sub(r"\D", "", file.name)) for pattern in patterns for file in Path("/dev").glob(pattern)}
+        found = [str(number) for number in sorted(numbers)]
+        if variable in os.environ:
+            found = [device for device in os.environ[variable].split(",") if device not in ("", "-1")]
+        if found and os.environ.get("JAX_PLATFORMS") != "cpu":
+            return kind, found
+    return "cpu", []
+
+
+def divided(devices: Sequence[str], slots: int) -> list[list[str]]:
+    """Neighbouring devices for each slot, as many for each; one each, in turn, where there are fewer than slots."""
+    each = len(devices) // slots
+    if not each:
+        return [list(devices[i % len(devices) :][:1]) if devices else [] for i in range(slots)]
+    return [list(devices[i * each :][:each]) for i in range(slots)]
+
+
+def environments(kind: str, devices: Sequence[str], processes: int, local: Local) -> list[dict[str, str]]:
+    """The variables that give each process of a job its share of the job's devices."""
+    if kind == "gpu":
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in divided(devices, processes)]
+    if kind == "tpu" and local.at_once > 1:  # one chip each: a process of several must be told how they are wired
+        bounds = dict.fromkeys(("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_PROCESS_BOUNDS"), "1,1,1")
+        return [{"TPU_VISIBLE_CHIPS": devices[0], **bounds}]
+    if local.devices_per_process:
+        forced = f"--xla_force_host_platform_device_count={local.devices_per_process}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()  # of two that force, the last one counts
+        return [{"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}] * processes
+    return [{}] * processes
+
+
+def together(coordinator: str, processes: int, process: int) -> tuple[str, ...]:
+    """The flags by which the processes of a job find each other; none for one that is alone."""
+    if processes == 1:
+        return ()
+    return (f"--coordinator={coordinator}", f"--processes={processes}", f"--process={process}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

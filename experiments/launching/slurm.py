@@ -1,0 +1,122 @@
+"""Jobs in SLURM's queue, through submitit (the extra `slurm`), which is only imported when a job is submitted."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aejax
+from experiments.launching.job import STOPPED, Job, Result, last_line
+from experiments.launching.task import Task
+
+RESTARTS = 1000  # after a time limit; a run that goes on where it was may need many
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of each job: `minutes` of time, `gpus` of each of `nodes`, `cpus` of each process; None: the cluster's own."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    minutes: int = 60
+    nodes: int = 1
+    gpus: int | None = None
+    cpus: int | None = None
+    memory_gb: float | None = None  # of each node
+
+    def parameters(self, job: Job) -> dict[str, Any]:
+        """As submitit calls them."""
+        if job.processes % self.nodes:
+            raise aejax.InputError(
+                f"{job.processes} processes cannot be divided among {self.nodes} nodes; "
+                f"give --processes and --slurm.nodes so that they can"
+            )
+        given = {
+            "timeout_min": self.minutes,
+            "nodes": self.nodes,
+            "tasks_per_node": job.processes // self.nodes,
+            "gpus_per_node": self.gpus,
+            "cpus_per_task": self.cpus,
+            "mem_gb": self.memory_gb,
+            "slurm_partition": self.partition,
+            "slurm_account": self.account,
+            "slurm_qos": self.qos,
+            "slurm_constraint": self.constraint,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """All jobs at once: the queue bounds them. `folder` keeps submitit's own files; compute nodes must see it.
+
+    A job that is preempted or reaches its time limit saves and is put into the queue again. `stop` cancels the jobs,
+    which save in the time that SLURM leaves them (KillWait). `cluster` "local" is submitit's stand-in for tests.
+    """
+
+    folder: Path
+    resources: Resources = Resources()
+    cluster: str = "slurm"
+    poll: float = 5.0  # seconds between two questions to SLURM
+
+    def run(self, jobs: Sequence[Job], stop: Callable[[], bool]) -> Iterator[Result]:
+        parameters = [self.resources.parameters(job) for job in jobs]
+        submitted = []
+        for job, p in zip(jobs, parameters, strict=True):
+            submitted.append((job, self._submit(job, p)))
+            print(f"{job.name}: job {submitted[-1][1].job_id}, printing to {job.log}", file=sys.stderr)
+        told, asked = False, -self.poll
+        while submitted:
+            if stop() and not told:
+                told = True
+                for _, queued in submitted:
+                    queued.cancel()
+            if time.monotonic() - asked > self.poll:
+                asked, here = time.monotonic(), self._ended()
+                for pair in [pair for pair in submitted if here(pair[1])]:
+                    submitted.remove(pair)
+                    yield result(*pair, told)
+            time.sleep(0.1)
+
+    def _submit(self, job: Job, parameters: dict[str, Any]) -> Any:
+        try:
+            import submitit
+        except ImportError as error:
+            raise aejax.InputError("--executor=slurm needs submitit: pip install 'aejax[slurm]'") from error
+        try:
+            executor = submitit.AutoExecutor(self.folder, self.cluster, slurm_max_num_timeout=RESTARTS)
+            executor.update_parameters(name=job.name, **parameters)
+            kept = {key: os.environ[key] for key in ["SLURM_CONF"] if key in os.environ}
+            with submitit.helpers.clean_env(), submitit.helpers.environment_variables(**kept):  # we may be in a job
+                return executor.submit(Task(job))
+        except (RuntimeError, subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
+            reason = " ".join(str(error).split())
+            raise aejax.InputError(f"SLURM did not take {job.name!r}: {reason}") from error
+
+    def _ended(self) -> Callable[[Any], bool]:
+        """Says of a submitted job whether it has left the queue."""
+        if self.cluster != "slurm":
+            return lambda queued: queued.done()
+        listed = subprocess.run(["squeue", "--me", "-h", "-o", "%A"], capture_output=True, text=True)
+        return lambda queued: not listed.returncode and str(queued.job_id) not in listed.stdout.split()
+
+
+def result(job: Job, queued: Any, cancelled: bool) -> Result:
+    """Of a job that has left the queue."""
+    tasks = [queued.task(i) for i in range(job.processes)]
+    failed = [i for i, task in enumerate(tasks) if not task.paths.result_pickle.exists() or task.exception()]
+    if not failed:
+        return Result(job.name, STOPPED if any(task.result() == STOPPED for task in tasks) else 0)
+    if cancelled:
+        return Result(job.name, STOPPED)
+    task, log = tasks[failed[0]], job.log_of(failed[0])
+    if not task.paths.result_pickle.exists():  # SLURM ended it, and says why
+        log = task.paths.stderr
+    line = last_line(log) or f"job {queued.job_id} ended without a word in {log}"
+    return Result(job.name, 1, line if job.processes == 1 else f"process {failed[0]} of {job.processes}: {line}")
