@@ -21,7 +21,7 @@ from aejax import config as config_lib
 from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, padded, rows, split
 from aejax.dispatch import batches, compile_steps, steps_at_once
 from aejax.errors import DivergedError, InputError, StorageError
-from aejax.logs import Logs, read
+from aejax.logs import Logs, Unwritten, read
 from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
 from aejax.partition import Partition
 from aejax.pretrain import pretrain, stacked_layers
@@ -60,8 +60,9 @@ def train(
     """
     config_lib.check(config)
     workdir = Path(workdir)
-    partition = Partition(devices)
+    partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)
+    quiet = quiet or not partition.primary
     with _storage_errors(workdir):
         saved = _open(workdir, config)
 
@@ -72,9 +73,7 @@ def train(
     rows(len(data.train), config.batch_size, config.seed, 0)  # raises before anything is decoded
     task = make_task(config, spec, len(data.train), partition.axis_name)
     init_key, key = jax.random.split(jax.random.key(config.seed))
-    # One program that runs once: optimising it for a CPU took 2.8 s of a start for `conv`, and so takes 0.8.
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    state = jax.jit(functools.partial(init, task, spec.shape), compiler_options=options)(init_key)
+    state = partition.init(functools.partial(init, task, spec.shape), init_key)
     if saved:
         state = checkpoint.fill(state, saved.state, f"{workdir}, step {saved.step},")
         if saved.step >= config.steps:
@@ -90,8 +89,10 @@ def train(
     training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
     for feed in (training, validation) if config.classes else ():
         _check_labels(feed, config.classes)
+    partition.wait()  # until all have seen the workdir as it was
     with _storage_errors(workdir):
-        _claim(workdir, config)
+        if partition.primary:
+            _claim(workdir, config)
     if not saved and config.pretrain.steps:
         params = pretrain(config, task, training, partition, state.params, stop, quiet)
         state = start(task, params, state.variables)
@@ -101,14 +102,19 @@ def train(
     steps_fn = compile_steps(task, key, partition)
     validate = _validator(task, partition, validation, config.batch_size)
     sample = _sampler(
-        make_task(config, spec), spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))
+        make_task(config, spec),
+        spec,
+        partition,
+        data.validation.take(np.arange(min(config.samples, len(data.validation)))),
     )
-    state = partition.replicate(state)
+    state = partition.place(state)
     metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
     with (
         _storage_errors(workdir),
-        checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved else ()) as checkpoints,
-        Logs(workdir, begin, config.steps, config.batch_size, quiet) as logs,
+        checkpoint.Checkpoints(
+            workdir, config.keep, metadata, saved.broken if saved and partition.primary else ()
+        ) as checkpoints,
+        (Logs if partition.primary else Unwritten)(workdir, begin, config.steps, config.batch_size, quiet) as logs,
     ):
         window: Metrics = []  # of each dispatch, on the device until they are reported
         waiting: Metrics = []
@@ -121,7 +127,7 @@ def train(
                 _report(logs, step - at_once, waiting, checkpoints)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
-            leaving = step == config.steps or stop()
+            leaving = step == config.steps or partition.any(stop())
             if step % config.log_every == 0:
                 waiting, window = window, []
             if planned or leaving:
@@ -140,6 +146,7 @@ def train(
                 logs.restart_clock()
                 if leaving or _stale(logs.history, config.patience):
                     break
+    partition.wait()  # until it is written
     newest = checkpoint.newest(workdir)
     assert newest is not None
     return from_checkpoint(newest)
@@ -274,19 +281,20 @@ def _check_labels(feed: Feed, classes: int) -> None:
 
 def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) -> Callable[[TrainState], dict]:
     """Means of `eval_step` over a whole split."""
-    batches = math.ceil(len(feed.source) / batch_size)
+    batches, own = math.ceil(len(feed.source) / batch_size), partition.own(batch_size)
     compiled = partition.compile(
-        lambda carry, held, batch, reduce: eval_step(
-            held["state"], gather(held["data"], batch), task=task, reduce=reduce
+        lambda carry, held, batch, reduce: (
+            carry,
+            eval_step(held["state"], gather(held["data"], batch), task=task, reduce=reduce),
         )
     )
 
     def validate(state: TrainState) -> dict[str, float]:
         held = {"state": state, "data": feed.held}
         sums = []
-        for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0], 0, batches)):
-            weight = padded(len(feed.source), batch_size, i)[1]
-            sums.append(compiled((), held, partition.share({**batch, "weight": weight})))
+        for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0][own], 0, batches)):
+            weight = padded(len(feed.source), batch_size, i)[1][own]
+            sums.append(compiled((), held, partition.share({**batch, "weight": weight}))[1])
         sums = jax.device_get(sums)
         totals = {key: sum(float(s[key]) for s in sums) for key in sums[0]}
         count = totals.pop("weight")
@@ -296,20 +304,22 @@ def _validator(task: Task, partition: Partition, feed: Feed, batch_size: int) ->
     return validate
 
 
-def _sampler(task: Task, spec: Spec, batch: Mapping[str, Any]) -> Callable[[TrainState], dict[str, np.ndarray]]:
+def _sampler(
+    task: Task, spec: Spec, partition: Partition, batch: Mapping[str, Any]
+) -> Callable[[TrainState], dict[str, np.ndarray]]:
     """Latents, reconstructions and inputs of the fixed evaluation batch, in the user's units.
 
     `task` is one without an axis of devices.
     """
 
-    @jax.jit
     def apply(variables, batch):
         x = spec.prepare(batch["x"])
         output: Any = task.apply(variables, x, batch, None)
         reconstructions = spec.restore(task.objective.mean(output.decoded))
         return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": spec.restore(x)}
 
-    return lambda state: jax.device_get(apply(jax.device_get(eval_variables(state)), batch))
+    compiled = partition.on_whole(apply)
+    return lambda state: compiled(eval_variables(state), batch)
 
 
 def _report(logs: Logs, step: int, window: Metrics, checkpoints: checkpoint.Checkpoints) -> None:
