@@ -15,6 +15,10 @@ LOST = (
     "another process of the run was lost; look at what it said last, and run the same command again on all: "
     "it goes on from the newest checkpoint"
 )
+APART = (
+    "the processes did not find each other; start all of them within a minute, each with another --process=, and see "
+    "that the others can reach the first at --coordinator="
+)
 TIMEOUT = 60  # seconds in which the others must have come
 HEARTBEAT = 20  # seconds without a sign of life after which a process is lost
 
@@ -23,12 +27,14 @@ _READER = f"""
 import re, sys
 held = []
 for line in sys.stdin:
-    if held or re.match(r"[EF]\\d{{4}} .*(coordination_service|client\\.h)", line):
+    if held or re.match(r"[EF]\\d{{4}} .*(coordination|client\\.h)", line):
         held.append(line)
     elif not re.match(r"\\[Gloo\\]|W\\d{{4}} .*coordination_service", line):
         print(line, end="", file=sys.stderr, flush=True)
-lost = any(re.match(r"F\\d{{4}} .*client\\.h", line) for line in held)
-print("error: {LOST}" if lost else "".join(held), end="\\n" if lost else "", file=sys.stderr)
+said = "".join(held)
+if re.search(r"^F\\d{{4}} .*client\\.h", said, re.M):
+    said = "error: {APART}\\n" if "RegisterTask" in said else "error: {LOST}\\n"
+print(said, end="", file=sys.stderr)
 """
 
 
@@ -60,10 +66,7 @@ def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iter
             "give --coordinator=host:port --processes=N --process=I"
         ) from error
     except RuntimeError as error:
-        raise LostError(
-            f"the processes did not find each other at {coordinator or 'the coordinator'} ({_line(error)}); "
-            f"start all of them within {TIMEOUT} seconds, and see that the first can be reached there"
-        ) from error
+        raise LostError(f"{APART} ({_line(error)})") from error
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

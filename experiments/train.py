@@ -21,7 +21,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the whole experiment;
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "Of several processes: where the first listens, host:port.")
 _PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are.")
 _PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0.")
-_DISTRIBUTED = flags.DEFINE_boolean("distributed", False, "Several processes, of which the cluster's environment tells.")
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "Several processes, of which the cluster's environment tells."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
