@@ -8,7 +8,8 @@ works leaves the others' figures there as they are:
 
 The machine should have nothing else to do: where it had, the table says so.
 
---work=loop, evaluation, forms, growth or startup measure aejax alone, see `own.py` and the files of these names, and
+--work=loop, evaluation, forms, growth, partition or startup measure aejax alone, see `own.py` and the files of these
+names, and
 write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
@@ -24,11 +25,19 @@ from experiments.benchmark import own, report
 from experiments.benchmark.contest import contest
 from experiments.benchmark.forms import forms
 from experiments.benchmark.growth import growth, plot
+from experiments.benchmark.partition import partition
 from experiments.benchmark.startup import startup
 from experiments.benchmark.works import WORKS
 from experiments.machine import machine
 
-_OWN = {"loop": own.loop, "evaluation": own.evaluation, "forms": forms, "growth": growth, "startup": startup}
+_OWN = {
+    "loop": own.loop,
+    "evaluation": own.evaluation,
+    "forms": forms,
+    "growth": growth,
+    "partition": partition,
+    "startup": startup,
+}
 
 _WORK = flags.DEFINE_list("work", list(WORKS), f"What to measure: of {', '.join([*_OWN, *WORKS])}.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each takes its turn.", lower_bound=1)
