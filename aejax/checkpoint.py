@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
@@ -74,16 +75,19 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
-        """Starts a save. The state is copied to the host first: training may go on and donate it."""
-        host = jax.tree.map(lambda a: np.array(a), serialization.to_state_dict(state))
-        needed = sum(a.nbytes for a in jax.tree.leaves((host, samples)))
+        """Starts a save. The state is copied first: training may go on and donate it.
+
+        Arrays that devices share are saved by shares, each by a process that has it. All processes call this.
+        """
+        copied = jax.tree.map(_copy, serialization.to_state_dict(state))
+        needed = sum(a.nbytes for a in jax.tree.leaves((copied, samples)))
         with self._storage_errors():
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes does not fit on the disk")
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(host), samples=ocp.args.StandardSave(dict(samples))
+                    state=ocp.args.StandardSave(copied), samples=ocp.args.StandardSave(dict(samples))
                 ),
                 metrics=None if loss is None else {"validation_loss": loss},
                 custom_metadata=self._metadata,
@@ -120,6 +124,10 @@ class Checkpoints:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _copy(a: Any) -> Any:
+    return np.array(a) if getattr(a, "is_fully_replicated", True) else jnp.copy(a)
 
 
 def steps(workdir: Path) -> list[int]:
@@ -179,14 +187,21 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
     """State, samples and metadata, or why they cannot be read."""
     handlers = {"state": ocp.StandardCheckpointHandler(), "samples": ocp.StandardCheckpointHandler()}
     handler = ocp.CompositeCheckpointHandler(metrics=ocp.JsonCheckpointHandler(), **handlers)
-    wanted = ocp.args.Composite(state=ocp.args.StandardRestore(), samples=ocp.args.StandardRestore())
     try:
         with ocp.Checkpointer(handler) as checkpointer:
-            items = checkpointer.restore(path, args=wanted)
-            metadata = dict(checkpointer.metadata(path).custom_metadata)
+            about = checkpointer.metadata(path)
+            wanted = {name: ocp.args.StandardRestore(_as_numpy(about.item_metadata[name])) for name in handlers}
+            items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
+            metadata = dict(about.custom_metadata)
             return items.state, items.samples, {key: metadata[key] for key in ("config", "spec")}
     except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _as_numpy(metadata: Any) -> Any:
+    """What asks Orbax for numpy arrays, whole, however they were saved: such arrays, of one number in memory."""
+    one = lambda about: np.broadcast_to(np.zeros((), about.dtype), about.shape)  # noqa: E731
+    return jax.tree.map(one, metadata.tree)
 
 
 @contextlib.contextmanager

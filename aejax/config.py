@@ -36,6 +36,9 @@ def default() -> ConfigDict:
     config.data.memory_mb = 1_024  # larger splits are streamed
     config.data.cache = True  # smaller ones are decoded once, into the user's cache folder
 
+    # pmap: every device holds the whole state; sharded: a share of it, for models that outgrow one device
+    config.partition = ConfigDict({"name": "pmap"})
+
     config.encoder = ConfigDict({"name": "mlp"})
     config.bottleneck = ConfigDict({"name": "identity"})
     config.decoder = ConfigDict({"name": "mlp"})
@@ -101,6 +104,8 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"{key} must be a whole number above 0, got {config[key]!r}")
     if config.dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
+    if config.partition.name not in ("pmap", "sharded"):
+        raise one_of("partition.name", config.partition.name, ("pmap", "sharded"))
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
     for key in (
@@ -125,7 +130,7 @@ def check(config: ConfigDict) -> None:
 
 
 # May change when a run goes on: they do not change what is computed.
-FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every")
+FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name")
 
 
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:

@@ -31,13 +31,14 @@ def steps_at_once(task: Task, *multiples: int) -> int:
 
 def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range) -> Iterator[Any]:
     """For each dispatch of the steps `span`, its batches [at_once, batch, ...] on the devices, see `data.rows`."""
+    own = partition.own(batch_size)
 
     def rows_of(dispatch: int) -> np.ndarray:
         first = dispatch * at_once
-        return np.concatenate([rows(len(feed.source), batch_size, seed, first + i) for i in range(at_once)])
+        return np.concatenate([rows(len(feed.source), batch_size, seed, first + i)[own] for i in range(at_once)])
 
     for batch in feed.batches(rows_of, span.start // at_once, span.stop // at_once):
-        steps = {key: value.reshape(at_once, batch_size, *value.shape[1:]) for key, value in batch.items()}
+        steps = {key: value.reshape(at_once, -1, *value.shape[1:]) for key, value in batch.items()}
         yield partition.share(steps, axis=1)
 
 

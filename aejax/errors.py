@@ -20,6 +20,10 @@ class StoppedError(AejaxError):
     """Asked to stop before there was anything to save."""
 
 
+class LostError(AejaxError, ConnectionError):
+    """Another process of the run cannot be reached, or has ended."""
+
+
 class StorageError(AejaxError, OSError):
     """The workdir cannot be written or read."""
 

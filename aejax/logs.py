@@ -92,3 +92,22 @@ class Logs:
 
     def __exit__(self, *_: Any) -> None:
         self._open.close()
+
+
+class Unwritten(Logs):
+    """What a process that writes nothing knows of the logs: the history, as the one that writes."""
+
+    def __init__(self, workdir: Path, start: int, *_: Any):
+        self.history = [r for r in read(workdir) if r["step"] <= start]
+
+    def train(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing: what is done next does not depend on it."""
+
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.history.append({"step": step, **{f"validation/{k}": v for k, v in metrics.items()}})
+
+    def restart_clock(self) -> None:
+        """Nothing: there is no clock."""
+
+    def __exit__(self, *_: Any) -> None:
+        """Nothing: no file is open."""

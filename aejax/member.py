@@ -12,7 +12,7 @@ from aejax import checkpoint
 from aejax import config as config_lib
 from aejax.data import Spec
 from aejax.errors import AejaxError, DivergedError
-from aejax.logs import Logs
+from aejax.logs import Logs, Unwritten
 from aejax.workdir import is_stale, storage_errors
 
 Metrics = Mapping[str, np.ndarray]  # [steps]
@@ -29,15 +29,25 @@ class Member:
     error: AejaxError | None = None
     ended = False
 
-    def __init__(self, config: ConfigDict, workdir: Path, spec: Spec, saved: checkpoint.Checkpoint | None, quiet: bool):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        spec: Spec,
+        saved: checkpoint.Checkpoint | None,
+        primary: bool,
+        quiet: bool,
+    ):
+        """`primary` as in `Partition`."""
         metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
         self._workdir, self._patience, begin = workdir, config.patience, saved.step if saved else 0
         self._open = contextlib.ExitStack()
         with self._guarded():
             self._checkpoints = self._open.enter_context(
-                checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved else ())
+                checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved and primary else ())
             )
-            self._logs = self._open.enter_context(Logs(workdir, begin, config.steps, config.batch_size, quiet))
+            logs = Logs if primary else Unwritten
+            self._logs = self._open.enter_context(logs(workdir, begin, config.steps, config.batch_size, quiet))
             self.ended = is_stale(self._logs.history, self._patience)
 
     def report(self, step: int, metrics: Metrics) -> None:

@@ -108,7 +108,7 @@ def _train(
     task: Task, state: TrainState, key: Array, held: Any, partition: Partition, batches: Iterator[Any]
 ) -> dict[str, Any]:
     compiled = compile_steps(task, key, partition)
-    state, metrics = partition.replicate(state), {}
+    state, metrics = partition.place(state), {}
     for batch in batches:
         state, metrics = compiled(state, held, batch)
     if not all(np.isfinite(value[-1]) for value in jax.device_get(metrics).values()):

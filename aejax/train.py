@@ -90,14 +90,16 @@ def train_together(
     config, alone, numbers = configs[0], len(configs) == 1, together.numbers(configs)
     for each in configs:
         config_lib.check(each)
-    partition = Partition(devices)
+    partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)
+    quiet = quiet or not partition.primary
     with contextlib.ExitStack() as stack:
         saves = []
         for each, workdir in zip(configs, folders, strict=True):
             with storage_errors(workdir):
                 workdir.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(held(workdir))
+                if partition.primary:
+                    stack.enter_context(held(workdir))
                 saves.append(open_run(workdir, each))
         begin = saves[0].step if saves[0] else 0
         if any(begin != (saved.step if saved else 0) for saved in saves):
@@ -111,11 +113,9 @@ def train_together(
             )
         rows(len(data.train), config.batch_size, config.seed, 0)  # raises before anything is decoded
         task = make_task(config, spec, len(data.train), partition.axis_name)
-        # One program that runs once: optimising it for a CPU took 2.8 s of a start for `conv`, and so takes 0.8.
-        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-        initial = jax.jit(functools.partial(init, task, spec.shape), compiler_options=options)
+        initial = functools.partial(init, task, spec.shape)
         init_keys, keys = zip(*(jax.random.split(jax.random.key(each.seed)) for each in configs), strict=True)
-        states = [initial(key) for key in init_keys]
+        states = [partition.init(initial, key) for key in init_keys]
         for i, saved in enumerate(saves):
             if saved:
                 states[i] = checkpoint.fill(states[i], saved.state, f"{folders[i]}, step {saved.step},")
@@ -132,7 +132,8 @@ def train_together(
         training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
         for feed in (training, validation) if config.classes else ():
             _check_labels(feed, config.classes)
-        for each, workdir in zip(configs, folders, strict=True):
+        partition.wait()  # until all have seen the workdir as it was
+        for each, workdir in zip(configs, folders, strict=True) if partition.primary else ():
             with storage_errors(workdir):
                 claim(workdir, each)
         if not begin and config.pretrain.steps:
@@ -146,13 +147,12 @@ def train_together(
             else compile_together(task, config, keys, numbers, partition)
         )
         validate = _validator(task, config, partition, validation)
-        sample = _sampler(
-            make_task(config, spec), spec, data.validation.take(np.arange(min(config.samples, len(data.validation))))
-        )
-        state = partition.replicate(together.stack(states))
+        fixed = data.validation.take(np.arange(min(config.samples, len(data.validation))))
+        sample = _sampler(make_task(config, spec), spec, partition, fixed)
+        state = partition.place(together.stack(states))
         members = []
         for each, workdir, saved in zip(configs, folders, saves, strict=True):
-            members.append(Member(each, workdir, spec, saved, quiet or not alone))
+            members.append(Member(each, workdir, spec, saved, partition.primary, quiet or not alone))
             stack.callback(members[-1].close)
 
         def report(step: int, window: list[Any]) -> None:
@@ -174,7 +174,7 @@ def train_together(
                 report(step - at_once, waiting)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
-            leaving = step == config.steps or stop()
+            leaving = step == config.steps or partition.any(stop())
             if step % config.log_every == 0:
                 waiting, window = window, []
             if planned or leaving:
@@ -188,6 +188,8 @@ def train_together(
                 break
         for member in members:
             member.close()
+        if not any(member.error for member in members):
+            partition.wait()  # until all is written
     return [member.error or _newest(workdir) for member, workdir in zip(members, folders, strict=True)]
 
 
@@ -290,22 +292,20 @@ def _check_labels(feed: Feed, classes: int) -> None:
 def _validator(task: Task, config: ConfigDict, partition: Partition, feed: Feed) -> Callable[..., dict[str, float]]:
     """Means of `eval_step` over a whole split, of a state and the numbers of its run, see `together`."""
     batch_size = config.batch_size
-    batches = math.ceil(len(feed.source) / batch_size)
-    compiled = partition.compile(
-        lambda carry, held, batch, reduce: eval_step(
-            held["state"],
-            gather(held["data"], batch),
-            task=together.with_numbers(task, config, held["numbers"]),
-            reduce=reduce,
-        )
-    )
+    batches, own = math.ceil(len(feed.source) / batch_size), partition.own(batch_size)
+
+    def evaluate(carry: Any, held: Any, batch: Any, reduce: Any) -> Any:
+        numbered = together.with_numbers(task, config, held["numbers"])
+        return carry, eval_step(held["state"], gather(held["data"], batch), task=numbered, reduce=reduce)
+
+    compiled = partition.compile(evaluate)
 
     def validate(state: TrainState, numbers: Mapping[str, Any]) -> dict[str, float]:
         held = {"state": state, "data": feed.held, "numbers": partition.replicate(numbers)}
         sums = []
-        for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0], 0, batches)):
-            weight = padded(len(feed.source), batch_size, i)[1]
-            sums.append(compiled((), held, partition.share({**batch, "weight": weight})))
+        for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0][own], 0, batches)):
+            weight = padded(len(feed.source), batch_size, i)[1][own]
+            sums.append(compiled((), held, partition.share({**batch, "weight": weight}))[1])
         sums = jax.device_get(sums)
         totals = {key: sum(float(s[key]) for s in sums) for key in sums[0]}
         count = totals.pop("weight")
@@ -315,17 +315,19 @@ def _validator(task: Task, config: ConfigDict, partition: Partition, feed: Feed)
     return validate
 
 
-def _sampler(task: Task, spec: Spec, batch: Mapping[str, Any]) -> Callable[[TrainState], dict[str, np.ndarray]]:
+def _sampler(
+    task: Task, spec: Spec, partition: Partition, batch: Mapping[str, Any]
+) -> Callable[[TrainState], dict[str, np.ndarray]]:
     """Latents, reconstructions and inputs of the fixed evaluation batch, in the user's units.
 
     `task` is one without an axis of devices.
     """
 
-    @jax.jit
     def apply(variables, batch):
         x = spec.prepare(batch["x"])
         output: Any = task.apply(variables, x, batch, None)
         reconstructions = spec.restore(task.objective.mean(output.decoded))
         return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": spec.restore(x)}
 
-    return lambda state: jax.device_get(apply(jax.device_get(eval_variables(state)), batch))
+    compiled = partition.on_whole(apply)
+    return lambda state: compiled(eval_variables(state), batch)

@@ -17,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import aejax
+from aejax import processes
 from aejax.storage import cache_of_user
 from experiments.machine import cpuinfo
 
@@ -50,6 +51,8 @@ def run(
     except aejax.StoppedError as error:
         print(error, file=sys.stderr)
     except aejax.AejaxError as error:
+        if jax.distributed.is_initialized():
+            processes.leave(error)
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,9 +1,13 @@
 """Trains what a config describes: python -m experiments.train --config=configs/conv.py --workdir=runs/conv"""
 
+from contextlib import nullcontext
+
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 import aejax
+from aejax import processes
 from experiments import main
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -14,13 +18,26 @@ _CONFIG = config_flags.DEFINE_config_file(
     accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the whole experiment; the same command goes on in it.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "Of several processes: where the first listens, host:port.")
+_PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0.")
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "Several processes, of which the cluster's environment tells."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def train() -> None:
     config, workdir = main.loaded(_CONFIG.value), _WORKDIR.value
-    with main.until_signal() as asked:
-        run = aejax.train(config, workdir, stop=asked)
+    several = _DISTRIBUTED.value or _COORDINATOR.value
+    if not several and (_PROCESSES.value or _PROCESS.value != -1):
+        raise aejax.InputError("--processes and --process need --coordinator=host:port")
+    with processes.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) if several else nullcontext():
+        with main.until_signal() as asked:
+            run = aejax.train(config, workdir, stop=asked)
+        primary = not several or jax.process_index() == 0
+    if not primary:
+        return
     if asked() and run.step < config.steps:
         print(f"saved at step {run.step:,} of {config.steps:,}; the same command goes on from there")
         return

@@ -8,8 +8,8 @@ works leaves the others' figures there as they are:
 
 The machine should have nothing else to do: where it had, the table says so.
 
---work=loop, evaluation, forms, growth, profile, startup or together measure aejax alone, see `own.py` and the files of
-these names, and write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
+--work=loop, evaluation, forms, growth, partition, profile, startup or together measure aejax alone, see `own.py` and
+the files of these names, and write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
 import json
@@ -24,6 +24,7 @@ from experiments.benchmark import own, report
 from experiments.benchmark.contest import contest
 from experiments.benchmark.forms import forms
 from experiments.benchmark.growth import growth, plot
+from experiments.benchmark.partition import partition
 from experiments.benchmark.profile import profile
 from experiments.benchmark.startup import startup
 from experiments.benchmark.works import WORKS
@@ -34,6 +35,7 @@ _OWN = {
     "evaluation": own.evaluation,
     "forms": forms,
     "growth": growth,
+    "partition": partition,
     "profile": profile,
     "startup": startup,
     "together": own.together,
