@@ -53,12 +53,15 @@ def launch(theirs: list[str]) -> None:
         if not given.get(name):
             raise aejax.InputError(f"--{name}=... is missing")
     workdir = Path(given["workdir"])
-    job = Job(workdir.name, ("-m", "experiments.train", *theirs), workdir / "log.txt", _PROCESSES.value)
+    # Beside the workdir: a training begins in an empty one.
+    job = Job(
+        workdir.name, ("-m", "experiments.train", *theirs), workdir.with_name(f"{workdir.name}.log"), _PROCESSES.value
+    )
     if _EXECUTOR.value == "hosts":
         print("\n".join(lines(job)))
         return
     local = Local(devices_per_process=_DEVICES.value, stream=True)
-    executor = local if _EXECUTOR.value == "local" else Slurm(workdir / "slurm", _RESOURCES())
+    executor = local if _EXECUTOR.value == "local" else Slurm(workdir.with_name(f"{workdir.name}.slurm"), _RESOURCES())
     with main.until_signal() as asked:
         (result,) = executor.run([job], asked)
     if result.error:

@@ -59,11 +59,11 @@ def start(argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None =
         )
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that is not empty; "" if there is none."""
+def last_line(log: Path, having: str = "") -> str:
+    """The last line of a log that is not empty and has this in it; "" if there is none."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 8192))
         lines = file.read().decode(errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((line.strip() for line in reversed(lines) if line.strip() and having in line), "")

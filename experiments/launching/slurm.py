@@ -116,7 +116,9 @@ def result(job: Job, queued: Any, cancelled: bool) -> Result:
     if cancelled:
         return Result(job.name, STOPPED)
     task, log = tasks[failed[0]], job.log_of(failed[0])
-    if not task.paths.result_pickle.exists():  # SLURM ended it, and says why
-        log = task.paths.stderr
-    line = last_line(log) or f"job {queued.job_id} ended without a word in {log}"
+    if task.paths.result_pickle.exists():
+        line = last_line(log)
+    else:  # SLURM ended it, and says why
+        line = last_line(task.paths.stderr, "error:") or last_line(task.paths.stderr)
+    line = line or f"job {queued.job_id} ended without a word in {log}"
     return Result(job.name, 1, line if job.processes == 1 else f"process {failed[0]} of {job.processes}: {line}")

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import command
 
 import aejax
 from experiments.launching import hosts
 from experiments.launching.job import Job
-from tests.conftest import command
 
 ROOT = Path(__file__).parents[2]
 AWKWARD = (

@@ -5,12 +5,12 @@ import sys
 import threading
 import time
 
+import one_machine
 import pytest
 
 import aejax
 from experiments.launching.job import STOPPED, Job, Result
 from experiments.launching.slurm import Resources, Slurm
-from tests.launching import one_machine
 
 NEVER = lambda: False  # noqa: E731
 # Counts to its second argument from where the file says, and saves at SIGTERM, as a training does.
