@@ -84,8 +84,10 @@ def along(ablation: Ablation, rows: Sequence[Row], axis: str) -> Picture | Skipp
             panel.set_title(_title(ablation, metric), fontsize=10)
             panel.set_xlabel(name)
         if 1 < len(lines) <= LINES:
-            handles, labels = panels[0].get_legend_handles_labels()
-            figure.legend(handles, map(_cut, labels), loc="outside upper left", ncols=2)
+            # A metric may have been measured for some settings only.
+            named = {n: h for p in panels for h, n in zip(*p.get_legend_handles_labels(), strict=True)}
+            known = [n for n in lines if n in named]
+            figure.legend([named[n] for n in known], map(_cut, known), loc="outside upper left", ncols=2)
     others = f"mean over {len(lines)} settings of the other axes" if several else "mean"
     return Picture(figure, f"Along {axis}: {others} and standard deviation over seeds.")
 

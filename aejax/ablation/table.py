@@ -203,19 +203,18 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
 
 
 def runs_as_csv(ablation: Ablation) -> str:
-    """A row for each run, also of those that do not count: its axes, seed, problem and all metrics."""
+    """A row for each run, also of those that do not count: axes, seed, why it does not, metrics."""
     metrics = ablation.metrics
     head = ["run", *ablation.axes, "seed", "steps", "problem", *metrics]
     lines = []
     for t in ablation.trials:
         axes = [t.name if a == "run" else _plain(t.config.get(a)) for a in ablation.axes]
-        own = {} if t.problem else t.metrics
-        lines.append([t.name, *axes, t.seed, t.steps, t.problem, *(own.get(m, "") for m in metrics)])
+        lines.append([t.name, *axes, t.seed, t.steps, t.problem, *(t.metrics.get(m, "") for m in metrics)])
     return _csv(head, lines)
 
 
 def as_csv(ablation: Ablation, rows: Sequence[Row]) -> str:
-    """A row for each setting and metric, whole numbers unrounded."""
+    """A row for each setting and metric, nothing rounded."""
     head = [*ablation.axes, "metric", "mean", "deviation", "n", "best", "baseline", "difference", "low", "high", "how"]
     lines = []
     for row in rows:
