@@ -40,7 +40,8 @@ class Partition:
         self.axis_name = AXIS if len(self.devices) > 1 and not self.sharded else None
         self._in_flight: Any = ()
         self._said: Any = False
-        self._any = self.compile(lambda carry, held, batch, reduce: (carry, reduce(batch.max(), "max")))
+        if self._everywhere:
+            self._any = self.compile(lambda carry, held, batch, reduce: (carry, reduce(batch.max(), "max")))
 
     def check(self, batch_size: int) -> None:
         if batch_size % len(self.devices):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -69,7 +70,9 @@ def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iter
         raise LostError(f"{APART} ({_line(error)})") from error
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # a ValueError where a program was not yet on its way
+        if isinstance(error, AejaxError) or not re.search("Gloo|NCCL|UNAVAILABLE|[Cc]onnection", str(error)):
+            raise
         raise LostError(f"{LOST} ({_line(error)})") from error
     jax.distributed.shutdown()
 

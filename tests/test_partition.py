@@ -14,7 +14,7 @@ from aejax.train import make_task
 module = config.module
 IMAGES = np.random.default_rng(0).random((197, 8, 8), np.float32)
 CONV = {
-    "encoder": module("conv", features=(8,), normalisation="batch"),
+    "encoder": module("conv", features=(8,)),
     "decoder": module("conv", features=(8,)),
     "likelihood__name": "bernoulli",
 }
@@ -30,7 +30,7 @@ CASES = {
         vectors(197, 8),
     ),
     "conv": (mlp(**CONV, bottleneck=module("conv", features=4)), IMAGES),
-    "vq": (mlp(**CONV, bottleneck=module("vq", codes=16, features=4)), IMAGES),
+    "vq": (mlp(**CONV, bottleneck=module("vq", codes=16, features=4), objective__weights__commitment=0.25), IMAGES),
 }
 
 
@@ -38,7 +38,7 @@ def case(name, **changes):
     experiment, x = CASES[name]
     experiment = experiment.copy_and_resolve_references()
     experiment.update_from_flattened_dict(
-        {"ema": 0.9, "optim.name": "sgd", "optim.lr": 1e-2, "optim.options": {"decay": 0.9}, **changes}
+        {"ema": 0.9, "optim.name": "sgd", "optim.lr": 1e-3, "optim.options": {"decay": 0.9}, **changes}
     )
     return experiment, x
 

@@ -191,7 +191,8 @@ def test_the_loss_of_one_ends_the_others_in_one_line_and_the_run_goes_on(tmp_pat
     assert len(errors) == 1, said
     assert errors[0].startswith("error: another process of the run was lost")
     before = checkpoint.steps(tmp_path)[-1]
-    for process in start(2, command(tmp_path, **{"config.steps": before + 20, "config.checkpoint_every": 20}), 2):
+    more = {"config.steps": before + 20, "config.optim.schedule": "constant", "config.checkpoint_every": 20}
+    for process in start(2, command(tmp_path, **more), devices=2):
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
     assert checkpoint.steps(tmp_path)[-1] == before + 20
