@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 import aejax
 from aejax import processes
 from aejax.storage import cache_of_user
+from experiments.launching.job import STOPPED
 from experiments.machine import cpuinfo
 
 _CACHE = flags.DEFINE_string(
@@ -50,6 +51,7 @@ def run(
         main(rest) if positional else main()
     except aejax.StoppedError as error:
         print(error, file=sys.stderr)
+        sys.exit(STOPPED)
     except aejax.AejaxError as error:
         if jax.distributed.is_initialized():
             processes.leave(error)

@@ -170,7 +170,7 @@ def sweep(axes: dict[str, list[Any]]) -> None:
     with main.until_signal() as asked:
         errors = run_all(left, workdir, asked)
     if asked():
-        print("stopped; the same command goes on from here")
+        raise aejax.StoppedError("stopped; the same command goes on from here")
     if errors:
         lines = "".join(f"\n  {name}: {error}" for name, error in errors.items())
         raise aejax.AejaxError(f"{len(errors)} of {len(listed)} runs failed; the same command tries them again:{lines}")

@@ -1,5 +1,10 @@
-"""Trains what a config describes: python -m experiments.train --config=configs/conv.py --workdir=runs/conv"""
+"""Trains what a config describes: python -m experiments.train --config=configs/conv.py --workdir=runs/conv
 
+Exit status: 0 when it is done; 75 when it was asked to stop, by SIGTERM or Ctrl-C, and has saved: the same command
+goes on; 1 after an error, which is told in one line.
+"""
+
+import sys
 from contextlib import nullcontext
 
 import jax
@@ -8,7 +13,9 @@ from ml_collections import config_flags
 
 import aejax
 from aejax import processes
+from aejax.workdir import is_finished
 from experiments import main
+from experiments.launching.job import STOPPED
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -24,10 +31,15 @@ _PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0.")
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "Several processes, of which the cluster's environment tells."
 )
+_DEBUG_NANS = flags.DEFINE_boolean(
+    "debug_nans", False, "Raise in the operation that made the first NaN, with its traceback; much slower."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def train() -> None:
+    if _DEBUG_NANS.value:
+        jax.config.update("jax_debug_nans", True)
     config, workdir = main.loaded(_CONFIG.value), _WORKDIR.value
     several = _DISTRIBUTED.value or _COORDINATOR.value
     if not several and (_PROCESSES.value or _PROCESS.value != -1):
@@ -36,10 +48,11 @@ def train() -> None:
         with main.until_signal() as asked:
             run = aejax.train(config, workdir, stop=asked)
         primary = not several or jax.process_index() == 0
+    if not is_finished(config, workdir):  # whichever process was asked to stop
+        if primary:
+            print(f"saved at step {run.step:,} of {config.steps:,}; the same command goes on from there")
+        sys.exit(STOPPED)
     if not primary:
-        return
-    if asked() and run.step < config.steps:
-        print(f"saved at step {run.step:,} of {config.steps:,}; the same command goes on from there")
         return
     from aejax.evaluation import pictures  # matplotlib and scikit-learn: half a second that training need not wait for
 

@@ -123,14 +123,14 @@ def test_sigterm_saves_and_exits_cleanly_and_the_same_command_goes_on(tmp_path, 
     wait_for(lambda: len(checkpoint.steps(workdir)) > 0, process)
     process.send_signal(signal.SIGTERM)
     code, output, errors = finish(process)
-    assert code == 0, errors
+    assert code == 75, errors
     stopped = checkpoint.steps(workdir)[-1]
     assert f"saved at step {stopped:,} of 20,000" in output
     assert int(checkpoint.newest(workdir).state["step"]) == stopped
     again = launch("train", *arguments, devices=devices)
     wait_for(lambda: checkpoint.steps(workdir)[-1] > stopped, again)
     again.send_signal(signal.SIGTERM)
-    assert finish(again)[0] == 0
+    assert finish(again)[0] == 75
     steps = [r["step"] for r in logs.read(workdir) if "train/loss" in r]
     assert steps == sorted(set(steps))
 

@@ -84,9 +84,9 @@ def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
 
     monkeypatch.setattr(main, "until_signal", Asked)
     monkeypatch.setattr(sys.modules["aejax.train"], "train_together", train)  # imported anew by the command
-    assert sweep.run("--together=1") == 0
+    assert sweep.run("--together=1") == 75
     assert trained == ["lr=0.01"]
-    assert "goes on from here" in capsys.readouterr().out
+    assert "goes on from here" in capsys.readouterr().err
 
 
 def test_mistakes(sweep):
