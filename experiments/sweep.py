@@ -7,6 +7,9 @@ The runs are those that `sweep(add)` of the config file adds, or a grid:
 
 Each has its own folder in the workdir, named by what differs, where `experiments.train` would go on with it. The
 same command skips what is finished, goes on with what is not, and tells at the end what failed and why.
+
+Runs that differ only in their seed and in numbers train in one program. --jobs=2 trains in so many processes at a
+time, which divide the devices of this machine; --executor=slurm submits them.
 """
 
 import runpy
@@ -29,6 +32,8 @@ from aejax.storage import writable
 from aejax.train import make_task, train_together
 from aejax.workdir import is_finished
 from experiments import main
+from experiments.launching.flags import executors
+from experiments.launching.job import STOPPED, Job
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -48,6 +53,7 @@ _TOGETHER = flags.DEFINE_integer(
     lower_bound=1,
 )
 _ONLY = flags.DEFINE_list("only", [], "Names of the runs to do; all unless told.")
+_EXECUTOR = executors()
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -152,7 +158,26 @@ def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -
     return errors
 
 
-def sweep(axes: dict[str, list[Any]]) -> None:
+def launch_all(
+    runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool], argv: Sequence[str]
+) -> dict[str, str]:
+    """Has others train group after group, by this command with --only; returns the errors by name of a group."""
+    own = ("executor=", "jobs=", "slurm.", "only=")
+    kept = [a for a in argv if not a.lstrip("-").startswith(own)]
+    jobs = []
+    for group in groups(runs, workdir, _TOGETHER.value):
+        only = f"--only={','.join(run.name for run in group)}"
+        argv_of_job = ("-m", "experiments.sweep", *kept, only)
+        jobs.append(Job(group[0].name, argv_of_job, workdir / "logs" / f"{group[0].name}.log"))
+    errors = {}
+    for i, result in enumerate(_EXECUTOR(workdir / "logs").run(jobs, asked), 1):
+        print(f"[{i}/{len(jobs)}] {result.name}: {result.error or 'done'}", flush=True)
+        if result.status not in (0, STOPPED):
+            errors[result.name] = result.error
+    return errors
+
+
+def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
     config, workdir = main.loaded(_CONFIG.value), Path(_WORKDIR.value)
     runs = plan(config, overrides(axes, config_flags.get_config_filename(flags.FLAGS["config"])), _SEEDS.value)
     for name in _ONLY.value:
@@ -163,12 +188,14 @@ def sweep(axes: dict[str, list[Any]]) -> None:
     if _DRY_RUN.value:
         print("\n".join(f"{name:<{max(map(len, stands))}}  {stand}" for name, stand in stands.items()))
         return
-    writable(workdir).joinpath("sweep.json").write_text(to_json(config, runs))
+    if not _ONLY.value:
+        writable(workdir).joinpath("sweep.json").write_text(to_json(config, runs))
     left = [run for run in listed if stands[run.name] != "finished"]
     if len(left) < len(listed):
         print(f"{len(listed) - len(left)} of {len(listed)} runs are finished already")
     with main.until_signal() as asked:
-        errors = run_all(left, workdir, asked)
+        here = flags.FLAGS.executor == "local" and flags.FLAGS.jobs == 1
+        errors = run_all(left, workdir, asked) if here else launch_all(left, workdir, asked, argv)
     if asked():
         raise aejax.StoppedError("stopped; the same command goes on from here")
     if errors:
@@ -178,4 +205,5 @@ def sweep(axes: dict[str, list[Any]]) -> None:
 
 if __name__ == "__main__":
     axes: dict[str, list[Any]] = {}
-    main.run(lambda: sweep(axes), before=lambda argv: axes.update(take_axes(argv)))
+    given = sys.argv[1:]
+    main.run(lambda: sweep(axes, given), before=lambda argv: axes.update(take_axes(argv)))

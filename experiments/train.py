@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 import aejax
 from aejax import processes
+from aejax.preflight import preflight
 from aejax.workdir import is_finished
 from experiments import main
 from experiments.launching.job import STOPPED
@@ -31,6 +32,9 @@ _PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0.")
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "Several processes, of which the cluster's environment tells."
 )
+_CHECK = flags.DEFINE_boolean(
+    "check", False, "Train one batch, tell shapes, loss and memory, and exit; the workdir is left alone."
+)
 _DEBUG_NANS = flags.DEFINE_boolean(
     "debug_nans", False, "Raise in the operation that made the first NaN, with its traceback; much slower."
 )
@@ -41,6 +45,14 @@ def train() -> None:
     if _DEBUG_NANS.value:
         jax.config.update("jax_debug_nans", True)
     config, workdir = main.loaded(_CONFIG.value), _WORKDIR.value
+    if _CHECK.value:
+        found = preflight(config)
+        print(
+            f"{found['examples']:,} examples of {found['input']}, codes of {found['code']}, "
+            f"{found['parameters']:,} parameters, loss of the first batch {found['loss']:.5g}\n"
+            f"each device holds a state of {found['state_gib']:.2f} GiB; a step takes {found['step_gib']:.2f} in all"
+        )
+        return
     several = _DISTRIBUTED.value or _COORDINATOR.value
     if not several and (_PROCESSES.value or _PROCESS.value != -1):
         raise aejax.InputError("--processes and --process need --coordinator=host:port")

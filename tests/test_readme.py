@@ -24,6 +24,8 @@ def test_figures_are_those_of_the_committed_results():
     assert own.sentence(results("loop.json")) in WORDS
     assert own.sentence_on_evaluation(results("evaluation.json")) in WORDS
     assert report.sentence(results("speed.json")) in WORDS
+    _, pmap, sharded = results("partition.json")["points"]
+    assert f"holds {sharded['state_mib']:.0f} MiB in place of {pmap['state_mib']:.0f} (" in WORDS
     start = results("startup.json")
     assert f"first step {start['cold']:.1f} s after it is given, {start['warm']:.1f} s" in WORDS
 

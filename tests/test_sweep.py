@@ -9,7 +9,10 @@ from conftest import command
 
 import aejax
 from aejax import checkpoint
+from aejax.ablation.plan import grid, plan
+from configs import basic
 from experiments import main
+from experiments.launching.job import Result
 
 # ml-collections reads the config file by it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -87,6 +90,28 @@ def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
     assert sweep.run("--together=1") == 75
     assert trained == ["lr=0.01"]
     assert "goes on from here" in capsys.readouterr().err
+
+
+def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch):
+    module = command("sweep")
+    runs = plan(basic.get_config("tiny"), grid({"batch_size": [16, 8], "optim.lr": [1e-2, 1e-3]}))
+    submitted = []
+
+    class Executor:
+        def run(self, jobs, stop):
+            submitted.extend(jobs)
+            yield Result(jobs[0].name, 0)
+            yield Result(jobs[1].name, 1, "out of memory")
+
+    monkeypatch.setattr(module, "_EXECUTOR", lambda folder: Executor())
+    given = ["--config=c.py", "--workdir=w", "--jobs=2", "--sweep.batch_size=16,8", "--slurm.time=5", "--only=a"]
+    errors = module.launch_all(runs, sweep.workdir, lambda: False, given)
+    assert errors == {"batch_size=8_lr=0.01": "out of memory"}
+    same = ("-m", "experiments.sweep", "--config=c.py", "--workdir=w", "--sweep.batch_size=16,8")
+    assert [job.argv for job in submitted] == [
+        (*same, "--only=batch_size=16_lr=0.01,batch_size=16_lr=0.001"),
+        (*same, "--only=batch_size=8_lr=0.01,batch_size=8_lr=0.001"),
+    ]
 
 
 def test_mistakes(sweep):

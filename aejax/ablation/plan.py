@@ -127,7 +127,7 @@ def _short(key: str, keys: Iterable[str]) -> str:
 
 
 def _name(what: Mapping[str, Any]) -> str:
-    name = ",".join(f"{key}={_text(value)}" for key, value in what.items()) or "base"
+    name = "_".join(f"{key}={_text(value)}" for key, value in what.items()) or "base"
     return name if len(name) <= 100 else f"{name[:90]}-{zlib.crc32(name.encode()):08x}"
 
 

@@ -35,9 +35,9 @@ def test_each_run_differs_from_the_config_in_what_was_asked_for():
     runs = plan(base, grid({"optim.lr": [1e-2, 1], "encoder.features": [(8, 4), (16,)]}), seeds=2)
     assert to_json(base) == before
     assert [run.name for run in runs[:3]] == [
-        "lr=0.01,features=8x4,seed=0",
-        "lr=0.01,features=8x4,seed=1",
-        "lr=0.01,features=16,seed=0",
+        "lr=0.01_features=8x4_seed=0",
+        "lr=0.01_features=8x4_seed=1",
+        "lr=0.01_features=16_seed=0",
     ]
     for run in runs:
         changed = {d.split(":")[0] for d in aejax.config.differences(base, run.config)}
@@ -50,7 +50,7 @@ def test_each_run_differs_from_the_config_in_what_was_asked_for():
 
 def test_keys_with_the_same_end_are_told_apart():
     runs = plan(config(), grid({"encoder.features": [(8,), (4,)], "decoder.features": [(8,), (4,)]}))
-    assert runs[1].name == "encoder.features=8,decoder.features=4"
+    assert runs[1].name == "encoder.features=8_decoder.features=4"
 
 
 def test_a_section_is_replaced_as_a_whole():
@@ -94,5 +94,5 @@ def test_the_same_run_twice():
 def test_a_configs_own_sweep():
     runs = plan(beta_vae.get_config("tiny"), added(beta_vae.sweep))
     assert len(runs) == 12
-    assert runs[-1].name == "kl=16.0,seed=2"
+    assert runs[-1].name == "kl=16.0_seed=2"
     assert runs[-1].config.objective.weights.kl == 16
