@@ -34,8 +34,9 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     partition.check(config.batch_size)
     splits = load(config.data)
     spec = Spec.of(splits.train, config.data.standardize)
-    task, key = make_task(config, spec, len(splits.train), partition.axis_name), jax.random.key(config.seed)
-    state = partition.place(partition.init(lambda key: init(task, spec.shape, key), key))
+    task = make_task(config, spec, len(splits.train), partition.axis_name)
+    init_key, key = jax.random.split(jax.random.key(config.seed))  # as `train`
+    state = partition.place(partition.init(lambda key: init(task, spec.shape, key), init_key))
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     feed = Feed(splits.train, 0, partition.replicate)  # streamed: one batch is all that is read
