@@ -120,8 +120,9 @@ def train_group(
 
 def _convolves_on_cpu(config: ConfigDict, splits: data.Splits) -> bool:
     """There several kernels at once are several times slower than one after the other."""
-    spec = data.Spec.of(splits.train, config.data.standardize)
-    return jax.default_backend() == "cpu" and make_task(config, spec).convolves
+    if jax.default_backend() != "cpu":
+        return False
+    return make_task(config, data.Spec.of(splits.train, config.data.standardize)).convolves
 
 
 def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:

@@ -78,13 +78,18 @@ def _bare_step(config, splits: data.Splits, spec: data.Spec, task: Task, at_once
     feed = data.Feed(splits.train, 2**31, partition.replicate)
     compiled = compile_steps(task, key, partition)
     placed = list(batches(feed, config.batch_size, config.seed, partition, at_once, range(steps)))
-    state, _ = compiled(partition.replicate(init(task, spec.shape, key)), feed.held, placed[0])
+    return _timed(compiled, partition.replicate(init(task, spec.shape, key)), feed.held, placed)
+
+
+def _timed(compiled, state, held, dispatches: list):
+    """Seconds of all dispatches, at each call; once through the first of them before, which compiles."""
+    state, _ = jax.block_until_ready(compiled(state, held, dispatches[0]))
 
     def run() -> float:
         nonlocal state
         begin = time.perf_counter()
-        for batch in placed:
-            state, metrics = compiled(state, feed.held, batch)
+        for batch in dispatches:
+            state, metrics = compiled(state, held, batch)
         jax.block_until_ready((state, metrics))
         return time.perf_counter() - begin
 
@@ -145,17 +150,7 @@ def _steps_of(config, runs: int):
         compiled, dispatches = compile_steps(task, keys[0], partition), placed[0]
     else:
         compiled, dispatches = compile_together(task, config, keys, {}, partition), list(zip(*placed, strict=True))
-    state, _ = jax.block_until_ready(compiled(state, feed.held, dispatches[0]))
-
-    def run() -> float:
-        nonlocal state
-        begin = time.perf_counter()
-        for batch in dispatches:
-            state, metrics = compiled(state, feed.held, batch)
-        jax.block_until_ready((state, metrics))
-        return time.perf_counter() - begin
-
-    return run
+    return _timed(compiled, state, feed.held, dispatches)
 
 
 def evaluation(rounds: int) -> dict:
