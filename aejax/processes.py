@@ -23,19 +23,21 @@ APART = (
 TIMEOUT = 60  # seconds in which the others must have come
 HEARTBEAT = 20  # seconds without a sign of life after which a process is lost
 
-# jaxlib ends a process whose peer was lost by SIGABRT, with a page of text that nothing in Python can stop.
+# jaxlib ends a process whose peer was lost by SIGABRT, after pages of text that nothing in Python can stop. A record is
+# a line with a mark at its beginning and what follows up to the next; of these files none tells more than one line does.
 _READER = f"""
 import re, sys
-held = []
+held, ours, told = "", False, False
 for line in sys.stdin:
-    if held or re.match(r"[EF]\\d{{4}} .*(coordination|client\\.h)", line):
-        held.append(line)
-    elif not re.match(r"\\[Gloo\\]|W\\d{{4}} .*coordination_service", line):
+    if re.match(r"[IWEF]\\d{{4}} |Fatal|Traceback|error: ", line):
+        ours = re.match(r"[IWEF]\\d{{4}} .*?(coordination_|preemption_|client\\.h)", line)
+    if ours:
+        held += line
+    elif not line.startswith("[Gloo]"):
         print(line, end="", file=sys.stderr, flush=True)
-said = "".join(held)
-if re.search(r"^F\\d{{4}} .*client\\.h", said, re.M):
-    said = "error: {APART}\\n" if "RegisterTask" in said else "error: {LOST}\\n"
-print(said, end="", file=sys.stderr)
+        told = told or line.startswith("error: ")
+if re.search(r"^F\\d{{4}} .*client\\.h", held, re.M) and not told:
+    print("error: {APART}" if "RegisterTask" in held else "error: {LOST}", file=sys.stderr)
 """
 
 
@@ -79,7 +81,7 @@ def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iter
 
 def leave(error: AejaxError) -> None:
     """Ends this process of several by an error, without waiting for the others: they are told by its silence."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    os.write(2, f"error: {error}\n".encode())  # to the reader: jaxlib may be saying the same at this moment
     if jax.process_index() == 0:
         time.sleep(5)  # without the first the others are ended at once, and could not say what they met themselves
     os._exit(1)

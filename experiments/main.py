@@ -39,7 +39,7 @@ def run(
     allowed, and `main` is given their list.
     """
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what Orbax says of a save that failed is told by our own error
     getLogger("asyncio").setLevel("CRITICAL")  # tasks that a failed save or read of Orbax leaves behind
     app.define_help_flags()
     try:
