@@ -177,6 +177,14 @@ def load(workdir: Path, step: int | None) -> Checkpoint | None:
     return Checkpoint(int(path.name), *read)
 
 
+def preempted(number: int) -> bool:
+    """Whether this process or another of the run will be taken away, as Orbax hears it of the cluster, or by SIGTERM.
+
+    `number` counts the calls from 1, the same in all processes: they are told at the same one.
+    """
+    return ocp.utils.reached_preemption(number)
+
+
 def best(workdir: Path) -> int | None:
     """The step with the lowest validation loss among the complete checkpoints."""
     losses = {r["step"]: r["validation/loss"] for r in logs.read(workdir) if "validation/loss" in r}

@@ -47,7 +47,8 @@ def train(
         config is refused.
       data: the three splits, in place of those of `config.data`.
       devices: all local ones unless told.
-      stop: asked after each dispatch of steps; once true, the run is saved and left.
+      stop: asked after each dispatch of steps; once true, the run is saved and left, as it is when Orbax hears that
+        the process will be preempted.
       quiet: without progress bar or table of parameters; warnings stay.
 
     Returns:
@@ -167,14 +168,15 @@ def train_together(
         span = range(begin, begin if all(member.ended for member in members) else config.steps)
         of_run = lambda seed: batches(training, config.batch_size, seed, partition, at_once, span)  # noqa: E731
         dispatches = of_run(config.seed) if alone else zip(*(of_run(each.seed) for each in configs), strict=True)
-        for step, batch in zip(range(begin + at_once, span.stop + 1, at_once), dispatches, strict=True):
+        ends = range(begin + at_once, span.stop + 1, at_once)
+        for number, (step, batch) in enumerate(zip(ends, dispatches, strict=True), 1):
             state, metrics = steps_fn(state, training.held, batch)
             window.append(metrics)
             if waiting:  # read only now, while the device is busy with these steps
                 report(step - at_once, waiting)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
-            leaving = step == config.steps or partition.any(stop())
+            leaving = step == config.steps or partition.any(stop() or checkpoint.preempted(number))
             if step % config.log_every == 0:
                 waiting, window = window, []
             if planned or leaving:

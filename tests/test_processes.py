@@ -159,6 +159,34 @@ def test_one_that_is_asked_to_stop_stops_all_at_one_step_and_any_devices_go_on(g
     )
 
 
+ENDLESS = """
+import json, sys
+import numpy as np
+import aejax
+from aejax import config, processes
+folder, address, n, i = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+with processes.joined(address, n, i):
+    values = config.from_dict(json.load(open(folder + "/config.json")))
+    print(aejax.fit(values, np.load(folder + "/x.npy"), folder + "/run", quiet=True).step)
+"""
+
+
+def test_sigterm_to_one_that_does_not_handle_it_saves_and_stops_all(tmp_path):
+    endless = small(steps=2**30, optim__schedule="constant", checkpoint_every=2**20)
+    (tmp_path / "config.json").write_text(config.to_json(endless))
+    np.save(tmp_path / "x.npy", vectors(197))
+    group = start(
+        2, lambda at, n, i: ["-c", ENDLESS, str(tmp_path), at, str(n), str(i)], devices=2, stdout=subprocess.PIPE
+    )
+    while not logs.read(tmp_path / "run") and not any(process.poll() for process in group):
+        time.sleep(0.1)
+    group[1].send_signal(signal.SIGTERM)
+    ends = [process.communicate(timeout=60) for process in group]
+    assert [process.returncode for process in group] == [0, 0], ends
+    stopped = {out.split()[-1] for out, _ in ends}
+    assert stopped == {str(checkpoint.steps(tmp_path / "run")[-1])}
+
+
 def command(folder, **more):
     arguments = [f"--{key}={value}" for key, value in more.items()]
 

@@ -27,6 +27,7 @@ from experiments.benchmark.growth import growth, plot
 from experiments.benchmark.partition import partition
 from experiments.benchmark.profile import profile
 from experiments.benchmark.startup import startup
+from experiments.benchmark.together import together
 from experiments.benchmark.works import WORKS
 from experiments.machine import machine
 
@@ -38,7 +39,7 @@ _OWN = {
     "partition": partition,
     "profile": profile,
     "startup": startup,
-    "together": own.together,
+    "together": together,
 }
 
 _WORK = flags.DEFINE_list("work", list(WORKS), f"What to measure: of {', '.join([*_OWN, *WORKS])}.")

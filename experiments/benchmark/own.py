@@ -22,11 +22,10 @@ import numpy as np
 
 from aejax import Run, data
 from aejax.config import module
-from aejax.dispatch import batches, compile_steps, compile_together, steps_at_once
+from aejax.dispatch import batches, compile_steps, steps_at_once
 from aejax.evaluation.likelihood import log_likelihood
 from aejax.partition import Partition
 from aejax.step import Task, eval_variables, init
-from aejax.together import stack
 from aejax.train import make_task, train
 from experiments.machine import peak_gib
 
@@ -78,10 +77,10 @@ def _bare_step(config, splits: data.Splits, spec: data.Spec, task: Task, at_once
     feed = data.Feed(splits.train, 2**31, partition.replicate)
     compiled = compile_steps(task, key, partition)
     placed = list(batches(feed, config.batch_size, config.seed, partition, at_once, range(steps)))
-    return _timed(compiled, partition.replicate(init(task, spec.shape, key)), feed.held, placed)
+    return timed(compiled, partition.replicate(init(task, spec.shape, key)), feed.held, placed)
 
 
-def _timed(compiled, state, held, dispatches: list):
+def timed(compiled, state, held, dispatches: list):
     """Seconds of all dispatches, at each call; once through the first of them before, which compiles."""
     state, _ = jax.block_until_ready(compiled(state, held, dispatches[0]))
 
@@ -107,50 +106,6 @@ def sentence(results: dict) -> str:
 def loop(rounds: int) -> dict:
     """`loop_against_step` of each of WORK."""
     return {name: loop_against_step(config, arg, every, rounds) for name, (config, arg, every) in WORK.items()}
-
-
-def together(rounds: int) -> dict:
-    """Images a second of eight seeds in one program, over eight runs one after the other; bare steps, alternately.
-
-    The VAE of the contest at its batch and at a small one, and one of 64-32-4, whose steps are short.
-    """
-    found = {}
-    for name, hidden, features, batch in (
-        ("784-400-20, batch 128", 400, 20, 128),
-        ("784-400-20, batch 16", 400, 20, 16),
-        ("784-32-4, batch 16", 32, 4, 16),
-    ):
-        config = importlib.import_module("configs.common").mlp(module("gaussian", features=features), hidden=(hidden,))
-        config.batch_size, config.objective.weights.kl = batch, 1.0
-        alone, many = (_steps_of(config, runs) for runs in (1, 8))
-        seconds: dict[str, list[float]] = {"alone": [], "together": []}
-        for _ in range(rounds):
-            seconds["alone"].append(alone())
-            seconds["together"].append(many())
-        median = {key: statistics.median(value) for key, value in seconds.items()}
-        images = 320 * batch
-        found[name] = {
-            "alone_images_per_second": round(images / median["alone"]),
-            "together_images_per_second": round(8 * images / median["together"]),
-            "times_as_fast": round(8 * median["alone"] / median["together"], 2),
-        }
-    return found
-
-
-def _steps_of(config, runs: int):
-    """Seconds of 320 steps of so many seeds, the data on the device."""
-    splits, partition, at_once = data.load(config.data), Partition(), 32
-    spec = data.Spec.of(splits.train, standardize=False)
-    task = make_task(config, spec, len(splits.train))
-    feed = data.Feed(splits.train, 2**31, partition.replicate)
-    keys = [jax.random.key(seed) for seed in range(runs)]
-    state = stack([init(task, spec.shape, key) for key in keys])
-    placed = [list(batches(feed, config.batch_size, seed, partition, at_once, range(320))) for seed in range(runs)]
-    if runs == 1:
-        compiled, dispatches = compile_steps(task, keys[0], partition), placed[0]
-    else:
-        compiled, dispatches = compile_together(task, config, keys, {}, partition), list(zip(*placed, strict=True))
-    return _timed(compiled, state, feed.held, dispatches)
 
 
 def evaluation(rounds: int) -> dict:

@@ -27,13 +27,14 @@ WORKS = {"vae": models.mnist_few, "conv": models.mnist_few, "vq_vae": models.squ
 def profile(rounds: int) -> dict[str, Any]:
     """By work: milliseconds of a step, and the share of each kind of operation, forwards and backwards.
 
-    Beside them the machine's rate of matrix products, the ceiling of all of them.
+    Beside them the machine's `matrix_rate`.
     """
     steps = {name: _of_step(getattr(models, name)(), images()) for name, images in WORKS.items()}
-    return {"matrix_gflop_per_second": _matrix_rate(3 * rounds), **steps}
+    return {"matrix_gflop_per_second": matrix_rate(3 * rounds), **steps}
 
 
-def _matrix_rate(rounds: int, size: int = 2048) -> int:
+def matrix_rate(rounds: int, size: int = 2048) -> int:
+    """GFLOP/s of a product of two square matrices, the ceiling of all that is made of products."""
     a = jax.numpy.ones((size, size))
     product = jax.jit(jax.numpy.matmul)
     product(a, a).block_until_ready()
