@@ -141,28 +141,6 @@ def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     assert steps == [2, 4, 6, 8]
 
 
-def test_resume_falls_back_over_a_damaged_checkpoint_and_ends_the_same(tmp_path):
-    fit(mlp(), tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    for file in (tmp_path / "cut/checkpoints/8/state").rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[:10])
-    with pytest.warns(UserWarning, match="falling back"):
-        fit(mlp(), tmp_path / "cut")
-    assert_trees_equal(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
-    assert (tmp_path / "cut/checkpoints.broken/8.0").is_dir()
-
-
-def test_missing_newest_checkpoint_is_warned_of(tmp_path):
-    fit(mlp(), tmp_path)
-    shutil.rmtree(tmp_path / "checkpoints/8")
-    with pytest.warns(UserWarning, match=r"checkpoint of step 8 is missing.*falling back to step 4"):
-        run = aejax.load_run(tmp_path)
-    assert run.step == 4
-    with pytest.warns(UserWarning, match=r"step 8 is missing"):
-        assert fit(mlp(), tmp_path).step == 8
-
-
 def test_nan_stops_the_run_names_the_step_and_leaves_the_last_good_checkpoint(tmp_path):
     config = mlp(steps=40, checkpoint_every=2, log_every=5, optim__lr=1e30, optim__name="sgd")
     with pytest.raises(aejax.DivergedError, match=r"not finite at step \d+ \(steps \d+ to \d+ were read\)"):
