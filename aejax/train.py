@@ -149,7 +149,7 @@ def train_together(
         )
         validate = _validator(task, config, partition, validation)
         fixed = data.validation.take(np.arange(min(config.samples, len(data.validation))))
-        sample = _sampler(make_task(config, spec), spec, partition, fixed)
+        sample = _sampler(_on_one_device(task, config, spec), partition, fixed)
         state = partition.place(together.stack(states))
         members = []
         for each, workdir, saved in zip(configs, folders, saves, strict=True):
@@ -248,9 +248,16 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
         examples=examples,
         axis_name=axis_name,
     )
-    traced = _trace(dataclasses.replace(task, model=models.build(config, spec.shape), axis_name=None), spec)
+    traced = _trace(_on_one_device(task, config, spec), spec)
     models.warn_if_overcomplete(models.abstract_output(model, spec.shape), config)
     return dataclasses.replace(task, convolves="conv_general_dilated" in traced)
+
+
+def _on_one_device(task: Task, config: ConfigDict, spec: Spec) -> Task:
+    """The same for batches that no devices share."""
+    if task.axis_name is None:
+        return task
+    return dataclasses.replace(task, model=models.build(config, spec.shape), axis_name=None)
 
 
 def _trace(task: Task, spec: Spec) -> str:
@@ -318,7 +325,7 @@ def _validator(task: Task, config: ConfigDict, partition: Partition, feed: Feed)
 
 
 def _sampler(
-    task: Task, spec: Spec, partition: Partition, batch: Mapping[str, Any]
+    task: Task, partition: Partition, batch: Mapping[str, Any]
 ) -> Callable[[TrainState], dict[str, np.ndarray]]:
     """Latents, reconstructions and inputs of the fixed evaluation batch, in the user's units.
 
@@ -326,10 +333,10 @@ def _sampler(
     """
 
     def apply(variables, batch):
-        x = spec.prepare(batch["x"])
+        x = task.prepare(batch["x"])
         output: Any = task.apply(variables, x, batch, None)
-        reconstructions = spec.restore(task.objective.mean(output.decoded))
-        return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": spec.restore(x)}
+        reconstructions = task.restore(task.objective.mean(output.decoded))
+        return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": task.restore(x)}
 
     compiled = partition.on_whole(apply)
     return lambda state: compiled(eval_variables(state), batch)
