@@ -139,7 +139,11 @@ def _copy(a: Any) -> Any:
 def steps(workdir: Path) -> list[int]:
     """The steps with a complete checkpoint, oldest first."""
     folder = Path(workdir) / FOLDER
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    return (
+        sorted(int(p.name) for p in folder.iterdir() if p.name.isascii() and p.name.isdigit())
+        if folder.is_dir()
+        else []
+    )
 
 
 def newest(workdir: Path) -> Checkpoint | None:

@@ -38,9 +38,12 @@ def _written(workdir: Path) -> dict[str, Any]:
     """The config in config.json."""
     file = workdir / "config.json"
     try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        written = json.loads(file.read_bytes())
+    except ValueError as error:
         raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
+    if not (isinstance(written, dict) and isinstance(written.get("data"), dict)):
+        raise InputError(f"{file} is no config; restore it, or remove it if the run is yours")
+    return written
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
