@@ -117,11 +117,14 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            _expect_late_arrays()
             kept = steps(self._folder.parent)
             newest = f"the newest complete checkpoint is step {kept[-1]}" if kept else "no checkpoint is complete"
-            reason = " ".join(str(error).split())[:200]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            if os.strerror(errno.ENOSPC) in str(error):  # behind a page of tensorstore's
+                reason = os.strerror(errno.ENOSPC)
             raise StorageError(
-                f"{self._folder} could not be written ({type(error).__name__}: {reason}); {newest}; free some "
+                f"{self._folder} could not be written ({reason}); {newest}; free some "
                 "space or rights and run the same command again"
             ) from error
 
@@ -216,8 +219,7 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
             _check_sums(saved, metadata, {name: items[name] for name in handlers})
             return items.state, items.samples, metadata
         except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise
-            if getattr(sys.unraisablehook, "func", None) is not _not_late:
-                sys.unraisablehook = functools.partial(_not_late, sys.unraisablehook)
+            _expect_late_arrays()
             return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -265,8 +267,13 @@ def _hushed() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+def _expect_late_arrays() -> None:
+    """After a read or save that failed: its other arrays are done when nobody waits for them, which is no news."""
+    if getattr(sys.unraisablehook, "func", None) is not _not_late:
+        sys.unraisablehook = functools.partial(_not_late, sys.unraisablehook)
+
+
 def _not_late(before: Callable[[Any], Any], unraisable: Any) -> None:
-    """Tells what cannot be raised, but not that an array of a failed read came when nobody waited any more."""
     if str(unraisable.exc_value) != "Event loop is closed":
         before(unraisable)
 

@@ -11,14 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-# tensorboardX imports torch where that is installed, for tensors that it is never given here: seconds of every start.
-if "torch" in sys.modules:
-    from tensorboardX import SummaryWriter
-else:
-    sys.modules["torch"] = None  # type: ignore[assignment]  # "not installed"
-    from tensorboardX import SummaryWriter
-
-    del sys.modules["torch"]
+from aejax.events import Events
 
 METRICS = "metrics.jsonl"
 
@@ -49,7 +42,7 @@ class Logs:
         rewritten.replace(file)
         self.history = records
         self._open = contextlib.ExitStack()  # closes the rest where one fails
-        self._board = SummaryWriter(str(workdir), purge_step=start + 1)
+        self._board = Events(workdir, start)
         self._open.callback(self._board.close)
         self._file = self._open.enter_context(file.open("a", buffering=1))
         self._batch_size, self._step, self._time, self._quiet = batch_size, start, time.perf_counter(), quiet
@@ -88,8 +81,7 @@ class Logs:
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         self.history.append({"step": step, **metrics})
         self._file.write(json.dumps(self.history[-1]) + "\n")
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, metrics)
 
     def __enter__(self) -> "Logs":
         return self

@@ -17,6 +17,8 @@ from aejax import config as config_lib
 from aejax.errors import InputError, StorageError
 from aejax.logs import read
 
+_UNFINISHED = "config.tmp"  # is there while config.json is written, and after a full disk or kill -9 just then
+
 
 def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from. Raises where the workdir is another run's or cannot be written."""
@@ -26,7 +28,7 @@ def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
         old = _written(workdir)
         if any("validation/loss" in record for record in read(workdir)):  # or it never came to a checkpoint
             _same_config(old, config, workdir)
-    elif any(workdir.iterdir()) and not (workdir / checkpoint.FOLDER).is_dir():
+    elif {p.name for p in workdir.iterdir()} - {_UNFINISHED} and not (workdir / checkpoint.FOLDER).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.newest(workdir)
     if saved:
@@ -48,7 +50,7 @@ def _written(workdir: Path) -> dict[str, Any]:
 
 def claim(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json, whole or not at all."""
-    written = workdir / "config.tmp"
+    written = workdir / _UNFINISHED
     written.write_text(config_lib.to_json(config))
     written.replace(workdir / "config.json")
 

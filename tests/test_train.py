@@ -7,8 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import assert_trees_equal, mlp, one_device, vectors
-from tensorboardX.proto import event_pb2
+from conftest import assert_trees_equal, events, mlp, one_device, vectors
 
 import aejax
 from aejax import checkpoint, data, dispatch, logs
@@ -34,16 +33,6 @@ def after(dispatches):
 
 def state_of(workdir):
     return checkpoint.newest(workdir).state
-
-
-def events(workdir):
-    """The TensorBoard files read by hand: length, crc, event, crc."""
-    for file in sorted(workdir.glob("events*")):
-        content = file.read_bytes()
-        while content:
-            length = int.from_bytes(content[:8], "little")
-            yield event_pb2.Event.FromString(content[12 : 12 + length])
-            content = content[16 + length :]
 
 
 def test_a_workdir_is_the_whole_experiment(tmp_path):

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import assert_trees_equal, mlp, one_device, vectors
+import numpy as np
+from conftest import assert_trees_equal, mlp, one_device, scalars, vectors
 
 import aejax
 from aejax import checkpoint, data, logs
@@ -35,6 +36,12 @@ def assert_same_end(workdir, whole):
     assert_trees_equal(a.samples, b.samples)
     without_rate = [[{**r, "images_per_second": 0} for r in logs.read(folder)] for folder in (workdir, whole)]
     assert without_rate[0] == without_rate[1]
+    assert_board_tells_the_records(workdir)
+
+
+def assert_board_tells_the_records(workdir):
+    told = {(k, r["step"]): np.float32(v) for r in logs.read(workdir) for k, v in r.items() if k != "step"}
+    assert scalars(workdir) == told
 
 
 def launch(module, *arguments, cwd=ROOT, **environment):

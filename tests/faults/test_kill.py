@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import numpy as np
 import pytest
 from runs import ROOT, assert_same_end
 
 from aejax import checkpoint
+
+# What was being saved is missing, and is said to be; that a checkpoint cannot be read would be an error.
+pytestmark = pytest.mark.filterwarnings("ignore:the checkpoint of step .* is missing")
 
 CONFIG = '''
 import aejax
@@ -89,13 +91,6 @@ def newest(workdir):
     return max(checkpoint.steps(workdir), default=0)
 
 
-def read(workdir):
-    """The newest checkpoint, which is whole; that one is missing, cut off while it was saved, may be said."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the checkpoint of step .* is missing")
-        return checkpoint.newest(workdir)
-
-
 def until_saved(start, workdir, after, seconds=90):
     deadline = time.monotonic() + seconds
     while newest(workdir) <= after and start.runs():
@@ -127,7 +122,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, starts, kills):
         assert status == -signal.SIGKILL or (status == 0 and complete == steps), start.log.read_text()
         inside = any("tmp" in p.name for p in (workdir / "checkpoints").iterdir())
         landed.append("save" if inside else "start" if complete == before else "steps")
-        assert read(workdir).step >= complete >= before  # none is lost
+        assert checkpoint.newest(workdir).step >= complete >= before  # none is lost
     print({kind: landed.count(kind) for kind in sorted(set(landed))})
     start.begin()
     assert start.end() == 0, start.log.read_text()
