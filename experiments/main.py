@@ -1,10 +1,12 @@
 """What the thin mains share: errors as one line, quiet libraries, a signal that ends a run well."""
 
 import contextlib
+import os
 import platform
 import re
 import signal
 import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +23,8 @@ from aejax import processes
 from aejax.storage import cache_of_user
 from experiments.launching.job import STOPPED
 from experiments.machine import cpuinfo
+
+_PATIENCE = 120  # seconds
 
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -119,18 +123,40 @@ def load(workdir: str | Path, step: str) -> aejax.Run:
 
 @contextlib.contextmanager
 def until_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a question: has SIGTERM or Ctrl-C come? A second Ctrl-C interrupts at once."""
+    """Yields a question: has SIGTERM or Ctrl-C come? A second Ctrl-C interrupts at once.
+
+    Where nobody asks for long after SIGTERM, because the data hangs, say, the process ends without another save.
+    """
     asked: list[int] = []
+    heard = threading.Event()
+
+    def question() -> bool:
+        if asked:
+            heard.set()
+        return bool(asked)
+
+    def leave() -> None:
+        if not heard.wait(_PATIENCE):
+            print(
+                f"error: no step was done for {_PATIENCE} s after SIGTERM: does the data hang? Left without saving; "
+                "the same command goes on from the newest checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(STOPPED)  # threads that hang keep every other way out waiting
 
     def handle(number, frame):
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(number)
         print(f"\n{signal.Signals(number).name}: saving, then leaving", file=sys.stderr)
+        if number == signal.SIGTERM:
+            threading.Thread(target=leave, daemon=True).start()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(asked)
+        yield question
     finally:
+        heard.set()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from aejax.data.sources import Arrays, Rows, Source
-from aejax.errors import InputError
+from aejax.errors import AejaxError, InputError
 
 
 def rows(length: int, batch_size: int, seed: int, step: int) -> Rows:
@@ -52,9 +52,18 @@ def read(source: Source, chunk: int = 512) -> Arrays:
 
 def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
     """`source.take(rows_of(step))` for each step, read ahead by grain's threads."""
-    steps = grain.MapDataset.range(start, stop)
-    batches = steps.map(lambda step: source.take(rows_of(step)))
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
+
+    def take(step: int) -> Arrays | Exception:
+        try:
+            return source.take(rows_of(step))
+        except Exception as error:  # grain would add lines of its own to it
+            return error
+
+    batches = grain.MapDataset.range(start, stop).map(take)
+    for taken in batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)):
+        if isinstance(taken, Exception):
+            raise taken
+        yield taken
 
 
 class Feed:
@@ -68,7 +77,7 @@ class Feed:
 
     def __init__(self, source: Source, budget: int, put: Callable[[Arrays], Any]):
         """`budget` in bytes; `put` places arrays on the devices."""
-        self.source = dataclasses.replace(source, take=lambda rows: _without_factors(source.take(rows)))
+        self.source = dataclasses.replace(source, take=functools.partial(_take, source))
         self.held = put(read(self.source) if source.nbytes <= budget else {})
 
     def batches(self, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
@@ -79,5 +88,14 @@ class Feed:
         return ({"index": rows_of(step), **arrays} for step, arrays in zip(range(start, stop), taken, strict=True))
 
 
-def _without_factors(arrays: Arrays) -> Arrays:
-    return {key: value for key, value in arrays.items() if key != "factors"}
+def _take(source: Source, rows: Rows) -> Arrays:
+    try:
+        return {key: value for key, value in source.take(rows).items() if key != "factors"}
+    except AejaxError:
+        raise
+    except Exception as error:  # whatever a file that was spoilt in the meantime makes its reader raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(
+            f"{source.name}: one of the examples {', '.join(map(str, rows[:4]))}{', ...' if len(rows) > 4 else ''} "
+            f"cannot be read ({reason}); mend the data and run the same command again"
+        ) from error

@@ -44,18 +44,16 @@ def assert_board_tells_the_records(workdir):
     assert scalars(workdir) == told
 
 
-def launch(module, *arguments, cwd=ROOT, **environment):
-    """A command of experiments, on one device."""
+def start(*program, cwd=ROOT):
+    """A program of Python's on one device, its output and errors in pipes."""
     flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), **environment}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(
-        [sys.executable, "-m", f"experiments.{module}", *arguments], cwd=cwd, env=environment, text=True, **pipes
-    )
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, *program], cwd=cwd, env=environment, text=True, **pipes)
 
 
 def command(module, *arguments, **kwargs):
-    """Status, output and errors of a command."""
-    process = launch(module, *arguments, **kwargs)
+    """Status, output and errors of a command of experiments."""
+    process = start("-m", f"experiments.{module}", *arguments, **kwargs)
     output, errors = process.communicate(timeout=120)
     return process.returncode, output, errors

@@ -3,15 +3,12 @@
 import contextlib
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from runs import ROOT, assert_same_end
+from runs import ROOT, assert_same_end, start
 
 from aejax import checkpoint
 
@@ -38,11 +35,7 @@ class Starts:
     """Of one command, by a server that has its imports done."""
 
     def __init__(self, folder, *arguments):
-        flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
-        environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-        program = [sys.executable, str(ROOT / "tests/faults/forkserver.py")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._server = subprocess.Popen(program, cwd=ROOT, env=environment, text=True, **pipes)
+        self._server = start(str(ROOT / "tests/faults/forkserver.py"))
         self.log, self._arguments = folder / "log", arguments
 
     def begin(self):
@@ -66,9 +59,7 @@ class Starts:
         return int(self._server.stdout.readline())
 
     def close(self):
-        self._server.stdin.close()
-        self._server.wait(timeout=60)
-        self._server.stdout.close()
+        self._server.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -104,28 +95,27 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, starts, kills):
     print(f"seed {seed}")  # pytest shows it where the test fails
     rng = np.random.default_rng(seed)
     workdir, steps = tmp_path / "run", 40 * kills
-    start = starts(workdir, steps)
-    begun = start.begin()
-    until_saved(start, workdir, 0)
+    run = starts(workdir, steps)
+    begun = run.begin()
+    until_saved(run, workdir, 0)
     startup, landed = time.monotonic() - begun, []
-    print("startup", startup)
-    assert start.kill() == -signal.SIGKILL
+    assert run.kill() == -signal.SIGKILL
     for _ in range(kills - 1):
-        before, begun = newest(workdir), start.begin()
+        before, begun = newest(workdir), run.begin()
         if rng.random() < 0.4:  # anywhere from the first line of the command on
             time.sleep(rng.uniform(0, 1.2 * startup))
         else:  # a moment after a save
-            until_saved(start, workdir, before)
+            until_saved(run, workdir, before)
             time.sleep(rng.uniform(0, 0.3))
         complete = newest(workdir)
-        status = start.kill()
-        assert status == -signal.SIGKILL or (status == 0 and complete == steps), start.log.read_text()
+        status = run.kill()
+        assert status == -signal.SIGKILL or (status == 0 and complete == steps), run.log.read_text()
         inside = any("tmp" in p.name for p in (workdir / "checkpoints").iterdir())
         landed.append("save" if inside else "start" if complete == before else "steps")
         assert checkpoint.newest(workdir).step >= complete >= before  # none is lost
     print({kind: landed.count(kind) for kind in sorted(set(landed))})
-    start.begin()
-    assert start.end() == 0, start.log.read_text()
+    run.begin()
+    assert run.end() == 0, run.log.read_text()
     whole = starts(tmp_path / "whole", steps)
     whole.begin()
     assert whole.end() == 0
