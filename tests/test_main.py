@@ -48,6 +48,28 @@ def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+@pytest.mark.parametrize(
+    ("what", "status", "told"),
+    [
+        ("print('x' * 100_000)", 141, ""),
+        ("print('x')", 141, ""),
+        ("print('x'); raise aejax.InputError('no')", 1, "error: no\n"),
+    ],
+)
+def test_a_reader_who_leaves_ends_the_command_without_a_traceback(what, status, told):
+    code = f"""import aejax, sys; from experiments import main
+sys.argv = ["command", "--compilation_cache="]
+def command():
+    {what}
+main.run(command)"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    process.stdout.close()
+    assert process.stderr.read() == told
+    assert process.wait(60) == status
+
+
 def test_a_command_fills_the_cache_and_the_next_compiles_nothing(tmp_path):
     def programs(name):
         arguments = [

@@ -167,7 +167,7 @@ def test_the_page_holds_the_table_and_what_was_left_out(tmp_path):
     assert first == ["0", "3", "1 of 2", "", "", "baseline"]
     assert second == ["0.9", "1.50 ± 0.71", "2", "-1.5", "", "one seed, no interval"]
     assert re.findall(r'class="number best" data-key="([^"]+)"', text) == ["1.5"]
-    assert "<li>lr=0.01,ema=0.0,seed=1: not started, or failed before its first step; not counted</li>" in text
+    assert "<li>lr=0.01,ema=0.0,seed=1: not started; not counted</li>" in text
     assert "3 finished of 4, in 2 settings" in text
 
 
