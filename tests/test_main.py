@@ -62,12 +62,12 @@ sys.argv = ["command", "--compilation_cache="]
 def command():
     {what}
 main.run(command)"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-    process.stdout.close()
-    assert process.stderr.read() == told
-    assert process.wait(60) == status
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], env=buffered, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == told
+    assert process.returncode == status
 
 
 def test_a_command_fills_the_cache_and_the_next_compiles_nothing(tmp_path):

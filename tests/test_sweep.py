@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from absl import flags
 from conftest import command
 
 import aejax
@@ -25,6 +26,8 @@ def sweep(monkeypatch, tmp_path):
 
     def run(*more):
         module = command("sweep")
+        for name in [n for n in flags.FLAGS if n.startswith("config.")]:
+            delattr(flags.FLAGS, name)
         axes = {}
         monkeypatch.setattr(sys, "argv", ["sweep", *FLAGS, f"--workdir={tmp_path}", *more])
         try:
