@@ -8,6 +8,7 @@ which `experiments.compare` reads; one that is worse than the median at a valida
 from its checkpoint, and does nothing when all are done. Several at once share the trials. Needs the extra `optuna`.
 """
 
+import json
 import shlex
 import sys
 import time
@@ -133,17 +134,17 @@ def run_trial(
     return f"{why} at step {max(found):,}, {time.monotonic() - begin:.0f} s"
 
 
-def again(trial: Any, folder: Path) -> str:
-    """The command that trains a trial's config anew."""
+def again(trial: Any, folder: Path, out: Path) -> str:
+    """The command that trains a trial's config anew, in `out`."""
     flag = flags.FLAGS["config"]
     overrides = trial.user_attrs["overrides"]
     if any(isinstance(value, Mapping) for value in overrides.values()):  # a flag cannot take keys out of a section
-        code = f"import aejax; aejax.train(aejax.load_run({str(folder)!r}).config, {f'{folder}_again'!r})"
+        code = f"import aejax; aejax.train(aejax.load_run({str(folder)!r}).config, {str(out)!r})"
         return shlex.join(["python", "-c", code])
     values = {**config_flags.get_override_values(flag), **overrides}
     shown = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     command = ["python", "-m", "experiments.train", f"--config={config_flags.get_config_filename(flag)}"]
-    return shlex.join([*command, *(f"--config.{k}={v}" for k, v in shown.items()), f"--workdir={folder}_again"])
+    return shlex.join([*command, *(f"--config.{k}={v}" for k, v in shown.items()), f"--workdir={out}"])
 
 
 def summary(study: Study, workdir: Path) -> str:
@@ -160,7 +161,7 @@ def summary(study: Study, workdir: Path) -> str:
     lines += [
         f"the best, {_OBJECTIVE.value} {best.value:.5g}: {folder}{values}",
         "to train it anew:",
-        again(best, folder),
+        again(best, folder, workdir.with_name(f"{workdir.name}_best")),
     ]
     return "\n".join(lines)
 
@@ -177,18 +178,19 @@ def search() -> None:
     way = direction(objective, list(given))
     load = main.loads_once()
     load(config.data)
-    about = {"config": config_lib.to_json(config), "objective": objective}
-    study = Study(writable(workdir), way, about, seed=_SEED.value, prune=_PRUNE.value)
-    with main.until_signal() as asked:
+    fixed = {key: value for key, value in config_lib.flat(config_lib.to_dict(config)) if key not in config_lib.FREE}
+    about = {"config": json.dumps(fixed), "objective": objective}
+    opened = Study(writable(workdir), way, about, seed=_SEED.value, prune=_PRUNE.value)
+    with opened as study, main.until_signal() as asked:
         while not asked() and (trial := study.claim(_TRIALS.value)):
             folder = folder_of(workdir, trial.number)
             print(f"{folder.name} ...", file=sys.stderr)
             done = run_trial(study, trial, config, folder, search_of_config, load, asked)
             if done:
                 print(f"{folder.name}: {done}", flush=True)
-    if asked():
-        raise aejax.StoppedError("stopped; the same command goes on from here")
-    print(summary(study, workdir))
+        if asked():
+            raise aejax.StoppedError("stopped; the same command goes on from here")
+        print(summary(study, workdir))
 
 
 if __name__ == "__main__":

@@ -36,13 +36,17 @@ class Study:
         self._samples = lambda number: optuna.samplers.TPESampler(
             seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         )
+        self._open = contextlib.ExitStack()
         with storage_errors(folder):
-            self._lock = (folder / "study.lock").open("ab")
-        with self._alone():
+            self._lock = self._open.enter_context((folder / "study.lock").open("ab"))
+        with contextlib.ExitStack() as unless_open, self._alone():
+            unless_open.push(self._open)
             self._storage = optuna.storages.RDBStorage(
                 f"sqlite:///{folder.absolute() / 'study.db'}",
                 engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait for another process
             )
+            self._open.callback(self._storage.engine.dispose)
+            self._open.callback(self._storage.remove_session)
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=_NAME,
@@ -58,18 +62,24 @@ class Study:
                         f"choose another workdir, or the {key} it was begun with"
                     )
                 self._study.set_user_attr(key, value)
+            unless_open.pop_all()
+
+    def __enter__(self) -> "Study":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._open.close()
 
     def claim(self, trials: int) -> Any | None:
         """An Optuna trial that is now this process's: one that was left, or a new one while there are fewer."""
         states = _optuna().trial.TrialState
         with self._alone():
             begun = [trial for trial in self.trials if trial.state != states.WAITING]
-            left = [trial.number for trial in begun if trial.state == states.RUNNING and self._take(trial.number)]
-            if not left and len(begun) >= trials:
+            running = [trial.number for trial in begun if trial.state == states.RUNNING]
+            left = next((number for number in running if self._take(number)), None)
+            if left is None and len(begun) >= trials:
                 return None
-            for number in left[1:]:
-                self.leave(number)
-            trial = self._again(left[0]) if left else self._study.ask()
+            trial = self._study.ask() if left is None else self._again(left)
             self._take(trial.number)
         self._study.sampler = self._samples(trial.number)
         return trial
@@ -81,11 +91,7 @@ class Study:
             trial.set_user_attr("why", pruned or failed)
         state = states.FAIL if failed else states.PRUNED if pruned else states.COMPLETE
         self._study.tell(trial, value, state)
-        self.leave(trial.number)
-
-    def leave(self, number: int) -> None:
-        """Gives the trial back."""
-        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
+        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + trial.number)
 
     @property
     def trials(self) -> list[Any]:
