@@ -27,14 +27,14 @@ from aejax.pretrain import pretrain, stacked_layers
 from aejax.run import Run, from_checkpoint
 from aejax.sections import instance
 from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start
-from aejax.workdir import claim, held, open_run, storage_errors
+from aejax.workdir import claim, ends_known, held, open_run, storage_errors
 
 
 def train(
     config: ConfigDict,
     workdir: str | Path,
     *,
-    data: Splits | None = None,
+    data: Splits | Callable[[ConfigDict], Splits] = load,
     devices: Sequence[jax.Device] | None = None,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
@@ -45,10 +45,10 @@ def train(
       config: see `aejax.config.default`.
       workdir: folder of the whole experiment, made if need be. One that holds a run of another
         config is refused.
-      data: the three splits, in place of those of `config.data`.
+      data: the three splits, or what makes them of `config.data`.
       devices: all local ones unless told.
-      stop: asked after each dispatch of steps; once true, the run is saved and left, as it is when Orbax hears that
-        the process will be preempted.
+      stop: asked after each dispatch of steps and the validation that is due then; once true, the run is saved and
+        left, as it is when Orbax hears that the process will be preempted.
       quiet: without progress bar or table of parameters; warnings stay.
 
     Returns:
@@ -67,7 +67,7 @@ def train_together(
     configs: Sequence[ConfigDict],
     workdirs: Sequence[str | Path],
     *,
-    data: Splits | None = None,
+    data: Splits | Callable[[ConfigDict], Splits] = load,
     devices: Sequence[jax.Device] | None = None,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
@@ -102,11 +102,13 @@ def train_together(
                 if partition.primary:
                     stack.enter_context(held(workdir))
                 saves.append(open_run(workdir, each))
+                if partition.primary:
+                    stack.enter_context(ends_known(workdir, each))
         begin = saves[0].step if saves[0] else 0
         if any(begin != (saved.step if saved else 0) for saved in saves):
             raise InputError("runs that train together must have come equally far; run them one by one")
 
-        data = data or load(config.data)
+        data = data if isinstance(data, Splits) else data(config.data)
         spec = Spec.from_dict(saves[0].metadata["spec"]) if saves[0] else Spec.of(data.train, config.data.standardize)
         if spec.shape != data.train.shape:
             raise InputError(
@@ -163,6 +165,9 @@ def train_together(
                 if not member.ended:
                     member.report(step, {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]})
 
+        def asked(number: int) -> bool:
+            return partition.any(stop() or checkpoint.preempted(number))
+
         window: list[Any] = []  # of each dispatch, on the device until they are reported
         waiting: list[Any] = []
         span = range(begin, begin if all(member.ended for member in members) else config.steps)
@@ -176,7 +181,7 @@ def train_together(
                 report(step - at_once, waiting)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
-            leaving = step == config.steps or partition.any(stop() or checkpoint.preempted(number))
+            leaving = step == config.steps or (not planned and asked(number))
             if step % config.log_every == 0:
                 waiting, window = window, []
             if planned or leaving:
@@ -186,7 +191,7 @@ def train_together(
                     if not member.ended:
                         check = functools.partial(validate, numbers=together.pick(numbers, i, len(members)))
                         member.save(step, together.pick(state, i, len(members)), sample, check if planned else None)
-            if leaving or all(member.ended for member in members):
+            if leaving or all(member.ended for member in members) or (planned and asked(number)):
                 break
         for member in members:
             member.close()
