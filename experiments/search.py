@@ -113,17 +113,18 @@ def run_trial(
         finished, found = is_finished(planned, folder), validations(folder, objective)
         if not finished and not pruned():
             return ""
+        last, value = max(found.items())
     except aejax.DivergedError as error:
         study.tell(trial, pruned=f"failed: {error}")  # as bad as can be, so that others keep away from there
         return f"failed: {error}"
     except (aejax.StoppedError, aejax.StorageError, BrokenPipeError):
         raise
     except Exception as error:
-        if type(error) is aejax.AejaxError:
+        if type(error) is aejax.AejaxError:  # of the objective, the same for all
             raise
-        study.tell(trial, failed=in_one_line(error))
-        return f"failed: {in_one_line(error)}"
-    value = found[max(found)]
+        why = f"failed: {in_one_line(error)}"
+        study.tell(trial, failed=why)
+        return why
     if finished:
         pruned()  # told of the last one
         study.tell(trial, value=value)
@@ -131,7 +132,7 @@ def run_trial(
     why = f"pruned: {objective} {value:.5g}"
     end(folder, planned, why)
     study.tell(trial, pruned=why)
-    return f"{why} at step {max(found):,}, {time.monotonic() - begin:.0f} s"
+    return f"{why} at step {last:,}, {time.monotonic() - begin:.0f} s"
 
 
 def again(trial: Any, folder: Path, out: Path) -> str:
@@ -150,7 +151,8 @@ def again(trial: Any, folder: Path, out: Path) -> str:
 def summary(study: Study, workdir: Path) -> str:
     """The best trial and how to train it anew, how many came to what, and what failed."""
     trials, best = study.trials, study.best
-    failed = {t.number: t.user_attrs["why"] for t in trials if "pruned: " not in t.user_attrs.get("why", "pruned: ")}
+    reasons = {t.number: t.user_attrs.get("why", "") for t in trials}
+    failed = {number: why for number, why in reasons.items() if why.startswith("failed: ")}
     counts = {state: sum(t.state.name == state for t in trials) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
     shown = ", ".join(f"{count} {name.lower()}" for name, count in counts.items() if count)
     lines = [f"{len(trials)} trials: {shown}", *(f"  {folder_of(workdir, n).name}: {why}" for n, why in failed.items())]

@@ -16,13 +16,15 @@ from conftest import command
 import aejax
 from aejax import checkpoint, logs
 from aejax.ablation import collect
+from aejax.ablation.plan import overridden
 from aejax.config import to_dict
 from aejax.workdir import why_ended
+from configs import vae
 from experiments import main
 
 optuna = pytest.importorskip("optuna")
 
-from aejax.ablation.study import Study  # noqa: E402
+from aejax.ablation.study import Study, tried  # noqa: E402
 
 # ml-collections reads the config file by it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -83,7 +85,7 @@ def test_what_diverges_or_does_not_fit_is_told_and_the_study_goes_on(search, tmp
     told = capsys.readouterr().out
     assert "4 trials: 2 complete, 1 pruned, 1 fail\n  trial_001: failed: " in told
     assert "not finite" in told
-    assert "\n  trial_002: batch_size=1000000 is larger than" in told
+    assert "\n  trial_002: failed: batch_size=1000000 is larger than" in told
     assert why_ended(search.workdir / "trial_001").startswith("failed: ")
     assert why_ended(search.workdir / "trial_002").startswith("failed: batch_size=1000000 is larger")
     found = {i: logs.read(search.workdir / f"trial_{i:03d}")[-1]["validation/loss"] for i in (0, 3)}
@@ -130,7 +132,7 @@ def test_a_trial_worse_than_the_median_ends_at_its_validation(search, tmp_path, 
     assert states(search.workdir)[6] == "COMPLETE"
 
 
-LONG = {"steps": 3_000, "log_every": 50, "checkpoint_every": 50}
+LONG = {"steps": 1_500, "log_every": 50, "checkpoint_every": 50}
 
 
 def start(tmp_path, *arguments):
@@ -227,6 +229,12 @@ def test_mistakes(search, tmp_path, monkeypatch):
     assert "holds a study of another config (batch_size: 16 -> 8); choose another workdir" in status
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert search.run(given) == "error: a search needs Optuna: pip install 'aejax[optuna]'"
+
+
+def test_the_search_that_comes_with_the_vae_fits_it():
+    config = overridden(vae.get_config(), tried(vae.search))
+    assert config.decoder.features == config.encoder.features[::-1]
+    assert config.objective == vae.get_config().objective  # or the losses would not compare
 
 
 def test_overrides_of_whole_sections_are_trained_anew_by_their_config(search, tmp_path, capsys):
