@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import checkpoint, models, optim, together
+from aejax import checkpoint, models, optim, profile, together
 from aejax import config as config_lib
 from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, padded, rows, split
 from aejax.dispatch import batches, compile_steps, compile_together, steps_at_once
@@ -38,6 +38,7 @@ def train(
     devices: Sequence[jax.Device] | None = None,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
+    profiled: range | None = None,
 ) -> Run:
     """Trains what `config` describes in `workdir`, or goes on where the workdir's run was left.
 
@@ -49,6 +50,8 @@ def train(
       devices: all local ones unless told.
       stop: asked after each dispatch of steps; once true, the run is saved and left.
       quiet: without progress bar or table of parameters; warnings stay.
+      profiled: steps that JAX's profiler is to trace, `range(100, 110)` those that lead from step 100 to step 110;
+        the trace covers the whole dispatches that hold them, in the first process, see `profile.around`.
 
     Returns:
       The run at its newest checkpoint.
@@ -56,7 +59,9 @@ def train(
     Raises:
       InputError, StorageError, DivergedError: one line that says what to change.
     """
-    (done,) = train_together([config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet)
+    (done,) = train_together(
+        [config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet, profiled=profiled
+    )
     if isinstance(done, AejaxError):
         raise done
     return done
@@ -70,6 +75,7 @@ def train_together(
     devices: Sequence[jax.Device] | None = None,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
+    profiled: range | None = None,
 ) -> list[Run | AejaxError]:
     """`train` of several runs in one program, under vmap.
 
@@ -79,7 +85,7 @@ def train_together(
     Args:
       configs: differ only in `together.NUMBERS`, see there; all at the same step.
       workdirs: of each config.
-      data, devices, stop, quiet: as in `train`.
+      data, devices, stop, quiet, profiled: as in `train`; the profile is written in the first workdir.
 
     Returns:
       Of each run what `train` returns, or the error that ended it.
@@ -104,6 +110,8 @@ def train_together(
         begin = saves[0].step if saves[0] else 0
         if any(begin != (saved.step if saved else 0) for saved in saves):
             raise InputError("runs that train together must have come equally far; run them one by one")
+        if profiled is not None:
+            profile.check(profiled, begin, config.steps)
 
         data = data or load(config.data)
         spec = Spec.from_dict(saves[0].metadata["spec"]) if saves[0] else Spec.of(data.train, config.data.standardize)
@@ -146,6 +154,8 @@ def train_together(
             if alone
             else compile_together(task, config, keys, numbers, partition)
         )
+        if profiled is not None and partition.primary:
+            steps_fn = stack.enter_context(profile.around(steps_fn, profiled, begin, at_once, folders[0]))
         validate = _validator(task, config, partition, validation)
         fixed = data.validation.take(np.arange(min(config.samples, len(data.validation))))
         sample = _sampler(make_task(config, spec), spec, partition, fixed)
