@@ -17,7 +17,9 @@ def check(steps: range, begin: int, end: int) -> None:
         asked = f"steps {steps.start}:{steps.stop} cannot be profiled: "
         if begin == end:
             raise InputError(f"{asked}the run stands at its last step, {end}; profile another one")
-        raise InputError(f"{asked}choose the first and a later last one from {begin} to {end}, between which the run goes")
+        raise InputError(
+            f"{asked}choose the first and a later last one from {begin} to {end}, between which the run goes"
+        )
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from aejax.pretrain import pretrain, stacked_layers
 from aejax.run import Run, from_checkpoint
 from aejax.sections import instance
 from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start
+from aejax.tracking import trackers
 from aejax.workdir import claim, held, open_run, storage_errors
 
 
@@ -59,9 +60,7 @@ def train(
     Raises:
       InputError, StorageError, DivergedError: one line that says what to change.
     """
-    (done,) = train_together(
-        [config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet, profiled=profiled
-    )
+    (done,) = train_together([config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet, profiled=profiled)
     if isinstance(done, AejaxError):
         raise done
     return done
@@ -96,6 +95,7 @@ def train_together(
     config, alone, numbers = configs[0], len(configs) == 1, together.numbers(configs)
     for each in configs:
         config_lib.check(each)
+        trackers(each.tracking)
     partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)
     quiet = quiet or not partition.primary

@@ -59,7 +59,7 @@ def test_a_resumed_run_counts_from_where_it_goes_on_and_a_stopped_one_writes_wha
     jax.profiler.stop_trace()
 
 
-@pytest.mark.parametrize("profiled", [range(0, 4), range(4, 4), range(6, 4), range(4, 9)])
+@pytest.mark.parametrize("profiled", [range(4), range(4, 4), range(6, 4), range(4, 9)])
 def test_steps_that_the_run_does_not_come_by_are_refused_early(tmp_path, profiled):
     train(tmp_path, stop=lambda: True)
     with pytest.raises(aejax.InputError, match=r"cannot be profiled: choose .* from 2 to 8"):
@@ -70,7 +70,7 @@ def test_steps_that_the_run_does_not_come_by_are_refused_early(tmp_path, profile
 def test_a_finished_run_is_not_profiled(tmp_path):
     train(tmp_path)
     with pytest.raises(aejax.InputError, match="the run stands at its last step, 8"):
-        train(tmp_path, range(0, 8))
+        train(tmp_path, range(8))
 
 
 def test_the_flag_is_two_steps():
