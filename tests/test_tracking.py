@@ -3,13 +3,14 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
 import sys
-import textwrap
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from conftest import assert_trees_equal, mlp, one_device, vectors
@@ -46,7 +47,7 @@ def told(workdir):
 class Mine:
     """A user's own, of a few lines."""
 
-    instances: list = []
+    instances: ClassVar[list] = []
 
     def __init__(self, workdir, config, start, history):
         self.workdir, self.config, self.start, self.history, self.rows = workdir, config, start, history, []
@@ -61,7 +62,7 @@ class Mine:
 
 
 class Failing(Mine):
-    instances: list = []
+    instances: ClassVar[list] = []
 
     def write(self, step, scalars):
         if step > 2:
@@ -84,11 +85,20 @@ def _no_instances():
     Mine.instances, Failing.instances = [], []
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """Making its tables takes seconds."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture
-def mlflow(tmp_path, monkeypatch):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    return uri
+def mlflow(tmp_path_factory, monkeypatch, empty_store):
+    copied = shutil.copy(empty_store, tmp_path_factory.mktemp("store"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copied}")
 
 
 @pytest.fixture
@@ -313,6 +323,25 @@ def test_a_run_that_begins_anew_is_another_one_in_wandb(tmp_path, wandb):
     assert_has(rows, tmp_path)
 
 
+@needs_wandb
+@pytest.mark.parametrize(("settled", "steps"), [(-1, [6, 8]), (1000, [2, 4, 6, 8])])
+def test_after_a_kill_wandb_is_given_again_what_may_be_lost(tmp_path, wandb, monkeypatch, settled, steps):
+    from aejax.tracking import wandb as module
+
+    monkeypatch.setattr(module, "SETTLED", settled)
+    scalars = {"train/loss": 1.0}
+    killed = module.WandB(tmp_path, {}, 0, [])
+    for step in (2, 4, 6):  # the row of step 6 is begun, no more
+        killed.write(step, scalars)
+    killed._run.finish()
+    again = module.WandB(tmp_path, {}, 4, [{"step": step, **scalars} for step in (2, 4)])
+    for step in (6, 8):
+        again.write(step, scalars)
+    again.close()
+    assert [step for _, step, _ in wandb_sessions(tmp_path)[1][2]] == steps
+    assert json.loads((tmp_path / "wandb.json").read_text())["step"] == 8
+
+
 # Both
 
 
@@ -342,17 +371,19 @@ import os, signal, sys
 import conftest, test_tracking
 from aejax.tracking import Background
 
-stop, write = test_tracking.after(99), Background.write
+workdir, write = test_tracking.Path(sys.argv[1]), Background.write
 
 def killed(self, step, scalars):
     write(self, step, scalars)
     if step == 6 and self._name == "mlflow":  # the checkpoint is of step 4
-        while len(seen := test_tracking.mlflow_runs()) == 0 or max(s for _, s, _ in test_tracking.in_mlflow(seen[0])) < 6:
+        while not any(s == 6 for run in test_tracking.mlflow_runs() for _, s, _ in test_tracking.in_mlflow(run)):
+            pass
+        while 4 not in test_tracking.checkpoint.steps(workdir):
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
 Background.write = killed
-test_tracking.train(conftest.mlp(tracking=("wandb", "mlflow")), test_tracking.Path(sys.argv[1]))
+test_tracking.train(conftest.mlp(tracking=("wandb", "mlflow")), workdir)
 """
 
 
@@ -361,15 +392,15 @@ test_tracking.train(conftest.mlp(tracking=("wandb", "mlflow")), test_tracking.Pa
 @ITS_OWN
 def test_kill_9_and_on_again(tmp_path, wandb, mlflow):
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    killed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], env=environment, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert checkpoint.steps(tmp_path) == [4]
-    train(mlp(tracking=("wandb", "mlflow")), tmp_path)
+    environment, workdir = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, tmp_path / "run"
+    environment.pop("WANDB_SERVICE", None)  # the process of this program, which would not die with the killed one
+    arguments = [sys.executable, "-c", KILLED, str(workdir)]
+    killed = subprocess.run(arguments, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert checkpoint.steps(workdir) == [4]
+    train(mlp(tracking=("wandb", "mlflow")), workdir)
     (run,) = mlflow_runs()
-    assert_has(in_mlflow(run), tmp_path)
-    sessions = wandb_sessions(tmp_path)
+    assert_has(in_mlflow(run), workdir)
+    sessions = wandb_sessions(workdir)
     assert len(sessions) == 2
-    assert_has(sessions[1][2], tmp_path)  # of the first, W&B's file has nothing yet
+    assert_has(sessions[1][2], workdir)  # of the first, W&B's file has nothing yet
