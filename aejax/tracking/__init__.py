@@ -12,7 +12,7 @@ from aejax.errors import InputError
 from aejax.sections import named
 
 # Imported only where a run names them.
-TRACKERS = {
+TRACKERS: dict[str, Any] = {
     "mlflow": "aejax.tracking.mlflow:MLflow",
     "tensorboard": "aejax.tracking.tensorboard:TensorBoard",
     "wandb": "aejax.tracking.wandb:WandB",

@@ -31,8 +31,9 @@ class WandB:
         import wandb
 
         self._file = workdir / "wandb.json"
-        known = start and self._file.exists()
-        self._kept = json.loads(self._file.read_text()) if known else {"id": secrets.token_hex(8), "step": 0}
+        self._kept: dict[str, Any] = {"id": secrets.token_hex(8), "step": 0}
+        if start and self._file.exists():
+            self._kept = json.loads(self._file.read_text())
         self._keep(self._kept["step"])
         with _OPENING:  # not thread-safe by its word
             self._run = wandb.init(
