@@ -43,12 +43,12 @@ class Member:
         self._workdir, self._config, self._primary, begin = workdir, config, primary, saved.step if saved else 0
         self._open = contextlib.ExitStack()
         with self._guarded():
+            logs = Logs if primary else Unwritten
+            self._logs = self._open.enter_context(logs(workdir, begin, config, quiet))
             self._checkpoints = self._open.enter_context(
                 checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved and primary else ())
             )
-            logs = Logs if primary else Unwritten
-            self._logs = self._open.enter_context(logs(workdir, begin, config.steps, config.batch_size, quiet))
-            self.ended = is_stale(self._logs.history, self._config.patience)
+            self.ended = is_stale(self._logs.history, config.patience)
 
     def report(self, step: int, metrics: Metrics) -> None:
         """Logs the means over the steps up to `step`."""

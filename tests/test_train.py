@@ -499,7 +499,7 @@ def test_saved_arrays_share_no_memory_with_the_state(tmp_path, monkeypatch):
 def test_rate_is_images_over_the_time_without_validation(tmp_path, monkeypatch):
     clock = iter([0.0, 2.0, 10.0, 11.0])  # start, first report, clock restarted, second report
     monkeypatch.setattr(logs.time, "perf_counter", lambda: next(clock))
-    with logs.Logs(tmp_path, 0, 100, 16) as opened:
+    with logs.Logs(tmp_path, 0, mlp(steps=100)) as opened:
         opened.train(5, {"loss": 1.0})
         opened.restart_clock()
         opened.train(10, {"loss": 1.0})
