@@ -2,12 +2,17 @@
 
 import contextlib
 import errno
+import functools
 import gc
+import json
 import logging
+import math
+import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +23,7 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from aejax import logs
+from aejax import logs, sums
 from aejax.errors import InputError, StorageError
 
 FOLDER = "checkpoints"
@@ -80,7 +85,8 @@ class Checkpoints:
         Arrays that devices share are saved by shares, each by a process that has it. All processes call this.
         """
         copied = jax.tree.map(_copy, serialization.to_state_dict(state))
-        needed = sum(a.nbytes for a in jax.tree.leaves((copied, samples)))
+        arrays = dict(_flat({"state": copied, "samples": dict(samples)}))
+        needed = sum(a.nbytes for a in arrays.values())
         with self._storage_errors():
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes does not fit on the disk")
@@ -90,7 +96,7 @@ class Checkpoints:
                     state=ocp.args.StandardSave(copied), samples=ocp.args.StandardSave(dict(samples))
                 ),
                 metrics=None if loss is None else {"validation_loss": loss},
-                custom_metadata=self._metadata,
+                custom_metadata={**self._metadata, "sums": sums.of(arrays), "crc": _crc(self._metadata)},
                 force=True,
             )
 
@@ -111,11 +117,14 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            _expect_late_arrays()
             kept = steps(self._folder.parent)
             newest = f"the newest complete checkpoint is step {kept[-1]}" if kept else "no checkpoint is complete"
-            reason = " ".join(str(error).split())[:200]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            if os.strerror(errno.ENOSPC) in str(error):  # behind a page of tensorstore's
+                reason = os.strerror(errno.ENOSPC)
             raise StorageError(
-                f"{self._folder} could not be written ({type(error).__name__}: {reason}); {newest}; free some "
+                f"{self._folder} could not be written ({reason}); {newest}; free some "
                 "space or rights and run the same command again"
             ) from error
 
@@ -133,7 +142,11 @@ def _copy(a: Any) -> Any:
 def steps(workdir: Path) -> list[int]:
     """The steps with a complete checkpoint, oldest first."""
     folder = Path(workdir) / FOLDER
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    return (
+        sorted(int(p.name) for p in folder.iterdir() if p.name.isascii() and p.name.isdigit())
+        if folder.is_dir()
+        else []
+    )
 
 
 def newest(workdir: Path) -> Checkpoint | None:
@@ -154,8 +167,7 @@ def newest(workdir: Path) -> Checkpoint | None:
         return None
     broken: list[int] = []
     for step in reversed(found):
-        with _hushed():
-            read = _read(folder / str(step))
+        read = _read(folder / str(step))
         if not isinstance(read, str):
             return Checkpoint(step, *read, tuple(broken))
         warnings.warn(
@@ -170,8 +182,7 @@ def load(workdir: Path, step: int | None) -> Checkpoint | None:
     if step not in steps(workdir):
         return None
     path = Path(workdir).absolute() / FOLDER / str(step)
-    with _hushed():
-        read = _read(path)
+    read = _read(path)
     if isinstance(read, str):
         raise StorageError(f"checkpoint {path} cannot be read ({read}); load another step")
     return Checkpoint(int(path.name), *read)
@@ -192,39 +203,79 @@ def best(workdir: Path) -> int | None:
 
 
 def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
-    """State, samples and metadata, or why they cannot be read."""
+    """State, samples and metadata as they were saved, or why they cannot be read."""
     handlers = {"state": ocp.StandardCheckpointHandler(), "samples": ocp.StandardCheckpointHandler()}
     handler = ocp.CompositeCheckpointHandler(metrics=ocp.JsonCheckpointHandler(), **handlers)
-    try:
-        with ocp.Checkpointer(handler) as checkpointer:
-            about = checkpointer.metadata(path)
-            wanted = {name: ocp.args.StandardRestore(_as_numpy(about.item_metadata[name])) for name in handlers}
-            items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
-            metadata = dict(about.custom_metadata)
-            return items.state, items.samples, {key: metadata[key] for key in ("config", "spec")}
-    except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    with _hushed():
+        try:
+            with ocp.Checkpointer(handler) as checkpointer:
+                about = checkpointer.metadata(path)
+                shapes = {name: about.item_metadata[name].tree for name in handlers}
+                _check_size(shapes)
+                wanted = {name: ocp.args.StandardRestore(jax.tree.map(_as_numpy, shapes[name])) for name in handlers}
+                items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
+            saved = dict(about.custom_metadata)
+            metadata = {key: saved[key] for key in ("config", "spec")}
+            _check_sums(saved, metadata, {name: items[name] for name in handlers})
+            return items.state, items.samples, metadata
+        except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise
+            _expect_late_arrays()
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _as_numpy(metadata: Any) -> Any:
-    """What asks Orbax for numpy arrays, whole, however they were saved: such arrays, of one number in memory."""
-    one = lambda about: np.broadcast_to(np.zeros((), about.dtype), about.shape)  # noqa: E731
-    return jax.tree.map(one, metadata.tree)
+def _check_size(shapes: Any) -> None:
+    """Raises where arrays of such shapes, which may be anything in a damaged file, cannot be held here."""
+    claimed = sum(math.prod(about.shape) * np.dtype(about.dtype).itemsize for about in jax.tree.leaves(shapes))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if claimed > memory:
+        raise StorageError(f"it claims {claimed:,} bytes of arrays, this machine has {memory:,}")
+
+
+def _check_sums(saved: Mapping[str, Any], metadata: Mapping[str, Any], arrays: Any) -> None:
+    """Raises where something is not what was saved; the first checkpoints of aejax had no sums."""
+    if saved.get("crc", _crc(metadata)) != _crc(metadata):
+        raise StorageError("its config or spec is not what was saved")
+    now = sums.of(dict(_flat(arrays)))
+    before = saved.get("sums", now)
+    if differ := sorted(name for name in now | before if now.get(name) != before.get(name)):
+        raise StorageError(f"{len(differ)} of its arrays are not what was saved, the first is {differ[0]}")
+
+
+def _crc(metadata: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+
+
+def _as_numpy(about: Any) -> Any:
+    """What asks Orbax for a numpy array, whole, however it was saved: such an array, of one number in memory."""
+    return np.broadcast_to(np.zeros((), about.dtype), about.shape)
 
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Silences the tasks that a failed read leaves behind: they complain when they are collected."""
-    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
-    try:
-        yield
-        gc.collect()
-    finally:
-        logger.setLevel(level)
-        sys.unraisablehook = hook
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+            gc.collect()
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _expect_late_arrays() -> None:
+    """After a read or save that failed: its other arrays are done when nobody waits for them, which is no news."""
+    if getattr(sys.unraisablehook, "func", None) is not _not_late:
+        sys.unraisablehook = functools.partial(_not_late, sys.unraisablehook)
+
+
+def _not_late(before: Callable[[Any], Any], unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        before(unraisable)
 
 
 def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:

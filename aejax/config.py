@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -191,6 +191,27 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     absent = "(absent)"
     keys = sorted(k for k in a.keys() | b.keys() if a.get(k, absent) != b.get(k, absent))
     return [f"{k}: {a.get(k, absent)} -> {b.get(k, absent)}" for k in keys]
+
+
+def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -> None:
+    """Raises InputError where a config names code, "package.module:attribute", of which `trust` has neither.
+
+    That a module is imported already does not make it trusted: `os` always is.
+    """
+    for text in _texts({key: value for key, value in config.items() if key != "data"}):
+        module, colon, _ = text.partition(":")
+        if colon and not any(f"{module}.".startswith(f"{trusted}.") for trusted in trust):
+            raise InputError(
+                f"{where} names {text!r}, code that is not aejax's and would run here; if you trust it, say "
+                f"trust={[module]} to load_run, or --trust={module}"
+            )
+
+
+def _texts(values: Mapping[str, Any]) -> Iterator[str]:
+    """The keys and values of nested dicts."""
+    for key, value in values.items():
+        yield key
+        yield from _texts(value) if isinstance(value, Mapping) else [str(value)]
 
 
 def flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

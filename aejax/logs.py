@@ -5,6 +5,7 @@ import functools
 import json
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,17 @@ METRICS = "metrics.jsonl"
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, oldest first; a last line cut short is left out."""
+    """The records of metrics.jsonl, oldest first; a last line cut short is left out, another one with a warning."""
     file = Path(workdir) / METRICS
     records = []
-    for line in file.read_text().splitlines() if file.exists() else []:
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+            records.append(record | {"step": int(record["step"])})
+        except (ValueError, TypeError, KeyError):
+            if number < len(lines):
+                warnings.warn(f"{file}, line {number}, is no record: damaged; left out", stacklevel=2)
     return records
 
 

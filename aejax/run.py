@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -272,11 +272,14 @@ def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...], size: int)
     return jax.tree.map(lambda *a: np.concatenate(a)[: len(x)], *jax.device_get(parts))
 
 
-def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newest") -> Run:
+def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newest", trust: Collection[str] = ()) -> Run:
     """A complete checkpoint of a workdir, wherever and on however many devices it was trained.
 
+    A workdir may come from anyone: code that its config names as "package.module:attribute" runs only where the
+    package or module is in `trust`.
+
     `step` is a number, "newest", or "best", the one with the lowest validation loss. Raises
-    InputError where there is none, StorageError where none can be read.
+    InputError where there is none or it names other code, StorageError where none can be read.
     """
     workdir = Path(workdir)
     if isinstance(step, str) and step not in ("newest", "best"):
@@ -289,6 +292,7 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
         if kept := checkpoint.steps(workdir):
             raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
         raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
+    config_lib.check_trust(saved.metadata["config"], [trust] if isinstance(trust, str) else trust, str(workdir))
     return from_checkpoint(saved)
 
 

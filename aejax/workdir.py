@@ -19,6 +19,7 @@ from aejax.errors import AejaxError, InputError, StoppedError, StorageError, in_
 from aejax.logs import read
 
 ENDED = "ended.txt"
+_UNFINISHED = "config.tmp"  # is there while config.json is written, and after a full disk or kill -9 just then
 
 
 def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
@@ -27,7 +28,7 @@ def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     tempfile.TemporaryFile(dir=workdir).close()
     if (workdir / "config.json").exists():
         _same_as_written(config, workdir)
-    elif any(workdir.iterdir()) and not (workdir / checkpoint.FOLDER).is_dir():
+    elif {p.name for p in workdir.iterdir()} - {_UNFINISHED} and not (workdir / checkpoint.FOLDER).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.newest(workdir)
     if saved:
@@ -39,16 +40,18 @@ def _same_as_written(config: ConfigDict, workdir: Path) -> None:
     """InputError where config.json is another's, unless that run never came to a checkpoint."""
     file = workdir / "config.json"
     try:
-        old = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        old = json.loads(file.read_bytes())
+    except ValueError as error:
         raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
+    if not (isinstance(old, dict) and isinstance(old.get("data"), dict)):
+        raise InputError(f"{file} is no config; restore it, or remove it if the run is yours")
     if any("validation/loss" in record for record in read(workdir)):
         _same_config(old, config, workdir)
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json, whole or not at all."""
-    written = workdir / "config.tmp"
+    written = workdir / _UNFINISHED
     written.write_text(config_lib.to_json(config))
     written.replace(workdir / "config.json")
 

@@ -5,7 +5,6 @@ Cut off, even by kill -9, the same command goes on. `aejax.encode.read_latents` 
 
 from absl import flags
 
-import aejax
 from aejax.encode import check_out, encode_split, split_of
 from experiments import main
 
@@ -18,7 +17,7 @@ _CHUNK = flags.DEFINE_integer("chunk", 0, "Examples between two points to go on 
 
 def encode() -> None:
     out = check_out(_OUT.value)
-    run = aejax.load_run(_WORKDIR.value, main.step(_STEP.value))
+    run = main.load(_WORKDIR.value, _STEP.value)
     source = split_of(run, _SPLIT.value)
     encode_split(run, source, out, _CHUNK.value)
     print(f"{out}: {len(source):,} examples of {source.name}, latents {run.latents.shape[1:]}, step {run.step:,}")

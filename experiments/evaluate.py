@@ -105,7 +105,7 @@ def evaluate() -> None:
             raise aejax.InputError(f"--{name} is empty; name one, or several with commas")
     check_projection(_PROJECTION.value)
     # All are there before the first is measured.
-    runs = {workdir: aejax.load_run(workdir, main.step(_STEP.value)) for workdir in _WORKDIR.value}
+    runs = {workdir: main.load(workdir, _STEP.value) for workdir in _WORKDIR.value}
     print(table({workdir: measure(workdir, run) for workdir, run in runs.items()}))
 
 

@@ -5,7 +5,6 @@
 
 from absl import flags
 
-import aejax
 from experiments import main
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
@@ -14,7 +13,7 @@ _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or be
 
 
 def export() -> None:
-    folder = aejax.load_run(_WORKDIR.value, main.step(_STEP.value)).export(_OUT.value)
+    folder = main.load(_WORKDIR.value, _STEP.value).export(_OUT.value)
     print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 

@@ -31,6 +31,9 @@ _CACHE = flags.DEFINE_string(
     "Folder where compiled programs are kept for the next start, '' for none. Unless told: "
     "JAX_COMPILATION_CACHE_DIR, or aejax in the user's cache folder.",
 )
+_TRUST = flags.DEFINE_list(
+    "trust", [], "Modules or packages of your own that the config of a workdir may name: their code runs."
+)
 
 
 def run(
@@ -141,11 +144,12 @@ def loads_once() -> Callable[[ConfigDict], data.Splits]:
     return load
 
 
-def step(value: str) -> Any:
-    """The checkpoint that a flag names: a step, "newest" or "best"."""
-    if not (value.isdigit() or value in ("newest", "best")):
-        raise aejax.InputError(f"--step={value} must be a whole number, newest or best")
-    return int(value) if value.isdigit() else value
+def load(workdir: str | Path, step: str) -> aejax.Run:
+    """The run of a workdir at the checkpoint that a flag names: a step, "newest" or "best"."""
+    if not (step.isdigit() or step in ("newest", "best")):
+        raise aejax.InputError(f"--step={step} must be a whole number, newest or best")
+    chosen: Any = int(step) if step.isdigit() else step
+    return aejax.load_run(workdir, chosen, _TRUST.value)
 
 
 @contextlib.contextmanager

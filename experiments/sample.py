@@ -79,7 +79,7 @@ def sample() -> None:
         raise aejax.InputError(f"--out={out} must be a file that ends in .png or .npz")
     wanted = section()
     writable(out.parent)
-    run = aejax.load_run(workdir, main.step(_STEP.value))
+    run = main.load(workdir, _STEP.value)
     if out.suffix == ".png" and len(run.spec.shape) == 3 and not drawable(run.spec.shape):
         raise aejax.InputError(f"examples of {run.spec.shape} are no images of 1 or 3 channels; write them to an .npz")
     label = sampling.labels(run, num, _LABEL.value)

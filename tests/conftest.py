@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from absl import flags
 from browser import CHROMIUM, Browser
+from tensorboardX.proto import event_pb2
 
 import aejax
 from aejax.data import Spec
@@ -119,6 +120,25 @@ def command(name: str):
             delattr(flags.FLAGS, flag.name)
     sys.modules.pop(f"experiments.{name}", None)
     return importlib.import_module(f"experiments.{name}")
+
+
+def events(workdir):
+    """The TensorBoard files read by hand: length, crc, event, crc; a last one cut short is left out."""
+    for file in sorted(workdir.glob("events*")):
+        content = file.read_bytes()
+        while len(content) >= 16 + (length := int.from_bytes(content[:8], "little")):
+            yield event_pb2.Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+
+
+def scalars(workdir):
+    """What TensorBoard shows: of each name and step the value, without what a later start hides."""
+    shown = {}
+    for event in events(workdir):
+        if event.HasField("session_log"):
+            shown = {key: value for key, value in shown.items() if key[1] < event.step}
+        shown |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+    return shown
 
 
 def one_device():

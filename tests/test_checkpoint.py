@@ -1,6 +1,4 @@
 import json
-import shutil
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -59,52 +57,6 @@ def test_saving_does_not_wait_for_the_state_that_training_goes_on_with(tmp_path)
     np.testing.assert_array_equal(restored.state["params"]["dense"]["kernel"], np.full((3, 2), 4.0))
 
 
-@pytest.mark.parametrize("item", ["state", "samples"])
-def test_any_truncated_file_makes_it_fall_back(tmp_path, item):
-    """Cuts each file in turn: the newest checkpoint is either read right or left for the one before."""
-    save(tmp_path / "whole", {1: 2.0, 2: 1.0})
-    files = [p for p in (tmp_path / "whole/checkpoints/2" / item).rglob("*") if p.is_file()]
-    fell_back = 0
-    for number, file in enumerate(files):
-        copy = tmp_path / str(number)
-        shutil.copytree(tmp_path / "whole", copy)
-        target = copy / file.relative_to(tmp_path / "whole")
-        target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            found = checkpoint.newest(copy)
-        assert bool(caught) == (found.step == 1)
-        np.testing.assert_array_equal(found.state["params"]["dense"]["kernel"], np.full((3, 2), found.step))
-        assert_trees_equal(found.samples, samples(found.step))
-        fell_back += found.step == 1
-    assert fell_back >= 2
-
-
-@pytest.mark.parametrize("missing", ["state", "samples", "_CHECKPOINT_METADATA"])
-def test_missing_parts_make_it_fall_back_and_the_broken_one_is_put_aside(tmp_path, missing):
-    save(tmp_path, {1: 2.0, 2: 1.0})
-    target = tmp_path / "checkpoints/2" / missing
-    shutil.rmtree(target) if target.is_dir() else target.unlink()
-    with pytest.warns(UserWarning, match=r"checkpoints/2 cannot be read .*falling back"):
-        found = checkpoint.newest(tmp_path)
-    assert (found.step, found.broken) == (1, (2,))
-    with checkpoint.Checkpoints(tmp_path, 2, METADATA, found.broken) as checkpoints:
-        checkpoints.save(2, state(22), samples(22), 1.0)
-    assert checkpoint.newest(tmp_path).state["params"]["dense"]["kernel"][0, 0] == 22
-    assert [p.name for p in (tmp_path / "checkpoints.broken").iterdir()] == ["2.0"]
-
-
-def test_none_readable_is_an_error_and_none_at_all_is_none(tmp_path):
-    assert checkpoint.newest(tmp_path) is None
-    save(tmp_path, {1: 2.0})
-    shutil.rmtree(tmp_path / "checkpoints/1/state")
-    with (
-        pytest.warns(UserWarning, match="cannot be read"),
-        pytest.raises(aejax.StorageError, match="none of the checkpoints"),
-    ):
-        checkpoint.newest(tmp_path)
-
-
 def test_other_architecture_is_refused_by_name():
     saved = serialization.to_state_dict(state())
     saved["params"]["dense"]["kernel"] = np.zeros((3, 5))
@@ -119,4 +71,4 @@ def test_other_architecture_is_refused_by_name():
 def test_metadata_is_plain_json(tmp_path):
     save(tmp_path, {1: 2.0})
     text = (tmp_path / "checkpoints/1/_CHECKPOINT_METADATA").read_text()
-    assert json.loads(text)["custom_metadata"] == METADATA
+    assert json.loads(text)["custom_metadata"].items() >= METADATA.items()

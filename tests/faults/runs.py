@@ -1,0 +1,61 @@
+"""What the tests of faults share: a small run, told to stop or as a command, and what must be the same at its end."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from conftest import assert_trees_equal, mlp, one_device, scalars, vectors
+
+import aejax
+from aejax import checkpoint, data, logs
+
+ROOT = Path(__file__).parents[2]
+
+
+def train(workdir, config=None, x=None, **kwargs):
+    """`aejax.train` on vectors, quiet, on one device unless told."""
+    config = config or mlp()
+    splits = data.split({"train": data.from_array(vectors() if x is None else x)}, config.data)
+    return aejax.train(config, workdir, **{"data": splits, "devices": one_device(), "quiet": True, **kwargs})
+
+
+def after(dispatches):
+    """A `stop` that says yes after so many questions; a dispatch of `mlp()` is two steps."""
+    left = iter(range(dispatches - 1))
+    return lambda: next(left, None) is None
+
+
+def assert_same_end(workdir, whole):
+    """The newest checkpoint and all records, but for rates, have the same bits in both."""
+    a, b = checkpoint.newest(workdir), checkpoint.newest(whole)
+    assert (a.step, a.metadata) == (b.step, b.metadata)
+    assert_trees_equal(a.state, b.state)
+    assert_trees_equal(a.samples, b.samples)
+    without_rate = [[{**r, "images_per_second": 0} for r in logs.read(folder)] for folder in (workdir, whole)]
+    assert without_rate[0] == without_rate[1]
+    assert_board_tells_the_records(workdir)
+
+
+def assert_board_tells_the_records(workdir):
+    told = {(k, r["step"]): np.float32(v) for r in logs.read(workdir) for k, v in r.items() if k != "step"}
+    assert scalars(workdir) == told
+
+
+def launch(module, *arguments, cwd=ROOT, **environment):
+    """A command of experiments, on one device."""
+    flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), **environment}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"experiments.{module}", *arguments], cwd=cwd, env=environment, text=True, **pipes
+    )
+
+
+def command(module, *arguments, **kwargs):
+    """Status, output and errors of a command."""
+    process = launch(module, *arguments, **kwargs)
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors

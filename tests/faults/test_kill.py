@@ -1,0 +1,141 @@
+"""Killed by kill -9, at any moment, again and again: the same command ends as if nothing had been."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from runs import ROOT, assert_same_end
+
+from aejax import checkpoint
+
+# What was being saved is missing, and is said to be; that a checkpoint cannot be read would be an error.
+pytestmark = pytest.mark.filterwarnings("ignore:the checkpoint of step .* is missing")
+
+CONFIG = '''
+import aejax
+from aejax.config import module
+
+def get_config(arg=""):
+    """Saves most of the time: 4 MB every 20 steps of a millisecond."""
+    config = aejax.config.default()
+    config.data.name = "sheet"
+    config.encoder = module("mlp", features=(500, 500))
+    config.bottleneck = module("dense", features=2)
+    config.decoder = module("mlp", features=(100,))
+    config.update({"batch_size": 16, "log_every": 10, "checkpoint_every": 20, "keep": 2, "ema": 0.9})
+    return aejax.config.lock(config)
+'''
+
+
+class Starts:
+    """Of one command, by a server that has its imports done."""
+
+    def __init__(self, folder, *arguments):
+        flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
+        environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+        program = [sys.executable, str(ROOT / "tests/faults/forkserver.py")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._server = subprocess.Popen(program, cwd=ROOT, env=environment, text=True, **pipes)
+        self.log, self._arguments = folder / "log", arguments
+
+    def begin(self):
+        self._server.stdin.write(json.dumps(["train", str(self.log), *self._arguments]) + "\n")
+        self._server.stdin.flush()
+        self._process = int(self._server.stdout.readline())
+        return time.monotonic()
+
+    def runs(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process, 0)
+            return True
+        return False
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process, signal.SIGKILL)
+        return self.end()
+
+    def end(self):
+        return int(self._server.stdout.readline())
+
+    def close(self):
+        self._server.stdin.close()
+        self._server.wait(timeout=60)
+        self._server.stdout.close()
+
+
+@pytest.fixture
+def starts(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    begun = []
+
+    def of(workdir, steps):
+        begun.append(
+            Starts(tmp_path, f"--config={tmp_path / 'config.py'}", f"--config.steps={steps}", f"--workdir={workdir}")
+        )
+        return begun[-1]
+
+    yield of
+    for server in begun:
+        server.close()
+
+
+def newest(workdir):
+    return max(checkpoint.steps(workdir), default=0)
+
+
+def until_saved(start, workdir, after, seconds=90):
+    deadline = time.monotonic() + seconds
+    while newest(workdir) <= after and start.runs():
+        assert time.monotonic() < deadline, start.log.read_text()
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_ends_the_same(tmp_path, starts, kills):
+    seed = int(np.random.default_rng().integers(2**31))
+    print(f"seed {seed}")  # pytest shows it where the test fails
+    rng = np.random.default_rng(seed)
+    workdir, steps = tmp_path / "run", 40 * kills
+    start = starts(workdir, steps)
+    begun = start.begin()
+    until_saved(start, workdir, 0)
+    startup, landed = time.monotonic() - begun, []
+    print("startup", startup)
+    assert start.kill() == -signal.SIGKILL
+    for _ in range(kills - 1):
+        before, begun = newest(workdir), start.begin()
+        if rng.random() < 0.4:  # anywhere from the first line of the command on
+            time.sleep(rng.uniform(0, 1.2 * startup))
+        else:  # a moment after a save
+            until_saved(start, workdir, before)
+            time.sleep(rng.uniform(0, 0.3))
+        complete = newest(workdir)
+        status = start.kill()
+        assert status == -signal.SIGKILL or (status == 0 and complete == steps), start.log.read_text()
+        inside = any("tmp" in p.name for p in (workdir / "checkpoints").iterdir())
+        landed.append("save" if inside else "start" if complete == before else "steps")
+        assert checkpoint.newest(workdir).step >= complete >= before  # none is lost
+    print({kind: landed.count(kind) for kind in sorted(set(landed))})
+    start.begin()
+    assert start.end() == 0, start.log.read_text()
+    whole = starts(tmp_path / "whole", steps)
+    whole.begin()
+    assert whole.end() == 0
+    assert_same_end(workdir, tmp_path / "whole")
+    assert "save" in landed or kills < 50
+    assert "start" in landed or kills < 50
+    assert checkpoint.steps(workdir) == checkpoint.steps(tmp_path / "whole")
+    assert sorted(p.name for p in workdir.iterdir() if "tfevents" not in p.name) == [
+        "checkpoints",
+        "config.json",
+        "evaluation",
+        "metrics.jsonl",
+    ]
