@@ -140,6 +140,9 @@ def wandb_records(file):
 
 def wandb_sessions(workdir):
     """Of each start, oldest first: the run's id, name and config, and its rows."""
+    import wandb
+
+    wandb.teardown()  # waits until W&B's own process has written what it was given
     sessions = []
     for file in sorted(workdir.glob("wandb/offline-run-*/run-*.wandb")):
         rows, run, config = [], None, {}
