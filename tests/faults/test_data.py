@@ -1,0 +1,170 @@
+"""Data that raises in the middle, is slow or hangs."""
+
+import dataclasses
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import conv, mlp, one_device, vectors
+from PIL import Image
+from runs import assert_same_end, command, launch, train
+
+import aejax
+from aejax import checkpoint, data
+
+STREAMED = {"data__memory_mb": 0}
+
+
+def splits(config, take=lambda rows, real: real(rows)):
+    """Vectors, read by `take`; the training part is asked for its rows again and again, being streamed."""
+    parts = data.split({"train": data.from_array(vectors())}, config.data)
+    real = parts.train.take
+    return parts._replace(train=dataclasses.replace(parts.train, take=lambda rows: take(rows, real)))
+
+
+def test_a_source_that_raises_in_the_middle_is_named_and_mended_it_goes_on(tmp_path):
+    config = mlp(**STREAMED, steps=40)
+    asked = []
+
+    def broken(rows, real):
+        asked.append(rows)
+        if len(asked) > 10:
+            raise OSError("the tape is torn")
+        return real(rows)
+
+    with pytest.raises(aejax.InputError, match=r"array.*the tape is torn") as error:
+        train(tmp_path / "run", config, data=splits(config, broken))
+    assert "\n" not in str(error.value)
+    assert checkpoint.steps(tmp_path / "run")
+    train(tmp_path / "run", config)
+    train(tmp_path / "whole", config)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied", "truncated", "text"])
+def test_an_image_spoilt_in_the_middle_is_named_and_mended_it_goes_on(damage, tmp_path):
+    """Spoilt after the run has begun: what is looked at before the first step cannot tell."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(256, size=(60, 8, 8), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    config = conv(**STREAMED, data__name=str(folder), batch_size=8, steps=40)
+    file = folder / "30.png"
+    whole = file.read_bytes()
+    spoilt = {"emptied": b"", "truncated": whole[:60], "text": b"no image"}
+
+    def spoil():
+        file.unlink(missing_ok=True)
+        if damage != "removed":
+            file.write_bytes(spoilt[damage])
+        return False
+
+    with pytest.raises(aejax.InputError, match=r"30\.png") as error:
+        aejax.train(config, tmp_path / "run", devices=one_device(), quiet=True, stop=spoil)
+    assert "\n" not in str(error.value)
+    file.write_bytes(whole)
+    for name in ("run", "whole"):
+        aejax.train(config, tmp_path / name, devices=one_device(), quiet=True)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_truncated_array_is_named_before_the_first_step(tmp_path):
+    file = tmp_path / "data.npy"
+    np.save(file, vectors())
+    file.write_bytes(file.read_bytes()[:-400])
+    with pytest.raises(aejax.InputError, match=r"data\.npy: not a readable array"):
+        aejax.train(mlp(data__name=str(file)), tmp_path / "run", devices=one_device(), quiet=True)
+
+
+def test_a_slow_source_slows_the_run_by_no_more_than_it_takes(tmp_path):
+    """Read ahead by threads: 24 batches of 50 ms each, as if they took turns at the worst."""
+    config = mlp(**STREAMED, steps=24, log_every=12, checkpoint_every=24)
+    train(tmp_path / "warm", config)
+
+    def slow(rows, real):
+        time.sleep(0.05)
+        return real(rows)
+
+    begun = time.monotonic()
+    train(tmp_path / "quick", config)
+    quick, begun = time.monotonic() - begun, time.monotonic()
+    train(tmp_path / "slow", config, data=splits(config, slow))
+    assert time.monotonic() - begun < 2 * quick + 24 * 0.05 + 1
+    assert_same_end(tmp_path / "slow", tmp_path / "quick")
+
+
+def test_a_slow_source_does_not_keep_a_stop_waiting(tmp_path):
+    config = mlp(**STREAMED, steps=4000, log_every=2, checkpoint_every=4000)
+    asked = threading.Event()
+
+    def slow(rows, real):
+        time.sleep(0.05)
+        return real(rows)
+
+    threading.Timer(2.0, asked.set).start()
+    run = train(tmp_path, config, data=splits(config, slow), stop=asked.is_set)
+    assert 0 < run.step < 4000
+
+
+SOURCE = """
+import dataclasses, sys, threading, time
+import aejax, aejax.data
+from aejax.config import module
+from aejax.data import sources
+
+HANG = {hang}
+real, count = sources.from_file, [0]
+
+def from_file(*arguments):
+    (part,) = real(*arguments).values()
+    def take(rows):
+        count[0] += len(rows) >= 16
+        if count[0] > 60:
+            print("hangs", file=sys.stderr, flush=True)
+            threading.Event().wait()
+        return part.take(rows)
+    return {{"train": dataclasses.replace(part, take=take)}}
+
+if HANG:
+    sources.from_file = aejax.data.sources.from_file = from_file
+    for m in list(sys.modules.values()):
+        if getattr(m, "from_file", None) is real:
+            m.from_file = from_file
+
+def get_config(arg=""):
+    config = aejax.config.default()
+    config.data.name, config.data.memory_mb = {file!r}, 0
+    config.encoder = module("mlp", features=(5,))
+    config.bottleneck = module("dense", features=2)
+    config.decoder = module("mlp", features=(5,))
+    config.update({{"steps": 400, "batch_size": 16, "log_every": 2, "checkpoint_every": 10}})
+    return aejax.config.lock(config)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_source_that_hangs_does_not_keep_a_signal_waiting(number, tmp_path):
+    """Nothing can be saved then: it ends all the same, and the same command goes on from the last checkpoint."""
+    np.save(tmp_path / "data.npy", vectors())
+    config, workdir = tmp_path / "config.py", tmp_path / "run"
+    config.write_text(SOURCE.format(hang=True, file=str(tmp_path / "data.npy")))
+    given = (f"--config={config}", f"--workdir={workdir}")
+    process = launch("train", *given)
+    for line in process.stderr:
+        if line == "hangs\n":
+            break
+    time.sleep(1)
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 45
+    assert process.returncode != 0
+    assert "Traceback" not in errors
+    assert checkpoint.steps(workdir)
+    config.write_text(SOURCE.format(hang=False, file=str(tmp_path / "data.npy")))
+    assert command("train", *given)[0] == 0
+    whole = (f"--config={config}", f"--workdir={tmp_path / 'whole'}")
+    assert command("train", *whole)[0] == 0
+    assert_same_end(workdir, tmp_path / "whole")
