@@ -22,6 +22,7 @@ def default() -> ConfigDict:
     config.checkpoint_every = 200  # validate, and save the state and the samples
     config.keep = 3  # newest checkpoints to keep, beside the best by validation loss
     config.patience = 0  # validations without a new best before the run stops early; 0 is off
+    config.tracking = ()  # beside TensorBoard: wandb, mlflow, package.module:name of your own
     config.samples = 64  # validation examples whose latents and reconstructions travel with a checkpoint
 
     config.data = ConfigDict()
@@ -130,7 +131,7 @@ def check(config: ConfigDict) -> None:
 
 
 # May change when a run goes on: they do not change what is computed.
-FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name")
+FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name", "tracking")
 
 
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:

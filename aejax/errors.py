@@ -28,6 +28,11 @@ class StorageError(AejaxError, OSError):
     """The workdir cannot be written or read."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error says; of one that aejax did not raise, its kind as well."""
+    return " ".join((str(error) if isinstance(error, AejaxError) else repr(error)).split())
+
+
 def one_of(what: str, name: str, choices: Iterable[str]) -> InputError:
     """The error for `name` where one of `choices` was wanted, with the nearest choice."""
     choices = sorted(choices)

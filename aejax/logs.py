@@ -1,6 +1,7 @@
-"""What a run says while it trains: the progress bar, metrics.jsonl, TensorBoard."""
+"""What a run says while it trains: the progress bar, metrics.jsonl, and to whom `aejax.tracking` writes."""
 
 import contextlib
+import functools
 import json
 import sys
 import time
@@ -9,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from aejax.events import Events
+from aejax import config as config_lib
+from aejax.tracking import Background, trackers
 
 METRICS = "metrics.jsonl"
 
@@ -34,7 +37,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
 class Logs:
     """Writes what it is given at once; a resumed run goes on after step `start`, later records are dropped."""
 
-    def __init__(self, workdir: Path, start: int, steps: int, batch_size: int, quiet: bool = False):
+    def __init__(self, workdir: Path, start: int, config: ConfigDict, quiet: bool = False):
         records = [r for r in read(workdir) if r["step"] <= start]
         file = Path(workdir) / METRICS
         rewritten = file.with_suffix(".tmp")
@@ -42,13 +45,16 @@ class Logs:
         rewritten.replace(file)
         self.history = records
         self._open = contextlib.ExitStack()  # closes the rest where one fails
-        self._board = Events(workdir, start)
-        self._open.callback(self._board.close)
         self._file = self._open.enter_context(file.open("a", buffering=1))
-        self._batch_size, self._step, self._time, self._quiet = batch_size, start, time.perf_counter(), quiet
+        self._trackers = []
+        for name, make in trackers(config.tracking).items():
+            given = (workdir, config_lib.to_dict(config), start, list(records))
+            self._trackers.append(Background(name, functools.partial(make, *given)))
+            self._open.callback(self._trackers[-1].close)
+        self._batch_size, self._step, self._time, self._quiet = config.batch_size, start, time.perf_counter(), quiet
         self._bar = tqdm(
-            total=steps * batch_size,
-            initial=start * batch_size,
+            total=config.steps * config.batch_size,
+            initial=start * config.batch_size,
             unit=" images",
             unit_scale=True,
             dynamic_ncols=True,
@@ -81,7 +87,8 @@ class Logs:
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         self.history.append({"step": step, **metrics})
         self._file.write(json.dumps(self.history[-1]) + "\n")
-        self._board.write(step, metrics)
+        for tracker in self._trackers:
+            tracker.write(step, metrics)
 
     def __enter__(self) -> "Logs":
         return self

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from aejax import checkpoint
 from aejax import config as config_lib
 from aejax.data import Spec
-from aejax.errors import AejaxError, DivergedError
+from aejax.errors import AejaxError, DivergedError, in_one_line
 from aejax.logs import Logs, Unwritten
-from aejax.workdir import is_stale, storage_errors
+from aejax.workdir import end, is_stale, storage_errors
 
 Metrics = Mapping[str, np.ndarray]  # [steps]
 
@@ -40,15 +40,15 @@ class Member:
     ):
         """`primary` as in `Partition`."""
         metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
-        self._workdir, self._patience, begin = workdir, config.patience, saved.step if saved else 0
+        self._workdir, self._config, self._primary, begin = workdir, config, primary, saved.step if saved else 0
         self._open = contextlib.ExitStack()
         with self._guarded():
+            logs = Logs if primary else Unwritten
+            self._logs = self._open.enter_context(logs(workdir, begin, config, quiet))
             self._checkpoints = self._open.enter_context(
                 checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved and primary else ())
             )
-            logs = Logs if primary else Unwritten
-            self._logs = self._open.enter_context(logs(workdir, begin, config.steps, config.batch_size, quiet))
-            self.ended = is_stale(self._logs.history, self._patience)
+            self.ended = is_stale(self._logs.history, config.patience)
 
     def report(self, step: int, metrics: Metrics) -> None:
         """Logs the means over the steps up to `step`."""
@@ -77,7 +77,7 @@ class Member:
             _check_finite(finite, step, self._checkpoints)
             self._checkpoints.save(step, state, samples, loss)
             self._logs.restart_clock()
-            self.ended = is_stale(self._logs.history, self._patience)
+            self.ended = is_stale(self._logs.history, self._config.patience)
 
     def close(self) -> None:
         """Waits for the save under way."""
@@ -91,6 +91,8 @@ class Member:
                 yield
         except AejaxError as error:
             self.error, self.ended = self.error or error, True
+            if self._primary:
+                end(self._workdir, self._config, f"failed: {in_one_line(self.error)}")
 
 
 def _check_finite(metrics: Metrics, last: int, checkpoints: checkpoint.Checkpoints, what: str = "") -> None:

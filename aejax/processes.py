@@ -24,7 +24,7 @@ TIMEOUT = 60  # seconds in which the others must have come
 HEARTBEAT = 20  # seconds without a sign of life after which a process is lost
 
 # jaxlib ends a process whose peer was lost by SIGABRT, after pages of text that nothing in Python can stop. A record is
-# a line with a mark at its beginning and what follows up to the next; of these files none tells more than one line does.
+# a line with a mark at its beginning and what follows up to the next; one line of ours tells all that these do.
 _READER = f"""
 import re, sys
 held, ours, told = "", False, False

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import checkpoint, models, optim, together
+from aejax import checkpoint, models, optim, profile, together
 from aejax import config as config_lib
 from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, padded, rows, split
 from aejax.dispatch import batches, compile_steps, compile_together, steps_at_once
@@ -27,17 +27,19 @@ from aejax.pretrain import pretrain, stacked_layers
 from aejax.run import Run, from_checkpoint
 from aejax.sections import instance
 from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start
-from aejax.workdir import claim, held, open_run, storage_errors
+from aejax.tracking import trackers
+from aejax.workdir import claim, ends_known, held, open_run, storage_errors
 
 
 def train(
     config: ConfigDict,
     workdir: str | Path,
     *,
-    data: Splits | None = None,
+    data: Splits | Callable[[ConfigDict], Splits] = load,
     devices: Sequence[jax.Device] | None = None,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
+    profiled: range | None = None,
 ) -> Run:
     """Trains what `config` describes in `workdir`, or goes on where the workdir's run was left.
 
@@ -45,11 +47,13 @@ def train(
       config: see `aejax.config.default`.
       workdir: folder of the whole experiment, made if need be. One that holds a run of another
         config is refused.
-      data: the three splits, in place of those of `config.data`.
+      data: the three splits, or what makes them of `config.data`.
       devices: all local ones unless told.
-      stop: asked after each dispatch of steps; once true, the run is saved and left, as it is when Orbax hears that
-        the process will be preempted.
+      stop: asked after each dispatch of steps and the validation that is due then; once true, the run is saved and
+        left, as it is when Orbax hears that the process will be preempted.
       quiet: without progress bar or table of parameters; warnings stay.
+      profiled: steps that JAX's profiler is to trace, `range(100, 110)` those that lead from step 100 to step 110;
+        the trace covers the whole dispatches that hold them, in the first process, see `profile.around`.
 
     Returns:
       The run at its newest checkpoint.
@@ -57,7 +61,7 @@ def train(
     Raises:
       InputError, StorageError, DivergedError: one line that says what to change.
     """
-    (done,) = train_together([config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet)
+    (done,) = train_together([config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet, profiled=profiled)
     if isinstance(done, AejaxError):
         raise done
     return done
@@ -67,10 +71,11 @@ def train_together(
     configs: Sequence[ConfigDict],
     workdirs: Sequence[str | Path],
     *,
-    data: Splits | None = None,
+    data: Splits | Callable[[ConfigDict], Splits] = load,
     devices: Sequence[jax.Device] | None = None,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
+    profiled: range | None = None,
 ) -> list[Run | AejaxError]:
     """`train` of several runs in one program, under vmap.
 
@@ -80,7 +85,7 @@ def train_together(
     Args:
       configs: differ only in `together.NUMBERS`, see there; all at the same step.
       workdirs: of each config.
-      data, devices, stop, quiet: as in `train`.
+      data, devices, stop, quiet, profiled: as in `train`; the profile is written in the first workdir.
 
     Returns:
       Of each run what `train` returns, or the error that ended it.
@@ -91,6 +96,7 @@ def train_together(
     config, alone, numbers = configs[0], len(configs) == 1, together.numbers(configs)
     for each in configs:
         config_lib.check(each)
+        trackers(each.tracking)
     partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)
     quiet = quiet or not partition.primary
@@ -105,8 +111,13 @@ def train_together(
         begin = saves[0].step if saves[0] else 0
         if any(begin != (saved.step if saved else 0) for saved in saves):
             raise InputError("runs that train together must have come equally far; run them one by one")
+        if profiled is not None:
+            profile.check(profiled, begin, config.steps)
+        for each, workdir in zip(configs, folders, strict=True) if partition.primary else ():
+            with storage_errors(workdir):
+                stack.enter_context(ends_known(workdir, each))
 
-        data = data or load(config.data)
+        data = data if isinstance(data, Splits) else data(config.data)
         spec = Spec.from_dict(saves[0].metadata["spec"]) if saves[0] else Spec.of(data.train, config.data.standardize)
         if spec.shape != data.train.shape:
             raise InputError(
@@ -147,6 +158,8 @@ def train_together(
             if alone
             else compile_together(task, config, keys, numbers, partition)
         )
+        if profiled is not None and partition.primary:
+            steps_fn = stack.enter_context(profile.around(steps_fn, profiled, begin, at_once, folders[0]))
         validate = _validator(task, config, partition, validation)
         fixed = data.validation.take(np.arange(min(config.samples, len(data.validation))))
         sample = _sampler(_on_one_device(task, config, spec), partition, fixed)
@@ -163,6 +176,9 @@ def train_together(
                 if not member.ended:
                     member.report(step, {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]})
 
+        def asked(number: int) -> bool:
+            return partition.any(stop() or checkpoint.preempted(number))
+
         window: list[Any] = []  # of each dispatch, on the device until they are reported
         waiting: list[Any] = []
         span = range(begin, begin if all(member.ended for member in members) else config.steps)
@@ -176,7 +192,7 @@ def train_together(
                 report(step - at_once, waiting)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
-            leaving = step == config.steps or partition.any(stop() or checkpoint.preempted(number))
+            leaving = step == config.steps or (not planned and asked(number))
             if step % config.log_every == 0:
                 waiting, window = window, []
             if planned or leaving:
@@ -186,7 +202,7 @@ def train_together(
                     if not member.ended:
                         check = functools.partial(validate, numbers=together.pick(numbers, i, len(members)))
                         member.save(step, together.pick(state, i, len(members)), sample, check if planned else None)
-            if leaving or all(member.ended for member in members):
+            if leaving or all(member.ended for member in members) or (planned and asked(number)):
                 break
         for member in members:
             member.close()

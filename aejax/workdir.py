@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from ml_collections import ConfigDict
 
 from aejax import checkpoint
 from aejax import config as config_lib
-from aejax.errors import InputError, StorageError
+from aejax.errors import AejaxError, InputError, StoppedError, StorageError, in_one_line
 from aejax.logs import read
 
+ENDED = "ended.txt"
 _UNFINISHED = "config.tmp"  # is there while config.json is written, and after a full disk or kill -9 just then
 
 
@@ -25,9 +27,7 @@ def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     workdir.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=workdir).close()
     if (workdir / "config.json").exists():
-        old = _written(workdir)
-        if any("validation/loss" in record for record in read(workdir)):  # or it never came to a checkpoint
-            _same_config(old, config, workdir)
+        _same_as_written(config, workdir)
     elif {p.name for p in workdir.iterdir()} - {_UNFINISHED} and not (workdir / checkpoint.FOLDER).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.newest(workdir)
@@ -36,16 +36,17 @@ def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     return saved
 
 
-def _written(workdir: Path) -> dict[str, Any]:
-    """The config in config.json."""
+def _same_as_written(config: ConfigDict, workdir: Path) -> None:
+    """InputError where config.json is another's, unless that run never came to a checkpoint."""
     file = workdir / "config.json"
     try:
-        written = json.loads(file.read_bytes())
+        old = json.loads(file.read_bytes())
     except ValueError as error:
         raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
-    if not (isinstance(written, dict) and isinstance(written.get("data"), dict)):
+    if not (isinstance(old, dict) and isinstance(old.get("data"), dict)):
         raise InputError(f"{file} is no config; restore it, or remove it if the run is yours")
-    return written
+    if any("validation/loss" in record for record in read(workdir)):
+        _same_config(old, config, workdir)
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
@@ -69,9 +70,36 @@ def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
     """Whether `train` has nothing left to do there. Raises InputError where the workdir is another config's."""
     workdir = Path(workdir)
     if (workdir / "config.json").exists():
-        _same_config(_written(workdir), config, workdir)
+        _same_as_written(config, workdir)
     done = max(checkpoint.steps(workdir), default=0)
     return done >= config.steps or (done > 0 and is_stale(read(workdir), config.patience))
+
+
+def end(workdir: Path, config: ConfigDict, why: str, more: str = "") -> None:
+    """Leaves word of why the run ended before its last step, which is gone when it goes on; the first line is `why`."""
+    with contextlib.suppress(OSError):  # what ended it may be that nothing can be written here
+        claim(workdir, config)
+        (workdir / ENDED).write_text(f"{why}\n{more}")
+
+
+def why_ended(workdir: Path) -> str:
+    """E.g. "failed: train/loss not finite at step 5"; "" where no word was left."""
+    file = Path(workdir) / ENDED
+    return file.read_text().partition("\n")[0] if file.exists() else ""
+
+
+@contextlib.contextmanager
+def ends_known(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Leaves word of the error that ends the run. One that stopped, or that nobody reads any more, has not failed."""
+    (workdir / ENDED).unlink(missing_ok=True)
+    try:
+        yield
+    except (StoppedError, BrokenPipeError):
+        raise
+    except Exception as error:
+        more = "" if isinstance(error, AejaxError) else traceback.format_exc()
+        end(workdir, config, f"failed: {in_one_line(error)}", more)
+        raise
 
 
 def is_stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
@@ -84,7 +112,7 @@ def is_stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
 def storage_errors(workdir: Path) -> Iterator[None]:
     try:
         yield
-    except StorageError:
+    except (StorageError, BrokenPipeError):  # a pipe is none of the workdir
         raise
     except OSError as error:
         raise StorageError(f"{workdir} cannot be used ({error}); choose a workdir that can be written") from error

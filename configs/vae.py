@@ -18,3 +18,17 @@ def get_config(arg=""):
     if flags.sigma:
         config.likelihood = module("gaussian", variance="optimal")
     return common.finish(config, flags.tiny)
+
+
+def search(trial):
+    """Rate, width and code of the least validation loss: python -m experiments.search.
+
+    Not the KL weight: the loss is a sum that has it in it, and the least weight would win.
+    """
+    width = trial.suggest_categorical("width", [256, 512])
+    return {
+        "optim.lr": trial.suggest_float("lr", 1e-4, 1e-2, log=True),
+        "encoder.features": (width, width // 2),
+        "bottleneck.features": trial.suggest_int("code", 4, 64, log=True),
+        "decoder.features": (width // 2, width),
+    }

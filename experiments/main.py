@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import re
+import runpy
 import signal
 import sys
 import threading
@@ -19,7 +20,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import aejax
-from aejax import processes
+from aejax import config as config_lib
+from aejax import data, processes
 from aejax.storage import cache_of_user
 from experiments.launching.job import STOPPED
 from experiments.machine import cpuinfo
@@ -43,8 +45,22 @@ def run(
     """Reads the flags and runs `main()`; what the user can mend is printed in one line, exit status 1.
 
     `before` is given the arguments first, and may take some away. With `positional`, arguments that are no flags are
-    allowed, and `main` is given their list.
+    allowed, and `main` is given their list. Where nobody reads the output any more, as after `| head -1`, it ends.
     """
+    try:
+        _run(main, before, positional)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.exit(128 + signal.SIGPIPE)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:  # or Python tries again when it leaves, and complains
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run(main: Callable[..., None], before: Callable[[list[str]], None], positional: bool) -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.set_verbosity(logging.FATAL)  # what Orbax says of a save that failed is told by our own error
     getLogger("asyncio").setLevel("CRITICAL")  # tasks that a failed save or read of Orbax leaves behind
@@ -111,6 +127,24 @@ def loaded(config: ConfigDict) -> ConfigDict:
     except OSError as error:
         raise aejax.InputError(f"no such config file: {str(error).split()[-1]}; check its path") from error
     return config
+
+
+def defined(file: str, name: str) -> Callable[..., Any] | None:
+    """A function of a config file, given as its flag was, e.g. configs/vae.py:tiny."""
+    return runpy.run_path(file.partition(":")[0]).get(name)
+
+
+def loads_once() -> Callable[[ConfigDict], data.Splits]:
+    """`data.load` that keeps what it has loaded, for runs that share it."""
+    found: dict[str, data.Splits] = {}
+
+    def load(section: ConfigDict) -> data.Splits:
+        key = config_lib.to_json(section)
+        if key not in found:
+            found[key] = data.load(section)
+        return found[key]
+
+    return load
 
 
 def load(workdir: str | Path, step: str) -> aejax.Run:

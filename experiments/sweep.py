@@ -12,10 +12,8 @@ Runs that differ only in their seed and in numbers train in one program. --jobs=
 time, which divide the devices of this machine; --executor=slurm submits them.
 """
 
-import runpy
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +24,10 @@ from ml_collections import ConfigDict, config_flags
 
 import aejax
 from aejax import checkpoint, data, logs, together
-from aejax import config as config_lib
 from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
 from aejax.storage import writable
 from aejax.train import make_task, train_together
-from aejax.workdir import is_finished
+from aejax.workdir import is_finished, why_ended
 from experiments import main
 from experiments.launching.flags import executors
 from experiments.launching.job import STOPPED, Job
@@ -74,15 +71,16 @@ def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
     """Of the grid, or of `sweep(add)` in the config file."""
     if axes:
         return grid(axes)
-    sweep_of_config = runpy.run_path(file.partition(":")[0]).get("sweep")
+    sweep_of_config = main.defined(file, "sweep")
     return added(sweep_of_config) if sweep_of_config else []
 
 
 def status(workdir: Path, run: Planned) -> str:
-    """Finished, interrupted or new; InputError where its folder holds a run of another config."""
+    """Finished, failed: why, interrupted or new; InputError where its folder holds a run of another config."""
     if not (workdir / run.name).exists():
         return "new"
-    return "finished" if is_finished(run.config, workdir / run.name) else "interrupted"
+    finished = is_finished(run.config, workdir / run.name)
+    return why_ended(workdir / run.name) or ("finished" if finished else "interrupted")
 
 
 def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
@@ -100,15 +98,12 @@ def train_group(
     """Of each run what it came to, or the error that ended it."""
     folders, config = [workdir / run.name for run in runs], runs[0].config
     try:
-        splits = load(config.data)
-        if len(runs) == 1 or not _convolves_on_cpu(config, splits):
-            return list(train_together([run.config for run in runs], folders, data=splits, stop=stop, quiet=True))
-    except aejax.StoppedError:
+        if len(runs) == 1 or not _convolves_on_cpu(config, load(config.data)):
+            return list(train_together([run.config for run in runs], folders, data=load, stop=stop, quiet=True))
+    except (aejax.StoppedError, BrokenPipeError):
         raise
     except Exception as error:
         if len(runs) == 1:
-            if not isinstance(error, aejax.AejaxError):
-                writable(folders[0]).joinpath("error.txt").write_text(traceback.format_exc())
             return [error]
         # One of them, perhaps, stands in the way of the others.
     found: list[Any] = []
@@ -127,15 +122,7 @@ def _convolves_on_cpu(config: ConfigDict, splits: data.Splits) -> bool:
 
 def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:
     """Trains group after group; returns the errors by name. What fails does not stop the rest."""
-
-    splits: dict[str, data.Splits] = {}
-
-    def load(section: ConfigDict) -> data.Splits:
-        key = config_lib.to_json(section)
-        if key not in splits:
-            splits[key] = data.load(section)
-        return splits[key]
-
+    load = main.loads_once()
     errors: dict[str, str] = {}
     finished, begin = 0, time.monotonic()
     for group in groups(runs, workdir, _TOGETHER.value):
@@ -148,7 +135,7 @@ def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -
             finished += 1
             head = f"[{finished}/{len(runs)}] {run.name}: "
             if isinstance(done, Exception):
-                errors[run.name] = " ".join(f"{done if isinstance(done, aejax.AejaxError) else repr(done)}".split())
+                errors[run.name] = aejax.errors.in_one_line(done)
                 print(f"{head}failed: {errors[run.name]}", flush=True)
             else:
                 losses = [r["validation/loss"] for r in logs.read(workdir / run.name) if "validation/loss" in r]

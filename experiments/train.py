@@ -38,13 +38,29 @@ _CHECK = flags.DEFINE_boolean(
 _DEBUG_NANS = flags.DEFINE_boolean(
     "debug_nans", False, "Raise in the operation that made the first NaN, with its traceback; much slower."
 )
+_PROFILE = flags.DEFINE_string(
+    "profile",
+    "",
+    "Steps that JAX's profiler traces, e.g. 100:110 for those from step 100 to step 110; written to plugins/profile in "
+    "the workdir by the first process. A trace holds whole dispatches, which may be of several steps each, see the "
+    "line that tells where it is.",
+)
 flags.mark_flags_as_required(["config", "workdir"])
+
+
+def steps(text: str) -> range | None:
+    """Of --profile."""
+    first, colon, last = text.partition(":")
+    if text and not (colon and first.isdigit() and last.isdigit()):
+        raise aejax.InputError(f"--profile={text} must be two steps, first:last, e.g. --profile=100:110")
+    return range(int(first), int(last)) if text else None
 
 
 def train() -> None:
     if _DEBUG_NANS.value:
         jax.config.update("jax_debug_nans", True)
     config, workdir = main.loaded(_CONFIG.value), _WORKDIR.value
+    profiled = steps(_PROFILE.value)
     if _CHECK.value:
         found = preflight(config)
         print(
@@ -58,7 +74,7 @@ def train() -> None:
         raise aejax.InputError("--processes and --process need --coordinator=host:port")
     with processes.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) if several else nullcontext():
         with main.until_signal() as asked:
-            run = aejax.train(config, workdir, stop=asked)
+            run = aejax.train(config, workdir, stop=asked, profiled=profiled)
         primary = not several or jax.process_index() == 0
     if not is_finished(config, workdir):  # whichever process was asked to stop
         if primary:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from browser import CHROMIUM, Browser
 from tensorboardX.proto import event_pb2
 
 import aejax
@@ -58,6 +59,15 @@ def _forget_programs():
     """One process that held every program of the suite crashed in XLA, probably for want of memory maps."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    started = Browser(tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
 
 
 def config_of(name: str, arg: str = "tiny"):

@@ -48,6 +48,28 @@ def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+@pytest.mark.parametrize(
+    ("what", "status", "told"),
+    [
+        ("print('x' * 100_000)", 141, ""),
+        ("print('x')", 141, ""),
+        ("print('x'); raise aejax.InputError('no')", 1, "error: no\n"),
+    ],
+)
+def test_a_reader_who_leaves_ends_the_command_without_a_traceback(what, status, told):
+    code = f"""import aejax, sys; from experiments import main
+sys.argv = ["command", "--compilation_cache="]
+def command():
+    {what}
+main.run(command)"""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], env=buffered, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == told
+    assert process.returncode == status
+
+
 def test_a_command_fills_the_cache_and_the_next_compiles_nothing(tmp_path):
     def programs(name):
         arguments = [

@@ -40,7 +40,9 @@ with processes.joined(address, n, i):
         asked = iter(range(1))  # only the last one is asked to stop
         stop = lambda: name == "stopped" and i == n - 1 and next(asked, None) is None
         taken.clear()
-        run = aejax.train(config.from_dict(values), folder / name, data=splits, stop=stop, quiet=True)
+        profiled = range(2, 4) if name == "streamed" else None
+        run = aejax.train(
+            config.from_dict(values), folder / name, data=splits, stop=stop, quiet=True, profiled=profiled)
         said = {"step": run.step, "taken": taken, "loss": float(np.square(run.reconstructions - run.inputs).mean())}
         (folder / f"{name}.{i}.json").write_text(json.dumps(said))
 """
@@ -90,9 +92,10 @@ def train_in_group(folder, n):
     np.save(folder / "x.npy", vectors(197))
     (folder / "configs.json").write_text(json.dumps({name: config.to_dict(c) for name, c in of_group().items()}))
     group = start(n, lambda at, n, i: ["-c", GROUP, str(folder), at, str(n), str(i)])
-    for process in group:
+    for i, process in enumerate(group):
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
+        (folder / f"{i}.txt").write_text(said)
     return folder
 
 
@@ -135,6 +138,13 @@ def test_processes_train_as_one_and_write_once(group, alone, name):
     said = [json.loads((folder / f"{name}.{i}.json").read_text()) for i in range(n)]
     assert {s["step"] for s in said} == {8}
     assert len({s["loss"] for s in said}) == 1
+
+
+def test_the_first_process_alone_is_profiled(group):
+    folder, n = group
+    told = ["profile of steps 3 to 4" in (folder / f"{i}.txt").read_text() for i in range(n)]
+    assert told == [True] + [False] * (n - 1)
+    assert len(list(folder.glob("*/plugins/profile/*/*.xplane.pb"))) == 1
 
 
 def test_each_process_reads_its_share_of_a_stream(group):

@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from absl import flags
 from conftest import command
 
 import aejax
@@ -25,6 +26,8 @@ def sweep(monkeypatch, tmp_path):
 
     def run(*more):
         module = command("sweep")
+        for name in [n for n in flags.FLAGS if n.startswith("config.")]:
+            delattr(flags.FLAGS, name)
         axes = {}
         monkeypatch.setattr(sys, "argv", ["sweep", *FLAGS, f"--workdir={tmp_path}", *more])
         try:
@@ -63,6 +66,19 @@ def test_runs_skips_and_tells(sweep, capsys):
 
     status = sweep.run("--config.steps=6", "--config.batch_size=8")
     assert "batch_size: 16 -> 8" in status
+
+
+def test_what_failed_says_why_and_may_be_mended(sweep, capsys):
+    broken = "--config.data.train=train[:3]"
+    assert "2 of 2 runs failed" in sweep.run(broken)
+    capsys.readouterr()
+    assert sweep.run("--dry_run", broken) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in told] == [["lr=0.01", "failed:"], ["lr=0.001", "failed:"]]
+    assert all("batch_size=16 is larger than the 3 training examples" in line for line in told)
+    assert sweep.run() == 0
+    assert sweep.run("--dry_run") == 0
+    assert "failed" not in capsys.readouterr().out
 
 
 def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from aejax import checkpoint, logs
 from aejax.ablation.plan import plan
 from aejax.data import from_array, split
 from aejax.train import train_together
+from aejax.workdir import why_ended
 from configs import denoising, vae
 
 NUMBERS = {"optim.lr": (1e-2, 1e-3), "optim.weight_decay": (0.1, 0.3), "seed": (3, 5)}
@@ -80,6 +81,8 @@ def test_what_diverges_ends_alone(tmp_path):
     assert "(steps 1 to 2 were read)" in str(bad)  # the first that went wrong, after which nothing more is tried
     assert checkpoint.steps(tmp_path / "bad") == []
     assert checkpoint.steps(tmp_path / "good") == [4, 8]
+    assert why_ended(tmp_path / "bad") == f"failed: {bad}"
+    assert why_ended(tmp_path / "good") == ""
 
 
 def test_what_cannot_train_together(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -11,7 +12,7 @@ from conftest import assert_trees_equal, events, mlp, one_device, vectors
 
 import aejax
 from aejax import checkpoint, data, dispatch, logs
-from aejax.workdir import is_stale
+from aejax.workdir import held, is_stale, why_ended
 
 train_lib = sys.modules["aejax.train"]  # `aejax.train` is the function
 
@@ -152,6 +153,41 @@ def test_nan_from_a_single_step_is_located(tmp_path, monkeypatch):
         fit(mlp(log_every=4), tmp_path)
     assert checkpoint.steps(tmp_path) == [4]
     assert aejax.load_run(tmp_path).step == 4
+    assert re.fullmatch(f"failed: .*{message}.*", why_ended(tmp_path))
+    monkeypatch.undo()
+    assert fit(mlp(log_every=4), tmp_path).step == 8
+    assert not (tmp_path / "ended.txt").exists()
+
+
+def test_an_error_that_nobody_foresaw_leaves_its_traceback_a_stop_and_a_closed_pipe_nothing(tmp_path):
+    def raises(error):
+        def load(section):
+            raise error
+
+        return load
+
+    for error in (aejax.StoppedError("later"), BrokenPipeError(), RuntimeError("out of\nmemory")):
+        with pytest.raises(type(error)):
+            aejax.train(mlp(), tmp_path, data=raises(error))
+        assert (tmp_path / "ended.txt").exists() == isinstance(error, RuntimeError)
+    assert why_ended(tmp_path) == "failed: RuntimeError('out of\\nmemory')"
+    assert "in load" in (tmp_path / "ended.txt").read_text()
+
+
+def test_who_is_refused_says_nothing_about_the_run_that_is_there(tmp_path):
+    fit(mlp(), tmp_path)
+    with pytest.raises(aejax.InputError, match="another config"):
+        fit(mlp(optim__lr=0.5), tmp_path)
+    with held(tmp_path), pytest.raises(aejax.InputError, match="by another process"):
+        fit(mlp(), tmp_path)
+    assert why_ended(tmp_path) == ""
+
+
+def test_a_stop_at_a_validation_comes_after_it(tmp_path):
+    """So that who looks at its loss can end the run there."""
+    stop = lambda: any("validation/loss" in record for record in logs.read(tmp_path))  # noqa: E731
+    assert fit(mlp(), tmp_path, stop=stop).step == 4
+    assert checkpoint.steps(tmp_path) == [4]
 
 
 def test_early_stopping_waits_for_its_patience_and_stays_stopped(tmp_path):
@@ -346,10 +382,12 @@ def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
         ({"data__standardize": True, "corruption__name": "masking"}, "needs corruption.level above 0"),
     ],
 )
-def test_wrong_values_are_named_before_anything_is_written(tmp_path, changes, message):
-    with pytest.raises(aejax.InputError, match=message):
+def test_wrong_values_are_named_before_the_first_step(tmp_path, changes, message):
+    with pytest.raises(aejax.InputError, match=message) as caught:
         fit(mlp(**changes), tmp_path)
-    assert not (tmp_path / "config.json").exists()
+    assert why_ended(tmp_path) == ("" if "seed" in changes else f"failed: {caught.value}")
+    fit(mlp(steps=2), tmp_path)  # nothing stands in the way of the mended one
+    assert why_ended(tmp_path) == ""
 
 
 def test_batch_must_divide_among_the_devices(tmp_path):
@@ -428,7 +466,7 @@ def test_saved_arrays_share_no_memory_with_the_state(tmp_path, monkeypatch):
 def test_rate_is_images_over_the_time_without_validation(tmp_path, monkeypatch):
     clock = iter([0.0, 2.0, 10.0, 11.0])  # start, first report, clock restarted, second report
     monkeypatch.setattr(logs.time, "perf_counter", lambda: next(clock))
-    with logs.Logs(tmp_path, 0, 100, 16) as opened:
+    with logs.Logs(tmp_path, 0, mlp(steps=100)) as opened:
         opened.train(5, {"loss": 1.0})
         opened.restart_clock()
         opened.train(10, {"loss": 1.0})

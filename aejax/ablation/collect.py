@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from aejax import config as config_lib
 from aejax import logs
 from aejax.errors import InputError
+from aejax.workdir import why_ended
 
 PLAN = "sweep.json"
 ABSENT = "-"
@@ -166,11 +167,13 @@ def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, li
 def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     """The run of a workdir, or of a plan for one that is not there."""
     if not _is_run(folder):
-        return Trial(folder.name, planned, problem="not started, or failed before its first step")
+        return Trial(folder.name, planned, problem="not started")
     config = _flat(_json(folder / "config.json"))
     history = logs.read(folder)
     validated = [r for r in history if "validation/loss" in r]
     steps = history[-1]["step"] if history else 0
+    if why := why_ended(folder):
+        return Trial(folder.name, config, steps, {}, history, f"{why} (step {steps:,} of {config['steps']:,})")
     if not _is_finished(config, steps, [r["validation/loss"] for r in validated]):
         return Trial(folder.name, config, steps, {}, history, f"unfinished, step {steps:,} of {config['steps']:,}")
     if not validated:

@@ -73,7 +73,7 @@ def plan(config: ConfigDict, overrides: Iterable[Overrides], seeds: int = 1) -> 
         if any("seed" in setting for setting in settings):
             raise InputError("seeds are swept already; leave --seeds out")
         settings = [{**s, "seed": config.seed + i} for s in settings for i in range(seeds)]
-    configs = [_overridden(config, setting) for setting in settings]
+    configs = [overridden(config, setting) for setting in settings]
     runs = [
         Planned(name, *run) for name, run in zip(_names(settings), zip(settings, configs, strict=True), strict=True)
     ]
@@ -88,17 +88,18 @@ def plan(config: ConfigDict, overrides: Iterable[Overrides], seeds: int = 1) -> 
     return runs
 
 
-def _overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
+def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
+    """The config with these overrides, checked and locked; InputError where a key or value does not fit."""
     config = config_lib.from_dict(config.copy_and_resolve_references().to_dict())
     for key, value in overrides.items():
         place = config
         *sections, last = key.split(".")
         for i, section in enumerate(sections):
             if not isinstance(place.get(section), ConfigDict):
-                raise one_of("swept key", key, [".".join([*sections[:i], name]) for name in place])
+                raise one_of("overridden key", key, [".".join([*sections[:i], name]) for name in place])
             place = place[section]
         if last not in place and place.is_locked:
-            raise one_of("swept key", key, [".".join([*sections, name]) for name in place])
+            raise one_of("overridden key", key, [".".join([*sections, name]) for name in place])
         if isinstance(place.get(last), float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         try:
@@ -106,7 +107,7 @@ def _overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
                 place[last] = ConfigDict(dict(value)) if isinstance(value, Mapping) else value
         except TypeError as error:
             wanted = type(place[last]).__name__
-            raise InputError(f"the swept key {key} holds a {wanted}; {value!r} does not fit") from error
+            raise InputError(f"the key {key} holds a {wanted}; {value!r} does not fit") from error
     config_lib.check(config)
     return config_lib.lock(config)
 

@@ -44,16 +44,18 @@ def test_keys_that_some_runs_lack_and_numbers_of_either_kind(tmp_path):
 
 
 def test_runs_that_do_not_count_are_named(tmp_path):
-    root = sweep(tmp_path, RATES, [[3.0, 4.0], [5.0, 7.0]], absent=["lr=0.01,seed=1"])
+    root = sweep(tmp_path, RATES, [[3.0, 4.0], [5.0, 7.0, 9.0]], absent=["lr=0.01,seed=1"])
     log = root / "lr=0.001,seed=0/metrics.jsonl"
     log.write_text("\n".join(log.read_text().splitlines()[:2]) + '\n{"step": 2')  # cut off
+    (root / "lr=0.001,seed=2/ended.txt").write_text("failed: disk full\nTraceback ...")
     run(root / "other", [1.0])
     found = collect([root])
-    assert [(sorted(s.trials), s.planned) for s in found.settings] == [([0], 2), ([1], 2)]
+    assert [(sorted(s.trials), s.planned) for s in found.settings] == [([0], 2), ([1], 3)]
     assert found.notes == [
         "other: not in sweep.json; not counted",
-        "lr=0.01,seed=1: not started, or failed before its first step; not counted",
+        "lr=0.01,seed=1: not started; not counted",
         "lr=0.001,seed=0: unfinished, step 10 of 20; not counted",
+        "lr=0.001,seed=2: failed: disk full (step 20 of 20); not counted",
     ]
 
 

@@ -29,6 +29,14 @@ def grid(tmp_path):
     return of(sweep(tmp_path, GRID, VALUES))
 
 
+def written(root):
+    """The page of these runs, as a file."""
+    found, rows = of(root)
+    file = root / "report.html"
+    file.write_text(page.page(found, rows, pictures.draw(found, rows), ["a remark"], "Comparison"), encoding="utf-8")
+    return file
+
+
 def bars(axes):
     """Places, means and deviations of each line of error bars."""
     found = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
@@ -167,8 +175,48 @@ def test_the_page_holds_the_table_and_what_was_left_out(tmp_path):
     assert first == ["0", "3", "1 of 2", "", "", "baseline"]
     assert second == ["0.9", "1.50 ± 0.71", "2", "-1.5", "", "one seed, no interval"]
     assert re.findall(r'class="number best" data-key="([^"]+)"', text) == ["1.5"]
-    assert "<li>lr=0.01,ema=0.0,seed=1: not started, or failed before its first step; not counted</li>" in text
+    assert "<li>lr=0.01,ema=0.0,seed=1: not started; not counted</li>" in text
     assert "3 finished of 4, in 2 settings" in text
+
+
+SCREENS = [(1280, False), (1280, True), (390, False), (390, True)]
+
+
+@pytest.mark.parametrize(("width", "dark"), SCREENS)
+def test_the_page_fits_can_be_read_and_asks_for_nothing(browser, tmp_path, width, dark):
+    root = sweep(tmp_path, GRID, VALUES)
+    (root / "lr=0.1,ema=0.9,seed=1/ended.txt").write_text("failed: " + "a long reason " * 20 + "<b>\n")
+    browser.open(written(root), width, dark=dark)
+    assert browser.value("document.documentElement.scrollWidth") == width
+    inside = "[...document.querySelectorAll('.card, dl, pre')].every((e) => e.scrollWidth <= e.clientWidth)"
+    assert browser.value(f"document.querySelector('details').open = true, {inside}")
+    ratios = browser.contrasts("h1,h3,dt,dd,th button,td,small,li,figcaption,figure svg text,.muted")
+    assert len(ratios) == 11
+    assert min(ratios.values()) > 4.5, ratios  # WCAG 2.1, AA
+    drawn = browser.value("[...document.querySelectorAll('figure svg')].map((s) => s.getBoundingClientRect().height)")
+    assert len(drawn) == 4
+    assert min(drawn) > 50
+    assert "failed: a long reason" in browser.value("document.querySelector('.settings li').innerText")
+    assert browser.complaints() == []
+    assert browser.asked() == {"file"}
+
+
+def test_a_click_on_a_head_sorts_the_table(browser, tmp_path):
+    browser.open(written(sweep(tmp_path, GRID, VALUES)))
+    means = "[...document.querySelectorAll('.wide tbody tr')].map((r) => Number(r.cells[2].dataset.key))"
+    assert browser.value(means) == [4, 1.5, 9.25, 4.25, 6.5, 1.5]
+    for want in ([1.5, 1.5, 4, 4.25, 6.5, 9.25], [9.25, 6.5, 4.25, 4, 1.5, 1.5]):
+        browser.value("document.querySelectorAll('.wide thead button')[2].click()")
+        assert browser.value(means) == want
+    assert browser.complaints() == []
+
+
+def test_the_page_of_one_run(browser, tmp_path):
+    browser.open(written(run(tmp_path / "a", [2.0, 1.0])), 390)
+    assert browser.value("document.documentElement.scrollWidth") == 390
+    assert browser.value("document.querySelectorAll('.wide tbody tr').length") == 1
+    assert browser.value("document.querySelectorAll('figure svg').length") == 1  # the curve
+    assert browser.complaints() == []
 
 
 # The command

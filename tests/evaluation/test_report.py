@@ -5,16 +5,11 @@ import html
 import io
 import json
 import re
-import shutil
-import subprocess
-import time
 import tomllib
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
-import websocket
 from conftest import mlp, one_device, vectors
 from PIL import Image
 
@@ -24,71 +19,6 @@ from aejax.config import module
 from aejax.evaluation import Measure, Skipped, Subject, interactive, pictures, report
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-class Browser:
-    """Headless Chromium, by the DevTools protocol. `events` holds all that it told so far."""
-
-    def __init__(self, profile: Path):
-        quiet = ["background-networking", "component-update", "sync", "gpu", "quic"]
-        flags = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
-        flags += [f"--user-data-dir={profile}", "--remote-debugging-port=0", "--hide-scrollbars", "about:blank"]
-        self.process = subprocess.Popen([CHROMIUM, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.events, self.number = [], 0
-        port = self._port(profile / "DevToolsActivePort")
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{port}/json") as answer:
-            page = next(t for t in json.load(answer) if t["type"] == "page")
-        self.socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=60, suppress_origin=True)
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.do(f"{domain}.enable")
-
-    def _port(self, file: Path) -> str:
-        for _ in range(600):
-            if file.exists() and file.read_text().count("\n"):
-                return file.read_text().split()[0]
-            time.sleep(0.1)
-        raise TimeoutError("Chromium did not start within a minute")
-
-    def do(self, method, **parameters):
-        self.number += 1
-        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == self.number:
-                assert "error" not in message, message
-                return message["result"]
-            self.events.append(message)
-
-    def open(self, file: Path, width=1280, height=900, dark=False):
-        self.events.clear()
-        self.do(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.do("Emulation.setEmulatedMedia", features=[scheme])
-        self.do("Page.navigate", url=file.as_uri())
-        loaded = f"document.readyState == 'complete' && location.href == {json.dumps(file.as_uri())}"
-        for _ in range(600):
-            if self.value(loaded):
-                return
-            time.sleep(0.1)
-        raise TimeoutError("the page was not there within a minute")
-
-    def value(self, expression):
-        answer = self.do("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def screenshot(self, **parameters):
-        """PNG as base64; of the whole page, or of a `clip`."""
-        return self.do("Page.captureScreenshot", captureBeyondViewport=True, **parameters)["data"]
-
-    def close(self):
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(30)
 
 
 def subject_of(config, x, label=None):
@@ -114,15 +44,6 @@ MEASURES = {
 @pytest.fixture(scope="module")
 def page(subject, tmp_path_factory):
     return report.write(subject, MEASURES, dict(pictures.draw(subject)), tmp_path_factory.mktemp("report"))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    started = Browser(tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
 
 
 def embedded(page):
@@ -211,31 +132,6 @@ def test_what_is_no_python_is_shipped():
 
 SCREENS = [(1280, False), (1280, True), (390, False), (390, True)]
 
-CONTRASTS = """
-(() => {
-  const light = (c) => {
-    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    const [r, g, b] = c.match(/[\\d.]+/g).map((v) => linear(v / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const under = (e) => {
-    for (; e; e = e.parentElement) {
-      const c = getComputedStyle(e).backgroundColor;
-      if (c !== "rgba(0, 0, 0, 0)") return c;
-    }
-  };
-  const ratios = {};
-  const all = "h1,dt,dd,.value,.unit,.protocol,.reason,figcaption,figure svg text,#map text,button";
-  for (const s of all.split(","))
-    for (const e of document.querySelectorAll(s)) {
-      const own = getComputedStyle(e);
-      const [a, b] = [light(e.closest("svg") ? own.fill : own.color), light(under(e))].sort((p, q) => q - p);
-      ratios[s] = Math.min(ratios[s] ?? 99, (a + 0.05) / (b + 0.05));
-    }
-  return ratios;
-})()
-"""
-
 
 @pytest.mark.parametrize(("width", "dark"), SCREENS)
 def test_the_page_fits_can_be_read_and_asks_for_nothing(browser, page, width, dark):
@@ -245,13 +141,12 @@ def test_the_page_fits_can_be_read_and_asks_for_nothing(browser, page, width, da
     assert browser.value(f"document.querySelector('details').open = true, {inside}")
     background = browser.value("getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", background))) < 60) == dark
-    ratios = browser.value(CONTRASTS)
+    names = "h1,dt,dd,.value,.unit,.protocol,.reason,figcaption,figure svg text,#map text,button"
+    ratios = browser.contrasts(names)
     assert len(ratios) == 11
     assert min(ratios.values()) > 4.5, ratios  # WCAG 2.1, AA
-    told = {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}
-    assert [e for e in browser.events if e["method"] in told] == []
-    asked = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
-    assert {url.split(":")[0] for url in asked} == {"file", "data"}
+    assert browser.complaints() == []
+    assert browser.asked() == {"file", "data"}
 
 
 def place(browser, i):

@@ -23,10 +23,10 @@ else:
     del sys.modules["torch"]
 
 
-class Events:
-    """A new file in `workdir`, which hides what others there tell of steps after `start`."""
+class TensorBoard:
+    """See `Tracker`. Each start has a file of its own, which hides what others tell of steps after `start`."""
 
-    def __init__(self, workdir: Path, start: int):
+    def __init__(self, workdir: Path, config: Mapping[str, Any], start: int, history: Any):
         # TensorBoard reads the files in the order of their names: that of their beginnings, even if the clock is moved.
         taken = [int(p.name.split(".")[3]) for p in Path(workdir).glob("events.out.tfevents.[0-9]*.*")]
         number = max([int(time.time()), *(n + 1 for n in taken)])

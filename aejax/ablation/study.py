@@ -1,0 +1,161 @@
+"""An Optuna study in a folder: each trial is one process's, and whoever comes next goes on with what was left."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aejax.errors import InputError, StorageError
+from aejax.workdir import storage_errors
+
+_NAME = "study"
+
+
+class Study:
+    """Trials that processes of one machine share.
+
+    It lies in study.db, which survives `kill -9`. Who is at which trial is known by a lock on study.lock, which ends
+    with the process: a trial that is unfinished and not locked was left, and `claim` gives it out again.
+
+    What a trial suggests is a function of the seed, its number, and the trials that were finished when it began: of
+    one process, the same on every machine with the same version of Optuna.
+    """
+
+    def __init__(
+        self, folder: Path, direction: str, about: Mapping[str, str], *, seed: int = 0, prune: bool = True
+    ) -> None:
+        """Opens the study, or begins it; InputError where that of the folder is `about` something else.
+
+        `direction` is "minimize" or "maximize". With `prune`, a trial ends that is worse than the median of others.
+        """
+        optuna = _optuna()
+        self._samples = lambda number: optuna.samplers.TPESampler(
+            seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        )
+        self._open = contextlib.ExitStack()
+        with storage_errors(folder):
+            self._lock = self._open.enter_context((folder / "study.lock").open("ab"))
+        with contextlib.ExitStack() as unless_open, self._alone():
+            unless_open.push(self._open)
+            self._storage = optuna.storages.RDBStorage(
+                f"sqlite:///{folder.absolute() / 'study.db'}",
+                engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait for another process
+            )
+            self._open.callback(self._storage.engine.dispose)
+            self._open.callback(self._storage.remove_session)
+            self._study = optuna.create_study(
+                storage=self._storage,
+                study_name=_NAME,
+                direction=direction,
+                pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
+                load_if_exists=True,
+            )
+            before = self._study.user_attrs
+            for key, value in about.items():
+                if before.get(key, value) != value:
+                    raise InputError(
+                        f"{folder} holds a study of another {key} ({_difference(before[key], value)}); "
+                        f"choose another workdir, or the {key} it was begun with"
+                    )
+                self._study.set_user_attr(key, value)
+            unless_open.pop_all()
+
+    def __enter__(self) -> "Study":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._open.close()
+
+    def claim(self, trials: int) -> Any | None:
+        """An Optuna trial that is now this process's: one that was left, or a new one while there are fewer."""
+        states = _optuna().trial.TrialState
+        with self._alone():
+            begun = [trial for trial in self.trials if trial.state != states.WAITING]
+            running = [trial.number for trial in begun if trial.state == states.RUNNING]
+            left = next((number for number in running if self._take(number)), None)
+            if left is None and len(begun) >= trials:
+                return None
+            trial = self._study.ask() if left is None else self._again(left)
+            self._take(trial.number)
+        self._study.sampler = self._samples(trial.number)
+        return trial
+
+    def tell(self, trial: Any, *, value: float | None = None, pruned: str = "", failed: str = "") -> None:
+        """What the trial came to: a value, or why it has none. Samplers avoid what was pruned, not what failed."""
+        states = _optuna().trial.TrialState
+        if pruned or failed:
+            trial.set_user_attr("why", pruned or failed)
+        state = states.FAIL if failed else states.PRUNED if pruned else states.COMPLETE
+        self._study.tell(trial, value, state)
+        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + trial.number)
+
+    @property
+    def trials(self) -> list[Any]:
+        """All trials as Optuna knows them, in their order."""
+        return self._study.get_trials(deepcopy=False)
+
+    @property
+    def best(self) -> Any | None:
+        """The complete trial of the best value; None where there is none."""
+        complete = _optuna().trial.TrialState.COMPLETE
+        return self._study.best_trial if any(trial.state == complete for trial in self.trials) else None
+
+    def _again(self, number: int) -> Any:
+        study_id = self._storage.get_study_id_from_name(_NAME)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return _optuna().trial.Trial(self._study, trial_id)
+
+    def _take(self, number: int) -> bool:
+        """Whether the trial is this process's: byte 0 of the lock is the whole study, byte 1 + n trial n."""
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + number)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, 0)
+        except OSError as error:
+            raise StorageError(
+                f"{self._lock.name} cannot be locked ({error}); choose a workdir on a disk of this machine"
+            ) from error
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 0)
+
+
+def tried(search: Callable[[Any], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The overrides of a trial that is in no study. InputError where `search` cannot make them."""
+    trial = _optuna().create_study().ask()
+    try:
+        given = search(trial)
+    except Exception as error:
+        raise InputError(f"search(trial) of the config raised {error!r}; it takes an Optuna trial") from error
+    if not isinstance(given, Mapping) or not given:
+        raise InputError(f"search(trial) of the config returned {given!r}; return overrides, e.g. {{'optim.lr': 1e-3}}")
+    return given
+
+
+def _difference(before: str, now: str) -> str:
+    """Of two texts, or of two objects in JSON, what differs."""
+    if not before.startswith("{"):
+        return f"{before} -> {now}"
+    old, new = json.loads(before), json.loads(now)
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return "; ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys[:4])
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise InputError("a search needs Optuna: pip install 'aejax[optuna]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

@@ -1,0 +1,199 @@
+"""Searches a config's hyperparameters: python -m experiments.search --config=configs/vae.py --workdir=runs/search
+
+`search(trial)` of the config file takes an Optuna trial and returns overrides by dotted key, e.g.
+`{"optim.lr": trial.suggest_float("lr", 1e-4, 1e-2, log=True)}`. Each trial trains in a folder of its own, trial_007,
+which `experiments.compare` reads; one that is worse than the median at a validation ends there.
+
+--trials counts all trials of the study: the same command goes on where it was left, with the trial that was under way
+from its checkpoint, and does nothing when all are done. Several at once share the trials. Needs the extra `optuna`.
+"""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+import aejax
+from aejax import config as config_lib
+from aejax import data, logs
+from aejax.ablation import statistics
+from aejax.ablation.plan import Overrides, overridden
+from aejax.ablation.study import Study, tried
+from aejax.errors import in_one_line
+from aejax.storage import writable
+from aejax.workdir import end, is_finished
+from experiments import main
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file that has search(trial), e.g. configs/vae.py; what it is set to holds for all trials.",
+    lock_config=False,
+    accept_new_attributes=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study and of all trials.")
+_TRIALS = flags.DEFINE_integer("trials", 20, "Trials of the study, with those that are done.", lower_bound=1)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of what is suggested; the trials are trained with the config's.", lower_bound=0
+)
+_OBJECTIVE = flags.DEFINE_string("objective", "validation/loss", "Metric of a validation, as metrics.jsonl names it.")
+_PRUNE = flags.DEFINE_bool("prune", True, "End a trial that is worse than the median of others at a validation.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def folder_of(workdir: Path, number: int) -> Path:
+    return workdir / f"trial_{number:03d}"
+
+
+def direction(objective: str, keys: list[str]) -> str:
+    """As Optuna names it; InputError where less is no better than more, or the keys change what a loss is."""
+    if changed := statistics.redefined(objective, keys):
+        raise aejax.InputError(
+            f"{objective} is another sum for each {' and '.join(changed)}, which search(trial) sets; choose "
+            "--objective=validation/squared_error, or leave them out"
+        )
+    better = statistics.direction(objective)
+    if not objective.startswith("validation/") or not better:
+        known = [f"validation/{name}" for name in statistics.LOWER | statistics.HIGHER]
+        raise aejax.errors.one_of("--objective", objective, known)
+    return "maximize" if better > 0 else "minimize"
+
+
+def validations(folder: Path, objective: str) -> dict[int, float]:
+    """The objective by step."""
+    records = [record for record in logs.read(folder) if "validation/loss" in record]
+    for record in records:
+        if objective not in record:
+            known = ", ".join(key for key in record if key != "step")
+            raise aejax.AejaxError(f"no validation has --objective={objective}; choose one of: {known}")
+    return {record["step"]: record[objective] for record in records}
+
+
+def reports(trial: Any, told: set[int], folder: Path, objective: str) -> Callable[[], bool]:
+    """A question: has the pruner had enough of the trial? It is told each validation but those of the steps `told`."""
+    enough: bool | None = None
+
+    def ask() -> bool:
+        nonlocal enough
+        new = {step: value for step, value in validations(folder, objective).items() if step not in told}
+        for step, value in new.items():
+            trial.report(value, step)
+        told.update(new)
+        if new or enough is None:
+            enough = trial.should_prune()
+        return enough
+
+    return ask
+
+
+def run_trial(
+    study: Study,
+    trial: Any,
+    config: ConfigDict,
+    folder: Path,
+    search: Callable[[Any], Overrides],
+    load: Callable[[ConfigDict], data.Splits],
+    asked: Callable[[], bool],
+) -> str:
+    """Trains the trial, and tells the study what it came to, as it tells it here; "" where it was asked to stop."""
+    objective, begin = _OBJECTIVE.value, time.monotonic()
+    try:
+        given = search(trial)
+        trial.set_user_attr("overrides", config_lib.to_dict(given))
+        planned = overridden(config, given)
+        pruned = reports(trial, set(study.trials[trial.number].intermediate_values), folder, objective)
+        if not is_finished(planned, folder) and not pruned():
+            aejax.train(planned, folder, data=load, stop=lambda: pruned() or asked(), quiet=True)
+        finished, found = is_finished(planned, folder), validations(folder, objective)
+        if not finished and not pruned():
+            return ""
+        last, value = max(found.items())
+    except aejax.DivergedError as error:
+        study.tell(trial, pruned=f"failed: {error}")  # as bad as can be, so that others keep away from there
+        return f"failed: {error}"
+    except (aejax.StoppedError, aejax.StorageError, BrokenPipeError):
+        raise
+    except Exception as error:
+        if type(error) is aejax.AejaxError:  # of the objective, the same for all
+            raise
+        why = f"failed: {in_one_line(error)}"
+        study.tell(trial, failed=why)
+        return why
+    if finished:
+        pruned()  # told of the last one
+        study.tell(trial, value=value)
+        return f"{objective} {value:.5g}, {time.monotonic() - begin:.0f} s"
+    why = f"pruned: {objective} {value:.5g}"
+    end(folder, planned, why)
+    study.tell(trial, pruned=why)
+    return f"{why} at step {last:,}, {time.monotonic() - begin:.0f} s"
+
+
+def again(trial: Any, folder: Path, out: Path) -> str:
+    """The command that trains a trial's config anew, in `out`."""
+    flag = flags.FLAGS["config"]
+    overrides = trial.user_attrs["overrides"]
+    if any(isinstance(value, Mapping) for value in overrides.values()):  # a flag cannot take keys out of a section
+        code = f"import aejax; aejax.train(aejax.load_run({str(folder)!r}).config, {str(out)!r})"
+        return shlex.join(["python", "-c", code])
+    values = {**config_flags.get_override_values(flag), **overrides}
+    shown = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    command = ["python", "-m", "experiments.train", f"--config={config_flags.get_config_filename(flag)}"]
+    return shlex.join([*command, *(f"--config.{k}={v}" for k, v in shown.items()), f"--workdir={out}"])
+
+
+def summary(study: Study, workdir: Path) -> str:
+    """The best trial and how to train it anew, how many came to what, and what failed."""
+    trials, best = study.trials, study.best
+    reasons = {t.number: t.user_attrs.get("why", "") for t in trials}
+    failed = {number: why for number, why in reasons.items() if why.startswith("failed: ")}
+    counts = {state: sum(t.state.name == state for t in trials) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
+    shown = ", ".join(f"{count} {name.lower()}" for name, count in counts.items() if count)
+    lines = [f"{len(trials)} trials: {shown}", *(f"  {folder_of(workdir, n).name}: {why}" for n, why in failed.items())]
+    if best is None:
+        raise aejax.AejaxError("no trial came to its end; " + "\n".join(lines))
+    folder = folder_of(workdir, best.number)
+    values = "".join(f"\n  {key}={value}" for key, value in best.user_attrs["overrides"].items())
+    lines += [
+        f"the best, {_OBJECTIVE.value} {best.value:.5g}: {folder}{values}",
+        "to train it anew:",
+        again(best, folder, workdir.with_name(f"{workdir.name}_best")),
+    ]
+    return "\n".join(lines)
+
+
+def search() -> None:
+    config, workdir, objective = main.loaded(_CONFIG.value), Path(_WORKDIR.value), _OBJECTIVE.value
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    search_of_config = main.defined(file, "search")
+    if search_of_config is None:
+        raise aejax.InputError(f"{file} has no search(trial); write one as in configs/vae.py")
+    given = tried(search_of_config)
+    config = config_lib.from_dict(config.copy_and_resolve_references().to_dict())
+    overridden(config, given)  # raises before a trial is spent
+    way = direction(objective, list(given))
+    load = main.loads_once()
+    load(config.data)
+    fixed = {key: value for key, value in config_lib.flat(config_lib.to_dict(config)) if key not in config_lib.FREE}
+    about = {"config": json.dumps(fixed), "objective": objective}
+    opened = Study(writable(workdir), way, about, seed=_SEED.value, prune=_PRUNE.value)
+    with opened as study, main.until_signal() as asked:
+        while not asked() and (trial := study.claim(_TRIALS.value)):
+            folder = folder_of(workdir, trial.number)
+            print(f"{folder.name} ...", file=sys.stderr)
+            done = run_trial(study, trial, config, folder, search_of_config, load, asked)
+            if done:
+                print(f"{folder.name}: {done}", flush=True)
+        if asked():
+            raise aejax.StoppedError("stopped; the same command goes on from here")
+        print(summary(study, workdir))
+
+
+if __name__ == "__main__":
+    main.run(search)

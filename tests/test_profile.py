@@ -1,0 +1,82 @@
+"""--profile: what is traced, that it changes nothing, and what is refused."""
+
+import gzip
+import json
+
+import jax
+import pytest
+from conftest import assert_trees_equal, command, mlp, one_device, vectors
+
+import aejax
+from aejax import checkpoint, data
+
+
+def train(workdir, profiled=None, stop=lambda: False, **changes):
+    """Steps are dispatched two at a time."""
+    config = mlp(**changes)
+    splits = data.split({"train": data.from_array(vectors())}, config.data)
+    return aejax.train(config, workdir, data=splits, devices=one_device(), stop=stop, quiet=True, profiled=profiled)
+
+
+def dispatches(workdir):
+    """At which steps those began that each trace holds, as XProf and TensorBoard find it."""
+    found = []
+    for file in sorted(workdir.glob("plugins/profile/*/*.trace.json.gz")):
+        events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+        found.append([int(e["args"]["step_num"]) for e in events if e.get("name") == "train"])
+        assert len(list(file.parent.glob("*.xplane.pb"))) == 1
+        assert any("hlo_op" in e.get("args", {}) for e in events)  # what the device did
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("plain")
+    train(workdir)
+    return checkpoint.newest(workdir)
+
+
+@pytest.mark.parametrize(("profiled", "traced"), [(range(2, 4), [2]), (range(3, 5), [2, 4])])
+def test_the_trace_holds_the_dispatches_of_the_steps_and_changes_no_bit(tmp_path, capsys, plain, profiled, traced):
+    train(tmp_path, profiled)
+    assert dispatches(tmp_path) == [traced]
+    (folder,) = (tmp_path / "plugins/profile").iterdir()
+    said = capsys.readouterr().err
+    assert said.startswith(f"profile of steps {traced[0] + 1} to {traced[-1] + 2}: {folder}; to see it: ")
+    assert said.count("\n") == 1
+    newest = checkpoint.newest(tmp_path)
+    assert_trees_equal(newest.state, plain.state)
+    assert_trees_equal(newest.samples, plain.samples)
+
+
+def test_a_resumed_run_counts_from_where_it_goes_on_and_a_stopped_one_writes_what_it_has(tmp_path, capsys):
+    train(tmp_path, stop=lambda: True)
+    asked = iter([False])
+    train(tmp_path, range(4, 8), stop=lambda: next(asked, True))
+    assert dispatches(tmp_path) == [[4]]
+    assert "profile of steps 5 to 6: " in capsys.readouterr().err
+    jax.profiler.start_trace(str(tmp_path / "another"))  # would raise, were one still running
+    jax.profiler.stop_trace()
+
+
+@pytest.mark.parametrize("profiled", [range(4), range(4, 4), range(6, 4), range(4, 9)])
+def test_steps_that_the_run_does_not_come_by_are_refused_early(tmp_path, profiled):
+    train(tmp_path, stop=lambda: True)
+    with pytest.raises(aejax.InputError, match=r"cannot be profiled: choose .* from 2 to 8"):
+        train(tmp_path, profiled)
+    assert checkpoint.steps(tmp_path) == [2]
+
+
+def test_a_finished_run_is_not_profiled(tmp_path):
+    train(tmp_path)
+    with pytest.raises(aejax.InputError, match="the run stands at its last step, 8"):
+        train(tmp_path, range(8))
+
+
+def test_the_flag_is_two_steps():
+    steps = command("train").steps
+    assert steps("") is None
+    assert steps("100:110") == range(100, 110)
+    for wrong in ("10", ":", "10:", "-1:3", "a:b", "1:2:3"):
+        with pytest.raises(aejax.InputError, match=f"--profile={wrong} must be two steps"):
+            steps(wrong)
