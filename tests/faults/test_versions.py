@@ -34,9 +34,8 @@ FAMILIES = {
 def train(name, folder, **kwargs):
     config_name, changes = FAMILIES[name]
     config = config_of(config_name)
-    config.update_from_flattened_dict(
-        {"steps": 8, "log_every": 2, "checkpoint_every": 4, "data.cache": False, **changes}
-    )
+    small = {"steps": 8, "log_every": 2, "checkpoint_every": 4, "data.cache": False}
+    config.update_from_flattened_dict(small | changes)
     devices = jax.devices() if name == "sharded" else jax.devices()[:1]
     return aejax.train(config, folder, devices=devices, quiet=True, **kwargs)
 
@@ -50,15 +49,12 @@ def test_runs_of_other_stacks_go_on(name, tmp_path):
     for other in Path(FOLDER).iterdir():
         folder = shutil.copytree(other / name, tmp_path / other.name)
         begun = aejax.load_run(folder)
-        assert begun.step == 4
+        assert 0 < begun.step < 8
         np.testing.assert_allclose(begun.encode(begun.inputs), begun.latents, rtol=1e-3, atol=1e-4)
         ended = train(name, folder)
         a, b = (checkpoint.newest(tmp_path / n).state["params"] for n in (other.name, "whole"))
         apart = [np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)]
-        losses = [
-            [r["validation/loss"] for r in logs.read(tmp_path / n) if "validation/loss" in r][-1]
-            for n in (other.name, "whole")
-        ]
+        losses = [logs.read(tmp_path / n)[-1]["validation/loss"] for n in (other.name, "whole")]
         print(f"{name}: {other.name} gone on with by {OWN}: parameters within {max(apart):.1e}, losses {losses}")
         assert max(apart) < (1e-2 if "dtype" in FAMILIES[name][1] else 1e-3)
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
