@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MEANT, MNIST, assert_trees_equal, config_of, needs_mnist, one_device
+from conftest import MEANT, MNIST, config_of, needs_mnist, one_device
 
 import aejax
 from aejax import checkpoint, logs
@@ -133,35 +133,6 @@ def test_sigterm_saves_and_exits_cleanly_and_the_same_command_goes_on(tmp_path, 
     assert finish(again)[0] == 75
     steps = [r["step"] for r in logs.read(workdir) if "train/loss" in r]
     assert steps == sorted(set(steps))
-
-
-def test_kill_9_loses_at_most_the_steps_since_the_last_completed_save(tmp_path):
-    """Killed at moments drawn at random, resumed each time: it ends bit for bit as if nothing had been."""
-    workdir, rng = tmp_path / "run", np.random.default_rng()
-    config = config_of("stacked")
-    config.update({"steps": 600, "checkpoint_every": 20, "log_every": 10, "keep": 1000})
-    arguments = (
-        "--config=configs/stacked.py:tiny",
-        "--config.steps=600",
-        "--config.checkpoint_every=20",
-        "--config.log_every=10",
-        "--config.keep=1000",
-        f"--workdir={workdir}",
-    )
-    for _ in range(2):
-        before = max(checkpoint.steps(workdir), default=0)
-        process = launch("train", *arguments)
-        wait_for(lambda before=before: max(checkpoint.steps(workdir), default=0) > before, process)
-        time.sleep(rng.uniform(0, 0.3))
-        complete = max(checkpoint.steps(workdir))
-        process.kill()
-        process.communicate()
-        assert max(checkpoint.steps(workdir)) >= complete
-    code, _, errors = finish(launch("train", *arguments))
-    assert code == 0, errors
-    whole = aejax.train(config, tmp_path / "whole", devices=one_device())
-    assert_trees_equal(checkpoint.newest(workdir).state, checkpoint.newest(tmp_path / "whole").state)
-    assert whole.step == 600
 
 
 def angle_to_pca(x, decoder_kernel):

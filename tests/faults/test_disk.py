@@ -77,3 +77,24 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(disk, tmp_path):
     train(disk / "run", config)
     assert_same_end(disk / "run", tmp_path / "whole")
     assert len(failed) >= 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+    real = logs.Logs.__init__
+
+    def on_a_full_disk(self, workdir, *args):
+        real(self, workdir, *args)
+        with open("/dev/full", "w") as full:
+            os.dup2(full.fileno(), self._file.fileno())
+
+    monkeypatch.setattr(logs.Logs, "__init__", on_a_full_disk)
+    with pytest.raises(aejax.StorageError, match="No space left"):
+        train(tmp_path)
+
+
+def test_full_disk_is_said_before_a_checkpoint_is_begun(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(aejax.StorageError, match=r"checkpoint of [\d,]+ bytes does not fit.*no checkpoint is complete"):
+        train(tmp_path)

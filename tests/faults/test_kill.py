@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from runs import ROOT, assert_same_end, start
+from runs import ROOT, after, assert_same_end, start, train
 
 from aejax import checkpoint
 
@@ -129,3 +129,12 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, starts, kills):
         "evaluation",
         "metrics.jsonl",
     ]
+
+
+def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+    train(tmp_path, stop=after(2))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "train/loss": 1.0}\n{"step": 7, "trai')  # written after the save, then killed
+    train(tmp_path)
+    steps = [r["step"] for r in logs.read(tmp_path) if "train/loss" in r]
+    assert steps == [2, 4, 6, 8]

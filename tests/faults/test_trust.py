@@ -96,6 +96,12 @@ def test_a_config_that_names_a_module_does_not_import_it(copy, change, monkeypat
     assert "poison" not in sys.modules
 
 
+def test_trackers_are_not_asked_for_when_a_run_is_loaded(copy):
+    with_config(copy, lambda c: c.update(tracking=["poison:Tracker"]))
+    assert aejax.load_run(copy).step == 8
+    assert "poison" not in sys.modules
+
+
 def test_what_is_trusted_runs(copy, monkeypatch, tmp_path):
     (copy / "poison.py").write_text(MINE.format(touched=str(tmp_path / "touched")))
     with_config(copy, NAMED["bottleneck"])
