@@ -1,6 +1,7 @@
 """The disk full, at any file that a run writes: one line, nothing complete lost, and the same command goes on."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 
@@ -10,7 +11,7 @@ from conftest import mlp
 from runs import assert_same_end, train
 
 import aejax
-from aejax import checkpoint
+from aejax import checkpoint, logs
 
 # What was being saved is missing, and is said to be; that a checkpoint cannot be read would be an error.
 pytestmark = pytest.mark.filterwarnings("ignore:the checkpoint of step .* is missing")
