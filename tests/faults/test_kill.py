@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from runs import ROOT, after, assert_same_end, start, train
 
-from aejax import checkpoint
+from aejax import checkpoint, logs
 
 # What was being saved is missing, and is said to be; that a checkpoint cannot be read would be an error.
 pytestmark = pytest.mark.filterwarnings("ignore:the checkpoint of step .* is missing")
