@@ -3,6 +3,7 @@
 tensorboardX's own writer has a thread: a full disk ends it, and the run then waits for it for ever.
 """
 
+import contextlib
 import socket
 import struct
 import sys
@@ -46,5 +47,10 @@ class TensorBoard:
         data = event_pb2.Event(wall_time=time.time(), **event).SerializeToString()
         length = struct.pack("<Q", len(data))
         parts = (length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data)))
-        self._file.write(b"".join(parts))
-        self._file.flush()
+        try:
+            self._file.write(b"".join(parts))
+            self._file.flush()
+        except OSError:  # the disk is full: closed now, or it would be tried once more when nobody listens
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise

@@ -14,7 +14,11 @@ import aejax
 from aejax import checkpoint, logs
 
 # What was being saved is missing, and is said to be; that a checkpoint cannot be read would be an error.
-pytestmark = pytest.mark.filterwarnings("ignore:the checkpoint of step .* is missing")
+# TensorBoard's file may end early: that too is only said.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the checkpoint of step .* is missing"),
+    pytest.mark.filterwarnings("ignore:tracking by tensorboard failed .*No space left"),
+]
 SIZE = 2**20
 
 
@@ -73,10 +77,10 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(disk, tmp_path):
         if found := checkpoint.newest(workdir):
             assert found.step >= before
         if not said:
-            assert_same_end(workdir, tmp_path / "whole")
+            assert_same_end(workdir, tmp_path / "whole", board=False)
             shutil.rmtree(workdir)
     train(disk / "run", config)
-    assert_same_end(disk / "run", tmp_path / "whole")
+    assert_same_end(disk / "run", tmp_path / "whole", board=False)
     assert len(failed) >= 3
 
 
