@@ -40,7 +40,12 @@ class Member:
     ):
         """`primary` as in `Partition`."""
         metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
-        self._workdir, self._config, self._primary, begin = workdir, config, primary, saved.step if saved else 0
+        self._workdir, self._patience, self._primary, begin = (
+            workdir,
+            config.patience,
+            primary,
+            saved.step if saved else 0,
+        )
         self._open = contextlib.ExitStack()
         with self._guarded():
             logs = Logs if primary else Unwritten
@@ -77,7 +82,7 @@ class Member:
             _check_finite(finite, step, self._checkpoints)
             self._checkpoints.save(step, state, samples, loss)
             self._logs.restart_clock()
-            self.ended = is_stale(self._logs.history, self._config.patience)
+            self.ended = is_stale(self._logs.history, self._patience)
 
     def close(self) -> None:
         """Waits for the save under way."""
@@ -92,7 +97,7 @@ class Member:
         except AejaxError as error:
             self.error, self.ended = self.error or error, True
             if self._primary:
-                end(self._workdir, self._config, f"failed: {in_one_line(self.error)}")
+                end(self._workdir, f"failed: {in_one_line(self.error)}")
 
 
 def _check_finite(metrics: Metrics, last: int, checkpoints: checkpoint.Checkpoints, what: str = "") -> None:

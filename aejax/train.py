@@ -101,6 +101,12 @@ def train_together(
     partition.check(config.batch_size)
     quiet = quiet or not partition.primary
     with contextlib.ExitStack() as stack:
+
+        def know_ends() -> None:
+            for workdir in folders if partition.primary else ():
+                with storage_errors(workdir):
+                    stack.enter_context(ends_known(workdir))
+
         saves = []
         for each, workdir in zip(configs, folders, strict=True):
             with storage_errors(workdir):
@@ -113,9 +119,8 @@ def train_together(
             raise InputError("runs that train together must have come equally far; run them one by one")
         if profiled is not None:
             profile.check(profiled, begin, config.steps)
-        for each, workdir in zip(configs, folders, strict=True) if partition.primary else ():
-            with storage_errors(workdir):
-                stack.enter_context(ends_known(workdir, each))
+        if not begin:  # what keeps a begun run from going on does not end it
+            know_ends()
 
         data = data if isinstance(data, Splits) else data(config.data)
         spec = Spec.from_dict(saves[0].metadata["spec"]) if saves[0] else Spec.of(data.train, config.data.standardize)
@@ -148,6 +153,8 @@ def train_together(
         for each, workdir in zip(configs, folders, strict=True) if partition.primary else ():
             with storage_errors(workdir):
                 claim(workdir, each)
+        if begin:
+            know_ends()
         if not begin and config.pretrain.steps:
             params = pretrain(config, task, training, partition, states[0].params, stop, quiet)
             states[0] = start(task, params, states[0].variables)

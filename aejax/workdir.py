@@ -28,7 +28,7 @@ def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     tempfile.TemporaryFile(dir=workdir).close()
     if (workdir / "config.json").exists():
         _same_as_written(config, workdir)
-    elif {p.name for p in workdir.iterdir()} - {_UNFINISHED} and not (workdir / checkpoint.FOLDER).is_dir():
+    elif {p.name for p in workdir.iterdir()} - {_UNFINISHED, ENDED} and not (workdir / checkpoint.FOLDER).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.newest(workdir)
     if saved:
@@ -75,10 +75,9 @@ def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
     return done >= config.steps or (done > 0 and is_stale(read(workdir), config.patience))
 
 
-def end(workdir: Path, config: ConfigDict, why: str, more: str = "") -> None:
+def end(workdir: Path, why: str, more: str = "") -> None:
     """Leaves word of why the run ended before its last step, which is gone when it goes on; the first line is `why`."""
     with contextlib.suppress(OSError):  # what ended it may be that nothing can be written here
-        claim(workdir, config)
         (workdir / ENDED).write_text(f"{why}\n{more}")
 
 
@@ -89,7 +88,7 @@ def why_ended(workdir: Path) -> str:
 
 
 @contextlib.contextmanager
-def ends_known(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def ends_known(workdir: Path) -> Iterator[None]:
     """Leaves word of the error that ends the run. One that stopped, or that nobody reads any more, has not failed."""
     (workdir / ENDED).unlink(missing_ok=True)
     try:
@@ -98,7 +97,7 @@ def ends_known(workdir: Path, config: ConfigDict) -> Iterator[None]:
         raise
     except Exception as error:
         more = "" if isinstance(error, AejaxError) else traceback.format_exc()
-        end(workdir, config, f"failed: {in_one_line(error)}", more)
+        end(workdir, f"failed: {in_one_line(error)}", more)
         raise
 
 

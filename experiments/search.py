@@ -130,7 +130,7 @@ def run_trial(
         study.tell(trial, value=value)
         return f"{objective} {value:.5g}, {time.monotonic() - begin:.0f} s"
     why = f"pruned: {objective} {value:.5g}"
-    end(folder, planned, why)
+    end(folder, why)
     study.tell(trial, pruned=why)
     return f"{why} at step {last:,}, {time.monotonic() - begin:.0f} s"
 

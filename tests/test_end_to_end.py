@@ -89,7 +89,7 @@ def test_a_slip_is_one_clear_line(arguments, message, tmp_path):
     assert code == 1
     assert len(lines) == 1, errors
     assert re.match(rf"error: .*{message}", lines[0]), errors
-    assert not (tmp_path / "w/checkpoints").exists()
+    assert not (tmp_path / "w/config.json").exists()
 
 
 LONG = (

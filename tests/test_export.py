@@ -117,7 +117,7 @@ def test_the_command_writes_the_programs_or_says_why_not(tmp_path, monkeypatch, 
     from experiments import main
 
     export = command("export")
-    monkeypatch.setattr(aejax, "load_run", lambda workdir, step: RUNS["mlp"]())
+    monkeypatch.setattr(aejax, "load_run", lambda workdir, step, trust: RUNS["mlp"]())
     monkeypatch.setattr(sys, "argv", ["export", "--workdir=w", "--step=newest", f"--out={tmp_path / 'out'}"])
     main.run(export.export)
     assert "decoder.stablehlo, encoder.stablehlo, programs.json" in capsys.readouterr().out

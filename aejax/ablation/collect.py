@@ -167,7 +167,7 @@ def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, li
 def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     """The run of a workdir, or of a plan for one that is not there."""
     if not _is_run(folder):
-        return Trial(folder.name, planned, problem="not started")
+        return Trial(folder.name, planned, problem=why_ended(folder) or "not started")
     config = _flat(_json(folder / "config.json"))
     history = logs.read(folder)
     validated = [r for r in history if "validation/loss" in r]
