@@ -108,14 +108,14 @@ def test_a_flipped_byte_of_an_array_is_noticed(workdir, capfd):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("partition", ["pmap", "sharded"])
-def test_a_thousand_damages(tmp_path, partition, capfd):
+def test_hundreds_of_damages(tmp_path, partition, capfd):
     config = conv(ema=0.9, partition__name=partition)
     train(tmp_path, config, np.random.default_rng(0).random((100, 8, 8, 1), np.float32), devices=jax.devices())
     seed = int(np.random.default_rng().integers(2**31))
     rng = np.random.default_rng(seed)
     files = files_of(tmp_path, 8)
-    kinds = rng.choice(list(DAMAGES), 500)
-    assert fuzz(tmp_path, kinds, [files[i] for i in rng.integers(len(files), size=500)], seed, capfd) > 100
+    kinds = rng.choice(list(DAMAGES), 150)
+    assert fuzz(tmp_path, kinds, [files[i] for i in rng.integers(len(files), size=150)], seed, capfd) > 30
 
 
 @pytest.mark.parametrize("missing", ["state", "samples", "_CHECKPOINT_METADATA"])
