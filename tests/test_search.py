@@ -100,7 +100,7 @@ def test_what_diverges_or_does_not_fit_is_told_and_the_study_goes_on(search, tmp
     assert to_dict(anew.config) == to_dict(aejax.load_run(search.workdir / f"trial_{best:03d}").config)
 
     compared = collect([search.workdir])
-    assert [len(setting.trials) for setting in compared.settings] == [1, 0, 0, 1]
+    assert [len(setting.trials) for setting in compared.settings] == [1, 0, 1]
     assert len(compared.notes) == 2
 
     assert search.run(given, "--trials=4") == 0  # nothing is left to do

@@ -154,7 +154,9 @@ def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, li
     if not (folder / PLAN).exists():
         if not inside:
             raise InputError(f"{folder} holds no runs; give a folder whose folders are workdirs")
-        return [_trial(f, {}, at) for f in inside.values()], None, []
+        failed = {f.name: why for f in sorted(folder.iterdir()) if f.name not in inside and (why := why_ended(f))}
+        notes = [f"{name}: {why}; not counted" for name, why in failed.items()]
+        return [_trial(f, {}, at) for f in inside.values()], None, notes
     plan = _json(folder / PLAN)
     if not (isinstance(plan.get("config"), dict) and plan.get("runs")):
         raise InputError(f"{folder / PLAN} is no plan with a config and runs; start the sweep again")
