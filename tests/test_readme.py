@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import families, reproduce
-from experiments.benchmark import own, report
+from experiments.benchmark import own, report, together
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,6 +24,7 @@ def test_figures_are_those_of_the_committed_results():
     assert own.sentence(results("loop.json")) in WORDS
     assert own.sentence_on_evaluation(results("evaluation.json")) in WORDS
     assert report.sentence(results("speed.json")) in WORDS
+    assert together.sentence(results("together.json")) in WORDS
     _, pmap, sharded = results("partition.json")["points"]
     assert f"holds {sharded['state_mib']:.0f} MiB in place of {pmap['state_mib']:.0f} (" in WORDS
     start = results("startup.json")
