@@ -24,7 +24,7 @@ from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from aejax import logs, sums
-from aejax.errors import InputError, StorageError
+from aejax.errors import InputError, StorageError, kind_and_words
 
 FOLDER = "checkpoints"
 
@@ -120,7 +120,7 @@ class Checkpoints:
             _expect_late_arrays()
             kept = steps(self._folder.parent)
             newest = f"the newest complete checkpoint is step {kept[-1]}" if kept else "no checkpoint is complete"
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = kind_and_words(error)
             if os.strerror(errno.ENOSPC) in str(error):  # behind a page of tensorstore's
                 reason = os.strerror(errno.ENOSPC)
             raise StorageError(
@@ -142,11 +142,8 @@ def _copy(a: Any) -> Any:
 def steps(workdir: Path) -> list[int]:
     """The steps with a complete checkpoint, oldest first."""
     folder = Path(workdir) / FOLDER
-    return (
-        sorted(int(p.name) for p in folder.iterdir() if p.name.isascii() and p.name.isdigit())
-        if folder.is_dir()
-        else []
-    )
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
 def newest(workdir: Path) -> Checkpoint | None:
@@ -220,7 +217,7 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
             return items.state, items.samples, metadata
         except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise
             _expect_late_arrays()
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return kind_and_words(error)
 
 
 def _check_size(shapes: Any) -> None:

@@ -33,6 +33,11 @@ def in_one_line(error: BaseException) -> str:
     return " ".join((str(error) if isinstance(error, AejaxError) else repr(error)).split())
 
 
+def kind_and_words(error: BaseException) -> str:
+    """Of an error of another library, in one line of bounded length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def one_of(what: str, name: str, choices: Iterable[str]) -> InputError:
     """The error for `name` where one of `choices` was wanted, with the nearest choice."""
     choices = sorted(choices)

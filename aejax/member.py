@@ -40,12 +40,8 @@ class Member:
     ):
         """`primary` as in `Partition`."""
         metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
-        self._workdir, self._patience, self._primary, begin = (
-            workdir,
-            config.patience,
-            primary,
-            saved.step if saved else 0,
-        )
+        self._workdir, self._patience, self._primary = workdir, config.patience, primary
+        begin = saved.step if saved else 0
         self._open = contextlib.ExitStack()
         with self._guarded():
             logs = Logs if primary else Unwritten
@@ -53,7 +49,7 @@ class Member:
             self._checkpoints = self._open.enter_context(
                 checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved and primary else ())
             )
-            self.ended = is_stale(self._logs.history, config.patience)
+            self.ended = is_stale(self._logs.history, self._patience)
 
     def report(self, step: int, metrics: Metrics) -> None:
         """Logs the means over the steps up to `step`."""

@@ -29,13 +29,10 @@ from aejax.errors import in_one_line
 from aejax.storage import writable
 from aejax.workdir import end, is_finished
 from experiments import main
+from experiments.config_flag import config_flag
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Config file that has search(trial), e.g. configs/vae.py; what it is set to holds for all trials.",
-    lock_config=False,
-    accept_new_attributes=True,
+_CONFIG = config_flag(
+    "Config file that has search(trial), e.g. configs/vae.py; what it is set to holds for all trials."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study and of all trials.")
 _TRIALS = flags.DEFINE_integer("trials", 20, "Trials of the study, with those that are done.", lower_bound=1)

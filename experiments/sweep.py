@@ -29,16 +29,11 @@ from aejax.storage import writable
 from aejax.train import make_task, train_together
 from aejax.workdir import is_finished, why_ended
 from experiments import main
+from experiments.config_flag import config_flag
 from experiments.launching.flags import executors
 from experiments.launching.job import STOPPED, Job
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Config file, e.g. configs/vae.py or configs/vae.py:tiny; what it is set to holds for all runs.",
-    lock_config=False,
-    accept_new_attributes=True,
-)
+_CONFIG = config_flag("Config file, e.g. configs/vae.py or configs/vae.py:tiny; what it is set to holds for all runs.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each setting, from the config's seed on.", lower_bound=1)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs and what is left of them, and do nothing.")

@@ -9,22 +9,16 @@ from contextlib import nullcontext
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 import aejax
 from aejax import processes
 from aejax.preflight import preflight
 from aejax.workdir import is_finished
 from experiments import main
+from experiments.config_flag import config_flag
 from experiments.launching.job import STOPPED
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Config file, e.g. configs/conv.py or configs/conv.py:tiny.",
-    lock_config=False,
-    accept_new_attributes=True,
-)
+_CONFIG = config_flag("Config file, e.g. configs/conv.py or configs/conv.py:tiny.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the whole experiment; the same command goes on in it.")
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "Of several processes: where the first listens, host:port.")
 _PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are.")

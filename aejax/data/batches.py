@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from aejax.data.sources import Arrays, Rows, Source
-from aejax.errors import AejaxError, InputError
+from aejax.errors import AejaxError, InputError, kind_and_words
 
 
 def rows(length: int, batch_size: int, seed: int, step: int) -> Rows:
@@ -94,8 +94,7 @@ def _take(source: Source, rows: Rows) -> Arrays:
     except AejaxError:
         raise
     except Exception as error:  # whatever a file that was spoilt in the meantime makes its reader raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise InputError(
             f"{source.name}: one of the examples {', '.join(map(str, rows[:4]))}{', ...' if len(rows) > 4 else ''} "
-            f"cannot be read ({reason}); mend the data and run the same command again"
+            f"cannot be read ({kind_and_words(error)}); mend the data and run the same command again"
         ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from aejax.errors import InputError
+from aejax.errors import InputError, kind_and_words
 from aejax.sections import named
 
 # Imported only where a run names them.
@@ -51,7 +51,7 @@ class Background:
                 tracker.write(*record)
             tracker.close()
         except Exception as error:
-            self._error = f"failed ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
+            self._error = f"failed ({kind_and_words(error)})"
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         self._warn()
