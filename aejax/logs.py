@@ -49,8 +49,7 @@ class Logs:
         self._trackers = []
         for name, make in trackers(config.tracking).items():
             given = (workdir, config_lib.to_dict(config), start, list(records))
-            self._trackers.append(Background(name, functools.partial(make, *given)))
-            self._open.callback(self._trackers[-1].close)
+            self._trackers.append(self._open.enter_context(Background(name, functools.partial(make, *given))))
         self._batch_size, self._step, self._time, self._quiet = config.batch_size, start, time.perf_counter(), quiet
         self._bar = tqdm(
             total=config.steps * config.batch_size,
@@ -93,8 +92,8 @@ class Logs:
     def __enter__(self) -> "Logs":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._open.close()
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
 
 class Unwritten(Logs):

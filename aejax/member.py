@@ -80,10 +80,14 @@ class Member:
             self._logs.restart_clock()
             self.ended = is_stale(self._logs.history, self._patience)
 
-    def close(self) -> None:
-        """Waits for the save under way."""
+    def __enter__(self) -> "Member":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Waits for the save under way. The trackers hear whether an error ended the run, this one or its own."""
+        own = (type(self.error), self.error, None) if self.error else (None, None, None)
         with self._guarded():
-            self._open.close()
+            self._open.__exit__(*(error if error[0] else own))
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -171,10 +171,10 @@ def train_together(
         fixed = data.validation.take(np.arange(min(config.samples, len(data.validation))))
         sample = _sampler(_on_one_device(task, config, spec), partition, fixed)
         state = partition.place(together.stack(states))
-        members = []
+        running, members = stack.enter_context(contextlib.ExitStack()), []
         for each, workdir, saved in zip(configs, folders, saves, strict=True):
-            members.append(Member(each, workdir, spec, saved, partition.primary, quiet or not alone))
-            stack.callback(members[-1].close)
+            member = Member(each, workdir, spec, saved, partition.primary, quiet or not alone)
+            members.append(running.enter_context(member))
 
         def report(step: int, window: list[Any]) -> None:
             dispatches = jax.device_get(window)
@@ -211,8 +211,7 @@ def train_together(
                         member.save(step, together.pick(state, i, len(members)), sample, check if planned else None)
             if leaving or all(member.ended for member in members) or (planned and asked(number)):
                 break
-        for member in members:
-            member.close()
+        running.close()
         if not any(member.error for member in members):
             partition.wait()  # until all is written
     return [member.error or _newest(workdir) for member, workdir in zip(members, folders, strict=True)]

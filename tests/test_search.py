@@ -1,5 +1,6 @@
 """The command of a search: as many trials as asked, through kills and beside others, and what each came to."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -202,6 +203,39 @@ def test_commands_at_once_do_each_trial_once(search, tmp_path):
     done = [line.split(":")[0] for out, _ in told for line in out.splitlines() if line.startswith("trial_")]
     assert sorted(done) == [f"trial_{i:03d}" for i in range(4)]
     assert states(search.workdir) == ["COMPLETE"] * 4
+
+
+TELLS = """
+import sys
+from pathlib import Path
+from aejax.ablation.study import Study
+
+with Study(Path(sys.argv[1]), "minimize", {}) as study:
+    trial = study.claim(2)
+    print("claimed", flush=True)
+    sys.stdin.readline()
+    study.tell(trial, value=1.0)
+"""
+
+
+def test_a_trial_that_ends_while_another_process_claims_is_not_given_out_again(tmp_path, monkeypatch):
+    arguments = [sys.executable, "-c", TELLS, str(tmp_path)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "claimed\n"
+        with Study(tmp_path, "minimize", {}) as study:
+            seen = study.trials
+
+            def trials_of_just_before(_):
+                other.stdin.close()  # it tells now
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    other.wait(3)
+                return seen
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Study, "trials", property(trials_of_just_before))
+                assert study.claim(2).number == 1
+            assert other.wait() == 0
+            assert [trial.state.name for trial in study.trials] == ["COMPLETE", "RUNNING"]
 
 
 def test_mistakes(search, tmp_path, monkeypatch):

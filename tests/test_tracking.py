@@ -51,14 +51,14 @@ class Mine:
 
     def __init__(self, workdir, config, start, history):
         self.workdir, self.config, self.start, self.history, self.rows = workdir, config, start, history, []
-        self.closed, self.thread = False, threading.current_thread()
+        self.thread = threading.current_thread()
         type(self).instances.append(self)
 
     def write(self, step, scalars):
         self.rows += [(name, step, value) for name, value in scalars.items()]
 
-    def close(self):
-        self.closed = True
+    def close(self, failed):
+        self.failed = failed
 
 
 class Failing(Mine):
@@ -139,21 +139,23 @@ def wandb_records(file):
 
 
 def wandb_sessions(workdir):
-    """Of each start, oldest first: the run's id, name and config, and its rows."""
+    """Of each start, oldest first: the run's id, name and config, its rows, and its exit status."""
     import wandb
 
     wandb.teardown()  # waits until W&B's own process has written what it was given
     sessions = []
     for file in sorted(workdir.glob("wandb/offline-run-*/run-*.wandb")):
-        rows, run, config = [], None, {}
+        rows, run, config, status = [], None, {}, None
         for record in wandb_records(file):
             if record.HasField("run"):
                 run = record.run
                 config |= {u.key: json.loads(u.value_json) for u in run.config.update}
+            if record.HasField("exit"):
+                status = record.exit.exit_code
             if record.HasField("history"):
                 items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
                 rows += [(k, items["_step"], v) for k, v in items.items() if not k.startswith("_")]
-        sessions.append((run, config, rows))
+        sessions.append((run, config, rows, status))
     return sessions
 
 
@@ -177,9 +179,26 @@ def test_a_users_own_is_given_the_run_and_its_scalars_and_goes_on(tmp_path):
     assert second.start == 6
     assert [r["step"] for r in second.history] == [2, 4, 4, 6]
     assert_has(first.rows + second.rows, tmp_path)
-    assert first.closed
-    assert second.closed
+    assert [first.failed, second.failed] == [False, False]
     assert first.thread is not threading.main_thread()
+
+
+@ITS_OWN
+@pytest.mark.parametrize("service", ["mine", pytest.param("mlflow", marks=needs_mlflow)])
+def test_a_run_that_an_error_ended_has_failed_there_the_others_beside_it_have_not(tmp_path, service, request):
+    if service == "mlflow":
+        request.getfixturevalue("mlflow")
+    base = mlp(optim__name="sgd", tracking=(service.replace("mine", "test_tracking:Mine"),))
+    configs = [run.config for run in plan(aejax.config.lock(base), [{"optim.lr": 1e-3}, {"optim.lr": 1e30}])]
+    splits = data.split({"train": data.from_array(vectors())}, base.data)
+    given = {"data": splits, "devices": one_device(), "quiet": True}
+    train_together(configs, [tmp_path / "0", tmp_path / "1"], **given)
+    with pytest.raises(ZeroDivisionError):
+        aejax.train(configs[0], tmp_path / "2", **given, stop=lambda: 1 / 0)
+    ended = {tracker.workdir.name: tracker.failed for tracker in sys.modules["test_tracking"].Mine.instances}
+    if service == "mlflow":
+        ended = {run.info.run_name[-1]: run.info.status == "FAILED" for run in mlflow_runs()}
+    assert ended == {"0": False, "1": True, "2": True}
 
 
 def test_trackers_may_change_and_change_no_bit(tmp_path):
@@ -221,11 +240,11 @@ def test_wrong_names_are_told_before_anything_is_written(tmp_path, names, messag
     assert not (tmp_path / "run").exists()
 
 
-def test_a_flag_separates_names_by_commas():
-    assert list(tracking.trackers(("test_tracking:Mine,test_tracking:Failing",)))[1:] == [
-        "test_tracking:Mine",
-        "test_tracking:Failing",
-    ]
+@pytest.mark.parametrize("wrapped", [lambda text: (text,), str, lambda text: text.split(","), lambda text: [text, ""]])
+def test_names_are_separated_by_commas(wrapped):
+    names = ["test_tracking:Mine", "test_tracking:Failing"]
+    for comma in (",", ", "):
+        assert list(tracking.trackers(wrapped(comma.join(names)))) == ["tensorboard", *names]
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
@@ -307,7 +326,7 @@ def test_wandb_has_the_run_and_goes_on_with_it(tmp_path, wandb):
     train(mlp(), workdir, after(1))  # before it was named
     train(mlp(tracking=("wandb",)), workdir, after(1))
     train(mlp(tracking=("wandb",)), workdir)
-    (one, config, first), (two, _, second) = wandb_sessions(workdir)
+    (one, config, first, _), (two, _, second, _) = wandb_sessions(workdir)
     assert one.run_id == two.run_id == json.loads((workdir / "wandb.json").read_text())["id"]
     assert (one.project, one.display_name) == ("aejax", "runs/one")
     assert config["encoder"]["features"] == [5]
@@ -321,8 +340,9 @@ def test_a_run_that_begins_anew_is_another_one_in_wandb(tmp_path, wandb):
             train(mlp(tracking=("wandb",), optim__name="sgd", optim__lr=lr), tmp_path)
         except aejax.DivergedError:
             continue
-    (one, _, _), (two, _, rows) = wandb_sessions(tmp_path)
+    (one, _, _, failed), (two, _, rows, finished) = wandb_sessions(tmp_path)
     assert one.run_id != two.run_id
+    assert (failed, finished) == (1, 0)
     assert_has(rows, tmp_path)
 
 
@@ -340,7 +360,7 @@ def test_after_a_kill_wandb_is_given_again_what_may_be_lost(tmp_path, wandb, mon
     again = module.WandB(tmp_path, {}, 4, [{"step": step, **scalars} for step in (2, 4)])
     for step in (6, 8):
         again.write(step, scalars)
-    again.close()
+    again.close(failed=False)
     assert [step for _, step, _ in wandb_sessions(tmp_path)[1][2]] == steps
     assert json.loads((tmp_path / "wandb.json").read_text())["step"] == 8
 
@@ -364,7 +384,7 @@ def test_runs_that_train_together_are_each_one_of_its_own(tmp_path, wandb, mlflo
         run = runs[str(folder)]
         assert run.data.params["optim.lr"] == str(config.optim.lr)
         assert_has(in_mlflow(run), folder)
-        (_, values, first), (_, _, second) = wandb_sessions(folder)
+        (_, values, first, _), (_, _, second, _) = wandb_sessions(folder)
         assert values["optim"]["lr"] == config.optim.lr
         assert_has(first + second, folder)
 

@@ -90,8 +90,9 @@ class Study:
         if pruned or failed:
             trial.set_user_attr("why", pruned or failed)
         state = states.FAIL if failed else states.PRUNED if pruned else states.COMPLETE
-        self._study.tell(trial, value, state)
-        fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + trial.number)
+        with self._alone():  # or one who claims might see it running, then unlocked, and take it for one that was left
+            self._study.tell(trial, value, state)
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + trial.number)
 
     @property
     def trials(self) -> list[Any]:

@@ -31,15 +31,15 @@ class Tracker(Protocol):
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Called for a step once with what training tells, once with validation; steps do not descend."""
 
-    def close(self) -> None:
-        """The run is finished, stopped or failed."""
+    def close(self, failed: bool) -> None:
+        """The run is finished or stopped, or an error ended it."""
 
 
 class Background:
     """A tracker in its own thread: training does not wait for it, and goes on where it fails."""
 
     def __init__(self, name: str, make: Callable[[], Tracker]):
-        self._name, self._error, self._told = name, "", False
+        self._name, self._error, self._told, self._failed = name, "", False, False
         self._records: SimpleQueue[tuple[int, Mapping[str, float]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(make,), name=f"tracking by {name}", daemon=True)
         self._thread.start()
@@ -49,7 +49,7 @@ class Background:
             tracker = make()
             for record in iter(self._records.get, None):
                 tracker.write(*record)
-            tracker.close()
+            tracker.close(self._failed)
         except Exception as error:
             self._error = f"failed ({kind_and_words(error)})"
 
@@ -58,8 +58,12 @@ class Background:
         if not self._error:
             self._records.put((step, scalars))
 
-    def close(self) -> None:
+    def __enter__(self) -> "Background":
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
         """Waits until all is written, but not for longer than PATIENCE."""
+        self._failed = kind is not None
         self._records.put(None)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
@@ -75,9 +79,10 @@ class Background:
             )
 
 
-def trackers(names: Iterable[str]) -> dict[str, Callable[..., Tracker]]:
+def trackers(names: str | Iterable[str]) -> dict[str, Callable[..., Tracker]]:
     """By name what makes a tracker, TensorBoard's always. InputError where one is unknown or its package missing."""
-    split = filter(None, ",".join(names).split(","))  # --config.tracking=wandb,mlflow is one name with a comma
+    text = names if isinstance(names, str) else ",".join(names)  # of --config.tracking=wandb,mlflow one name is made
+    split = filter(None, map(str.strip, text.split(",")))
     return {name: named("tracking", TRACKERS.get(name, name), TRACKERS) for name in ("tensorboard", *split)}
 
 

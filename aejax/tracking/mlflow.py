@@ -86,5 +86,5 @@ class MLflow:
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         self._write([(step, scalars)])
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, failed: bool) -> None:
+        self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")

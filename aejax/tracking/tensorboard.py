@@ -39,7 +39,7 @@ class TensorBoard:
         values = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._put(step=step, summary=summary_pb2.Summary(value=values))
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self._file.close()
 
     def _put(self, **event: Any) -> None:

@@ -75,8 +75,8 @@ class WandB:
         while self._written and self._written[0][0] < time.monotonic() - SETTLED:
             self._keep(self._written.pop(0)[1])
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self._write_row()
-        self._run.finish()
+        self._run.finish(exit_code=int(failed))
         if self._written:
             self._keep(self._written[-1][1])
