@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax.errors import InputError, one_of
+from aejax.tracking import trackers
 
 Overrides = Mapping[str, Any]
 
@@ -109,6 +110,7 @@ def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
             wanted = type(place[last]).__name__
             raise InputError(f"the key {key} holds a {wanted}; {value!r} does not fit") from error
     config_lib.check(config)
+    trackers(config.tracking)
     return config_lib.lock(config)
 
 

@@ -74,6 +74,7 @@ def test_long_names_stay_short_and_unlike_each_other():
         ({"optm.lr": 1}, "'optm.lr' is unknown"),
         ({"optim.lr.x": 1}, "'optim.lr.x' is unknown"),
         ({"optim.lr": "fast"}, "optim.lr holds a float; 'fast' does not fit"),
+        ({"tracking": ("wandbb",)}, "tracking 'wandbb' is unknown; did you mean 'wandb'"),
         ({"steps": 0}, "steps must be a whole number above 0"),
     ],
 )
