@@ -1,11 +1,13 @@
 """Small layers that the blocks are made of."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -104,19 +106,45 @@ class Normalise(nn.Module):
 class Pool(nn.Module):
     """Maximum over non-overlapping windows: [b, h, w, c] to [b, h/k, w/k, c].
 
-    Equal to `nn.max_pool(x, (k, k), (k, k))`. A reshape and a maximum, because the gradient of
-    `nn.max_pool` (select-and-scatter) is the slowest operation of a convolutional model on CPU.
+    Equal to `nn.max_pool(x, (k, k), (k, k))` with its gradient, that of the first of the largest pixels, which there
+    (select-and-scatter) is the slowest operation of a convolutional model on CPU.
     """
 
     window: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        b, h, w, c = image_shape(x, "Pool")
+        _, h, w, _ = image_shape(x, "Pool")
         k = self.window
         if h % k or w % k:
             raise InputError(f"pooling by {k} cannot divide an image of {h}x{w}; choose a size divisible by {k}")
-        return x.reshape(b, h // k, k, w // k, k, c).max((2, 4))
+        return _largest(k, x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _largest(k: int, x: Array) -> Array:
+    return _windows(k, x).max((2, 4))
+
+
+@_largest.defjvp
+def _largest_jvp(k: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """Not the gradient of `max`, which looks for the pixels that equal the maximum: after a batch normalisation, say,
+    XLA computes x anew for that, with other roundings, and finds none of them, or another one."""
+    x, dx = _windows(k, *primals), _windows(k, *tangents)
+    largest = x[:, :, 0, :, 0]
+    place = jnp.zeros(largest.shape, np.min_scalar_type(k * k))
+    for n in range(1, k * k):
+        pixel = x[:, :, n // k, :, n % k]
+        largest, place = jnp.maximum(largest, pixel), jnp.where(pixel > largest, n, place).astype(place.dtype)
+    place = jax.lax.optimization_barrier(place)  # found once
+    chosen = place[:, :, None, :, None] == np.arange(k * k, dtype=place.dtype).reshape(k, 1, k, 1)
+    return largest, jnp.where(chosen, dx, 0).sum((2, 4))
+
+
+def _windows(k: int, x: Array) -> Array:
+    """[b, h, w, c] to [b, h/k, k, w/k, k, c]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // k, k, w // k, k, c)
 
 
 class Upsample(nn.Module):
