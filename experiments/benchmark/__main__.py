@@ -16,6 +16,7 @@ import json
 import os
 from pathlib import Path
 
+import jax
 from absl import flags
 
 import aejax
@@ -28,7 +29,7 @@ from experiments.benchmark.partition import partition
 from experiments.benchmark.profile import profile
 from experiments.benchmark.startup import startup
 from experiments.benchmark.together import together
-from experiments.benchmark.works import WORKS
+from experiments.benchmark.works import ON_ACCELERATOR, ON_CPU, WORKS
 from experiments.machine import machine
 
 _OWN = {
@@ -42,20 +43,22 @@ _OWN = {
     "together": together,
 }
 
-_WORK = flags.DEFINE_list("work", list(WORKS), f"What to measure: of {', '.join([*_OWN, *WORKS])}.")
+_WORK = flags.DEFINE_list(
+    "work", [], f"What to measure: of {', '.join([*_OWN, *WORKS])}. Unless told, what the backend has to do with peers."
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each takes its turn.", lower_bound=1)
 _CORES = flags.DEFINE_list("cores", [], "Numbers of the cores to use; all unless told.")
-_OUT = flags.DEFINE_string("out", "experiments/results", "Folder of the figures.")
+_OUT = flags.DEFINE_string("out", "experiments/results", "Folder of the figures; of an accelerator, in one below.")
 
 
 def benchmark() -> None:
     for work in _WORK.value:
         if work not in (*_OWN, *WORKS):
             raise aejax.errors.one_of("--work", work, (*_OWN, *WORKS))
-    cores = _pin(_CORES.value)
-    folder = Path(_OUT.value)
+    cores, backend = _pin(_CORES.value), jax.default_backend()
+    folder = Path(_OUT.value) / ("" if backend == "cpu" else backend)
     folder.mkdir(parents=True, exist_ok=True)
-    for work in _WORK.value:
+    for work in _WORK.value or (ON_CPU if backend == "cpu" else ON_ACCELERATOR):
         if work in _OWN:
             results = {"machine": machine(), **_OWN[work](_ROUNDS.value)}
             print(json.dumps(results))
@@ -87,7 +90,7 @@ def _add(folder: Path, work: str, entry: dict) -> None:
     file = folder / "speed.json"
     results = (json.loads(file.read_text()) if file.exists() else {}) | {work: entry}
     _write(file, {name: results[name] for name in WORKS if name in results})
-    (folder / "speed.md").write_text(report.INTRODUCTION + report.table(results) + report.SHORT)
+    (folder / "speed.md").write_text(report.INTRODUCTION + report.table(results) + report.short(results))
 
 
 def _write(file: Path, results: dict) -> None:

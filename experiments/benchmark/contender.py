@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from experiments.benchmark.contenders import CONTENDERS, Contender
 from experiments.benchmark.given import Given
 from experiments.benchmark.works import WORKS
-from experiments.machine import busy_seconds, peak_gib
+from experiments.machine import busy_seconds
 
 
 def build(work: str, name: str, file: Path) -> Contender:
@@ -47,7 +47,7 @@ def _answer(contender: Contender, command: str) -> dict[str, Any]:
         images = contender.turn()
         seconds, own = time.perf_counter() - begin, time.process_time() - own
         return {"seconds": seconds, "images": images, "others": busy_seconds() - busy - own}
-    return {"peak_gib": peak_gib()}
+    return {"peak_gib": contender.peak()}
 
 
 if __name__ == "__main__":

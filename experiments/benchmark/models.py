@@ -1,5 +1,6 @@
 """aejax's configs and the images of the works. aejax is imported only when one is asked for, see `works`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,13 @@ def plain(config: Any, batch: int) -> Any:
     config.optim.update({"name": "adam", "lr": 1e-3, "schedule": "constant", "warmup": 0, "clip": 0.0})
     config.update({"batch_size": batch, "ema": 0.0})
     return config
+
+
+def in_bfloat16(config: Callable[[], Any], batch: int) -> Any:
+    """The config with encoder and decoder in bfloat16, and batches of another size."""
+    changed = config()
+    changed.update({"dtype": "bfloat16", "batch_size": batch})
+    return changed
 
 
 def mlp() -> Any:

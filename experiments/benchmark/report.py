@@ -13,8 +13,9 @@ By `python -m experiments.benchmark`, from [speed.json](speed.json). Each conten
 pinned to the same cores; they take turns, one at work at a time, and of each turn the first half does not count.
 Before anything is timed the work is checked to be the same: parameters, and values from the same weights on the same
 batches. Images a second are the median of the rounds [lowest - highest], memory is the peak of the contender's
-process, with its data and its compiler. aejax's ratio is how many times as fast it is, the median of the ratios
-round by round; a goal is for the best variant of a peer. In brackets stands what is there for information.
+process, with its data and its compiler, or of the accelerator it works on. aejax's ratio is how many times as fast it
+is, the median of the ratios round by round; a goal is for the best variant of a peer. In brackets stands what is there
+for information.
 
 """
 
@@ -33,6 +34,12 @@ one: [forms.json](forms.json) (`--work=forms`).
 - (f): the decoder alone takes 2 x 400 x 804 floating point operations for each of the 2 million draws, 1.3 x 10^12;
   their products bound the work far below 20 times pythae's rate, which does the same products.
 """
+
+
+def short(results: Mapping[str, Any]) -> str:
+    """Reasons, which were found on CPU."""
+    return SHORT if "vq_vae" in results else ""
+
 
 QUIET = 0.03  # share of the cores' time above which other programs are mentioned
 

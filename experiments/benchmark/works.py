@@ -1,6 +1,7 @@
 """What aejax and its peers are compared on. Importing this imports neither, so that no process pays for the other."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ class Work:
     Attributes:
       what: the table's words for it.
       kind: what is timed, "train", "encode" or "likelihood": the function of a contender's module.
+      model: name of the peers' model, where something is trained.
       config: of aejax's model, objective and optimizer.
       images: uint8 [n, height, width, channels].
       batch: images in a step, or in a call where nothing is trained.
@@ -35,6 +37,7 @@ class Work:
     goals: Mapping[str, float]
     tolerance: Mapping[str, float]
     kind: str = "train"
+    model: str = ""
     steps: int = 0
 
 
@@ -57,6 +60,7 @@ _ALL = (
         ("aejax", *_PYTORCH),
         {"pytorch": 1.3},
         _DETERMINISTIC,
+        model="mlp",
         steps=100,
     ),
     Work(
@@ -70,6 +74,7 @@ _ALL = (
         {"pytorch": 2.0, "pythae": 3.0},
         # Each draws its own noise: five times the deviation of the difference between two seeds, 0.4% of either.
         {"first loss": 2e-2, "last loss": 2e-2},
+        model="vae",
         steps=400,
     ),
     Work(
@@ -82,6 +87,7 @@ _ALL = (
         ("aejax", *_PYTORCH_IMAGES, "keras"),
         {"pytorch": 1.0, "keras": 2.0},
         _SWINGING,
+        model="conv",
         steps=6,
     ),
     Work(
@@ -94,6 +100,7 @@ _ALL = (
         ("aejax", *_PYTORCH_IMAGES),
         {"pytorch": 1.0},
         _DETERMINISTIC,
+        model="vq_vae",
         steps=10,
     ),
     Work(
@@ -122,4 +129,38 @@ _ALL = (
         kind="likelihood",
     ),
 )
-WORKS: dict[str, Work] = {work.name: work for work in _ALL}
+ON_CPU = {work.name: work for work in _ALL}
+
+
+def _accelerated(name: str, batch: int, steps: int) -> Work:
+    """(a) to (d) in bfloat16, as they are trained on an accelerator; at a goal of 1."""
+    work = ON_CPU[name]
+    return dataclasses.replace(
+        work,
+        name=f"{name}_{batch}",
+        what=f"{work.what}, batch {batch:,}, bfloat16",
+        config=functools.partial(models.in_bfloat16, work.config, batch),
+        batch=batch,
+        contenders=("aejax", "pytorch, bfloat16 compiled", "pytorch, bfloat16 CUDA graphs"),
+        goals={"pytorch": 1.0},
+        # bfloat16 keeps 8 bits: values agree to 0.4%, a loss is the mean of many of them.
+        tolerance={"first loss": max(5e-3, work.tolerance["first loss"]), "last loss": 3e-2},
+        steps=steps,
+    )
+
+
+# As on CPU, and with a batch that fills an accelerator.
+ON_ACCELERATOR = {
+    work.name: work
+    for work in (
+        _accelerated("mlp", 256, 1_024),
+        _accelerated("mlp", 4_096, 256),
+        _accelerated("vae", 128, 1_024),
+        _accelerated("vae", 4_096, 256),
+        _accelerated("conv", 256, 256),
+        _accelerated("conv", 2_048, 64),
+        _accelerated("vq_vae", 64, 256),
+        _accelerated("vq_vae", 1_024, 64),
+    )
+}
+WORKS: dict[str, Work] = ON_CPU | ON_ACCELERATOR

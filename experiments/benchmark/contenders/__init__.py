@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark.given import CHECKED, Given
+from experiments.machine import peak_gib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,15 +21,22 @@ class Contender:
       parameters: that are trained.
       check: values by name that equal work makes equal; called once, before the first turn.
       turn: does a round of the work, and returns the number of its images once all of it is done.
+      peak: GiB, the most that it held so far; of an accelerator's memory where it works on one.
     """
 
     parameters: int
     check: Callable[[], dict[str, float]]
     turn: Callable[[], int]
+    peak: Callable[[], float] = peak_gib
 
 
 def training(
-    given: Given, steps: int, parameters: int, prepare: Callable[[np.ndarray], Any], train: Callable[[Any], float]
+    given: Given,
+    steps: int,
+    parameters: int,
+    prepare: Callable[[np.ndarray], Any],
+    train: Callable[[Any], float],
+    peak: Callable[[], float] = peak_gib,
 ) -> Contender:
     """A contender that trains.
 
@@ -49,7 +57,7 @@ def training(
         train(prepared[0])
         return rows.size
 
-    return Contender(parameters, check, turn)
+    return Contender(parameters, check, turn, peak)
 
 
 def mean_square(codes: Any) -> dict[str, float]:
@@ -88,6 +96,8 @@ CONTENDERS: dict[str, Entry] = {
     "pytorch, huge pages": Entry(
         "pytorch", "torch", "channels_last", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, counts=False
     ),
+    "pytorch, bfloat16 compiled": Entry("pytorch", "torch", "bfloat16"),
+    "pytorch, bfloat16 CUDA graphs": Entry("pytorch", "torch", "bfloat16 graphs"),
     "pythae": Entry("with_pythae", "pythae"),
     "keras": Entry("with_keras", "keras", environment={"KERAS_BACKEND": "jax", "GLIBC_TUNABLES": ""}),
     "flax": Entry("flax_example", "flax"),

@@ -17,6 +17,7 @@ from aejax.train import make_task
 from experiments.benchmark.contenders import Contender, mean_square, training
 from experiments.benchmark.given import Given
 from experiments.benchmark.works import Work
+from experiments.machine import peak_gib
 
 
 def train(work: Work, given: Given, variant: str = "") -> Contender:
@@ -40,7 +41,12 @@ def train(work: Work, given: Given, variant: str = "") -> Contender:
             losses.append(metrics["loss"])
         return float(np.mean(jax.device_get(losses)))
 
-    return training(given, work.steps, _count(given), prepare, steps)
+    return training(given, work.steps, _count(given), prepare, steps, peak)
+
+
+def peak() -> float:
+    held = jax.devices()[0].memory_stats()  # none on CPU
+    return round(held["peak_bytes_in_use"] / 2**30, 3) if held else peak_gib()
 
 
 def encode(work: Work, given: Given, variant: str = "") -> Contender:

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import torch
 
 from experiments.benchmark.contenders import Contender, training
@@ -9,33 +10,50 @@ from experiments.benchmark.contenders.torch_models import MLP, VAE, Conv, load
 from experiments.benchmark.contenders.torch_vq_vae import VQVAE
 from experiments.benchmark.given import Given
 from experiments.benchmark.works import Work
+from experiments.machine import peak_gib
 
 MODELS = {"mlp": MLP, "vae": VAE, "conv": Conv, "vq_vae": VQVAE}
 
 
 def train(work: Work, given: Given, variant: str) -> Contender:
-    """`variant`: "eager"; "channels_last"; "compiled", with channels_last, too: it is the faster of both."""
+    """`variant`: "eager"; "channels_last"; "compiled", with channels_last, too: it is the faster of both.
+
+    "bfloat16" is compiled and in mixed precision, and replays CUDA graphs if "graphs" is added. On a GPU where there
+    is one, all of the data on it, too.
+    """
     use_pinned_cores()
+    torch.set_float32_matmul_precision("high")  # as JAX does what is left of float32 on a GPU
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layout = torch.contiguous_format if variant == "eager" else torch.channels_last
     # A clone: of images with one channel, whose layouts differ in strides alone, `contiguous` would return what it got.
-    images = torch.from_numpy(given.floats()).movedim(-1, 1).clone(memory_format=layout)
-    model = MODELS[work.name](given)
+    images = torch.from_numpy(given.floats()).movedim(-1, 1).clone(memory_format=layout).to(device)
+    model = MODELS[work.model](given)
     load(model, given)
-    model = model.to(memory_format=layout)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loss_of = torch.compile(model) if variant == "compiled" else model
+    model = model.to(device, memory_format=layout)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=device.type == "cuda")
+    precision = torch.autocast(device.type, torch.bfloat16, enabled="bfloat16" in variant)
+    loss_of = model
+    if variant.startswith(("compiled", "bfloat16")):
+        loss_of = torch.compile(model, mode="reduce-overhead" if variant.endswith("graphs") else None)
 
     def steps(batches: list[torch.Tensor]) -> float:
         losses = []
         for rows in batches:
             optimizer.zero_grad()
-            loss = loss_of(images[rows])
+            with precision:
+                loss = loss_of(images[rows])
             loss.backward()
             optimizer.step()
-            losses.append(loss.detach())
+            losses.append(loss.detach().clone())  # the next replay of a graph writes its loss to the same place
         return torch.stack(losses).mean().item()
 
-    return training(given, work.steps, count(model), lambda rows: list(torch.from_numpy(rows).long()), steps)
+    def prepare(rows: np.ndarray) -> list[torch.Tensor]:
+        return list(torch.from_numpy(rows).long().to(device))
+
+    def peak() -> float:
+        return round(torch.cuda.max_memory_allocated() / 2**30, 3) if device.type == "cuda" else peak_gib()
+
+    return training(given, work.steps, count(model), prepare, steps, peak)
 
 
 def use_pinned_cores() -> None:

@@ -57,6 +57,10 @@ class Quantizer(nn.Module):
 
     def forward(self, h):
         """h [b, c, h, w] to codes [b, features, h, w] and their squared distance from the features, summed."""
+        with torch.autocast(h.device.type, enabled=False):  # aejax's bottlenecks are in float32, too
+            return self.quantized(h.float())
+
+    def quantized(self, h):
         x = self.dense(h.movedim(1, -1))
         codes = len(self.shares)
         total = self.shares.sum()
