@@ -24,6 +24,9 @@ def test_figures_are_those_of_the_committed_results():
     assert own.sentence(results("loop.json")) in WORDS
     assert own.sentence_on_evaluation(results("evaluation.json")) in WORDS
     assert report.sentence(results("speed.json")) in WORDS
+    assert report.sentence_on_accelerator(results("gpu/speed.json")) in WORDS
+    conv, mlp = (results("gpu/loop.json")[name]["loop_over_bare"] for name in ("conv", "mlp"))
+    assert f"reaches {mlp:.0%} of the bare step with one every 0.3 s of training, {conv:.0%} with one" in WORDS
     assert together.sentence(results("together.json")) in WORDS
     _, pmap, sharded = results("partition.json")["points"]
     assert f"holds {sharded['state_mib']:.0f} MiB in place of {pmap['state_mib']:.0f} (" in WORDS
@@ -40,6 +43,13 @@ def test_the_table_of_families_is_that_of_the_committed_figures():
 def test_docstrings_say_the_time_and_the_result_that_were_measured(experiment):
     documented = " ".join(importlib.import_module(f"configs.{experiment.partition(':')[0]}").__doc__.split())
     assert families.sentence(results(f"families/{experiment.replace(':', '-')}.json")) in documented
+
+
+def test_the_tables_of_speed_are_those_of_the_committed_figures():
+    for folder in ("", "gpu/"):
+        assert (ROOT / f"experiments/results/{folder}speed.md").read_text() == report.text(
+            results(f"{folder}speed.json")
+        )
 
 
 def test_every_config_is_in_the_guide():

@@ -90,7 +90,7 @@ def _add(folder: Path, work: str, entry: dict) -> None:
     file = folder / "speed.json"
     results = (json.loads(file.read_text()) if file.exists() else {}) | {work: entry}
     _write(file, {name: results[name] for name in WORKS if name in results})
-    (folder / "speed.md").write_text(report.INTRODUCTION + report.table(results) + report.short(results))
+    (folder / "speed.md").write_text(report.text(results))
 
 
 def _write(file: Path, results: dict) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.benchmark.contenders import CONTENDERS
-from experiments.benchmark.works import WORKS, Work
+from experiments.benchmark.works import ON_ACCELERATOR, WORKS, Work
 
 INTRODUCTION = """# aejax beside its peers
 
@@ -29,17 +29,20 @@ one: [forms.json](forms.json) (`--work=forms`).
   gradients as one product and the enlarged images' convolutions by corners helped and stayed. Convolutions with
   strides in parts of the batch did not, and went. XLA's experimental oneDNN calls help (d) a little, slow the VAE and
   do nothing on the oldest JAX: left off. Sums (of GroupNorm and of gradients) are the next largest share.
-- (c) against Keras: it runs the same XLA programs with the plain forms; ours are worth what forms.json says.
 - (e): the bare jitted forward is reached, so that what is left is the forward's own time.
 - (f): the decoder alone takes 2 x 400 x 804 floating point operations for each of the 2 million draws, 1.3 x 10^12;
   their products bound the work far below 20 times pythae's rate, which does the same products.
 """
 
 
-def short(results: Mapping[str, Any]) -> str:
-    """Reasons, which were found on CPU."""
-    return SHORT if "vq_vae" in results else ""
+SHORT_ON_ACCELERATOR = """
+## How to read this
 
+Mixed precision: parameters, losses and bottlenecks in float32, encoders and decoders in bfloat16. PyTorch has its
+fused Adam and all data on the device. CUDA graphs spare it launches, which is worth up to four times on small steps and
+2% on (c) with 2,048 images: there the device is the limit, and before it what the host launches, which aejax does once
+for 32 steps. How near each comes to the device's own rates was not measured (`--work=profile` does).
+"""
 
 QUIET = 0.03  # share of the cores' time above which other programs are mentioned
 
@@ -72,6 +75,18 @@ def sentence(results: Mapping[str, Any]) -> str:
     return ", ".join(f"{what} {results[name]['peers']['pytorch']['ratio']:.1f} times" for name, what in names)
 
 
+def sentence_on_accelerator(results: Mapping[str, Any]) -> str:
+    """What it says of that on an accelerator."""
+    names = {"the MLP autoencoder": "mlp", "the VAE": "vae", "`conv`": "conv", "a residual VQ-VAE": "vq_vae"}
+    ratios = {
+        what: [entry["peers"]["pytorch"]["ratio"] for work, entry in results.items() if WORKS[work].model == name]
+        for what, name in names.items()
+    }
+    device = results["conv_256"]["machine"]["device"]
+    pairs = ", ".join(f"{what} {usual:.1f} and {large:.1f}" for what, (usual, large) in ratios.items())
+    return f"On one {device} in bfloat16, at the usual batch and at one of thousands: {pairs} times"
+
+
 def rates(of: Mapping[str, Any]) -> list[float]:
     """Images a second in each round."""
     return [images / seconds for images, seconds in zip(of["images"], of["seconds"], strict=True)]
@@ -90,6 +105,12 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {name: round(value, 1) for name, value in found.items()}
 
 
+def text(results: Mapping[str, Any]) -> str:
+    """All of speed.md."""
+    reasons = SHORT_ON_ACCELERATOR if set(results) <= set(ON_ACCELERATOR) else SHORT
+    return INTRODUCTION + table(results) + reasons
+
+
 def table(results: Mapping[str, Any]) -> str:
     """All works of speed.json as Markdown, with the machines they were measured on."""
     lines = [
@@ -100,7 +121,10 @@ def table(results: Mapping[str, Any]) -> str:
         if name in results:
             lines += _rows(results[name])
     shown = [results[name] for name in WORKS if name in results]
-    notes = dict.fromkeys([_machine(entry) for entry in shown])
+    measured: dict[str, dict[str, None]] = {}
+    for entry in shown:
+        measured.setdefault(_machine(entry), {})[entry["what"].partition(" ")[0]] = None
+    notes = dict.fromkeys(f"{', '.join(letters)}: {where}" for where, letters in measured.items())
     # Not a matter of noise alone: libraries that hand each core its share beforehand lose more than those that do not.
     notes |= dict.fromkeys(
         f"**The machine was not quiet**: during {entry['what']} other programs took {entry['others']:.0%} of the cores."

@@ -143,8 +143,11 @@ def _accelerated(name: str, batch: int, steps: int) -> Work:
         batch=batch,
         contenders=("aejax", "pytorch, bfloat16 compiled", "pytorch, bfloat16 CUDA graphs"),
         goals={"pytorch": 1.0},
-        # bfloat16 keeps 8 bits: values agree to 0.4%, a loss is the mean of many of them.
-        tolerance={"first loss": max(5e-3, work.tolerance["first loss"]), "last loss": 3e-2},
+        # Parameters and losses are in float32 on both sides: what bfloat16 rounds differs little, Adam magnifies it.
+        tolerance={
+            "first loss": max(1e-3, work.tolerance["first loss"]),
+            "last loss": max(1e-2, work.tolerance["last loss"]),
+        },
         steps=steps,
     )
 
