@@ -12,6 +12,7 @@ Runs that differ only in their seed and in numbers train in one program. --jobs=
 time, which divide the devices of this machine; --executor=slurm submits them.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -145,12 +146,11 @@ def launch_all(
     runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool], argv: Sequence[str]
 ) -> dict[str, str]:
     """Has others train group after group, by this command with --only; returns the errors by name of a group."""
-    own = ("executor=", "jobs=", "slurm.", "only=")
-    kept = [a for a in argv if not a.lstrip("-").startswith(own)]
     jobs = []
-    for group in groups(runs, workdir, _TOGETHER.value):
+    for group in groups(runs, workdir, min(_TOGETHER.value, math.ceil(len(runs) / flags.FLAGS.jobs))):
         only = f"--only={','.join(run.name for run in group)}"
-        argv_of_job = ("-m", "experiments.sweep", *kept, only)
+        # Of a flag that is given twice the last one counts.
+        argv_of_job = ("-m", "experiments.sweep", *argv, "--executor=local", "--jobs=1", only)
         jobs.append(Job(group[0].name, argv_of_job, workdir / "logs" / f"{group[0].name}.log"))
     errors = {}
     for i, result in enumerate(_EXECUTOR(workdir / "logs").run(jobs, asked), 1):
