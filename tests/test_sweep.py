@@ -109,6 +109,19 @@ def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
     assert "goes on from here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("kmeans", "sizes"), [(False, [2]), (True, [1, 1])])
+def test_codes_that_begin_by_kmeans_train_one_by_one(sweep, monkeypatch, kmeans, sizes):
+    trained = []
+
+    def train(configs, folders, **options):
+        trained.append(len(configs))
+        return [SimpleNamespace(step=4)] * len(configs)
+
+    monkeypatch.setattr(sys.modules["aejax.train"], "train_together", train)
+    assert sweep.run("--config.bottleneck.name=vq", f"--config.bottleneck.kmeans={kmeans}") == 0
+    assert trained == sizes
+
+
 def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch):
     module = command("sweep")
     runs = plan(basic.get_config("tiny"), grid({"batch_size": [16, 8], "optim.lr": [1e-2, 1e-3]}))
