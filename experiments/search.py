@@ -49,11 +49,13 @@ def folder_of(workdir: Path, number: int) -> Path:
 
 
 def direction(objective: str, keys: list[str]) -> str:
-    """As Optuna names it; InputError where less is no better than more, or the keys change what a loss is."""
+    """As Optuna names it; InputError where less is no better than more, or the keys change what the metric means."""
     if changed := statistics.redefined(objective, keys):
+        other = "validation/squared_error"
+        choose = "" if statistics.redefined(other, changed) else f"choose --objective={other}, or "
         raise aejax.InputError(
-            f"{objective} is another sum for each {' and '.join(changed)}, which search(trial) sets; choose "
-            "--objective=validation/squared_error, or leave them out"
+            f"{objective} means something else for each {' and '.join(changed)}, which search(trial) sets; {choose}"
+            "leave them out"
         )
     better = statistics.direction(objective)
     if not objective.startswith("validation/") or not better:
@@ -174,7 +176,7 @@ def search() -> None:
     given = tried(search_of_config)
     config = config_lib.from_dict(config.copy_and_resolve_references().to_dict())
     overridden(config, given)  # raises before a trial is spent
-    way = direction(objective, list(given))
+    way = direction(objective, [key for key, _ in config_lib.flat(given)])
     load = main.loads_once()
     load(config.data)
     fixed = {key: value for key, value in config_lib.flat(config_lib.to_dict(config)) if key not in config_lib.FREE}

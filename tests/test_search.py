@@ -246,7 +246,10 @@ def test_mistakes(search, tmp_path, monkeypatch):
         "{'optim.lr': 'a'}": "the key optim.lr holds a float; 'a' does not fit",
         "trial.suggest(1)": "search(trial) of the config raised AttributeError",
         "3": "returned 3; return overrides",
-        "{'objective.weights.l1': 0.1}": "validation/loss is another sum for each objective.weights.l1",
+        "{'objective.weights.l1': 0.1}": "validation/loss means something else for each objective.weights.l1, which "
+        "search(trial) sets; choose --objective=validation/squared_error, or leave them out",
+        "{'likelihood': {'name': 'laplace'}}": "validation/loss means something else for each likelihood.name",
+        "{'data.size': 8}": "validation/loss means something else for each data.size, which search(trial) sets; leave",
     }.items():
         head = CONFIG[: CONFIG.index("def search")].format(of={}, more={})
         file.write_text(f"{head}def search(trial):\n    return {returns}\n")
