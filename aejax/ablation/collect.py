@@ -24,7 +24,7 @@ class Trial(NamedTuple):
     Attributes:
       name: of the run, unique.
       config: its config by dotted key.
-      steps: that were done.
+      steps: that were done at the last validation.
       metrics: at the step that was asked for, e.g. "validation/loss"; of evaluations, e.g. "likelihood/elbo".
       history: the records of metrics.jsonl.
       problem: why the run does not count; "" where it does.
@@ -177,13 +177,11 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     config = _flat(_json(folder / "config.json"))
     history = logs.read(folder)
     validated = [r for r in history if "validation/loss" in r]
-    steps = history[-1]["step"] if history else 0
+    steps = validated[-1]["step"] if validated else 0  # the losses of later steps may be there without what they led to
     if why := why_ended(folder):
         return Trial(folder.name, config, steps, {}, history, f"{why} (step {steps:,} of {config['steps']:,})")
     if not _is_finished(config, steps, [r["validation/loss"] for r in validated]):
         return Trial(folder.name, config, steps, {}, history, f"unfinished, step {steps:,} of {config['steps']:,}")
-    if not validated:
-        return Trial(folder.name, config, steps, {}, history, "without a validation")
     chosen = validated[-1] if at == "last" else min(validated, key=lambda r: r["validation/loss"])
     metrics = {k: v for r in history if r["step"] == chosen["step"] for k, v in r.items() if k != "step"}
     return Trial(folder.name, config, steps, metrics | _evaluated(folder, chosen["step"]), history)

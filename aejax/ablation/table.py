@@ -95,11 +95,12 @@ def _reads(value: Any, text: str) -> bool:
 
 def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> list[Row]:
     """The rows of all settings."""
-    means = {m: {s.label: _mean(finite(s, m)) for s in ablation.settings} for m in metrics}
-    best = {m: _best([v for v in means[m].values() if v is not None], direction(m, ablation.keys)) for m in metrics}
+    means = {m: [v for s in ablation.settings if (v := _mean(finite(s, m))) is not None] for m in metrics}
+    best = {m: _best(means[m], direction(m, ablation.keys)) for m in metrics}
 
     def cell(setting: Setting, metric: str) -> Cell:
-        values, mean = finite(setting, metric), means[metric][setting.label]
+        values = finite(setting, metric)
+        mean = _mean(values)
         differ = [key for key in ablation.keys if setting.config.get(key) != baseline.config.get(key)]
         alike = setting is not baseline and not redefined(metric, differ)
         against = difference(values, finite(baseline, metric)) if alike else None

@@ -111,6 +111,13 @@ def test_means_deviations_and_the_best(tmp_path):
     assert cells[1].difference.value == -2.5
 
 
+def test_settings_that_read_alike_are_two(tmp_path):
+    rates = [{"optim.lr": 0.0123456789}, {"optim.lr": 0.0123456780}]
+    found, rows = rows_of(sweep(tmp_path, rates, [[3.0], [1.0]]))
+    assert found.settings[0].label == found.settings[1].label
+    assert [(row.cells[LOSS].mean, row.cells[LOSS].best) for row in rows] == [(3, False), (1, True)]
+
+
 def test_differences_are_of_settings_that_compare(tmp_path):
     weights = [{"objective.weights.kl": kl, "optim.lr": lr} for kl in (1.0, 4.0) for lr in (0.01, 0.001)]
     _, rows = rows_of(sweep(tmp_path, weights, [[3.0], [1.0], [9.0], [8.0]]), "kl=1,lr=0.01")
