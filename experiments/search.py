@@ -77,9 +77,15 @@ def validations(folder: Path, objective: str) -> dict[int, float]:
 def reports(trial: Any, told: set[int], folder: Path, objective: str) -> Callable[[], bool]:
     """A question: has the pruner had enough of the trial? It is told each validation but those of the steps `told`."""
     enough: bool | None = None
+    read = -1  # bytes of the file, which grows far less often than is asked
 
     def ask() -> bool:
-        nonlocal enough
+        nonlocal enough, read
+        file = folder / logs.METRICS
+        size = file.stat().st_size if file.exists() else 0
+        if enough is not None and size == read:
+            return enough
+        read = size
         new = {step: value for step, value in validations(folder, objective).items() if step not in told}
         for step, value in new.items():
             trial.report(value, step)
@@ -168,7 +174,7 @@ def summary(study: Study, workdir: Path) -> str:
 
 
 def search() -> None:
-    config, workdir, objective = main.loaded(_CONFIG.value), Path(_WORKDIR.value), _OBJECTIVE.value
+    config, workdir, objective = main.loaded(_CONFIG.value), Path(_WORKDIR.value).resolve(), _OBJECTIVE.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     search_of_config = main.defined(file, "search")
     if search_of_config is None:

@@ -24,9 +24,10 @@ AWKWARD = (
 )
 
 
-def launch(*arguments):
+def launch(*arguments, cwd=ROOT):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "experiments.launch", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "experiments.launch", *arguments], cwd=cwd, env=env, capture_output=True, text=True
     )
 
 
@@ -84,6 +85,16 @@ def test_one_training(tmp_path):
     failed = launch("--config=configs/none.py", f"--workdir={workdir}")
     assert failed.returncode == 1
     assert failed.stderr == "error: no such config file: 'configs/none.py'; check its path\n"
+
+
+def test_the_workdir_may_be_this_folder(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    arguments = (f"--config={ROOT}/configs/basic.py:tiny", "--workdir=.", "--processes=2", "--devices_per_process=1")
+    done = launch(*arguments, cwd=workdir)
+    assert done.returncode == 0, done.stderr
+    assert (workdir / "config.json").exists()
+    assert (tmp_path / "run.1.log").exists()
 
 
 @pytest.mark.parametrize(
