@@ -55,6 +55,13 @@ def test_a_shell_hands_the_hosts_the_very_arguments(tmp_path):
         assert remote == [*job.argv, "--coordinator=a:8476", "--processes=2", f"--process={i}"]
 
 
+def test_a_folder_in_the_home_of_the_host(tmp_path):
+    folder, env = tmp_path / "it's mine", {**os.environ, "HOME": str(tmp_path)}
+    folder.mkdir()
+    line = hosts.on_host("~/it's mine", ("-m", "x")).replace(hosts.PYTHON, "pwd;:")
+    assert subprocess.run(["sh", "-c", line], env=env, capture_output=True, text=True).stdout == f"{folder}\n"
+
+
 def test_a_shell_hands_the_pod_the_very_arguments(tmp_path):
     job = Job("x", ("-m", "experiments.train", *AWKWARD), tmp_path / "log")
     local, remote = spoken_by_shell(hosts.over_gcloud(job, "pod", "folder"), tmp_path, "gcloud")
