@@ -55,7 +55,7 @@ def better(metric: str, axes: Sequence[str]) -> str:
 
 def redefined(metric: str, axes: Sequence[str]) -> list[str]:
     """The axes by which the metric means something else."""
-    by = _OF_ALL
+    by: tuple[str, ...] = _OF_ALL
     if metric in ("validation/loss", "train/loss", "validation/bound", "train/bound"):
         by += _OF_LOSSES
     if metric.rsplit("/", 1)[-1] in _DENSITIES:
