@@ -13,7 +13,7 @@ from aejax.errors import InputError, one_of
 def default() -> ConfigDict:
     """Every key with its default. An experiment changes what it needs and returns it locked."""
     config = ConfigDict()
-    config.seed = 0
+    config.seed = 0  # below 2**32
     config.steps = 1_000
     config.batch_size = 128  # over all devices
     config.dtype = "float32"  # of the encoder's and decoder's computation: float32 or bfloat16
@@ -62,7 +62,7 @@ def default() -> ConfigDict:
     config.optim.schedule = "constant"  # or cosine, linear: down to 0 at the last step
     config.optim.warmup = 0  # steps of linear warm-up
     config.optim.clip = 0.0  # largest global norm of the gradient; 0 is off
-    config.optim.weight_decay = 0.0  # decoupled, of kernels only
+    config.optim.weight_decay = 0.0  # decoupled, of kernels and all else of two axes or more, such as codebooks
     config.optim.accumulate = 1  # steps whose gradients are averaged into one update
     config.optim.options = ConfigDict()  # further arguments of the optimizer, e.g. b2
     return config
@@ -109,8 +109,9 @@ def check(config: ConfigDict) -> None:
         raise one_of("partition.name", config.partition.name, ("pmap", "sharded"))
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
+    if isinstance(config.seed, bool) or not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, got {config.seed!r}")
     for key in (
-        "seed",
         "classes",
         "patience",
         "pretrain.steps",

@@ -36,7 +36,7 @@ def schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
 
 
 def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
-    """Clipping, the optimizer, decoupled weight decay of kernels, the schedule, accumulation."""
+    """Clipping, the optimizer, decoupled weight decay, the schedule, accumulation."""
     if config["name"] not in OPTIMIZERS:
         raise one_of("optim.name", config["name"], OPTIMIZERS)
     try:
@@ -46,7 +46,7 @@ def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation
     chain = optax.chain(
         optax.clip_by_global_norm(config["clip"]) if config["clip"] else optax.identity(),
         rule,
-        # Biases and scales, vectors all, do not decay.
+        # Vectors do not decay: biases of dense layers and convolutions, scales.
         optax.add_decayed_weights(config["weight_decay"], lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
         if _on(config["weight_decay"])
         else optax.identity(),

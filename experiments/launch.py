@@ -52,7 +52,7 @@ def launch(theirs: list[str]) -> None:
     for name in ("config", "workdir"):
         if not given.get(name):
             raise aejax.InputError(f"--{name}=... is missing")
-    workdir = Path(given["workdir"])
+    workdir = Path(given["workdir"]).resolve()
     # Beside the workdir: a training begins in an empty one.
     job = Job(
         workdir.name, ("-m", "experiments.train", *theirs), workdir.with_name(f"{workdir.name}.log"), _PROCESSES.value

@@ -49,11 +49,13 @@ def folder_of(workdir: Path, number: int) -> Path:
 
 
 def direction(objective: str, keys: list[str]) -> str:
-    """As Optuna names it; InputError where less is no better than more, or the keys change what a loss is."""
+    """As Optuna names it; InputError where less is no better than more, or the keys change what the metric means."""
     if changed := statistics.redefined(objective, keys):
+        other = "validation/squared_error"
+        choose = "" if statistics.redefined(other, changed) else f"choose --objective={other}, or "
         raise aejax.InputError(
-            f"{objective} is another sum for each {' and '.join(changed)}, which search(trial) sets; choose "
-            "--objective=validation/squared_error, or leave them out"
+            f"{objective} means something else for each {' and '.join(changed)}, which search(trial) sets; {choose}"
+            "leave them out"
         )
     better = statistics.direction(objective)
     if not objective.startswith("validation/") or not better:
@@ -75,9 +77,15 @@ def validations(folder: Path, objective: str) -> dict[int, float]:
 def reports(trial: Any, told: set[int], folder: Path, objective: str) -> Callable[[], bool]:
     """A question: has the pruner had enough of the trial? It is told each validation but those of the steps `told`."""
     enough: bool | None = None
+    read = -1  # bytes of the file, which grows far less often than is asked
 
     def ask() -> bool:
-        nonlocal enough
+        nonlocal enough, read
+        file = folder / logs.METRICS
+        size = file.stat().st_size if file.exists() else 0
+        if enough is not None and size == read:
+            return enough
+        read = size
         new = {step: value for step, value in validations(folder, objective).items() if step not in told}
         for step, value in new.items():
             trial.report(value, step)
@@ -166,7 +174,7 @@ def summary(study: Study, workdir: Path) -> str:
 
 
 def search() -> None:
-    config, workdir, objective = main.loaded(_CONFIG.value), Path(_WORKDIR.value), _OBJECTIVE.value
+    config, workdir, objective = main.loaded(_CONFIG.value), Path(_WORKDIR.value).resolve(), _OBJECTIVE.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     search_of_config = main.defined(file, "search")
     if search_of_config is None:
@@ -174,7 +182,7 @@ def search() -> None:
     given = tried(search_of_config)
     config = config_lib.from_dict(config.copy_and_resolve_references().to_dict())
     overridden(config, given)  # raises before a trial is spent
-    way = direction(objective, list(given))
+    way = direction(objective, [key for key, _ in config_lib.flat(given)])
     load = main.loads_once()
     load(config.data)
     fixed = {key: value for key, value in config_lib.flat(config_lib.to_dict(config)) if key not in config_lib.FREE}

@@ -12,6 +12,7 @@ Runs that differ only in their seed and in numbers train in one program. --jobs=
 time, which divide the devices of this machine; --executor=slurm submits them.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ _TOGETHER = flags.DEFINE_integer(
     "together",
     8,
     "Runs that one program trains at most, where they differ only in their seed and in numbers such as optim.lr. "
-    "Convolutions on CPU train one after the other all the same.",
+    "Convolutions on CPU and codes that begin by k-means train one after the other all the same.",
     lower_bound=1,
 )
 _ONLY = flags.DEFINE_list("only", [], "Names of the runs to do; all unless told.")
@@ -93,7 +94,7 @@ def train_group(
     """Of each run what it came to, or the error that ended it."""
     folders, config = [workdir / run.name for run in runs], runs[0].config
     try:
-        if len(runs) == 1 or not _convolves_on_cpu(config, load(config.data)):
+        if len(runs) == 1 or not _better_alone(config, load(config.data)):
             return list(train_together([run.config for run in runs], folders, data=load, stop=stop, quiet=True))
     except (aejax.StoppedError, BrokenPipeError):
         raise
@@ -108,8 +109,10 @@ def train_group(
     return found
 
 
-def _convolves_on_cpu(config: ConfigDict, splits: data.Splits) -> bool:
-    """There several kernels at once are several times slower than one after the other."""
+def _better_alone(config: ConfigDict, splits: data.Splits) -> bool:
+    """Together they are several times slower: k-means, which vmap does at every step, and several kernels on CPU."""
+    if config.bottleneck.get("kmeans"):
+        return True
     if jax.default_backend() != "cpu":
         return False
     return make_task(config, data.Spec.of(splits.train, config.data.standardize)).convolves
@@ -145,12 +148,11 @@ def launch_all(
     runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool], argv: Sequence[str]
 ) -> dict[str, str]:
     """Has others train group after group, by this command with --only; returns the errors by name of a group."""
-    own = ("executor=", "jobs=", "slurm.", "only=")
-    kept = [a for a in argv if not a.lstrip("-").startswith(own)]
     jobs = []
-    for group in groups(runs, workdir, _TOGETHER.value):
+    for group in groups(runs, workdir, min(_TOGETHER.value, math.ceil(len(runs) / flags.FLAGS.jobs))):
         only = f"--only={','.join(run.name for run in group)}"
-        argv_of_job = ("-m", "experiments.sweep", *kept, only)
+        # Of a flag that is given twice the last one counts.
+        argv_of_job = ("-m", "experiments.sweep", *argv, "--executor=local", "--jobs=1", only)
         jobs.append(Job(group[0].name, argv_of_job, workdir / "logs" / f"{group[0].name}.log"))
     errors = {}
     for i, result in enumerate(_EXECUTOR(workdir / "logs").run(jobs, asked), 1):

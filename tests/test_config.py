@@ -35,6 +35,7 @@ def test_arguments_are_flags_that_must_be_known():
         (lambda c: c.update(stepz=1), "'stepz' is unknown; did you mean 'steps'"),
         (lambda c: c.__delitem__("seed"), "'seed' is missing"),
         (lambda c: c.update(steps=0), "steps must be a whole number above 0"),
+        *((lambda c, n=n: c.update(seed=n), rf"seed must be .* 2\*\*32 - 1, got {n}") for n in (-1, 2**32)),
         (lambda c: c.update(dtype="float16"), "dtype must be float32 or bfloat16"),
         (lambda c: c.update(ema=1.0), r"ema must be in \[0, 1\)"),
         (lambda c: c.optim.update(lr=0.0), "optim.lr must be above 0"),

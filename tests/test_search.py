@@ -133,6 +133,31 @@ def test_a_trial_worse_than_the_median_ends_at_its_validation(search, tmp_path, 
     assert states(search.workdir)[6] == "COMPLETE"
 
 
+def test_the_validations_of_a_trial_are_read_when_there_is_more(monkeypatch, tmp_path):
+    module, told, reads = command("search"), [], []
+    trial = SimpleNamespace(report=lambda value, step: told.append((step, value)), should_prune=lambda: len(told) > 1)
+    read = logs.read
+    monkeypatch.setattr(logs, "read", lambda folder: reads.append(folder) or read(folder))
+    ask = module.reports(trial, set(), tmp_path, "validation/loss")
+    answers = [ask(), ask()]
+    for step, loss in enumerate((3.0, 2.0), 1):
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "validation/loss": loss}) + "\n")
+        answers += [ask(), ask()]
+    assert answers == [False] * 4 + [True] * 2
+    assert told == [(1, 3.0), (2, 2.0)]
+    assert len(reads) == 3
+
+
+def test_the_workdir_may_be_this_folder(search, tmp_path, monkeypatch, capsys):
+    given = config_file(tmp_path)
+    search.workdir.mkdir()
+    monkeypatch.syspath_prepend(os.getcwd())
+    monkeypatch.chdir(search.workdir)
+    assert search.run(given, "--trials=1", "--workdir=.") == 0
+    assert f"--workdir={tmp_path / 'study_best'}" in capsys.readouterr().out
+
+
 LONG = {"steps": 1_500, "log_every": 50, "checkpoint_every": 50}
 
 
@@ -246,7 +271,10 @@ def test_mistakes(search, tmp_path, monkeypatch):
         "{'optim.lr': 'a'}": "the key optim.lr holds a float; 'a' does not fit",
         "trial.suggest(1)": "search(trial) of the config raised AttributeError",
         "3": "returned 3; return overrides",
-        "{'objective.weights.l1': 0.1}": "validation/loss is another sum for each objective.weights.l1",
+        "{'objective.weights.l1': 0.1}": "validation/loss means something else for each objective.weights.l1, which "
+        "search(trial) sets; choose --objective=validation/squared_error, or leave them out",
+        "{'likelihood': {'name': 'laplace'}}": "validation/loss means something else for each likelihood.name",
+        "{'data.size': 8}": "validation/loss means something else for each data.size, which search(trial) sets; leave",
     }.items():
         head = CONFIG[: CONFIG.index("def search")].format(of={}, more={})
         file.write_text(f"{head}def search(trial):\n    return {returns}\n")

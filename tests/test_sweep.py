@@ -1,6 +1,7 @@
 """The command of a sweep: what is finished is skipped, what failed is told at the end, a stop stops."""
 
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -108,6 +109,19 @@ def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
     assert "goes on from here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("kmeans", "sizes"), [(False, [2]), (True, [1, 1])])
+def test_codes_that_begin_by_kmeans_train_one_by_one(sweep, monkeypatch, kmeans, sizes):
+    trained = []
+
+    def train(configs, folders, **options):
+        trained.append(len(configs))
+        return [SimpleNamespace(step=4)] * len(configs)
+
+    monkeypatch.setattr(sys.modules["aejax.train"], "train_together", train)
+    assert sweep.run("--config.bottleneck.name=vq", f"--config.bottleneck.kmeans={kmeans}") == 0
+    assert trained == sizes
+
+
 def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch):
     module = command("sweep")
     runs = plan(basic.get_config("tiny"), grid({"batch_size": [16, 8], "optim.lr": [1e-2, 1e-3]}))
@@ -120,14 +134,34 @@ def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch):
             yield Result(jobs[1].name, 1, "out of memory")
 
     monkeypatch.setattr(module, "_EXECUTOR", lambda folder: Executor())
-    given = ["--config=c.py", "--workdir=w", "--jobs=2", "--sweep.batch_size=16,8", "--slurm.time=5", "--only=a"]
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(jobs=2))
+    monkeypatch.setattr(module, "_TOGETHER", SimpleNamespace(value=8))
+    given = ["--config=c.py", "--workdir=w", "--jobs", "2", "--sweep.batch_size=16,8", "--only=a"]
     errors = module.launch_all(runs, sweep.workdir, lambda: False, given)
     assert errors == {"batch_size=8_lr=0.01": "out of memory"}
-    same = ("-m", "experiments.sweep", "--config=c.py", "--workdir=w", "--sweep.batch_size=16,8")
+    same = ("-m", "experiments.sweep", *given, "--executor=local", "--jobs=1")
     assert [job.argv for job in submitted] == [
         (*same, "--only=batch_size=16_lr=0.01,batch_size=16_lr=0.001"),
         (*same, "--only=batch_size=8_lr=0.01,batch_size=8_lr=0.001"),
     ]
+    submitted.clear()
+    module.launch_all(runs[:2], sweep.workdir, lambda: False, given)
+    assert [job.argv[-1] for job in submitted] == [f"--only={run.name}" for run in runs[:2]]  # one for each job
+
+
+def test_jobs_train_each_run_once(tmp_path):
+    argv = ["-m", "experiments.sweep", *FLAGS, "--seeds=2", "--jobs", "2", f"--workdir={tmp_path}"]
+    with subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as all_:
+        try:
+            told = all_.communicate(timeout=100)[0]
+        finally:
+            all_.terminate()
+    assert all_.returncode == 0, told
+    names = [f"lr={lr}_seed={seed}" for lr in (0.001, 0.01) for seed in (0, 1)]
+    assert sorted(line.split("] ")[1] for line in told.splitlines()) == [f"{name}: done" for name in names[::2]]
+    trained = "".join((tmp_path / f"logs/{name}.log").read_text() for name in names[::2])
+    assert [trained.count(f"] {name}: step 4") for name in names] == [1] * 4
+    assert [checkpoint.steps(tmp_path / name) for name in names] == [[2, 4]] * 4
 
 
 def test_mistakes(sweep):

@@ -317,6 +317,27 @@ def test_mlflow_added_late_or_emptied_has_the_whole_run(tmp_path, mlflow):
     assert_has(in_mlflow(run), tmp_path)
 
 
+@needs_mlflow
+@ITS_OWN
+def test_an_id_that_is_cut_off_while_it_is_written_is_none(tmp_path, mlflow, monkeypatch):
+    write_text = Path.write_text
+
+    def cut_off(file, text):
+        if not file.name.startswith("mlflow"):
+            return write_text(file, text)
+        file.touch()
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", cut_off)
+        with pytest.warns(UserWarning, match="mlflow.*killed"):
+            train(mlp(tracking=("mlflow",)), tmp_path, after(1))
+    train(mlp(tracking=("mlflow",)), tmp_path)
+    run_id = (tmp_path / "mlflow.id").read_text()
+    (run,) = (run for run in mlflow_runs() if run.info.run_id == run_id)
+    assert_has(in_mlflow(run), tmp_path)
+
+
 # Weights & Biases
 
 

@@ -24,7 +24,7 @@ class Trial(NamedTuple):
     Attributes:
       name: of the run, unique.
       config: its config by dotted key.
-      steps: that were done.
+      steps: that were done at the last validation.
       metrics: at the step that was asked for, e.g. "validation/loss"; of evaluations, e.g. "likelihood/elbo".
       history: the records of metrics.jsonl.
       problem: why the run does not count; "" where it does.
@@ -48,12 +48,14 @@ class Setting(NamedTuple):
     Attributes:
       label: the values of the axes as one reads them.
       values: by axis.
+      config: by dotted key, but for the seed that of all its runs.
       trials: by seed, those that count.
       planned: how many runs there are or should be.
     """
 
     label: str
     values: dict[str, Any]
+    config: dict[str, Any]
     trials: dict[int, Trial]
     planned: int
 
@@ -66,7 +68,8 @@ class Ablation(NamedTuple):
     """Runs and what one needs to compare them.
 
     Attributes:
-      axes: config keys in which the runs differ, in the order of the plan; ("run",) where they are too many.
+      keys: of the config, in which the runs differ, in the order of the plan.
+      axes: the same; ("run",) where they are too many.
       settings: in the order of the plan.
       trials: all runs, also those that do not count.
       config: that the plan starts from, by dotted key; without a plan, the first run's.
@@ -74,6 +77,7 @@ class Ablation(NamedTuple):
       notes: what was left out, and why, a line each.
     """
 
+    keys: tuple[str, ...]
     axes: tuple[str, ...]
     settings: list[Setting]
     trials: list[Trial]
@@ -121,7 +125,7 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
     default = settings.get(_key(base, keys)) if base else None
     notes += [f"{t.name}: {t.problem}; not counted" for t in trials if t.problem]
     notes += [f"{t.name}: {note}" for t in trials if not t.problem for note in _odd(t)]
-    return Ablation(axes, list(settings.values()), trials, base or trials[0].config, default, notes)
+    return Ablation(keys, axes, list(settings.values()), trials, base or trials[0].config, default, notes)
 
 
 def short(axes: Sequence[str]) -> dict[str, str]:
@@ -173,13 +177,11 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     config = _flat(_json(folder / "config.json"))
     history = logs.read(folder)
     validated = [r for r in history if "validation/loss" in r]
-    steps = history[-1]["step"] if history else 0
+    steps = validated[-1]["step"] if validated else 0  # the losses of later steps may be there without what they led to
     if why := why_ended(folder):
         return Trial(folder.name, config, steps, {}, history, f"{why} (step {steps:,} of {config['steps']:,})")
     if not _is_finished(config, steps, [r["validation/loss"] for r in validated]):
         return Trial(folder.name, config, steps, {}, history, f"unfinished, step {steps:,} of {config['steps']:,}")
-    if not validated:
-        return Trial(folder.name, config, steps, {}, history, "without a validation")
     chosen = validated[-1] if at == "last" else min(validated, key=lambda r: r["validation/loss"])
     metrics = {k: v for r in history if r["step"] == chosen["step"] for k, v in r.items() if k != "step"}
     return Trial(folder.name, config, steps, metrics | _evaluated(folder, chosen["step"]), history)
@@ -246,4 +248,4 @@ def _setting(group: Sequence[Trial], axes: tuple[str, ...]) -> Setting:
     label = ", ".join(show(v) if a == "run" else f"{names[a]}={show(v)}" for a, v in values.items())
     counted = {t.seed: t for t in group if not t.problem}
     planned = len({t.seed for t in group})
-    return Setting(label or group[0].name, values, counted, planned)
+    return Setting(label or group[0].name, values, group[0].config, counted, planned)

@@ -90,7 +90,7 @@ def _table(ablation: Ablation, rows: Sequence[Row], metric: str) -> str:
     heads += [("Difference", "number"), ("95% interval", "number"), ("How", "")]
     head = "".join(f'<th scope="col" class="{c}"><button>{_text(name)}</button></th>' for name, c in heads)
     body = "".join(_row(row, row.cells[metric]) for row in rows)
-    words = better(metric, ablation.axes)
+    words = better(metric, ablation.keys)
     title = _text(metric) + (f' <span class="muted">{words}</span>' if words else "")
     inside = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="card settings"><h3>{title}</h3><div class="wide" tabindex="0">{inside}</div></div>'

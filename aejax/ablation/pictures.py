@@ -217,7 +217,7 @@ def _line(axes: Axes, place: dict[str, float], points: Points, look: dict[str, A
 
 def _title(ablation: Ablation, metric: str) -> str:
     """Its last part, with an arrow to where it is better."""
-    return metric.split("/")[-1].replace("_", " ") + {-1: " ↓", 0: "", 1: " ↑"}[direction(metric, ablation.axes)]
+    return metric.split("/")[-1].replace("_", " ") + {-1: " ↓", 0: "", 1: " ↑"}[direction(metric, ablation.keys)]
 
 
 def _cut(text: str, most: int = 44) -> str:

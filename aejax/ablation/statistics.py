@@ -15,8 +15,12 @@ HIGHER = {
     *("adjusted_rand_index", "normalised_mutual_information", "trustworthiness", "continuity", "mig", "modularity"),
     *("sap", "factor_vae_score", "dci_disentanglement", "dci_completeness", "dci_informativeness"),
 }
-# Of which a loss is the weighted sum: settings that differ in them have losses of different meaning.
-_OF_THE_LOSS = ("objective.", "likelihood.", "adversary.")
+_DENSITIES = {"elbo", "log_likelihood", "distortion", "bits_per_dimension"}
+# Settings by which a metric means something else, so that its values do not compare: any, of other data; a density of
+# the data; a loss, by what it sums, over which values, in which units.
+_OF_ALL = ("data.name", "data.size", "data.held_out", "data.validation", "data.test")
+_OF_DENSITIES = ("likelihood.",)
+_OF_LOSSES = ("objective.", "likelihood.", "adversary.", "data.standardize", "encoder.mask_ratio")
 
 
 class Difference(NamedTuple):
@@ -35,11 +39,13 @@ class Difference(NamedTuple):
 
 
 def direction(metric: str, axes: Sequence[str] = ()) -> int:
-    """-1 where lower is better, 1 where higher is, 0 where neither, also for losses that the axes redefine."""
+    """-1 where lower is better, 1 where higher is, 0 where neither, also for metrics that the axes redefine."""
     name = metric.rsplit("/", 1)[-1]
+    if redefined(metric, axes):
+        return 0
     if name in HIGHER or name.startswith("auroc") or name.endswith("accuracy"):
         return 1
-    return -1 if name in LOWER and not redefined(metric, axes) else 0
+    return -1 if name in LOWER else 0
 
 
 def better(metric: str, axes: Sequence[str]) -> str:
@@ -48,9 +54,13 @@ def better(metric: str, axes: Sequence[str]) -> str:
 
 
 def redefined(metric: str, axes: Sequence[str]) -> list[str]:
-    """The axes that change what a loss is the sum of."""
-    is_loss = metric in ("validation/loss", "train/loss", "validation/bound", "train/bound")
-    return [a for a in axes if is_loss and a.startswith(_OF_THE_LOSS)]
+    """The axes by which the metric means something else."""
+    by: tuple[str, ...] = _OF_ALL
+    if metric in ("validation/loss", "train/loss", "validation/bound", "train/bound"):
+        by += _OF_LOSSES
+    if metric.rsplit("/", 1)[-1] in _DENSITIES:
+        by += _OF_DENSITIES
+    return [a for a in axes if a.startswith(by)]
 
 
 def deviation(values: Sequence[float]) -> float | None:

@@ -26,7 +26,8 @@ class Cell(NamedTuple):
       values: by seed.
       mean, deviation: over seeds; None where there are too few.
       best: whether no other setting's mean is better.
-      difference: from the baseline; None for the baseline itself, or where one of the two has no value.
+      difference: from the baseline; None for the baseline itself, where one of the two has no value, or where the
+        metric means something else for the two.
     """
 
     values: dict[int, float]
@@ -94,12 +95,15 @@ def _reads(value: Any, text: str) -> bool:
 
 def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> list[Row]:
     """The rows of all settings."""
-    means = {m: {s.label: _mean(finite(s, m)) for s in ablation.settings} for m in metrics}
-    best = {m: _best([v for v in means[m].values() if v is not None], direction(m, ablation.axes)) for m in metrics}
+    means = {m: [v for s in ablation.settings if (v := _mean(finite(s, m))) is not None] for m in metrics}
+    best = {m: _best(means[m], direction(m, ablation.keys)) for m in metrics}
 
     def cell(setting: Setting, metric: str) -> Cell:
-        values, mean = finite(setting, metric), means[metric][setting.label]
-        against = None if setting is baseline else difference(values, finite(baseline, metric))
+        values = finite(setting, metric)
+        mean = _mean(values)
+        differ = [key for key in ablation.keys if setting.config.get(key) != baseline.config.get(key)]
+        alike = setting is not baseline and not redefined(metric, differ)
+        against = difference(values, finite(baseline, metric)) if alike else None
         is_best = mean is not None and mean == best[metric]
         return Cell(values, mean, deviation(list(values.values())), is_best, against)
 
@@ -128,9 +132,9 @@ def remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: s
         "for each comparison alone: of many, some leave out 0 by chance.",
     ]
     for m in metrics:
-        if axes := redefined(m, ablation.axes):
+        if keys := redefined(m, ablation.keys):
             lines.append(
-                f"{m} is another sum for each {' and '.join(axes)}: its values do not compare, none is marked as best."
+                f"{m} means something else for each {' and '.join(keys)}: such values do not compare, none is the best."
             )
     if not any(baseline.of(m) for m in metrics):
         lines.append(f"The baseline {baseline.label} has no finished run: there are no differences from it.")
@@ -191,7 +195,7 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
             stars.append("*" if cell.best else " ")
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         left = [*range(len(names)), len(widths) - 1]
-        blocks.append(metric + (f" ({words})" if (words := better(metric, ablation.axes)) else ""))
+        blocks.append(metric + (f" ({words})" if (words := better(metric, ablation.keys)) else ""))
         for star, line in zip(stars, lines, strict=True):
             padded = [
                 t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))

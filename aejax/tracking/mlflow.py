@@ -33,7 +33,9 @@ class MLflow:
             run = self._kept(kept.read_text()) if start and kept.exists() else None
             if run is None:
                 run = self._client.create_run(self._experiment(), run_name=name_of(workdir))
-                kept.write_text(run.info.run_id)
+                written = kept.with_suffix(".tmp")
+                written.write_text(run.info.run_id)
+                written.replace(kept)
         self._id = run.info.run_id
         self._client.update_run(self._id, status="RUNNING")
         self._done = {  # by metric the last step

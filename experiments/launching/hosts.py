@@ -12,8 +12,10 @@ PYTHON = ".venv/bin/python"  # as the README installs it
 
 
 def on_host(folder: str, argv: Sequence[str]) -> str:
-    """What a shell on the host runs: Python with `argv` in the checkout, `folder`."""
-    return f"cd {shlex.quote(folder)} && {shlex.join([PYTHON, *argv])}"
+    """What a shell on the host runs: Python with `argv` in the checkout, `folder`, which may begin with ~/."""
+    rest = folder.removeprefix("~/")
+    home = folder[: len(folder) - len(rest)]  # in quotes ~ would be a folder of this name
+    return f"cd {home}{shlex.quote(rest)} && {shlex.join([PYTHON, *argv])}"
 
 
 def over_ssh(job: Job, hosts: Sequence[str], folder: str) -> list[str]:

@@ -59,6 +59,15 @@ def test_runs_that_do_not_count_are_named(tmp_path):
     ]
 
 
+def test_a_run_is_finished_when_its_last_step_was_validated(tmp_path):
+    for name in "ab":
+        log = run(tmp_path / name, [3.0, 1.0], {"ema": 0.9 * (name == "b")}) / "metrics.jsonl"
+    log.write_text("\n".join(log.read_text().splitlines()[:3]))  # killed between the last step and its validation
+    found = collect([tmp_path])
+    assert found.notes == ["b: unfinished, step 10 of 20; not counted"]
+    assert [s.of("validation/loss") for s in found.settings] == [{0: 1.0}, {}]
+
+
 def test_patience_ends_a_run_well(tmp_path):
     for name, losses in {"stale": [3.0, 1.0, 2.0, 2.0], "falling": [4.0, 3.0, 2.0, 1.0]}.items():
         run(tmp_path / name, losses, {"patience": 2, "steps": 1_000})

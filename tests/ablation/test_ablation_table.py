@@ -79,10 +79,22 @@ def test_directions(metric, sign):
     assert better(metric, ()) == {-1: "lower is better", 0: "", 1: "higher is better"}[sign]
 
 
-def test_losses_of_other_weights_are_not_compared():
-    assert direction(LOSS, ["optim.lr"]) == -1
-    assert direction(LOSS, ["objective.weights.kl"]) == 0
-    assert direction("validation/squared_error", ["objective.weights.kl"]) == -1
+@pytest.mark.parametrize(
+    ("metric", "axis", "sign"),
+    [
+        (LOSS, "optim.lr", -1),
+        *((LOSS, a, 0) for a in ("objective.weights.kl", "data.standardize", "encoder.mask_ratio", "data.name")),
+        ("validation/squared_error", "objective.weights.kl", -1),
+        ("validation/squared_error", "data.standardize", -1),  # in the user's units
+        *(("validation/squared_error", a, 0) for a in ("data.name", "data.size", "data.held_out", "data.validation")),
+        ("representation/knn_accuracy", "likelihood.name", 1),
+        ("representation/knn_accuracy", "data.name", 0),
+        *((f"likelihood/{m}", "likelihood.name", 0) for m in ("elbo", "log_likelihood", "bits_per_dimension")),
+        ("likelihood/elbo", "objective.weights.kl", 1),  # of weight 1, whatever it was trained with
+    ],
+)
+def test_metrics_that_mean_something_else_are_not_compared(metric, axis, sign):
+    assert direction(metric, [axis]) == sign
 
 
 # The table
@@ -97,6 +109,29 @@ def test_means_deviations_and_the_best(tmp_path):
     assert [row.is_baseline for row in rows] == [True, False, False]
     assert cells[0].difference is None
     assert cells[1].difference.value == -2.5
+
+
+def test_settings_that_read_alike_are_two(tmp_path):
+    rates = [{"optim.lr": 0.0123456789}, {"optim.lr": 0.0123456780}]
+    found, rows = rows_of(sweep(tmp_path, rates, [[3.0], [1.0]]))
+    assert found.settings[0].label == found.settings[1].label
+    assert [(row.cells[LOSS].mean, row.cells[LOSS].best) for row in rows] == [(3, False), (1, True)]
+
+
+def test_differences_are_of_settings_that_compare(tmp_path):
+    weights = [{"objective.weights.kl": kl, "optim.lr": lr} for kl in (1.0, 4.0) for lr in (0.01, 0.001)]
+    _, rows = rows_of(sweep(tmp_path, weights, [[3.0], [1.0], [9.0], [8.0]]), "kl=1,lr=0.01")
+    assert [d and d.value for row in rows for d in [row.cells[LOSS].difference]] == [None, -2, None, None]
+
+
+def test_runs_that_differ_in_much_compare_no_better(tmp_path):
+    keys = ("batch_size", "samples", "checkpoint_every", "log_every", "optim.warmup", "optim.clip", "patience")
+    for name, value in {"a": 1, "b": 2}.items():
+        run(tmp_path / name, [1.0 * value], {"objective.weights.kl": value} | dict.fromkeys(keys, value))
+    found, rows = rows_of(tmp_path)
+    assert found.axes == ("run",)
+    assert [row.cells[LOSS].best for row in rows] == [False, False]
+    assert rows[1].cells[LOSS].difference is None
 
 
 def test_more_is_better_where_it_is(tmp_path):
@@ -153,7 +188,7 @@ def test_remarks_say_what_the_table_cannot(tmp_path):
     found, rows = rows_of(sweep(tmp_path / "a", weights, [[3.0], [1.0]]))
     said = " ".join(remarks(found, [LOSS], rows[0].setting, "best"))
     assert "the validation of the least loss" in said
-    assert "validation/loss is another sum for each objective.weights.kl" in said
+    assert "validation/loss means something else for each objective.weights.kl" in said
     assert "One seed each" in said
     assert not any(row.cells[LOSS].best for row in rows)
     absent = sweep(

@@ -24,9 +24,10 @@ AWKWARD = (
 )
 
 
-def launch(*arguments):
+def launch(*arguments, cwd=ROOT):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "experiments.launch", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "experiments.launch", *arguments], cwd=cwd, env=env, capture_output=True, text=True
     )
 
 
@@ -52,6 +53,13 @@ def test_a_shell_hands_the_hosts_the_very_arguments(tmp_path):
         assert local[0] == host
         assert len(local) == 2
         assert remote == [*job.argv, "--coordinator=a:8476", "--processes=2", f"--process={i}"]
+
+
+def test_a_folder_in_the_home_of_the_host(tmp_path):
+    folder, env = tmp_path / "it's mine", {**os.environ, "HOME": str(tmp_path)}
+    folder.mkdir()
+    line = hosts.on_host("~/it's mine", ("-m", "x")).replace(hosts.PYTHON, "pwd;:")
+    assert subprocess.run(["sh", "-c", line], env=env, capture_output=True, text=True).stdout == f"{folder}\n"
 
 
 def test_a_shell_hands_the_pod_the_very_arguments(tmp_path):
@@ -84,6 +92,16 @@ def test_one_training(tmp_path):
     failed = launch("--config=configs/none.py", f"--workdir={workdir}")
     assert failed.returncode == 1
     assert failed.stderr == "error: no such config file: 'configs/none.py'; check its path\n"
+
+
+def test_the_workdir_may_be_this_folder(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    arguments = (f"--config={ROOT}/configs/basic.py:tiny", "--workdir=.", "--processes=2", "--devices_per_process=1")
+    done = launch(*arguments, cwd=workdir)
+    assert done.returncode == 0, done.stderr
+    assert (workdir / "config.json").exists()
+    assert (tmp_path / "run.1.log").exists()
 
 
 @pytest.mark.parametrize(
