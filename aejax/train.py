@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import sys
 import tempfile
@@ -155,8 +156,14 @@ def train_together(
                 claim(workdir, each)
         if begin:
             know_ends()
+        questions = itertools.count(1)
+
+        def asked() -> bool:  # of all processes together, in pretraining as in training
+            number = next(questions)
+            return partition.any(stop() or checkpoint.preempted(number))
+
         if not begin and config.pretrain.steps:
-            params = pretrain(config, task, training, partition, states[0].params, stop, quiet)
+            params = pretrain(config, task, training, partition, states[0].params, asked, quiet)
             states[0] = start(task, params, states[0].variables)
 
         at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
@@ -183,23 +190,20 @@ def train_together(
                 if not member.ended:
                     member.report(step, {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]})
 
-        def asked(number: int) -> bool:
-            return partition.any(stop() or checkpoint.preempted(number))
-
         window: list[Any] = []  # of each dispatch, on the device until they are reported
         waiting: list[Any] = []
         span = range(begin, begin if all(member.ended for member in members) else config.steps)
         of_run = lambda seed: batches(training, config.batch_size, seed, partition, at_once, span)  # noqa: E731
         dispatches = of_run(config.seed) if alone else zip(*(of_run(each.seed) for each in configs), strict=True)
         ends = range(begin + at_once, span.stop + 1, at_once)
-        for number, (step, batch) in enumerate(zip(ends, dispatches, strict=True), 1):
+        for step, batch in zip(ends, dispatches, strict=True):
             state, metrics = steps_fn(state, training.held, batch)
             window.append(metrics)
             if waiting:  # read only now, while the device is busy with these steps
                 report(step - at_once, waiting)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
-            leaving = step == config.steps or (not planned and asked(number))
+            leaving = step == config.steps or (not planned and asked())
             if step % config.log_every == 0:
                 waiting, window = window, []
             if planned or leaving:
@@ -209,7 +213,7 @@ def train_together(
                     if not member.ended:
                         check = functools.partial(validate, numbers=together.pick(numbers, i, len(members)))
                         member.save(step, together.pick(state, i, len(members)), sample, check if planned else None)
-            if leaving or all(member.ended for member in members) or (planned and asked(number)):
+            if leaving or all(member.ended for member in members) or (planned and asked()):
                 break
         running.close()
         if not any(member.error for member in members):
