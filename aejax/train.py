@@ -54,7 +54,8 @@ def train(
         left, as it is when Orbax hears that the process will be preempted.
       quiet: without progress bar or table of parameters; warnings stay.
       profiled: steps that JAX's profiler is to trace, `range(100, 110)` those that lead from step 100 to step 110;
-        the trace covers the whole dispatches that hold them, in the first process, see `profile.around`.
+        the trace covers the whole dispatches that hold them, in the first process, see `profile.around`. Those that
+        a run which goes on has passed, or never comes by, are left out.
 
     Returns:
       The run at its newest checkpoint.
@@ -119,7 +120,7 @@ def train_together(
         if any(begin != (saved.step if saved else 0) for saved in saves):
             raise InputError("runs that train together must have come equally far; run them one by one")
         if profiled is not None:
-            profile.check(profiled, begin, config.steps)
+            profiled = profile.ahead(profiled, begin, config.steps)
         if not begin:  # what keeps a begun run from going on does not end it
             know_ends()
 
