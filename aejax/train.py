@@ -139,6 +139,7 @@ def train_together(
             if saved:
                 states[i] = checkpoint.fill(states[i], saved.state, f"{folders[i]}, step {saved.step},")
         if begin >= config.steps:
+            know_ends()
             return [from_checkpoint(saved) for saved in saves if saved]
         if begin and not quiet:
             print(f"going on from step {begin:,} of {config.steps:,}", file=sys.stderr)

@@ -11,7 +11,7 @@ from conftest import assert_trees_equal, events, mlp, one_device, vectors
 
 import aejax
 from aejax import checkpoint, data, dispatch, logs
-from aejax.workdir import held, is_stale, why_ended
+from aejax.workdir import end, held, is_stale, why_ended
 
 train_lib = sys.modules["aejax.train"]  # `aejax.train` is the function
 
@@ -116,7 +116,9 @@ def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
 def test_finished_run_is_returned_untouched(tmp_path):
     first = fit(mlp(), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
+    end(tmp_path, "failed: after its last checkpoint")
     again = fit(mlp(), tmp_path)
+    assert why_ended(tmp_path) == ""
     assert_trees_equal(first.variables, again.variables)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
 
