@@ -143,15 +143,11 @@ def train_together(
             return [from_checkpoint(saved) for saved in saves if saved]
         if begin and not quiet:
             print(f"going on from step {begin:,} of {config.steps:,}", file=sys.stderr)
-        if config.pretrain.steps:
-            stacked_layers(config)
-        _check_range(task, data.train)
         if not quiet:
             print(models.table(task.model, spec.shape), file=sys.stderr)
         budget = config.data.memory_mb * 2**20
         training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
-        for feed in (training, validation) if config.classes else ():
-            _check_labels(feed, config.classes)
+        check_data(config, task, training, validation)
         partition.wait()  # until all have seen the workdir as it was
         for each, workdir in zip(configs, folders, strict=True) if partition.primary else ():
             with storage_errors(workdir):
@@ -260,6 +256,8 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
 
     `examples` is the number in the training split, `axis_name` that of the devices, see `Partition`.
     """
+    if config.pretrain.steps:
+        stacked_layers(config)
     model = models.build(config, spec.shape, axis_name)
     adversary = None
     if config.adversary.name != "none":
@@ -300,6 +298,13 @@ def _trace(task: Task, spec: Spec) -> str:
         return eval_step(state, batch, task=task)
 
     return str(jax.make_jaxpr(evaluate)(jax.ShapeDtypeStruct((2, *spec.shape), np.float32)))
+
+
+def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed) -> None:
+    """Raises InputError where values or labels are not what the config is for."""
+    _check_range(task, training.source)
+    for feed in (training, validation) if config.classes else ():
+        _check_labels(feed, config.classes)
 
 
 def _check_range(task: Task, source: Source) -> None:
