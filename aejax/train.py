@@ -243,8 +243,11 @@ def fit(
     config_lib.check(config)
     config = config.copy_and_resolve_references()
     source = from_array(images, label, name="images", size=config.data.size)
+    crc = zlib.crc32(np.ascontiguousarray(images))
+    if label is not None:
+        crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
     with config.unlocked():
-        config.data.name = f"array-{zlib.crc32(np.ascontiguousarray(images)):08x}"
+        config.data.name = f"array-{crc:08x}"
     data = split({"train": source}, config.data)
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="aejax-"))

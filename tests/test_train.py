@@ -300,6 +300,16 @@ def test_changed_architecture_is_refused(tmp_path, monkeypatch):
         fit(mlp(), tmp_path, stop=lambda: False)
 
 
+def test_fit_on_another_array_or_other_labels_is_refused(tmp_path):
+    x, label = vectors(), np.arange(100) % 2
+    again = lambda x, label: aejax.fit(mlp(classes=2), x, tmp_path, label=label, devices=one_device())  # noqa: E731
+    again(x, label)
+    again(x.copy(), label.astype(np.int8))
+    for other in ((x, 1 - label), (x + 1, label)):
+        with pytest.raises(aejax.InputError, match=r"another config \(data.name: array-\w{8} -> array-\w{8}\)"):
+            again(*other)
+
+
 def test_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(aejax.InputError, match="holds files but no run"):
