@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 
@@ -11,7 +12,7 @@ from conftest import assert_trees_equal, events, mlp, one_device, vectors
 
 import aejax
 from aejax import checkpoint, data, dispatch, logs
-from aejax.workdir import end, held, is_stale, why_ended
+from aejax.workdir import end, held, is_finished, is_stale, why_ended
 
 train_lib = sys.modules["aejax.train"]  # `aejax.train` is the function
 
@@ -192,6 +193,17 @@ def test_early_stopping_waits_for_its_patience_and_stays_stopped(tmp_path):
     assert not is_stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5)], 2)
     assert is_stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5, 2.1)], 2)
     assert not is_stale([{"validation/loss": v} for v in (3.0, 4.0, 5.0)], 0)
+
+
+def test_a_run_killed_before_the_checkpoint_that_patience_ended_at_is_not_finished(tmp_path):
+    config = mlp(steps=100, checkpoint_every=2, patience=2, keep=2, optim__name="sgd", optim__lr=1e-12)
+    run = fit(config, tmp_path)
+    assert is_finished(run.config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / str(run.step))
+    assert not is_finished(run.config, tmp_path)
+    with pytest.warns(UserWarning, match=f"the checkpoint of step {run.step} is missing"):
+        assert fit(config, tmp_path).step == run.step
+    assert is_finished(run.config, tmp_path)
 
 
 def test_step_is_traced_once(tmp_path, monkeypatch):
