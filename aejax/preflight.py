@@ -15,7 +15,7 @@ from aejax.models import abstract_output
 from aejax.partition import Partition
 from aejax.step import init
 from aejax.tracking import trackers
-from aejax.train import make_task
+from aejax.train import check_data, make_task
 
 GIB = 2**30
 
@@ -37,11 +37,13 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     splits = load(config.data)
     spec = Spec.of(splits.train, config.data.standardize)
     task = make_task(config, spec, len(splits.train), partition.axis_name)
+    # Streamed: one batch is all that is read, and the labels or vectors whose range `train` looks at.
+    feed, validation = (Feed(part, 0, partition.replicate) for part in (splits.train, splits.validation))
+    check_data(config, task, feed, validation)
     init_key, key = jax.random.split(jax.random.key(config.seed))  # as `train`
     state = partition.place(partition.init(lambda key: init(task, spec.shape, key), init_key))
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    feed = Feed(splits.train, 0, partition.replicate)  # streamed: one batch is all that is read
     step: Any = compile_steps(task, key, partition)
     batch = next(batches(feed, config.batch_size, config.seed, partition, 1, range(1)))
     program = getattr(step, "__wrapped__", step).lower(state, feed.held, batch).compile().memory_analysis()

@@ -58,7 +58,7 @@ def pretrain(
     """`params` of the whole, each layer and its mirror trained for `pretrain.steps` steps.
 
     The first pair has the objective of the whole, the others squared error; corruption and optimizer
-    are the whole's. Raises StoppedError where `stop` says so, DivergedError at a NaN.
+    are the whole's. Raises StoppedError where `stop` says so, to all processes at once, DivergedError at a NaN.
     """
     layers, decoder, steps = stacked_layers(config), config.decoder, config.pretrain.steps
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import jax
 from aejax.errors import InputError
 
 
-def check(steps: range, begin: int, end: int) -> None:
-    """Raises InputError where a run that trains from step `begin` to `end` does not come by all these steps."""
-    if not begin <= steps.start < steps.stop <= end:
-        asked = f"steps {steps.start}:{steps.stop} cannot be profiled: "
-        if begin == end:
-            raise InputError(f"{asked}the run stands at its last step, {end}; profile another one")
-        raise InputError(
-            f"{asked}choose the first and a later last one from {begin} to {end}, between which the run goes"
-        )
+def ahead(steps: range, begin: int, end: int) -> range | None:
+    """Those of the steps that a run comes by from step `begin` to `end`; None, with a warning, where it is none.
+
+    A run that goes on is given the same command, and by then may have passed them. Raises InputError for a range
+    without a step.
+    """
+    asked = f"steps {steps.start}:{steps.stop}"
+    if not steps:
+        raise InputError(f"{asked} cannot be profiled: the last one must be later than the first")
+    left = range(max(steps.start, begin), min(steps.stop, end))
+    if not left:
+        warnings.warn(f"{asked} are not profiled: the run goes from step {begin} to step {end} now", stacklevel=2)
+    return left or None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import sys
 import tempfile
@@ -53,7 +54,8 @@ def train(
         left, as it is when Orbax hears that the process will be preempted.
       quiet: without progress bar or table of parameters; warnings stay.
       profiled: steps that JAX's profiler is to trace, `range(100, 110)` those that lead from step 100 to step 110;
-        the trace covers the whole dispatches that hold them, in the first process, see `profile.around`.
+        the trace covers the whole dispatches that hold them, in the first process, see `profile.around`. Those that
+        a run which goes on has passed, or never comes by, are left out.
 
     Returns:
       The run at its newest checkpoint.
@@ -118,7 +120,7 @@ def train_together(
         if any(begin != (saved.step if saved else 0) for saved in saves):
             raise InputError("runs that train together must have come equally far; run them one by one")
         if profiled is not None:
-            profile.check(profiled, begin, config.steps)
+            profiled = profile.ahead(profiled, begin, config.steps)
         if not begin:  # what keeps a begun run from going on does not end it
             know_ends()
 
@@ -137,26 +139,29 @@ def train_together(
             if saved:
                 states[i] = checkpoint.fill(states[i], saved.state, f"{folders[i]}, step {saved.step},")
         if begin >= config.steps:
+            know_ends()
             return [from_checkpoint(saved) for saved in saves if saved]
         if begin and not quiet:
             print(f"going on from step {begin:,} of {config.steps:,}", file=sys.stderr)
-        if config.pretrain.steps:
-            stacked_layers(config)
-        _check_range(task, data.train)
         if not quiet:
             print(models.table(task.model, spec.shape), file=sys.stderr)
         budget = config.data.memory_mb * 2**20
         training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
-        for feed in (training, validation) if config.classes else ():
-            _check_labels(feed, config.classes)
+        check_data(config, task, training, validation)
         partition.wait()  # until all have seen the workdir as it was
         for each, workdir in zip(configs, folders, strict=True) if partition.primary else ():
             with storage_errors(workdir):
                 claim(workdir, each)
         if begin:
             know_ends()
+        questions = itertools.count(1)
+
+        def asked() -> bool:  # of all processes together, in pretraining as in training
+            number = next(questions)
+            return partition.any(stop() or checkpoint.preempted(number))
+
         if not begin and config.pretrain.steps:
-            params = pretrain(config, task, training, partition, states[0].params, stop, quiet)
+            params = pretrain(config, task, training, partition, states[0].params, asked, quiet)
             states[0] = start(task, params, states[0].variables)
 
         at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
@@ -183,23 +188,20 @@ def train_together(
                 if not member.ended:
                     member.report(step, {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]})
 
-        def asked(number: int) -> bool:
-            return partition.any(stop() or checkpoint.preempted(number))
-
         window: list[Any] = []  # of each dispatch, on the device until they are reported
         waiting: list[Any] = []
         span = range(begin, begin if all(member.ended for member in members) else config.steps)
         of_run = lambda seed: batches(training, config.batch_size, seed, partition, at_once, span)  # noqa: E731
         dispatches = of_run(config.seed) if alone else zip(*(of_run(each.seed) for each in configs), strict=True)
         ends = range(begin + at_once, span.stop + 1, at_once)
-        for number, (step, batch) in enumerate(zip(ends, dispatches, strict=True), 1):
+        for step, batch in zip(ends, dispatches, strict=True):
             state, metrics = steps_fn(state, training.held, batch)
             window.append(metrics)
             if waiting:  # read only now, while the device is busy with these steps
                 report(step - at_once, waiting)
                 waiting = []
             planned = step % config.checkpoint_every == 0 or step == config.steps
-            leaving = step == config.steps or (not planned and asked(number))
+            leaving = step == config.steps or (not planned and asked())
             if step % config.log_every == 0:
                 waiting, window = window, []
             if planned or leaving:
@@ -209,7 +211,7 @@ def train_together(
                     if not member.ended:
                         check = functools.partial(validate, numbers=together.pick(numbers, i, len(members)))
                         member.save(step, together.pick(state, i, len(members)), sample, check if planned else None)
-            if leaving or all(member.ended for member in members) or (planned and asked(number)):
+            if leaving or all(member.ended for member in members) or (planned and asked()):
                 break
         running.close()
         if not any(member.error for member in members):
@@ -241,8 +243,11 @@ def fit(
     config_lib.check(config)
     config = config.copy_and_resolve_references()
     source = from_array(images, label, name="images", size=config.data.size)
+    crc = zlib.crc32(np.ascontiguousarray(images))
+    if label is not None:
+        crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
     with config.unlocked():
-        config.data.name = f"array-{zlib.crc32(np.ascontiguousarray(images)):08x}"
+        config.data.name = f"array-{crc:08x}"
     data = split({"train": source}, config.data)
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="aejax-"))
@@ -254,6 +259,8 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
 
     `examples` is the number in the training split, `axis_name` that of the devices, see `Partition`.
     """
+    if config.pretrain.steps:
+        stacked_layers(config)
     model = models.build(config, spec.shape, axis_name)
     adversary = None
     if config.adversary.name != "none":
@@ -294,6 +301,13 @@ def _trace(task: Task, spec: Spec) -> str:
         return eval_step(state, batch, task=task)
 
     return str(jax.make_jaxpr(evaluate)(jax.ShapeDtypeStruct((2, *spec.shape), np.float32)))
+
+
+def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed) -> None:
+    """Raises InputError where values or labels are not what the config is for."""
+    _check_range(task, training.source)
+    for feed in (training, validation) if config.classes else ():
+        _check_labels(feed, config.classes)
 
 
 def _check_range(task: Task, source: Source) -> None:

@@ -72,7 +72,8 @@ def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
     if (workdir / "config.json").exists():
         _same_as_written(config, workdir)
     done = max(checkpoint.steps(workdir), default=0)
-    return done >= config.steps or (done > 0 and is_stale(read(workdir), config.patience))
+    history = [record for record in read(workdir) if record["step"] <= done]  # later ones will be written anew
+    return done >= config.steps or (done > 0 and is_stale(history, config.patience))
 
 
 def end(workdir: Path, why: str, more: str = "") -> None:

@@ -55,6 +55,22 @@ def test_padded_batches_weigh_each_example_once():
     assert np.concatenate(rows).max() == 9
 
 
+def test_what_fills_a_batch_is_distributed_as_the_examples():
+    """A mean or covariance of the whole batch must not be that of one example."""
+    rows, _ = data.padded(3, 9, 0)
+    assert rows.tolist() == [0, 1, 2] * 3
+    assert data.padded(10, 4, 2)[0].tolist() == [8, 9, 0, 1]
+
+
+def test_runs_that_train_together_draw_their_permutations_once(monkeypatch):
+    drawn, real = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or real(seed))
+    for step in range(10):
+        for seed in range(10**6, 10**6 + 16):
+            data.rows(103, 10, seed, step)
+    assert len(drawn) == 16
+
+
 @pytest.mark.parametrize("start", [0, 7])
 def test_streamed_batches_equal_held_ones(start):
     source = data.from_array(np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8), np.arange(50))

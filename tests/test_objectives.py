@@ -129,12 +129,18 @@ def test_an_adversarys_terms_are_weighted_too():
     np.testing.assert_array_equal(terms["loss"], [2, 6])
 
 
-def test_schedules_multiply_the_weight_and_are_over_in_evaluation():
-    objective = Objective(SquaredError(), {"l1": 2.0}, schedules={"l1": {"name": "linear", "steps": 10}})
-    z = jnp.array([[1.0, 2.0]])
-    for step, expected in ((0, 0.0), (5, 3.0), (10, 6.0), (99, 6.0), (None, 6.0)):
+@pytest.mark.parametrize("scheduled", ["l1", "reconstruction"])
+def test_schedules_multiply_the_weight_and_are_over_in_evaluation(scheduled):
+    schedule = {"name": "linear", "steps": 10}
+    c = lambda step: context(jnp.ones((1, 3)), jnp.zeros((1, 3)), jnp.array([[1.0, 2.0]]), step=step)  # noqa: E731
+    weights = {"l1": 2.0, "reconstruction": 4.0}
+    of = lambda **changed: Objective(SquaredError(), {**weights, **changed})(c(None))["loss"][0]  # noqa: E731
+    without = of(**{scheduled: 0.0})
+    objective = Objective(SquaredError(), weights, schedules={scheduled: schedule})
+    for step in (0, 5, 10, 99, None):
         step = None if step is None else jnp.array(step)
-        assert float(objective(context(jnp.ones((1, 3)), z=z, step=step))["loss"][0]) == pytest.approx(expected)
+        expected = without + linear(step, 10) * (of() - without)
+        assert float(objective(c(step))["loss"][0]) == pytest.approx(float(expected))
 
 
 def test_cyclical_goes_up_and_starts_again():

@@ -1,8 +1,10 @@
 """What --check tells is what the run then does."""
 
+import functools
+
 import jax
 import pytest
-from conftest import one_device
+from conftest import config_of, one_device
 
 import aejax
 from aejax import logs
@@ -29,3 +31,20 @@ def test_a_loss_that_is_not_finite_is_told():
     config.objective.weights.kl = float("inf")
     with pytest.raises(aejax.DivergedError, match="first batch"):
         preflight(config, one_device())
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        ("basic", {"likelihood.name": "bernoulli"}, r"wants values in \[0, 1\]"),
+        ("conditional_vae", {"classes": 9}, "the data has labels from 0 to 9, and classes=9 means 0 to 8"),
+        ("basic", {"classes": 3}, "the data has no labels"),
+        ("stacked", {"pretrain.steps": 3, "decoder.features": (9,)}, "a decoder that mirrors the encoder"),
+    ],
+)
+def test_refuses_what_the_run_refuses(tmp_path, config, changes, message):
+    config = config_of(config)
+    config.update_from_flattened_dict(changes)
+    for refuses in (preflight, functools.partial(aejax.train, workdir=tmp_path, quiet=True)):
+        with pytest.raises(aejax.InputError, match=message):
+            refuses(config, devices=one_device())

@@ -38,11 +38,15 @@ with processes.joined(address, n, i):
         splits = data.split({"train": aejax.data.Source("x", len(x), source.shape, source.dtype, take)},
                             config.from_dict(values).data)
         asked = iter(range(1))  # only the last one is asked to stop
-        stop = lambda: name == "stopped" and i == n - 1 and next(asked, None) is None
+        stop = lambda: name in ("stopped", "pretraining") and i == n - 1 and next(asked, None) is None
         taken.clear()
         profiled = range(2, 4) if name == "streamed" else None
-        run = aejax.train(
-            config.from_dict(values), folder / name, data=splits, stop=stop, quiet=True, profiled=profiled)
+        try:
+            run = aejax.train(
+                config.from_dict(values), folder / name, data=splits, stop=stop, quiet=True, profiled=profiled)
+        except aejax.StoppedError as error:
+            (folder / f"{name}.{i}.txt").write_text(str(error))
+            continue
         said = {"step": run.step, "taken": taken, "loss": float(np.square(run.reconstructions - run.inputs).mean())}
         (folder / f"{name}.{i}.json").write_text(json.dumps(said))
 """
@@ -85,6 +89,7 @@ def of_group():
         "streamed": small(data__memory_mb=0),
         "sharded": small(partition__name="sharded"),
         "stopped": small(),
+        "pretraining": mlp(pretrain__steps=2**30),
     }
 
 
@@ -167,6 +172,12 @@ def test_one_that_is_asked_to_stop_stops_all_at_one_step_and_any_devices_go_on(g
         checkpoint.newest(folder / "stopped").state,
         checkpoint.newest(alone).state,
     )
+
+
+def test_one_that_is_asked_to_stop_in_pretraining_stops_all(group):
+    folder, n = group
+    for i in range(n):
+        assert "stopped in pretraining" in (folder / f"pretraining.{i}.txt").read_text()
 
 
 ENDLESS = """

@@ -1,4 +1,4 @@
-"""--profile: what is traced, that it changes nothing, and what is refused."""
+"""--profile: what is traced, that it changes nothing, and which steps it leaves out."""
 
 import gzip
 import json
@@ -59,18 +59,33 @@ def test_a_resumed_run_counts_from_where_it_goes_on_and_a_stopped_one_writes_wha
     jax.profiler.stop_trace()
 
 
-@pytest.mark.parametrize("profiled", [range(4), range(4, 4), range(6, 4), range(4, 9)])
-def test_steps_that_the_run_does_not_come_by_are_refused_early(tmp_path, profiled):
+@pytest.mark.parametrize("profiled", [range(2), range(8, 9), range(100, 110)])
+def test_steps_that_the_run_does_not_come_by_are_warned_of_and_it_goes_on(tmp_path, profiled):
     train(tmp_path, stop=lambda: True)
-    with pytest.raises(aejax.InputError, match=r"cannot be profiled: choose .* from 2 to 8"):
+    asked = f"steps {profiled.start}:{profiled.stop} are not profiled: the run goes from step 2 to step 8 now"
+    with pytest.warns(UserWarning, match=asked):
+        assert train(tmp_path, profiled).step == 8
+    assert dispatches(tmp_path) == []
+
+
+@pytest.mark.parametrize(("profiled", "traced"), [(range(4), [2]), (range(6, 9), [6])])
+def test_of_some_steps_that_lie_ahead_these_are_traced(tmp_path, profiled, traced):
+    train(tmp_path, stop=lambda: True)
+    train(tmp_path, profiled)
+    assert dispatches(tmp_path) == [traced]
+
+
+@pytest.mark.parametrize("profiled", [range(4, 4), range(6, 4)])
+def test_a_range_without_a_step_is_refused_early(tmp_path, profiled):
+    with pytest.raises(aejax.InputError, match=r"cannot be profiled: the last one must be later than the first"):
         train(tmp_path, profiled)
-    assert checkpoint.steps(tmp_path) == [2]
+    assert checkpoint.steps(tmp_path) == []
 
 
 def test_a_finished_run_is_not_profiled(tmp_path):
     train(tmp_path)
-    with pytest.raises(aejax.InputError, match="the run stands at its last step, 8"):
-        train(tmp_path, range(8))
+    with pytest.warns(UserWarning, match="the run goes from step 8 to step 8 now"):
+        assert train(tmp_path, range(8)).step == 8
 
 
 def test_the_flag_is_two_steps():

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 
@@ -11,7 +12,7 @@ from conftest import assert_trees_equal, events, mlp, one_device, vectors
 
 import aejax
 from aejax import checkpoint, data, dispatch, logs
-from aejax.workdir import held, is_stale, why_ended
+from aejax.workdir import end, held, is_finished, is_stale, why_ended
 
 train_lib = sys.modules["aejax.train"]  # `aejax.train` is the function
 
@@ -116,7 +117,9 @@ def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
 def test_finished_run_is_returned_untouched(tmp_path):
     first = fit(mlp(), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
+    end(tmp_path, "failed: after its last checkpoint")
     again = fit(mlp(), tmp_path)
+    assert why_ended(tmp_path) == ""
     assert_trees_equal(first.variables, again.variables)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
 
@@ -190,6 +193,17 @@ def test_early_stopping_waits_for_its_patience_and_stays_stopped(tmp_path):
     assert not is_stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5)], 2)
     assert is_stale([{"validation/loss": v} for v in (3.0, 2.0, 2.5, 2.1)], 2)
     assert not is_stale([{"validation/loss": v} for v in (3.0, 4.0, 5.0)], 0)
+
+
+def test_a_run_killed_before_the_checkpoint_that_patience_ended_at_is_not_finished(tmp_path):
+    config = mlp(steps=100, checkpoint_every=2, patience=2, keep=2, optim__name="sgd", optim__lr=1e-12)
+    run = fit(config, tmp_path)
+    assert is_finished(run.config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / str(run.step))
+    assert not is_finished(run.config, tmp_path)
+    with pytest.warns(UserWarning, match=f"the checkpoint of step {run.step} is missing"):
+        assert fit(config, tmp_path).step == run.step
+    assert is_finished(run.config, tmp_path)
 
 
 def test_step_is_traced_once(tmp_path, monkeypatch):
@@ -296,6 +310,16 @@ def test_changed_architecture_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(train_lib.models, "build", lambda config, shape, *axis: real(wider, shape, *axis))
     with pytest.raises(aejax.InputError, match=r"another architecture: .*dense/kernel: \(5, 2\) there, \(7, 2\) now"):
         fit(mlp(), tmp_path, stop=lambda: False)
+
+
+def test_fit_on_another_array_or_other_labels_is_refused(tmp_path):
+    x, label = vectors(), np.arange(100) % 2
+    again = lambda x, label: aejax.fit(mlp(classes=2), x, tmp_path, label=label, devices=one_device())  # noqa: E731
+    again(x, label)
+    again(x.copy(), label.astype(np.int8))
+    for other in ((x, 1 - label), (x + 1, label)):
+        with pytest.raises(aejax.InputError, match=r"another config \(data.name: array-\w{8} -> array-\w{8}\)"):
+            again(*other)
 
 
 def test_folder_of_something_else_is_refused(tmp_path):

@@ -24,15 +24,18 @@ def rows(length: int, batch_size: int, seed: int, step: int) -> Rows:
     return _permutation(length, seed, epoch)[place * batch_size : (place + 1) * batch_size]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)  # runs that train together take turns, each with its own seed
 def _permutation(length: int, seed: int, epoch: int) -> Rows:
     return np.random.default_rng([seed, epoch]).permutation(length).astype(np.int32)
 
 
 def padded(length: int, batch_size: int, step: int) -> tuple[Rows, np.ndarray]:
-    """The rows of evaluation batch `step` and their weights: 1, or 0 where the last batch is filled up."""
+    """The rows of evaluation batch `step` and their weights: 1, or 0 where the last batch is filled up.
+
+    It is filled with the first examples, in turn: terms of the whole batch read these, too.
+    """
     numbers = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
-    return np.minimum(numbers, length - 1), (numbers < length).astype(np.float32)
+    return numbers % length, (numbers < length).astype(np.float32)
 
 
 def read(source: Source, chunk: int = 512) -> Arrays:

@@ -63,7 +63,8 @@ class Objective:
         terms = {"reconstruction": -self._log_p(c, c.output.decoded)}
         if c.output.code.samples:
             terms["reconstruction"] = terms["reconstruction"].mean(0)
-        loss = self.weights.get("reconstruction", 1.0) * terms["reconstruction"]
+        weight = self.weights.get("reconstruction", 1.0) * self._factor("reconstruction", c.step)
+        loss = weight * terms["reconstruction"]
         if bound := self._bound():
             beta = self.weights.get("kl", 1.0) * self._factor("kl", c.step)
             terms["bound"] = loss = bound(c, self._log_p, beta)
