@@ -65,10 +65,11 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
         "chunk": chunk,
         "layout": npy.dtype_to_descr(dtype),
     }
+    partial = out.with_name(out.name + ".partial")
     if out.exists():
         _same(_sidecar(out), about, out)
+        shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed when all but this was done
         return
-    partial = out.with_name(out.name + ".partial")
     _begin(partial, about)
     total = -(-len(source) // chunk)
     done = next(i for i in range(total + 1) if i == total or not _file(partial, i).exists())

@@ -289,6 +289,9 @@ def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path
     found["label"][3:6] = whole["label"][3:6]
     assert_same_bytes(found, whole)
     assert json.loads((tmp_path / "out.npz.json").read_text())["examples"] == 1797
+    partial.mkdir()  # a kill just before this was removed
+    encode_split(run, split_of(run, "train[:100%]"), out, 3)
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ class Local:
                     waiting.clear()
                 for slot in range(self.at_once):
                     if slot not in running and waiting:
-                        envs = environments(kind, shares[slot], waiting[0].processes, self)
+                        shared = shares.count(shares[slot]) > 1
+                        envs = environments(kind, shares[slot], waiting[0].processes, self, shared)
                         running[slot] = _Running(waiting.pop(0), envs, self.stream)
                 for slot, job in list(running.items()):
                     result = job.result()
@@ -65,7 +66,8 @@ class _Running:
     """The processes of one job."""
 
     def __init__(self, job: Job, envs: Sequence[Mapping[str, str]], stream: bool):
-        self.job, self.died, self.deadline, self.processes = job, None, float("inf"), list[subprocess.Popen]()
+        self.job, self.stream, self.died, self.deadline = job, stream, None, float("inf")
+        self.processes = list[subprocess.Popen]()
         port = free_port()
         try:
             for i, env in enumerate(envs):
@@ -104,7 +106,7 @@ class _Running:
             return None
         if self.died is None:
             return Result(self.job.name, STOPPED if STOPPED in statuses else 0)
-        error = last_line(self.job.log_of(self.died))
+        error = last_line(self.job.log_of(self.died)) if self.died or not self.stream else "see its output"
         if len(statuses) > 1:
             error = f"process {self.died} of {len(statuses)}: {error}"
         status = self.processes[self.died].returncode
@@ -146,10 +148,14 @@ def divided(devices: Sequence[str], slots: int) -> list[list[str]]:
     return [list(devices[i * each :][:each]) for i in range(slots)]
 
 
-def environments(kind: str, devices: Sequence[str], processes: int, local: Local) -> list[dict[str, str]]:
-    """The variables that give each process of a job its share of the job's devices."""
+def environments(
+    kind: str, devices: Sequence[str], processes: int, local: Local, shared: bool = False
+) -> list[dict[str, str]]:
+    """The variables that give each process of a job its share of the job's devices, which another job may have, too."""
     if kind == "gpu":
-        return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in divided(devices, processes)]
+        name = "XLA_PYTHON_CLIENT_PREALLOCATE"  # else JAX takes three quarters of a GPU at once, and the next one fails
+        memory = {name: os.environ.get(name, "false")} if shared else {}
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(share), **memory} for share in divided(devices, processes)]
     if kind == "tpu" and local.at_once > 1:  # one chip each: a process of several must be told how they are wired
         bounds = dict.fromkeys(("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_PROCESS_BOUNDS"), "1,1,1")
         return [{"TPU_VISIBLE_CHIPS": devices[0], **bounds}]

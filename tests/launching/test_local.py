@@ -108,6 +108,10 @@ def test_jobs_get_their_own_gpu_in_turn(tmp_path, monkeypatch):
     assert [r.status for r in Local(2).run(jobs, NEVER)] == [0] * 4
     assert [(tmp_path / f"logs/{i}.txt").read_text().strip() for i in range(2)] == ["0", "1"]
     assert sorted((tmp_path / f"logs/{i}.txt").read_text().strip() for i in (2, 3)) == ["0", "1"]
+    code = "import os; print(os.environ.get('XLA_PYTHON_CLIENT_PREALLOCATE'))"
+    for at_once, printed in ((2, "None\n"), (3, "false\n")):  # the first of three shares its GPU with the last
+        assert next(Local(at_once).run([python(f"of {at_once}", code, tmp_path)], NEVER)).status == 0
+        assert (tmp_path / f"logs/of {at_once}.txt").read_text() == printed
     with pytest.raises(aejax.InputError, match="2 GPUs cannot be divided among 3 processes"):
         next(Local().run([python("three", code, tmp_path, processes=3)], NEVER))
 
@@ -123,6 +127,11 @@ def test_the_processes_of_a_job_are_told_how_to_find_each_other(tmp_path):
     for i, text in enumerate((first, second)):
         assert text.startswith(f"['mine', '--coordinator={address}', '--processes=2', '--process={i}'] ")
         assert text.split()[-2:] == ["--xla_force_host_platform_device_count=3", "cpu"]
+
+
+def test_an_error_that_was_streamed_is_not_looked_for_in_a_log(tmp_path):
+    job = python("two", "raise SystemExit('error: no such thing')", tmp_path)
+    assert list(Local(stream=True).run([job], NEVER)) == [Result("two", 1, "see its output")]
 
 
 def test_when_a_process_dies_the_rest_are_ended(tmp_path, monkeypatch):
