@@ -351,7 +351,7 @@ def test_workdir_that_cannot_be_written(tmp_path):
         ({"batch_size": 200}, "batch_size=200 is larger than the 80 training examples"),
         ({"likelihood__name": "bernoulli"}, r"wants values in \[0, 1\]"),
         ({"objective__weights": {"l1": "a"}}, "l1 must be a number"),
-        ({"seed": -1}, "seed must not be negative"),
+        ({"seed": -1}, "seed must be a whole number from 0 to"),
         (
             {"encoder": aejax.config.module("mlp", features=64)},
             r"encoder.features must be whole numbers above 0, e.g. \(64, 32\), got 64",
