@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from aejax.data import Feed, rows
+from aejax.data import Feed, order
 from aejax.partition import Partition
 from aejax.step import Reduce, Task, gather, train_step
 from aejax.together import stack, with_numbers
@@ -30,12 +30,12 @@ def steps_at_once(task: Task, *multiples: int) -> int:
 
 
 def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range) -> Iterator[Any]:
-    """For each dispatch of the steps `span`, its batches [at_once, batch, ...] on the devices, see `data.rows`."""
-    own = partition.own(batch_size)
+    """For each dispatch of the steps `span`, its batches [at_once, batch, ...] on the devices, see `data.order`."""
+    own, rows = partition.own(batch_size), order(len(feed.source), batch_size, seed)
 
     def rows_of(dispatch: int) -> np.ndarray:
         first = dispatch * at_once
-        return np.concatenate([rows(len(feed.source), batch_size, seed, first + i)[own] for i in range(at_once)])
+        return np.concatenate([rows(first + i)[own] for i in range(at_once)])
 
     for batch in feed.batches(rows_of, span.start // at_once, span.stop // at_once):
         steps = {key: value.reshape(at_once, -1, *value.shape[1:]) for key, value in batch.items()}

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from aejax import checkpoint, models, optim, profile, together
 from aejax import config as config_lib
-from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, padded, rows, split
+from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, order, padded, split
 from aejax.dispatch import batches, compile_steps, compile_together, steps_at_once
 from aejax.errors import AejaxError, InputError
 from aejax.member import Member
@@ -130,7 +130,7 @@ def train_together(
             raise InputError(
                 f"{folders[0]} was trained on examples of {spec.shape}, the data now holds {data.train.shape}"
             )
-        rows(len(data.train), config.batch_size, config.seed, 0)  # raises before anything is decoded
+        order(len(data.train), config.batch_size, config.seed)  # raises before anything is decoded
         task = make_task(config, spec, len(data.train), partition.axis_name)
         initial = functools.partial(init, task, spec.shape)
         init_keys, keys = zip(*(jax.random.split(jax.random.key(each.seed)) for each in configs), strict=True)
@@ -259,9 +259,9 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
 
     `examples` is the number in the training split, `axis_name` that of the devices, see `Partition`.
     """
+    model = models.build(config, spec.shape, axis_name)
     if config.pretrain.steps:
         stacked_layers(config)
-    model = models.build(config, spec.shape, axis_name)
     adversary = None
     if config.adversary.name != "none":
         adversary = instance("adversary", ADVERSARIES, config.adversary)

@@ -5,6 +5,7 @@ then the lines are printed that start them, to be copied into a shell. Any flag 
 experiments.train. Ctrl-C and SIGTERM reach all processes, which save and leave; the same command goes on.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,6 +33,9 @@ OURS = {f.name for f in (_EXECUTOR, _PROCESSES, _DEVICES, _HOSTS, _TPU, _FOLDER)
 
 def divide(argv: list[str]) -> list[str]:
     """Takes what is not a flag of this command out of argv; returns it."""
+    for argument in argv[1:]:
+        if not argument.startswith("-"):
+            raise aejax.InputError(f"{argument!r} is not a flag; write --name=value")
     theirs = [a for a in argv[1:] if (n := a.lstrip("-").partition("=")[0]) not in OURS and not n.startswith("slurm.")]
     argv[1:] = [a for a in argv[1:] if a not in theirs]
     return theirs
@@ -52,7 +56,7 @@ def launch(theirs: list[str]) -> None:
     for name in ("config", "workdir"):
         if not given.get(name):
             raise aejax.InputError(f"--{name}=... is missing")
-    workdir = Path(given["workdir"]).resolve()
+    workdir = Path(os.path.abspath(given["workdir"]))
     # Beside the workdir: a training begins in an empty one.
     job = Job(
         workdir.name, ("-m", "experiments.train", *theirs), workdir.with_name(f"{workdir.name}.log"), _PROCESSES.value

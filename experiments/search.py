@@ -9,6 +9,7 @@ from its checkpoint, and does nothing when all are done. Several at once share t
 """
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -174,7 +175,7 @@ def summary(study: Study, workdir: Path) -> str:
 
 
 def search() -> None:
-    config, workdir, objective = main.loaded(_CONFIG.value), Path(_WORKDIR.value).resolve(), _OBJECTIVE.value
+    config, workdir, objective = main.loaded(_CONFIG.value), Path(os.path.abspath(_WORKDIR.value)), _OBJECTIVE.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     search_of_config = main.defined(file, "search")
     if search_of_config is None:

@@ -147,9 +147,12 @@ def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -
 def launch_all(
     runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool], argv: Sequence[str]
 ) -> dict[str, str]:
-    """Has others train group after group, by this command with --only; returns the errors by name of a group."""
-    jobs = []
-    for group in groups(runs, workdir, min(_TOGETHER.value, math.ceil(len(runs) / flags.FLAGS.jobs))):
+    """Has others train group after group, by this command with --only; returns the errors by name."""
+    jobs, most = [], _TOGETHER.value
+    if flags.FLAGS.executor == "local":  # each of the jobs at a time gets some
+        most = min(most, math.ceil(len(runs) / flags.FLAGS.jobs))
+    divided = {group[0].name: group for group in groups(runs, workdir, most)}
+    for group in divided.values():
         only = f"--only={','.join(run.name for run in group)}"
         # Of a flag that is given twice the last one counts.
         argv_of_job = ("-m", "experiments.sweep", *argv, "--executor=local", "--jobs=1", only)
@@ -158,7 +161,9 @@ def launch_all(
     for i, result in enumerate(_EXECUTOR(workdir / "logs").run(jobs, asked), 1):
         print(f"[{i}/{len(jobs)}] {result.name}: {result.error or 'done'}", flush=True)
         if result.status not in (0, STOPPED):
-            errors[result.name] = result.error
+            for run in divided[result.name]:
+                if (stand := status(workdir, run)) != "finished":
+                    errors[run.name] = stand.removeprefix("failed: ") if stand.startswith("failed") else result.error
     return errors
 
 

@@ -126,7 +126,7 @@ def test_a_profile_tells_what_a_step_is_made_of():
     assert found["busy_ms"] > 0
     assert sum(found["shares"].values()) == pytest.approx(1, abs=0.2)
     assert profile.matrix_rate(1, 64) > 0
-    assert profile.copy_rate(1, 1_000) >= 0
+    assert profile.copy_rate(1, 1_000_000) > 0
 
 
 def test_a_profile_names_operations_by_what_traced_them():

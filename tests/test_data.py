@@ -34,18 +34,18 @@ def whole(source):
 @pytest.mark.parametrize("seed", [0, 1, 12345])
 def test_batches_are_a_function_of_seed_and_step_and_each_epoch_passes_every_row_once(seed):
     n, size = 103, 10
-    steps = [data.rows(n, size, seed, step) for step in range(20)]
-    np.testing.assert_array_equal(data.rows(n, size, seed, 13), steps[13])
+    steps = [data.order(n, size, seed)(step) for step in range(20)]
+    np.testing.assert_array_equal(data.order(n, size, seed)(13), steps[13])
     for epoch in (steps[:10], steps[10:]):
         assert max(Counter(np.concatenate(epoch).tolist()).values()) == 1
     assert np.any(np.concatenate(steps[:10]) != np.concatenate(steps[10:]))
-    assert np.any(data.rows(n, size, seed + 1, 0) != steps[0])
+    assert np.any(data.order(n, size, seed + 1)(0) != steps[0])
     assert set(np.concatenate(steps).tolist()) <= set(range(n))
 
 
 def test_batch_larger_than_the_data_is_named():
     with pytest.raises(aejax.InputError, match="batch_size=11 is larger than the 10 training examples"):
-        data.rows(10, 11, 0, 0)
+        data.order(10, 11, 0)(0)
 
 
 def test_padded_batches_weigh_each_example_once():
@@ -62,13 +62,15 @@ def test_what_fills_a_batch_is_distributed_as_the_examples():
     assert data.padded(10, 4, 2)[0].tolist() == [8, 9, 0, 1]
 
 
-def test_runs_that_train_together_draw_their_permutations_once(monkeypatch):
+def test_each_run_draws_its_permutations_once(monkeypatch):
     drawn, real = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or real(seed))
-    for step in range(10):
-        for seed in range(10**6, 10**6 + 16):
-            data.rows(103, 10, seed, step)
-    assert len(drawn) == 16
+    orders = [data.order(103, 10, seed) for seed in range(20)]
+    for step in range(20):
+        for rows in orders:
+            rows(step)
+            rows(max(0, step - 1))  # a dispatch between two epochs
+    assert len(drawn) == 20 * 2
 
 
 @pytest.mark.parametrize("start", [0, 7])
@@ -76,7 +78,7 @@ def test_streamed_batches_equal_held_ones(start):
     source = data.from_array(np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8), np.arange(50))
 
     def rows_of(step):
-        return data.rows(50, 8, 3, step)
+        return data.order(50, 8, 3)(step)
 
     held, streamed = (data.Feed(source, budget, lambda x: x) for budget in (source.nbytes, source.nbytes - 1))
     assert held.held

@@ -8,6 +8,7 @@ from conftest import config_of, one_device
 
 import aejax
 from aejax import logs
+from aejax.config import module
 from aejax.preflight import preflight
 from configs import vae
 
@@ -45,6 +46,17 @@ def test_a_loss_that_is_not_finite_is_told():
 def test_refuses_what_the_run_refuses(tmp_path, config, changes, message):
     config = config_of(config)
     config.update_from_flattened_dict(changes)
+    refused(config, tmp_path, message)
+
+
+def test_refuses_a_stack_whose_widths_are_no_widths(tmp_path):
+    config = config_of("stacked")
+    config.pretrain.steps = 3
+    config.encoder = module("mlp", features=4)
+    refused(config, tmp_path, "encoder.features must be whole numbers above 0")
+
+
+def refused(config, tmp_path, message):
     for refuses in (preflight, functools.partial(aejax.train, workdir=tmp_path, quiet=True)):
         with pytest.raises(aejax.InputError, match=message):
             refuses(config, devices=one_device())

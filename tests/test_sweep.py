@@ -130,15 +130,16 @@ def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch):
     class Executor:
         def run(self, jobs, stop):
             submitted.extend(jobs)
-            yield Result(jobs[0].name, 0)
-            yield Result(jobs[1].name, 1, "out of memory")
+            yield from (Result(job.name, i, "out of memory" * i) for i, job in enumerate(jobs))
 
     monkeypatch.setattr(module, "_EXECUTOR", lambda folder: Executor())
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(jobs=2))
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(jobs=2, executor="local"))
     monkeypatch.setattr(module, "_TOGETHER", SimpleNamespace(value=8))
     given = ["--config=c.py", "--workdir=w", "--jobs", "2", "--sweep.batch_size=16,8", "--only=a"]
+    (sweep.workdir / "batch_size=8_lr=0.01").mkdir(parents=True)
+    (sweep.workdir / "batch_size=8_lr=0.01/ended.txt").write_text("failed: its own error\n")
     errors = module.launch_all(runs, sweep.workdir, lambda: False, given)
-    assert errors == {"batch_size=8_lr=0.01": "out of memory"}
+    assert errors == {"batch_size=8_lr=0.01": "its own error", "batch_size=8_lr=0.001": "out of memory"}
     same = ("-m", "experiments.sweep", *given, "--executor=local", "--jobs=1")
     assert [job.argv for job in submitted] == [
         (*same, "--only=batch_size=16_lr=0.01,batch_size=16_lr=0.001"),
@@ -147,6 +148,10 @@ def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch):
     submitted.clear()
     module.launch_all(runs[:2], sweep.workdir, lambda: False, given)
     assert [job.argv[-1] for job in submitted] == [f"--only={run.name}" for run in runs[:2]]  # one for each job
+    submitted.clear()
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(jobs=2, executor="slurm"))  # where --jobs means nothing
+    module.launch_all(runs[:2], sweep.workdir, lambda: False, given)
+    assert len(submitted) == 1
 
 
 def test_jobs_train_each_run_once(tmp_path):

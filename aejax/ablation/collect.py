@@ -123,6 +123,8 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
         groups.setdefault(_key(trial.config, keys), []).append(trial)
     settings = {key: _setting(group, axes) for key, group in groups.items()}
     default = settings.get(_key(base, keys)) if base else None
+    if "data.train" in keys and not trials[0].config["data.validation"]:
+        notes.append("data.train differs, and validation examples are of what it leaves; name them by data.validation")
     notes += [f"{t.name}: {t.problem}; not counted" for t in trials if t.problem]
     notes += [f"{t.name}: {note}" for t in trials if not t.problem for note in _odd(t)]
     return Ablation(keys, axes, list(settings.values()), trials, base or trials[0].config, default, notes)

@@ -1,6 +1,6 @@
 """Data: sources by row number, their splits, and batches as a pure function of (seed, step)."""
 
-from aejax.data.batches import Feed, padded, read, rows, stream
+from aejax.data.batches import Feed, order, padded, read, stream
 from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, chunks
 from aejax.data.splits import Splits, find, labels, load, select, split
@@ -15,9 +15,9 @@ __all__ = [
     "from_array",
     "labels",
     "load",
+    "order",
     "padded",
     "read",
-    "rows",
     "select",
     "split",
     "stream",

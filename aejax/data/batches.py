@@ -13,20 +13,24 @@ from aejax.data.sources import Arrays, Rows, Source
 from aejax.errors import AejaxError, InputError, kind_and_words
 
 
-def rows(length: int, batch_size: int, seed: int, step: int) -> Rows:
-    """The row numbers of training batch `step` (from 0), [batch_size] int32.
+def order(length: int, batch_size: int, seed: int) -> Callable[[int], Rows]:
+    """A function of a step (from 0): the row numbers of its training batch, [batch_size] int32.
 
-    Each epoch passes a new permutation and leaves out its last incomplete batch.
+    Each epoch passes a new permutation and leaves out its last incomplete batch. Two permutations are kept: a dispatch
+    may lie between two epochs.
     """
     if batch_size > length:
         raise InputError(f"batch_size={batch_size} is larger than the {length} training examples; lower it")
-    epoch, place = divmod(step, length // batch_size)
-    return _permutation(length, seed, epoch)[place * batch_size : (place + 1) * batch_size]
 
+    @functools.lru_cache(maxsize=2)
+    def permutation(epoch: int) -> Rows:
+        return np.random.default_rng([seed, epoch]).permutation(length).astype(np.int32)
 
-@functools.lru_cache(maxsize=16)  # runs that train together take turns, each with its own seed
-def _permutation(length: int, seed: int, epoch: int) -> Rows:
-    return np.random.default_rng([seed, epoch]).permutation(length).astype(np.int32)
+    def rows(step: int) -> Rows:
+        epoch, place = divmod(step, length // batch_size)
+        return permutation(epoch)[place * batch_size : (place + 1) * batch_size]
+
+    return rows
 
 
 def padded(length: int, batch_size: int, step: int) -> tuple[Rows, np.ndarray]:

@@ -53,7 +53,11 @@ class Objective:
                     raise InputError(f"objective.{section}.{name} is there but objective.weights.{name} is not; set it")
         for name in self.schedules:
             self._factor(name, jnp.zeros((), jnp.int32))
-        self._bound()
+        if self._bound() and "reconstruction" in self.weights:
+            raise InputError(
+                f"objective.weights.reconstruction has no effect beside objective.bound.name={self.bound['name']!r}, "
+                "which takes its place; leave it out"
+            )
 
     def __call__(self, c: Context, adversary: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Each component by name and their weighted sum as `loss`, per example [batch].

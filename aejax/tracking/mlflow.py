@@ -30,7 +30,8 @@ class MLflow:
 
         self._client, kept = MlflowClient(), workdir / "mlflow.id"
         with _OPENING:
-            run = self._kept(kept.read_text()) if start and kept.exists() else None
+            known = kept.read_text() if start and kept.exists() else ""
+            run = self._kept(known) if known else None
             if run is None:
                 run = self._client.create_run(self._experiment(), run_name=name_of(workdir))
                 written = kept.with_suffix(".tmp")

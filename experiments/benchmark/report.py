@@ -38,10 +38,12 @@ one: [forms.json](forms.json) (`--work=forms`).
 SHORT_ON_ACCELERATOR = """
 ## How to read this
 
-Mixed precision: parameters, losses and bottlenecks in float32, encoders and decoders in bfloat16. PyTorch has its
-fused Adam and all data on the device. CUDA graphs spare it launches, which is worth up to four times on small steps and
-2% on (c) with 2,048 images: there the device is the limit, and before it what the host launches, which aejax does once
-for 32 steps. How near each comes to the device's own rates was not measured (`--work=profile` does).
+Mixed precision: parameters and losses in float32, encoders and decoders in bfloat16; bottlenecks in float32, of
+PyTorch the codebook alone, whose autocast takes the layers of the others, too. It has its fused Adam and all data on
+the device.
+CUDA graphs spare it launches, which is worth up to four times on small steps and 2% on (c) with 2,048 images: there the
+device is the limit, and before it what the host launches, which aejax does once for 32 steps. How near each comes to
+the device's own rates was not measured (`--work=profile` does).
 """
 
 QUIET = 0.03  # share of the cores' time above which other programs are mentioned

@@ -106,9 +106,10 @@ class _Running:
             return None
         if self.died is None:
             return Result(self.job.name, STOPPED if STOPPED in statuses else 0)
-        error = last_line(self.job.log_of(self.died)) if self.died or not self.stream else "see its output"
+        seen = self.stream and self.died == 0
+        error = "" if seen else last_line(self.job.log_of(self.died))
         if len(statuses) > 1:
-            error = f"process {self.died} of {len(statuses)}: {error}"
+            error = f"process {self.died} of {len(statuses)}: {'see above' if seen else error}"
         status = self.processes[self.died].returncode
         return Result(self.job.name, status if status > 0 else 128 - status, error)
 

@@ -21,6 +21,14 @@ def test_a_plan_is_read_in_its_order_and_its_own_setting_is_the_default(tmp_path
     assert found.notes == []
 
 
+def test_data_that_training_leaves_is_no_common_ground(tmp_path):
+    sizes = [{"data.train": f"train[:{n}%]"} for n in (20, 60)]
+    (note,) = collect([sweep(tmp_path / "a", sizes, [[3.0], [4.0]])]).notes
+    assert note.startswith("data.train differs, and validation examples are of what it leaves")
+    named = [{"data.validation": "test", **size} for size in sizes]
+    assert collect([sweep(tmp_path / "b", named, [[3.0], [4.0]])]).notes == []
+
+
 def test_a_folder_without_a_plan(tmp_path):
     for name, overrides in {"a": {"ema": 0.5}, "b": {"ema": 0.5, "seed": 1}, "c": {"keep": 7}}.items():
         run(tmp_path / name, [2.0, 1.0], overrides)

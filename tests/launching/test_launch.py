@@ -108,6 +108,7 @@ def test_the_workdir_may_be_this_folder(tmp_path):
     ("arguments", "error"),
     [
         (["--config=a"], "--workdir=... is missing"),
+        (["--config=a", "--workdir=b", "--processes", "2"], "'2' is not a flag; write --name=value"),
         (["--config=a", "--workdir=b", "--executor=hosts"], "needs either --hosts=a,b,c or --tpu=NAME"),
         (["--config=a", "--workdir=b", "--processes=0"], "--processes=0"),
         (["--config=a", "--workdir=b", "--executor=hosts", "--hosts=a,a"], "names a host twice"),

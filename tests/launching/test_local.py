@@ -130,8 +130,11 @@ def test_the_processes_of_a_job_are_told_how_to_find_each_other(tmp_path):
 
 
 def test_an_error_that_was_streamed_is_not_looked_for_in_a_log(tmp_path):
-    job = python("two", "raise SystemExit('error: no such thing')", tmp_path)
-    assert list(Local(stream=True).run([job], NEVER)) == [Result("two", 1, "see its output")]
+    job = python("job", "raise SystemExit('error: no such thing')", tmp_path)
+    assert list(Local(stream=True).run([job], NEVER)) == [Result("job", 1)]
+    code = "import sys, time; time.sleep(60) if '--process=1' in sys.argv else sys.exit('error: no such thing')"
+    result = Result("job", 1, "process 0 of 2: see above")
+    assert list(Local(stream=True).run([python("job", code, tmp_path, processes=2)], NEVER)) == [result]
 
 
 def test_when_a_process_dies_the_rest_are_ended(tmp_path, monkeypatch):
