@@ -29,13 +29,16 @@ _READER = f"""
 import re, sys
 held, ours, told = "", False, False
 for line in sys.stdin:
-    if re.match(r"[IWEF]\\d{{4}} |Fatal|Traceback|error: ", line):
+    if line.startswith("error: "):  # a line of its own, perhaps in the middle of one of jaxlib's records
+        print(line, end="", file=sys.stderr, flush=True)
+        told = True
+        continue
+    if re.match(r"[IWEF]\\d{{4}} |Fatal|Traceback", line):
         ours = re.match(r"[IWEF]\\d{{4}} .*?(coordination_|preemption_|client\\.h)", line)
     if ours:
         held += line
     elif not line.startswith("[Gloo]"):
         print(line, end="", file=sys.stderr, flush=True)
-        told = told or line.startswith("error: ")
 if re.search(r"^F\\d{{4}} .*client\\.h", held, re.M) and not told:
     print("error: {APART}" if "RegisterTask" in held else "error: {LOST}", file=sys.stderr)
 """

@@ -220,6 +220,23 @@ def command(folder, **more):
     return of
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_pages_of_jaxlib_are_one_line(told):
+    """Our own may come while jaxlib is writing its record."""
+    pages = [
+        "F1126 17:01:02.345678 1 client.h:77] Terminating process",
+        "more",
+        "*** Check failure ***",
+        "    @ 0x7fe SetError()",
+    ]
+    own = ["error: ours"] * told
+    lines = [*pages[:2], *own, *pages[2:], "E1126 17:01:02.345678 1 other.cc:5] kept", "and its next line"]
+    argv = [sys.executable, "-c", processes._READER]
+    said = subprocess.run(argv, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True).stderr
+    last = own if told else [f"error: {processes.LOST}"]
+    assert sorted(said.splitlines()) == sorted([*last, *lines[-2:]])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_the_loss_of_one_ends_the_others_in_one_line_and_the_run_goes_on(tmp_path, lost):
