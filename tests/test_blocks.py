@@ -11,7 +11,7 @@ import pytest
 import aejax
 from aejax.models import MaskedBottleneck, ResNetDecoder, ResNetEncoder, Tokens, ViTDecoder, ViTEncoder, resnet, vit
 from aejax.models.bottlenecks.masked import MaskToken
-from aejax.models.layers import NORMALISATIONS
+from aejax.models.layers import NORMALISATIONS, GroupNorm
 
 VIT = {"name": "vit", "patch": 2, "features": 8, "layers": 1, "heads": 2}
 RESNET = {"name": "resnet", "features": (8,)}  # for encoder and decoder
@@ -386,6 +386,22 @@ def test_the_table_counts_every_parameter(name):
     params = jax.eval_shape(model.init, jax.random.key(0), images(1))["params"]
     counted = sum(row.parameters for row in aejax.models.summary(model, (8, 8, 3)))
     assert counted == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 12), (7, 12), (12,)])
+def test_group_normalisation_is_flax_s(shape):
+    rng = np.random.default_rng()
+    x = rng.normal(rng.normal(), 2.0, (4, *shape)).astype(np.float32)
+    plain, ours = nn.GroupNorm(4), GroupNorm(4)
+    variables = drawn(plain, x)
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, variables)
+    cotangent = rng.normal(size=x.shape).astype(np.float32)
+    values = [jax.vjp(jax.jit(layer.apply), variables, x) for layer in (plain, ours)]
+    (a, of_a), (b, of_b) = values
+    np.testing.assert_allclose(a, b, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), of_a(cotangent), of_b(cotangent))
+    assert GroupNorm(4, "bfloat16").apply(variables, x).dtype == jnp.bfloat16
+    np.testing.assert_allclose(run(GroupNorm(4, "bfloat16"), variables, x), a, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)

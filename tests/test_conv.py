@@ -16,6 +16,7 @@ CASES = {
     "one channel": ((6, 8, 1), (3, 3), 5, {}, 3),
     "one channel, wide": ((7, 5, 1), (5, 3), 2, {}, 2),
     "channels": ((6, 4, 3), (3, 3), 4, {}, 5),
+    "one feature": ((6, 4, 3), (3, 3), 1, {}, 5),
     "edges": ((6, 4, 3), (2, 5), 4, {"padding": ((0, 2), (3, 1))}, 5),
     "wide": ((5, 7, 3), (5, 3), 2, {}, 2),
     "strides": ((8, 8, 3), (3, 3), 4, {"strides": 2}, 6),
@@ -70,9 +71,9 @@ def test_equals_the_plain_layer(name):
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 5), (3, 7), (2, 2)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_of_an_enlarged_image(kernel, channels):
-    compare(*both(((3, 4, channels), kernel, 2, {}, 6), enlarged=True))
+@pytest.mark.parametrize(("channels", "features"), [(1, 2), (3, 2), (3, 1)])
+def test_of_an_enlarged_image(kernel, channels, features):
+    compare(*both(((3, 4, channels), kernel, features, {}, 6), enlarged=True))
 
 
 def test_second_derivatives():
@@ -130,5 +131,9 @@ def test_forms_are_used(monkeypatch):
     assert convolutions("strides") == 2  # forward and backwards
     assert convolutions("channels") == convolutions("edges") == 1  # backwards products
     assert convolutions("channels", enlarged=True) == 1  # likewise, of the corners
+    assert convolutions("one feature", enlarged=True) == 0
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert convolutions("one channel") == convolutions("channels") == 2
+    assert convolutions("one channel") == convolutions("one feature", enlarged=True) == 0
+    assert convolutions("channels") == convolutions("channels", enlarged=True) == 2
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert convolutions("one channel") == convolutions("channels", enlarged=True) == 2

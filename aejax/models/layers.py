@@ -97,10 +97,37 @@ class Normalise(nn.Module):
         if self.kind == "batch":
             return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, axis_name=axis(self), name="batch")(x)
         if self.kind == "group":
-            return nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, name="group")(x)
+            return GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, name="group")(x)
         if self.kind == "layer":
             return nn.LayerNorm(dtype=self.dtype, name="layer")(x)
         raise one_of("normalisation", self.kind, NORMALISATIONS)
+
+
+class GroupNorm(nn.Module):
+    """`nn.GroupNorm(groups)`, same parameters: [batch, ..., c] to the same, each group of channels over all places.
+
+    Here all sums are of each channel first, which both ways are quicker than those of [places, groups, c / groups].
+    """
+
+    groups: int
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, *places, c = x.shape
+        scale = self.param("scale", nn.initializers.ones, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        flat = x.reshape(b, -1, c).astype("float32")
+        mean, square = (self._mean(values) for values in (flat, jnp.square(flat)))
+        factor = scale * jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + 1e-6)
+        y = flat * factor[:, None] + (bias - mean * factor)[:, None]
+        return y.reshape(b, *places, c).astype(self.dtype)
+
+    def _mean(self, x: Array) -> Array:
+        """[batch, places, c] to [batch, c]: that of each channel's group."""
+        b, places, c = x.shape
+        sums = jnp.einsum("bpc,p->bc", x, jnp.ones(places), precision="highest")  # on CPU quicker than `sum`
+        return jnp.repeat(sums.reshape(b, self.groups, -1).mean(-1) / places, c // self.groups, axis=-1)
 
 
 class Pool(nn.Module):

@@ -55,6 +55,7 @@ def benchmark() -> None:
     for work in _WORK.value:
         if work not in (*_OWN, *WORKS):
             raise aejax.errors.one_of("--work", work, (*_OWN, *WORKS))
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and its contenders share a GPU
     cores, backend = _pin(_CORES.value), jax.default_backend()
     folder = Path(_OUT.value) / ("" if backend == "cpu" else backend)
     folder.mkdir(parents=True, exist_ok=True)

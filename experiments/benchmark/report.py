@@ -25,10 +25,11 @@ SHORT = """
 Where a step's time goes: [profile.json](profile.json) (`--work=profile`); each form of a convolution beside the plain
 one: [forms.json](forms.json) (`--work=forms`).
 
-- (d): most of the step is convolutions, which XLA:CPU runs at a part of the rate of its matrix products. The kernels'
-  gradients as one product and the enlarged images' convolutions by corners helped and stayed. Convolutions with
-  strides in parts of the batch did not, and went. XLA's experimental oneDNN calls help (d) a little, slow the VAE and
-  do nothing on the oldest JAX: left off. Sums (of GroupNorm and of gradients) are the next largest share.
+- (d): two thirds of the step are convolutions, the rest is read and written value by value. The kernels' gradients as
+  one product, the enlarged images' convolutions by corners, and GroupNorm's sums as products helped and stayed.
+  Convolutions with strides in parts of the batch did not, and went. XLA's experimental oneDNN calls help (d) a little,
+  slow the VAE and do nothing on the oldest JAX: left off. Winograd's F(2x2, 3x3), written as XLA operations, took 1.5
+  times the plain convolution's time at 16x16 and 0.7 at 8x8, with gradients 1.6 and 1.1: memory bounds what it adds.
 - (e): the bare jitted forward is reached, so that what is left is the forward's own time.
 - (f): the decoder alone takes 2 x 400 x 804 floating point operations for each of the 2 million draws, 1.3 x 10^12;
   their products bound the work far below 20 times pythae's rate, which does the same products.
@@ -42,8 +43,18 @@ Mixed precision: parameters and losses in float32, encoders and decoders in bflo
 PyTorch the codebook alone, whose autocast takes the layers of the others, too. It has its fused Adam and all data on
 the device.
 CUDA graphs spare it launches, which is worth up to four times on small steps and 2% on (c) with 2,048 images: there the
-device is the limit, and before it what the host launches, which aejax does once for 32 steps. How near each comes to
-the device's own rates was not measured (`--work=profile` does).
+device is the limit, and before it what the host launches, which aejax does once for 32 steps.
+
+Measured on 2026-11-26. The day after, the benchmark came to let PyTorch choose among cuDNN's algorithms, as XLA does,
+which was not measured again; and (c) on GPUs got the forms of `aejax/models/conv.py`, with which its steps take the
+time in [profile.json](profile.json).
+
+How near each step comes to the device's measured rates of matrix products and of copies, and where its time goes:
+[profile.json](profile.json) (`--work=profile`). The largest gap is that of the small steps: (a) with 256 images and (b)
+with 128 are made of about a hundred and of seventy kernels of one to three microseconds each, a third of it Adam's, and
+neither rate bounds those. XLA's CUDA graphs of a whole loop (`--xla_gpu_enable_command_buffer=+WHILE`) made (b) with
+128 images three times slower and changed nothing for the others: left off. (c) and (d) are bound by cuDNN's
+convolutions, half of their time, of narrow layers: 64 and 128 channels fill neither.
 """
 
 QUIET = 0.03  # share of the cores' time above which other programs are mentioned

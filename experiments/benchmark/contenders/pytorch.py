@@ -23,6 +23,7 @@ def train(work: Work, given: Given, variant: str) -> Contender:
     """
     use_pinned_cores()
     torch.set_float32_matmul_precision("high")  # as JAX does what is left of float32 on a GPU
+    torch.backends.cudnn.benchmark = True  # as XLA chooses the algorithms of convolutions there
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layout = torch.contiguous_format if variant == "eager" else torch.channels_last
     # A clone: of images with one channel, whose layouts differ in strides alone, `contiguous` would return what it got.
