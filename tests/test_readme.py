@@ -25,6 +25,8 @@ def test_figures_are_those_of_the_committed_results():
     assert own.sentence_on_evaluation(results("evaluation.json")) in WORDS
     assert report.sentence(results("speed.json")) in WORDS
     assert report.sentence_on_accelerator(results("gpu/speed.json")) in WORDS
+    for file in ("profile.json", "gpu/profile.json"):
+        assert report.sentence_on_ceilings(results(file)) in WORDS
     conv, mlp = (results("gpu/loop.json")[name]["loop_over_bare"] for name in ("conv", "mlp"))
     assert f"reaches {mlp:.0%} of the bare step with one every 0.3 s of training, {conv:.0%} with one" in WORDS
     assert together.sentence(results("together.json")) in WORDS
