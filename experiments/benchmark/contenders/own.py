@@ -10,7 +10,6 @@ from flax.traverse_util import unflatten_dict
 from aejax import Run
 from aejax.data import Spec
 from aejax.dispatch import compile_steps, steps_at_once
-from aejax.evaluation.likelihood import log_likelihood
 from aejax.partition import Partition
 from aejax.step import start
 from aejax.train import make_task
@@ -71,6 +70,8 @@ def bare_forward(work: Work, given: Given, variant: str) -> Contender:
 
 
 def likelihood(work: Work, given: Given, variant: str = "") -> Contender:
+    from aejax.evaluation.likelihood import log_likelihood  # training does not load the libraries of evaluation, either
+
     run = _run(work, given)
     nats = lambda images: -log_likelihood(run, images, samples=200)  # noqa: E731
     return Contender(
