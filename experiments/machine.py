@@ -11,10 +11,9 @@ def machine(peers: tuple[str, ...] = ()) -> dict:
     """Processor, cores and versions; of `peers`, those that are installed."""
     import jax  # peers' processes read their memory here and must not pay for jax
 
-    cpu = next((line.split(":")[1].strip() for line in cpuinfo() if line.startswith("model name")), platform.machine())
     return {
         "device": jax.devices()[0].device_kind,
-        "cpu": cpu,
+        "cpu": _cpu(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
@@ -39,6 +38,14 @@ def busy_seconds() -> float:
     # user, nice, system, (idle, iowait,) irq, softirq, steal, see proc(5)
     ticks = sum(int(line[i]) for line in lines if line[0] in cores for i in (1, 2, 3, 6, 7, 8))
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu() -> str:
+    """Its name, and what tells processors of one name apart, which differ twofold in what they can do."""
+    pairs = (line.partition(":") for line in cpuinfo())
+    of = {key.strip(): value.strip() for key, _, value in pairs}
+    told = ", ".join(f"{key.removeprefix('cpu ')} {of[key]}" for key in ("cpu family", "model") if key in of)
+    return of.get("model name", platform.machine()) + f" ({told})" * bool(told)
 
 
 def _version(name: str) -> str | None:

@@ -135,9 +135,7 @@ def by_kind(events: list[dict[str, Any]], program: str) -> collections.Counter[s
             operation = (operation or event["name"]) if (event.get("pid"), event.get("tid")) in streams else None
         if event.get("ph") != "X" or not operation:
             continue
-        if operation.startswith(
-            "command_buffer"
-        ):  # a CUDA graph: its kernels have the operations' names, or a library's
+        if operation.startswith("command_buffer"):  # a CUDA graph: kernels are named as operations or by a library
             kind = kernels.get(event["name"], event["name"].partition("_")[0])
         else:
             kind = traced.get(operation, re.sub(r"[.\d]+$", "", operation))
