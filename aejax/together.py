@@ -54,6 +54,12 @@ def with_numbers(task: Task, config: ConfigDict, numbers: Mapping[str, Any]) -> 
     )
 
 
+def check(task: Task, configs: Sequence[ConfigDict], numbers: Mapping[str, Any]) -> None:
+    """InputError where one of the numbers, which are not looked at when they are traced, does not fit its place."""
+    for config in configs:
+        with_numbers(task, config, {key: config_lib.get(config, key) for key in numbers})
+
+
 def stack(trees: Sequence[Any]) -> Any:
     """Of several runs, with a leading axis [runs]; one is left as it is."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if len(trees) > 1 else trees[0]

@@ -132,6 +132,7 @@ def train_together(
             )
         order(len(data.train), config.batch_size, config.seed)  # raises before anything is decoded
         task = make_task(config, spec, len(data.train), partition.axis_name)
+        together.check(task, configs, numbers)
         initial = functools.partial(init, task, spec.shape)
         init_keys, keys = zip(*(jax.random.split(jax.random.key(each.seed)) for each in configs), strict=True)
         states = [partition.init(initial, key) for key in init_keys]

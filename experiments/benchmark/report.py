@@ -14,8 +14,10 @@ pinned to the same cores; they take turns, one at work at a time, and of each tu
 Before anything is timed the work is checked to be the same: parameters, and values from the same weights on the same
 batches. Images a second are the median of the rounds [lowest - highest], memory is the peak of the contender's
 process, with its data and its compiler, or of the accelerator it works on. aejax's ratio is how many times as fast it
-is, the median of the ratios round by round; a goal is for the best variant of a peer. In brackets stands what is there
-for information.
+is, the median of the ratios round by round; a goal is for the best variant of a peer. Each is started as its users
+start it: aejax's commands ask glibc for large pages, which no other does. In brackets, for information, stand peers
+with large pages. In (e) pythae's `embed` decodes, too, and in (f) its `get_nll` encodes an image once for each
+sample: what their users call, and more work than encoding and than one encoding an image.
 
 """
 
@@ -31,10 +33,11 @@ one: [forms.json](forms.json) (`--work=forms`).
   slow the VAE and do nothing on the oldest JAX: left off. Winograd's F(2x2, 3x3), written as XLA operations, took 1.5
   times the plain convolution's time at 16x16 and 0.7 at 8x8, with gradients 1.6 and 1.1: memory bounds what it adds.
 - (e): the bare jitted forward is reached, so that what is left is the forward's own time.
-- (f): the decoder alone takes 2 x 400 x 804 floating point operations for each of the 2 million draws, 1.3 x 10^12;
-  their products bound the work far below 20 times pythae's rate, which does the same products.
+- (f): the decoder takes 2 x 400 x 804 floating point operations for each of an image's 200 draws, 0.13 x 10^9 an image.
+  At the machine's rate of matrix products ([profile.json](profile.json)) they alone bound the work below 20 times
+  pythae's rate.
 
-Tried for all and left off: encoders and decoders in bfloat16, for which this processor has instructions, took 1.0 to
+Tried for all and left off: encoders and decoders in bfloat16, on a processor that has instructions for it, took 1.0 to
 1.3 times as long; Adam on one vector of all parameters 1.0 to 1.1 times.
 """
 

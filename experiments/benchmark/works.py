@@ -41,8 +41,8 @@ class Work:
     steps: int = 0
 
 
-_PYTORCH = ("pytorch, eager", "pytorch, compiled", "pytorch, huge pages")
-_PYTORCH_IMAGES = ("pytorch, eager", "pytorch, channels_last", "pytorch, compiled", "pytorch, huge pages")
+_PYTORCH = ("pytorch, eager", "pytorch, compiled", "pytorch, fused Adam", "pytorch, huge pages")
+_PYTORCH_IMAGES = ("pytorch, eager", "pytorch, channels_last", *_PYTORCH[1:])
 # Before any step only the order of float32 sums differs. Adam divides a gradient by its own size, so that where it is
 # nearly 0 rounding says which way its weight moves: later losses agree less well. The convolutions' losses swing in
 # these steps, and PyTorch in float32 differs from itself in float64 by 0.3%.
@@ -70,7 +70,7 @@ _ALL = (
         models.vae,
         models.mnist,
         128,
-        ("aejax", *_PYTORCH, "pythae", "flax"),
+        ("aejax", *_PYTORCH, "pythae", "flax", "flax, huge pages"),
         {"pytorch": 2.0, "pythae": 3.0},
         # Each draws its own noise: five times the deviation of the difference between two seeds, 0.4% of either.
         {"first loss": 2e-2, "last loss": 2e-2},
@@ -84,7 +84,7 @@ _ALL = (
         models.conv,
         models.mnist,
         256,
-        ("aejax", *_PYTORCH_IMAGES, "keras"),
+        ("aejax", *_PYTORCH_IMAGES, "keras", "keras, huge pages"),
         {"pytorch": 1.0, "keras": 2.0},
         _SWINGING,
         model="conv",

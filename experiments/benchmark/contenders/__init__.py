@@ -86,16 +86,19 @@ class Entry:
     kind: str = ""
 
 
+_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # what aejax's commands ask for, see `experiments`
+
 # A peer is what stands before the comma, its variant what stands behind.
 CONTENDERS: dict[str, Entry] = {
     "aejax": Entry("own", "aejax", environment={}),
     "pytorch, eager": Entry("pytorch", "torch", "eager"),
     "pytorch, channels_last": Entry("pytorch", "torch", "channels_last"),
     "pytorch, compiled": Entry("pytorch", "torch", "compiled"),
-    # For information: with the large pages that aejax's commands ask for, see `experiments`.
-    "pytorch, huge pages": Entry(
-        "pytorch", "torch", "channels_last", {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, counts=False
-    ),
+    "pytorch, fused Adam": Entry("pytorch", "torch", "channels_last, fused"),
+    # For information, as their users do not start them.
+    "pytorch, huge pages": Entry("pytorch", "torch", "channels_last, fused", _LARGE_PAGES, counts=False),
+    "keras, huge pages": Entry("with_keras", "keras", "", {"KERAS_BACKEND": "jax", **_LARGE_PAGES}, counts=False),
+    "flax, huge pages": Entry("flax_example", "flax", "", _LARGE_PAGES, counts=False),
     "pytorch, bfloat16 compiled": Entry("pytorch", "torch", "bfloat16"),
     "pytorch, bfloat16 CUDA graphs": Entry("pytorch", "torch", "bfloat16 graphs"),
     "pythae": Entry("with_pythae", "pythae"),
