@@ -1,5 +1,6 @@
 """The keys of an experiment and what they mean; how a config is written, compared and read back."""
 
+import contextlib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -87,7 +88,8 @@ def lock(config: ConfigDict) -> ConfigDict:
     """Locks a finished config, but for the sections whose keys depend on what they name: flags may add to those."""
     config.lock()
     for path in _OPEN:
-        get(config, path).unlock()
+        with contextlib.suppress(KeyError):  # `check` says what is missing
+            get(config, path).unlock()
     return config
 
 

@@ -20,6 +20,13 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Writes it whole, or leaves what was there: by way of a file beside it, with the suffix .tmp."""
+    written = file.with_suffix(".tmp")
+    written.write_text(text)
+    written.replace(file)
+
+
 def cache_of_user() -> Path:
     """aejax's folder for what can be made again; it may be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aejax"

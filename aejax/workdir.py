@@ -17,8 +17,10 @@ from aejax import checkpoint
 from aejax import config as config_lib
 from aejax.errors import AejaxError, InputError, StoppedError, StorageError, in_one_line
 from aejax.logs import read
+from aejax.storage import write_whole
 
 ENDED = "ended.txt"
+LOCK = ".lock"  # is there while a process writes, and after kill -9
 _UNFINISHED = "config.tmp"  # is there while config.json is written, and after a full disk or kill -9 just then
 
 
@@ -28,7 +30,9 @@ def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     tempfile.TemporaryFile(dir=workdir).close()
     if (workdir / "config.json").exists():
         _same_as_written(config, workdir)
-    elif {p.name for p in workdir.iterdir()} - {_UNFINISHED, ENDED} and not (workdir / checkpoint.FOLDER).is_dir():
+    elif {p.name for p in workdir.iterdir()} - {_UNFINISHED, ENDED, LOCK} and not (
+        workdir / checkpoint.FOLDER
+    ).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.newest(workdir)
     if saved:
@@ -51,9 +55,7 @@ def _same_as_written(config: ConfigDict, workdir: Path) -> None:
 
 def claim(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json, whole or not at all."""
-    written = workdir / _UNFINISHED
-    written.write_text(config_lib.to_json(config))
-    written.replace(workdir / "config.json")
+    write_whole(workdir / "config.json", config_lib.to_json(config))
 
 
 def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
@@ -120,18 +122,32 @@ def storage_errors(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Keeps other processes out, until this one leaves or dies. Raises InputError where one is in already."""
-    folder = os.open(workdir, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(folder)
-        raise InputError(
-            f"{workdir} is being trained in by another process; wait for it, or choose another workdir"
-        ) from error
-    except OSError:  # a file system without locks
-        pass
+    """Keeps other processes out, until this one leaves or dies. Raises InputError where one is in already.
+
+    By a file and not the folder, which NFS would lock on one host alone.
+    """
+    lock = _locked(workdir)
     try:
         yield
     finally:
-        os.close(folder)
+        with contextlib.suppress(OSError):
+            (workdir / LOCK).unlink()  # while nobody else has it
+        os.close(lock)
+
+
+def _locked(workdir: Path) -> int:
+    while True:
+        lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise InputError(
+                f"{workdir} is being trained in by another process; wait for it, or choose another workdir"
+            ) from error
+        except OSError:  # a file system without locks
+            return lock
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(workdir / LOCK)):
+                return lock
+        os.close(lock)  # its holder removed it just then

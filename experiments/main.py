@@ -1,6 +1,7 @@
 """What the thin mains share: errors as one line, quiet libraries, a signal that ends a run well."""
 
 import contextlib
+import errno
 import os
 import platform
 import re
@@ -75,7 +76,11 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
     except aejax.StoppedError as error:
         print(error, file=sys.stderr)
         sys.exit(STOPPED)
-    except aejax.AejaxError as error:
+    except (aejax.AejaxError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            error = aejax.StorageError(f"{error.strerror}: {error.filename or 'while writing'}; free some space")
         if jax.distributed.is_initialized():
             processes.leave(error)
         sys.exit(f"error: {error}")

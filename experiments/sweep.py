@@ -26,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 import aejax
 from aejax import checkpoint, data, logs, together
 from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
-from aejax.storage import writable
+from aejax.storage import writable, write_whole
 from aejax.train import make_task, train_together
 from aejax.workdir import is_finished, why_ended
 from experiments import main
@@ -159,11 +159,12 @@ def launch_all(
         jobs.append(Job(group[0].name, argv_of_job, workdir / "logs" / f"{group[0].name}.log"))
     errors = {}
     for i, result in enumerate(_EXECUTOR(workdir / "logs").run(jobs, asked), 1):
-        print(f"[{i}/{len(jobs)}] {result.name}: {result.error or 'done'}", flush=True)
-        if result.status not in (0, STOPPED):
+        why = result.error or ("stopped" if result.status == STOPPED else f"ended with status {result.status}")
+        print(f"[{i}/{len(jobs)}] {result.name}: {why if result.status else 'done'}", flush=True)
+        if result.status:
             for run in divided[result.name]:
                 if (stand := status(workdir, run)) != "finished":
-                    errors[run.name] = stand.removeprefix("failed: ") if stand.startswith("failed") else result.error
+                    errors[run.name] = stand.removeprefix("failed: ") if stand.startswith("failed") else why
     return errors
 
 
@@ -179,7 +180,7 @@ def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
         print("\n".join(f"{name:<{max(map(len, stands))}}  {stand}" for name, stand in stands.items()))
         return
     if not _ONLY.value:
-        writable(workdir).joinpath("sweep.json").write_text(to_json(config, runs))
+        write_whole(writable(workdir) / "sweep.json", to_json(config, runs))
     left = [run for run in listed if stands[run.name] != "finished"]
     if len(left) < len(listed):
         print(f"{len(listed) - len(left)} of {len(listed)} runs are finished already")

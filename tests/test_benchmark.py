@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import io
 import json
+import platform
 import sys
 import time
 
@@ -14,6 +15,7 @@ from conftest import MEANT, command
 
 import aejax
 from aejax.models import build
+from experiments import machine
 from experiments.benchmark import contender, contest, profile, report, works
 from experiments.benchmark.contenders import CONTENDERS, Contender, own
 from experiments.benchmark.given import Given
@@ -66,8 +68,8 @@ def test_the_ratio_is_the_median_of_the_rounds_ratios_and_the_best_variant_count
     found = report.summary(works.WORKS["conv"], measured, 2)
     assert found["peers"]["pytorch"] == {"best": "pytorch, compiled", "ratio": 0.5, "goal": 1.0, "reached": False}
     assert found["peers"]["keras"] == {"best": "keras", "ratio": 2.0, "goal": 2.0, "reached": True}
-    machine = {"cpu": "a CPU", "device": "cpu", "cores": 8, "python": "3", "torch": "2", "date": "2026-01-01"}
-    lines = report.table({"conv": {**found, "machine": machine}}).splitlines()
+    on = {"cpu": "a CPU", "device": "cpu", "cores": 8, "python": "3", "torch": "2", "date": "2026-01-01"}
+    lines = report.table({"conv": {**found, "machine": on}}).splitlines()
     assert lines[2] == "| (c) train the convolutional autoencoder `conv` | aejax | 50 [20 - 100] | 1.00 |  |  |"
     assert "|  | pytorch, eager | 50 [4 - 50] | 2.00 | 2.00 |  |" in lines
     assert "|  | pytorch, compiled | 50 [40 - 200] | 3.00 | 0.50 | 1: **not reached** |" in lines
@@ -79,7 +81,26 @@ def test_the_ratio_is_the_median_of_the_rounds_ratios_and_the_best_variant_count
         "during (c) train the convolutional autoencoder `conv` other programs took 4% of the cores."
     )
     found = report.summary(works.WORKS["conv"], measured | {"keras": measured["pytorch, eager"]}, 2)
-    assert "quiet" not in report.table({"conv": {**found, "machine": machine}})
+    assert "quiet" not in report.table({"conv": {**found, "machine": on}})
+
+
+def test_what_a_goal_would_take_beside_what_the_machine_does():
+    of = {"seconds": [1.0], "images": [10], "others": [0.0], "peak_gib": 1.0}
+    found = report.summary(works.WORKS["mlp"], {"aejax": of, "pytorch, eager": of}, 2)  # 10 images/s; the goal is 1.3
+    profiled = {"matrix_gflop_per_second": 100, "mlp": {"gflop": 50.0, "batch_size": 5}}
+    told = "GFLOP/s that a goal would take, of 100 measured: (a) 130 (1.3 times pytorch)."
+    assert report.bounds({"mlp": found}, profiled).strip() == told
+    assert report.bounds({"mlp": found}, {}) == ""
+    found = report.summary(works.WORKS["mlp"], {"aejax": of, "pytorch, eager": {**of, "images": [5]}}, 2)
+    assert report.bounds({"mlp": found}, profiled) == ""
+
+
+def test_processors_of_one_name_are_told_apart(monkeypatch):
+    lines = ["processor\t: 0", "cpu family\t: 25", "model\t\t: 17", "model name\t: AMD EPYC", "stepping : 1"]
+    monkeypatch.setattr(machine, "cpuinfo", lambda: lines)
+    assert machine.machine()["cpu"] == "AMD EPYC (family 25, model 17)"
+    monkeypatch.setattr(machine, "cpuinfo", list)
+    assert machine.machine()["cpu"] == platform.machine()
 
 
 def test_each_row_has_its_machine():
@@ -252,7 +273,7 @@ def test_weights_and_rows_survive_the_file(tmp_path):
 
 def test_contenders_whose_packages_are_missing_are_left_out_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr(contest, "_there", lambda package: package not in ("torch", "pythae"))
-    assert contest.present(works.WORKS["vae"]) == ["aejax", "flax"]
+    assert contest.present(works.WORKS["vae"]) == ["aejax", "flax", "flax, huge pages"]
     assert capsys.readouterr().err == "vae: left out for want of pythae, torch; pip install -e '.[bench]'\n"
     monkeypatch.setattr(contest, "_there", lambda package: True)
     assert contest.present(works.WORKS["vae"]) == list(works.WORKS["vae"].contenders)

@@ -75,6 +75,22 @@ def test_other_files_times_or_sizes_are_decoded_anew(folder, decoded):
     assert len(read(folder)["x"]) == 7
 
 
+def test_a_class_that_another_split_brings_renumbers_the_labels_of_all(folder):
+    folder.rename(folder.parent / "train")
+    folder.mkdir()
+    train, test = folder / "train", folder / "test"
+    (folder.parent / "train").rename(train)
+    assert read(folder)["label"].tolist() == [0] * 4 + [1] * 4
+    (test / "aa").mkdir(parents=True)
+    (train / "b" / "1.png").rename(test / "aa" / "1.png")
+    assert read(folder)["label"].tolist() == [0] * 4 + [2] * 3
+    (test / "aa" / "1.png").rename(folder.parent / "1.png")
+    (test / "b").mkdir()
+    (folder.parent / "1.png").rename(test / "b" / "1.png")
+    (test / "aa").rmdir()
+    assert read(folder)["label"].tolist() == [0] * 4 + [1] * 3  # of the same files as just now
+
+
 def test_other_names_are_other_pictures(folder):
     """Moved files of one size and time are read in another order."""
     files = sorted(folder.rglob("*.png"))

@@ -1,8 +1,10 @@
 """The command of a sweep: what is finished is skipped, what failed is told at the end, a stop stops."""
 
+import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +16,7 @@ from aejax import checkpoint
 from aejax.ablation.plan import grid, plan
 from configs import basic
 from experiments import main
-from experiments.launching.job import Result
+from experiments.launching.job import STOPPED, Result
 
 # ml-collections reads the config file by it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -82,6 +84,24 @@ def test_what_failed_says_why_and_may_be_mended(sweep, capsys):
     assert "failed" not in capsys.readouterr().out
 
 
+def test_on_a_full_disk_the_plan_stays(sweep, monkeypatch):
+    assert sweep.run() == 0
+    plan_file = sweep.workdir / "sweep.json"
+    before = plan_file.read_text()
+
+    def write(file, text, **options):
+        with file.open("w") as out:
+            out.write(text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr(Path, "write_text", write)
+    told = sweep.run("--seeds=2")
+    assert told.startswith("error: No space left on device: ")
+    assert told.endswith("; free some space")
+    monkeypatch.undo()
+    assert plan_file.read_text() == before
+
+
 def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
     trained = []
 
@@ -122,15 +142,15 @@ def test_codes_that_begin_by_kmeans_train_one_by_one(sweep, monkeypatch, kmeans,
     assert trained == sizes
 
 
-def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch):
+def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch, capsys):
     module = command("sweep")
     runs = plan(basic.get_config("tiny"), grid({"batch_size": [16, 8], "optim.lr": [1e-2, 1e-3]}))
-    submitted = []
+    submitted, statuses = [], [0, 1]
 
     class Executor:
         def run(self, jobs, stop):
             submitted.extend(jobs)
-            yield from (Result(job.name, i, "out of memory" * i) for i, job in enumerate(jobs))
+            yield from (Result(job.name, statuses[i], "out of memory" * i) for i, job in enumerate(jobs))
 
     monkeypatch.setattr(module, "_EXECUTOR", lambda folder: Executor())
     monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(jobs=2, executor="local"))
@@ -144,6 +164,13 @@ def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch):
     assert [job.argv for job in submitted] == [
         (*same, "--only=batch_size=16_lr=0.01,batch_size=16_lr=0.001"),
         (*same, "--only=batch_size=8_lr=0.01,batch_size=8_lr=0.001"),
+    ]
+    statuses[:] = [STOPPED, 137]  # by a signal of somebody else
+    errors = module.launch_all(runs, sweep.workdir, lambda: False, given)
+    assert list(errors.values()) == ["stopped"] * 2 + ["its own error", "out of memory"]
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "[1/2] batch_size=16_lr=0.01: stopped",
+        "[2/2] batch_size=8_lr=0.01: out of memory",
     ]
     submitted.clear()
     module.launch_all(runs[:2], sweep.workdir, lambda: False, given)

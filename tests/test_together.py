@@ -71,6 +71,14 @@ def test_they_go_on_together_with_the_same_bits(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def test_a_number_that_does_not_fit_is_refused_whichever_run_has_it(tmp_path):
+    several = configs(small(denoising.get_config("tiny")), **{"corruption.level": (0.1, 1.2)})
+    for order in (several, several[::-1]):
+        with pytest.raises(aejax.InputError, match=r"corruption\.level must be .* got 1\.2"):
+            train_together(order, [tmp_path / str(i) for i in range(2)], data=images(several[0]), quiet=True)
+    assert not list(tmp_path.glob("*/config.json"))
+
+
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_what_diverges_ends_alone(tmp_path):
     several = configs(small(vae.get_config("tiny")), **{"optim.lr": (1e-3, 1e30)})

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import re
@@ -165,6 +166,27 @@ def test_an_error_that_nobody_foresaw_leaves_its_traceback_a_stop_and_a_closed_p
         assert (tmp_path / "ended.txt").exists() == isinstance(error, RuntimeError)
     assert why_ended(tmp_path) == "failed: RuntimeError('out of\\nmemory')"
     assert "in load" in (tmp_path / "ended.txt").read_text()
+
+
+def test_what_a_killed_run_left_of_its_lock_keeps_nobody_out(tmp_path):
+    (tmp_path / ".lock").touch()
+    with held(tmp_path), pytest.raises(aejax.InputError, match="by another process"), held(tmp_path):
+        pass
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_lock_that_its_holder_removes_just_then_is_none(tmp_path, monkeypatch):
+    held_by_another, lock = held(tmp_path), fcntl.flock
+    held_by_another.__enter__()
+
+    def late(file, how):
+        monkeypatch.undo()
+        held_by_another.__exit__(None, None, None)
+        lock(file, how)  # of a file that has no name any more
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with held(tmp_path), pytest.raises(aejax.InputError, match="by another process"), held(tmp_path):
+        pass
 
 
 def test_who_is_refused_says_nothing_about_the_run_that_is_there(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from aejax import config as config_lib
 from aejax import logs
+from aejax.ablation.plan import short
 from aejax.errors import InputError
 from aejax.workdir import why_ended
 
@@ -130,13 +131,6 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
     return Ablation(keys, axes, list(settings.values()), trials, base or trials[0].config, default, notes)
 
 
-def short(axes: Sequence[str]) -> dict[str, str]:
-    """The least of the ends of each dotted key that tells it from the others: `optim.lr` is `lr`."""
-    ends = {a: [".".join(a.split(".")[-n:]) for n in range(1, a.count(".") + 2)] for a in axes}
-    others = {a: {e for b, own in ends.items() if b != a for e in own} for a in axes}
-    return {a: next((e for e in own if e not in others[a]), a) for a, own in ends.items()}
-
-
 def show(value: Any) -> str:
     """A config's value as one reads it."""
     if isinstance(value, float):
@@ -167,9 +161,15 @@ def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, li
     if not (isinstance(plan.get("config"), dict) and plan.get("runs")):
         raise InputError(f"{folder / PLAN} is no plan with a config and runs; start the sweep again")
     base = _flat(plan["config"])
-    trials = [_trial(folder / r["name"], base | _flat(r["overrides"]), at) for r in plan["runs"]]
+    trials = [_trial(folder / r["name"], _planned(base, r["overrides"]), at) for r in plan["runs"]]
     others = sorted(inside.keys() - {t.name for t in trials})
     return trials, plan, [f"{name}: not in {PLAN}; not counted" for name in others]
+
+
+def _planned(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat config of a run to be; a mapping takes the place of a whole section."""
+    replaced = tuple(f"{key}." for key, value in overrides.items() if isinstance(value, Mapping))
+    return {key: value for key, value in base.items() if not key.startswith(replaced)} | _flat(overrides)
 
 
 def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
@@ -177,6 +177,8 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     if not _is_run(folder):
         return Trial(folder.name, planned, problem=why_ended(folder) or "not started")
     config = _flat(_json(folder / "config.json"))
+    if "steps" not in config:
+        raise InputError(f"{folder / 'config.json'} is no config of a run; give folders that hold runs alone")
     history = logs.read(folder)
     validated = [r for r in history if "validation/loss" in r]
     steps = validated[-1]["step"] if validated else 0  # the losses of later steps may be there without what they led to

@@ -8,7 +8,8 @@ from importlib import metadata, resources
 from string import Template
 from typing import Any
 
-from aejax.ablation.collect import Ablation, short, show
+from aejax.ablation.collect import Ablation, show
+from aejax.ablation.plan import short
 from aejax.ablation.statistics import better
 from aejax.ablation.table import Cell, Row, counted, difference_and_interval, mean_and_spread
 from aejax.evaluation.pictures import Picture

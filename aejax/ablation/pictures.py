@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from aejax.ablation.collect import Ablation, Setting, short, show
+from aejax.ablation.collect import Ablation, Setting, show
+from aejax.ablation.plan import short
 from aejax.ablation.statistics import deviation, direction
 from aejax.ablation.table import Row, finite
 from aejax.evaluation.pictures import Picture

@@ -109,6 +109,7 @@ def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
         except TypeError as error:
             wanted = type(place[last]).__name__
             raise InputError(f"the key {key} holds a {wanted}; {value!r} does not fit") from error
+        config_lib.lock(config)  # a section that was replaced is as open as it was
     config_lib.check(config)
     trackers(config.tracking)
     return config_lib.lock(config)
@@ -119,14 +120,15 @@ def _names(settings: Sequence[Overrides]) -> list[str]:
     keys = dict.fromkeys(key for setting in settings for key in setting)
     first = {key: settings[0].get(key) for key in keys}
     differ = [key for key in keys if any(key not in s or s[key] != first[key] for s in settings)] or list(keys)
-    short = {key: _short(key, differ) for key in differ}
-    return [_name({short[key]: s[key] for key in differ if key in s}) for s in settings]
+    names = short(differ)
+    return [_name({names[key]: s[key] for key in differ if key in s}) for s in settings]
 
 
-def _short(key: str, keys: Iterable[str]) -> str:
-    parts = key.split(".")
-    ends = (".".join(parts[i:]) for i in reversed(range(len(parts))))
-    return next(end for end in ends if sum(k == end or k.endswith(f".{end}") for k in keys) == 1)
+def short(axes: Sequence[str]) -> dict[str, str]:
+    """The least of the ends of each dotted key that tells it from the others: `optim.lr` is `lr`."""
+    ends = {a: [".".join(a.split(".")[-n:]) for n in range(1, a.count(".") + 2)] for a in axes}
+    others = {a: {e for b, own in ends.items() if b != a for e in own} for a in axes}
+    return {a: next((e for e in own if e not in others[a]), a) for a, own in ends.items()}
 
 
 def _name(what: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from aejax.ablation.collect import Ablation, Setting, short, show
+from aejax.ablation.collect import Ablation, Setting, show
+from aejax.ablation.plan import short
 from aejax.ablation.statistics import Difference, better, deviation, difference, direction, redefined
 from aejax.errors import InputError, one_of
 

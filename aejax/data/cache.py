@@ -21,10 +21,10 @@ FORMAT = 1  # to be raised when other values are decoded from the same files
 def kept(source: Source) -> Source:
     """The source, decoded whole when its first rows are taken, unless that was done before.
 
-    Other files, times or sizes of them, or another shape of the examples, and it is decoded anew. Where the
-    folder cannot be written a warning says so, and rows are decoded as they are taken.
+    Other files, times or sizes of them, other labels, or another shape of the examples, and it is decoded anew. Where
+    the folder cannot be written a warning says so, and rows are decoded as they are taken.
     """
-    identity = [FORMAT, len(source), source.shape, str(source.dtype)]
+    identity = [FORMAT, len(source), source.shape, str(source.dtype), source.kinds]
     for file in source.files:
         status = os.stat(file)
         identity.append((str(file), status.st_size, status.st_mtime_ns))

@@ -30,6 +30,7 @@ class Source:
       shape: of one example, (height, width, channels) or (features,).
       dtype: uint8 for images of 0 to 255, else float32.
       files: what the examples are decoded from; empty where they are not.
+      kinds: names of the labels, by number, where they come from names.
       take: rows [n] to {"x": [n, *shape]} and, where the data has them, {"label": [n] int32} and the known
         factors of variation, {"factors": [n, factors] int32}, which evaluation reads and training leaves out.
     """
@@ -40,6 +41,7 @@ class Source:
     dtype: np.dtype
     take: Callable[[Rows], Arrays]
     files: tuple[Path, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.length
@@ -178,7 +180,8 @@ def from_folder(path: Path, size: int) -> dict[str, Source]:
     sources = {}
     for name, found in files.items():
         label = np.array([kinds.index(file.parent.relative_to(splits[name])) for file in found], np.int32)
-        sources[name] = _from_images(splits[name], found, label, size)
+        source = _from_images(splits[name], found, label, size)
+        sources[name] = dataclasses.replace(source, kinds=tuple(map(str, kinds)))
     return sources
 
 

@@ -91,7 +91,8 @@ def _add(folder: Path, work: str, entry: dict) -> None:
     file = folder / "speed.json"
     results = (json.loads(file.read_text()) if file.exists() else {}) | {work: entry}
     _write(file, {name: results[name] for name in WORKS if name in results})
-    (folder / "speed.md").write_text(report.text(results))
+    profile = folder / "profile.json"
+    (folder / "speed.md").write_text(report.text(results, json.loads(profile.read_text()) if profile.exists() else {}))
 
 
 def _write(file: Path, results: dict) -> None:

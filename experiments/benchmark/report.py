@@ -27,6 +27,9 @@ SHORT = """
 Where a step's time goes: [profile.json](profile.json) (`--work=profile`); each form of a convolution beside the plain
 one: [forms.json](forms.json) (`--work=forms`).
 
+What the goals of (a) and (b) would take of the machine stands at the end. They depend on the processor, too: another
+AMD EPYC gave 2.1 and 2.6 on 2026-11-25, when PyTorch did not take part with its fused Adam yet.
+
 - (d): seven tenths of the step are convolutions, the rest is read and written value by value. The kernels' gradients as
   one product, the enlarged images' convolutions by corners, and GroupNorm's sums as products helped and stayed.
   Convolutions with strides in parts of the batch did not, and went. XLA's experimental oneDNN calls help (d) a little,
@@ -135,10 +138,10 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {name: round(value, 1) for name, value in found.items()}
 
 
-def text(results: Mapping[str, Any]) -> str:
-    """All of speed.md."""
+def text(results: Mapping[str, Any], profile: Mapping[str, Any]) -> str:
+    """All of speed.md; `profile` as in profile.json beside it."""
     reasons = SHORT_ON_ACCELERATOR if set(results) <= set(ON_ACCELERATOR) else SHORT
-    return INTRODUCTION + table(results) + reasons + memory(results)
+    return INTRODUCTION + table(results) + reasons + bounds(results, profile) + memory(results)
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -162,6 +165,19 @@ def table(results: Mapping[str, Any]) -> str:
         if entry["others"] > QUIET
     )
     return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
+
+
+def bounds(results: Mapping[str, Any], profile: Mapping[str, Any]) -> str:
+    """A line on the rates of matrix products that the goals would take that are not reached."""
+    takes = []
+    for name, entry in results.items():
+        for peer, of in entry["peers"].items():
+            if name in profile and not of.get("reached", True):
+                rate = of["goal"] * entry["contenders"][of["best"]]["images_per_second"]["median"]
+                gflop = rate * profile[name]["gflop"] / profile[name]["batch_size"]
+                takes.append(f"{entry['what'].partition(' ')[0]} {gflop:,.0f} ({of['goal']:g} times {peer})")
+    measured = profile.get("matrix_gflop_per_second")
+    return f"\nGFLOP/s that a goal would take, of {measured} measured: {'; '.join(takes)}.\n" if takes else ""
 
 
 def memory(results: Mapping[str, Any]) -> str:

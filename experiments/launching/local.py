@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -108,9 +107,11 @@ class _Running:
             return Result(self.job.name, STOPPED if STOPPED in statuses else 0)
         seen = self.stream and self.died == 0
         error = "" if seen else last_line(self.job.log_of(self.died))
-        if len(statuses) > 1:
-            error = f"process {self.died} of {len(statuses)}: {'see above' if seen else error}"
         status = self.processes[self.died].returncode
+        if status < 0:  # it could not say why itself
+            error = f"ended by {signal.Signals(-status).name}" + f"; its last line: {error}" * bool(error)
+        if len(statuses) > 1:
+            error = f"process {self.died} of {len(statuses)}: {error or 'see above'}"
         return Result(self.job.name, status if status > 0 else 128 - status, error)
 
 
@@ -132,8 +133,8 @@ def accelerators() -> tuple[str, list[str]]:
         ("gpu", "CUDA_VISIBLE_DEVICES", ("nvidia[0-9]*",)),
         ("tpu", "TPU_VISIBLE_CHIPS", ("accel[0-9]*", "vfio/[0-9]*")),
     ):
-        numbers = {int(re.sub(r"\D", "", file.name)) for pattern in patterns for file in Path("/dev").glob(pattern)}
-        found = [str(number) for number in sorted(numbers)]
+        files = next((found for pattern in patterns if (found := list(Path("/dev").glob(pattern)))), [])
+        found = [str(number) for number in range(len(files))]  # from 0, whatever the files of a container are called
         if variable in os.environ:
             found = [device for device in os.environ[variable].split(",") if device not in ("", "-1")]
         if found and os.environ.get("JAX_PLATFORMS") != "cpu":

@@ -68,9 +68,14 @@ class Slurm:
     def run(self, jobs: Sequence[Job], stop: Callable[[], bool]) -> Iterator[Result]:
         parameters = [self.resources.parameters(job) for job in jobs]
         submitted = []
-        for job, p in zip(jobs, parameters, strict=True):
-            submitted.append((job, self._submit(job, p)))
-            print(f"{job.name}: job {submitted[-1][1].job_id}, printing to {job.log}", file=sys.stderr)
+        try:
+            for job, p in zip(jobs, parameters, strict=True):
+                submitted.append((job, self._submit(job, p)))
+                print(f"{job.name}: job {submitted[-1][1].job_id}, printing to {job.log}", file=sys.stderr)
+        except BaseException:  # the same command would submit these again
+            for _, queued in submitted:
+                queued.cancel()
+            raise
         told, asked = False, -self.poll
         while submitted:
             if stop() and not told:

@@ -5,9 +5,10 @@ import json
 import pytest
 from workdirs import evaluation, run, sweep
 
+import aejax
 from aejax import InputError
-from aejax.ablation import collect
-from aejax.ablation.collect import short, show
+from aejax.ablation import collect, plan
+from aejax.ablation.collect import show
 
 RATES = [{"optim.lr": 0.01}, {"optim.lr": 0.001}]
 
@@ -120,15 +121,24 @@ def test_runs_that_differ_in_much_are_told_apart_by_name(tmp_path):
     assert [s.label for s in found.settings] == ["a", "b"]
 
 
-def test_short_names_tell_axes_apart():
-    assert short(["optim.lr", "steps", "pretrain.steps", "encoder.name", "decoder.name"]) == {
-        "optim.lr": "lr",
-        "steps": "steps",
-        "pretrain.steps": "pretrain.steps",
-        "encoder.name": "encoder.name",
-        "decoder.name": "decoder.name",
-    }
+def test_values_as_one_reads_them():
     assert [show(v) for v in (1e-3, 2, [3, 4], [], True, None)] == ["0.001", "2", "3, 4", "none", "True", "None"]
+
+
+def test_a_run_that_is_not_there_has_the_setting_of_its_section(tmp_path):
+    sections = [{"bottleneck": {"name": "dense", "features": 3}}, {"bottleneck": {"name": "identity"}}]
+    root = tmp_path / "sweep"
+    runs = [{"name": f"{i}-{seed}", "overrides": {**sections[i], "seed": seed}} for i in (0, 1) for seed in (0, 1)]
+    base = aejax.config.default()
+    base.update({"steps": 20, "bottleneck": aejax.config.module("dense", features=10)})
+    for planned in runs[:3]:  # the last one never began
+        config = plan.overridden(base, planned["overrides"])
+        run(root / planned["name"], [2.0, 1.0])
+        (root / planned["name"] / "config.json").write_text(aejax.config.to_json(config))
+    (root / "sweep.json").write_text(json.dumps({"config": aejax.config.to_dict(base), "runs": runs}))
+    found = collect([root])
+    found = [(s.label, len(s.trials), s.planned) for s in found.settings]
+    assert found == [("name=dense, features=3", 2, 2), ("name=identity, features=-", 1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +149,7 @@ def test_short_names_tell_axes_apart():
         (lambda p: run(p / "a", [], {"steps": 5}).parent, "no run is finished: a: unfinished, step 0 of 5"),
         (lambda p: (p / "sweep.json").write_text("{") and p, "sweep.json is not JSON"),
         (lambda p: (p / "sweep.json").write_text("{}") and p, "sweep.json is no plan"),
+        (lambda p: (run(p / "a", [1.0]) / "config.json").write_text("{}") and p, "a/config.json is no config of a run"),
     ],
 )
 def test_what_cannot_be_compared(tmp_path, make, message):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import aejax
-from aejax.ablation.plan import added, grid, plan, values
+from aejax.ablation.plan import added, grid, plan, short, values
 from aejax.config import to_json
 from configs import beta_vae, vae
 
@@ -51,6 +51,30 @@ def test_each_run_differs_from_the_config_in_what_was_asked_for():
 def test_keys_with_the_same_end_are_told_apart():
     runs = plan(config(), grid({"encoder.features": [(8,), (4,)], "decoder.features": [(8,), (4,)]}))
     assert runs[1].name == "encoder.features=8_decoder.features=4"
+
+
+def test_short_names_tell_keys_apart():
+    assert short(["optim.lr", "steps", "pretrain.steps", "encoder.name", "decoder.name"]) == {
+        "optim.lr": "lr",
+        "steps": "steps",
+        "pretrain.steps": "pretrain.steps",
+        "encoder.name": "encoder.name",
+        "decoder.name": "decoder.name",
+    }
+    runs = plan(config(), grid({"steps": [1, 2], "pretrain.steps": [0, 5]}))
+    assert runs[1].name == "steps=1_pretrain.steps=5"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_keys_may_be_added_before_and_after_a_section_is_replaced(first):
+    section, weight = {"bottleneck": {"name": "gaussian", "features": 8}}, {"objective.weights.l1": 1.0}
+    (run,) = plan(config(), [section | weight if first else weight | section])
+    assert (run.config.objective.weights.l1, run.config.bottleneck.features) == (1.0, 8)
+    assert run.config.is_locked
+    with pytest.raises(aejax.InputError, match=r"'optim\.kl' is unknown"):
+        plan(config(), [section | {"optim.kl": 1.0}])
+    with pytest.raises(aejax.InputError, match=r"'objective\.\w+' is missing"):
+        plan(config(), [{"objective": {"weights": {}}, "steps": 3}])
 
 
 def test_a_section_is_replaced_as_a_whole():

@@ -52,7 +52,7 @@ def test_each_job_has_one_result_and_a_failing_one_does_not_stop_the_rest(tmp_pa
     assert list(Local().run(jobs, NEVER)) == [
         Result("good", 0),
         Result("bad", 1, "error: no such thing"),
-        Result("killed", 137),
+        Result("killed", 137, "ended by SIGKILL"),
         Result("stopped", STOPPED),
         Result("last", 0),
     ]
@@ -99,6 +99,10 @@ def test_devices_are_those_that_the_environment_leaves(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("TPU_VISIBLE_CHIPS", "0,1")
     assert local.accelerators() == ("tpu", ["0", "1"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    there = {"nvidia[0-9]*": ["nvidia3", "nvidia5"]}  # of eight, as a container is given two
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(map(Path, there.get(pattern, []))))
+    assert local.accelerators() == ("gpu", ["0", "1"])
 
 
 def test_jobs_get_their_own_gpu_in_turn(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import one_machine
 import pytest
@@ -47,6 +48,21 @@ def test_without_slurm_one_line_says_so(submitit, tmp_path, monkeypatch):
     with pytest.raises(aejax.InputError, match=r"SLURM did not take .x.: .*srun") as error:
         next(Slurm(tmp_path).run([python("x", "", tmp_path)], NEVER))
     assert "\n" not in str(error.value)
+
+
+def test_jobs_are_taken_back_where_a_later_one_is_refused(tmp_path, monkeypatch):
+    cancelled = []
+    queued = SimpleNamespace(job_id=7, cancel=lambda: cancelled.append(7))
+
+    def submit(self, job, parameters):
+        if job.name == "b":
+            raise aejax.InputError("SLURM did not take 'b': too many jobs")
+        return queued
+
+    monkeypatch.setattr(Slurm, "_submit", submit)
+    with pytest.raises(aejax.InputError, match="too many jobs"):
+        next(Slurm(tmp_path).run([python(name, "", tmp_path) for name in "ab"], NEVER))
+    assert cancelled == [7]
 
 
 def test_resources_as_submitit_calls_them(tmp_path):
