@@ -24,6 +24,7 @@ def test_figures_are_those_of_the_committed_results():
     assert own.sentence(results("loop.json")) in WORDS
     assert own.sentence_on_evaluation(results("evaluation.json")) in WORDS
     assert report.sentence(results("speed.json")) in WORDS
+    assert ("in no more memory than any peer" in WORDS) == (report.memory(results("speed.json")) == "")
     assert report.sentence_on_accelerator(results("gpu/speed.json")) in WORDS
     for file in ("profile.json", "gpu/profile.json"):
         assert report.sentence_on_ceilings(results(file)) in WORDS

@@ -93,7 +93,7 @@ def summary(work: Work, found: Mapping[str, Any], cores: int) -> dict[str, Any]:
 
 def sentence(results: Mapping[str, Any]) -> str:
     """What the README says of aejax beside PyTorch."""
-    names = (("mlp", "an MLP autoencoder"), ("vae", "an MLP VAE"), ("conv", "`conv`"))
+    names = (("mlp", "an MLP autoencoder"), ("vae", "an MLP VAE"), ("conv", "`conv`"), ("vq_vae", "a residual VQ-VAE"))
     return ", ".join(f"{what} {results[name]['peers']['pytorch']['ratio']:.1f} times" for name, what in names)
 
 
