@@ -77,7 +77,7 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
         print(error, file=sys.stderr)
         sys.exit(STOPPED)
     except (aejax.AejaxError, OSError) as error:
-        if isinstance(error, OSError):
+        if not isinstance(error, aejax.AejaxError):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             error = aejax.StorageError(f"{error.strerror}: {error.filename or 'while writing'}; free some space")
