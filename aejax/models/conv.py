@@ -1,6 +1,6 @@
 """`nn.Conv`, same parameters, in the form that is fastest where it runs.
 
-Other forms of the same sums are up to twice as fast (`python -m experiments.benchmark --work=forms`). On CPU and
+Other forms of the same sums are up to three times as fast (`python -m experiments.benchmark --work=forms`). On CPU and
 GPU:
 
 - an image of one channel as a matrix product of its patches;
