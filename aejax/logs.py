@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aejax import config as config_lib
+from aejax.storage import write_whole
 from aejax.tracking import Background, trackers
 
 METRICS = "metrics.jsonl"
@@ -40,9 +41,7 @@ class Logs:
     def __init__(self, workdir: Path, start: int, config: ConfigDict, quiet: bool = False):
         records = [r for r in read(workdir) if r["step"] <= start]
         file = Path(workdir) / METRICS
-        rewritten = file.with_suffix(".tmp")
-        rewritten.write_text("".join(json.dumps(r) + "\n" for r in records))
-        rewritten.replace(file)
+        write_whole(file, "".join(json.dumps(r) + "\n" for r in records))
         self.history = records
         self._open = contextlib.ExitStack()  # closes the rest where one fails
         self._file = self._open.enter_context(file.open("a", buffering=1))

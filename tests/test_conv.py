@@ -79,6 +79,7 @@ def test_of_an_enlarged_image(kernel, channels, features):
 
 
 def test_second_derivatives():
+    """Of a sine of what stays of order 1, as `close` needs it: of 72 products the sum is of order 10."""
     plain, ours, variables, x = both(CASES["channels"])
     penalty = lambda f: lambda v: jnp.square(jax.grad(lambda x: jnp.sin(f(v, x) / 10).sum())(x)).sum()  # noqa: E731
     close(jax.grad(penalty(plain))(variables), jax.grad(penalty(ours))(variables))

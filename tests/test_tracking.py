@@ -447,5 +447,6 @@ def test_kill_9_and_on_again(tmp_path, wandb, mlflow):
     train(mlp(tracking=("wandb", "mlflow")), workdir)
     (run,) = mlflow_runs()
     assert_has(in_mlflow(run), workdir)
-    *_, (_, _, rows, _) = wandb_sessions(workdir)  # the killed one's file may have nothing yet
+    *_, (again, _, rows, status) = wandb_sessions(workdir)  # the killed one's file may have nothing yet
+    assert (again.run_id, status) == (json.loads((workdir / "wandb.json").read_text())["id"], 0)
     assert_has(rows, workdir)

@@ -112,7 +112,7 @@ def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
         config_lib.lock(config)  # a section that was replaced is as open as it was
     config_lib.check(config)
     trackers(config.tracking)
-    return config_lib.lock(config)
+    return config
 
 
 def _names(settings: Sequence[Overrides]) -> list[str]:

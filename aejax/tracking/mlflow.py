@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aejax import config as config_lib
+from aejax.storage import write_whole
 from aejax.tracking import name_of, needs, scalars_of
 
 needs("mlflow")
@@ -34,9 +35,7 @@ class MLflow:
             run = self._kept(known) if known else None
             if run is None:
                 run = self._client.create_run(self._experiment(), run_name=name_of(workdir))
-                written = kept.with_suffix(".tmp")
-                written.write_text(run.info.run_id)
-                written.replace(kept)
+                write_whole(kept, run.info.run_id)
         self._id = run.info.run_id
         self._client.update_run(self._id, status="RUNNING")
         self._done = {  # by metric the last step

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aejax.storage import write_whole
 from aejax.tracking import name_of, needs, scalars_of
 
 needs("wandb")
@@ -56,9 +57,7 @@ class WandB:
 
     def _keep(self, step: int) -> None:
         self._kept["step"] = step
-        written = self._file.with_suffix(".tmp")
-        written.write_text(json.dumps(self._kept))
-        written.replace(self._file)
+        write_whole(self._file, json.dumps(self._kept))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         if step > self._done:
