@@ -1,9 +1,13 @@
+import dataclasses
 import gzip
 import io
+import os
 import struct
 import tarfile
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -579,14 +583,38 @@ def test_reading_from_many_threads_keeps_the_rows():
     np.testing.assert_array_equal(data.read(source, chunk=7)["x"], whole(source)["x"])
 
 
+@pytest.mark.parametrize(("size", "files", "count"), [(32, 1, 1), (32, 32, 4), (128, 1, 4)])
+def test_small_images_of_a_file_are_read_by_one_thread(size, files, count, monkeypatch):
+    """Several that decode them wait for each other, but not those that wait for a disk."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    by, images = set(), np.zeros((32, size, size, 3), np.uint8)
+    together = threading.Barrier(count)  # broken where fewer come
+
+    def take(rows):
+        by.add(threading.get_ident())
+        if len(rows) > 1:
+            together.wait(timeout=20)
+        return {"x": images[rows]}
+
+    source = dataclasses.replace(data.from_array(images), take=take, files=(Path("file"),) * files)
+    np.testing.assert_array_equal(data.read(source, chunk=4)["x"], images)
+    by.discard(threading.get_ident())
+    assert len(by) == count
+    by.clear()
+    streamed = list(data.stream(source, lambda step: np.arange(2) + 2 * step, 0, 8))
+    assert len(streamed) == 8
+    assert len(by) == count
+
+
 @pytest.mark.parametrize(("channels", "encoding"), [(1, "png"), (3, "png"), (3, "jpeg"), (4, "png")])
 def test_images_of_tfds_are_what_tfds_decodes(channels, encoding, tmp_path):
     image = tfds.features.Image(shape=(8, 9, channels), encoding_format=encoding)
+    features = {"image": image, "label": tfds.features.ClassLabel(num_classes=11), "id": tfds.features.Text()}
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 9, channels)).astype(np.uint8)
 
     class Coloured(tfds.testing.DummyDataset, skip_registration=True):
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"image": image}))
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples()}
@@ -595,12 +623,13 @@ def test_images_of_tfds_are_what_tfds_decodes(channels, encoding, tmp_path):
             for i, x in enumerate(pixels):
                 encoded = io.BytesIO()
                 Image.fromarray(x.squeeze()).save(encoded, encoding)
-                yield i, {"image": encoded.getvalue()}
+                yield i, {"image": encoded.getvalue(), "label": 5 * i, "id": str(i)}
 
     builder = Coloured(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
-    theirs = np.stack([example["image"] for example in builder.as_data_source("train")])
-    np.testing.assert_array_equal(whole(sources._tfds_split(builder, "train", 0))["x"], theirs)
+    theirs, ours = builder.as_data_source("train"), whole(sources._tfds_split(builder, "train", 0))
+    np.testing.assert_array_equal(ours["x"], np.stack([example["image"] for example in theirs]))
+    np.testing.assert_array_equal(ours["label"], [example["label"] for example in theirs])
 
 
 def test_images_of_several_sizes_must_be_resized(tmp_path):
