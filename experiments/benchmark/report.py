@@ -27,8 +27,10 @@ SHORT = """
 Where a step's time goes: [profile.json](profile.json) (`--work=profile`); each form of a convolution beside the plain
 one: [forms.json](forms.json) (`--work=forms`).
 
-What the goals of (a) and (b) would take of the machine stands at the end. They depend on the processor, too: another
-AMD EPYC gave 2.1 and 2.6 on 2026-11-25, when PyTorch did not take part with its fused Adam yet.
+What goals would take of the machine stands at the end. Ratios depend on the processor, too: an AMD EPYC without AVX-512
+(family 25, model 1) gave 1.08, 1.37, 1.21 and 0.81 times PyTorch in (a) to (d), 2.41 times Keras, 3.63 and 3.83 times
+pythae in (e) and (f) the same day. And they carry noise: the same command on the machine of the table, an hour and one
+commit before, gave 1.40, 1.53, 1.09 and 0.87 in (a) to (d), 2.00 times Keras, and 0.87 of the bare forward in (e).
 
 - (d): seven tenths of the step are convolutions, the rest is read and written value by value. The kernels' gradients as
   one product, the enlarged images' convolutions by corners, and GroupNorm's sums as products helped and stayed.
