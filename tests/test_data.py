@@ -583,7 +583,7 @@ def test_reading_from_many_threads_keeps_the_rows():
     np.testing.assert_array_equal(data.read(source, chunk=7)["x"], whole(source)["x"])
 
 
-@pytest.mark.parametrize(("size", "files", "count"), [(32, 1, 1), (32, 32, 4), (128, 1, 4)])
+@pytest.mark.parametrize(("size", "files", "count"), [(32, 1, 1), (32, 32, 4), (32, 0, 4), (128, 1, 4)])
 def test_small_images_of_a_file_are_read_by_one_thread(size, files, count, monkeypatch):
     """Several that decode them wait for each other, but not those that wait for a disk."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)

@@ -47,9 +47,9 @@ def padded(length: int, batch_size: int, step: int) -> tuple[Rows, np.ndarray]:
 def threads(source: Source) -> int:
     """How many read a source fastest.
 
-    Small images of a few large files are decoded by one, in half the time that several take who wait for Python's lock.
+    Small images packed into fewer files are decoded by one, in half the time of several, who wait for Python's lock.
     """
-    small, packed = math.prod(source.shape) < 2**14, len(source.files) < len(source)
+    small, packed = math.prod(source.shape) < 2**14, 0 < len(source.files) < len(source)
     return 1 if small and packed else max(4, os.cpu_count() or 1)
 
 
