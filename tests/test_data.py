@@ -652,6 +652,29 @@ def test_images_of_several_sizes_must_be_resized(tmp_path):
     assert whole(sources._tfds_split(builder, "train", 8))["x"].shape == (4, 8, 8, 3)
 
 
+@pytest.mark.parametrize(("largest", "factor"), [(1, 255), (7, 1)])
+def test_images_of_tfds_stored_as_0_and_1_become_0_and_255(largest, factor, tmp_path):
+    """And those of a set that has larger values stay, though its first image has none."""
+
+    class Drawn(tfds.testing.DummyDataset, skip_registration=True):
+        def _info(self):
+            features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(4, 4, 1))})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(6):
+                yield i, {"image": Image.fromarray(np.full((4, 4), largest if i == 4 else i % 2, np.uint8))}
+
+    builder = Drawn(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    stored = np.stack([example["image"] for example in builder.as_data_source("train")])
+    assert stored[0].max() <= 1
+    np.testing.assert_array_equal(whole(sources._tfds_split(builder, "train", 0))["x"], stored * factor)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
