@@ -1,20 +1,16 @@
-"""Data as random-access sources: arrays, files of them, folders of images, TFDS."""
+"""Examples by row number, from arrays and files of arrays."""
 
 import dataclasses
-import io
-import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from aejax.data.images import resize
 from aejax.errors import InputError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "validation", "test")
 Rows = np.ndarray
 Arrays = dict[str, np.ndarray]
@@ -132,15 +128,6 @@ def from_array(
     return Source(name, len(x), shape, dtype, take)
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """An image [h, w, channels] uint8 to [size, size, channels], bicubic."""
-    if image.shape[:2] == (size, size):
-        return image
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    resized = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
-    return resized.reshape(size, size, -1)
-
-
 def from_file(path: Path, size: int) -> dict[str, Source]:
     """The splits of a .npy file (all of it is `train`) or an .npz file.
 
@@ -165,140 +152,3 @@ def from_file(path: Path, size: int) -> dict[str, Source]:
         more = {k: (arrays.get(f"{k}_label"), arrays.get(f"{k}_factors")) for k in splits}
         return {k: from_array(arrays[k], more[k][0], f"{path}[{k}]", size, more[k][1]) for k in splits}
     raise InputError(f"{path}: holds {', '.join(arrays)}; name the examples 'x', or 'train' and 'test'")
-
-
-def from_folder(path: Path, size: int) -> dict[str, Source]:
-    """The splits of a folder: its subfolders `train`, `validation` and `test`, or all of it as `train`.
-
-    All PNG and JPEG images below, in the order of their paths; the folders within a split are the labels. 8 bits
-    a channel; all become grey where all are, else RGB. Transparency and hidden files are dropped.
-    """
-    below = {p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
-    splits = {name: path / name for name in sorted(below)} if "train" in below <= set(SPLITS) else {"train": path}
-    files = {name: _images(folder) for name, folder in splits.items()}
-    kinds = sorted({file.parent.relative_to(splits[name]) for name, found in files.items() for file in found})
-    sources = {}
-    for name, found in files.items():
-        label = np.array([kinds.index(file.parent.relative_to(splits[name])) for file in found], np.int32)
-        source = _from_images(splits[name], found, label, size)
-        sources[name] = dataclasses.replace(source, kinds=tuple(map(str, kinds)))
-    return sources
-
-
-def _images(path: Path) -> list[Path]:
-    hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)  # noqa: E731
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not hidden(p))
-    if not files:
-        raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} images in this folder")
-    return files
-
-
-def _from_images(path: Path, files: list[Path], label: np.ndarray, size: int) -> Source:
-    shapes = [_shape(file) for file in files]
-    channels = max(c for _, _, c in shapes)
-    if not size:
-        for file, found in zip(files, shapes, strict=True):
-            if found[:2] != shapes[0][:2]:
-                raise InputError(
-                    f"{file}: {found[0]}x{found[1]} pixels, but {files[0].name} has {shapes[0][0]}x{shapes[0][1]}; "
-                    "resize all with data.size=..."
-                )
-
-    def read(file: Path) -> np.ndarray:
-        try:
-            with Image.open(file) as picture:
-                pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{file}: a corrupt image ({error}); remove or replace it") from error
-        pixels = pixels.reshape(*pixels.shape[:2], channels)
-        return resize(pixels, size) if size else pixels
-
-    shape = (size, size, channels) if size else (*shapes[0][:2], channels)
-    return Source(
-        str(path),
-        len(files),
-        shape,
-        np.dtype(np.uint8),
-        lambda rows: {"x": np.stack([read(files[i]) for i in rows]), "label": label[rows]},
-        tuple(files),
-    )
-
-
-def _shape(file: Path) -> tuple[int, int, int]:
-    try:
-        with Image.open(file) as picture:
-            width, height = picture.size
-            mode = picture.mode
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: a corrupt image ({error}); remove or replace it") from error
-    if mode.startswith(("I", "F")):
-        raise InputError(f"{file}: more than 8 bits a pixel (mode {mode}); convert it to 8 bits")
-    return height, width, 1 if mode in ("1", "L", "LA") else 3
-
-
-def from_tfds(name: str, data_dir: str, size: int) -> dict[str, Source]:
-    """Every split of a TFDS data set, prepared first if it is not yet (see `prepare`)."""
-    from aejax.data.prepare import prepared
-
-    builder = prepared(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
-    splits = builder.info.splits
-    return {str(split): _tfds_split(builder, str(split), size) for split in splits if splits[split].num_examples}
-
-
-def _tfds_split(builder: Any, split: str, size: int) -> Source:
-    """A split; whole numbers called `label_...`, as in dsprites, shapes3d and smallnorb, are its factors.
-
-    Images that are stored as 0 and 1, as dsprites' are, become 0 and 255.
-    """
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    features = builder.info.features
-    key = "image" if "image" in features else next((k for k, f in features.items() if len(f.shape) in (1, 3)), None)
-    if key is None:
-        raise InputError(f"TFDS {builder.name!r}: no feature is an image or a vector; it has {', '.join(features)}")
-    scalars = {k: np.dtype(f.np_dtype).kind for k, f in features.items() if f.shape == ()}
-    numbers = [k for k, kind in scalars.items() if kind in "biu" and (k == "label" or k.startswith("label_"))]
-    factors = [k for k in numbers if k != "label"]
-    encoded = isinstance(features[key], tfds.features.Image) and features[key].np_dtype == np.uint8
-    # Pillow and protobuf by themselves take half the time that TFDS takes with both, for the same values.
-    method = "RAW_BYTES" if encoded else "DESERIALIZE_AND_DECODE"
-    data = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod[method])
-
-    def examples(rows: list[int]) -> list[dict[str, Any]]:
-        found = data.__getitems__(rows)
-        if not encoded:
-            return found
-        parsed = (tf_example_pb2.Example.FromString(record).features.feature for record in found)
-        return [_decoded(example, key, numbers) for example in parsed]
-
-    name = f"{builder.name}[{split}]"
-    stored = np.asarray(examples([0])[0][key])
-    first = from_array(stored[None], name=name, size=size)
-    binary = first.dtype == np.uint8 and all(np.max(examples([i])[0][key]) <= 1 for i in range(min(len(data), 64)))
-
-    def take(rows: Rows) -> Arrays:
-        found = examples([int(i) for i in rows])
-        images = [np.asarray(example[key]) for example in found]
-        if binary:
-            images = [image * np.uint8(255) for image in images]
-        if not size and any(image.shape != stored.shape for image in images):
-            raise InputError(f"{name}: images of several sizes; resize all with data.size=...")
-        stacked = np.stack([resize(image, size) for image in images] if size else images)
-        arrays = {"x": stacked.astype(first.dtype, copy=False)}
-        if "label" in numbers:
-            arrays["label"] = np.array([e["label"] for e in found], np.int32)
-        if factors:
-            arrays["factors"] = np.array([[e[key] for key in factors] for e in found], np.int32)
-        return arrays
-
-    files = tuple(Path(file) for file in builder.info.splits[split].filepaths)
-    return Source(name, len(data), first.shape, first.dtype, take, files)
-
-
-def _decoded(features: Mapping[str, Any], image: str, numbers: Sequence[str]) -> dict[str, Any]:
-    """Of the features of a tf.train.Example the PNG or JPEG image, as [h, w, channels] uint8, and whole numbers."""
-    with Image.open(io.BytesIO(features[image].bytes_list.value[0])) as picture:
-        pixels = np.asarray(picture, np.uint8)
-    whole = {name: features[name].int64_list.value[0] for name in numbers}
-    return {image: pixels.reshape(*pixels.shape[:2], -1), **whole}

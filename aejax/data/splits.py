@@ -9,7 +9,9 @@ import numpy as np
 
 from aejax.data.cache import kept
 from aejax.data.embedded import EMBEDDED
-from aejax.data.sources import Arrays, Rows, Source, from_file, from_folder, from_tfds
+from aejax.data.folders import from_folder
+from aejax.data.sources import Arrays, Rows, Source, from_file
+from aejax.data.tfds import from_tfds
 from aejax.errors import InputError
 
 
