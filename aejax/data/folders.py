@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def from_folder(path: Path, size: int) -> dict[str, Source]:
-    """The splits of a folder: its subfolders `train`, `validation` and `test`, or all of it as `train`.
+    """Returns the splits of a folder: its subfolders `train`, `validation` and `test`, or all of it as `train`.
 
     All PNG and JPEG images below, in the order of their paths; the folders within a split are the labels. 8 bits
     a channel; all become grey where all are, else RGB. Transparency and hidden files are dropped.

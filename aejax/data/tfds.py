@@ -15,7 +15,7 @@ from aejax.errors import InputError
 
 
 def from_tfds(name: str, data_dir: str, size: int) -> dict[str, Source]:
-    """Every split of a TFDS data set, prepared first if it is not yet (see `prepare`)."""
+    """Returns every split of a TFDS data set, prepared first if it is not yet (see `prepare`)."""
     from aejax.data.prepare import prepared
 
     builder = prepared(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
@@ -24,7 +24,7 @@ def from_tfds(name: str, data_dir: str, size: int) -> dict[str, Source]:
 
 
 def _tfds_split(builder: Any, split: str, size: int) -> Source:
-    """A split; whole numbers called `label_...`, as in dsprites, shapes3d and smallnorb, are its factors.
+    """Returns a split; whole numbers called `label_...`, as in dsprites, shapes3d and smallnorb, are its factors.
 
     Images that are stored as 0 and 1, as dsprites' are, become 0 and 255.
     """
