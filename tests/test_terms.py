@@ -363,7 +363,7 @@ ALONE = {"reconstruction": 0.0}  # the term alone, so that its gradient is seen
 BATCH_LEVEL = {
     "kl_sparsity": {"encoder": (4,), "bottleneck": BOTTLENECKS["identity"]()},
     "capacity": {"options": {"capacity": {"nats": 9.0, "steps": 1}}},
-    "free_bits": {"options": {"free_bits": {"nats": 0.6}}},
+    "free_bits": {"options": {"free_bits": {"nats": 0.02}}},
     "mutual_information": {},
     "total_correlation": {},
     "dimension_kl": {},
