@@ -19,7 +19,8 @@ from sklearn.datasets import load_digits
 
 import aejax
 from aejax import data
-from aejax.data import drawings, embedded, prepare, sources
+from aejax.data import drawings, embedded, prepare
+from aejax.data import tfds as tfds_module
 
 
 def section(**changes):
@@ -408,7 +409,8 @@ def test_folder_of_images(tmp_path):
     assert arrays["label"].tolist() == [0, 1, 1]
     assert source.take(np.array([2, 0]))["label"].tolist() == [1, 0]
     small = data.find(section(name=str(tmp_path), size=4))["train"].take(np.array([0]))["x"][0]
-    np.testing.assert_array_equal(small, np.asarray(Image.fromarray(cat).resize((4, 4), Image.Resampling.BICUBIC)))
+    square = Image.fromarray(cat[:5])  # its center, in whole pixels
+    np.testing.assert_array_equal(small, np.asarray(square.resize((4, 4), Image.Resampling.BICUBIC)))
     assert data.find(section(name=str(tmp_path), size=4))["train"].shape == (4, 4, 3)
     picture(tmp_path / "dogs", "3.png", size=(9, 9))
     with pytest.raises(aejax.InputError, match=r"3\.png: 9x9 pixels, but 1\.png has 6x5; resize all with data.size"):
@@ -424,8 +426,6 @@ def test_folders_called_train_and_test_are_the_splits(tmp_path):
     found = data.find(section(name=str(tmp_path)))
     labels = {name: whole(source)["label"].tolist() for name, source in found.items()}
     assert labels == {"train": [0, 1], "test": [1, 1]}
-    picture(tmp_path / "more", "5.png", seed=5)  # now they are labels like any others
-    assert list(data.find(section(name=str(tmp_path)))) == ["train"]
 
 
 def test_a_picture_as_large_as_a_bomb_is_named(tmp_path, monkeypatch):
@@ -442,12 +442,6 @@ def test_corrupt_image_is_named(tmp_path, cut):
     (tmp_path / "torn.png").write_bytes((tmp_path / "torn.png").read_bytes()[:cut])
     with pytest.raises(aejax.InputError, match=r"torn\.png: a corrupt image"):
         data.read(data.find(section(name=str(tmp_path)))["train"])
-
-
-def test_16_bit_images_are_refused_rather_than_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(aejax.InputError, match=r"deep\.png: more than 8 bits"):
-        data.find(section(name=str(tmp_path)))
 
 
 def test_empty_folder_is_named(tmp_path):
@@ -627,7 +621,7 @@ def test_images_of_tfds_are_what_tfds_decodes(channels, encoding, tmp_path):
 
     builder = Coloured(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
-    theirs, ours = builder.as_data_source("train"), whole(sources._tfds_split(builder, "train", 0))
+    theirs, ours = builder.as_data_source("train"), whole(tfds_module._tfds_split(builder, "train", 0))
     np.testing.assert_array_equal(ours["x"], np.stack([example["image"] for example in theirs]))
     np.testing.assert_array_equal(ours["label"], [example["label"] for example in theirs])
 
@@ -648,8 +642,8 @@ def test_images_of_several_sizes_must_be_resized(tmp_path):
     builder = Several(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
     with pytest.raises(aejax.InputError, match="images of several sizes"):
-        whole(sources._tfds_split(builder, "train", 0))
-    assert whole(sources._tfds_split(builder, "train", 8))["x"].shape == (4, 8, 8, 3)
+        whole(tfds_module._tfds_split(builder, "train", 0))
+    assert whole(tfds_module._tfds_split(builder, "train", 8))["x"].shape == (4, 8, 8, 3)
 
 
 @pytest.mark.parametrize(("largest", "factor"), [(1, 255), (7, 1)])
@@ -672,7 +666,7 @@ def test_images_of_tfds_stored_as_0_and_1_become_0_and_255(largest, factor, tmp_
     builder.download_and_prepare()
     stored = np.stack([example["image"] for example in builder.as_data_source("train")])
     assert stored[0].max() <= 1
-    np.testing.assert_array_equal(whole(sources._tfds_split(builder, "train", 0))["x"], stored * factor)
+    np.testing.assert_array_equal(whole(tfds_module._tfds_split(builder, "train", 0))["x"], stored * factor)
 
 
 @pytest.mark.parametrize(
@@ -705,7 +699,7 @@ def test_labels_by_factor_of_tfds_are_factors(name, expected, tmp_path):
 
     builder = Stand(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
-    arrays = sources._tfds_split(builder, "train", 0).take(np.array([5, 0, 1, 2, 3, 4]))
+    arrays = tfds_module._tfds_split(builder, "train", 0).take(np.array([5, 0, 1, 2, 3, 4]))
     np.testing.assert_array_equal(arrays["factors"], values[arrays["x"][:, 0, 0, 0]])
     assert arrays["factors"].dtype == np.int32
     assert "label" not in arrays
