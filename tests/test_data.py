@@ -384,6 +384,11 @@ def test_missing_files_and_misspelled_names():
         ("./nope", "no such folder"),
         ("nope.npy", "no such file"),
         ("mnsit", "did you mean 'mnist'"),
+        ("mnist:9.9.9", "no data set, file or folder is called 'mnist:9.9.9'"),
+        (
+            "huggingface:mnist",
+            "'huggingface:mnist': data sets of Hugging Face are not read; save its images to a folder",
+        ),
     ):
         with pytest.raises(aejax.InputError, match=message):
             data.find(section(name=name))
@@ -409,8 +414,8 @@ def test_folder_of_images(tmp_path):
     assert arrays["label"].tolist() == [0, 1, 1]
     assert source.take(np.array([2, 0]))["label"].tolist() == [1, 0]
     small = data.find(section(name=str(tmp_path), size=4))["train"].take(np.array([0]))["x"][0]
-    square = Image.fromarray(cat[:5])  # its center, in whole pixels
-    np.testing.assert_array_equal(small, np.asarray(square.resize((4, 4), Image.Resampling.BICUBIC)))
+    center = Image.fromarray(cat).resize((4, 4), Image.Resampling.BICUBIC, box=(0, 0, 5, 5))  # in whole pixels
+    np.testing.assert_array_equal(small, np.asarray(center))
     assert data.find(section(name=str(tmp_path), size=4))["train"].shape == (4, 4, 3)
     picture(tmp_path / "dogs", "3.png", size=(9, 9))
     with pytest.raises(aejax.InputError, match=r"3\.png: 9x9 pixels, but 1\.png has 6x5; resize all with data.size"):

@@ -87,7 +87,7 @@ def _check_kinds(path: Path, kinds: Sequence[Path]) -> None:
 
 def _images(path: Path) -> list[Path]:
     files, left = _walk(path)
-    listed = "; ".join(f"{len(found)} {what} ({found[0].name})" for what, found in sorted(left.items()))
+    listed = "; ".join(f"{len(found)} {what} ({min(found).name})" for what, found in sorted(left.items()))
     if not files:
         raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} images in this folder{listed and f', but {listed}'}")
     if left:
