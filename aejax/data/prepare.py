@@ -97,12 +97,17 @@ def prepared(name: str, data_dir: str | None) -> Any:
     Raises InputError where TensorFlow would be needed, or where there is no such data set.
     """
     base = name.split("/")[0].split(":")[0]
+    if base == "huggingface":  # TFDS would print dozens of lines
+        raise InputError(
+            f"data.name={name!r}: data sets of Hugging Face are not read; save its images to a folder, or its arrays "
+            "to a .npz file, and give its path"
+        )
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         raise one_of("data.name: data set, file or folder", name, [*EMBEDDED, *known]) from error
-    except ValueError as error:  # no name of a data set at all, or one prepared in another format
+    except (ValueError, AssertionError) as error:  # no name of a data set at all, or one prepared in another format
         if "File format" in str(error):
             raise InputError(
                 f"{name!r} is prepared there in a format that needs TensorFlow to read; prepare it as array_record, "
