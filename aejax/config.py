@@ -34,6 +34,7 @@ def default() -> ConfigDict:
     config.data.test = ""
     config.data.held_out = -1  # a label that train and validation leave out and test keeps, as anomalies; -1: none
     config.data.size = 0  # resize images to size x size; 0 leaves them
+    config.data.fit = "crop"  # of images that are not square: crop the longer side, pad the shorter, or stretch
     config.data.standardize = False  # vectors: subtract the mean and divide by the deviation of the train split
     config.data.memory_mb = 1_024  # larger splits are streamed
     config.data.cache = True  # smaller ones are decoded once, into the user's cache folder
@@ -109,6 +110,8 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
     if config.partition.name not in ("pmap", "sharded"):
         raise one_of("partition.name", config.partition.name, ("pmap", "sharded"))
+    if config.data.fit not in ("crop", "pad", "stretch"):
+        raise one_of("data.fit", config.data.fit, ("crop", "pad", "stretch"))
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
     if isinstance(config.seed, bool) or not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
@@ -142,9 +145,18 @@ def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
 
     A key that is newer than `old` had what is now its default.
     """
-    old = {**to_dict(old), "data": {"held_out": -1, **to_dict(old["data"])}}
+    old = _filled(to_dict(old), default())
     free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
     return [d for d in differences(old, new) if d.split(":")[0] not in free]
+
+
+def _filled(old: dict[str, Any], reference: ConfigDict, path: str = "") -> dict[str, Any]:
+    """Returns `old` with the defaults of the keys that it lacks."""
+    filled = {**to_dict(reference), **old}
+    for key, value in reference.items():
+        if isinstance(value, ConfigDict) and path + key not in _OPEN and isinstance(filled[key], dict):
+            filled[key] = _filled(filled[key], value, f"{path}{key}.")
+    return filled
 
 
 # Whose keys depend on what they name: the module, the term or the optimizer checks them.

@@ -5,7 +5,10 @@ from collections.abc import Iterable
 
 
 class AejaxError(Exception):
-    """Something the user can mend; the command line prints its message without a traceback."""
+    """Something the user can mend; the command line prints its message, one line, without a traceback."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(AejaxError, ValueError):
@@ -26,6 +29,11 @@ class LostError(AejaxError, ConnectionError):
 
 class StorageError(AejaxError, OSError):
     """The workdir cannot be written or read."""
+
+
+def printable(text: str) -> str:
+    """Escapes what would break a line or change a terminal, such as line breaks in file names."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def in_one_line(error: BaseException) -> str:

@@ -243,7 +243,7 @@ def fit(
     """
     config_lib.check(config)
     config = config.copy_and_resolve_references()
-    source = from_array(images, label, name="images", size=config.data.size)
+    source = from_array(images, label, name="images", size=config.data.size, fit=config.data.fit)
     crc = zlib.crc32(np.ascontiguousarray(images))
     if label is not None:
         crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)

@@ -10,7 +10,7 @@ from PIL import Image
 
 import aejax
 from aejax import data
-from aejax.data import cache
+from aejax.data import cache, folders
 from aejax.storage import cache_of_user
 
 
@@ -30,8 +30,8 @@ def folder(tmp_path, monkeypatch):
 def decoded(monkeypatch):
     """How many pictures were decoded."""
     count = []
-    convert = Image.Image.convert
-    monkeypatch.setattr(Image.Image, "convert", lambda self, mode: (count.append(1), convert(self, mode))[1])
+    decode = folders.decode
+    monkeypatch.setattr(folders, "decode", lambda *arguments: (count.append(1), decode(*arguments))[1])
     return count
 
 

@@ -409,7 +409,8 @@ def test_folder_of_images(tmp_path):
     assert arrays["label"].tolist() == [0, 1, 1]
     assert source.take(np.array([2, 0]))["label"].tolist() == [1, 0]
     small = data.find(section(name=str(tmp_path), size=4))["train"].take(np.array([0]))["x"][0]
-    np.testing.assert_array_equal(small, np.asarray(Image.fromarray(cat).resize((4, 4), Image.Resampling.BICUBIC)))
+    square = Image.fromarray(cat[:5])  # its center, in whole pixels
+    np.testing.assert_array_equal(small, np.asarray(square.resize((4, 4), Image.Resampling.BICUBIC)))
     assert data.find(section(name=str(tmp_path), size=4))["train"].shape == (4, 4, 3)
     picture(tmp_path / "dogs", "3.png", size=(9, 9))
     with pytest.raises(aejax.InputError, match=r"3\.png: 9x9 pixels, but 1\.png has 6x5; resize all with data.size"):
@@ -425,8 +426,6 @@ def test_folders_called_train_and_test_are_the_splits(tmp_path):
     found = data.find(section(name=str(tmp_path)))
     labels = {name: whole(source)["label"].tolist() for name, source in found.items()}
     assert labels == {"train": [0, 1], "test": [1, 1]}
-    picture(tmp_path / "more", "5.png", seed=5)  # now they are labels like any others
-    assert list(data.find(section(name=str(tmp_path)))) == ["train"]
 
 
 def test_a_picture_as_large_as_a_bomb_is_named(tmp_path, monkeypatch):
@@ -443,12 +442,6 @@ def test_corrupt_image_is_named(tmp_path, cut):
     (tmp_path / "torn.png").write_bytes((tmp_path / "torn.png").read_bytes()[:cut])
     with pytest.raises(aejax.InputError, match=r"torn\.png: a corrupt image"):
         data.read(data.find(section(name=str(tmp_path)))["train"])
-
-
-def test_16_bit_images_are_refused_rather_than_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(aejax.InputError, match=r"deep\.png: more than 8 bits"):
-        data.find(section(name=str(tmp_path)))
 
 
 def test_empty_folder_is_named(tmp_path):

@@ -15,16 +15,16 @@ from aejax.data.batches import read
 from aejax.data.sources import Arrays, Source
 from aejax.storage import cache_of_user
 
-FORMAT = 1  # to be raised when other values are decoded from the same files
+FORMAT = 2  # to be raised when other values are decoded from the same files
 
 
-def kept(source: Source) -> Source:
+def kept(source: Source, fit: str) -> Source:
     """The source, decoded whole when its first rows are taken, unless that was done before.
 
-    Other files, times or sizes of them, other labels, or another shape of the examples, and it is decoded anew. Where
-    the folder cannot be written a warning says so, and rows are decoded as they are taken.
+    Other files, times or sizes of them, other labels, or another shape or `fit` of the examples, and it is decoded
+    anew. Where the folder cannot be written a warning says so, and rows are decoded as they are taken.
     """
-    identity = [FORMAT, len(source), source.shape, str(source.dtype), source.kinds]
+    identity = [FORMAT, len(source), source.shape, str(source.dtype), source.kinds, fit]
     for file in source.files:
         status = os.stat(file)
         identity.append((str(file), status.st_size, status.st_mtime_ns))

@@ -1,63 +1,145 @@
 """Folders of images as sources."""
 
 import dataclasses
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from aejax.data.images import resize
-from aejax.data.sources import SPLITS, Source
-from aejax.errors import InputError
+from aejax.data.images import decode, inspect
+from aejax.data.sources import Source
+from aejax.errors import InputError, printable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Of images that are not read.
+_OTHER_SUFFIXES = (
+    *(".avif", ".bmp", ".dcm", ".dng", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".npy"),
+    *(".npz", ".pbm", ".pgm", ".pnm", ".ppm", ".raw", ".svg", ".tga", ".tif", ".tiff", ".webp"),
+)
 
 
-def from_folder(path: Path, size: int) -> dict[str, Source]:
-    """The splits of a folder: its subfolders `train`, `validation` and `test`, or all of it as `train`.
+def from_folder(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
+    """The splits of a folder: its subfolders `train`, `validation` (`val`, ...) and `test`, or all of it as `train`.
 
-    All PNG and JPEG images below, in the order of their paths; the folders within a split are the labels. 8 bits
-    a channel; all become grey where all are, else RGB. Transparency and hidden files are dropped.
+    All PNG and JPEG images below, in the order of their paths; the folders within a split are the labels. Links to
+    folders are followed. 8 bits a channel; all become gray where all are, else RGB. Transparency and hidden files are
+    dropped. Warns of folders and images that are left out.
     """
-    below = {p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
-    splits = {name: path / name for name in sorted(below)} if "train" in below <= set(SPLITS) else {"train": path}
+    splits = _splits(path)
     files = {name: _images(folder) for name, folder in splits.items()}
     kinds = sorted({file.parent.relative_to(splits[name]) for name, found in files.items() for file in found})
+    if list(splits.values()) == [path]:
+        _check_kinds(path, kinds)
     sources = {}
     for name, found in files.items():
         label = np.array([kinds.index(file.parent.relative_to(splits[name])) for file in found], np.int32)
-        source = _from_images(splits[name], found, label, size)
+        source = _from_images(splits[name], found, label, size, fit)
         sources[name] = dataclasses.replace(source, kinds=tuple(map(str, kinds)))
     return sources
 
 
+def _splits(path: Path) -> dict[str, Path]:
+    """Returns the folder of each split. A folder called `train` among others with images is a class like these."""
+    folders = sorted(p for p in path.iterdir() if not p.name.startswith(".") and os.path.isdir(p))
+    named = [p for p in folders if p.name.lower() in SPLIT_NAMES]
+    others = [p for p in folders if p not in named]
+    splits: dict[str, Path] = {}
+    for folder in named:
+        if (other := splits.setdefault(SPLIT_NAMES[folder.name.lower()], folder)) is not folder:
+            raise InputError(
+                f"{path}: {other.name} and {folder.name} both name the {SPLIT_NAMES[folder.name.lower()]} split; "
+                "merge or rename one of them"
+            )
+    if "train" not in splits or (len(splits) == 1 and any(_walk(folder)[0] for folder in others)):
+        return {"train": path}
+    beside = sum(p.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(p) for p in path.iterdir())
+    if others or beside:
+        left = (
+            [p.name for p in others[:8]] + ["..."] * (len(others) > 8) + [f"{beside} images beside them"] * (beside > 0)
+        )
+        _warn(f"{path}: the splits are the folders {', '.join(p.name for p in named)}; left out: {', '.join(left)}")
+    return dict(sorted(splits.items()))
+
+
+def _check_kinds(path: Path, kinds: Sequence[Path]) -> None:
+    """Raises InputError where folders that are taken for classes are splits: test images must not be trained on."""
+    named = {SPLIT_NAMES[part.lower()]: kind for kind in kinds for part in kind.parts if part.lower() in SPLIT_NAMES}
+    if "test" in named or {"train", "validation"} <= named.keys():
+        found = ", ".join(map(str, named.values()))
+        raise InputError(
+            f"{path}: {found} look like splits, but {path.name} has not both a folder train and others of these names; "
+            "give data.name=... the folder in which train, validation and test are, or rename folders that are classes"
+        )
+    if named:
+        _warn(
+            f"{path}: {', '.join(map(str, named.values()))} is taken for a class like the folders beside it; if it is "
+            "a split, put the others elsewhere"
+        )
+
+
 def _images(path: Path) -> list[Path]:
-    hidden = lambda file: any(part.startswith(".") for part in file.relative_to(path).parts)  # noqa: E731
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not hidden(p))
+    files, left = _walk(path)
+    listed = "; ".join(f"{len(found)} {what} ({found[0].name})" for what, found in sorted(left.items()))
     if not files:
-        raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} images in this folder")
-    return files
+        raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} images in this folder{listed and f', but {listed}'}")
+    if left:
+        _warn(f"{path}: the {len(files)} PNG and JPEG images are taken; left out: {listed}")
+    return sorted(files)
 
 
-def _from_images(path: Path, files: list[Path], label: np.ndarray, size: int) -> Source:
-    shapes = [_shape(file) for file in files]
+def _walk(root: Path) -> tuple[list[Path], Mapping[str, list[Path]]]:
+    """Returns the PNG and JPEG files below a folder, and what is left out by its kind.
+
+    Each folder is visited once: by its own path, or else by the first link to it.
+    """
+    files: list[Path] = []
+    left = defaultdict(list)
+    folders, links, seen = [root], list[Path](), set[str]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(links.index(min(links)))
+        real = os.path.realpath(folder)
+        if real in seen or (folder != root and Path(os.path.realpath(root)).is_relative_to(real)):
+            left["links to folders that are read already"].append(folder)
+            continue
+        seen.add(real)
+        try:
+            entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        except PermissionError:
+            left["folders without permission to read"].append(folder)
+            continue
+        for entry in entries:
+            suffix = entry.suffix.lower()
+            if os.path.isdir(entry):
+                (links if entry.is_symlink() else folders).append(entry)
+            elif suffix in _OTHER_SUFFIXES:
+                left[suffix].append(entry)
+            elif suffix in IMAGE_SUFFIXES and os.path.isfile(entry):
+                files.append(entry)
+            elif suffix in IMAGE_SUFFIXES:  # a pipe or device may hang; a link may lead nowhere
+                left["that are no regular files"].append(entry)
+    return files, left
+
+
+def _from_images(path: Path, files: list[Path], label: np.ndarray, size: int, fit: str) -> Source:
+    shapes = [inspect(file) for file in files]
     channels = max(c for _, _, c in shapes)
     if not size:
         for file, found in zip(files, shapes, strict=True):
-            if found[:2] != shapes[0][:2]:
-                raise InputError(
-                    f"{file}: {found[0]}x{found[1]} pixels, but {files[0].name} has {shapes[0][0]}x{shapes[0][1]}; "
-                    "resize all with data.size=..."
-                )
+            _check_size(file, found, files[0], shapes[0])
 
     def read(file: Path) -> np.ndarray:
-        try:
-            with Image.open(file) as picture:
-                pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{file}: a corrupt image ({error}); remove or replace it") from error
-        pixels = pixels.reshape(*pixels.shape[:2], channels)
-        return resize(pixels, size) if size else pixels
+        pixels = decode(file, str(file), channels, size, fit)
+        if not size:
+            _check_size(file, pixels.shape, files[0], shapes[0])  # it may have been replaced since
+        return pixels
 
     shape = (size, size, channels) if size else (*shapes[0][:2], channels)
     return Source(
@@ -70,13 +152,13 @@ def _from_images(path: Path, files: list[Path], label: np.ndarray, size: int) ->
     )
 
 
-def _shape(file: Path) -> tuple[int, int, int]:
-    try:
-        with Image.open(file) as picture:
-            width, height = picture.size
-            mode = picture.mode
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: a corrupt image ({error}); remove or replace it") from error
-    if mode.startswith(("I", "F")):
-        raise InputError(f"{file}: more than 8 bits a pixel (mode {mode}); convert it to 8 bits")
-    return height, width, 1 if mode in ("1", "L", "LA") else 3
+def _check_size(file: Path, found: Sequence[int], first: Path, expected: Sequence[int]) -> None:
+    if tuple(found[:2]) != tuple(expected[:2]):
+        raise InputError(
+            f"{file}: {found[0]}x{found[1]} pixels, but {first.name} has {expected[0]}x{expected[1]}; "
+            "resize all with data.size=..."
+        )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(printable(text), stacklevel=4)

@@ -62,11 +62,13 @@ def from_array(
     name: str = "array",
     size: int = 0,
     factors: np.ndarray | None = None,
+    fit: str = "crop",
 ) -> Source:
     """A source over an array [n, features], [n, height, width] or [n, height, width, channels].
 
     uint8 images are 0 to 255 and are kept so; float images must lie in [0, 1]; vectors are any
-    finite numbers. `factors` [n, factors] are whole numbers, the value of each by its number.
+    finite numbers. `size` and `fit` as in `images.resize`, for uint8 images. `factors` [n, factors] are whole
+    numbers, the value of each by its number.
     Raises InputError otherwise.
     """
     try:
@@ -121,14 +123,14 @@ def from_array(
     def take(rows: Rows) -> Arrays:
         part = x[rows].astype(dtype, copy=False)
         if size:
-            part = np.stack([resize(image, size) for image in part])
+            part = np.stack([resize(image, size, fit) for image in part])
         return {"x": part} | {key: value[rows] for key, value in more.items()}
 
     shape = (size, size, x.shape[3]) if size else x.shape[1:]
     return Source(name, len(x), shape, dtype, take)
 
 
-def from_file(path: Path, size: int) -> dict[str, Source]:
+def from_file(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
     """The splits of a .npy file (all of it is `train`) or an .npz file.
 
     An .npz holds `x` (and `label`, `factors`), or one array by split: `train`, `validation`, `test`
@@ -136,7 +138,11 @@ def from_file(path: Path, size: int) -> dict[str, Source]:
     """
     try:
         if path.suffix == ".npy":
-            return {"train": from_array(np.load(path, mmap_mode="r", allow_pickle=False), name=str(path), size=size)}
+            return {
+                "train": from_array(
+                    np.load(path, mmap_mode="r", allow_pickle=False), name=str(path), size=size, fit=fit
+                )
+            }
         with np.load(path, allow_pickle=False) as loaded:
             arrays = {key: loaded[key] for key in loaded.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -147,8 +153,8 @@ def from_file(path: Path, size: int) -> dict[str, Source]:
         arrays = {"x": next(iter(arrays.values()))}
     splits = [k for k in SPLITS if k in arrays]
     if "x" in arrays and not splits:
-        return {"train": from_array(arrays["x"], arrays.get("label"), str(path), size, arrays.get("factors"))}
+        return {"train": from_array(arrays["x"], arrays.get("label"), str(path), size, arrays.get("factors"), fit)}
     if "train" in splits:
         more = {k: (arrays.get(f"{k}_label"), arrays.get(f"{k}_factors")) for k in splits}
-        return {k: from_array(arrays[k], more[k][0], f"{path}[{k}]", size, more[k][1]) for k in splits}
+        return {k: from_array(arrays[k], more[k][0], f"{path}[{k}]", size, more[k][1], fit) for k in splits}
     raise InputError(f"{path}: holds {', '.join(arrays)}; name the examples 'x', or 'train' and 'test'")

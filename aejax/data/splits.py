@@ -32,11 +32,16 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
     if not config.get("cache", True):
         return sources
     budget = config["memory_mb"] * 2**20
-    return {k: kept(v) if v.files and v.nbytes <= budget else v for k, v in sources.items()}
+    return {k: kept(v, fit(config)) if v.files and v.nbytes <= budget else v for k, v in sources.items()}
+
+
+def fit(config: Mapping[str, Any]) -> str:
+    """Returns `config.fit`. Runs from before there was a choice were trained on images that were stretched."""
+    return config.get("fit", "stretch")
 
 
 def _found(config: Mapping[str, Any]) -> dict[str, Source]:
-    name, size = config["name"], config["size"]
+    name, size, how = config["name"], config["size"], fit(config)
     path = Path(name).expanduser()
     if not name:
         raise InputError("data.name is empty; give a data set, a file or a folder")
@@ -47,12 +52,12 @@ def _found(config: Mapping[str, Any]) -> dict[str, Source]:
     if path.suffix in (".npy", ".npz"):
         if not path.is_file():
             raise InputError(f"{path}: no such file; check data.name")
-        return from_file(path, size)
+        return from_file(path, size, how)
     if path.is_dir():
-        return from_folder(path, size)
+        return from_folder(path, size, how)
     if name.startswith((".", "~", "/")) or name.endswith("/"):
         raise InputError(f"{path}: no such folder; check data.name")
-    return from_tfds(name, config["data_dir"], size)
+    return from_tfds(name, config["data_dir"], size, how)
 
 
 def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:

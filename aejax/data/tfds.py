@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from aejax.data.images import resize
+from aejax.data.images import decode, resize
 from aejax.data.sources import Arrays, Rows, Source, from_array
 from aejax.errors import InputError
 
 
-def from_tfds(name: str, data_dir: str, size: int) -> dict[str, Source]:
+def from_tfds(name: str, data_dir: str, size: int, fit: str = "crop") -> dict[str, Source]:
     """Every split of a TFDS data set, prepared first if it is not yet (see `prepare`)."""
     from aejax.data.prepare import prepared
 
     builder = prepared(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
     splits = builder.info.splits
-    return {str(split): _tfds_split(builder, str(split), size) for split in splits if splits[split].num_examples}
+    return {str(split): _tfds_split(builder, str(split), size, fit) for split in splits if splits[split].num_examples}
 
 
-def _tfds_split(builder: Any, split: str, size: int) -> Source:
+def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Source:
     """A split; whole numbers called `label_...`, as in dsprites, shapes3d and smallnorb, are its factors.
 
     Images that are stored as 0 and 1, as dsprites' are, become 0 and 255.
@@ -43,26 +42,29 @@ def _tfds_split(builder: Any, split: str, size: int) -> Source:
     method = "RAW_BYTES" if encoded else "DESERIALIZE_AND_DECODE"
     data = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod[method])
 
-    def examples(rows: list[int]) -> list[dict[str, Any]]:
+    name = f"{builder.name}[{split}]"
+
+    def examples(rows: list[int], size: int = 0) -> list[dict[str, Any]]:
         found = data.__getitems__(rows)
         if not encoded:
             return found
         parsed = (tf_example_pb2.Example.FromString(record).features.feature for record in found)
-        return [_decoded(example, key, numbers) for example in parsed]
+        channels = features[key].shape[-1] or None
+        return [_decoded(example, key, numbers, name, channels, size, fit) for example in parsed]
 
-    name = f"{builder.name}[{split}]"
     stored = np.asarray(examples([0])[0][key])
     first = from_array(stored[None], name=name, size=size)
     binary = first.dtype == np.uint8 and all(np.max(examples([i])[0][key]) <= 1 for i in range(min(len(data), 64)))
 
     def take(rows: Rows) -> Arrays:
-        found = examples([int(i) for i in rows])
+        # Resized one by one, for a batch of large images would take gigabytes; 0 and 1 become 0 and 255 before.
+        found = examples([int(i) for i in rows], 0 if binary else size)
         images = [np.asarray(example[key]) for example in found]
         if binary:
             images = [image * np.uint8(255) for image in images]
         if not size and any(image.shape != stored.shape for image in images):
             raise InputError(f"{name}: images of several sizes; resize all with data.size=...")
-        stacked = np.stack([resize(image, size) for image in images] if size else images)
+        stacked = np.stack([resize(image, size, fit) for image in images] if size else images)
         arrays = {"x": stacked.astype(first.dtype, copy=False)}
         if "label" in numbers:
             arrays["label"] = np.array([e["label"] for e in found], np.int32)
@@ -74,9 +76,15 @@ def _tfds_split(builder: Any, split: str, size: int) -> Source:
     return Source(name, len(data), first.shape, first.dtype, take, files)
 
 
-def _decoded(features: Mapping[str, Any], image: str, numbers: Sequence[str]) -> dict[str, Any]:
+def _decoded(
+    features: Mapping[str, Any],
+    image: str,
+    numbers: Sequence[str],
+    name: str,
+    channels: int | None,
+    size: int,
+    fit: str,
+) -> dict[str, Any]:
     """Of the features of a tf.train.Example the PNG or JPEG image, as [h, w, channels] uint8, and whole numbers."""
-    with Image.open(io.BytesIO(features[image].bytes_list.value[0])) as picture:
-        pixels = np.asarray(picture, np.uint8)
-    whole = {name: features[name].int64_list.value[0] for name in numbers}
-    return {image: pixels.reshape(*pixels.shape[:2], -1), **whole}
+    pixels = decode(io.BytesIO(features[image].bytes_list.value[0]), name, channels, size, fit)
+    return {image: pixels, **{name: features[name].int64_list.value[0] for name in numbers}}
