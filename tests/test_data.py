@@ -197,7 +197,7 @@ def test_npz_files_hold_factors(tmp_path):
     np.testing.assert_array_equal(whole(test)["factors"], factors[9:18])
     for part in (train, validation):
         taken = whole(part)
-        rows = [int(np.flatnonzero((x.astype(np.float32) == example).all(1))[0]) for example in taken["x"]]
+        rows = [int(np.flatnonzero((x == example).all(1))[0]) for example in taken["x"]]
         np.testing.assert_array_equal(taken["factors"], factors[rows])
 
 
@@ -320,7 +320,7 @@ def test_wrong_splits_are_named(spec, message):
         (np.zeros((0, 2)), "holds no numbers"),
         (np.array([[1], [1, 2]], dtype=object), "all of one shape"),
         (np.array([["a"]]), "must be numbers"),
-        (np.full((2, 4, 4), 3.0), r"must lie in \[0, 1\], found 3 to 3"),
+        (np.full((2, 4, 4), 3.0), r"must lie in \[0, 1\], found 3.0 to 3.0"),
         (np.zeros((2, 4, 4), np.int64), "give uint8"),
     ],
 )

@@ -1,10 +1,11 @@
 """Arrays as they are given, in memory or in .npy and .npz files: read, or refused in one line."""
 
+import contextlib
 import math
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
     masked = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
     if masked:
         raise InputError(
-            f"{name}: {masked:,} values are masked; fill them (x.filled(...)), or leave their examples out"
+            f"{name}: {masked:,} values are masked; fill them (x.filled(...)), or leave those examples out"
         )
     try:
         array = np.asarray(values)
@@ -35,11 +36,11 @@ def as_array(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def whole_numbers(values: Any, name: str, shape: str) -> np.ndarray:
+def whole_numbers(values: Any, name: str) -> np.ndarray:
     """Returns labels or factors as int32. Raises InputError where they are no whole numbers, or beyond int32."""
-    array = as_array(values, name) if isinstance(values, list | tuple | np.ma.MaskedArray) else np.asarray(values)
+    array = as_array(values, name) if np.ma.is_masked(values) else np.asarray(values)
     if array.dtype.kind not in "biu":
-        raise InputError(f"{name} of {array.dtype} and shape {array.shape}; give whole numbers {shape}")
+        raise InputError(f"{name} of {array.dtype} and shape {array.shape}; give whole numbers, one for each example")
     limits = np.iinfo(np.int32)
     if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
         raise InputError(
@@ -65,7 +66,7 @@ def names_in_npz(path: Path) -> list[str]:
     return names
 
 
-def read_npz(path: Path, names: Mapping[str, Any] | list[str]) -> dict[str, np.ndarray]:
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns the arrays called `names` of an .npz file, and reads no others."""
     arrays = {}
     with _read_errors(path), zipfile.ZipFile(path) as archive:
@@ -107,21 +108,16 @@ def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype
     return shape, fortran, dtype
 
 
-class _read_errors(warnings.catch_warnings):
+@contextlib.contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
     """Turns whatever NumPy, zipfile and Python's tokenizer raise for a damaged file into one InputError."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self._path = path
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.simplefilter("ignore")  # of the parser, about a damaged header
-        return entered
-
-    def __exit__(self, *raised: Any) -> None:
-        super().__exit__(*raised)
-        if isinstance(raised[1], Exception) and not isinstance(raised[1], InputError):
-            raise InputError(
-                f"{self._path}: not a readable array of numbers of one shape ({kind_and_words(raised[1])})"
-            ) from raised[1]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the parser, about a damaged header
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path}: not a readable array of numbers of one shape ({kind_and_words(error)}); write it again"
+        ) from error

@@ -99,20 +99,19 @@ def from_array(
         raise InputError(f"{name}: images of {x.dtype}; give uint8 of 0 to 255, or float in [0, 1]")
     more: Arrays = {}
     if label is not None:
-        label = whole_numbers(label, f"{name}: labels", f"[{len(x)}]")
-        if label.ndim and len(label) != len(x):
-            raise InputError(f"{name}: {len(x)} examples but {len(label)} labels")
-        if label.shape not in ((len(x),), (len(x), 1)):
-            raise InputError(f"{name}: labels of {label.dtype} and shape {label.shape}; give whole numbers [{len(x)}]")
-        more["label"] = label.reshape(len(x))
+        found = np.asanyarray(label)
+        if found.ndim and len(found) != len(x):
+            raise InputError(f"{name}: {len(x)} examples but {len(found)} labels")
+        if found.shape not in ((len(x),), (len(x), 1)):
+            raise InputError(f"{name}: labels of {found.dtype} and shape {found.shape}; give whole numbers [{len(x)}]")
+        more["label"] = whole_numbers(found, f"{name}: labels").reshape(len(x))
     if factors is not None:
-        wanted = f"[{len(x)}, factors]"
-        factors = whole_numbers(factors, f"{name}: factors", wanted)
-        if factors.ndim != 2 or len(factors) != len(x) or not factors.shape[1]:
+        factors = np.asanyarray(factors)
+        if factors.ndim != 2 or len(factors) != len(x) or not factors.shape[1] or factors.dtype.kind not in "iu":
             raise InputError(
-                f"{name}: factors of {factors.dtype} and shape {factors.shape}; give whole numbers {wanted}"
+                f"{name}: factors of {factors.dtype} and shape {factors.shape}; give whole numbers [{len(x)}, factors]"
             )
-        more["factors"] = factors
+        more["factors"] = whole_numbers(factors, f"{name}: factors")
     if x.dtype.kind == "f":
         for start in range(0, len(x), 4096):  # a memory-mapped file may not fit
             with np.errstate(over="ignore"):

@@ -75,11 +75,11 @@ class Spec:
         """Values as `check` and `stored` give them to what the model reads, float32: uint8 is divided by 255."""
         return jnp.asarray(x, jnp.float32) / 255 if x.dtype == jnp.uint8 else jnp.asarray(x, jnp.float32)
 
-    def standardize(self, x: Array) -> Array:
+    def standardize(self, x: Any) -> Any:
         """Returns float32 values in the user's units as `prepare` wants them, for programs that are exported."""
         if not self.mean:
             return x
-        high = np.float32(self.mean)
+        high = np.array(self.mean, np.float32)
         low = (np.array(self.mean) - high) / np.array(self.deviation)  # what float32 rounds off the mean
         return (x - high) / jnp.array(self.deviation, jnp.float32) - jnp.array(low, jnp.float32)
 
@@ -93,7 +93,7 @@ class Spec:
         source = from_array(x, name="the input", binary=self.binary and is_binary(x))
         if source.shape != self.shape:
             raise InputError(f"the run reads examples of {self.shape}, the input holds examples of {source.shape}")
-        found = source.take(slice(None))["x"]
+        found = source.take(np.arange(len(source)))["x"]
         if source.dtype == np.uint8:
             return found
         found = self._standardized(found)
@@ -108,4 +108,7 @@ class Spec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Spec":
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**given)

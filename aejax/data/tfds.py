@@ -68,9 +68,9 @@ def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Sourc
         stacked = np.stack([resize(image, size, fit) for image in images] if size else images)
         arrays = {"x": stacked.astype(first.dtype, copy=False)}
         if "label" in numbers:
-            arrays["label"] = whole_numbers([e["label"] for e in found], f"{name}: labels", "")
+            arrays["label"] = whole_numbers([e["label"] for e in found], f"{name}: labels")
         if factors:
-            arrays["factors"] = whole_numbers([[e[key] for key in factors] for e in found], f"{name}: factors", "")
+            arrays["factors"] = whole_numbers([[e[key] for key in factors] for e in found], f"{name}: factors")
         return arrays
 
     files = tuple(Path(file) for file in builder.info.splits[split].filepaths)
