@@ -36,7 +36,7 @@ class Checkpoint(NamedTuple):
       step: training steps done.
       state: nested dict of numpy arrays, see `fill`.
       samples: latents, reconstructions and inputs of the fixed evaluation batch.
-      metadata: the config and the spec of the data.
+      metadata: the config, the spec of the data and, but for old checkpoints, its identity as `data`.
       broken: newer steps whose folders could not be read.
     """
 
@@ -213,6 +213,8 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
                 items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
             saved = dict(about.custom_metadata)
             metadata = {key: saved[key] for key in ("config", "spec")}
+            if "data" in saved:
+                metadata["data"] = saved["data"]
             _check_sums(saved, metadata, {name: items[name] for name in handlers})
             return items.state, items.samples, metadata
         except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise

@@ -97,7 +97,9 @@ def split_of(run: Run, spec: str) -> Source:
     """
     wholes = {name: _numbered(source) for name, source in data.find(run.config.data).items()}
     if spec in data.Splits._fields:
-        return getattr(data.split(wholes, run.config.data), spec)
+        splits = data.split(wholes, run.config.data)
+        data.check_same(run.trained_on, splits, run.config.data.name)
+        return getattr(splits, spec)
     return data.select(wholes, spec)
 
 

@@ -34,12 +34,13 @@ class Member:
         config: ConfigDict,
         workdir: Path,
         spec: Spec,
+        trained_on: Mapping[str, Any],
         saved: checkpoint.Checkpoint | None,
         primary: bool,
         quiet: bool,
     ):
-        """`primary` as in `Partition`."""
-        metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict()}
+        """`trained_on` is the `identity` of the data, `primary` as in `Partition`."""
+        metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict(), "data": dict(trained_on)}
         self._workdir, self._patience, self._primary = workdir, config.patience, primary
         begin = saved.step if saved else 0
         self._open = contextlib.ExitStack()

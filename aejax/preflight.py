@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax.data import Feed, Spec, load
+from aejax.data import Feed, Spec, Splits, load
 from aejax.dispatch import batches, compile_steps
 from aejax.errors import DivergedError
 from aejax.models import abstract_output
@@ -36,6 +36,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     partition.check(config.batch_size)
     splits = load(config.data)
     spec = Spec.of(splits.train, config.data.standardize)
+    splits = Splits(*map(spec.stored, splits))
     task = make_task(config, spec, len(splits.train), partition.axis_name)
     # Streamed: one batch is all that is read, and the labels or vectors whose range `train` looks at.
     feed, validation = (Feed(part, 0, partition.replicate) for part in (splits.train, splits.validation))

@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 
 from aejax import checkpoint, export, models, samplers
 from aejax import config as config_lib
-from aejax.data import Spec
+from aejax.data import Spec, as_array
 from aejax.errors import InputError
 from aejax.objectives import LIKELIHOODS, Likelihood
 from aejax.sections import instance
 
 _VALUES = 2**20  # 4 MB of examples; what a convolutional model holds beside them is some hundred times that
+_FAR = "the code of example {} is NaN or infinite: its values are far from what the run was trained on; scale them"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -35,6 +36,7 @@ class Run:
       step: training steps done.
       variables: the model's, with averaged parameters where `ema` is on.
       latents, reconstructions, inputs: of the fixed evaluation batch, the first validation examples.
+      trained_on: the `aejax.data.identity` of its data; None where its checkpoint is older than these.
     """
 
     config: ConfigDict
@@ -44,6 +46,7 @@ class Run:
     latents: np.ndarray
     reconstructions: np.ndarray
     inputs: np.ndarray
+    trained_on: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"Run(step={self.step}, data={self.config.data.name!r}, {self.spec.shape} -> {self.latents.shape[1:]})"
@@ -88,7 +91,10 @@ class Run:
 
     def code(self, x: Any, label: Any = None) -> dict[str, np.ndarray]:
         """The latents of x as `z` and, where they are discrete, their `indices`, computed once."""
-        return batched(self._code, self.spec.check(x), self._labels(label, len(x)), self._at_once())
+        x = self.spec.check(x)
+        code = batched(self._code, x, self._labels(label, len(x)), self._at_once())
+        _check_finite(code["z"], _FAR)
+        return code
 
     def sample_posterior(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
         """A draw of each x's posterior, [n, *latent], where `encode` gives its mean; of importance samples the first.
@@ -97,7 +103,9 @@ class Run:
         """
         x = self.spec.check(x)
         keys = jax.random.split(jax.random.key(seed), len(x))
-        return batched(self._draw, x, (keys, *self._labels(label, len(x))), self._at_once())
+        drawn = batched(self._draw, x, (keys, *self._labels(label, len(x))), self._at_once())
+        _check_finite(drawn, _FAR)
+        return drawn
 
     @functools.cached_property
     def abstract_code(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -127,10 +135,15 @@ class Run:
 
     def decode(self, z: Any, label: Any = None) -> np.ndarray:
         """The expected x given latents [n, *latent]."""
-        z = np.asarray(z, np.float32)
-        if not len(z) or z.shape[1:] != self.latents.shape[1:]:
+        z = as_array(z, "the latents")
+        with np.errstate(over="ignore"):
+            z = z.astype(np.float32)
+        if not z.ndim or not len(z) or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
-        return batched(self._decode, z, self._labels(label, len(z)), self._at_once())
+        _check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
+        decoded = batched(self._decode, z, self._labels(label, len(z)), self._at_once())
+        _check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
+        return decoded
 
     def reconstruct(self, x: Any, label: Any = None) -> np.ndarray:
         """`decode(encode(x))`."""
@@ -188,14 +201,15 @@ class Run:
         x = export.Value("x", self.spec.shape, "float32", units)
         z = export.Value("z", self.latents.shape[1:], "float32", "latents")
         label = [export.Value("label", (), "int32", f"0 to {self.config.classes - 1}")] if self.config.classes else []
+        standardize = self.spec.standardize
         programs = {
-            "encoder": export.Program(lambda x, *label: self._code(x, *label)["z"], [x, *label], z),
+            "encoder": export.Program(lambda x, *label: self._code(standardize(x), *label)["z"], [x, *label], z),
             "decoder": export.Program(self._decode, [z, *label], x._replace(name="decoded")),
         }
         if "indices" in self.abstract_code:
             shape = self.abstract_code["indices"].shape[1:]
             indices = export.Value("indices", shape, "int32", f"below {self.codebook_size}")
-            function = lambda x, *label: self._code(x, *label)["indices"]  # noqa: E731
+            function = lambda x, *label: self._code(standardize(x), *label)["indices"]  # noqa: E731
             programs["indices"] = export.Program(function, [x, *label], indices)
             programs["lookup"] = export.Program(self._lookup, [indices], z)
         return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
@@ -272,6 +286,12 @@ def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...], size: int)
     return jax.tree.map(lambda *a: np.concatenate(a)[: len(x)], *jax.device_get(parts))
 
 
+def _check_finite(values: np.ndarray, message: str) -> None:
+    """Raises InputError, with the number of the first such example, where values are not finite."""
+    for row in np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1)):
+        raise InputError(message.format(row))
+
+
 def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newest", trust: Collection[str] = ()) -> Run:
     """A complete checkpoint of a workdir, wherever and on however many devices it was trained.
 
@@ -302,6 +322,7 @@ def from_checkpoint(saved: checkpoint.Checkpoint) -> Run:
         config=config_lib.from_dict(saved.metadata["config"]),
         spec=Spec.from_dict(saved.metadata["spec"]),
         step=saved.step,
+        trained_on=saved.metadata.get("data"),
         variables={"params": params, **saved.state["variables"]},
         **saved.samples,
     )

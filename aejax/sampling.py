@@ -45,7 +45,7 @@ def codes(run: Run, limit: int = EXAMPLES) -> np.ndarray:
     Indices of a discrete run. Where the code has a prior, draws of the posterior, not means: the decoder
     was trained on draws (Dai and Wipf 2019, "Diagnosing and enhancing VAE models", section 4).
     """
-    source = data.load(run.config.data).train
+    source = data.load(run.config.data, run.trained_on).train
     arrays = data.read(source.drawn(min(limit, NUMBERS // run.latents[0].size or 1)))
     x, label = arrays["x"], arrays.get("label") if run.config.classes else None
     if run.codebook_size is not None:

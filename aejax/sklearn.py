@@ -113,8 +113,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         x, run = self._given(X), self.run_
         if likelihood.no_weights(run) is None and not likelihood.is_optimal(run):
             return likelihood.log_likelihood(run, x, _DRAWS)
-        read = lambda a: np.asarray(run.spec.prepare(a)).reshape(len(x), -1)  # noqa: E731
-        return -np.square(read(run.reconstruct(x)) - read(run.spec.check(x))).sum(1)
+        spec, flat = run.spec, lambda a: np.asarray(a).reshape(len(x), -1)
+        return -np.square(flat(spec.standardize(run.reconstruct(x))) - flat(spec.prepare(spec.check(x)))).sum(1)
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of `score_samples`: what a search maximises."""

@@ -18,7 +18,21 @@ from ml_collections import ConfigDict
 
 from aejax import checkpoint, models, optim, profile, together
 from aejax import config as config_lib
-from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, order, padded, split
+from aejax.data import (
+    Feed,
+    Source,
+    Spec,
+    Splits,
+    check_identity,
+    chunks,
+    from_array,
+    identity,
+    labels,
+    load,
+    order,
+    padded,
+    split,
+)
 from aejax.dispatch import batches, compile_steps, compile_together, steps_at_once
 from aejax.errors import AejaxError, InputError
 from aejax.member import Member
@@ -142,10 +156,16 @@ def train_together(
         if begin >= config.steps:
             know_ends()
             return [from_checkpoint(saved) for saved in saves if saved]
+        for folder, saved in zip(folders, saves, strict=True):
+            if saved:
+                cure = "restore the data, or choose another workdir"
+                check_identity(saved.metadata.get("data"), data._asdict(), str(folder), cure)
+        trained_on = identity(data._asdict(), labels=config.classes > 0)
         if begin and not quiet:
             print(f"going on from step {begin:,} of {config.steps:,}", file=sys.stderr)
         if not quiet:
             print(models.table(task.model, spec.shape), file=sys.stderr)
+        data = Splits(*map(spec.stored, data))
         budget = config.data.memory_mb * 2**20
         training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
         check_data(config, task, training, validation)
@@ -179,7 +199,7 @@ def train_together(
         state = partition.place(together.stack(states))
         running, members = stack.enter_context(contextlib.ExitStack()), []
         for each, workdir, saved in zip(configs, folders, saves, strict=True):
-            member = Member(each, workdir, spec, saved, partition.primary, quiet or not alone)
+            member = Member(each, workdir, spec, trained_on, saved, partition.primary, quiet or not alone)
             members.append(running.enter_context(member))
 
         def report(step: int, window: list[Any]) -> None:
@@ -318,7 +338,7 @@ def _check_range(task: Task, source: Source) -> None:
             if x.min() < 0 or x.max() > 1:
                 raise InputError(
                     f"likelihood.name={type(likelihood).__name__} wants values in [0, 1], the data has "
-                    f"{x.min():.3g} to {x.max():.3g}; use gaussian or squared_error, or scale the data"
+                    f"{x.min()} to {x.max()}; use gaussian or squared_error, or scale the data"
                 )
 
 

@@ -119,7 +119,7 @@ def test_what_a_sampler_is_fitted_on(discrete, continuous, monkeypatch):
     assert np.any(part != indices[:50])  # not the first, which a sorted data set would make all alike
     run, _ = continuous
     splits = data.split({"train": data.from_array(vectors(60), LABEL)}, run.config.data)
-    monkeypatch.setattr(data, "load", lambda _: splits)
+    monkeypatch.setattr(data, "load", lambda *_: splits)
     train = data.read(splits.train)
     drawn = sampling.codes(run)
     np.testing.assert_array_equal(drawn, run.sample_posterior(train["x"], label=train["label"]))

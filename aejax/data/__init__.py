@@ -1,18 +1,24 @@
 """Data: sources by row number, their splits, and batches as a pure function of (seed, step)."""
 
+from aejax.data.arrays import as_array
 from aejax.data.batches import Feed, order, padded, read, stream
+from aejax.data.identity import check_identity, identity
 from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, chunks
-from aejax.data.splits import Splits, find, labels, load, select, split
+from aejax.data.splits import Splits, check_same, find, labels, load, select, split
 
 __all__ = [
     "Feed",
     "Source",
     "Spec",
     "Splits",
+    "as_array",
+    "check_identity",
+    "check_same",
     "chunks",
     "find",
     "from_array",
+    "identity",
     "labels",
     "load",
     "order",

@@ -10,15 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from aejax.data.images import decode, inspect
-from aejax.data.sources import Source
+from aejax.data.sources import SPLIT_NAMES, Source
 from aejax.errors import InputError, printable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 # Of images that are not read.
 _OTHER_SUFFIXES = (
     *(".avif", ".bmp", ".dcm", ".dng", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".npy"),

@@ -1,17 +1,27 @@
 """Examples by row number, from arrays and files of arrays."""
 
 import dataclasses
-import zipfile
-import zlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from aejax.data.arrays import as_array, names_in_npz, read_npy, read_npz, whole_numbers
 from aejax.data.images import resize
 from aejax.errors import InputError
 
-SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Of arrays in an .npz file.
+_ROLES = {
+    **dict.fromkeys(("x", "data", "image", "images", "imgs", "features", "inputs"), "x"),
+    **dict.fromkeys(("label", "labels", "y", "target", "targets"), "label"),
+    **dict.fromkeys(("factors", "latents_classes"), "factors"),
+}
 Rows = np.ndarray
 Arrays = dict[str, np.ndarray]
 
@@ -24,9 +34,10 @@ class Source:
       name: for messages.
       length: number of examples.
       shape: of one example, (height, width, channels) or (features,).
-      dtype: uint8 for images of 0 to 255, else float32.
+      dtype: uint8 for images of 0 to 255; float64 for vectors that float32 would round; else float32.
       files: what the examples are decoded from; empty where they are not.
       kinds: names of the labels, by number, where they come from names.
+      binary: whether the images are stored as 0 and 1 in uint8; `take` gives 0 and 255.
       take: rows [n] to {"x": [n, *shape]} and, where the data has them, {"label": [n] int32} and the known
         factors of variation, {"factors": [n, factors] int32}, which evaluation reads and training leaves out.
     """
@@ -38,6 +49,7 @@ class Source:
     take: Callable[[Rows], Arrays]
     files: tuple[Path, ...] = ()
     kinds: tuple[str, ...] = ()
+    binary: bool = False
 
     def __len__(self) -> int:
         return self.length
@@ -63,20 +75,17 @@ def from_array(
     size: int = 0,
     factors: np.ndarray | None = None,
     fit: str = "crop",
+    binary: bool | None = None,
 ) -> Source:
     """A source over an array [n, features], [n, height, width] or [n, height, width, channels].
 
-    uint8 images are 0 to 255 and are kept so; float images must lie in [0, 1]; vectors are any
+    uint8 images are 0 to 255 and are kept so, but for those that hold nothing beside 0 and 1, which become 0 and 255
+    (`binary` says whether they do; by default it is looked up); float images must lie in [0, 1]; vectors are any
     finite numbers. `size` and `fit` as in `images.resize`, for uint8 images. `factors` [n, factors] are whole
     numbers, the value of each by its number.
     Raises InputError otherwise.
     """
-    try:
-        x = np.asanyarray(x)
-    except ValueError as error:
-        raise InputError(f"{name}: examples must be numbers, all of one shape ({error})") from error
-    if x.dtype == object or x.dtype.kind not in "buif":
-        raise InputError(f"{name}: an array of {x.dtype}; examples must be numbers, all of one shape")
+    x = as_array(x, name)
     if x.ndim not in (2, 3, 4):
         raise InputError(
             f"{name}: shape {x.shape}; give [n, features], [n, height, width] or [n, height, width, channels]"
@@ -90,19 +99,19 @@ def from_array(
         raise InputError(f"{name}: images of {x.dtype}; give uint8 of 0 to 255, or float in [0, 1]")
     more: Arrays = {}
     if label is not None:
-        label = np.asarray(label)
-        if label.ndim and len(label) != len(x):
-            raise InputError(f"{name}: {len(x)} examples but {len(label)} labels")
-        if label.ndim != 1 or label.dtype.kind not in "biu":
-            raise InputError(f"{name}: labels of {label.dtype} and shape {label.shape}; give whole numbers [{len(x)}]")
-        more["label"] = label.astype(np.int32)
+        found = np.asanyarray(label)
+        if found.ndim and len(found) != len(x):
+            raise InputError(f"{name}: {len(x)} examples but {len(found)} labels")
+        if found.shape not in ((len(x),), (len(x), 1)):
+            raise InputError(f"{name}: labels of {found.dtype} and shape {found.shape}; give whole numbers [{len(x)}]")
+        more["label"] = whole_numbers(found, f"{name}: labels").reshape(len(x))
     if factors is not None:
-        factors = np.asarray(factors)
+        factors = np.asanyarray(factors)
         if factors.ndim != 2 or len(factors) != len(x) or not factors.shape[1] or factors.dtype.kind not in "iu":
             raise InputError(
                 f"{name}: factors of {factors.dtype} and shape {factors.shape}; give whole numbers [{len(x)}, factors]"
             )
-        more["factors"] = factors.astype(np.int32)
+        more["factors"] = whole_numbers(factors, f"{name}: factors")
     if x.dtype.kind == "f":
         for start in range(0, len(x), 4096):  # a memory-mapped file may not fit
             with np.errstate(over="ignore"):
@@ -113,48 +122,112 @@ def from_array(
                 raise InputError(f"{name}: example {row} holds NaN or infinity in float32; remove or fill such values")
             if image and (part.min() < 0 or part.max() > 1):
                 raise InputError(
-                    f"{name}: float images must lie in [0, 1], found {part.min():g} to {part.max():g}; "
+                    f"{name}: float images must lie in [0, 1], found {part.min()} to {part.max()}; "
                     "scale them or give uint8 of 0 to 255"
                 )
     if size and not (image and x.dtype == np.uint8):
         raise InputError(f"{name}: data.size resizes uint8 images only; this is {x.dtype} of shape {x.shape[1:]}")
-    dtype = np.dtype(np.uint8 if image and x.dtype == np.uint8 else np.float32)
+    if image:
+        dtype = np.dtype(np.uint8 if x.dtype == np.uint8 else np.float32)
+    else:
+        dtype = np.dtype(np.float32 if np.can_cast(x.dtype, np.float32) else np.float64)
+    if binary is None and (binary := is_binary(x)):
+        warnings.warn(f"{name}: uint8 images of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
 
     def take(rows: Rows) -> Arrays:
         part = x[rows].astype(dtype, copy=False)
+        if binary:
+            part = part * np.uint8(255)
         if size:
             part = np.stack([resize(image, size, fit) for image in part])
         return {"x": part} | {key: value[rows] for key, value in more.items()}
 
     shape = (size, size, x.shape[3]) if size else x.shape[1:]
-    return Source(name, len(x), shape, dtype, take)
+    return Source(name, len(x), shape, dtype, take, binary=bool(binary))
+
+
+def is_binary(x: np.ndarray) -> bool:
+    """True for uint8 images [n, height, width, ...] of nothing but 0 and 1."""
+    if x.dtype != np.uint8 or x.ndim < 3:
+        return False
+    most = 0
+    for start in range(0, len(x), 4096):
+        most = max(most, int(x[start : start + 4096].max(initial=0)))
+        if most > 1:  # mostly in the first examples
+            return False
+    return most == 1
 
 
 def from_file(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
     """The splits of a .npy file (all of it is `train`) or an .npz file.
 
-    An .npz holds `x` (and `label`, `factors`), or one array by split: `train`, `validation`, `test`
-    (and `train_label`, `train_factors`, ...). An only array may have any name.
+    An .npz holds `x` (and `label`, `factors`), or one array by split: `train`, `validation`, `test` (and `train_label`,
+    `train_factors`, ...). An only array may have any name, and usual names are understood: `images` or `data`,
+    `labels`, `y` or `targets`, `val`, `valid` or `dev`, `x_train`. Warns of arrays that are left out.
     """
-    try:
-        if path.suffix == ".npy":
-            return {
-                "train": from_array(
-                    np.load(path, mmap_mode="r", allow_pickle=False), name=str(path), size=size, fit=fit
+    if path.suffix.lower() == ".npy":
+        return {"train": from_array(read_npy(path), name=str(path), size=size, fit=fit)}
+    names = names_in_npz(path)
+    chosen = _chosen(path, names)
+    arrays = read_npz(path, list(chosen.values()))
+    found = {place: arrays[name] for place, name in chosen.items()}
+    for place, name in chosen.items():
+        if place[1] != "x" and name != _canonical(place) and found[place].dtype.kind not in "biu":
+            del found[place]  # e.g. targets of a regression
+    left = [name for name in names if name not in {chosen[place] for place in found}]
+    if left:
+        read = ", ".join(chosen[place] for place in found)
+        warnings.warn(
+            f"{path}: {', '.join(left)} left out, {read} read; examples are called x, or train, validation and test, "
+            "and their labels, whole numbers, label, or train_label and so on",
+            stacklevel=2,
+        )
+    splits = [split for split, role in found if role == "x"]
+    binary = all(is_binary(found[split, "x"]) for split in splits)
+    if binary:
+        warnings.warn(f"{path}: uint8 images of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
+    return {
+        split or "train": from_array(
+            found[split, "x"],
+            found.get((split, "label")),
+            f"{path}[{split}]" if split else str(path),
+            size,
+            found.get((split, "factors")),
+            fit,
+            binary,
+        )
+        for split in splits
+    }
+
+
+def _chosen(path: Path, names: Sequence[str]) -> dict[tuple[str, str], str]:
+    """The array of an .npz file that is read for each (split, role); the split is "" where all examples are in one."""
+    if len(names) == 1:
+        return {("", "x"): names[0]}
+    places: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        words = name.lower().split("_")
+        # `train`, `train_label` and `y_train`, or a role alone, which may be of two words itself.
+        first, last = SPLIT_NAMES.get(words[0]), SPLIT_NAMES.get(words[-1])
+        split = first or last or ""
+        rest = words[1:] if first else words[:-1] if last else words
+        role = _ROLES.get("_".join(rest)) if rest else "x"
+        if role:
+            places.setdefault((split, role), []).append(name)
+    split_up = ("train", "x") in places
+    if not split_up and (("", "x") not in places or any(split and role == "x" for split, role in places)):
+        raise InputError(f"{path}: holds {', '.join(names)}; name the examples 'x', or 'train' and 'test'")
+    chosen = {}
+    for place, found in places.items():
+        if bool(place[0]) == split_up and (place[0], "x") in places:
+            if len(found) > 1 and _canonical(place) not in found:
+                raise InputError(
+                    f"{path}: {' and '.join(found)} may both be {_canonical(place)!r}; rename the one that is meant"
                 )
-            }
-        with np.load(path, allow_pickle=False) as loaded:
-            arrays = {key: loaded[key] for key in loaded.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a readable array of numbers of one shape ({error})") from error
-    if len(arrays) == 1:
-        arrays = {"x": next(iter(arrays.values()))}
-    splits = [k for k in SPLITS if k in arrays]
-    if "x" in arrays and not splits:
-        return {"train": from_array(arrays["x"], arrays.get("label"), str(path), size, arrays.get("factors"), fit)}
-    if "train" in splits:
-        more = {k: (arrays.get(f"{k}_label"), arrays.get(f"{k}_factors")) for k in splits}
-        return {k: from_array(arrays[k], more[k][0], f"{path}[{k}]", size, more[k][1], fit) for k in splits}
-    raise InputError(f"{path}: holds {', '.join(arrays)}; name the examples 'x', or 'train' and 'test'")
+            chosen[place] = _canonical(place) if _canonical(place) in found else found[0]
+    return chosen
+
+
+def _canonical(place: tuple[str, str]) -> str:
+    split, role = place
+    return role if not split else split if role == "x" else f"{split}_{role}"

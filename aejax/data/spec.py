@@ -8,8 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aejax.data.sources import Source, from_array
+from aejax.data.arrays import as_array
+from aejax.data.sources import Source, from_array, is_binary
 from aejax.errors import InputError
+
+# Standard deviations whose squares float32 holds, over many values.
+_SMALLEST, _LARGEST = 1e-18, 1e15
 
 
 def chunks(source: Source, size: int = 4096) -> Iterator[np.ndarray]:
@@ -27,31 +31,57 @@ class Spec:
     Attributes:
       shape: of one example, without the batch.
       mean, deviation: per feature, of standardised vectors; empty where nothing is standardised.
+      binary: whether the run was trained on uint8 images of 0 and 1, which were read as 0 and 255.
     """
 
     shape: tuple[int, ...]
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    binary: bool = False
 
     @classmethod
     def of(cls, source: Source, standardize: bool) -> "Spec":
-        """The spec of a train split. A feature that is constant keeps a deviation of 1."""
+        """The spec of a train split. A feature that is constant, but for rounding, keeps a deviation of 1."""
         if not standardize:
-            return cls(source.shape)
+            return cls(source.shape, binary=source.binary)
         if len(source.shape) != 1:
             raise InputError(f"data.standardize is for vectors; {source.name} holds images of {source.shape}")
-        mean = np.sum([x.sum(0, np.float64) for x in chunks(source)], 0) / len(source)
+        first = source.take(np.arange(1))["x"].astype(np.float64)  # sums of what is left keep their digits
+        mean = first[0] + np.sum([(x - first).sum(0) for x in chunks(source)], 0) / len(source)
         variance = np.sum([np.square(x - mean).sum(0) for x in chunks(source)], 0) / len(source)
         deviation = np.sqrt(variance)
-        deviation = np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
-        return cls(source.shape, tuple(mean.tolist()), tuple(deviation.tolist()))
+        constant = deviation <= np.finfo(source.dtype).eps * np.abs(mean)
+        for i in np.flatnonzero(~constant & ((deviation < _SMALLEST) | (deviation > _LARGEST))):
+            raise InputError(
+                f"{source.name}: feature {i} has a standard deviation of {deviation[i]:.3g}, and float32 holds the "
+                f"squares of values from {_SMALLEST:g} to {_LARGEST:g}; give it in another unit"
+            )
+        return cls(source.shape, tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist()))
+
+    def stored(self, source: Source) -> Source:
+        """Returns the source as `prepare` wants its examples: vectors standardized, in float64, then float32."""
+        if source.dtype == np.uint8:
+            return source
+        take = lambda rows: {**(found := source.take(rows)), "x": self._standardized(found["x"])}  # noqa: E731
+        return dataclasses.replace(source, dtype=np.dtype(np.float32), take=take)
+
+    def _standardized(self, x: np.ndarray) -> np.ndarray:
+        if self.mean:  # in float64: float32 would round away what varies beside a large mean
+            x = (np.asarray(x, np.float64) - np.array(self.mean)) / np.array(self.deviation)
+        with np.errstate(over="ignore"):
+            return x.astype(np.float32, copy=False)
 
     def prepare(self, x: Array | np.ndarray) -> Array:
-        """Stored values (uint8, or float in the user's units) to what the model reads, float32."""
-        if x.dtype == jnp.uint8:
-            return jnp.asarray(x, jnp.float32) / 255
-        x = jnp.asarray(x, jnp.float32)
-        return (x - jnp.array(self.mean)) / jnp.array(self.deviation) if self.mean else x
+        """Values as `check` and `stored` give them to what the model reads, float32: uint8 is divided by 255."""
+        return jnp.asarray(x, jnp.float32) / 255 if x.dtype == jnp.uint8 else jnp.asarray(x, jnp.float32)
+
+    def standardize(self, x: Any) -> Any:
+        """Returns float32 values in the user's units as `prepare` wants them, for programs that are exported."""
+        if not self.mean:
+            return x
+        high = np.array(self.mean, np.float32)
+        low = (np.array(self.mean) - high) / np.array(self.deviation)  # what float32 rounds off the mean
+        return (x - high) / jnp.array(self.deviation, jnp.float32) - jnp.array(low, jnp.float32)
 
     def restore(self, x: Array) -> Array:
         """The model's values to the user's units."""
@@ -59,14 +89,26 @@ class Spec:
 
     def check(self, x: Any) -> np.ndarray:
         """The user's array as `prepare` wants it, or InputError."""
-        source = from_array(x, name="the input")
+        x = as_array(x, "the input")
+        source = from_array(x, name="the input", binary=self.binary and is_binary(x))
         if source.shape != self.shape:
             raise InputError(f"the run reads examples of {self.shape}, the input holds examples of {source.shape}")
-        return np.asarray(x).reshape(-1, *self.shape).astype(source.dtype, copy=False)
+        found = source.take(np.arange(len(source)))["x"]
+        if source.dtype == np.uint8:
+            return found
+        found = self._standardized(found)
+        if not np.isfinite(found).all():
+            row = int(np.argwhere(~np.isfinite(found))[0][0])
+            raise InputError(f"the input: example {row} is too far from the training data's mean for float32")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: list(value) for key, value in dataclasses.asdict(self).items()}
+        values = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Spec":
-        return cls(**{key: tuple(value) for key, value in values.items()})
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**given)

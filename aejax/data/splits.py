@@ -10,7 +10,8 @@ import numpy as np
 from aejax.data.cache import kept
 from aejax.data.embedded import EMBEDDED
 from aejax.data.folders import from_folder
-from aejax.data.sources import Arrays, Rows, Source, from_file
+from aejax.data.identity import check_identity
+from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
 from aejax.data.tfds import from_tfds
 from aejax.errors import InputError
 
@@ -21,9 +22,20 @@ class Splits(NamedTuple):
     test: Source
 
 
-def load(config: Mapping[str, Any]) -> Splits:
-    """The three splits that `config.data` asks for."""
-    return split(find(config), config)
+def load(config: Mapping[str, Any], trained_on: Mapping[str, Any] | None = None) -> Splits:
+    """The three splits that `config.data` asks for.
+
+    With `trained_on`, see `Run`, InputError where they are not what that run was trained on.
+    """
+    splits = split(find(config), config)
+    check_same(trained_on, splits, config["name"])
+    return splits
+
+
+def check_same(trained_on: Mapping[str, Any] | None, splits: Splits, name: str) -> None:
+    """Raises InputError where the splits of the data set `name` are not what a run was trained on."""
+    cure = "its test part may now hold what was trained on: restore the data, or name the splits (Subject.of, --split)"
+    check_identity(trained_on, splits._asdict(), f"the run on {name}", cure)
 
 
 def find(config: Mapping[str, Any]) -> dict[str, Source]:
@@ -42,19 +54,25 @@ def fit(config: Mapping[str, Any]) -> str:
 
 def _found(config: Mapping[str, Any]) -> dict[str, Source]:
     name, size, how = config["name"], config["size"], fit(config)
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, or of a user that there is not
+        raise InputError(f"data.name={name!r} is no path ({error}); give a data set, a file or a folder") from error
     if not name:
         raise InputError("data.name is empty; give a data set, a file or a folder")
     if name.startswith("array-"):
         raise InputError(f"{name}: the run was trained by aejax.fit on an array that it does not keep")
     if name in EMBEDDED:
         return {"train": EMBEDDED[name](size)}
-    if path.suffix in (".npy", ".npz"):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; check data.name")
+    if path.suffix.lower() in (".npy", ".npz") and not is_folder:
+        if not is_file:
+            raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
         return from_file(path, size, how)
-    if path.is_dir():
+    if is_folder:
         return from_folder(path, size, how)
+    if is_file and (path.suffix or "/" in name):
+        raise InputError(f"{path}: a file of another kind; give a .npy or .npz file, or a folder of images")
     if name.startswith((".", "~", "/")) or name.endswith("/"):
         raise InputError(f"{path}: no such folder; check data.name")
     return from_tfds(name, config["data_dir"], size, how)
@@ -74,8 +92,13 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
         for key, rows in _rows(wholes, config[part]):
             used[key][rows] = True
     for part in ("validation", "test"):
-        if part not in parts and part in wholes:
-            parts[part] = wholes[part].subset(np.flatnonzero(~used[part]), part)
+        own = [name for name in wholes if SPLIT_NAMES.get(name) == part and not used[name].all()]
+        if part in wholes:
+            own = [part]
+        if part not in parts and len(own) > 1:
+            raise InputError(f"{' and '.join(own)} may both be the {part} split; set data.{part} to one of them")
+        if part not in parts and own:
+            parts[part] = wholes[own[0]].subset(np.flatnonzero(~used[own[0]]), part)
     missing = [part for part in Splits._fields if part not in parts]
     if missing:
         if "train" not in wholes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from aejax.data.arrays import whole_numbers
 from aejax.data.images import decode, resize
 from aejax.data.sources import Arrays, Rows, Source, from_array
 from aejax.errors import InputError
@@ -54,7 +55,7 @@ def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Sourc
         return [_decoded(example, key, features[key], numbers, name, size, fit) for example in parsed]
 
     stored = np.asarray(examples([0])[0][key])
-    first = from_array(stored[None], name=name, size=size)
+    first = from_array(stored[None], name=name, size=size, binary=False)
     binary = first.dtype == np.uint8 and all(np.max(examples([i])[0][key]) <= 1 for i in range(min(len(data), 64)))
 
     def take(rows: Rows) -> Arrays:
@@ -68,13 +69,13 @@ def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Sourc
         stacked = np.stack([resize(image, size, fit) for image in images] if size else images)
         arrays = {"x": stacked.astype(first.dtype, copy=False)}
         if "label" in numbers:
-            arrays["label"] = np.array([e["label"] for e in found], np.int32)
+            arrays["label"] = whole_numbers([e["label"] for e in found], f"{name}: labels")
         if factors:
-            arrays["factors"] = np.array([[e[key] for key in factors] for e in found], np.int32)
+            arrays["factors"] = whole_numbers([[e[key] for key in factors] for e in found], f"{name}: factors")
         return arrays
 
     files = tuple(Path(file) for file in builder.info.splits[split].filepaths)
-    return Source(name, len(data), first.shape, first.dtype, take, files)
+    return Source(name, len(data), first.shape, first.dtype, take, files, binary=binary)
 
 
 def _decoded(

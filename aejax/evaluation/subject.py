@@ -121,13 +121,14 @@ class Subject:
           split: to score: "train", "validation" or "test".
           limit: examples of a split that are used at most, drawn always the same; the protocols say how many.
 
-        Raises InputError where the data cannot be had or there is no such split.
+        Raises InputError where the data cannot be had or is not what the run was trained on (`splits` that are given
+        are not checked), or there is no such split.
         """
         if split not in data.Splits._fields:
             raise InputError(f"split {split!r} is unknown; choose one of: {', '.join(data.Splits._fields)}")
         if limit < 1:
             raise InputError(f"limit must be at least 1 example, got {limit}")
-        splits = splits or data.load(run.config.data)
+        splits = splits or data.load(run.config.data, run.trained_on)
         train, test = (_part(run, getattr(splits, name), name, limit) for name in ("train", split))
         if split == "test" and (held_out := run.config.data.get("held_out", -1)) >= 0:
             test = dataclasses.replace(test, name=f"test, label {held_out} among them, which train has not")

@@ -1,0 +1,123 @@
+"""Arrays as they are given, in memory or in .npy and .npz files: read, or refused in one line."""
+
+import contextlib
+import math
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from aejax.errors import InputError, kind_and_words
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Returns `values` as a plain array of real numbers. Raises InputError where they are none."""
+    parts = values if isinstance(values, list | tuple) else [values]
+    masked = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
+    if masked:
+        raise InputError(
+            f"{name}: {masked:,} values are masked; fill them (x.filled(...)), or leave those examples out"
+        )
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # ragged lists, and whatever the arrays of other libraries raise
+        raise InputError(
+            f"{name}: examples must be numbers, all of one shape ({kind_and_words(error)}); give a NumPy array"
+        ) from error
+    if array.dtype.kind == "c":
+        raise InputError(f"{name}: complex numbers ({array.dtype}); give real and imaginary parts as features")
+    if array.dtype.kind not in "buif":
+        raise InputError(f"{name}: an array of {array.dtype}; examples must be numbers, all of one shape")
+    return array
+
+
+def whole_numbers(values: Any, name: str) -> np.ndarray:
+    """Returns labels or factors as int32. Raises InputError where they are no whole numbers, or beyond int32."""
+    array = as_array(values, name) if np.ma.is_masked(values) else np.asarray(values)
+    if array.dtype.kind not in "biu":
+        raise InputError(f"{name} of {array.dtype} and shape {array.shape}; give whole numbers, one for each example")
+    limits = np.iinfo(np.int32)
+    if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
+        raise InputError(
+            f"{name} from {array.min()} to {array.max()} do not fit in int32; number the classes from 0, e.g. by "
+            "np.unique(labels, return_inverse=True)[1]"
+        )
+    return array.astype(np.int32)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Returns the array of a .npy file, mapped into memory."""
+    with _read_errors(path), path.open("rb") as file:
+        shape, fortran, dtype = _header(file, path.stat().st_size)
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C").view(np.ndarray)
+
+
+def names_in_npz(path: Path) -> list[str]:
+    """Returns the names of the arrays of an .npz file, in their order."""
+    with _read_errors(path), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{path}: holds several arrays called {repeated[0]}; keep one")
+    return names
+
+
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns the arrays called `names` of an .npz file, and reads no others."""
+    arrays = {}
+    with _read_errors(path), zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        check_memory(sum(members[name].file_size for name in names), str(path))
+        for name in names:
+            # The header is compared with the member's size first: NumPy allocates whatever a header claims.
+            with archive.open(members[name]) as file:
+                _header(file, members[name].file_size)
+            with archive.open(members[name]) as file:
+                arrays[name] = npy.read_array(file, allow_pickle=False)
+    return arrays
+
+
+def check_memory(nbytes: int, what: str) -> None:
+    """Raises InputError where `nbytes` are more than this machine's memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if nbytes > memory:
+        raise InputError(
+            f"{what}: {nbytes:,} bytes of arrays, and this machine has {memory:,} of memory; give fewer examples, or "
+            "one array in an .npy file, which is not read whole"
+        )
+
+
+def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Returns shape, order and dtype of an array whose file has `size` bytes, and leaves `file` at its first value."""
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"version {version} of the format")
+    shape, fortran, dtype = readers[version](file)
+    if dtype.kind not in "buifcSU":
+        raise ValueError(f"an array of {dtype}")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"shape {shape}")
+    claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if claimed != there:
+        raise ValueError(f"its header says {dtype} of shape {shape}, {claimed:,} bytes, and {there:,} follow")
+    return shape, fortran, dtype
+
+
+@contextlib.contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Turns whatever NumPy, zipfile and Python's tokenizer raise for a damaged file into one InputError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the parser, about a damaged header
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path}: not a readable array of numbers of one shape ({kind_and_words(error)}); write it again"
+        ) from error
