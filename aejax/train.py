@@ -95,10 +95,10 @@ def train_together(
     Raises what keeps all runs from beginning.
     """
     folders = [Path(workdir) for workdir in workdirs]
-    config, alone, numbers = configs[0], len(configs) == 1, together.numbers(configs)
     for each in configs:
         config_lib.check(each)
         trackers(each.tracking)
+    config, alone, numbers = configs[0], len(configs) == 1, together.numbers(configs)
     partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)
     quiet = quiet or not partition.primary

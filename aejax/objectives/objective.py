@@ -19,7 +19,7 @@ from aejax.objectives.context import Context
 from aejax.objectives.likelihoods import Likelihood
 from aejax.objectives.schedules import SCHEDULES
 from aejax.objectives.terms import TERMS
-from aejax.sections import named
+from aejax.sections import check_type, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +122,9 @@ class Objective:
 
 def _call(section: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
     """`function` with these options bound, or InputError where it does not take one of them."""
-    known = list(inspect.signature(function).parameters)
-    for option in options:
+    known = inspect.signature(function, eval_str=True).parameters
+    for option, value in options.items():
         if option not in known:
             raise one_of(section + ": option", option, known)
+        check_type(f"{section}.{option}", value, known[option].annotation)
     return functools.partial(function, **options)
