@@ -96,6 +96,9 @@ def lock(config: ConfigDict) -> ConfigDict:
 def shrink(config: ConfigDict) -> None:
     """Makes a config run in seconds, for `:tiny`; models and data are the config's own to make small."""
     config.update({"steps": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2})
+    for section in (*config.objective.schedules.values(), *config.objective.options.values()):
+        if "steps" in section:
+            section.steps = min(section.steps, config.steps)
 
 
 def check(config: ConfigDict) -> None:

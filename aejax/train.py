@@ -7,6 +7,7 @@ import itertools
 import math
 import sys
 import tempfile
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -279,6 +280,12 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
         axis_name=axis_name,
     )
     traced = _trace(_on_one_device(task, config, spec), spec)
+    for key, taken in task.objective.unfinished(config.steps).items():
+        warnings.warn(
+            f"{key}={taken} is more than steps={config.steps}: training ends before this schedule does, with another "
+            f"weight or target than the config's; raise steps, or lower {key}",
+            stacklevel=2,
+        )
     models.warn_if_overcomplete(models.abstract_output(model, spec.shape), config)
     return dataclasses.replace(task, convolves="conv_general_dilated" in traced)
 

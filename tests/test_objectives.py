@@ -160,7 +160,7 @@ def test_unknown_terms_options_and_schedules_are_named():
         Objective(SquaredError(), {"l1": 1.0}, schedules={"l1": {"name": "lin", "steps": 1}})
     with pytest.raises(aejax.InputError, match=r"objective.schedules.kl is there but objective.weights.kl is not"):
         Objective(SquaredError(), {}, schedules={"kl": {"name": "linear", "steps": 1}})
-    with pytest.raises(aejax.InputError, match=r"steps must be at least 1, got 0"):
+    with pytest.raises(aejax.InputError, match=r"steps must be a whole number above 0, got 0"):
         Objective(SquaredError(), {"l1": 1.0}, schedules={"l1": {"name": "linear", "steps": 0}})
     with pytest.raises(aejax.InputError, match=r"objective.bound.name 'iwa' is unknown; did you mean 'iwae'"):
         Objective(SquaredError(), bound={"name": "iwa"})

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aejax.data.images import resize
-from aejax.errors import InputError
+from aejax.errors import InputError, kind_and_words
 
 SPLITS = ("train", "validation", "test")
 Rows = np.ndarray
@@ -71,8 +71,10 @@ def from_array(
     """
     try:
         x = np.asanyarray(x)
-    except ValueError as error:
-        raise InputError(f"{name}: examples must be numbers, all of one shape ({error})") from error
+    except Exception as error:  # whatever another library's array raises: one that needs a gradient, say
+        raise InputError(
+            f"{name}: examples must be numbers, all of one shape, in a numpy array ({kind_and_words(error)})"
+        ) from error
     if x.dtype == object or x.dtype.kind not in "buif":
         raise InputError(f"{name}: an array of {x.dtype}; examples must be numbers, all of one shape")
     if x.ndim not in (2, 3, 4):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from aejax.arguments import array
 from aejax.data.sources import Source, from_array
 from aejax.errors import InputError
 
@@ -59,6 +60,9 @@ class Spec:
 
     def check(self, x: Any) -> np.ndarray:
         """The user's array as `prepare` wants it, or InputError."""
+        x = array("the input", x)
+        if x.shape in (self.shape, self.shape[:2]):
+            raise InputError(f"the input {x.shape} is one example without its batch axis; give [n, ...], e.g. x[None]")
         source = from_array(x, name="the input")
         if source.shape != self.shape:
             raise InputError(f"the run reads examples of {self.shape}, the input holds examples of {source.shape}")

@@ -79,6 +79,18 @@ class Objective:
                     loss = loss + weight * self._factor(name, c.step) * terms[name]
         return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged all the same
 
+    def unfinished(self, steps: int) -> dict[str, int]:
+        """Returns the keys of schedules that take more than `steps`, with the steps that they take."""
+        found = {}
+        for name in self.weights:
+            term = TERMS.get(self.options.get(name, {}).get("function", name))
+            own = inspect.signature(term).parameters.get("steps") if term else None  # e.g. capacity's
+            if own:
+                found[f"options.{name}"] = self.options.get(name, {}).get("steps", own.default)
+            if name in self.schedules:
+                found[f"schedules.{name}"] = self.schedules[name].get("steps", 0)
+        return {f"objective.{key}.steps": taken for key, taken in found.items() if taken > steps}
+
     def mean(self, decoded: Array) -> Array:
         """The expected input, in the units of the model's input."""
         return self.likelihood.mean(decoded)

@@ -173,7 +173,10 @@ def no_map(subject: Subject) -> Skipped | None:
     """Why the codes have no map, if so."""
     if subject.test.flat_latents.shape[1] < 2:
         return Skipped("a code of one number has no plane")
-    return Skipped("a map needs at least three examples") if len(subject.test) < 3 else None
+    if len(subject.test) < 3:
+        return Skipped("a map needs at least three examples")
+    codes = subject.test.take(ON_THE_MAP).flat_latents
+    return Skipped("all codes are the same") if (codes == codes[:1]).all() else None
 
 
 def projected(subject: Subject, projection: str) -> tuple[np.ndarray, tuple[str, str]]:
