@@ -176,10 +176,16 @@ class Run:
         prior: Any = self.model.apply(self._on_device, method="prior")
         if prior is not None:
             return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
+        if len(self.latents) < 2:
+            raise InputError(
+                "generate draws from the saved latents, and one alone would give one example again and again; give a "
+                "sampler, aejax.samplers.fit(name, run.encode(x)), or train with two or more samples and validation "
+                "examples"
+            )
         if num > 1 and (self.latents == self.latents[:1]).all():
             warnings.warn(
-                f"the {len(self.latents):,} saved latents are all the same, and so is what is generated from them; train "
-                "on more examples, or give a sampler: aejax.samplers.fit(name, run.encode(x))",
+                f"the {len(self.latents):,} saved latents are all the same, and so is what is generated from them; "
+                "give a sampler, aejax.samplers.fit(name, run.encode(x)), or look at the training",
                 stacklevel=2,
             )
         if self.codebook_size is not None:

@@ -215,3 +215,17 @@ def test_noise_has_its_level():
 def test_corruption_checks_its_level(name, level):
     with pytest.raises(aejax.InputError, match=r"corruption"):
         Corruption(name, level)
+
+
+@pytest.mark.parametrize(
+    ("objective", "late"),
+    [
+        ({"weights": {"l1": 1.0}, "schedules": {"l1": {"name": "linear", "steps": 9}}}, {"schedules.l1": 9}),
+        ({"weights": {"l1": 1.0}, "schedules": {"l1": {"name": "cyclical", "steps": 8}}}, {}),
+        ({"weights": {"capacity": 1.0}}, {"options.capacity": 10_000}),
+        ({"weights": {"capacity": 1.0}, "options": {"capacity": {"steps": 8}}}, {}),
+    ],
+)
+def test_schedules_that_outlast_training_are_named(objective, late):
+    found = Objective(SquaredError(), **objective).unfinished(8)
+    assert found == {f"objective.{key}.steps": steps for key, steps in late.items()}
