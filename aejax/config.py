@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -183,7 +182,7 @@ def check_kind(key: str, value: Any, default: Any) -> None:
         case int():
             fits, wanted = number and isinstance(value, int), "a whole number"
         case float():
-            fits, wanted = number and abs(value) < math.inf, "a finite number"
+            fits, wanted = number and abs(value) < 2**128, "a finite number"  # in float32
         case str():
             fits, wanted = isinstance(value, str), "a string"
         case tuple():
@@ -204,7 +203,7 @@ def _check_plain(key: str, value: Any) -> None:
             _check_plain(key, each)
     elif type(value) not in (str, bool, int, float, type(None)):
         raise InputError(f"{key} must hold plain numbers, strings, lists or None, got {shown(value)}")
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif isinstance(value, float) and not abs(value) < 2**128:
         raise InputError(f"{key} must be finite, got {value}")
 
 

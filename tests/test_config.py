@@ -71,6 +71,7 @@ def test_wrong_keys_and_values_are_named(change, message):
         ("tracking", "wandb", r"tracking must be names, e.g. \('wandb',\)"),
         ("encoder.name", None, "encoder.name must be a string"),
         ("objective.weights.kl", float("inf"), "objective.weights.kl must be a finite number, got inf"),
+        ("objective.weights.kl", 1e39, "objective.weights.kl must be a finite number, got 1e"),
         ("objective.schedules.kl", 0.5, "objective.schedules.kl must be a section of keys"),
         ("objective.options.mmd", None, "objective.options.mmd must be a section of keys"),
         ("bottleneck.decay", float("nan"), "bottleneck.decay must be finite"),
