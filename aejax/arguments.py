@@ -27,7 +27,7 @@ def array(what: str, value: Any) -> np.ndarray:
 def count(what: str, value: Any, each: int) -> int:
     """Returns `value` as a count of things of `each` bytes that memory holds, or raises InputError."""
     if not _whole(value) or value < 1:
-        raise InputError(f"{what} needs num of at least 1, a whole number, got {shown(value)}")
+        raise InputError(f"{what} needs a whole num of at least 1, got {shown(value)}")
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if value * each > there:
         raise InputError(
