@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from aejax.errors import InputError, one_of
+from aejax.errors import InputError, one_of, shown
 
 
 def default() -> ConfigDict:
@@ -97,15 +96,21 @@ def lock(config: ConfigDict) -> ConfigDict:
 def shrink(config: ConfigDict) -> None:
     """Makes a config run in seconds, for `:tiny`; models and data are the config's own to make small."""
     config.update({"steps": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2})
+    for section in (*config.objective.schedules.values(), *config.objective.options.values()):
+        if "steps" in section:
+            section.steps = min(section.steps, config.steps)
 
 
 def check(config: ConfigDict) -> None:
-    """Raises InputError for unknown or missing keys and for values out of range."""
-    reference = default()
-    _same_keys(reference, config)
-    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "samples"):
-        if not (isinstance(config[key], int) and config[key] > 0):
-            raise InputError(f"{key} must be a whole number above 0, got {config[key]!r}")
+    """Raises InputError for unknown or missing keys and for values of the wrong kind or out of range."""
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"a config must be what aejax.config.default() returns, got {type(config).__name__}")
+    _check_section(default(), config)
+    for key, value in flat(config.to_dict()):
+        _check_plain(key, value)
+    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "samples", "optim.accumulate"):
+        if not 0 < get(config, key) < 2**31:
+            raise InputError(f"{key} must be a whole number above 0 and below 2**31, got {get(config, key)}")
     if config.dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
     if config.partition.name not in ("pmap", "sharded"):
@@ -114,26 +119,18 @@ def check(config: ConfigDict) -> None:
         raise one_of("data.fit", config.data.fit, ("crop", "pad", "stretch"))
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
-    if isinstance(config.seed, bool) or not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
-        raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, got {config.seed!r}")
-    for key in (
-        "classes",
-        "patience",
-        "pretrain.steps",
-        "optim.warmup",
-        "optim.clip",
-        "optim.weight_decay",
-        "data.size",
-    ):
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, got {config.seed}")
+    for key in ("classes", "patience", "pretrain.steps", "optim.warmup", "data.size", "data.memory_mb"):
+        if not 0 <= get(config, key) < 2**31:
+            raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
+    for key in ("optim.clip", "optim.weight_decay"):
         if get(config, key) < 0:
             raise InputError(f"{key} must not be negative, got {get(config, key)}")
-    if not (math.isfinite(config.optim.lr) and config.optim.lr > 0):
+    if not config.optim.lr > 0:
         raise InputError(f"optim.lr must be above 0, got {config.optim.lr}")
-    held_out = config.data.held_out
-    if isinstance(held_out, bool) or not isinstance(held_out, int) or held_out < -1:
-        raise InputError(f"data.held_out must be a label, or -1 for none, got {held_out!r}")
-    if config.optim.accumulate < 1:
-        raise InputError(f"optim.accumulate must be at least 1, got {config.optim.accumulate}")
+    if config.data.held_out < -1:
+        raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
 
 
 # May change when a run goes on: they do not change what is computed.
@@ -166,15 +163,60 @@ _OPEN = (
 )
 
 
-def _same_keys(reference: ConfigDict, config: ConfigDict, path: str = "") -> None:
+# Of these the keys are free and the values are all of one kind; the others hold a `name` and what it takes.
+_VALUES = {"objective.weights": 0.0, "objective.schedules": ConfigDict(), "objective.options": ConfigDict()}
+
+
+def _check_section(reference: ConfigDict, config: ConfigDict, path: str = "") -> None:
     for key in config:
         if key not in reference:
             raise one_of("config key", path + key, [path + k for k in reference])
     for key, value in reference.items():
         if key not in config:
             raise InputError(f"config key {path + key!r} is missing; start from aejax.config.default()")
-        if isinstance(value, ConfigDict) and path + key not in _OPEN:
-            _same_keys(value, config[key], f"{path}{key}.")
+        check_kind(path + key, config[key], value)
+        if path + key in _VALUES:
+            for name, held in config[key].items():
+                check_kind(f"{path}{key}.{name}", held, _VALUES[path + key])
+        elif path + key not in _OPEN:
+            if isinstance(value, ConfigDict):
+                _check_section(value, config[key], f"{path}{key}.")
+        elif "name" in config[key]:
+            check_kind(f"{path}{key}.name", config[key]["name"], "")
+
+
+def check_kind(key: str, value: Any, default: Any) -> None:
+    """Raises InputError where `value` is not of the kind of `default`; a default of None takes anything."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    match default:
+        case bool():
+            fits, wanted = isinstance(value, bool), "True or False"
+        case int():
+            fits, wanted = number and isinstance(value, int), "a whole number"
+        case float():
+            fits, wanted = number and abs(value) < 2**128, "a finite number"  # in float32
+        case str():
+            fits, wanted = isinstance(value, str), "a string"
+        case tuple():
+            fits = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
+            wanted = "names, e.g. ('wandb',)"
+        case Mapping() | ConfigDict():
+            fits, wanted = isinstance(value, Mapping | ConfigDict), "a section of keys, e.g. {'name': 'linear'}"
+        case _:
+            return
+    if not fits:
+        raise InputError(f"{key} must be {wanted}, got {shown(value)}")
+
+
+def _check_plain(key: str, value: Any) -> None:
+    """Raises InputError for what config.json could not hold, wherever in the config."""
+    if isinstance(value, tuple | list):
+        for each in value:
+            _check_plain(key, each)
+    elif type(value) not in (str, bool, int, float, type(None)):
+        raise InputError(f"{key} must hold plain numbers, strings, lists or None, got {shown(value)}")
+    elif isinstance(value, float) and not abs(value) < 2**128:
+        raise InputError(f"{key} must be finite, got {value}")
 
 
 def get(config: Mapping[str, Any], path: str) -> Any:

@@ -41,6 +41,12 @@ def in_one_line(error: BaseException) -> str:
     return " ".join((str(error) if isinstance(error, AejaxError) else repr(error)).split())
 
 
+def shown(value: object) -> str:
+    """Returns `repr(value)` in one line of bounded length."""
+    words = " ".join(repr(value).split())
+    return words if len(words) <= 100 else f"{words[:100]}..."
+
+
 def kind_and_words(error: BaseException) -> str:
     """Of an error of another library, in one line of bounded length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,11 +1,13 @@
 """The optax chain that a config describes."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
 
+from aejax.config import check_kind
 from aejax.errors import InputError, one_of
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -39,6 +41,9 @@ def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation
     """Clipping, the optimizer, decoupled weight decay, the schedule, accumulation."""
     if config["name"] not in OPTIMIZERS:
         raise one_of("optim.name", config["name"], OPTIMIZERS)
+    known = inspect.signature(OPTIMIZERS[config["name"]]).parameters
+    for option, value in config["options"].items():
+        check_kind(f"optim.options.{option}", value, known[option].default if option in known else None)
     try:
         rule = OPTIMIZERS[config["name"]](**config["options"])
     except TypeError as error:

@@ -105,13 +105,15 @@ def _line(error: Exception) -> str:
 
 
 def _read_errors() -> None:
-    """What jaxlib writes to stderr goes through `_READER`; what Python writes goes where it went."""
+    """Sends what jaxlib writes, to stdout as well, through `_READER` to stderr; Python writes where it wrote before."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    own = os.dup(2)
+    out, err = os.dup(1), os.dup(2)
     reader = subprocess.Popen(
         [sys.executable, "-SEc", _READER], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
     )
     assert reader.stdin
+    os.dup2(reader.stdin.fileno(), 1)
     os.dup2(reader.stdin.fileno(), 2)
     reader.stdin.close()
-    sys.stderr = os.fdopen(own, "w", buffering=1)
+    sys.stdout, sys.stderr = os.fdopen(out, "w", buffering=1), os.fdopen(err, "w", buffering=1)

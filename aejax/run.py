@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import checkpoint, export, models, samplers
+from aejax import arguments, checkpoint, export, models, samplers
 from aejax import config as config_lib
 from aejax.data import Spec, as_array
-from aejax.errors import InputError
+from aejax.errors import InputError, shown
 from aejax.objectives import LIKELIHOODS, Likelihood
 from aejax.sections import instance
 
@@ -102,7 +103,7 @@ class Run:
         A deterministic code has nothing to draw, and is what `encode` gives.
         """
         x = self.spec.check(x)
-        keys = jax.random.split(jax.random.key(seed), len(x))
+        keys = jax.random.split(jax.random.key(arguments.seed(seed)), len(x))
         drawn = batched(self._draw, x, (keys, *self._labels(label, len(x))), self._at_once())
         _check_finite(drawn, _FAR)
         return drawn
@@ -122,7 +123,7 @@ class Run:
 
     def lookup(self, indices: Any) -> np.ndarray:
         """The latents, for `decode`, of discrete codes as `indices` gives them."""
-        indices, size = np.asarray(indices), self.codebook_size
+        indices, size = as_array(indices, "codes"), self.codebook_size
         if size is None:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
         if indices.dtype.kind not in "iu" or not indices.size or indices.min() < 0 or indices.max() >= size:
@@ -138,7 +139,9 @@ class Run:
         z = as_array(z, "the latents")
         with np.errstate(over="ignore"):
             z = z.astype(np.float32)
-        if not z.ndim or not len(z) or z.shape[1:] != self.latents.shape[1:]:
+        if z.shape == self.latents.shape[1:]:
+            raise InputError(f"the latent {z.shape} is one without its batch axis; give latents [n, ...], e.g. z[None]")
+        if not z.size or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         _check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
         decoded = batched(self._decode, z, self._labels(label, len(z)), self._at_once())
@@ -163,8 +166,10 @@ class Run:
         Without either, draws come from the saved latents: discrete codes are drawn for each position from
         those found there, others from a Gaussian with their mean and covariance.
         """
-        if num < 1:
-            raise InputError(f"generate needs num of at least 1, got {num}")
+        seed = arguments.seed(seed)
+        # Examples, twice while batches are put together; latents as float64 and float32.
+        each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
+        num = arguments.count("generate", num, each)
         self._labels(label, num)  # wrong ones are said before anything is drawn
         if sampler is not None:
             if not isinstance(sampler, samplers.Sampler):
@@ -183,6 +188,18 @@ class Run:
         prior: Any = self.model.apply(self._on_device, method="prior")
         if prior is not None:
             return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
+        if len(self.latents) < 2:
+            raise InputError(
+                "generate draws from the saved latents, and one alone would give one example again and again; give a "
+                "sampler, aejax.samplers.fit(name, run.encode(x)), or train with two or more samples and validation "
+                "examples"
+            )
+        if num > 1 and (self.latents == self.latents[:1]).all():
+            warnings.warn(
+                f"the {len(self.latents):,} saved latents are all the same, and so is what is generated from them; "
+                "give a sampler, aejax.samplers.fit(name, run.encode(x)), or look at the training",
+                stacklevel=2,
+            )
         if self.codebook_size is not None:
             shape = self.latents.shape[1:-1]
             rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
@@ -223,9 +240,11 @@ class Run:
             return ()
         if label is None:
             raise InputError(f"the run is conditional: give label=, {length} whole numbers from 0 to {classes - 1}")
-        label = np.asarray(label)
+        label = as_array(label, "label")
         if label.shape != (length,) or label.dtype.kind not in "iu" or label.min() < 0 or label.max() >= classes:
-            raise InputError(f"label must be {length} whole numbers from 0 to {classes - 1}, got {label.shape} {label}")
+            raise InputError(
+                f"label must be {length} whole numbers from 0 to {classes - 1}, got {label.shape} {shown(label)}"
+            )
         return (label.astype(np.int32),)
 
     def _at_once(self, most: int = 1_024) -> int:
@@ -301,9 +320,10 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
     `step` is a number, "newest", or "best", the one with the lowest validation loss. Raises
     InputError where there is none or it names other code, StorageError where none can be read.
     """
-    workdir = Path(workdir)
-    if isinstance(step, str) and step not in ("newest", "best"):
-        raise InputError(f"step={step!r} must be a whole number, 'newest' or 'best'")
+    workdir = arguments.folder(workdir)
+    whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
+    if not whole and step not in ("newest", "best"):
+        raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
     if step == "newest":
         saved = checkpoint.newest(workdir)
     else:

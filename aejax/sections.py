@@ -5,7 +5,10 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from aejax.errors import InputError, one_of
+from jax import Array
+
+from aejax.config import check_kind
+from aejax.errors import InputError, one_of, shown
 
 T = TypeVar("T")
 
@@ -27,7 +30,7 @@ def instance(part: str, classes: Mapping[str, type[T]], section: Mapping[str, An
     for key, value in options.items():
         if key not in fields or key == "axis_name":
             raise one_of(f"{part} {name!r}: option", key, [f for f in fields if f != "axis_name"])
-        _check_type(f"{part}.{key}", value, fields[key].type)
+        check_type(f"{part}.{key}", value, fields[key].type)
     options = {key: value for key, value in given.items() if key in fields} | options
     missing = [
         k for k, f in fields.items() if k not in options and f.default is f.default_factory is dataclasses.MISSING
@@ -39,7 +42,7 @@ def instance(part: str, classes: Mapping[str, type[T]], section: Mapping[str, An
 
 def named(what: str, name: Any, choices: Mapping[str, T]) -> T:
     """The choice called `name`, or what "package.module:attribute" names; InputError where there is none."""
-    if name in choices:
+    if isinstance(name, str) and name in choices:
         return choices[name]
     module, colon, attribute = str(name).partition(":")
     if not colon:
@@ -50,17 +53,19 @@ def named(what: str, name: Any, choices: Mapping[str, T]) -> T:
         raise InputError(f"{what}={name!r} cannot be imported ({error}); write package.module:attribute") from error
 
 
-def _check_type(what: str, value: Any, kind: Any) -> None:
-    """Raises InputError where an attribute of numbers is none."""
+def check_type(what: str, value: Any, kind: Any) -> None:
+    """Raises InputError where an attribute annotated by `kind` is of another kind; other annotations take anything."""
     if kind == Sequence[int]:
         if not isinstance(value, Sequence) or isinstance(value, str) or not all(_whole(n, 1) for n in value):
-            raise InputError(f"{what} must be whole numbers above 0, e.g. (64, 32), got {value!r}")
+            raise InputError(f"{what} must be whole numbers above 0, e.g. (64, 32), got {shown(value)}")
     elif kind in (int, Natural):
         if not _whole(value, int(kind is int)):
             least = "a whole number above 0" if kind is int else "0 or a whole number above it"
-            raise InputError(f"{what} must be {least}, got {value!r}")
-    elif kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise InputError(f"{what} must be a number, got {value!r}")
+            raise InputError(f"{what} must be {least}, got {shown(value)}")
+    elif kind is float and not isinstance(value, Array):  # traced: of runs that train together
+        check_kind(what, value, 0.0)
+    elif kind in (str, bool):
+        check_kind(what, value, kind())
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -7,6 +7,7 @@ import itertools
 import math
 import sys
 import tempfile
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -109,10 +110,10 @@ def train_together(
     Raises what keeps all runs from beginning.
     """
     folders = [Path(workdir) for workdir in workdirs]
-    config, alone, numbers = configs[0], len(configs) == 1, together.numbers(configs)
     for each in configs:
         config_lib.check(each)
         trackers(each.tracking)
+    config, alone, numbers = configs[0], len(configs) == 1, together.numbers(configs)
     partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)
     quiet = quiet or not partition.primary
@@ -299,6 +300,12 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
         axis_name=axis_name,
     )
     traced = _trace(_on_one_device(task, config, spec), spec)
+    for key, taken in task.objective.unfinished(config.steps).items():
+        warnings.warn(
+            f"{key}={taken} is more than steps={config.steps}: training ends before this schedule does, with another "
+            f"weight or target than the config's; raise steps, or lower {key}",
+            stacklevel=2,
+        )
     models.warn_if_overcomplete(models.abstract_output(model, spec.shape), config)
     return dataclasses.replace(task, convolves="conv_general_dilated" in traced)
 

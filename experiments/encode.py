@@ -20,7 +20,7 @@ def encode() -> None:
     run = main.load(_WORKDIR.value, _STEP.value)
     source = split_of(run, _SPLIT.value)
     encode_split(run, source, out, _CHUNK.value)
-    print(f"{out}: {len(source):,} examples of {source.name}, latents {run.latents.shape[1:]}, step {run.step:,}")
+    print(f"{out}: {len(source):,} examples of {_SPLIT.value}, latents {run.latents.shape[1:]}, step {run.step:,}")
 
 
 if __name__ == "__main__":

@@ -120,9 +120,13 @@ def _read_flags(argv: list[str]) -> list[str]:
         missing = re.match(r"flag --(\w+)=None:", message)
         raise aejax.InputError(f"--{missing[1]}=... is missing" if missing else message) from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise aejax.InputError(
-            f"an override of a config does not fit: {' '.join(str(error.args[0]).split())}"
-        ) from error
+        words = " ".join(str(error.args[0]).split()).partition(" Other fields present")[0]  # ml_collections lists all
+        if isinstance(error, KeyError) and " " not in words:
+            words = f"there is no {words}"
+        raise aejax.InputError(f"an override of a config does not fit: {words}") from error
+    except SystemExit as error:
+        asked = any(a.lstrip("-").partition("=")[0] in ("?", "help", "helpfull", "helpshort", "helpxml") for a in argv)
+        raise SystemExit(0 if asked else error.code) from error  # absl exits with 1 after --help
 
 
 def loaded(config: ConfigDict) -> ConfigDict:

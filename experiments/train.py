@@ -60,7 +60,8 @@ def train() -> None:
         print(
             f"{found['examples']:,} examples of {found['input']}, codes of {found['code']}, "
             f"{found['parameters']:,} parameters, loss of the first batch {found['loss']:.5g}\n"
-            f"each device holds a state of {found['state_gib']:.2f} GiB; a step takes {found['step_gib']:.2f} in all"
+            f"each device holds a state of {found['state_gib']:.3g} GiB; "
+            f"a step needs {found['step_gib']:.3g} GiB of its memory, with the state and without the data"
         )
         return
     several = _DISTRIBUTED.value or _COORDINATOR.value

@@ -1,9 +1,14 @@
 import json
 
+import numpy as np
 import pytest
+from conftest import mlp
+from ml_collections import ConfigDict
 
 import aejax
 from aejax import config as config_lib
+from aejax.data import Spec
+from aejax.train import make_task
 
 
 def test_json_round_trip_equals_the_config():
@@ -48,3 +53,61 @@ def test_wrong_keys_and_values_are_named(change, message):
     change(config)
     with pytest.raises(aejax.InputError, match=message):
         config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        *((key, None, rf"{key} must be") for key, _ in config_lib.flat(aejax.config.default().to_dict())),
+        *((key, 3, f"{key} must be a section") for key, v in aejax.config.default().items() if hasattr(v, "keys")),
+        ("steps", True, "steps must be a whole number, got True"),
+        ("steps", 2**31, r"steps must be .* below 2\*\*31"),
+        ("seed", float("nan"), "seed must be a whole number, got nan"),
+        ("optim.clip", float("nan"), "optim.clip must be a finite number, got nan"),
+        ("optim.lr", "1e-3", "optim.lr must be a finite number, got '1e-3'"),
+        ("ema", float("inf"), "ema must be a finite number"),
+        ("data.held_out", float("nan"), "data.held_out must be a whole number"),
+        ("data.cache", 1, "data.cache must be True or False"),
+        ("tracking", "wandb", r"tracking must be names, e.g. \('wandb',\)"),
+        ("encoder.name", None, "encoder.name must be a string"),
+        ("objective.weights.kl", float("inf"), "objective.weights.kl must be a finite number, got inf"),
+        ("objective.weights.kl", 1e39, "objective.weights.kl must be a finite number, got 1e"),
+        ("objective.schedules.kl", 0.5, "objective.schedules.kl must be a section of keys"),
+        ("objective.options.mmd", None, "objective.options.mmd must be a section of keys"),
+        ("bottleneck.decay", float("nan"), "bottleneck.decay must be finite"),
+        ("encoder.features", np.arange(2), "encoder.features must hold plain numbers"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named_by_their_key(key, value, message):
+    plain = aejax.config.default().to_dict()
+    *sections, last = key.split(".")
+    place = config_lib.get(plain, ".".join(sections)) if sections else plain
+    place[last] = value
+    with pytest.raises(aejax.InputError, match=message) as error:
+        config_lib.check(ConfigDict(plain))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective.schedules.l1": {"name": "linear", "steps": "9"}}, r"schedules\.l1\.steps must be a whole number"),
+        ({"objective.schedules.l1": {"name": None}}, "name None is unknown"),
+        ({"objective.options.l1": {"function": "mmd", "scale": None}}, r"options\.l1\.scale must be a finite number"),
+        ({"objective.bound": {"name": "ciwae", "share": "x"}}, r"objective\.bound\.share must be a finite number"),
+        ({"optim.options": {"b1": "x"}}, r"optim\.options\.b1 must be a finite number, got 'x'"),
+        ({"encoder.activation": None}, r"encoder\.activation must be a string, got None"),
+        ({"decoder.tied": 1}, r"decoder\.tied must be True or False, got 1"),
+        ({"likelihood": {"name": "gaussian", "scale": "x"}}, r"likelihood\.scale must be a finite number"),
+    ],
+)
+def test_attributes_of_the_wrong_kind_are_named_by_their_key(changes, message):
+    config = mlp()
+    config.objective.weights.l1 = 1.0
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = config_lib.get(config, ".".join(sections)) if sections else config
+        with config.ignore_type():
+            place[last] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises(aejax.InputError, match=message):
+        make_task(config, Spec((6,)))

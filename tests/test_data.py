@@ -319,7 +319,7 @@ def test_wrong_splits_are_named(spec, message):
         (np.zeros((3, 2, 2, 1, 1)), "shape"),
         (np.zeros((0, 2)), "holds no numbers"),
         (np.array([[1], [1, 2]], dtype=object), "all of one shape"),
-        (np.array([["a"]]), "must be numbers"),
+        (np.array([["a"]]), "give numbers"),
         (np.full((2, 4, 4), 3.0), r"must lie in \[0, 1\], found 3.0 to 3.0"),
         (np.zeros((2, 4, 4), np.int64), "give uint8"),
     ],

@@ -102,3 +102,15 @@ def test_a_command_asks_for_large_pages_once_and_leaves_alone_what_it_finds(tmp_
     assert tunables("-c", code) == expected
     assert tunables("-c", f"{code}; {show}", GLIBC_TUNABLES="") == ""
     assert tunables("-c", f"import experiments; {show}") == "None"  # as a library
+
+
+def test_help_is_no_error_and_an_override_that_does_not_fit_prints_one_line():
+    command = [sys.executable, "-m", "experiments.train", "--config=configs/vae.py:tiny", "--workdir=unused"]
+    asked = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert asked.returncode == 0
+    assert "--workdir" in asked.stdout
+    for override, told in (("stepz=3", 'Key "stepz" does not exist'), ("objective.schedules.kl.steps=3", "no 'kl'")):
+        wrong = subprocess.run([*command, f"--config.{override}"], capture_output=True, text=True)
+        assert (wrong.returncode, len(wrong.stderr.splitlines())) == (1, 1)
+        assert told in wrong.stderr
+        assert len(wrong.stderr) < 200

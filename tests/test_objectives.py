@@ -160,7 +160,7 @@ def test_unknown_terms_options_and_schedules_are_named():
         Objective(SquaredError(), {"l1": 1.0}, schedules={"l1": {"name": "lin", "steps": 1}})
     with pytest.raises(aejax.InputError, match=r"objective.schedules.kl is there but objective.weights.kl is not"):
         Objective(SquaredError(), {}, schedules={"kl": {"name": "linear", "steps": 1}})
-    with pytest.raises(aejax.InputError, match=r"steps must be at least 1, got 0"):
+    with pytest.raises(aejax.InputError, match=r"steps must be a whole number above 0, got 0"):
         Objective(SquaredError(), {"l1": 1.0}, schedules={"l1": {"name": "linear", "steps": 0}})
     with pytest.raises(aejax.InputError, match=r"objective.bound.name 'iwa' is unknown; did you mean 'iwae'"):
         Objective(SquaredError(), bound={"name": "iwa"})
@@ -215,3 +215,17 @@ def test_noise_has_its_level():
 def test_corruption_checks_its_level(name, level):
     with pytest.raises(aejax.InputError, match=r"corruption"):
         Corruption(name, level)
+
+
+@pytest.mark.parametrize(
+    ("objective", "late"),
+    [
+        ({"weights": {"l1": 1.0}, "schedules": {"l1": {"name": "linear", "steps": 9}}}, {"schedules.l1": 9}),
+        ({"weights": {"l1": 1.0}, "schedules": {"l1": {"name": "cyclical", "steps": 8}}}, {}),
+        ({"weights": {"capacity": 1.0}}, {"options.capacity": 10_000}),
+        ({"weights": {"capacity": 1.0}, "options": {"capacity": {"steps": 8}}}, {}),
+    ],
+)
+def test_schedules_that_outlast_training_are_named(objective, late):
+    found = Objective(SquaredError(), **objective).unfinished(8)
+    assert found == {f"objective.{key}.steps": steps for key, steps in late.items()}

@@ -1,3 +1,6 @@
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import conv, mlp, one_device, vectors
@@ -123,3 +126,63 @@ def test_a_step_that_was_not_saved_is_named_beside_those_that_were(tmp_path):
         aejax.load_run(tmp_path, "bset")
     with pytest.raises(aejax.InputError, match=r"sampler must be what aejax.samplers.fit\(name, latents\) gives"):
         run.generate(2, sampler="flow")
+
+
+class Foreign:
+    """An array of another library that numpy cannot read, as one that needs a gradient."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("call detach() first")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda run: run.encode(Foreign()),
+            r"the input: give numbers, all of one shape, in a NumPy array \(RuntimeError: call detach",
+        ),
+        (lambda run: run.encode([[1, 2], [3]]), "the input: give numbers, all of one shape"),
+        (lambda run: run.encode(5), r"shape \(\)"),
+        (lambda run: run.encode(images(1)[0]), r"one example without its batch axis; give \[n, ...\], e.g. x\[None\]"),
+        (lambda run: run.encode(images(1)[0, ..., 0]), "one example without its batch axis"),
+        (lambda run: run.decode(5), r"the given ones \(\)"),
+        (lambda run: run.decode("abc"), "the latents: give numbers, all of one shape, not"),
+        (lambda run: run.decode(run.latents[0]), "without its batch axis"),
+        (lambda run: run.decode(Foreign()), "the latents: give numbers, all of one shape"),
+        (lambda run: run.generate("3"), "whole num of at least 1, got '3'"),
+        (lambda run: run.generate(2.5), "whole num of at least 1, got 2.5"),
+        (lambda run: run.generate(10**12), "takes .* GiB of memory .*; ask for fewer"),
+        (lambda run: run.generate(2, seed=-1), r"seed must be a whole number from 0 to 2\*\*32 - 1, got -1"),
+        (lambda run: run.sample_posterior(images(2), seed="x"), "seed must be a whole number"),
+        (lambda run: aejax.samplers.fit("gaussian", run.latents, seed=1.5), "seed must be a whole number"),
+        (lambda run: aejax.samplers.fit(["gaussian"], run.latents), "sampler .* is unknown"),
+        (lambda run: aejax.samplers.fit("gaussian", Foreign()), "codes: give numbers, all of one shape"),
+        (lambda run: aejax.samplers.fit("gaussian", run.latents).sample(10**15), "GiB of memory"),
+        (lambda run: aejax.load_run("a\0b"), "is no name of a folder"),
+        (lambda run: aejax.load_run("a" * 5_000), "is no name of a folder"),
+        (lambda run: aejax.load_run(5), "is no name of a folder"),
+        (lambda run: aejax.load_run(".", None), "step=None must be a whole number"),
+        (lambda run: aejax.load_run(".", 1.5), "step=1.5 must be a whole number"),
+    ],
+)
+def test_odd_arguments_are_told_in_one_line(folder, call, message):
+    with pytest.raises(aejax.InputError, match=message) as error:
+        call(aejax.load_run(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_bfloat16_is_read_as_float32(folder):
+    run = aejax.load_run(folder)
+    z = run.latents.astype(jnp.bfloat16)
+    np.testing.assert_array_equal(run.decode(z), run.decode(z.astype(np.float32)))
+    x = (images(2) / 255).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(run.encode(x), run.encode(x.astype(np.float32)))
+
+
+def test_one_saved_latent_generates_nothing(folder):
+    run = aejax.load_run(folder)
+    with pytest.raises(aejax.InputError, match="one alone would give one example again and again"):
+        dataclasses.replace(run, latents=run.latents[:1]).generate(3)
+    with pytest.warns(UserWarning, match="the 6 saved latents are all the same"):
+        dataclasses.replace(run, latents=np.zeros_like(run.latents)).generate(3)

@@ -293,7 +293,7 @@ def some(name):
         ("gaussian", np.where(np.arange(100)[:, None] == 7, np.nan, vectors()), {}, r"latent 7 of 100 holds NaN"),
         ("gaussian", vectors()[:0], {}, r"one code or more; got float32 \(0, 6\)"),
         ("gaussian", np.zeros(5), {}, r"numbers \[n, ...\], one code or more; got float64 \(5,\)"),
-        ("gaussian", np.array([["a", "b"]]), {}, r"a sampler reads numbers"),
+        ("gaussian", np.array([["a", "b"]]), {}, r"codes: give numbers"),
         ("mixture", vectors(5), {}, r"sampler.components=10 is more than the 5 latents; lower it"),
         ("mixture", np.zeros((20, 5000), np.float32), {}, r"10 covariances of 5,000 numbers do not fit in memory"),
         ("flow", np.zeros((20, 5000), np.float32), {}, r"up to 2,048 numbers, these have 5,000; choose the gaussian"),

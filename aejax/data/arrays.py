@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import ml_dtypes
 import numpy as np
 from numpy.lib import format as npy
 
@@ -27,12 +28,14 @@ def as_array(values: Any, name: str) -> np.ndarray:
         array = np.asarray(values)
     except Exception as error:  # ragged lists, and whatever the arrays of other libraries raise
         raise InputError(
-            f"{name}: examples must be numbers, all of one shape ({kind_and_words(error)}); give a NumPy array"
+            f"{name}: give numbers, all of one shape, in a NumPy array ({kind_and_words(error)})"
         ) from error
+    if array.dtype == ml_dtypes.bfloat16:
+        return array.astype(np.float32)
     if array.dtype.kind == "c":
         raise InputError(f"{name}: complex numbers ({array.dtype}); give real and imaginary parts as features")
     if array.dtype.kind not in "buif":
-        raise InputError(f"{name}: an array of {array.dtype}; examples must be numbers, all of one shape")
+        raise InputError(f"{name}: give numbers, all of one shape, not an array of {array.dtype}")
     return array
 
 

@@ -90,6 +90,8 @@ class Spec:
     def check(self, x: Any) -> np.ndarray:
         """The user's array as `prepare` wants it, or InputError."""
         x = as_array(x, "the input")
+        if x.shape in (self.shape, self.shape[:2]):
+            raise InputError(f"the input {x.shape} is one example without its batch axis; give [n, ...], e.g. x[None]")
         source = from_array(x, name="the input", binary=self.binary and is_binary(x))
         if source.shape != self.shape:
             raise InputError(f"the run reads examples of {self.shape}, the input holds examples of {source.shape}")

@@ -47,7 +47,10 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     if count < 2 or real.shape[1] > WIDEST:
         reason = f"features of {real.shape[1]:,} numbers are more than {WIDEST:,}; choose another space of features"
         return dict.fromkeys(names, Skipped(reason if count > 1 else f"{test} have no covariance"))
-    drawn = subject.run.generate(count, seed=0, label=test.condition)
+    try:
+        drawn = subject.run.generate(count, seed=0, label=test.condition)
+    except InputError as error:  # too few saved latents
+        return dict.fromkeys(names, Skipped(str(error)))
     generated = _features(subject, found, _in_range(drawn), test.condition)
     train = subject.train.take(count)
     how = f"{found.meaning} ({real.shape[1]:,} numbers; not Inception FID)"

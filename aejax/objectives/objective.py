@@ -19,7 +19,7 @@ from aejax.objectives.context import Context
 from aejax.objectives.likelihoods import Likelihood
 from aejax.objectives.schedules import SCHEDULES
 from aejax.objectives.terms import TERMS
-from aejax.sections import named
+from aejax.sections import check_type, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,18 @@ class Objective:
                     loss = loss + weight * self._factor(name, c.step) * terms[name]
         return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged all the same
 
+    def unfinished(self, steps: int) -> dict[str, int]:
+        """Returns the keys of schedules that take more than `steps`, with the steps that they take."""
+        found = {}
+        for name in self.weights:
+            term = TERMS.get(self.options.get(name, {}).get("function", name))
+            own = inspect.signature(term).parameters.get("steps") if term else None  # e.g. capacity's
+            if own:
+                found[f"options.{name}"] = self.options.get(name, {}).get("steps", own.default)
+            if name in self.schedules:
+                found[f"schedules.{name}"] = self.schedules[name].get("steps", 0)
+        return {f"objective.{key}.steps": taken for key, taken in found.items() if taken > steps}
+
     def mean(self, decoded: Array) -> Array:
         """The expected input, in the units of the model's input."""
         return self.likelihood.mean(decoded)
@@ -122,8 +134,9 @@ class Objective:
 
 def _call(section: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
     """`function` with these options bound, or InputError where it does not take one of them."""
-    known = list(inspect.signature(function).parameters)
-    for option in options:
+    known = inspect.signature(function, eval_str=True).parameters
+    for option, value in options.items():
         if option not in known:
             raise one_of(section + ": option", option, known)
+        check_type(f"{section}.{option}", value, known[option].annotation)
     return functools.partial(function, **options)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -13,6 +14,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from aejax import arguments
+from aejax.data import as_array
 from aejax.errors import InputError, StorageError, one_of
 from aejax.samplers.autoregressive import Autoregressive
 from aejax.samplers.flow import Flow
@@ -64,9 +67,8 @@ class Sampler:
 
     def sample(self, num: int, seed: int = 0) -> np.ndarray:
         """`num` draws [num, *shape]: latents float32, or of discrete codes the indices, int32."""
-        if num < 1:
-            raise InputError(f"sample needs num of at least 1, got {num}")
-        drawn = self.kind.sample(self.params, num, seed)
+        num = arguments.count("sample", num, 12 * math.prod(self.shape))
+        drawn = self.kind.sample(self.params, num, arguments.seed(seed))
         return drawn.reshape(num, *self.shape).astype(np.int32 if self.kind.discrete else np.float32)
 
     def log_prob(self, codes: Any) -> np.ndarray:
@@ -79,7 +81,7 @@ class Sampler:
 
 def build(name: str, **options: Any) -> Kind:
     """The kind called `name` with its options. Raises InputError where there is none, or they do not fit."""
-    if name not in SAMPLERS:  # a name that a file gives must not import anything
+    if not isinstance(name, str) or name not in SAMPLERS:  # a name that a file gives must not import anything
         raise one_of("sampler", name, SAMPLERS)
     return instance("sampler", SAMPLERS, {"name": name, **options})
 
@@ -92,7 +94,7 @@ def fit(name: str, latents: Any, seed: int = 0, **options: Any) -> Sampler:
     """
     kind = build(name, **options)
     latents = _checked(name, latents)
-    params = kind.fit(latents.reshape(len(latents), -1), seed)
+    params = kind.fit(latents.reshape(len(latents), -1), arguments.seed(seed))
     return Sampler(name, kind, latents.shape[1:], params)
 
 
@@ -108,7 +110,7 @@ def check_kind(name: str, discrete: bool) -> None:
 
 def _checked(name: str, codes: Any) -> np.ndarray:
     """Codes as float32 or int32, or InputError where the sampler called `name` cannot read them."""
-    codes = np.asarray(codes)
+    codes = as_array(codes, "codes")
     if codes.ndim < 2 or not codes.size or codes.dtype.kind not in "fiu":
         raise InputError(f"a sampler reads numbers [n, ...], one code or more; got {codes.dtype} {codes.shape}")
     check_kind(name, codes.dtype.kind in "iu")

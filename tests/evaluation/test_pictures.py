@@ -379,3 +379,10 @@ def test_a_training_leaves_pictures(points):
 
 def test_no_curves_without_logs(tmp_path):
     assert pictures.of_logs(tmp_path) == Skipped("the workdir holds no validation yet")
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap"])
+def test_codes_that_are_all_the_same_are_not_projected(method, monkeypatch):
+    monkeypatch.setattr(latents, "check_projection", lambda method: None)
+    with pytest.raises(aejax.InputError, match=f"all codes are the same: {method} has nothing to tell apart"):
+        latents.project(np.ones((5, 3)), method)

@@ -42,6 +42,8 @@ def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np
         points = pca.fit_transform(latents)
         first, second = (f"component {k + 1} ({100 * r:.0f}% of the variance)" for k, r in enumerate(_shares(pca)))
         return points, (first, second)
+    if (latents == latents[:1]).all():  # t-SNE divides by their spread, and scikit-learn's then ends the process
+        raise InputError(f"all codes are the same: {method} has nothing to tell apart; choose pca")
     if method == "tsne":
         tsne = TSNE(perplexity=min(30, (len(latents) - 1) / 3), init="pca", random_state=seed)
         return tsne.fit_transform(latents), ("t-SNE 1", "t-SNE 2")

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aejax import logs
+from aejax.errors import InputError
 from aejax.evaluation.pictures import charts, examples, latents
 from aejax.evaluation.pictures.style import drawable, style
 from aejax.evaluation.subject import Skipped, Subject
@@ -61,6 +62,13 @@ def reconstructions(subject: Subject) -> Picture | Skipped:
 
 
 def samples(subject: Subject) -> Picture | Skipped:
+    try:
+        return _samples(subject)
+    except InputError as error:  # too few saved latents
+        return Skipped(str(error))
+
+
+def _samples(subject: Subject) -> Picture | Skipped:
     run, test = subject.run, subject.test
     if test.inputs.ndim == 2:
         drawn = run.generate(500, label=_first(test.condition, 500))
@@ -173,7 +181,10 @@ def no_map(subject: Subject) -> Skipped | None:
     """Why the codes have no map, if so."""
     if subject.test.flat_latents.shape[1] < 2:
         return Skipped("a code of one number has no plane")
-    return Skipped("a map needs at least three examples") if len(subject.test) < 3 else None
+    if len(subject.test) < 3:
+        return Skipped("a map needs at least three examples")
+    codes = subject.test.take(ON_THE_MAP).flat_latents
+    return Skipped("all codes are the same") if (codes == codes[:1]).all() else None
 
 
 def projected(subject: Subject, projection: str) -> tuple[np.ndarray, tuple[str, str]]:

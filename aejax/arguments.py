@@ -1,0 +1,47 @@
+"""Arguments of the public functions, checked in one place."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aejax.errors import InputError, shown
+
+
+def count(what: str, value: Any, each: int) -> int:
+    """Returns `value` as a count of things of `each` bytes that memory holds, or raises InputError."""
+    if not _whole(value) or value < 1:
+        raise InputError(f"{what} needs a whole num of at least 1, got {shown(value)}")
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if value * each > there:
+        raise InputError(
+            f"{what} of num={value:,} takes {value * each // 2**30:,} GiB of memory and {there // 2**30:,} are "
+            "there; ask for fewer at a time, each time with another seed"
+        )
+    return int(value)
+
+
+def seed(value: Any) -> int:
+    """Returns `value` as a seed, or raises InputError."""
+    if not _whole(value) or not 0 <= value < 2**32:
+        raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, got {shown(value)}")
+    return int(value)
+
+
+def folder(value: Any) -> Path:
+    """Returns `value` as a path that the file system can hold, or raises InputError."""
+    try:
+        path = Path(value)
+        os.stat(path)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{shown(value)} is no name of a folder ({error}); give the workdir's path") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise InputError(f"{shown(value)} is no name of a folder ({error.strerror}); check the path") from error
+    return path
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
