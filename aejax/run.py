@@ -18,6 +18,7 @@ from aejax.data import Spec
 from aejax.errors import InputError
 from aejax.objectives import LIKELIHOODS, Likelihood
 from aejax.sections import instance
+from aejax.storage import local
 
 _VALUES = 2**20  # 4 MB of examples; what a convolutional model holds beside them is some hundred times that
 
@@ -281,7 +282,7 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
     `step` is a number, "newest", or "best", the one with the lowest validation loss. Raises
     InputError where there is none or it names other code, StorageError where none can be read.
     """
-    workdir = Path(workdir)
+    workdir = local(workdir)
     if isinstance(step, str) and step not in ("newest", "best"):
         raise InputError(f"step={step!r} must be a whole number, 'newest' or 'best'")
     if step == "newest":

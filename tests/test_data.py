@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 import aejax
 from aejax import data
-from aejax.data import drawings, embedded, prepare, sources
+from aejax.data import drawings, embedded, prepare
 from aejax.data import tfds as tfds_sources
 
 
