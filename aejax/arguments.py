@@ -1,8 +1,6 @@
 """Arguments of the public functions, checked in one place."""
 
-import errno
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,19 +26,6 @@ def seed(value: Any) -> int:
     if not _whole(value) or not 0 <= value < 2**32:
         raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, got {shown(value)}")
     return int(value)
-
-
-def folder(value: Any) -> Path:
-    """Returns `value` as a path that the file system can hold, or raises InputError."""
-    try:
-        path = Path(value)
-        os.stat(path)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{shown(value)} is no name of a folder ({error}); give the workdir's path") from error
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise InputError(f"{shown(value)} is no name of a folder ({error.strerror}); check the path") from error
-    return path
 
 
 def _whole(value: Any) -> bool:

@@ -20,7 +20,7 @@ from aejax.config import differences
 from aejax.data import Source
 from aejax.errors import InputError, StorageError
 from aejax.run import Run
-from aejax.storage import writable
+from aejax.storage import local, writable
 
 SUFFIXES = (".npz", ".array_record")
 
@@ -125,7 +125,7 @@ def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndar
 
 def check_out(out: str | Path) -> Path:
     """`out` as a path, or the error that can be told before anything is computed."""
-    out = Path(out)
+    out = local(out)
     if out.suffix not in SUFFIXES:
         raise InputError(f"{out}: the suffix says the format; end it with {' or '.join(SUFFIXES)}")
     if out.exists() and not _sidecar(out).exists():

@@ -16,7 +16,7 @@ import jax
 from jax import export
 
 from aejax.errors import StorageError
-from aejax.storage import writable
+from aejax.storage import local, writable, write_whole
 
 DESCRIPTION = "programs.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -49,7 +49,7 @@ def write(folder: str | Path, programs: Mapping[str, Program], about: Mapping[st
 
     Raises StorageError where the folder cannot be written, before anything is lowered.
     """
-    folder = writable(Path(folder))
+    folder = writable(local(folder))
     description: dict[str, Any] = {
         **about,
         "format": f"jax.export of jax {jax.__version__}",
@@ -60,13 +60,13 @@ def write(folder: str | Path, programs: Mapping[str, Program], about: Mapping[st
     try:
         for name, program in programs.items():
             file = folder / f"{name}.stablehlo"
-            file.write_bytes(lower(program).serialize())
+            write_whole(file, bytes(lower(program).serialize()))
             description["programs"][name] = {
                 "file": file.name,
                 "inputs": [_described(value) for value in program.inputs],
                 "output": _described(program.output),
             }
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        write_whole(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
     except OSError as error:
         raise StorageError(f"{folder} cannot be written ({error}); free some space or rights") from error
     return folder

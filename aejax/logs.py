@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aejax import config as config_lib
-from aejax.storage import write_whole
+from aejax.storage import parse_object, write_whole
 from aejax.tracking import Background, trackers
 
 METRICS = "metrics.jsonl"
@@ -27,9 +27,12 @@ def read(workdir: Path) -> list[dict[str, Any]]:
     lines = file.read_bytes().splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-            records.append(record | {"step": int(record["step"])})
-        except (ValueError, TypeError, KeyError):
+            record = parse_object(line)
+            numbers = all(isinstance(value, int | float) for value in record.values())
+            if not numbers or not isinstance(record.get("step"), int):
+                raise ValueError("no record")
+            records.append(record)
+        except ValueError:
             if number < len(lines):
                 warnings.warn(f"{file}, line {number}, is no record: damaged; left out", stacklevel=2)
     return records

@@ -19,6 +19,7 @@ from aejax.data import Spec, as_array
 from aejax.errors import InputError, shown
 from aejax.objectives import LIKELIHOODS, Likelihood
 from aejax.sections import instance
+from aejax.storage import local
 
 _VALUES = 2**20  # 4 MB of examples; what a convolutional model holds beside them is some hundred times that
 _FAR = "the code of example {} is NaN or infinite: its values are far from what the run was trained on; scale them"
@@ -320,7 +321,7 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
     `step` is a number, "newest", or "best", the one with the lowest validation loss. Raises
     InputError where there is none or it names other code, StorageError where none can be read.
     """
-    workdir = arguments.folder(workdir)
+    workdir = local(workdir)
     whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
     if not whole and step not in ("newest", "best"):
         raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")

@@ -9,13 +9,14 @@ import numpy as np
 from aejax import data, samplers
 from aejax.errors import InputError, StorageError
 from aejax.run import Run
+from aejax.storage import inside, local
 
 EXAMPLES, NUMBERS = 20_000, 2**26  # a sampler is fitted on so many examples at most, and so many numbers
 
 
 def folder(run: Run, workdir: str | Path, name: str) -> Path:
     """Where the workdir keeps the run's sampler called `name`, by the step and by the parameters themselves."""
-    return Path(workdir) / "samplers" / f"{run.step}-{run.fingerprint}" / name
+    return inside(local(workdir), "samplers", f"{run.step}-{run.fingerprint}", name)
 
 
 def fitted(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers.Sampler:
@@ -35,7 +36,10 @@ def fitted(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers
         except StorageError as error:
             warnings.warn(str(error), stacklevel=2)
     sampler = samplers.fit(name, codes(run), **options)
-    samplers.save(sampler, place)
+    try:
+        samplers.save(sampler, place)
+    except StorageError as error:  # a workdir that can only be read, say
+        warnings.warn(f"the sampler is not kept: {error}", stacklevel=2)
     return sampler
 
 

@@ -1,32 +1,153 @@
-"""Places to write to: tried before anything is computed; the user's cache folder."""
+"""Paths of this machine, files that are written whole, JSON that is read with its form checked; the cache folder."""
 
+import contextlib
+import errno
+import json
 import os
+import re
+import secrets
+import stat
 import tempfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from aejax.errors import StorageError
+from aejax.errors import InputError, StorageError, shown
+
+_DEEPEST, _LARGEST = 64, 2**28  # levels of nesting and bytes of a JSON file
+TEMPORARY = ".tmp"  # the end of the name of a file that is not yet whole
 
 
-def writable(folder: Path) -> Path:
-    """The folder, made if need be; StorageError where nothing can be written there."""
+def local(path: str | os.PathLike[str]) -> Path:
+    """Returns the path with ~ expanded; raises InputError for an address such as gs://bucket/runs and for no path.
+
+    Every folder or file that a user names, by a flag or an argument, comes through here.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        text = os.fspath(path)
+    except TypeError as error:
+        raise InputError(f"a path must be text, got {shown(path)}") from error
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InputError(f"a path must be text that names a file or folder, got {shown(text)}")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # pathlib makes gs:/ of gs://
+        raise InputError(f"{text} is remote; name a folder of this machine, e.g. one where that storage is mounted")
+    try:
+        found = Path(text).expanduser()
+        os.stat(found)
+    except RuntimeError as error:
+        raise InputError(f"{text}: no such user; write the path in full") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{text!r} is no name of a file or folder ({error.reason}); check the path") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise InputError(f"{shown(text)} is no name of a file or folder ({error.strerror}); check it") from error
+    return found
+
+
+def inside(folder: Path, *parts: str) -> Path:
+    """Returns `folder/parts`; raises InputError where a part or a link leads out of the folder."""
+    path = folder.joinpath(*parts)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} leads out of {folder}, to {path.resolve()}; remove it, or put a folder in its place")
+    return path
+
+
+def file_name(text: str) -> str:
+    """Returns a name for a file made of letters, digits and . _ + = -, with a checksum where `text` was changed."""
+    safe = re.sub(r"[^A-Za-z0-9._+=-]|^\.+", "_", text) or "_"
+    return safe if safe == text and len(text) <= 100 else f"{safe[:90]}-{zlib.crc32(text.encode()):08x}"
+
+
+def check_writable(folder: Path) -> None:
+    """Raises StorageError where nothing can be written in the folder, or where it would be made; leaves nothing."""
+    try:
+        place = folder.absolute()
+        while not place.exists():
+            place = place.parent
+        tempfile.TemporaryFile(dir=place).close()
     except (FileExistsError, NotADirectoryError) as error:
         raise StorageError(f"{folder} cannot be written: a file is in its place; choose another folder") from error
     except OSError as error:
-        reason = error.strerror or error
-        raise StorageError(f"{folder} cannot be written ({reason}); free some space or rights") from error
+        raise _unwritten(folder, error) from error
+
+
+def writable(folder: Path) -> Path:
+    """Makes the folder if need be and returns it; raises StorageError where nothing can be written there."""
+    check_writable(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritten(folder, error) from error
     return folder
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Writes it whole, or leaves what was there: by way of a file beside it, with the suffix .tmp."""
-    written = file.with_suffix(".tmp")
-    written.write_text(text)
-    written.replace(file)
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Opens a new file that takes the place of `file` at the end; after an error `file` is as it was.
+
+    A link in its place is replaced, not followed. Raises StorageError where it cannot be written.
+    """
+    written = file.with_name(f".{file.name[:200]}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        with written.open("xb") as opened:
+            yield opened
+        written.replace(file)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise _unwritten(file, error) from error
+        raise
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Writes the file whole, or leaves what was there."""
+    with replacing(file) as opened:
+        opened.write(content.encode() if isinstance(content, str) else content)
+
+
+def append(file: Path) -> BinaryIO:
+    """Opens the file to write at its end, without a buffer; raises StorageError where it cannot be, or is a link."""
+    try:
+        opener = lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)  # noqa: E731
+        return open(file, "ab", buffering=0, opener=opener)
+    except OSError as error:
+        raise _unwritten(file, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path} cannot be written ({error.strerror or error}); free some space or rights")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Returns the JSON object that the file holds; raises StorageError where it is anything else."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+            raise ValueError("no file, or too large")
+        return parse_object(file.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:200]
+        raise StorageError(f"{file} is not a readable JSON object ({reason}); restore or remove it") from error
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Returns the object that a JSON text holds; raises ValueError for any other text, or a deeply nested one."""
+    try:
+        parsed = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"it holds a {type(parsed).__name__}")
+    level: list[Any] = [parsed]
+    for _ in range(_DEEPEST):
+        level = [v for x in level for v in (x.values() if isinstance(x, dict) else x) if isinstance(v, dict | list)]
+        if not level:
+            return parsed
+    raise ValueError("nested too deeply")
 
 
 def cache_of_user() -> Path:
-    """aejax's folder for what can be made again; it may be deleted at any time."""
+    """Returns aejax's folder for what can be made again; it may be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aejax"

@@ -43,6 +43,7 @@ from aejax.pretrain import pretrain, stacked_layers
 from aejax.run import Run, from_checkpoint
 from aejax.sections import instance
 from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start
+from aejax.storage import local
 from aejax.tracking import trackers
 from aejax.workdir import claim, ends_known, held, open_run, storage_errors
 
@@ -109,7 +110,7 @@ def train_together(
 
     Raises what keeps all runs from beginning.
     """
-    folders = [Path(workdir) for workdir in workdirs]
+    folders = [local(workdir) for workdir in workdirs]
     for each in configs:
         config_lib.check(each)
         trackers(each.tracking)

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import tempfile
 import traceback
@@ -17,20 +16,22 @@ from aejax import checkpoint
 from aejax import config as config_lib
 from aejax.errors import AejaxError, InputError, StoppedError, StorageError, in_one_line
 from aejax.logs import read
-from aejax.storage import write_whole
+from aejax.storage import TEMPORARY, inside, local, read_json, write_whole
 
 ENDED = "ended.txt"
 LOCK = ".lock"  # is there while a process writes, and after kill -9
-_UNFINISHED = "config.tmp"  # is there while config.json is written, and after a full disk or kill -9 just then
+_FOLDERS = (checkpoint.FOLDER, f"{checkpoint.FOLDER}.broken", "plugins", "wandb")  # that a run writes in
 
 
 def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from. Raises where the workdir is another run's or cannot be written."""
     workdir.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=workdir).close()
+    for name in _FOLDERS:
+        inside(workdir, name)
     if (workdir / "config.json").exists():
         _same_as_written(config, workdir)
-    elif {p.name for p in workdir.iterdir()} - {_UNFINISHED, ENDED, LOCK} and not (
+    elif {p.name for p in workdir.iterdir() if p.suffix != TEMPORARY} - {ENDED, LOCK} and not (
         workdir / checkpoint.FOLDER
     ).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
@@ -44,10 +45,10 @@ def _same_as_written(config: ConfigDict, workdir: Path) -> None:
     """InputError where config.json is another's, unless that run never came to a checkpoint."""
     file = workdir / "config.json"
     try:
-        old = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file} is no JSON ({error}); restore it, or remove it if the run is yours") from error
-    if not (isinstance(old, dict) and isinstance(old.get("data"), dict)):
+        old = read_json(file)
+    except StorageError as error:
+        raise InputError(f"{file} is no config ({error}); restore it, or remove it if the run is yours") from error
+    if not isinstance(old.get("data"), dict):
         raise InputError(f"{file} is no config; restore it, or remove it if the run is yours")
     if any("validation/loss" in record for record in read(workdir)):
         _same_config(old, config, workdir)
@@ -70,7 +71,7 @@ def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None
 
 def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
     """Whether `train` has nothing left to do there. Raises InputError where the workdir is another config's."""
-    workdir = Path(workdir)
+    workdir = local(workdir)
     if (workdir / "config.json").exists():
         _same_as_written(config, workdir)
     done = max(checkpoint.steps(workdir), default=0)
@@ -81,13 +82,13 @@ def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
 def end(workdir: Path, why: str, more: str = "") -> None:
     """Leaves word of why the run ended before its last step, which is gone when it goes on; the first line is `why`."""
     with contextlib.suppress(OSError):  # what ended it may be that nothing can be written here
-        (workdir / ENDED).write_text(f"{why}\n{more}")
+        write_whole(workdir / ENDED, f"{why}\n{more}")
 
 
 def why_ended(workdir: Path) -> str:
     """E.g. "failed: train/loss not finite at step 5"; "" where no word was left."""
     file = Path(workdir) / ENDED
-    return file.read_text().partition("\n")[0] if file.exists() else ""
+    return file.read_bytes()[:4096].decode(errors="replace").partition("\n")[0] if file.is_file() else ""
 
 
 @contextlib.contextmanager
@@ -137,7 +138,7 @@ def held(workdir: Path) -> Iterator[None]:
 
 def _locked(workdir: Path) -> int:
     while True:
-        lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT)
+        lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

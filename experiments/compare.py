@@ -14,7 +14,7 @@ import aejax
 from aejax import ablation
 from aejax.ablation import page, pictures, table
 from aejax.evaluation.pictures import Picture, as_png
-from aejax.storage import writable
+from aejax.storage import file_name, inside, local, writable, write_whole
 from experiments import main
 
 _METRICS = flags.DEFINE_list("metrics", [], "E.g. validation/loss,likelihood/elbo; the usual ones that runs have.")
@@ -31,7 +31,7 @@ def compare(folders: list[str]) -> None:
     found = ablation.collect(folders, _AT.value)
     metrics = table.chosen_metrics(found, _METRICS.value)
     baseline = table.chosen_baseline(found, _BASELINE.value)
-    out = writable(Path(_OUT.value) if _OUT.value else _beside(Path(folders[0])))
+    out = writable(local(_OUT.value) if _OUT.value else inside(local(folders[0]), "compare"))
     rows = table.tabulate(found, metrics, baseline)
     remarks = table.remarks(found, metrics, baseline, _AT.value)
     drawn = pictures.draw(found, rows)
@@ -43,17 +43,12 @@ def compare(folders: list[str]) -> None:
         "report.html": page.page(found, rows, drawn, remarks, title),
     }
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_whole(out / name, text)
     for name, picture in drawn.items():
         if isinstance(picture, Picture):
-            as_png(picture.figure, out / f"{name}.png")
+            as_png(picture.figure, out / f"{file_name(name)}.png")
     print(table.as_text(found, rows, sys.stdout.isatty()))
     print(*["", *remarks, *found.notes, out / "report.html"], sep="\n")
-
-
-def _beside(folder: Path) -> Path:
-    """compare/ in a folder of workdirs, or beside a workdir."""
-    return (folder.absolute().parent if (folder / "config.json").exists() else folder) / "compare"
 
 
 if __name__ == "__main__":

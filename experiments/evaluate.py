@@ -6,6 +6,7 @@ also printed side by side.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from aejax import evaluation
 from aejax.evaluation import generation, likelihood, pictures, report
 from aejax.evaluation.evaluate import as_json
 from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
-from aejax.storage import writable
+from aejax.storage import inside, local, read_json, writable, write_whole
 from experiments import main
 
-_WORKDIR = flags.DEFINE_list("workdir", None, "Folders of experiments.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of an experiment, or several with commas.", required=True)
 _GROUPS = flags.DEFINE_list("groups", list(evaluation.GROUPS), f"Among: {', '.join(evaluation.GROUPS)}.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split to score: train, validation or test.")
+_OUT = flags.DEFINE_string("out", "", "Folder to write; evaluation/<step> in the workdir unless told.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
 _LIMIT = flags.DEFINE_integer("limit", 60_000, "Examples of a split that are used at most.")
 _FIGURES = flags.DEFINE_bool("figures", True, "Draw pictures and write report.html.")
@@ -38,7 +40,8 @@ _NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Of an example, for k-NN acc
 def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
     """The figures of one workdir, as they are written to its metrics.json."""
     part = "" if _SPLIT.value == "test" else f"-{_SPLIT.value}"
-    folder = writable(Path(workdir) / "evaluation" / f"{run.step}{part}")
+    folder = inside(local(workdir), "evaluation", f"{run.step}{part}")
+    folder = writable(local(_OUT.value) if _OUT.value else folder)
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
     options = {
         "likelihood": {"samples": _SAMPLES.value},
@@ -46,13 +49,13 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
         "generation": {"features": _FEATURES.value, "num": _NUM.value},
     }
     file = folder / "metrics.json"
-    measures, figures = {}, json.loads(file.read_text()) if file.exists() else {}
+    measures, figures = {}, before(file)
     total = len(_GROUPS.value) + _FIGURES.value * (len(pictures.PICTURES) + 1)
     with tqdm(total=total, unit=" parts", desc=workdir, dynamic_ncols=True, disable=None) as bar:
         for name, found in evaluation.evaluate(subject, _GROUPS.value, options):
             measures[name] = found
             figures |= as_json({name: found})  # groups that an earlier call measured stay
-            file.write_text(json.dumps(figures, indent=2) + "\n")
+            write_whole(file, json.dumps(figures, indent=2) + "\n")
             bar.update()
         if _FIGURES.value:
             drawn = {"curves": pictures.of_logs(workdir)}
@@ -62,6 +65,15 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
             bar.write(str(publish(subject, measures, drawn, folder)))
             bar.update()
     return as_json(measures)
+
+
+def before(file: Path) -> dict[str, Any]:
+    """Returns what an earlier call measured; nothing, with a warning, where the file is damaged."""
+    try:
+        return read_json(file) if file.exists() else {}
+    except aejax.StorageError as error:
+        warnings.warn(f"{error}; what it held is lost, and measured again where it is asked for", stacklevel=2)
+        return {}
 
 
 def publish(
@@ -100,12 +112,15 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 def evaluate() -> None:
     likelihood.check_samples(_SAMPLES.value)
     generation.check(_FEATURES.value, _NUM.value)
-    for name, values in (("workdir", _WORKDIR.value), ("groups", _GROUPS.value)):
+    workdirs = [_WORKDIR.value] if _WORKDIR.value and local(_WORKDIR.value).is_dir() else _WORKDIR.value.split(",")
+    if _OUT.value and len(workdirs) > 1:
+        raise aejax.InputError("--out is for one workdir; leave it out, or evaluate them one by one")
+    for name, values in (("workdir", workdirs), ("groups", _GROUPS.value)):
         if not all(values) or not values:
             raise aejax.InputError(f"--{name} is empty; name one, or several with commas")
     check_projection(_PROJECTION.value)
     # All are there before the first is measured.
-    runs = {workdir: main.load(workdir, _STEP.value) for workdir in _WORKDIR.value}
+    runs = {workdir: main.load(workdir, _STEP.value) for workdir in workdirs}
     print(table({workdir: measure(workdir, run) for workdir, run in runs.items()}))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 import aejax
+from aejax.storage import local
 from experiments import main
 from experiments.launching import hosts
 from experiments.launching.flags import resources
@@ -56,7 +57,7 @@ def launch(theirs: list[str]) -> None:
     for name in ("config", "workdir"):
         if not given.get(name):
             raise aejax.InputError(f"--{name}=... is missing")
-    workdir = Path(os.path.abspath(given["workdir"]))
+    workdir = Path(os.path.abspath(local(given["workdir"])))
     # Beside the workdir: a training begins in an empty one.
     job = Job(
         workdir.name, ("-m", "experiments.train", *theirs), workdir.with_name(f"{workdir.name}.log"), _PROCESSES.value
@@ -64,8 +65,8 @@ def launch(theirs: list[str]) -> None:
     if _EXECUTOR.value == "hosts":
         print("\n".join(lines(job)))
         return
-    local = Local(devices_per_process=_DEVICES.value, stream=True)
-    executor = local if _EXECUTOR.value == "local" else Slurm(workdir.with_name(f"{workdir.name}.slurm"), _RESOURCES())
+    here = Local(devices_per_process=_DEVICES.value, stream=True)
+    executor = here if _EXECUTOR.value == "local" else Slurm(workdir.with_name(f"{workdir.name}.slurm"), _RESOURCES())
     with main.until_signal() as asked:
         (result,) = executor.run([job], asked)
     if result.error:

@@ -21,7 +21,7 @@ import aejax
 from aejax import Run, samplers, sampling
 from aejax.errors import one_of
 from aejax.evaluation.pictures import as_png, drawable, examples
-from aejax.storage import writable
+from aejax.storage import local, writable
 from experiments import main
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
@@ -72,7 +72,7 @@ def picture(run: Run, drawn: np.ndarray) -> Figure:
 
 
 def sample() -> None:
-    num, out, workdir = _NUM.value, Path(_OUT.value), Path(_WORKDIR.value)
+    num, out, workdir = _NUM.value, local(_OUT.value), local(_WORKDIR.value)
     if num < 1:
         raise aejax.InputError(f"--num must be at least 1, got {num}")
     if out.suffix not in (".png", ".npz") or out.is_dir():
@@ -86,7 +86,6 @@ def sample() -> None:
     sampler = None
     if wanted:
         samplers.check_kind(wanted["name"], run.codebook_size is not None)
-        writable(sampling.folder(run, workdir, wanted["name"]))
         sampler = sampling.fitted(run, workdir, **wanted)
     write(out, run, run.generate(num, _SEED.value, label, sampler), label)
     print(out)

@@ -9,7 +9,6 @@ from its checkpoint, and does nothing when all are done. Several at once share t
 """
 
 import json
-import os
 import shlex
 import sys
 import time
@@ -27,7 +26,7 @@ from aejax.ablation import statistics
 from aejax.ablation.plan import Overrides, overridden
 from aejax.ablation.study import Study, tried
 from aejax.errors import in_one_line
-from aejax.storage import writable
+from aejax.storage import local, writable
 from aejax.workdir import end, is_finished
 from experiments import main
 from experiments.config_flag import config_flag
@@ -175,7 +174,7 @@ def summary(study: Study, workdir: Path) -> str:
 
 
 def search() -> None:
-    config, workdir, objective = main.loaded(_CONFIG.value), Path(os.path.abspath(_WORKDIR.value)), _OBJECTIVE.value
+    config, workdir, objective = main.loaded(_CONFIG.value), local(_WORKDIR.value).absolute(), _OBJECTIVE.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     search_of_config = main.defined(file, "search")
     if search_of_config is None:

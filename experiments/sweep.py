@@ -26,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 import aejax
 from aejax import checkpoint, data, logs, together
 from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
-from aejax.storage import writable, write_whole
+from aejax.storage import local, writable, write_whole
 from aejax.train import make_task, train_together
 from aejax.workdir import is_finished, why_ended
 from experiments import main
@@ -169,7 +169,7 @@ def launch_all(
 
 
 def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
-    config, workdir = main.loaded(_CONFIG.value), Path(_WORKDIR.value)
+    config, workdir = main.loaded(_CONFIG.value), local(_WORKDIR.value)
     runs = plan(config, overrides(axes, config_flags.get_config_filename(flags.FLAGS["config"])), _SEEDS.value)
     for name in _ONLY.value:
         if name not in [run.name for run in runs]:

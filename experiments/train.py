@@ -13,6 +13,7 @@ from absl import flags
 import aejax
 from aejax import processes
 from aejax.preflight import preflight
+from aejax.storage import check_writable, local
 from aejax.workdir import is_finished
 from experiments import main
 from experiments.config_flag import config_flag
@@ -53,9 +54,10 @@ def steps(text: str) -> range | None:
 def train() -> None:
     if _DEBUG_NANS.value:
         jax.config.update("jax_debug_nans", True)
-    config, workdir = main.loaded(_CONFIG.value), _WORKDIR.value
+    config, workdir = main.loaded(_CONFIG.value), local(_WORKDIR.value)
     profiled = steps(_PROFILE.value)
     if _CHECK.value:
+        check_writable(local(workdir))
         found = preflight(config)
         print(
             f"{found['examples']:,} examples of {found['input']}, codes of {found['code']}, "
@@ -81,7 +83,7 @@ def train() -> None:
 
     for picture in pictures.save(run, workdir):
         print(picture)
-    print(f"step {run.step:,}: latents {run.latents.shape[1:]}; load them with aejax.load_run({workdir!r})")
+    print(f"step {run.step:,}: latents {run.latents.shape[1:]}; load them with aejax.load_run({str(workdir)!r})")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple
 from aejax import config as config_lib
 from aejax import logs
 from aejax.ablation.plan import short
-from aejax.errors import InputError
+from aejax.errors import InputError, StorageError
+from aejax.storage import inside, local, read_json
 from aejax.workdir import why_ended
 
 PLAN = "sweep.json"
@@ -103,7 +105,7 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
     trials: list[Trial] = []
     plans: list[dict[str, Any]] = []
     notes: list[str] = []
-    for folder in map(Path, folders):
+    for folder in map(local, folders):
         found, plan, others = _read(folder, at)
         several = len(folders) > 1 and not _is_run(folder)
         trials += [t._replace(name=f"{folder.name}/{t.name}") if several else t for t in found]
@@ -124,7 +126,7 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
         groups.setdefault(_key(trial.config, keys), []).append(trial)
     settings = {key: _setting(group, axes) for key, group in groups.items()}
     default = settings.get(_key(base, keys)) if base else None
-    if "data.train" in keys and not trials[0].config["data.validation"]:
+    if "data.train" in keys and not trials[0].config.get("data.validation"):
         notes.append("data.train differs, and validation examples are of what it leaves; name them by data.validation")
     notes += [f"{t.name}: {t.problem}; not counted" for t in trials if t.problem]
     notes += [f"{t.name}: {note}" for t in trials if not t.problem for note in _odd(t)]
@@ -150,20 +152,31 @@ def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, li
         raise InputError(f"there is no folder {folder}; give the --workdir of a sweep, or a folder of workdirs")
     if _is_run(folder):
         return [_trial(folder, {}, at)], None, []
-    inside = {f.name: f for f in sorted(folder.iterdir()) if _is_run(f)}
+    runs = {f.name: f for f in sorted(folder.iterdir()) if _is_run(f)}
     if not (folder / PLAN).exists():
-        if not inside:
+        if not runs:
             raise InputError(f"{folder} holds no runs; give a folder whose folders are workdirs")
-        failed = {f.name: why for f in sorted(folder.iterdir()) if f.name not in inside and (why := why_ended(f))}
+        failed = {f.name: why for f in sorted(folder.iterdir()) if f.name not in runs and (why := why_ended(f))}
         notes = [f"{name}: {why}; not counted" for name, why in failed.items()]
-        return [_trial(f, {}, at) for f in inside.values()], None, notes
+        return [_trial(f, {}, at) for f in runs.values()], None, notes
     plan = _json(folder / PLAN)
-    if not (isinstance(plan.get("config"), dict) and plan.get("runs")):
+    if not (isinstance(plan.get("config"), dict) and plan.get("runs") and all(map(_is_planned, _listed(plan)))):
         raise InputError(f"{folder / PLAN} is no plan with a config and runs; start the sweep again")
     base = _flat(plan["config"])
-    trials = [_trial(folder / r["name"], _planned(base, r["overrides"]), at) for r in plan["runs"]]
-    others = sorted(inside.keys() - {t.name for t in trials})
+    trials = [_trial(inside(folder, r["name"]), _planned(base, r["overrides"]), at) for r in plan["runs"]]
+    others = sorted(runs.keys() - {t.name for t in trials})
     return trials, plan, [f"{name}: not in {PLAN}; not counted" for name in others]
+
+
+def _listed(plan: Mapping[str, Any]) -> list[Any]:
+    return plan["runs"] if isinstance(plan["runs"], list) else [None]
+
+
+def _is_planned(run: Any) -> bool:
+    """Whether an entry of a plan has overrides and the name of a folder beside the plan."""
+    if not (isinstance(run, dict) and isinstance(run.get("name"), str) and isinstance(run.get("overrides"), dict)):
+        return False
+    return bool(run["name"]) and Path(run["name"]).name == run["name"] and "\0" not in run["name"]
 
 
 def _planned(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +190,9 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     if not _is_run(folder):
         return Trial(folder.name, planned, problem=why_ended(folder) or "not started")
     config = _flat(_json(folder / "config.json"))
-    if "steps" not in config:
+    if not all(isinstance(config.get(key, 0), int) for key in ("seed", "patience")) or not isinstance(
+        config.get("steps"), int
+    ):
         raise InputError(f"{folder / 'config.json'} is no config of a run; give folders that hold runs alone")
     history = logs.read(folder)
     validated = [r for r in history if "validation/loss" in r]
@@ -201,8 +216,13 @@ def _is_finished(config: Mapping[str, Any], steps: int, losses: Sequence[float])
 def _evaluated(folder: Path, step: int) -> dict[str, float]:
     """The metrics of an evaluation of this step on the test split, as group/name."""
     file = folder / "evaluation" / str(step) / "metrics.json"
-    groups = _json(file) if file.exists() else {}
-    return {f"{g}/{name}": m["value"] for g, found in groups.items() for name, m in found.items() if "value" in m}
+    try:
+        groups = read_json(file) if file.exists() else {}
+        found = {f"{g}/{name}": m.get("value") for g, measures in groups.items() for name, m in measures.items()}
+    except (StorageError, AttributeError) as error:
+        warnings.warn(f"{file} is damaged ({error}) and left out; evaluate the run again", stacklevel=2)
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _odd(trial: Trial) -> list[str]:
@@ -211,8 +231,8 @@ def _odd(trial: Trial) -> list[str]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        return read_json(file)
+    except StorageError as error:
         raise InputError(f"{file} is not JSON ({error}); remove it, or the run that it belongs to") from error
 
 

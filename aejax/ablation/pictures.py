@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from aejax.ablation.collect import Ablation, Setting, show
 from aejax.ablation.plan import short
@@ -115,6 +115,8 @@ def curves(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
         highest = max(curve[1].max() for _, curve in found.values())
         if lowest > 0 and highest > 20 * lowest:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set(xlabel="step", ylabel="validation loss")
         names = [_cut(label, 72) for label in named]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from aejax.ablation.collect import Ablation, Setting, show
+from aejax.ablation.collect import ABSENT, Ablation, Setting, show
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import Difference, better, deviation, difference, direction, redefined
 from aejax.errors import InputError, one_of
@@ -26,7 +26,7 @@ class Cell(NamedTuple):
     Attributes:
       values: by seed.
       mean, deviation: over seeds; None where there are too few.
-      best: whether no other setting's mean is better.
+      best: whether no other setting's mean is better, and no interval of a difference from one includes 0.
       difference: from the baseline; None for the baseline itself, where one of the two has no value, or where the
         metric means something else for the two.
     """
@@ -105,7 +105,9 @@ def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> l
         differ = [key for key in ablation.keys if setting.config.get(key) != baseline.config.get(key)]
         alike = setting is not baseline and not redefined(metric, differ)
         against = difference(values, finite(baseline, metric)) if alike else None
-        is_best = mean is not None and mean == best[metric]
+        others = [d for s in ablation.settings if s is not setting and (d := difference(values, finite(s, metric)))]
+        unsure = any(d.low is not None and d.high is not None and d.low <= 0 <= d.high for d in others)
+        is_best = mean is not None and mean == best[metric] and not unsure
         return Cell(values, mean, deviation(list(values.values())), is_best, against)
 
     return [Row(s, s is baseline, {m: cell(s, m) for m in metrics}) for s in ablation.settings]
@@ -236,8 +238,19 @@ def _plain(value: Any) -> Any:
 
 def _csv(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([head, *lines])
+    csv.writer(buffer, lineterminator="\n").writerows([[_inert(cell) for cell in line] for line in [head, *lines]])
     return buffer.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+    """Returns the cell, behind ' where it is text that a spreadsheet would run; numbers stay numbers."""
+    if not isinstance(cell, str) or not re.match(r"\s*[=+\-@]|[\t\r\n]", cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return cell if cell == ABSENT else f"'{cell}"
+    return cell
 
 
 def as_latex(ablation: Ablation, rows: Sequence[Row]) -> str:

@@ -22,12 +22,12 @@ _OTHER_SUFFIXES = (
 
 
 def from_folder(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
-    """Returns the splits of a folder: its subfolders `train`, `validation` (`val`, ...) and `test`, or all of it as `train`.
+    """Returns the splits of a folder: `train`, `validation` (`val`, ...) and `test`, or all of it as `train`.
 
     All PNG and JPEG images below, in the order of their paths; the folders within a split are the labels. Links to
     folders are followed. 8 bits a channel; all become gray where all are, else RGB. Transparency and hidden files are
     dropped. Warns of folders and images that are left out.
-    """Returns the splits of a folder: `train`, `validation` (`val`, ...) and `test`, or all of it as `train`.
+    """
     splits = _splits(path)
     files = {name: _images(folder) for name, folder in splits.items()}
     kinds = sorted({file.parent.relative_to(splits[name]) for name, found in files.items() for file in found})

@@ -2,11 +2,12 @@
 
 import gzip
 import importlib.util
+import re
 import struct
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import registered
+from tensorflow_datasets.core.utils import file_utils
 from tensorflow_datasets.image_classification import cifar, mnist
 
 from aejax.data.embedded import EMBEDDED
 from aejax.errors import InputError, one_of
+from aejax.storage import local, read_json
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -82,6 +85,14 @@ def _member(tar: tarfile.TarFile, name: str) -> bytes:
     return file.read()
 
 
+# The classes of features that a prepared data set may name, by every name under which TFDS knows them.
+FEATURES = {
+    f"{module}.{cls.__name__}"
+    for cls in map(tfds.features.__dict__.get, tfds.features.__all__)
+    if isinstance(cls, type)
+    for module in (cls.__module__, cls.__module__.replace("_feature", ""))
+}
+
 # TFDS's own builders open their files through TensorFlow; these keep everything else of them.
 WITHOUT_TENSORFLOW: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "mnist": (_idx, mnist.MNIST),
@@ -102,6 +113,9 @@ def prepared(name: str, data_dir: str | None) -> Any:
             f"data.name={name!r}: data sets of Hugging Face are not read; save its images to a folder, or its arrays "
             "to a .npz file, and give its path"
         )
+    if data_dir:
+        data_dir = str(local(data_dir))
+    _check_names(name, base, data_dir)
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
@@ -133,6 +147,31 @@ def prepared(name: str, data_dir: str | None) -> Any:
     except OSError as error:
         raise _unfetched(name, builder.data_path, error) from error
     return builder
+
+
+def _check_names(name: str, base: str, data_dir: str | None) -> None:
+    """Raises InputError where the name, or what is prepared under it, makes TFDS import code that is not its own."""
+    if re.match(r"[^/]*:(?![\d*])", name):
+        raise InputError(f"data.name={name!r} is of a namespace, whose code would run; name a data set of TFDS's own")
+    if not re.fullmatch(r"\w+", base):
+        raise InputError(f"data.name: no data set, file or folder is called {name!r}")
+    for folder in file_utils.list_data_dirs(given_data_dir=data_dir):
+        for file in Path(folder, base).glob("**/features.json"):
+            for found in _classes(read_json(file)):
+                if found not in FEATURES:
+                    raise InputError(
+                        f"{file} names {found!r}, code that is not TFDS's; prepare it with TFDS's features"
+                    )
+
+
+def _classes(values: Any) -> Iterator[Any]:
+    """Yields the names of classes in a features.json, of today's format and of the one before."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if key in ("pythonClassName", "python_class_name") or (key == "type" and "content" in values):
+            yield value
+        yield from _classes(value)
+    for value in values if isinstance(values, list) else ():
+        yield from _classes(value)
 
 
 def _reach(url: str, name: str, path: Any) -> None:

@@ -21,6 +21,7 @@ from aejax.evaluation import interactive
 from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, style
 from aejax.evaluation.subject import Measures, Skipped, Subject
+from aejax.storage import write_whole
 
 # Words of the names of metrics that are written in capitals.
 ACRONYMS = {"auroc", "dci", "elbo", "kl", "knn", "mig", "pca", "psnr", "sap", "ssim"}
@@ -59,7 +60,7 @@ def write(
         data=json.dumps(view.data).replace("<", "\\u003c"),
     )
     file = Path(folder) / "report.html"
-    file.write_text(page, encoding="utf-8")
+    write_whole(file, page)
     return file
 
 

@@ -243,12 +243,12 @@ def test_the_command_writes_all_files_and_prints_the_table(tmp_path, monkeypatch
     assert "not counted" not in capsys.readouterr().out
 
 
-def test_workdirs_are_compared_beside_them(tmp_path, monkeypatch, capsys):
+def test_workdirs_are_compared_in_the_first_of_them(tmp_path, monkeypatch, capsys):
     for name, loss in {"a": 1.0, "b": 2.0}.items():
         run(tmp_path / name, [loss], {"ema": loss / 10})
     compare(monkeypatch, tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "compare/report.html").exists()
-    assert "Comparison of a, b" in (tmp_path / "compare/report.html").read_text()
+    assert (tmp_path / "a/compare/report.html").exists()
+    assert "Comparison of a, b" in (tmp_path / "a/compare/report.html").read_text()
 
 
 @pytest.mark.parametrize(

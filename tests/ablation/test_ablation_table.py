@@ -105,7 +105,7 @@ def test_means_deviations_and_the_best(tmp_path):
     cells = [row.cells[LOSS] for row in rows]
     assert [c.mean for c in cells] == [4, 1.5, 9.25]
     assert [c.deviation for c in cells] == pytest.approx([math.sqrt(2), math.sqrt(0.5), math.sqrt(0.125)])
-    assert [c.best for c in cells] == [False, True, False]
+    assert [c.best for c in cells] == [False] * 3  # paired, 1 to 1.5 apart in two seeds: 0 lies within 95%
     assert [row.is_baseline for row in rows] == [True, False, False]
     assert cells[0].difference is None
     assert cells[1].difference.value == -2.5

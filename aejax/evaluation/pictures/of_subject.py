@@ -1,5 +1,6 @@
 """Which pictures there are of a run, and what each shows."""
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from aejax.evaluation.pictures import charts, examples, latents
 from aejax.evaluation.pictures.style import drawable, style
 from aejax.evaluation.subject import Skipped, Subject
 from aejax.run import Run
+from aejax.storage import inside, local, write_whole
 
 ON_THE_MAP = 2_000  # examples
 QUANTILES = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.98)
@@ -36,7 +38,7 @@ def of_logs(workdir: str | Path) -> Picture | Skipped:
 
 def save(run: Run, workdir: str | Path) -> list[Path]:
     """Writes curves.png and reconstructions.png, of the run's own batch, to `workdir/evaluation/<step>/`."""
-    folder = Path(workdir) / "evaluation" / str(run.step)
+    folder = inside(local(workdir), "evaluation", str(run.step))
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {"curves": of_logs(workdir)}
     if run.inputs.ndim == 2 or drawable(run.spec.shape):
@@ -46,7 +48,9 @@ def save(run: Run, workdir: str | Path) -> list[Path]:
 
 def as_png(figure: Figure, file: Path) -> Path:
     with style():  # ticks are made only now
-        figure.savefig(file, dpi=180, bbox_inches="tight", facecolor="white")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=180, bbox_inches="tight", facecolor="white")
+    write_whole(file, buffer.getvalue())
     return file
 
 

@@ -28,6 +28,7 @@ def style() -> Any:
             "axes.titlesize": 11,
             "axes.titlelocation": "left",
             "font.size": 10,
+            "text.parse_math": False,  # names of runs and keys may hold $
             "text.color": INK,
             "xtick.color": MUTED,
             "ytick.color": MUTED,

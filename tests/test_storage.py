@@ -1,0 +1,104 @@
+"""Paths that users name, files that are written whole, and TFDS data that names code."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import mlp
+
+import aejax
+from aejax import data, logs, storage
+from aejax.data.prepare import FEATURES, prepared
+
+
+@pytest.mark.parametrize("remote", ["gs://bucket/run", "s3://x", Path("gs://bucket/run")])
+def test_remote_paths_are_refused_at_once(remote, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = mlp()
+    doors = [
+        lambda: aejax.train(config, remote),
+        lambda: aejax.load_run(remote),
+        lambda: prepared("mnist", str(remote)),
+    ]
+    for door in doors:
+        with pytest.raises(aejax.InputError, match="is remote; name a folder of this machine"):
+            door()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_home_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.local("~/x,y") == tmp_path / "x,y"
+    for wrong in ("", "a\0b", 3, None, "~nobody-of-this-name/x"):
+        with pytest.raises(aejax.InputError):
+            storage.local(wrong)
+
+
+def fail(replacing):
+    with replacing as opened:
+        opened.write(b"half")
+        raise OSError(28, "No space left on device")
+
+
+def test_a_file_is_whole_or_as_it_was_and_links_are_replaced(tmp_path):
+    mine, file = tmp_path / "mine", tmp_path / "file"
+    mine.write_text("mine")
+    file.symlink_to(mine)
+    with pytest.raises(aejax.StorageError, match="No space"):
+        fail(storage.replacing(file))
+    assert file.read_text() == "mine"
+    storage.write_whole(file, "new")
+    assert (file.read_text(), mine.read_text(), file.is_symlink()) == ("new", "mine", False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine"]
+
+
+def test_links_lead_out_of_no_folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/checkpoints").symlink_to(tmp_path)
+    with pytest.raises(aejax.InputError, match="leads out of"):
+        aejax.fit(mlp(), [[0.0] * 6] * 40, tmp_path / "in", quiet=True)
+
+
+def test_a_check_of_a_place_leaves_nothing(tmp_path):
+    storage.check_writable(tmp_path / "a/b")
+    (tmp_path / "file").touch()
+    with pytest.raises(aejax.StorageError, match="a file is in its place"):
+        storage.check_writable(tmp_path / "file/b")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"step": Infinity}', b'{"step": 1, "validation/loss": null}', b"[" * 99_999, b"[]", b'{"step": true, "x": []}'],
+)
+def test_damaged_records_are_left_out(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(line + b'\n{"step": 2, "train/loss": 1.0}\n')
+    with pytest.warns(UserWarning, match="line 1, is no record"):
+        assert logs.read(tmp_path) == [{"step": 2, "train/loss": 1.0}]
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"pythonClassName": "poison.Feature"},
+        {"python_class_name": "poison.Feature"},
+        {"type": "poison.Feature", "content": {}},
+        {"featuresDict": {"features": {"x": {"pythonClassName": "poison.Feature"}}}},
+    ],
+)
+def test_a_prepared_data_set_imports_nothing(tmp_path, monkeypatch, features):
+    (tmp_path / "poison.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "mine/1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(aejax.InputError, match=r"names 'poison.Feature', code that is not TFDS's"):
+        data.load(mlp(data__name="mine", data__data_dir=str(tmp_path)).data)
+
+
+def test_features_of_tfds_are_known_and_namespaces_are_not():
+    names = ("features_dict.FeaturesDict", "image_feature.Image", "class_label_feature.ClassLabel", "scalar.Scalar")
+    assert {f"tensorflow_datasets.core.features.{name}" for name in names} <= FEATURES
+    for name in ("huggingface:mnist", "kaggle:x/y"):
+        with pytest.raises(aejax.InputError, match="namespace"):
+            prepared(name, None)
