@@ -1,4 +1,4 @@
-"""With bfloat16, nothing that a step sums over rows, pixels or codes is summed in bfloat16, and no noise is drawn in it."""
+"""With bfloat16, no step sums over rows, pixels or codes in bfloat16, and none draws noise in it."""
 
 import flax.linen as nn
 import jax
