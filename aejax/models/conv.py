@@ -24,13 +24,25 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
+from aejax.models.layers import keep_bias
+
 Form = Callable[[Array, Array], Array]
 
 
 def Conv(features: int, kernel_size: Sequence[int], *args: Any, enlarged: bool = False, **options: Any) -> nn.Conv:
     """`nn.Conv(features, kernel_size, ...)` of images; `enlarged` promises that they come from `Upsample()`."""
     options["conv_general_dilated"] = functools.partial(convolve, enlarged=enlarged)
-    return nn.Conv(features, kernel_size, *args, **options)
+    return _Conv(features, kernel_size, *args, **options)
+
+
+class _Conv(nn.Conv):
+    """`nn.Conv` whose bias is added in float32, as that of `layers.Dense`."""
+
+    promote_dtype: Callable[..., Any] = keep_bias
+
+    def __call__(self, x: Array) -> Array:
+        y = super().__call__(x)
+        return y if self.dtype is None else y.astype(self.dtype)
 
 
 def convolve(

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
-from aejax.models.layers import Normalise, Upsample, activate, flatten
+from aejax.models.layers import Dense, Normalise, Upsample, activate, flatten
 from aejax.models.resnet import ResNetDecoder
 from aejax.models.vit import ViTDecoder
 
@@ -22,8 +22,8 @@ class TiedDense(nn.Module):
     @nn.compact
     def __call__(self, x: Array, kernel: Array) -> Array:
         bias = self.param("bias", nn.initializers.zeros, (kernel.shape[0],))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return x @ kernel.T + bias
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return (x @ kernel.T + bias).astype(self.dtype)
 
 
 class MLPDecoder(nn.Module):
@@ -62,10 +62,10 @@ class MLPDecoder(nn.Module):
             if self.tied:
                 x = TiedDense(self.dtype, name=name)(x, kernels[i])
             elif self.spectral:
-                dense = nn.Dense(width, dtype=self.dtype, name=name)
+                dense = Dense(width, dtype=self.dtype, name=name)
                 x = nn.SpectralNorm(dense, collection_name="batch_stats", name=f"spectral_{i}")(x, update_stats=train)
             else:
-                x = nn.Dense(width, dtype=self.dtype, name=name)(x)
+                x = Dense(width, dtype=self.dtype, name=name)(x)
             if i < len(self.features):
                 x = Normalise(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
             x = activate(self.activation if i < len(self.features) else self.output, x)
@@ -100,7 +100,7 @@ class ConvDecoder(nn.Module):
         factor = 2 ** len(self.features)
         if z.ndim == 2:
             small = (h // factor, w // factor, self.features[0])
-            z = nn.Dense(math.prod(small), dtype=self.dtype, name="project")(z)
+            z = Dense(math.prod(small), dtype=self.dtype, name="project")(z)
             z = activate(self.activation, z).reshape(-1, *small)
         if z.ndim != 4 or (z.shape[1] * factor, z.shape[2] * factor) != (h, w):
             raise InputError(

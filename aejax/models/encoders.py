@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
-from aejax.models.layers import Normalise, Pool, activate, flatten, image_shape
+from aejax.models.layers import Dense, Normalise, Pool, activate, flatten, image_shape
 from aejax.models.resnet import ResNetEncoder
 from aejax.models.vit import ViTEncoder
 
@@ -32,7 +32,7 @@ class MLPEncoder(nn.Module):
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
         x = flatten(x)
         for i, width in enumerate(self.features):
-            x = nn.Dense(width, dtype=self.dtype, name=f"dense_{i}")(x)
+            x = Dense(width, dtype=self.dtype, name=f"dense_{i}")(x)
             x = Normalise(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
             x = activate(self.activation, x)
         return x

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -72,6 +73,23 @@ def axis(module: nn.Module) -> str | None:
 def whole_batch(x: Array, axis_name: str | None) -> Array:
     """This device's examples to the examples of all devices, [devices * batch, ...]."""
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def keep_bias(x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike | None) -> list[Array | None]:
+    """Promotes the arrays of a layer as Flax does, but for the bias.
+
+    Adding a bfloat16 bias sums its gradient over rows and pixels in bfloat16, which stands still at 256 equal values.
+    """
+    return [*nn.dtypes.promote_dtype(x, kernel, dtype=dtype), bias]
+
+
+class Dense(nn.Dense):
+    """`nn.Dense(features)`, same parameters, whose bias is added in float32 before rounding to `dtype`."""
+
+    promote_dtype: Callable[..., Any] = keep_bias
+
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x).astype(self.dtype)
 
 
 NORMALISATIONS = ("none", "batch", "group", "layer")

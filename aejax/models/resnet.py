@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
-from aejax.models.layers import Normalise, activate, image_shape
+from aejax.models.layers import Dense, Normalise, activate, image_shape
 from aejax.sections import Natural
 
 
@@ -158,7 +158,7 @@ class ResNetDecoder(nn.Module):
                 f"become an image of {h}x{w}; give encoder.features and decoder.features the same length"
             )
         if z.ndim == 2:
-            z = nn.Dense(math.prod(small) * self.features[0], dtype=self.dtype, name="project")(z)
+            z = Dense(math.prod(small) * self.features[0], dtype=self.dtype, name="project")(z)
             x = z.reshape(-1, *small, self.features[0])
         else:
             x = Conv(self.features[0], (3, 3), dtype=self.dtype, name="conv")(z)

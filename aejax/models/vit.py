@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
-from aejax.models.layers import Normalise, activate, image_shape
+from aejax.models.layers import Dense, Normalise, activate, image_shape
 
 
 class Tokens(struct.PyTreeNode):
@@ -76,9 +76,9 @@ class Attention(nn.Module):
         b, n, c = x.shape
         if c % self.heads:
             raise InputError(f"{self.heads} heads cannot share {c} features; choose heads that divide features")
-        qkv = nn.Dense(3 * c, dtype=self.dtype, name="qkv")(x).reshape(b, n, 3, self.heads, c // self.heads)
+        qkv = Dense(3 * c, dtype=self.dtype, name="qkv")(x).reshape(b, n, 3, self.heads, c // self.heads)
         x = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return nn.Dense(c, dtype=self.dtype, name="out")(x.reshape(b, n, c))
+        return Dense(c, dtype=self.dtype, name="out")(x.reshape(b, n, c))
 
 
 class Transformer(nn.Module):
@@ -105,8 +105,8 @@ class Transformer(nn.Module):
         for i in range(self.layers):
             x = x + Attention(self.heads, self.dtype, name=f"attention_{i}")(normalise(f"norm_{i}_0", x))
             h = normalise(f"norm_{i}_1", x)
-            h = activate(self.activation, nn.Dense(4 * x.shape[-1], dtype=self.dtype, name=f"dense_{i}_0")(h))
-            x = x + nn.Dense(x.shape[-1], dtype=self.dtype, name=f"dense_{i}_1")(h)
+            h = activate(self.activation, Dense(4 * x.shape[-1], dtype=self.dtype, name=f"dense_{i}_0")(h))
+            x = x + Dense(x.shape[-1], dtype=self.dtype, name=f"dense_{i}_1")(h)
         return normalise("norm", x)
 
 
@@ -152,7 +152,7 @@ class ViTEncoder(nn.Module):
             order = jax.vmap(lambda key: jax.random.permutation(key, rows * columns))(keys)
             seen = jnp.argsort(order, 1)[:, :visible]
             x, place = jnp.take_along_axis(x, seen[:, :, None], 1), place[seen]
-        x = nn.Dense(self.features, dtype=self.dtype, name="embed")(x) + place
+        x = Dense(self.features, dtype=self.dtype, name="embed")(x) + place
         options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name)
         x = Transformer(*options, name="transformer")(x, train=train)
         return Tokens(x, order, (rows, columns)) if self.mask_ratio else x
@@ -211,9 +211,9 @@ class ViTDecoder(nn.Module):
                 f"of {h}x{w}; give encoder.patch and decoder.patch the same value"
             )
         width = self.features * rows * columns if z.ndim == 2 else self.features
-        x = nn.Dense(width, dtype=self.dtype, name="embed")(z).reshape(-1, rows * columns, self.features)
+        x = Dense(width, dtype=self.dtype, name="embed")(z).reshape(-1, rows * columns, self.features)
         x = x + jnp.asarray(positions(rows, columns, self.features), self.dtype)
         options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name)
         x = Transformer(*options, name="transformer")(x, train=train)
-        x = nn.Dense(self.patch**2 * c, dtype=self.dtype, name="pixels")(x)
+        x = Dense(self.patch**2 * c, dtype=self.dtype, name="pixels")(x)
         return activate(self.output, unpatchify(x, self.patch, self.shape))
