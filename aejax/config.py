@@ -45,6 +45,9 @@ def default() -> ConfigDict:
     config.bottleneck = ConfigDict({"name": "identity"})
     config.decoder = ConfigDict({"name": "mlp"})
 
+    # Sparse autoencoders that are linear each way subtract the decoder's bias, which starts at the data's mean, from x.
+    config.pre_bias = True
+
     config.classes = 0  # of the labels that encoder and decoder are given; 0: not conditional
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
@@ -140,11 +143,22 @@ FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "p
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
     """The `differences` that make `new` another experiment than `old`; a constant rate may go on for longer.
 
-    A key that is newer than `old` had what is now its default.
+    A key that is newer than `old` had what is now its default, or what `as_begun` makes of it.
     """
-    old = {**to_dict(old), "data": {"held_out": -1, **to_dict(old["data"])}}
+    newer = dict(flat(to_dict(default()))) | {"pre_bias": new.get("pre_bias")}
+    old = newer | dict(flat(to_dict(old)))
     free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
     return [d for d in differences(old, new) if d.split(":")[0] not in free]
+
+
+def as_begun(config: ConfigDict, old: Mapping[str, Any]) -> ConfigDict:
+    """Returns `config` for a run begun with `old`: without `pre_bias` where `old`, written before the key, has none."""
+    if "pre_bias" in old or "pre_bias" not in config:
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        del config["pre_bias"]
+    return config
 
 
 # Whose keys depend on what they name: the module, the term or the optimizer checks them.
@@ -159,6 +173,8 @@ def _same_keys(reference: ConfigDict, config: ConfigDict, path: str = "") -> Non
         if key not in reference:
             raise one_of("config key", path + key, [path + k for k in reference])
     for key, value in reference.items():
+        if key == "pre_bias" and key not in config:  # of a run from before the key, see `as_begun`
+            continue
         if key not in config:
             raise InputError(f"config key {path + key!r} is missing; start from aejax.config.default()")
         if isinstance(value, ConfigDict) and path + key not in _OPEN:

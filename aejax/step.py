@@ -10,7 +10,7 @@ import optax
 from flax import struct
 from jax import Array
 
-from aejax.models import Autoencoder, abstract_output
+from aejax.models import Autoencoder, abstract_output, pre_encoder
 from aejax.models.layers import fold
 from aejax.objectives import Adversary, Context, Corruption, Objective
 
@@ -83,11 +83,14 @@ class TrainState(struct.PyTreeNode):
     critic: Any = struct.field(default_factory=dict)
 
 
-def init(task: Task, shape: Sequence[int], key: Array) -> TrainState:
-    """The state before the first step, for inputs of `shape`."""
+def init(task: Task, shape: Sequence[int], key: Array, mean: Array | None = None) -> TrainState:
+    """Returns the state before the first step, for inputs of `shape`; a pre-encoder bias starts at `mean`, if given."""
     label = jnp.zeros(1, jnp.int32) if task.model.classes else None
     variables = _strong(dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label)))
-    state = start(task, variables.pop("params"), variables)
+    params = variables.pop("params")
+    if mean is not None and task.model.pre_bias:
+        params = pre_encoder.start_at(mean, params)
+    state = start(task, params, variables)
     if task.adversary:
         output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))
         critic = _strong(task.adversary.init(jax.random.fold_in(key, 1), output))

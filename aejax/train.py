@@ -18,7 +18,21 @@ from ml_collections import ConfigDict
 
 from aejax import checkpoint, models, optim, profile, together
 from aejax import config as config_lib
-from aejax.data import Feed, Source, Spec, Splits, chunks, from_array, labels, load, order, padded, split
+from aejax.data import (
+    Feed,
+    Source,
+    Spec,
+    Splits,
+    chunks,
+    from_array,
+    labels,
+    load,
+    order,
+    padded,
+    split,
+    train_mean,
+    warn_of_scale,
+)
 from aejax.dispatch import batches, compile_steps, compile_together, steps_at_once
 from aejax.errors import AejaxError, InputError
 from aejax.member import Member
@@ -116,6 +130,11 @@ def train_together(
                 if partition.primary:
                     stack.enter_context(held(workdir))
                 saves.append(open_run(workdir, each))
+        configs = [
+            config_lib.as_begun(each, saved.metadata["config"]) if saved else each
+            for each, saved in zip(configs, saves, strict=True)
+        ]
+        config = configs[0]
         begin = saves[0].step if saves[0] else 0
         if any(begin != (saved.step if saved else 0) for saved in saves):
             raise InputError("runs that train together must have come equally far; run them one by one")
@@ -135,7 +154,8 @@ def train_together(
         together.check(task, configs, numbers)
         initial = functools.partial(init, task, spec.shape)
         init_keys, keys = zip(*(jax.random.split(jax.random.key(each.seed)) for each in configs), strict=True)
-        states = [partition.init(initial, key) for key in init_keys]
+        mean = train_mean(data.train, spec) if task.model.pre_bias and not begin else None
+        states = [partition.init(initial, key, mean) for key in init_keys]
         for i, saved in enumerate(saves):
             if saved:
                 states[i] = checkpoint.fill(states[i], saved.state, f"{folders[i]}, step {saved.step},")
@@ -149,6 +169,8 @@ def train_together(
         budget = config.data.memory_mb * 2**20
         training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
         check_data(config, task, training, validation)
+        if not begin:
+            warn_of_scale(data.train, spec)
         partition.wait()  # until all have seen the workdir as it was
         for each, workdir in zip(configs, folders, strict=True) if partition.primary else ():
             with storage_errors(workdir):
