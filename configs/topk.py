@@ -1,5 +1,5 @@
 """The k-sparse autoencoder: 784-1024, of which 32 units are active, and back, linear (Makhzani and Frey 2014),
-with dead units revived by an auxiliary loss (Gao et al. 2024).
+with a pre-encoder bias, and dead units revived by an auxiliary loss (Gao et al. 2024).
 
     python -m experiments.train --config=configs/topk.py --workdir=runs/topk
 

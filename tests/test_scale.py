@@ -33,7 +33,8 @@ def test_a_scale_far_from_one_is_warned_of_in_one_line(x, least, most):
     source = from_array(x.astype(np.float32))
     with pytest.warns(UserWarning, match=HINT.format(least, most)) as caught:
         warn_of_scale(source, Spec.of(source, False))
-    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
 
 
 @pytest.mark.parametrize(
