@@ -16,7 +16,7 @@ def get_config(arg=""):
     config = common.mlp(module("dense", features=512, activation="relu" if flags.l1 else "sigmoid"), hidden=())
     if flags.l1:
         config.likelihood = module("squared_error")
-        config.objective.weights.l1 = 0.1
+        config.objective.weights.l1 = 0.5
     else:
         config.objective.weights.kl_sparsity = 1.0
         config.objective.options.kl_sparsity = {"target": 0.05}
