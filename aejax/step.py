@@ -10,7 +10,7 @@ import optax
 from flax import struct
 from jax import Array
 
-from aejax.models import Autoencoder, abstract_output, pre_encoder
+from aejax.models import Autoencoder, abstract_output
 from aejax.models.layers import fold
 from aejax.objectives import Adversary, Context, Corruption, Objective
 
@@ -83,13 +83,12 @@ class TrainState(struct.PyTreeNode):
     critic: Any = struct.field(default_factory=dict)
 
 
-def init(task: Task, shape: Sequence[int], key: Array, mean: Array | None = None) -> TrainState:
-    """Returns the state before the first step, for inputs of `shape`; a pre-encoder bias starts at `mean`, if given."""
+def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[Any], Any] | None = None) -> TrainState:
+    """Returns the state before the first step, for inputs of `shape`; `adjust` maps the drawn parameters to others."""
     label = jnp.zeros(1, jnp.int32) if task.model.classes else None
     variables = _strong(dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label)))
     params = variables.pop("params")
-    if mean is not None and task.model.pre_bias:
-        params = pre_encoder.start_at(mean, params)
+    params = adjust(params) if adjust else params
     state = start(task, params, variables)
     if task.adversary:
         output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))

@@ -25,7 +25,7 @@ def test_the_mean_is_in_the_units_that_the_model_reads():
     ("x", "least", "most"),
     [
         (np.tile([[1.0, -1000.0], [1.0, 1000.0]], (50, 1)), "1", r"1e\+03"),
-        (np.tile([[0.0, 12.0], [0.0, 12.0]], (50, 1)), "12", "12"),  # a feature of zeros has no scale
+        (np.tile([[0.0, 32.0], [0.0, 32.0]], (50, 1)), "32", "32"),  # a feature of zeros has no scale
         (np.full((5, 3), 0.01), "0.01", "0.01"),
     ],
 )

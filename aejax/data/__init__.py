@@ -1,7 +1,7 @@
 """Data: sources by row number, their splits, and batches as a pure function of (seed, step)."""
 
 from aejax.data.batches import Feed, order, padded, read, stream
-from aejax.data.scale import train_mean, warn_of_scale
+from aejax.data.scale import needs_standardizing, train_mean, warn_of_scale
 from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, chunks
 from aejax.data.splits import Splits, find, labels, load, select, split
@@ -16,6 +16,7 @@ __all__ = [
     "from_array",
     "labels",
     "load",
+    "needs_standardizing",
     "order",
     "padded",
     "read",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 from jax import Array
 
 from aejax.models.bottlenecks import DenseBottleneck
@@ -49,7 +50,7 @@ def bias(params: Mapping[str, Any]) -> Array:
     return params[_LAYER]["bias"]
 
 
-def start_at(mean: Array, params: Mapping[str, Any]) -> dict[str, Any]:
+def start_at(mean: np.ndarray, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns initial parameters of an autoencoder whose pre-encoder bias is the data's mean, [*shape]."""
     layer = {**params["decoder"][_LAYER], "bias": mean.ravel()}
     return {**params, "decoder": {**params["decoder"], _LAYER: layer}}
