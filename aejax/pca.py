@@ -21,12 +21,14 @@ def start(components: Array, mean: Array, params: Any) -> Any:
     n = len(components)
     inputs, codes = components.T, jnp.eye(n)
     shift = -components @ mean
-    encoder = [*(params["encoder"][f"dense_{i}"] for i in range(len(params["encoder"]))), params["bottleneck"]["dense"]]
+    layers = params.get("encoder", {})  # none without hidden layers
+    encoder = [*(layers[f"dense_{i}"] for i in range(len(layers))), params["bottleneck"]["dense"]]
     decoder = [params["decoder"][f"dense_{i}"] for i in range(len(params["decoder"]))]
     *hidden, code = _chain(encoder, inputs, shift, codes, jnp.zeros(n))
     decoded = _chain(decoder, codes, jnp.zeros(n), components, mean)
     named = lambda layers: {f"dense_{i}": layer for i, layer in enumerate(layers)}  # noqa: E731
-    return {**params, "encoder": named(hidden), "bottleneck": {"dense": code}, "decoder": named(decoded)}
+    start = {**params, "bottleneck": {"dense": code}, "decoder": named(decoded)}
+    return start | ({"encoder": named(hidden)} if hidden else {})
 
 
 def _chain(layers: list[Any], first: Array, shift: Array, last: Array, offset: Array) -> list[Any]:

@@ -36,7 +36,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
       n_components: numbers of a code.
       hidden: widths of the encoder's hidden layers (relu); the decoder mirrors them. None: one layer, of 64 units or
         four times `n_components`.
-      steps: of training (Adam), each on `batch_size` rows, fewer where X has fewer. None: 100 passes over X, 1,000
+      steps: of training (Adam), each on `batch_size` rows, fewer where X has fewer. None: 50 passes over X, 1,000
         steps at most.
       learning_rate: falls to 0 along a cosine.
       standardize: whether vectors are read with mean 0 and standard deviation 1; codes are decoded to X's own units.
@@ -151,7 +151,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 raise InputError(f"config= is in place of {', '.join(both)}: set them in the config")
             return self.config.copy_and_resolve_references().unlock()
         config = config_lib.default()
-        passes = 100 * max(len(x) // min(self.batch_size, len(x)), 1) if self.steps is None else 0
+        passes = 50 * max(len(x) // min(self.batch_size, len(x)), 1) if self.steps is None else 0
         config.steps = config.checkpoint_every = min(passes, 1000) if self.steps is None else self.steps
         config.batch_size, config.optim.lr, config.optim.schedule = self.batch_size, self.learning_rate, "cosine"
         hidden = (max(64, 4 * self.n_components),) if self.hidden is None else tuple(self.hidden)
