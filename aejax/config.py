@@ -45,6 +45,9 @@ def default() -> ConfigDict:
     config.bottleneck = ConfigDict({"name": "identity"})
     config.decoder = ConfigDict({"name": "mlp"})
 
+    # Sparse autoencoders that are linear each way subtract the decoder's bias, which starts at the data's mean, from x.
+    config.pre_bias = True
+
     config.classes = 0  # of the labels that encoder and decoder are given; 0: not conditional
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
@@ -140,20 +143,43 @@ FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "p
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
     """The `differences` that make `new` another experiment than `old`; a constant rate may go on for longer.
 
-    A key that is newer than `old` had what is now its default.
+    Of a key that is newer than `old` see `as_begun`.
     """
-    old = _filled(to_dict(old), default())
+    old, new = complete(old), as_begun(new, old)
     free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
     return [d for d in differences(old, new) if d.split(":")[0] not in free]
 
 
-def _filled(old: dict[str, Any], reference: ConfigDict, path: str = "") -> dict[str, Any]:
-    """Returns `old` with the defaults of the keys that it lacks."""
-    filled = {**to_dict(reference), **old}
-    for key, value in reference.items():
-        if isinstance(value, ConfigDict) and path + key not in _OPEN and isinstance(filled[key], dict):
-            filled[key] = _filled(filled[key], value, f"{path}{key}.")
+# Keys that are newer than some runs, and what runs from before them did.
+_BEFORE = {"data.held_out": -1, "data.fit": "stretch", "pre_bias": False}
+
+
+def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a saved config in which keys that are newer than it are set to what runs of its time did."""
+    filled = to_dict(saved)
+    for path, value in _BEFORE.items():
+        *sections, key = path.split(".")
+        place = filled
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.setdefault(key, value)
     return filled
+
+
+def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
+    """Returns `config` for resuming a run begun with `saved`, which may be older than some keys.
+
+    Where `config` leaves such a key at its default, the run keeps what it did before there was the key.
+    """
+    there, reference = dict(flat(to_dict(saved))), default()
+    kept = {k: v for k, v in _BEFORE.items() if k not in there and get(config, k) == get(reference, k)}
+    if not kept:
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.update_from_flattened_dict(kept)
+    return config
 
 
 # Whose keys depend on what they name: the module, the term or the optimizer checks them.
@@ -238,8 +264,8 @@ def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
-    """The locked config that `to_dict` gave."""
-    return lock(ConfigDict(values))
+    """Returns the locked config that `to_dict` gave, `complete`."""
+    return lock(ConfigDict(complete(values)))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax.data import Feed, Spec, Splits, load
+from aejax.data import Feed, Spec, Splits, load, warn_of_scale
 from aejax.dispatch import batches, compile_steps
 from aejax.errors import DivergedError
 from aejax.models import abstract_output
@@ -41,6 +41,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     # Streamed: one batch is all that is read, and the labels or vectors whose range `train` looks at.
     feed, validation = (Feed(part, 0, partition.replicate) for part in (splits.train, splits.validation))
     check_data(config, task, feed, validation)
+    warn_of_scale(splits.train, spec)
     init_key, key = jax.random.split(jax.random.key(config.seed))  # as `train`
     state = partition.place(partition.init(lambda key: init(task, spec.shape, key), init_key))
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))

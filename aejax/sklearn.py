@@ -1,5 +1,6 @@
 """An autoencoder as a scikit-learn transformer."""
 
+import functools
 import inspect
 import math
 from typing import Any
@@ -8,11 +9,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.decomposition import PCA
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aejax import config as config_lib
-from aejax.data import from_array, split
+from aejax import pca
+from aejax.data import Spec, from_array, needs_standardizing, split
 from aejax.errors import InputError
 from aejax.evaluation import likelihood
 from aejax.run import Run
@@ -25,14 +28,19 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     """An autoencoder that is fitted to X [n, features] and turns it into codes [n, components], float32.
 
     A transformer for pipelines and searches, by `aejax.fit` on one device, without anything printed or left on disk.
-    Every row of X is trained on, unless `config.data` says otherwise. Pickles and joblib files hold arrays and the
-    config, nothing compiled.
+    Training starts from the principal component analysis of X and improves on it, where the hidden layers are at least
+    twice as wide as the code. Every row of X is trained on, unless `config.data` says otherwise. Pickles and joblib
+    files hold arrays and the config, nothing compiled.
 
     Args:
       n_components: numbers of a code.
-      hidden: widths of the encoder's hidden layers (relu); the decoder mirrors them.
-      steps: of training (Adam), each on `batch_size` rows, fewer where X has fewer.
-      standardize: vectors are read with mean 0 and deviation 1; codes are decoded to X's own units.
+      hidden: widths of the encoder's hidden layers (relu); the decoder mirrors them. None: one layer, of 64 units or
+        four times `n_components`.
+      steps: of training (Adam), each on `batch_size` rows, fewer where X has fewer. None: 50 passes over X, 1,000
+        steps at most.
+      learning_rate: falls to 0 along a cosine.
+      standardize: whether vectors are read with mean 0 and standard deviation 1; codes are decoded to X's own units.
+        "auto": where the scales of the columns differ widely or are far from 1.
       image_shape: (height, width) or (height, width, channels) of images, which go in and come out flattened, as
         numbers in [0, 1] or, going in, uint8 of 0 to 255. They are not standardised.
       config: of the whole experiment, see `aejax.config.default`, in place of all of the above but `image_shape`; its
@@ -51,11 +59,11 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self,
         n_components=2,
         *,
-        hidden=(64,),
-        steps=1000,
+        hidden=None,
+        steps=None,
         batch_size=128,
-        learning_rate=1e-3,
-        standardize=True,
+        learning_rate=3e-4,
+        standardize="auto",
         image_shape=None,
         config=None,
         random_state=None,
@@ -75,14 +83,16 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def fit(self, X: Any, y: Any = None) -> "AutoencoderTransformer":
         """Trains on X [n, features]; y is not read."""
         x = self._examples(validate_data(self, X, dtype=_DTYPES))
-        config = self._config()
+        config = self._config(x)
         config.seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if config.classes:
             raise InputError(f"config.classes={config.classes} makes the model conditional; set it to 0")
         if not any(config.data[part] for part in ("train", "validation", "test")):
             config.data.update({"train": "train", "validation": "train", "test": "train"})
         config.batch_size = min(config.batch_size, len(split({"train": from_array(x)}, config.data).train))
-        self.run_: Run = fit(config, x, devices=jax.local_devices()[:1], quiet=not self.verbose)
+        self.run_: Run = fit(
+            config, x, devices=jax.local_devices()[:1], quiet=not self.verbose, adjust=self._start(config, x)
+        )
         self._n_features_out = math.prod(self.run_.latents.shape[1:])
         return self
 
@@ -133,7 +143,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         config = state["config"]
         super().__setstate__(state | {"config": config and config_lib.from_dict(config)})
 
-    def _config(self) -> ConfigDict:
+    def _config(self, x: np.ndarray) -> ConfigDict:
         if self.config is not None:
             defaults = inspect.signature(type(self)).parameters
             both = [key for key in _IN_CONFIG if getattr(self, key) != defaults[key].default]
@@ -141,13 +151,30 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 raise InputError(f"config= is in place of {', '.join(both)}: set them in the config")
             return self.config.copy_and_resolve_references().unlock()
         config = config_lib.default()
-        config.steps = config.checkpoint_every = self.steps
-        config.batch_size, config.optim.lr = self.batch_size, self.learning_rate
-        config.encoder = config_lib.module("mlp", features=tuple(self.hidden))
+        passes = 50 * max(len(x) // min(self.batch_size, len(x)), 1) if self.steps is None else 0
+        config.steps = config.checkpoint_every = min(passes, 1000) if self.steps is None else self.steps
+        config.batch_size, config.optim.lr, config.optim.schedule = self.batch_size, self.learning_rate, "cosine"
+        hidden = (max(64, 4 * self.n_components),) if self.hidden is None else tuple(self.hidden)
+        config.encoder = config_lib.module("mlp", features=hidden)
         config.bottleneck = config_lib.module("dense", features=self.n_components)
-        config.decoder = config_lib.module("mlp", features=tuple(self.hidden)[::-1])
-        config.data.standardize = bool(self.standardize) and self.image_shape is None
+        config.decoder = config_lib.module("mlp", features=hidden[::-1])
+        automatic = self.standardize == "auto" and self.image_shape is None and needs_standardizing(x)
+        config.data.standardize = bool(automatic if self.standardize == "auto" else self.standardize)
+        config.data.standardize &= self.image_shape is None
         return config
+
+    def _start(self, config: ConfigDict, x: np.ndarray) -> Any:
+        """Returns what starts training from PCA, or None where the layers have no room for it."""
+        k, widths = self.n_components, config.encoder.get("features", ())
+        if (
+            self.config is not None
+            or not 1 <= k <= min(len(x), math.prod(x.shape[1:]))
+            or min(widths, default=2 * k) < 2 * k
+        ):
+            return None
+        spec = Spec.of(from_array(x), config.data.standardize)
+        found = PCA(k, random_state=config.seed).fit(np.asarray(spec.prepare(x)).reshape(len(x), -1))
+        return functools.partial(pca.start, found.components_, found.mean_)
 
     def _given(self, X: Any) -> np.ndarray:
         check_is_fitted(self)

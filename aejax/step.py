@@ -83,11 +83,13 @@ class TrainState(struct.PyTreeNode):
     critic: Any = struct.field(default_factory=dict)
 
 
-def init(task: Task, shape: Sequence[int], key: Array) -> TrainState:
-    """The state before the first step, for inputs of `shape`."""
+def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[Any], Any] | None = None) -> TrainState:
+    """Returns the state before the first step, for inputs of `shape`; `adjust` maps the drawn parameters to others."""
     label = jnp.zeros(1, jnp.int32) if task.model.classes else None
     variables = _strong(dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label)))
-    state = start(task, variables.pop("params"), variables)
+    params = variables.pop("params")
+    params = adjust(params) if adjust else params
+    state = start(task, params, variables)
     if task.adversary:
         output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))
         critic = _strong(task.adversary.init(jax.random.fold_in(key, 1), output))

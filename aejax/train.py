@@ -33,10 +33,13 @@ from aejax.data import (
     order,
     padded,
     split,
+    train_mean,
+    warn_of_scale,
 )
 from aejax.dispatch import batches, compile_steps, compile_together, steps_at_once
 from aejax.errors import AejaxError, InputError
 from aejax.member import Member
+from aejax.models import pre_encoder
 from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
 from aejax.partition import Partition
 from aejax.pretrain import pretrain, stacked_layers
@@ -57,6 +60,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
     profiled: range | None = None,
+    adjust: Callable[[Any], Any] | None = None,
 ) -> Run:
     """Trains what `config` describes in `workdir`, or goes on where the workdir's run was left.
 
@@ -72,6 +76,7 @@ def train(
       profiled: steps that JAX's profiler is to trace, `range(100, 110)` those that lead from step 100 to step 110;
         the trace covers the whole dispatches that hold them, in the first process, see `profile.around`. Those that
         a run which goes on has passed, or never comes by, are left out.
+      adjust: maps the initial parameters, as they are drawn, to those that training starts from.
 
     Returns:
       The run at its newest checkpoint.
@@ -79,7 +84,9 @@ def train(
     Raises:
       InputError, StorageError, DivergedError: one line that says what to change.
     """
-    (done,) = train_together([config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet, profiled=profiled)
+    (done,) = train_together(
+        [config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet, profiled=profiled, adjust=adjust
+    )
     if isinstance(done, AejaxError):
         raise done
     return done
@@ -94,6 +101,7 @@ def train_together(
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
     profiled: range | None = None,
+    adjust: Callable[[Any], Any] | None = None,
 ) -> list[Run | AejaxError]:
     """`train` of several runs in one program, under vmap.
 
@@ -103,7 +111,7 @@ def train_together(
     Args:
       configs: differ only in `together.NUMBERS`, see there; all at the same step.
       workdirs: of each config.
-      data, devices, stop, quiet, profiled: as in `train`; the profile is written in the first workdir.
+      data, devices, stop, quiet, profiled, adjust: as in `train`; the profile is written in the first workdir.
 
     Returns:
       Of each run what `train` returns, or the error that ended it.
@@ -132,6 +140,11 @@ def train_together(
                 if partition.primary:
                     stack.enter_context(held(workdir))
                 saves.append(open_run(workdir, each))
+        configs = [
+            config_lib.as_begun(each, saved.metadata["config"]) if saved else each
+            for each, saved in zip(configs, saves, strict=True)
+        ]
+        config = configs[0]
         begin = saves[0].step if saves[0] else 0
         if any(begin != (saved.step if saved else 0) for saved in saves):
             raise InputError("runs that train together must have come equally far; run them one by one")
@@ -149,7 +162,9 @@ def train_together(
         order(len(data.train), config.batch_size, config.seed)  # raises before anything is decoded
         task = make_task(config, spec, len(data.train), partition.axis_name)
         together.check(task, configs, numbers)
-        initial = functools.partial(init, task, spec.shape)
+        if task.model.pre_bias and not begin and adjust is None:
+            adjust = functools.partial(pre_encoder.start_at, train_mean(data.train, spec))
+        initial = functools.partial(init, task, spec.shape, adjust=adjust)
         init_keys, keys = zip(*(jax.random.split(jax.random.key(each.seed)) for each in configs), strict=True)
         states = [partition.init(initial, key) for key in init_keys]
         for i, saved in enumerate(saves):
@@ -171,6 +186,8 @@ def train_together(
         budget = config.data.memory_mb * 2**20
         training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
         check_data(config, task, training, validation)
+        if not begin:
+            warn_of_scale(data.train, spec)
         partition.wait()  # until all have seen the workdir as it was
         for each, workdir in zip(configs, folders, strict=True) if partition.primary else ():
             with storage_errors(workdir):
@@ -256,12 +273,13 @@ def fit(
     label: Any = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
+    adjust: Callable[[Any], Any] | None = None,
 ) -> Run:
     """Trains on an array: [n, features], [n, height, width] or [n, height, width, channels].
 
     `label` [n], whole numbers from 0, is what a conditional model (`config.classes`) is given.
-    Without a workdir nothing stays on disk. With one, the same call goes on where it was left. `devices` and `quiet`
-    as in `train`.
+    Without a workdir nothing stays on disk. With one, the same call goes on where it was left. `devices`, `quiet`
+    and `adjust` as in `train`.
     """
     config_lib.check(config)
     config = config.copy_and_resolve_references()
@@ -274,7 +292,7 @@ def fit(
     data = split({"train": source}, config.data)
     with contextlib.ExitStack() as stack:
         folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="aejax-"))
-        return train(config, folder, data=data, devices=devices, quiet=quiet)
+        return train(config, folder, data=data, devices=devices, quiet=quiet, adjust=adjust)
 
 
 def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str | None = None) -> Task:

@@ -1,7 +1,9 @@
 """The transformer against scikit-learn's own checks, and what its numbers mean."""
 
+import json
 import pickle
 import pickletools
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -19,7 +21,9 @@ import aejax
 from aejax.config import module
 from aejax.data import Spec
 from aejax.sklearn import AutoencoderTransformer
+from experiments import estimator
 
+SCALE = "ignore:.*root mean squares"  # X is given as it is where a config is
 X = vectors() * [1, 10, 100, 1, 1, 1] + 3
 
 
@@ -68,6 +72,42 @@ def test_without_a_density_the_score_is_minus_the_squared_error_of_what_the_mode
     assert decoded.std(0)[2] > 5  # in X's units, not deviations
 
 
+@pytest.mark.parametrize("hidden", [(), (4,), (9, 5)])
+def test_training_starts_from_pca(hidden):
+    x = vectors(seed=1) * [1, 2, 3, 1, 1, 1] + 5
+    model = AutoencoderTransformer(hidden=hidden, steps=1, learning_rate=1e-9, standardize=False).fit(x)
+    pca = PCA(2).fit(x.astype(np.float32))
+    np.testing.assert_allclose(np.abs(model.transform(x)), np.abs(pca.transform(x)), atol=1e-4)
+    np.testing.assert_allclose(
+        model.inverse_transform(model.transform(x)), pca.inverse_transform(pca.transform(x)), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1, False), (0.01, True), ([1, 1, 1, 1, 1, 100], True), (100, True)])
+def test_columns_are_standardized_where_their_scales_ask_for_it(scale, expected):
+    model = AutoencoderTransformer(steps=1).fit(vectors() * scale)
+    assert bool(model.run_.spec.mean) == expected
+
+
+def test_the_committed_figures_are_those_of_the_defaults_and_at_least_pcas():
+    """Within what a fold of these sets tells: half a percent of accuracy."""
+    file = Path(__file__).parents[1] / "experiments/results/estimator.json"
+    cases = json.loads(file.read_text())["cases"]
+    assert {(c["data"], c["components"]) for c in cases} == {(n, k) for n, ks in estimator.CASES.items() for k in ks}
+    for case in cases:
+        assert case["aejax"]["score"] >= case["pca"]["score"] - 0.005
+        assert case["aejax"]["squared_error"] <= case["pca"]["squared_error"]
+        assert case["aejax"]["seconds"] < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "components"), [("digits", 10), ("wine", 5)])
+def test_the_defaults_are_at_least_pca(name, components):
+    case = estimator.compare(name, components)
+    assert case["aejax"]["score"] >= case["pca"]["score"] - 0.01
+    assert case["aejax"]["squared_error"] <= case["pca"]["squared_error"]
+
+
 def test_the_decoder_mirrors_the_encoder():
     params = AutoencoderTransformer(hidden=(5, 3), steps=1).fit(X).run_.variables["params"]
     assert [params["encoder"][f"dense_{i}"]["kernel"].shape for i in range(2)] == [(6, 5), (5, 3)]
@@ -114,6 +154,7 @@ def test_what_is_no_density_of_one_example_is_scored_by_its_error(likelihood):
     np.testing.assert_allclose(model.score_samples(x), -np.square(model.run_.reconstruct(x) - x).sum(1), rtol=1e-4)
 
 
+@pytest.mark.filterwarnings(SCALE)
 @pytest.mark.parametrize("how", ["pickle", "joblib", "config"])
 def test_copies_transform_alike_and_hold_nothing_compiled(how, fitted, tmp_path):
     if how == "config":
@@ -166,6 +207,7 @@ def test_images_go_in_and_come_out_flat(config):
     np.testing.assert_allclose(model.score_samples(x), -np.square(decoded - x / 255).sum(1), rtol=1e-4)
 
 
+@pytest.mark.filterwarnings(SCALE)
 def test_all_rows_are_trained_on_and_batches_are_no_larger_than_the_data():
     config = mlp()
     run = AutoencoderTransformer(config=config).fit(X[:10]).run_

@@ -1,9 +1,14 @@
+import re
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import MEANT, mlp
 
 import aejax
+from aejax import config as config_lib
 from aejax.models.bottlenecks import BOTTLENECKS
 from aejax.models.bottlenecks.sparse import BatchTopK, JumpReLU, TopK
 from aejax.sections import instance
@@ -307,3 +312,99 @@ def test_codes_are_float32_and_features_are_flattened(module):
     assert all(jnp.shape(leaf) == () for leaf in code.metrics.values())
     flat = module.apply(variables, h.reshape(8, -1))
     np.testing.assert_array_equal(module.apply(variables, h).z, flat.z)
+
+
+def linear(bottleneck, **changes):
+    """A config of a sparse autoencoder on raw inputs."""
+    changes = {"steps": 1, "checkpoint_every": 1, **changes}
+    return mlp(encoder=config_lib.module("mlp"), bottleneck=bottleneck, decoder=config_lib.module("mlp"), **changes)
+
+
+LINEAR = {
+    "topk": linear(config_lib.module("topk", features=UNITS, k=2)),
+    "batch_topk": linear(config_lib.module("batch_topk", features=UNITS, k=2)),
+    "jumprelu": linear(config_lib.module("jumprelu", features=UNITS)),
+    "l1": linear(config_lib.module("dense", features=UNITS, activation="relu"), objective__weights={"l1": 0.1}),
+}
+MEAN = np.float32([3, -2, 1, 0, 5])
+
+
+@pytest.mark.parametrize("config", LINEAR.values(), ids=LINEAR)
+def test_the_decoders_bias_is_subtracted_from_what_is_encoded(config):
+    model, x = aejax.models.build(config, (5,)), features(size=5)
+    variables = model.init(jax.random.key(0), x)
+    params = variables["params"]
+    moved = {**params, "decoder": {"dense_0": {**params["decoder"]["dense_0"], "bias": MEAN}}}
+    before, after = model.apply(variables, x), model.apply({**variables, "params": moved}, x + MEAN)
+    np.testing.assert_allclose(after.code.z, before.code.z, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(after.decoded, before.decoded + MEAN, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pre_bias": False},
+        {"encoder__features": (5,)},
+        {"decoder__features": (5,)},
+        {"decoder__output": "relu"},
+        {"likelihood__name": "bernoulli"},
+        {"bottleneck": config_lib.module("dense", features=UNITS, activation="relu")},
+    ],
+)
+def test_other_models_have_no_pre_encoder_bias(changes):
+    config = linear(**{"bottleneck": config_lib.module("topk", features=UNITS, k=2), **changes})
+    assert not aejax.models.build(config, (5,)).pre_bias
+
+
+@pytest.mark.filterwarnings(MEANT)
+@pytest.mark.parametrize("kind", ["topk", "l1"])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_it_starts_at_the_mean_of_the_train_split(kind, devices):
+    config = config_lib.from_dict(config_lib.to_dict(LINEAR[kind])).unlock()
+    config.optim.lr, config.ema, config.data.train = 1e-9, 0.5, "train[:60]"
+    x = features(batch=100, size=5) + MEAN
+    run = aejax.fit(config, x, devices=jax.devices()[:devices], quiet=True)
+    np.testing.assert_allclose(run.variables["params"]["decoder"]["dense_0"]["bias"], x[:60].mean(0), atol=1e-5)
+
+
+@pytest.mark.filterwarnings(MEANT)
+def test_a_run_from_before_the_pre_encoder_bias_loads_and_resumes_without(tmp_path):
+    x = features(batch=100, size=5) + MEAN
+    config, old = (linear(config_lib.module("topk", features=UNITS, k=2), steps=4) for _ in range(2))
+    old.pre_bias = False
+    whole = aejax.fit(old, x, tmp_path / "whole", quiet=True)
+    assert not whole.model.pre_bias
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    for file in (tmp_path / "resumed").rglob("*"):  # as configs were
+        if file.is_file() and b'"pre_bias"' in file.read_bytes():
+            file.write_text(re.sub(r'"pre_bias": *false, *\n? *', "", file.read_text()))
+            assert "pre_bias" not in file.read_text()
+    for step in (3, 4):
+        shutil.rmtree(tmp_path / "resumed" / "checkpoints" / str(step))
+    with pytest.warns(match="the checkpoint of step 4 is missing"):
+        resumed = aejax.fit(config, x, tmp_path / "resumed", quiet=True)
+    jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
+    assert not aejax.load_run(tmp_path / "resumed").model.pre_bias
+    aejax.fit(config, x, tmp_path / "resumed", quiet=True)  # finished: not another config's
+
+
+@pytest.mark.slow
+def test_units_of_data_with_a_mean_live_and_are_found():
+    """The dictionary of sparse sums is found whether or not they have a mean, which dwarfs them."""
+    rng, size, units, active = np.random.default_rng(0), 32, 64, 3
+    words = rng.normal(size=(units, size))
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    sums = np.zeros((20_000, units))
+    np.put_along_axis(
+        sums, rng.integers(0, units, (20_000, active)), 0.5 + np.abs(rng.normal(size=(20_000, active))), 1
+    )
+    config = linear(config_lib.module("topk", features=units, k=active), steps=1000, checkpoint_every=1000)
+    config.batch_size, config.optim.lr, config.optim.schedule = 256, 3e-3, "cosine"
+    found = []
+    for pre_bias in (True, False):
+        config.pre_bias = pre_bias
+        run = aejax.fit(config, (sums @ words + 1.5 * rng.normal(size=size)).astype(np.float32), quiet=True)
+        kernel = np.asarray(run.variables["params"]["decoder"]["dense_0"]["kernel"])
+        kernel /= np.maximum(np.linalg.norm(kernel, axis=1, keepdims=True), 1e-9)
+        found.append((words @ kernel.T).max(1).mean())
+    assert found[0] > 0.9 > 0.8 > found[1]

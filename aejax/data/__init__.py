@@ -3,6 +3,7 @@
 from aejax.data.arrays import as_array
 from aejax.data.batches import Feed, order, padded, read, stream
 from aejax.data.identity import check_identity, identity
+from aejax.data.scale import needs_standardizing, train_mean, warn_of_scale
 from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, chunks
 from aejax.data.splits import Splits, check_same, find, labels, load, select, split
@@ -21,10 +22,13 @@ __all__ = [
     "identity",
     "labels",
     "load",
+    "needs_standardizing",
     "order",
     "padded",
     "read",
     "select",
     "split",
     "stream",
+    "train_mean",
+    "warn_of_scale",
 ]

@@ -44,16 +44,11 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
     if not config.get("cache", True):
         return sources
     budget = config["memory_mb"] * 2**20
-    return {k: kept(v, fit(config)) if v.files and v.nbytes <= budget else v for k, v in sources.items()}
-
-
-def fit(config: Mapping[str, Any]) -> str:
-    """Returns `config.fit`. Runs from before there was a choice were trained on images that were stretched."""
-    return config.get("fit", "stretch")
+    return {k: kept(v, config["fit"]) if v.files and v.nbytes <= budget else v for k, v in sources.items()}
 
 
 def _found(config: Mapping[str, Any]) -> dict[str, Source]:
-    name, size, how = config["name"], config["size"], fit(config)
+    name, size, how = config["name"], config["size"], config["fit"]
     try:
         path = Path(name).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
@@ -110,7 +105,7 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
         cuts = ends if "train" in missing else len(missing)
         for part, rows in zip(missing, np.array_split(order, cuts), strict=True):
             parts[part] = wholes["train"].subset(np.sort(rows), f"train, {len(rows)} rows drawn for {part}")
-    if (held_out := config.get("held_out", -1)) >= 0:
+    if (held_out := config["held_out"]) >= 0:
         _hold_out(parts, held_out)
     for part, source in parts.items():
         if source.shape != parts["train"].shape:

@@ -57,7 +57,7 @@ def auroc(run: Run, normal: Any, anomalous: Any, labels: tuple[Any, Any] = (None
 
 def _no_classes(subject: Subject) -> str | None:
     """Why the subject has no two kinds of examples; None where it has."""
-    held_out, label = subject.run.config.data.get("held_out", -1), subject.test.label
+    held_out, label = subject.run.config.data.held_out, subject.test.label
     if held_out < 0:
         return "no class was held out: train with data.held_out=<label>, or give anomaly.auroc your own arrays"
     if subject.run.config.classes:

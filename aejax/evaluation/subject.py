@@ -130,7 +130,7 @@ class Subject:
             raise InputError(f"limit must be at least 1 example, got {limit}")
         splits = splits or data.load(run.config.data, run.trained_on)
         train, test = (_part(run, getattr(splits, name), name, limit) for name in ("train", split))
-        if split == "test" and (held_out := run.config.data.get("held_out", -1)) >= 0:
+        if split == "test" and (held_out := run.config.data.held_out) >= 0:
             test = dataclasses.replace(test, name=f"test, label {held_out} among them, which train has not")
         return cls(run, train, test)
 

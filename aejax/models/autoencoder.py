@@ -13,6 +13,7 @@ from flax import struct
 from jax import Array
 
 from aejax.errors import InputError
+from aejax.models import pre_encoder
 from aejax.models.bottlenecks import BOTTLENECKS, Code
 from aejax.models.decoders import DECODERS
 from aejax.models.distributions import Prior
@@ -49,6 +50,8 @@ class Autoencoder(nn.Module):
       decoder: `decoder(z, train=...)` to parameters of the likelihood of x, [batch, ...], e.g. logits.
       classes: of the labels that encoder and decoder are conditioned on (Sohn et al. 2015); 0: none.
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
+      pre_bias: whether the decoder's only bias is subtracted from x before it is encoded (Gao et al. 2024, equation 1),
+        see `pre_encoder`.
     """
 
     encoder: nn.Module
@@ -56,6 +59,7 @@ class Autoencoder(nn.Module):
     decoder: nn.Module
     classes: int = 0
     learned_scale: bool = False
+    pre_bias: bool = False
 
     def setup(self):
         if self.learned_scale:
@@ -69,6 +73,8 @@ class Autoencoder(nn.Module):
         self, x: Array, *, label: Array | None = None, keys: Array | None = None, train: bool = False
     ) -> Array | Tokens:
         """What the bottleneck reads of x."""
+        if self.pre_bias and not self.is_initializing():  # the decoder has no parameters before its first call
+            x = x - pre_encoder.bias(self.decoder.variables["params"]).reshape(x.shape[1:])
         if self.classes and isinstance(self.encoder, MLPEncoder):
             x = flatten(x)  # or each label would take a whole plane of pixels
         return self.encoder(self._conditioned(x, label), keys=keys, train=train)
@@ -135,21 +141,25 @@ class Autoencoder(nn.Module):
 def build(config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None = None) -> Autoencoder:
     """The autoencoder that `config` describes, for inputs of `shape` (one example, without the batch).
 
-    Reads `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module),
-    `classes`, `likelihood` and `dtype`. A name is a key of ENCODERS, BOTTLENECKS or DECODERS, or
-    "package.module:Class". Modules that declare `shape`, `dtype` or `axis_name` are given them;
-    `axis_name` is that of the devices that share a batch, over which statistics of the batch are taken.
+    Reads `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`, `likelihood`,
+    `dtype` and what `pre_encoder.has_bias` reads. A name is a key of ENCODERS, BOTTLENECKS or DECODERS, or
+    "package.module:Class". Modules that declare `shape`, `dtype` or `axis_name` are given them; `axis_name` is that of
+    the devices that share a batch, over which statistics of the batch are taken.
 
     Raises InputError where names, attributes or shapes do not fit.
     """
     shape = tuple(shape)
     given = {"shape": shape, "dtype": config["dtype"], "axis_name": axis_name}
+    encoder = instance("encoder", ENCODERS, config["encoder"], given)
+    bottleneck = instance("bottleneck", BOTTLENECKS, config["bottleneck"], given)
+    decoder = instance("decoder", DECODERS, config["decoder"], given)
     model = Autoencoder(
-        encoder=instance("encoder", ENCODERS, config["encoder"], given),
-        bottleneck=instance("bottleneck", BOTTLENECKS, config["bottleneck"], given),
-        decoder=instance("decoder", DECODERS, config["decoder"], given),
+        encoder,
+        bottleneck,
+        decoder,
         classes=config["classes"],
         learned_scale=config["likelihood"].get("variance") == "learned",
+        pre_bias=pre_encoder.has_bias(config, encoder, bottleneck, decoder),
     )
     abstract_output(model, shape)  # runs every check of shapes
     return model
