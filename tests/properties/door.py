@@ -20,7 +20,7 @@ NUMBERS = st.one_of(
     st.integers(),
     st.floats(),
 )
-WORDS = st.one_of(st.sampled_from(["", "adam", "0", "nan", "a/b", "..", "\0", "a\nb", "é\u202e", "x" * 999]), st.text())
+WORDS = st.one_of(st.sampled_from(["", "adam", "0", "nan", "a/b", "..", "\0", "a\nb", "é\u202e", "\ud800", "x" * 999]), st.text())
 # What JSON holds, and what some write of it: NaN and Infinity.
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, WORDS),
