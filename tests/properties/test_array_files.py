@@ -32,15 +32,25 @@ def npz(*members, method=zipfile.ZIP_STORED):
 
 
 # What is pickled is harmless, and must not be read all the same.
-ODD = [X, IMAGES, X[:0], X[0], X[0, 0], X.astype(object), X > 0, X + 1j, X.astype("S3"), X.astype("M8[s]"), X.view("f4,f4,f4")]
+ODD = [
+    X,
+    IMAGES,
+    X[:0],
+    X[0],
+    X[0, 0],
+    X.astype(object),
+    X > 0,
+    X + 1j,
+    X.astype("S3"),
+    X.astype("M8[s]"),
+    X.view("f4,f4,f4"),
+]
 ARRAYS = st.one_of(st.sampled_from(ODD), hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(max_dims=4, max_side=4)))
 NAMES = st.one_of(
     st.sampled_from(["x", "train", "test", "validation", "label", "train_label", "y", "factors", "../x", "/x", "x/y"]),
     WORDS.filter(lambda word: word.isprintable()),
 )
-MEMBERS = st.tuples(
-    NAMES.map(lambda name: f"{name}.npy"), st.one_of(ARRAYS.map(npy), damaged([npy(X)]), st.binary())
-)
+MEMBERS = st.tuples(NAMES.map(lambda name: f"{name}.npy"), st.one_of(ARRAYS.map(npy), damaged([npy(X)]), st.binary()))
 LABELS = npy(np.arange(20) % 3)
 GOOD = [npz(("x.npy", npy(X)), ("label.npy", LABELS), method=m) for m in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
 

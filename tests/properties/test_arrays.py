@@ -11,7 +11,9 @@ from hypothesis.extra import numpy as hnp
 import aejax
 from aejax.data import Spec, from_array
 
-KINDS = [np.dtype(kind) for kind in "f4 f8 f2 g u1 i8 u8 ? c8 O >f4 S3 U3 M8[s] m8[s] V2 i4,f4".split()]
+KINDS = list(
+    map(np.dtype, ("f4", "f8", "f2", "g", "u1", "i8", "u8", "?", "c8", "O", ">f4", "S3", "U3", "M8[s]", "m8[s]", "V2"))
+)
 
 
 def arrays(shapes):
@@ -42,7 +44,11 @@ ODD = st.one_of(
 )
 COUNTS = st.one_of(st.integers(-1, 4), st.integers(-1, 4), NUMBERS, WORDS, st.none(), st.booleans(), ODD)
 LABELS = st.one_of(
-    st.none(), st.none(), st.integers(1, 4).map(np.arange), hnp.arrays(np.int64, st.integers(1, 4), fill=st.nothing()), ODD
+    st.none(),
+    st.none(),
+    st.integers(1, 4).map(np.arange),
+    hnp.arrays(np.int64, st.integers(1, 4), fill=st.nothing()),
+    ODD,
 )
 
 
@@ -86,12 +92,13 @@ def test_fit(cases):
 @pytest.fixture(scope="module")
 def runs():
     """Of vectors; of labeled vectors; of images, with discrete codes."""
-    bottleneck = aejax.config.module("vq", size=4)
+    images = conv()
+    images.bottleneck = aejax.config.module("vq", size=4)
     return {
         "vectors": untrained(mlp(), Spec((6,))),
         "standardized": untrained(mlp(), Spec((6,), (1e3,) * 6, (1e-3,) * 6)),
         "labeled": untrained(mlp(classes=3), Spec((6,))),
-        "images": untrained(conv(bottleneck=bottleneck)),
+        "images": untrained(images),
     }
 
 

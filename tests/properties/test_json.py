@@ -55,7 +55,9 @@ def contents(file):
     written = st.one_of(others, others, st.lists(JSON, max_size=2)).map(
         lambda records: "\n".join(map(json.dumps, records)).encode()
     )
-    return st.one_of(written, written, damaged([before, DEEP]), st.binary(), WORDS.map(lambda w: w.encode(errors="replace")))
+    return st.one_of(
+        written, written, damaged([before, DEEP]), st.binary(), WORDS.map(lambda w: w.encode(errors="replace"))
+    )
 
 
 def compare(root):
