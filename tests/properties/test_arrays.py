@@ -93,7 +93,7 @@ def test_fit(cases):
 def runs():
     """Of vectors; of labeled vectors; of images, with discrete codes."""
     images = conv()
-    images.bottleneck = aejax.config.module("vq", size=4)
+    images.bottleneck = aejax.config.module("vq", codes=4)
     return {
         "vectors": untrained(mlp(), Spec((6,))),
         "standardized": untrained(mlp(), Spec((6,), (1e3,) * 6, (1e-3,) * 6)),
