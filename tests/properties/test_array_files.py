@@ -100,7 +100,8 @@ def test_npy(tmp_path, cases):
     def door(content, size, standardize):
         read(tmp_path, ".npy", content, size, standardize)
 
-    content = st.one_of(damaged([npy(X), npy(IMAGES), *GOOD]), headers(), ARRAYS.map(npy), st.binary())
+    right = st.sampled_from([npy(X), npy(IMAGES)])
+    content = st.one_of(right, damaged([npy(X), npy(IMAGES), *GOOD]), headers(), ARRAYS.map(npy), st.binary())
     try_all(cases, door, content=content, size=SIZES, standardize=st.booleans())
 
 
@@ -111,5 +112,5 @@ def test_npz(tmp_path, cases):
 
     members = st.lists(MEMBERS, max_size=4).map(lambda members: npz(*members))
     claimed = headers().map(lambda header: npz(("x.npy", header), ("label.npy", LABELS)))
-    content = st.one_of(damaged([*GOOD, npy(X)]), flagged(), claimed, members, st.binary())
+    content = st.one_of(st.sampled_from(GOOD), damaged([*GOOD, npy(X)]), flagged(), claimed, members, st.binary())
     try_all(cases, door, content=content, size=SIZES, standardize=st.booleans())

@@ -128,4 +128,5 @@ def test_names_of_workdirs_and_steps(sweep, cases):
         aejax.load_run(sweep / name if isinstance(name, str) else name, step)
 
     steps = st.one_of(st.just("newest"), st.just("best"), NUMBERS, WORDS, st.none())
-    try_all(cases, door, name=st.one_of(WORDS, WORDS, JSON), step=steps)
+    names = st.one_of(st.just("lr=0.001"), WORDS, WORDS, JSON)
+    try_all(cases, door, name=names, step=steps)
