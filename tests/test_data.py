@@ -19,7 +19,8 @@ from sklearn.datasets import load_digits
 
 import aejax
 from aejax import data
-from aejax.data import drawings, embedded, prepare, sources
+from aejax.data import drawings, embedded, prepare
+from aejax.data import tfds as tfds_sources
 
 
 def section(**changes):
@@ -627,7 +628,7 @@ def test_images_of_tfds_are_what_tfds_decodes(channels, encoding, tmp_path):
 
     builder = Coloured(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
-    theirs, ours = builder.as_data_source("train"), whole(sources._tfds_split(builder, "train", 0))
+    theirs, ours = builder.as_data_source("train"), whole(tfds_sources._tfds_split(builder, "train", 0))
     np.testing.assert_array_equal(ours["x"], np.stack([example["image"] for example in theirs]))
     np.testing.assert_array_equal(ours["label"], [example["label"] for example in theirs])
 
@@ -648,8 +649,8 @@ def test_images_of_several_sizes_must_be_resized(tmp_path):
     builder = Several(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
     with pytest.raises(aejax.InputError, match="images of several sizes"):
-        whole(sources._tfds_split(builder, "train", 0))
-    assert whole(sources._tfds_split(builder, "train", 8))["x"].shape == (4, 8, 8, 3)
+        whole(tfds_sources._tfds_split(builder, "train", 0))
+    assert whole(tfds_sources._tfds_split(builder, "train", 8))["x"].shape == (4, 8, 8, 3)
 
 
 @pytest.mark.parametrize(("largest", "factor"), [(1, 255), (7, 1)])
@@ -672,7 +673,7 @@ def test_images_of_tfds_stored_as_0_and_1_become_0_and_255(largest, factor, tmp_
     builder.download_and_prepare()
     stored = np.stack([example["image"] for example in builder.as_data_source("train")])
     assert stored[0].max() <= 1
-    np.testing.assert_array_equal(whole(sources._tfds_split(builder, "train", 0))["x"], stored * factor)
+    np.testing.assert_array_equal(whole(tfds_sources._tfds_split(builder, "train", 0))["x"], stored * factor)
 
 
 @pytest.mark.parametrize(
@@ -705,7 +706,7 @@ def test_labels_by_factor_of_tfds_are_factors(name, expected, tmp_path):
 
     builder = Stand(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
-    arrays = sources._tfds_split(builder, "train", 0).take(np.array([5, 0, 1, 2, 3, 4]))
+    arrays = tfds_sources._tfds_split(builder, "train", 0).take(np.array([5, 0, 1, 2, 3, 4]))
     np.testing.assert_array_equal(arrays["factors"], values[arrays["x"][:, 0, 0, 0]])
     assert arrays["factors"].dtype == np.int32
     assert "label" not in arrays

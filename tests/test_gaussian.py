@@ -314,6 +314,24 @@ def test_a_drawn_kl_is_that_of_a_density(posterior, prior):
 # The bottleneck.
 
 
+@pytest.mark.parametrize("posterior", ["diagonal", "full", "iaf", "planar"])
+def test_posteriors_start_at_standard_deviation_1_for_any_encoder(posterior):
+    """Features of heavy tails, such as inputs that nobody standardized, move nothing but the mean, here taken off."""
+    bottleneck, h = GaussianBottleneck(2, posterior, hidden=6), 1e3 * jnp.tan(features())
+    variables = jax.jit(bottleneck.init)(jax.random.key(0), h)
+    variables["params"]["mean"] = jax.tree.map(jnp.zeros_like, variables["params"]["mean"])
+    code = run(bottleneck, variables, h, keys=example_keys(5))
+    noise = StandardNormal(2).sample(example_keys(5))
+    base = getattr(code.posterior, "base", code.posterior)
+    np.testing.assert_array_equal(base.covariance(), np.eye(2)[None].repeat(5, 0))
+    if posterior == "planar":
+        assert np.all(np.abs(code.z - noise) < 3)  # two steps
+        np.testing.assert_array_equal(code.z, run(bottleneck, variables, 0 * h, keys=example_keys(5)).z)
+    else:
+        expected = expit(2) ** 2 * noise[:, ::-1] if posterior == "iaf" else noise
+        np.testing.assert_allclose(code.z, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("posterior", ["diagonal", "full"])
 @pytest.mark.parametrize("d", DIMENSIONS)
 def test_kl_is_exact_under_the_standard_normal_prior(posterior, d):

@@ -10,10 +10,11 @@ class MaskedDense(nn.Module):
     """A dense layer whose kernel is multiplied by a fixed mask [inputs, outputs]."""
 
     mask: Array
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), self.mask.shape)
+        kernel = self.param("kernel", self.kernel_init, self.mask.shape)
         bias = self.param("bias", nn.initializers.zeros, self.mask.shape[1:])
         return x @ (kernel * self.mask) + bias
 
@@ -35,8 +36,9 @@ class InverseAutoregressive(nn.Module):
         last = inner[:, None] < unit
         context = nn.Dense(self.hidden, name="context")(h)
         x = nn.elu(MaskedDense(first, name="masked_0")(z) + context)
-        mean = MaskedDense(last, name="mean")(x)
-        gate = MaskedDense(last, name="gate")(x) + 2.0  # starts near the identity, as the paper advises
+        zeros = nn.initializers.zeros  # with the 2: starts near the identity for any h, as the paper advises
+        mean = MaskedDense(last, zeros, name="mean")(x)
+        gate = MaskedDense(last, zeros, name="gate")(x) + 2.0
         s = nn.sigmoid(gate)
         return s * z + (1 - s) * mean, jax.nn.log_sigmoid(gate).sum(-1)
 
@@ -48,7 +50,10 @@ class Planar(nn.Module):
     @nn.compact
     def __call__(self, z: Array, h: Array) -> tuple[Array, Array]:
         d = z.shape[-1]
-        u, w, b = jnp.split(nn.Dense(2 * d + 1, name="parameters")(h), (d, 2 * d), axis=-1)
+        # Starts as one step of w of length about 1 for any h: not of w = 0, where the gradient is without bounds.
+        bias = nn.initializers.normal(d**-0.5)
+        dense = nn.Dense(2 * d + 1, kernel_init=nn.initializers.zeros, bias_init=bias, name="parameters")
+        u, w, b = jnp.split(dense(h), (d, 2 * d), axis=-1)
         wu = (w * u).sum(-1, keepdims=True)
         u = u + (nn.softplus(wu) - 1 - wu) * w / (jnp.square(w).sum(-1, keepdims=True) + 1e-8)  # w.u > -1: invertible
         inner = jnp.tanh((w * z).sum(-1, keepdims=True) + b)

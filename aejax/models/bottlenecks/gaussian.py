@@ -31,6 +31,9 @@ class GaussianBottleneck(nn.Module):
     The KL is exact for diagonal and full posteriors under the standard normal prior, and otherwise
     log q(z|x) - log p(z) at the drawn z. Kingma and Welling 2014, "Auto-encoding variational Bayes".
 
+    Whatever the encoder, a posterior starts with the standard deviation 1 of the standard normal prior, and without
+    correlations; a flow starts as the same step for every input, with iaf one that scales by 0.88.
+
     Attributes:
       posterior: "diagonal"; "full" covariance; or a diagonal Gaussian through `depth` steps of a flow,
         "iaf" (Kingma et al. 2016) or "planar" (Rezende and Mohamed 2015).
@@ -59,9 +62,10 @@ class GaussianBottleneck(nn.Module):
         if self.prior not in PRIORS:
             raise one_of("bottleneck.prior", self.prior, PRIORS)
         self.mean = nn.Dense(d)
-        self.log_std = nn.Dense(d)
+        # Kernels of 0: the exponential of a layer as wide as the mean's is in the thousands for inputs of heavy tails.
+        self.log_std = nn.Dense(d, kernel_init=nn.initializers.zeros)
         if self.posterior == "full":
-            self.off_diagonal = nn.Dense(d * (d - 1) // 2) if d > 1 else None
+            self.off_diagonal = nn.Dense(d * (d - 1) // 2, kernel_init=nn.initializers.zeros) if d > 1 else None
         depth = self.depth if self.posterior in ("iaf", "planar") else 0
         self.flow = [InverseAutoregressive(self.hidden) if self.posterior == "iaf" else Planar() for _ in range(depth)]
         if self.prior == "mixture":
