@@ -1,5 +1,7 @@
 """Anything given to `from_array`, `fit` or a `Run` as an array, a number or labels."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,12 +96,15 @@ def runs():
     """Of vectors; of labeled vectors; of images, with discrete codes."""
     images = conv()
     images.bottleneck = aejax.config.module("vq", codes=4)
-    return {
+    found = {
         "vectors": untrained(mlp(), Spec((6,))),
         "standardized": untrained(mlp(), Spec((6,), (1e3,) * 6, (1e-3,) * 6)),
         "labeled": untrained(mlp(classes=3), Spec((6,))),
         "images": untrained(images),
     }
+    # What is generated is drawn like the saved latents.
+    some = lambda run: np.random.default_rng(0).normal(size=(8, *run.latents.shape[1:])).astype(np.float32)  # noqa: E731
+    return {name: dataclasses.replace(run, latents=some(run)) for name, run in found.items()}
 
 
 def finite(array, length):
