@@ -31,6 +31,11 @@ JSON = st.recursive(
 )
 
 
+def mostly(usual, odd):
+    """Three of four are usual; `one_of` would give each strategy within `odd` as much room."""
+    return st.integers(0, 3).flatmap(lambda k: usual if k else odd)
+
+
 class OverTime(BaseException):
     """No Exception, for the door to take for its own."""
 
