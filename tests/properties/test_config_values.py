@@ -73,7 +73,7 @@ def test_a_config_is_checked(cases):
                         return
                 try:
                     place[last] = ConfigDict(value) if isinstance(value, dict) else value
-                except ValueError:  # ml_collections takes no such keys
+                except (TypeError, ValueError):  # ml_collections takes no such key, or value in a section just made
                     return
         aejax.config.check(config)
         build(config)
