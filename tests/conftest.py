@@ -14,6 +14,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "agg"
 
 import dataclasses
+import gc
 import importlib
 import sys
 from pathlib import Path
@@ -31,6 +32,9 @@ from aejax.evaluation import Part, Subject
 from aejax.objectives import Context
 from aejax.step import eval_variables, init
 from aejax.train import make_task
+
+gc.freeze()  # what is imported stays: no collection looks through it again
+gc.set_threshold(100_000)
 
 MNIST = next(
     (
