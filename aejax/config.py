@@ -159,7 +159,7 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
     filled = to_dict(saved)
     for path, value in _BEFORE.items():
         *sections, key = path.split(".")
-        place = filled
+        place: Any = filled
         for section in sections:
             place = place.get(section) if isinstance(place, dict) else None
         if isinstance(place, dict):
@@ -180,6 +180,16 @@ def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     with config.unlocked():
         config.update_from_flattened_dict(kept)
     return config
+
+
+def to_save(config: ConfigDict, begun: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what is saved of `config`: without the keys that are newer than what a resumed run was `begun` with."""
+    plain = to_dict(config)
+    there = dict(flat(to_dict(begun))) if begun is not None else dict(flat(plain))
+    for path in _BEFORE.keys() - there.keys():
+        *sections, key = path.split(".")
+        get(plain, ".".join(sections)).pop(key, None) if sections else plain.pop(key, None)
+    return plain
 
 
 # Whose keys depend on what they name: the module, the term or the optimizer checks them.

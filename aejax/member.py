@@ -40,7 +40,8 @@ class Member:
         quiet: bool,
     ):
         """`trained_on` is the `identity` of the data, `primary` as in `Partition`."""
-        metadata = {"config": config_lib.to_dict(config), "spec": spec.to_dict(), "data": dict(trained_on)}
+        plain = config_lib.to_save(config, saved.metadata["config"] if saved else None)
+        metadata = {"config": plain, "spec": spec.to_dict(), "data": dict(trained_on)}
         self._workdir, self._patience, self._primary = workdir, config.patience, primary
         begin = saved.step if saved else 0
         self._open = contextlib.ExitStack()

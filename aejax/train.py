@@ -189,9 +189,9 @@ def train_together(
         if not begin:
             warn_of_scale(data.train, spec)
         partition.wait()  # until all have seen the workdir as it was
-        for each, workdir in zip(configs, folders, strict=True) if partition.primary else ():
+        for each, workdir, saved in zip(configs, folders, saves, strict=True) if partition.primary else ():
             with storage_errors(workdir):
-                claim(workdir, each)
+                claim(workdir, each, saved)
         if begin:
             know_ends()
         questions = itertools.count(1)

@@ -54,9 +54,10 @@ def _same_as_written(config: ConfigDict, workdir: Path) -> None:
         _same_config(old, config, workdir)
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json, whole or not at all."""
-    write_whole(workdir / "config.json", config_lib.to_json(config))
+def claim(workdir: Path, config: ConfigDict, saved: checkpoint.Checkpoint | None) -> None:
+    """Writes config.json, whole or not at all; `saved` is the checkpoint that the run resumes from."""
+    plain = config_lib.to_save(config, saved.metadata["config"] if saved else None)
+    write_whole(workdir / "config.json", config_lib.to_json(plain))
 
 
 def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:

@@ -1,4 +1,3 @@
-import re
 import shutil
 
 import jax
@@ -368,17 +367,18 @@ def test_it_starts_at_the_mean_of_the_train_split(kind, devices):
 
 
 @pytest.mark.filterwarnings(MEANT)
-def test_a_run_from_before_the_pre_encoder_bias_loads_and_resumes_without(tmp_path):
+def test_a_run_from_before_the_pre_encoder_bias_loads_and_resumes_without(tmp_path, monkeypatch):
     x = features(batch=100, size=5) + MEAN
     config, old = (linear(config_lib.module("topk", features=UNITS, k=2), steps=4) for _ in range(2))
     old.pre_bias = False
-    whole = aejax.fit(old, x, tmp_path / "whole", quiet=True)
+    written = config_lib.to_dict
+    with monkeypatch.context() as patch:  # configs were saved without the key
+        patch.setattr(config_lib, "to_dict", lambda c: {k: v for k, v in written(c).items() if k != "pre_bias"})
+        whole = aejax.fit(old, x, tmp_path / "whole", quiet=True)
     assert not whole.model.pre_bias
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
-    for file in (tmp_path / "resumed").rglob("*"):  # as configs were
-        if file.is_file() and b'"pre_bias"' in file.read_bytes():
-            file.write_text(re.sub(r'"pre_bias": *false, *\n? *', "", file.read_text()))
-            assert "pre_bias" not in file.read_text()
+    for file in (tmp_path / "resumed").rglob("*"):
+        assert not file.is_file() or b"pre_bias" not in file.read_bytes()
     for step in (3, 4):
         shutil.rmtree(tmp_path / "resumed" / "checkpoints" / str(step))
     with pytest.warns(match="the checkpoint of step 4 is missing"):

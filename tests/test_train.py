@@ -372,7 +372,7 @@ def test_workdir_that_cannot_be_written(tmp_path):
     [
         ({"batch_size": 200}, "batch_size=200 is larger than the 80 training examples"),
         ({"likelihood__name": "bernoulli"}, r"wants values in \[0, 1\]"),
-        ({"objective__weights": {"l1": "a"}}, "l1 must be a number"),
+        ({"objective__weights": {"l1": "a"}}, "l1 must be a finite number"),
         ({"seed": -1}, "seed must be a whole number from 0 to"),
         (
             {"encoder": aejax.config.module("mlp", features=64)},
@@ -387,7 +387,8 @@ def test_workdir_that_cannot_be_written(tmp_path):
 def test_wrong_values_are_named_before_the_first_step(tmp_path, changes, message):
     with pytest.raises(aejax.InputError, match=message) as caught:
         fit(mlp(**changes), tmp_path)
-    assert why_ended(tmp_path) == ("" if "seed" in changes else f"failed: {caught.value}")
+    at_once = "seed" in changes or "finite" in message  # before there is a workdir
+    assert why_ended(tmp_path) == ("" if at_once else f"failed: {caught.value}")
     fit(mlp(steps=2), tmp_path)  # nothing stands in the way of the mended one
     assert why_ended(tmp_path) == ""
 
@@ -416,11 +417,12 @@ def test_samples_are_what_the_loaded_run_gives(tmp_path):
     np.testing.assert_allclose(run.reconstruct(run.inputs), run.reconstructions, rtol=1e-4)
 
 
-def test_statistics_stay_those_of_the_first_start(tmp_path):
+def test_statistics_stay_those_of_the_first_start(tmp_path, monkeypatch):
     config = mlp(data__standardize=True)
-    first, other = (data.split({"train": data.from_array(vectors(seed=s))}, config.data) for s in (0, 1))
-    begun = aejax.train(config, tmp_path, data=first, devices=one_device(), stop=after(2))
-    assert aejax.train(config, tmp_path, data=other, devices=one_device()).spec == begun.spec
+    splits = data.split({"train": data.from_array(vectors())}, config.data)
+    begun = aejax.train(config, tmp_path, data=splits, devices=one_device(), stop=after(2))
+    monkeypatch.delattr(data.Spec, "of")  # another version of NumPy would sum to another mean
+    assert aejax.train(config, tmp_path, data=splits, devices=one_device()).spec == begun.spec
 
 
 def test_pretraining_is_not_repeated_on_resume(tmp_path):

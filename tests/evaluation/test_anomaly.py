@@ -132,7 +132,7 @@ def test_a_label_that_cannot_be_held_out_is_refused(label, message):
 def test_held_out_is_a_label(held_out):
     config = mlp()
     config.data = {**config.data, "held_out": held_out}
-    with pytest.raises(aejax.InputError, match=r"data\.held_out must be a label, or -1"):
+    with pytest.raises(aejax.InputError, match=r"data\.held_out must be a (label, or -1|whole number)"):
         config_lib.check(config)
 
 
