@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from aejax.errors import InputError
@@ -31,7 +31,9 @@ class Space(NamedTuple):
 
 
 def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Measures:
-    """Distances between `num` generated examples and as many of the test part.
+    """Returns distances between `num` generated examples and as many of the test part.
+
+    Of a conditional model also `conditional_accuracy`, see there.
 
     `features` are those of the run's "encoder", its flat latents; of a "classifier" trained on the train
     labels, its last hidden layer; or "package.module:function", from x in the user's units to [n, d].
@@ -72,7 +74,24 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     protocol = f"{against}; {NEIGHBOURS} neighbours; {how}"
     for name, value in zip(names[2:], precision_and_recall(real, generated), strict=True):
         measures[name] = Measure(value, "share", protocol)
+    if test.condition is not None:
+        measures["conditional_accuracy"] = conditional_accuracy(subject, _in_range(drawn), test.condition)
     return measures
+
+
+def conditional_accuracy(subject: Subject, generated: np.ndarray, asked: np.ndarray) -> Measure | Skipped:
+    """Returns the fraction of generated [n, ...] that a classifier assigns to the label [n] they were asked for.
+
+    The classifier is a small network trained on the train labels; its accuracy on the test part is the most that can be
+    expected.
+    """
+    model = subject.once(_fitted_classifier)
+    if isinstance(model, Skipped):
+        return model
+    protocol = (
+        f"{len(generated):,} generated, seed 0, with the labels of {subject.test.name}; {_description(subject, model)}"
+    )
+    return Measure(float(model.score(generated.reshape(len(generated), -1), asked)), "fraction", protocol)
 
 
 def check(features: str, num: int) -> None:
@@ -127,12 +146,11 @@ def _encoder(subject: Subject) -> Space:
     return Space(lambda x, label: run.encode(x, label).reshape(len(x), -1), "the run's own flat latents")
 
 
-def _classifier(subject: Subject) -> Space | Skipped:
-    """The last hidden layer of a small network that tells the train labels apart; within a bounded time."""
-    train, test = subject.train.take(_EXAMPLES), subject.test
+def _fitted_classifier(subject: Subject) -> Pipeline | Skipped:
+    """Returns a small network that tells the train labels apart; within a bounded time."""
+    train = subject.train.take(_EXAMPLES)
     if train.label is None or len(np.unique(train.label)) < 2:
-        return Skipped("features='classifier' needs train data of several labels; choose features='encoder'")
-    flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
+        return Skipped("a classifier needs train data of several labels; choose features='encoder'")
     network = MLPClassifier(_HIDDEN, max_iter=_EPOCHS, random_state=0)
     scaler = (
         StandardScaler() if train.inputs.ndim == 2 else "passthrough"
@@ -140,11 +158,23 @@ def _classifier(subject: Subject) -> Space | Skipped:
     model = make_pipeline(scaler, network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are few on purpose
-        model.fit(flat(train.inputs), train.label)
-    meaning = f"the hidden layer of a classifier of {_HIDDEN} units trained on {train}"
-    if test.label is not None:
-        meaning += f", {model.score(flat(test.inputs), test.label):.1%} right on {test}"
-    return Space(lambda x, label: hidden(network, model[:-1].transform(flat(x))), meaning)
+        return model.fit(train.inputs.reshape(len(train), -1), train.label)
+
+
+def _description(subject: Subject, model: Pipeline) -> str:
+    meaning, test = f"a classifier of {_HIDDEN} units trained on {subject.train.take(_EXAMPLES)}", subject.test
+    if test.label is None:
+        return meaning
+    return f"{meaning}, {model.score(test.inputs.reshape(len(test), -1), test.label):.1%} right on {test}"
+
+
+def _classifier(subject: Subject) -> Space | Skipped:
+    """Returns the last hidden layer of the classifier as features."""
+    model = subject.once(_fitted_classifier)
+    if isinstance(model, Skipped):
+        return model
+    features = lambda x, label: hidden(model[-1], model[:-1].transform(x.reshape(len(x), -1)))  # noqa: E731
+    return Space(features, f"the hidden layer of {_description(subject, model)}")
 
 
 def hidden(network: MLPClassifier, x: np.ndarray) -> np.ndarray:

@@ -153,6 +153,22 @@ def test_wide_features_are_skipped(monkeypatch, linear):
     assert all("2 numbers are more than 1; choose another" in m.reason for m in found.values())
 
 
+@pytest.mark.parametrize(("moved", "accuracy"), [(9.0, 1.0), (0.0, 0.5)])
+def test_a_classifier_reads_the_label_that_was_asked_for(moved, accuracy):
+    """The data's second class lies 9 higher in every value; the decoder draws it there, or does not heed the label."""
+    config = mlp(encoder__features=(), decoder__features=(), classes=2)
+    config.bottleneck = module("gaussian", features=2)
+    label = (np.arange(400) % 2).astype(np.int32)
+    x = vectors(400) + 9 * label[:, None]
+    run = fresh(config, x)
+    kernel = np.concatenate([0.1 * W, np.zeros((1, 6)), np.full((1, 6), moved)])
+    run.variables["params"]["decoder"]["dense_0"] = {"kernel": kernel, "bias": np.zeros(6)}
+    found = generation.measure(subject_of(run, x, label=label), num=200)["conditional_accuracy"]
+    assert found.value == pytest.approx(accuracy, abs=0.05)  # of 200 random labels
+    assert "200 generated, seed 0" in found.protocol
+    assert "100.0% right" in found.protocol
+
+
 def test_conditional_runs_draw_the_labels_of_the_test_part():
     """The label alone moves what is drawn: label 1 by 9 in every value."""
     config = mlp(encoder__features=(), decoder__features=(), classes=2)
