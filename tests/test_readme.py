@@ -48,6 +48,15 @@ def test_docstrings_say_the_time_and_the_result_that_were_measured(experiment):
     assert families.sentence(results(f"families/{experiment.replace(':', '-')}.json")) in documented
 
 
+def test_conditional_vae_says_how_often_the_digit_is_the_one_asked_for():
+    read = [
+        results(f"conditional_vae/{steps}.json")["generation"]["conditional_accuracy"]["value"]
+        for steps in (2000, 6000)
+    ]
+    documented = " ".join(importlib.import_module("configs.conditional_vae").__doc__.split())
+    assert "reads {:.0%} of such images as the digit that was asked for, and {:.0%} after".format(*read) in documented
+
+
 def test_the_tables_of_speed_are_those_of_the_committed_figures():
     for folder in ("", "gpu/"):
         found = report.text(results(f"{folder}speed.json"), results(f"{folder}profile.json"))
