@@ -1,4 +1,8 @@
-"""aejax: autoencoders in JAX, from a config file to latents."""
+"""aejax: autoencoders in JAX, from a config file to latents.
+
+Models are Flax linen modules. In training they take `keys=`, a random key for each example, where they draw, and
+`mutable=[...]` where they keep state beside their parameters: see `aejax.models`.
+"""
 
 from aejax import config, models, samplers
 from aejax.errors import AejaxError, DivergedError, InputError, StoppedError, StorageError

@@ -121,7 +121,6 @@ def test_only_training_with_a_mutable_codebook_changes_the_state(module):
     @jax.jit
     def states(h):
         variables = module.init(jax.random.key(3), h, keys=keys(4), train=True)
-        module.apply(variables, h, keys=keys(4), train=True)
         return variables, module.apply(variables, h, mutable=["codebook"])[1]
 
     variables, evaluated = states(h)
@@ -525,6 +524,15 @@ def test_entropies_by_enumeration_of_all_codes(bits, temperature):
     np.testing.assert_allclose(code.losses["commitment"], commitment, rtol=1e-5)
 
 
+def test_the_codebook_entropy_of_many_bits_is_a_bound_and_perplexity_counts_the_codes():
+    """The figures of the docstring: 300 codes of 12 bits, each bit 1 in half of them."""
+    half = np.random.default_rng(0).permutation(2**11)[:150]
+    h = 1e4 * (2.0 * (np.concatenate([half, 2**12 - 1 - half])[:, None, None] >> np.arange(12) & 1) - 1)
+    code = evaluate(LFQ(12), start(LFQ(12), h, transparent=True), h)
+    np.testing.assert_allclose(code.losses["codebook_entropy"], -12 * np.log(2), rtol=1e-6)  # 8.3
+    np.testing.assert_allclose(np.log(code.metrics["perplexity"]), np.log(300), rtol=1e-6)  # 5.7
+
+
 def test_entropies_at_the_ends():
     module = LFQ(3)
     h = 1e4 * np.array(list(itertools.product([-1.0, 1.0], repeat=3)), "f")[:, None]
@@ -589,11 +597,12 @@ def test_the_temperature_anneals_and_stays():
     module = GumbelSoftmax(3, temperature=2.0, anneal_to=0.5, anneal_steps=4)
     h = normal(2, 1, 3)
     variables = start(module, h, transparent=True)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, (1, 3)))(keys(2))
     seen = []
     for _ in range(6):
-        code, variables = step(module, variables, h)
+        code, variables = step(module, variables, h, keys(2))
         seen.append(float(code.metrics["temperature"]))
-        np.testing.assert_allclose(code.z, scipy.special.softmax(h / seen[-1], -1), rtol=1e-5)
+        np.testing.assert_allclose(code.z, scipy.special.softmax((h + noise) / seen[-1], -1), rtol=1e-5)
     np.testing.assert_allclose(seen, [2 * 0.25 ** (t / 4) for t in (0, 1, 2, 3, 4, 4)], rtol=1e-6)
     assert variables["codebook"]["steps"] == 6
     assert "codebook" not in start(GumbelSoftmax(3), h)

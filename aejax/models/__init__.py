@@ -1,4 +1,15 @@
-"""Encoders, bottlenecks and decoders as linen modules, and their composition."""
+"""Encoders, bottlenecks and decoders as linen modules, and their composition.
+
+Beside "params", a model may have these collections, which `apply(..., train=True)` changes:
+
+    batch_stats: running statistics of normalisation="batch".
+    codebook: the codes of vq and residual_vq with update="ema" (`shares`, `sums`; `started` with kmeans, `ages` with
+      revive_after); the training steps of gumbel with anneal_steps (`steps`).
+    sparse: with dead_after, each unit's steps without being active (`idle`); batch_topk's `threshold`.
+
+They have to be mutable there, `mutable=["codebook"]`, and come back beside the output; else InputError is raised.
+Evaluation only reads them.
+"""
 
 from aejax.models.autoencoder import Autoencoder, Output, abstract_output, build, summary, table, warn_if_overcomplete
 from aejax.models.bottlenecks import (

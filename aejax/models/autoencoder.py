@@ -44,6 +44,12 @@ class Autoencoder(nn.Module):
     Calls take, beside their input: `label`, int32 [batch], where the model is conditional; `keys`, a
     random key for each example, [batch], without which the code is deterministic; `train`.
 
+    In training, a model with a part that draws needs `keys` (Flax's `rngs` is not read), and one that keeps state
+    beside its parameters needs those collections mutable, see `aejax.models`; without, they raise InputError:
+
+        output, updated = model.apply(variables, x, keys=keys, train=True, mutable=["codebook"])
+        variables = {**variables, **updated}
+
     Attributes:
       encoder: `encoder(x, keys=..., train=...)`, input [batch, ...] to features.
       bottleneck: `bottleneck(features, keys=..., train=...)` to a `Code`.
@@ -66,7 +72,7 @@ class Autoencoder(nn.Module):
             self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
     def encode(self, x: Array, *, label: Array | None = None, keys: Array | None = None, train: bool = False) -> Code:
-        """The code of x; without keys the mean, the nearest code."""
+        """The code of x; outside of training without keys the mean, the nearest code."""
         return self.code(self.features(x, label=label, keys=keys, train=train), keys=keys, train=train)
 
     def features(

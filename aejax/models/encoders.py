@@ -1,6 +1,7 @@
 """Encoders: input [batch, ...] to features, which a bottleneck turns into a code.
 
-Each is called as `encoder(x, keys=..., train=...)`; `keys` holds a random key for each example, [batch].
+Each is called as `encoder(x, keys=..., train=...)`; `keys` holds a random key for each example, [batch]. One that
+draws in training raises InputError there without them.
 """
 
 from collections.abc import Sequence

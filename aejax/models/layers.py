@@ -65,6 +65,33 @@ def fold(keys: Array, number: int | Array) -> Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
+def require_keys(module: nn.Module, keys: Array | None, train: bool) -> None:
+    """Raises InputError where a module that draws in training is trained without keys.
+
+    Its output would be deterministic without a word. In evaluation that is meant, and in `init` nobody reads it.
+    """
+    if train and keys is None and not module.is_initializing():
+        raise InputError(
+            f"{type(module).__name__} draws random numbers in training: give keys=, a random key for each example, "
+            "e.g. keys=jax.random.split(key, len(x)); rngs= is not read"
+        )
+
+
+def learns(module: nn.Module, collection: str, train: bool) -> bool:
+    """Returns whether this call changes `collection`, as every call in training does but that of `init`.
+
+    Raises InputError where the collection is not mutable: what the module learned would be dropped without a word.
+    """
+    if not train or module.is_initializing():
+        return False
+    if not module.is_mutable_collection(collection):
+        raise InputError(
+            f"{type(module).__name__} changes the collection {collection!r} in training: "
+            f"call output, updated = apply(..., mutable=[{collection!r}]) and go on with updated[{collection!r}]"
+        )
+    return True
+
+
 def axis(module: nn.Module) -> str | None:
     """The devices' axis of a module that has `axis_name`; None in `init`, which runs on one device."""
     return None if module.is_initializing() else module.axis_name  # type: ignore[attr-defined]
@@ -99,8 +126,8 @@ class Normalise(nn.Module):
     """Normalisation by name, float32 inside.
 
     Attributes:
-      kind: "none", "batch" (Ioffe and Szegedy 2015, statistics over all devices), "group" (Wu and He
-        2018, up to 32 groups) or "layer" (Ba et al. 2016).
+      kind: "none", "batch" (Ioffe and Szegedy 2015, statistics over all devices; their running averages are the
+        collection "batch_stats"), "group" (Wu and He 2018, up to 32 groups) or "layer" (Ba et al. 2016).
       axis_name: of the devices, see `build`.
     """
 
@@ -113,6 +140,7 @@ class Normalise(nn.Module):
         if self.kind == "none":
             return x
         if self.kind == "batch":
+            learns(self, "batch_stats", train)  # Flax's own error names no cure
             return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, axis_name=axis(self), name="batch")(x)
         if self.kind == "group":
             return GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, name="group")(x)

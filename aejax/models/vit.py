@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
-from aejax.models.layers import Dense, Normalise, activate, image_shape
+from aejax.models.layers import Dense, Normalise, activate, image_shape, require_keys
 
 
 class Tokens(struct.PyTreeNode):
@@ -115,7 +115,8 @@ class ViTEncoder(nn.Module):
 
     Gives tokens [batch, h/patch * w/patch, features], row by row. Where `mask_ratio` is above 0 it gives
     `Tokens`: with keys, it sees only a random subset of the patches, which is chosen by the example's own
-    key (He et al. 2022, "Masked autoencoders are scalable vision learners", section 3); without, all of them.
+    key (He et al. 2022, "Masked autoencoders are scalable vision learners", section 3); without, all of them,
+    which training refuses.
 
     Attributes:
       patch: side of a patch in pixels; must divide h and w.
@@ -148,6 +149,8 @@ class ViTEncoder(nn.Module):
         x = patchify(x, self.patch)
         place = jnp.asarray(positions(rows, columns, self.features), self.dtype)
         order = None
+        if self.mask_ratio:
+            require_keys(self, keys, train)
         if self.mask_ratio and keys is not None:
             order = jax.vmap(lambda key: jax.random.permutation(key, rows * columns))(keys)
             seen = jnp.argsort(order, 1)[:, :visible]

@@ -121,34 +121,52 @@ def _posterior(c: Context, term: str) -> Posterior:
 
 
 def _aggregate(c: Context, term: str) -> tuple[Array, Array, Array]:
-    """log q(z|x), log q(z) and sum_j log q(z_j), [batch], by minibatch weighted sampling
-    (Chen et al. 2018, equation 10 and appendix C.1)."""
+    """Returns log q(z|x), log q(z) and sum_j log q(z_j), [batch]. The aggregate posterior q(z) is estimated by the mean
+    of the M posteriors of the whole batch, log q(z) = logsumexp_m log q(z|x_m) - log M, and each q(z_j) likewise.
+
+    Minibatch weighted sampling (Chen et al. 2018, equation 3 and appendix C.1) divides by N M instead, for N training
+    examples. That is a constant: the gradients are the same, but its q(z) is N times too small, so that the values
+    are log N and (d - 1) log N above the mutual information and the total correlation. Earlier runs logged those,
+    and with weights 1, 4, 1 a loss that is 3 (d - 1) log N higher.
+    """
     q = _posterior(c, term)
     if not isinstance(q, DiagonalGaussian):
         raise InputError(f"objective.weights.{term} needs bottleneck.posterior='diagonal'")
     mean, log_std = c.whole(q.mean), c.whole(q.log_std)
     # [batch, whole batch, d]
     each = normal_log_prob(c.z[:, None, :, None], mean[None, :, :, None], log_std[None, :, :, None])
-    log_nm = math.log(c.examples * mean.shape[0])
-    joint = jax.nn.logsumexp(each.sum(-1), 1) - log_nm
-    units = (jax.nn.logsumexp(each, 1) - log_nm).sum(-1)
+    log_m = math.log(mean.shape[0])
+    joint = jax.nn.logsumexp(each.sum(-1), 1) - log_m
+    units = (jax.nn.logsumexp(each, 1) - log_m).sum(-1)
     return q.log_prob(c.z), joint, units
 
 
 def mutual_information(c: Context) -> Array:
-    """Index-code mutual information, log q(z|x) - log q(z), in nats (Chen et al. 2018, equation 2)."""
+    """Returns log q(z|x) - log q(z), in nats: its mean is the mutual information of input and code
+    (Chen et al. 2018, equation 2).
+
+    Estimated from the batch (InfoNCE with the critic log q(z|x), Poole et al. 2019, equation 10): on average a lower
+    bound, at most the log of the whole batch's size and close to it where the code tells every example from the others.
+    """
     conditional, joint, _ = _aggregate(c, "mutual_information")
     return conditional - joint
 
 
 def total_correlation(c: Context) -> Array:
-    """log q(z) - sum_j log q(z_j), in nats (ibid.)."""
+    """Returns log q(z) - sum_j log q(z_j), in nats: its mean is the total correlation of the code's units (ibid.).
+
+    Estimated from the batch as in `mutual_information`. Where that reaches its bound, here is what it lacks: the
+    estimate is then too large.
+    """
     _, joint, units = _aggregate(c, "total_correlation")
     return joint - units
 
 
 def dimension_kl(c: Context) -> Array:
-    """sum_j log q(z_j) - log p(z), in nats (ibid.)."""
+    """Returns sum_j log q(z_j) - log p(z), in nats: its mean is the sum of the units' KL from the prior, where that
+    is a product (ibid.). Estimated from the batch as in `mutual_information`; the sum of the three is exactly
+    log q(z|x) - log p(z).
+    """
     _, _, units = _aggregate(c, "dimension_kl")
     prior = c.output.code.prior
     assert prior is not None  # where there is a posterior there is a prior

@@ -1,7 +1,11 @@
 """Bottlenecks: features to the code that the decoder reads, computed in float32.
 
 Each is called as `bottleneck(h, keys=..., train=...)` and returns a `Code`. `keys` holds a random key
-for each example, [batch]; without them the code is deterministic: the mean, the nearest code.
+for each example, [batch]; without them the code is deterministic: the mean, the nearest code. A bottleneck
+that draws in training raises InputError there without them; Flax's `rngs` is not read.
+
+In training some change a collection beside "params", which has to be mutable, and raise InputError where it
+is not; see `aejax.models`.
 """
 
 import flax.linen as nn

@@ -18,7 +18,7 @@ from aejax.models.distributions import (
     StandardNormal,
 )
 from aejax.models.flows import InverseAutoregressive, Planar
-from aejax.models.layers import axis, flatten, fold, normal, whole_batch
+from aejax.models.layers import axis, flatten, fold, normal, require_keys, whole_batch
 from aejax.sections import Natural
 
 POSTERIORS = ("diagonal", "full", "iaf", "planar")
@@ -80,7 +80,11 @@ class GaussianBottleneck(nn.Module):
     def __call__(
         self, h: Array, pseudo: Array | None = None, *, keys: Array | None = None, train: bool = False
     ) -> Code:
-        """`pseudo` holds the features of the pseudo-inputs, for the VampPrior."""
+        """Draws z with `keys`, which training needs; without them z is the posterior's mean.
+
+        `pseudo` holds the features of the pseudo-inputs, for the VampPrior.
+        """
+        require_keys(self, keys, train)
         h = flatten(h).astype(jnp.float32)
         base, prior = self._gaussian(h), self.prior_of(pseudo)
         if keys is None:

@@ -10,7 +10,7 @@ from jax import Array
 
 from aejax.errors import InputError
 from aejax.models.bottlenecks.code import Code
-from aejax.models.layers import axis, flatten, whole_batch
+from aejax.models.layers import axis, flatten, learns, whole_batch
 from aejax.sections import Natural
 
 
@@ -25,7 +25,7 @@ class TopK(nn.Module):
 
     Attributes:
       dead_after: training steps without being active for any example of the batch after which a unit
-        counts as dead; 0: none is counted.
+        counts as dead, counted in the collection "sparse"; 0: none is counted.
       revive: of the dead units, how many of the largest of each example `Code.revival` holds (k_aux in
         Gao et al. 2024, appendix A.2); 0: there is no `Code.revival`.
       axis_name: of the devices, see `build`.
@@ -49,9 +49,9 @@ class BatchTopK(nn.Module):
 
     So k units are active on average, more for some examples than for others. That holds in training;
     in evaluation, an example keeps what reaches a threshold, whatever else is in the batch: the running
-    average of the smallest positive unit that each training batch kept. Before the first training step
-    the threshold is 0, and every positive unit is kept. Units equal to the smallest kept one are kept.
-    Bussmann et al. 2024, "BatchTopK sparse autoencoders".
+    average of the smallest positive unit that each training batch kept, in the collection "sparse". Before
+    the first training step the threshold is 0, and every positive unit is kept. Units equal to the smallest
+    kept one are kept. Bussmann et al. 2024, "BatchTopK sparse autoencoders".
 
     Raises InputError where k lies outside of 1 to `features`, or decay outside of [0, 1).
 
@@ -80,7 +80,7 @@ class BatchTopK(nn.Module):
             every = whole_batch(units, axis(self))
             kept = jax.lax.top_k(every.ravel(), self.k * len(every))[0]
             threshold = kept[-1]
-            if _updates(self, train):
+            if learns(self, "sparse", train):
                 smallest = jnp.min(kept, where=kept > 0, initial=jnp.inf)
                 moved = self.decay * average.value + (1 - self.decay) * smallest
                 moved = jnp.where(average.value == 0, smallest, moved)
@@ -152,11 +152,6 @@ def _largest(x: Array, k: int) -> Array:
     return jax.vmap(lambda row, i, value: row.at[i].set(value))(jnp.zeros_like(x), index, values)
 
 
-def _updates(module: Sparse, train: bool) -> bool:
-    """Whether this call changes the collection "sparse"."""
-    return train and not module.is_initializing() and module.is_mutable_collection("sparse")
-
-
 def _code(module: Sparse, x: Array, z: Array, losses: Mapping[str, Array] | None = None, *, train: bool) -> Code:
     """The code z with its metrics and the code of the dead units.
 
@@ -178,7 +173,7 @@ def _code(module: Sparse, x: Array, z: Array, losses: Mapping[str, Array] | None
     if not module.dead_after:
         return code
     idle = module.variable("sparse", "idle", jnp.zeros, (module.features,), jnp.int32)
-    if _updates(module, train):
+    if learns(module, "sparse", train):
         idle.value = jnp.where(share > 0, 0, idle.value + 1)
     dead = idle.value >= module.dead_after
     revival = _largest(nn.relu(x) * dead, module.revive) if module.revive else None

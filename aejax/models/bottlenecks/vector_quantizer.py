@@ -8,7 +8,7 @@ from jax import Array
 from aejax.errors import InputError, one_of
 from aejax.models.bottlenecks.code import Code
 from aejax.models.bottlenecks.discrete import straight_through, usage, vectors
-from aejax.models.layers import axis, flatten, unit, whole_batch
+from aejax.models.layers import axis, flatten, learns, require_keys, unit, whole_batch
 from aejax.sections import Natural
 
 UPDATES = ("ema", "gradient")
@@ -98,14 +98,13 @@ class Codebook(nn.Module):
 
         In training the codebook then learns from x. `key` is of the whole batch.
         """
-        learns = train and self.update == "ema" and self.is_mutable_collection("codebook")
-        learns = learns and not self.is_initializing()
+        updates = self.update == "ema" and learns(self, "codebook", train)
         rows = jax.lax.stop_gradient(x).reshape(-1, self.features)
-        if learns and self.kmeans:
+        if updates and self.kmeans:
             self._start(rows, jax.random.fold_in(key, 0))
         table = self._table()
         indices = nearest(x, table)
-        if learns:
+        if updates:
             self._learn(rows, indices.ravel(), jax.random.fold_in(key, 1))
         return table[indices], indices
 
@@ -157,6 +156,9 @@ class Codebook(nn.Module):
 
 class VectorQuantizer(nn.Module):
     """The nearest vector of a learned codebook (van den Oord et al. 2017): z [batch, *positions, features].
+
+    With update="ema" the codes are the collection "codebook", which has to be mutable in training. `kmeans` and
+    `revive_after` draw vectors of the batch, so that training needs keys with them.
 
     Losses, squared distances of the features x and their codes e, for weights of their own:
       commitment: |x - stop_gradient(e)|^2.
@@ -213,6 +215,8 @@ class VectorQuantizer(nn.Module):
         return self.codes
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        if self.kmeans or self.revive_after:
+            require_keys(self, keys, train)
         x = vectors(h, self.dense, self.positions)
         x = unit(x) if self.metric == "cosine" else x
         code = self._quantize(x, _batch_key(keys, axis(self)), train)
