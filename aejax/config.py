@@ -291,8 +291,10 @@ def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -
 
     That a module is imported already does not make it trusted: `os` always is.
     """
-    # Loading neither reads the data nor tracks.
-    for text in _texts({key: value for key, value in config.items() if key not in ("data", "tracking")}):
+    # Of `data` nothing is imported, and its splits have colons, e.g. train[:90%].
+    texts = list(_texts({key: value for key, value in config.items() if key not in ("data", "tracking")}))
+    texts += [name.strip() for names in _texts([config.get("tracking", ())]) for name in names.split(",")]
+    for text in texts:
         module, colon, _ = text.partition(":")
         if colon and not any(f"{module}.".startswith(f"{trusted}.") for trusted in trust):
             raise InputError(
@@ -301,11 +303,15 @@ def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -
             )
 
 
-def _texts(values: Mapping[str, Any]) -> Iterator[str]:
-    """The keys and values of nested dicts."""
-    for key, value in values.items():
-        yield key
-        yield from _texts(value) if isinstance(value, Mapping) else [str(value)]
+def _texts(values: Any) -> Iterator[str]:
+    """Yields the keys and values of nested dicts and lists, as text."""
+    if isinstance(values, Mapping):
+        values = [*values, *values.values()]
+    if not isinstance(values, list | tuple):
+        yield str(values)
+        return
+    for value in values:
+        yield from _texts(value)
 
 
 def flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 import aejax
 from aejax import config as config_lib
 from aejax import data, processes
-from aejax.storage import cache_of_user
+from aejax.storage import cache_of_user, local, writable
 from experiments.launching.job import STOPPED
 from experiments.machine import cpuinfo
 
@@ -90,19 +90,20 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
 
 def _keep_programs(folder: str | None) -> None:
     """Sets JAX's persistent compilation cache to `folder`, or to what it was told by its own variable."""
-    if folder is None:
-        folder = jax.config.jax_compilation_cache_dir or str(_programs_of_user())
-    try:
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / ".writable").touch()
-    except OSError as error:
-        warnings.warn(
-            f"compiled programs cannot be kept ({error}); choose a folder by --compilation_cache=", stacklevel=2
-        )
-        folder = ""
-    jax.config.update("jax_compilation_cache_dir", folder or None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs take seconds, too
+    told = jax.config.jax_compilation_cache_dir
+    if folder is None and told and "://" in told:  # JAX reads and writes there by itself
+        return
+    if folder is None:
+        folder = told or str(_programs_of_user())
+    try:
+        kept = str(writable(local(folder))) if folder else None
+    except aejax.StorageError as error:
+        warnings.warn(
+            f"compiled programs are not kept: {error}, or choose a folder by --compilation_cache=", stacklevel=2
+        )
+        kept = None
+    jax.config.update("jax_compilation_cache_dir", kept)
 
 
 def _programs_of_user() -> Path:

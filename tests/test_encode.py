@@ -226,7 +226,7 @@ def test_a_full_disk_is_one_line_and_the_same_call_goes_on(plain, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full)
-        with pytest.raises(aejax.StorageError, match=r"000001.npy could not be written .*run the same command again"):
+        with pytest.raises(aejax.StorageError, match=r"000001.npy cannot be written .*run the same command again"):
             encode_split(plain, source_of(vectors(40)), out, 16)
     encode_split(plain, source_of(vectors(40)), out, 16)
     assert len(read_latents(out)["row"]) == 40

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import mlp
+from conftest import mlp, vectors
 
 import aejax
-from aejax import data, logs, storage
+from aejax import ablation, data, export, logs, samplers, storage
 from aejax.data.prepare import FEATURES, prepared
+from aejax.encode import check_out, read_latents
+from aejax.evaluation import pictures
 
 
 @pytest.mark.parametrize("remote", ["gs://bucket/run", "s3://x", Path("gs://bucket/run")])
@@ -18,7 +20,16 @@ def test_remote_paths_are_refused_at_once(remote, tmp_path, monkeypatch):
     doors = [
         lambda: aejax.train(config, remote),
         lambda: aejax.load_run(remote),
+        lambda: export.write(remote, {}, {}),
         lambda: prepared("mnist", str(remote)),
+        lambda: data.load(mlp(data__name=str(remote)).data),
+        lambda: data.load(mlp(data__name="mnist", data__data_dir=str(remote)).data),
+        lambda: read_latents(remote),
+        lambda: check_out(f"{remote}.npz"),
+        lambda: samplers.load(remote),
+        lambda: samplers.save(samplers.fit("gaussian", vectors()), remote),
+        lambda: pictures.of_logs(remote),
+        lambda: ablation.collect([remote]),
     ]
     for door in doors:
         with pytest.raises(aejax.InputError, match="is remote; name a folder of this machine"):
@@ -83,6 +94,7 @@ def test_damaged_records_are_left_out(tmp_path, line):
         {"pythonClassName": "poison.Feature"},
         {"python_class_name": "poison.Feature"},
         {"type": "poison.Feature", "content": {}},
+        {"type": ["poison.Feature"], "content": {}},
         {"featuresDict": {"features": {"x": {"pythonClassName": "poison.Feature"}}}},
     ],
 )
@@ -92,13 +104,14 @@ def test_a_prepared_data_set_imports_nothing(tmp_path, monkeypatch, features):
     folder = tmp_path / "mine/1.0.0"
     folder.mkdir(parents=True)
     (folder / "features.json").write_text(json.dumps(features))
-    with pytest.raises(aejax.InputError, match=r"names 'poison.Feature', code that is not TFDS's"):
+    with pytest.raises(aejax.InputError, match=r"names .*poison.Feature.*, code that is not TFDS's"):
         data.load(mlp(data__name="mine", data__data_dir=str(tmp_path)).data)
 
 
 def test_features_of_tfds_are_known_and_namespaces_are_not():
     names = ("features_dict.FeaturesDict", "image_feature.Image", "class_label_feature.ClassLabel", "scalar.Scalar")
     assert {f"tensorflow_datasets.core.features.{name}" for name in names} <= FEATURES
-    for name in ("huggingface:mnist", "kaggle:x/y"):
-        with pytest.raises(aejax.InputError, match="namespace"):
+    refused = {"huggingface:mnist": "Hugging Face", "kaggle:x/y": "namespace", "mnist/..:1.0.0": "no data set"}
+    for name, why in refused.items():
+        with pytest.raises(aejax.InputError, match=why):
             prepared(name, None)
