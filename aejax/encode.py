@@ -16,7 +16,7 @@ from tqdm import tqdm
 from aejax import data
 from aejax.config import differences
 from aejax.data import Source
-from aejax.data.arrays import names_in_npz, read_npz
+from aejax.data.arrays import names_in_npz, read_npz, write_npy
 from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.run import Run
 from aejax.storage import inside, local, read_json, replacing, writable
@@ -71,13 +71,13 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
         return
     _begin(partial, about)
     total = -(-len(source) // chunk)
-    done = next(i for i in range(total + 1) if i == total or not _file(partial, i).exists())
+    done = next(i for i in range(total + 1) if i == total or not _is_whole(_file(partial, i)))
     rows_of = lambda i: np.arange(i * chunk, min((i + 1) * chunk, len(source)))  # noqa: E731
     with tqdm(total=len(source), unit=" examples", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         bar.update(min(done * chunk, len(source)))
         for i, arrays in zip(range(done, total), data.stream(source, rows_of, done, total), strict=True):
             records = _records(arrays, run.code(arrays["x"], arrays["label"] if run.config.classes else None))
-            _put(_file(partial, i), functools.partial(_save, records))
+            _put(_file(partial, i), functools.partial(write_npy, array=records))
             bar.update(len(records))
     chunks = lambda: (np.load(_file(partial, i)) for i in range(total))  # noqa: E731
     _put(_sidecar(out), lambda file: file.write(json.dumps(about, indent=2).encode()))
@@ -189,13 +189,17 @@ def _file(partial: Path, number: int) -> Path:
     return partial / f"{number:06}.npy"
 
 
+def _is_whole(chunk: Path) -> bool:
+    try:
+        np.load(chunk, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
+
+
 def _put(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     with replacing(path) as file:
         write(file)
-
-
-def _save(records: np.ndarray, file: BinaryIO) -> None:
-    np.save(file, records)
 
 
 def _npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int, dtype: np.dtype) -> None:

@@ -30,9 +30,9 @@ def read(workdir: Path) -> list[dict[str, Any]]:
         try:
             record = parse_object(line)
             numbers = all(isinstance(value, int | float) for value in record.values())
-            if not numbers or not isinstance(record.get("step"), int):
+            printed = "".join(record).isprintable()  # names that can be written and drawn
+            if not numbers or not printed or not isinstance(record.get("step"), int):
                 raise ValueError("no record")
-            "".join(record).encode()  # names that can be written and drawn
             records.append(record)
         except ValueError:
             if number < len(lines):

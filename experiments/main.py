@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import platform
 import re
@@ -62,6 +63,9 @@ def run(
 
 
 def _run(main: Callable[..., None], before: Callable[[list[str]], None], positional: bool) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has not all letters gets those it lacks escaped
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.set_verbosity(logging.FATAL)  # what Orbax says of a save that failed is told by our own error
     getLogger("asyncio").setLevel("CRITICAL")  # tasks that a failed save or read of Orbax leaves behind
@@ -113,6 +117,8 @@ def _programs_of_user() -> Path:
 
 
 def _read_flags(argv: list[str]) -> list[str]:
+    files = re.compile(r"(--?(?:config|prior)=)(~[^:]*)")  # ~ stays as it is behind =, in most shells
+    argv[1:] = [files.sub(lambda found: found[1] + str(local(found[2])), a) if files.match(a) else a for a in argv[1:]]
     try:
         return flags.FLAGS(argv)[1:]
     except flags.Error as error:
