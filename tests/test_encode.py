@@ -242,6 +242,32 @@ def test_a_broken_record_file_is_said(plain, tmp_path):
         read_latents(out)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_another_has_changed_is_one_line(plain, suffix, tmp_path):
+    out = tmp_path / f"out.{suffix}"
+    encode_split(plain, source_of(vectors(9)), out, 4)
+    with pytest.raises(aejax.InputError, match="rows=99 do not fit 9 examples"):
+        read_latents(out, 99)
+    beside, about = tmp_path / f"out.{suffix}.json", json.loads((tmp_path / f"out.{suffix}.json").read_text())
+    layouts = [None, 3, [["row", "|O"]], [["row", "<i8", [2, 99]]], [["row", "os:system"]], [[]]]
+    for layout in layouts if suffix == "array_record" else ():
+        beside.write_text(json.dumps(about | {"layout": layout}))
+        with pytest.raises(aejax.StorageError, match="encode the split again"):
+            read_latents(out)
+    beside.write_text("[]")
+    with pytest.raises(aejax.StorageError, match="not a readable JSON object"):
+        encode_split(plain, source_of(vectors(9)), out, 4)
+    for content in (b"", b"text", out.read_bytes()[:-40]):
+        beside.write_text(json.dumps(about))
+        out.write_bytes(content)
+        with pytest.raises(aejax.AejaxError) as error:
+            read_latents(out)
+        assert "\n" not in str(error.value)
+    out.unlink()
+    with pytest.raises(aejax.InputError, match="no such file"):
+        read_latents(out)
+
+
 # The command
 
 

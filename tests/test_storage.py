@@ -1,13 +1,18 @@
 """Paths that users name, files that are written whole, and TFDS data that names code."""
 
 import json
+import os
+import resource
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import mlp, vectors
 
 import aejax
 from aejax import ablation, data, export, logs, samplers, storage
+from aejax.data.arrays import write_npy
 from aejax.data.prepare import FEATURES, prepared
 from aejax.encode import check_out, read_latents
 from aejax.evaluation import pictures
@@ -61,6 +66,31 @@ def test_a_file_is_whole_or_as_it_was_and_links_are_replaced(tmp_path):
     storage.write_whole(file, "new")
     assert (file.read_text(), mine.read_text(), file.is_symlink()) == ("new", "mine", False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine"]
+
+
+def test_what_a_kill_left_is_removed_by_a_later_write(tmp_path):
+    names = {".x.json.aa.tmp": True, ".x.json.bb.tmp": False, ".y.json.cc.tmp": True, "x.json.tmp": True}
+    for name, old in names.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - 4000 * old,) * 2)
+    storage.write_whole(tmp_path / "x.json", "{}")
+    assert {p.name for p in tmp_path.iterdir()} == {"x.json", *names} - {".x.json.aa.tmp"}
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_are_written_whole_or_not_at_all(tmp_path, size):
+    """np.save hands arrays to C's stdio, and no error comes back of what does not fit on the disk."""
+    before, file = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "x.npy"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, before[1]))
+    try:
+        with pytest.raises(aejax.StorageError, match="File too large"), storage.replacing(file) as opened:
+            write_npy(opened, np.arange(size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    with storage.replacing(file) as opened:
+        write_npy(opened, np.arange(size))
+    np.testing.assert_array_equal(np.load(file), np.arange(size))
 
 
 def test_links_lead_out_of_no_folder(tmp_path):

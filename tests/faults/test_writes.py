@@ -184,7 +184,7 @@ def test_a_damaged_study_is_one_line(damage, tmp_path, run):
     content = file.read_bytes()
     with sqlite3.connect(file) as database:
         if damage == "another":
-            database.execute("UPDATE version_info SET schema_version = 99")
+            database.execute("UPDATE trials SET state = 'odd'")
         elif damage == "other texts":
             database.execute("UPDATE study_user_attributes SET value_json = ?", ['"{"'])
     if damage == "cut off":
