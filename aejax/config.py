@@ -1,6 +1,7 @@
 """The keys of an experiment and what they mean; how a config is written, compared and read back."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -156,7 +157,8 @@ _BEFORE = {"data.held_out": -1, "data.fit": "stretch", "pre_bias": False}
 
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a saved config in which keys that are newer than it are set to what runs of its time did."""
-    filled = to_dict(saved)
+    # Not by `to_dict`, which makes lists of tuples.
+    filled = copy.deepcopy(saved.to_dict() if isinstance(saved, ConfigDict) else dict(saved))
     for path, value in _BEFORE.items():
         *sections, key = path.split(".")
         place: Any = filled
