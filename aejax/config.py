@@ -1,6 +1,7 @@
 """The keys of an experiment and what they mean; how a config is written, compared and read back."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -156,7 +157,8 @@ _BEFORE = {"data.held_out": -1, "data.fit": "stretch", "pre_bias": False}
 
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a saved config in which keys that are newer than it are set to what runs of its time did."""
-    filled = to_dict(saved)
+    # Not by `to_dict`, which makes lists of tuples.
+    filled = copy.deepcopy(saved.to_dict() if isinstance(saved, ConfigDict) else dict(saved))
     for path, value in _BEFORE.items():
         *sections, key = path.split(".")
         place: Any = filled
@@ -291,8 +293,10 @@ def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -
 
     That a module is imported already does not make it trusted: `os` always is.
     """
-    # Loading neither reads the data nor tracks.
-    for text in _texts({key: value for key, value in config.items() if key not in ("data", "tracking")}):
+    # Of `data` nothing is imported, and its splits have colons, e.g. train[:90%].
+    texts = list(_texts({key: value for key, value in config.items() if key not in ("data", "tracking")}))
+    texts += [name.strip() for names in _texts([config.get("tracking", ())]) for name in names.split(",")]
+    for text in texts:
         module, colon, _ = text.partition(":")
         if colon and not any(f"{module}.".startswith(f"{trusted}.") for trusted in trust):
             raise InputError(
@@ -301,11 +305,15 @@ def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -
             )
 
 
-def _texts(values: Mapping[str, Any]) -> Iterator[str]:
-    """The keys and values of nested dicts."""
-    for key, value in values.items():
-        yield key
-        yield from _texts(value) if isinstance(value, Mapping) else [str(value)]
+def _texts(values: Any) -> Iterator[str]:
+    """Yields the keys and values of nested dicts and lists, as text."""
+    if isinstance(values, Mapping):
+        values = [*values, *values.values()]
+    if not isinstance(values, list | tuple):
+        yield str(values)
+        return
+    for value in values:
+        yield from _texts(value)
 
 
 def flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

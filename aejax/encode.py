@@ -1,9 +1,7 @@
 """The latents of a whole split in a file: streamed, and resumable wherever it was cut off."""
 
-import contextlib
 import functools
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +16,10 @@ from tqdm import tqdm
 from aejax import data
 from aejax.config import differences
 from aejax.data import Source
-from aejax.errors import InputError, StorageError
+from aejax.data.arrays import names_in_npz, read_npz, write_npy
+from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.run import Run
-from aejax.storage import local, writable
+from aejax.storage import inside, local, read_json, replacing, writable
 
 SUFFIXES = (".npz", ".array_record")
 
@@ -65,27 +64,27 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
         "chunk": chunk,
         "layout": npy.dtype_to_descr(dtype),
     }
-    partial = out.with_name(out.name + ".partial")
+    partial = inside(out.parent, out.name + ".partial")
     if out.exists():
         _same(_sidecar(out), about, out)
         shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed when all but this was done
         return
     _begin(partial, about)
     total = -(-len(source) // chunk)
-    done = next(i for i in range(total + 1) if i == total or not _file(partial, i).exists())
+    done = next(i for i in range(total + 1) if i == total or not _is_whole(_file(partial, i)))
     rows_of = lambda i: np.arange(i * chunk, min((i + 1) * chunk, len(source)))  # noqa: E731
     with tqdm(total=len(source), unit=" examples", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         bar.update(min(done * chunk, len(source)))
         for i, arrays in zip(range(done, total), data.stream(source, rows_of, done, total), strict=True):
             records = _records(arrays, run.code(arrays["x"], arrays["label"] if run.config.classes else None))
-            _put(_file(partial, i), functools.partial(_save, records))
+            _put(_file(partial, i), functools.partial(write_npy, array=records))
             bar.update(len(records))
     chunks = lambda: (np.load(_file(partial, i)) for i in range(total))  # noqa: E731
     _put(_sidecar(out), lambda file: file.write(json.dumps(about, indent=2).encode()))
     if out.suffix == ".npz":
         _put(out, lambda file: _npz(file, chunks, len(source), dtype))
     else:
-        _array_record(out, chunks())
+        _put(out, lambda file: _array_record(file, chunks))
     shutil.rmtree(partial)
 
 
@@ -108,19 +107,34 @@ def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndar
 
     Of an .array_record nothing but those rows is read.
     """
-    path = Path(path)
+    path = local(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; encode a split first")
     if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return {name: arrays[name][rows] for name in arrays.files}
-    layout = json.loads(_sidecar(path).read_text())["layout"]
-    dtype = npy.descr_to_dtype([(name, kind, *(tuple(shape) for shape in rest)) for name, kind, *rest in layout])
-    reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
-    if not reader.ok():
-        raise StorageError(f"{path} cannot be read as an array_record file; encode the split again")
-    numbers = np.arange(reader.num_records())[rows].tolist()
-    records = np.frombuffer(b"".join(reader.read(numbers)), dtype)
-    reader.close()
+        return {name: _at(array, rows) for name, array in read_npz(path, names_in_npz(path)).items()}
+    layout: Any = read_json(_sidecar(path)).get("layout")
+    try:
+        dtype = npy.descr_to_dtype([(name, kind, *(tuple(shape) for shape in rest)) for name, kind, *rest in layout])
+        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+        if not reader.ok():
+            raise ValueError("it is damaged")
+        numbers = _at(np.arange(reader.num_records()), rows).tolist()
+        records = np.frombuffer(b"".join(reader.read(numbers)), dtype)
+        reader.close()
+    except (TypeError, ValueError, RuntimeError) as error:  # of the file, or of the layout in the one beside it
+        if isinstance(error, InputError):
+            raise
+        raise StorageError(
+            f"{path} cannot be read as an array_record file ({kind_and_words(error)}); encode the split again"
+        ) from error
     return {name: records[name] for name in dtype.names or ()}
+
+
+def _at(array: np.ndarray, rows: Any) -> np.ndarray:
+    try:
+        return array[rows]
+    except IndexError as error:
+        raise InputError(f"rows={shown(rows)} do not fit {len(array):,} examples ({error})") from error
 
 
 def check_out(out: str | Path) -> Path:
@@ -158,9 +172,7 @@ def _records(arrays: Mapping[str, np.ndarray], code: Mapping[str, np.ndarray]) -
 
 def _begin(partial: Path, about: Mapping[str, Any]) -> None:
     """Makes the folder of the chunks, or finds it begun by the same call."""
-    with _storage_errors(partial):
-        partial.mkdir(exist_ok=True)
-    file = partial / "about.json"
+    file = writable(partial) / "about.json"
     if file.exists():
         _same(file, about, partial)
     else:
@@ -168,7 +180,7 @@ def _begin(partial: Path, about: Mapping[str, Any]) -> None:
 
 
 def _same(file: Path, about: Mapping[str, Any], what: Path) -> None:
-    differ = differences(json.loads(file.read_text()), about)
+    differ = differences(read_json(file), about)
     if differ:
         raise InputError(f"{what} is of another command ({'; '.join(differ)}); remove it or choose another file")
 
@@ -177,28 +189,17 @@ def _file(partial: Path, number: int) -> Path:
     return partial / f"{number:06}.npy"
 
 
-def _put(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file, whole or not at all."""
-    written = path.with_name(path.name + ".tmp")
-    with _storage_errors(path), written.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-        written.replace(path)
-
-
-def _save(records: np.ndarray, file: BinaryIO) -> None:
-    np.save(file, records)
-
-
-@contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def _is_whole(chunk: Path) -> bool:
     try:
-        yield
-    except (OSError, RuntimeError) as error:  # array_record raises the second
-        raise StorageError(
-            f"{path} could not be written ({error}); free some space or rights and run the same command again"
-        ) from error
+        np.load(chunk, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
+
+
+def _put(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    with replacing(path) as file:
+        write(file)
 
 
 def _npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int, dtype: np.dtype) -> None:
@@ -213,16 +214,16 @@ def _npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int
                     entry.write(chunk[name].tobytes())
 
 
-def _array_record(out: Path, chunks: Iterator[np.ndarray]) -> None:
-    written = out.with_name(out.name + ".tmp")
-    with _storage_errors(out):
-        # Floats hardly compress, and a record is to be read alone.
-        writer = array_record_module.ArrayRecordWriter(str(written), "group_size:1,uncompressed")
-        for chunk in chunks:
+def _array_record(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
+    try:
+        # By its name, for the writer opens it itself. Floats hardly compress, and a record is to be read alone.
+        writer = array_record_module.ArrayRecordWriter(file.name, "group_size:1,uncompressed")
+        for chunk in chunks():
             for record in chunk:
                 writer.write(record.tobytes())
         writer.close()
-        written.replace(out)
+    except RuntimeError as error:
+        raise OSError(kind_and_words(error)) from error
 
 
 def _sidecar(path: Path) -> Path:

@@ -14,22 +14,24 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aejax import config as config_lib
-from aejax.storage import parse_object, write_whole
+from aejax.storage import append, parse_object, read_bytes, write_whole
 from aejax.tracking import Background, trackers
 
 METRICS = "metrics.jsonl"
+_LARGEST = 2**32  # bytes
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl, oldest first; a last line cut short is left out, another one with a warning."""
     file = Path(workdir) / METRICS
     records = []
-    lines = file.read_bytes().splitlines() if file.exists() else []
+    lines = read_bytes(file, _LARGEST).splitlines() if file.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             record = parse_object(line)
             numbers = all(isinstance(value, int | float) for value in record.values())
-            if not numbers or not isinstance(record.get("step"), int):
+            printed = "".join(record).isprintable()  # names that can be written and drawn
+            if not numbers or not printed or not isinstance(record.get("step"), int):
                 raise ValueError("no record")
             records.append(record)
         except ValueError:
@@ -47,7 +49,7 @@ class Logs:
         write_whole(file, "".join(json.dumps(r) + "\n" for r in records))
         self.history = records
         self._open = contextlib.ExitStack()  # closes the rest where one fails
-        self._file = self._open.enter_context(file.open("a", buffering=1))
+        self._file = self._open.enter_context(append(file))
         self._trackers = []
         for name, make in trackers(config.tracking).items():
             given = (workdir, config_lib.to_dict(config), start, list(records))

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from aejax import arguments, checkpoint, export, models, samplers
 from aejax import config as config_lib
 from aejax.data import Spec, as_array
-from aejax.errors import InputError, shown
+from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.objectives import LIKELIHOODS, Likelihood
 from aejax.sections import instance
 from aejax.storage import local
@@ -333,8 +333,17 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
         if kept := checkpoint.steps(workdir):
             raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
         raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
-    config_lib.check_trust(saved.metadata["config"], [trust] if isinstance(trust, str) else trust, str(workdir))
-    return from_checkpoint(saved)
+    try:
+        config_lib.check_trust(saved.metadata["config"], [trust] if isinstance(trust, str) else trust, str(workdir))
+        run = from_checkpoint(saved)
+        _ = run.model  # raises where the config lacks what it needs
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of what another may have written
+        if isinstance(error, InputError):
+            raise
+        raise StorageError(
+            f"{workdir}, step {saved.step}, holds no run ({kind_and_words(error)}); load another step"
+        ) from error
+    return run
 
 
 def from_checkpoint(saved: checkpoint.Checkpoint) -> Run:

@@ -49,7 +49,7 @@ def named(what: str, name: Any, choices: Mapping[str, T]) -> T:
         raise one_of(what, name, choices)
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names such as ".a" and ""
         raise InputError(f"{what}={name!r} cannot be imported ({error}); write package.module:attribute") from error
 
 

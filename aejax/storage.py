@@ -8,14 +8,16 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from aejax.errors import InputError, StorageError, shown
 
 _DEEPEST, _LARGEST = 64, 2**28  # levels of nesting and bytes of a JSON file
+_LEFT = 3600  # seconds after which an unfinished file that nobody has written to is one that a kill left
 TEMPORARY = ".tmp"  # the end of the name of a file that is not yet whole
 
 
@@ -55,8 +57,10 @@ def inside(folder: Path, *parts: str) -> Path:
 
 def file_name(text: str) -> str:
     """Returns a name for a file made of letters, digits and . _ + = -, with a checksum where `text` was changed."""
-    safe = re.sub(r"[^A-Za-z0-9._+=-]|^\.+", "_", text) or "_"
-    return safe if safe == text and len(text) <= 100 else f"{safe[:90]}-{zlib.crc32(text.encode()):08x}"
+    safe = re.sub(r"[^\w.+=-]|^\.+", "_", text) or "_"
+    if safe == text and len(text.encode()) <= 100:
+        return text
+    return f"{safe.encode()[:90].decode(errors='ignore')}-{zlib.crc32(text.encode(errors='backslashreplace')):08x}"
 
 
 def check_writable(folder: Path) -> None:
@@ -88,10 +92,16 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
 
     A link in its place is replaced, not followed. Raises StorageError where it cannot be written.
     """
-    written = file.with_name(f".{file.name[:200]}.{secrets.token_hex(4)}{TEMPORARY}")
+    prefix = f".{file.name[:200]}."
+    written = file.with_name(f"{prefix}{secrets.token_hex(4)}{TEMPORARY}")
     try:
+        for other in file.parent.iterdir():
+            if other.name.startswith(prefix) and other.suffix == TEMPORARY:
+                _remove_left(other)
         with written.open("xb") as opened:
             yield opened
+            opened.flush()
+            os.fsync(opened.fileno())
         written.replace(file)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -102,33 +112,57 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Writes the file whole, or leaves what was there."""
+    """Writes the file whole, or leaves what was there. Escapes what UTF-8 cannot hold, such as parts of odd paths."""
     with replacing(file) as opened:
-        opened.write(content.encode() if isinstance(content, str) else content)
+        opened.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
-def append(file: Path) -> BinaryIO:
-    """Opens the file to write at its end, without a buffer; raises StorageError where it cannot be, or is a link."""
+def append(file: Path) -> TextIO:
+    """Opens the file to write lines at its end, each at once; raises StorageError where it cannot, or is a link."""
     try:
-        opener = lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)  # noqa: E731
-        return open(file, "ab", buffering=0, opener=opener)
+        # A pipe that nobody reads would hang here.
+        opener = lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # noqa: E731
+        opened: TextIO = open(file, "a", buffering=1, encoding="utf-8", opener=opener)  # noqa: SIM115
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StorageError(f"{file} is a link, which is not written through; remove it") from error
         raise _unwritten(file, error) from error
+    os.set_blocking(opened.fileno(), True)
+    return opened
+
+
+def _remove_left(file: Path) -> None:
+    """Removes an unfinished file that its writer has left; others may be at work on theirs."""
+    with contextlib.suppress(OSError):
+        if file.lstat().st_mtime < time.time() - _LEFT:
+            file.unlink()
 
 
 def _unwritten(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path} cannot be written ({error.strerror or error}); free some space or rights")
+    cure = "free some space or rights and run the same command again"
+    return StorageError(f"{path} cannot be written ({error.strerror or error}); {cure}")
+
+
+def read_bytes(file: Path, largest: int = _LARGEST) -> bytes:
+    """Returns the content of a regular file; raises StorageError for anything else, which might never end."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
+            raise StorageError(f"{file} is no regular file, or larger than {largest:,} bytes; restore or remove it")
+        return file.read_bytes()
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{file} cannot be read ({error.strerror}); restore or remove it") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Returns the JSON object that the file holds; raises StorageError where it is anything else."""
+    content = read_bytes(file)
     try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-            raise ValueError("no file, or too large")
-        return parse_object(file.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:200]
+        return parse_object(content)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
         raise StorageError(f"{file} is not a readable JSON object ({reason}); restore or remove it") from error
 
 

@@ -14,20 +14,26 @@ from ml_collections import ConfigDict
 
 from aejax import checkpoint
 from aejax import config as config_lib
-from aejax.errors import AejaxError, InputError, StoppedError, StorageError, in_one_line
+from aejax.errors import AejaxError, InputError, StoppedError, StorageError, in_one_line, printable
 from aejax.logs import read
 from aejax.storage import TEMPORARY, inside, local, read_json, write_whole
 
 ENDED = "ended.txt"
 LOCK = ".lock"  # is there while a process writes, and after kill -9
-_FOLDERS = (checkpoint.FOLDER, f"{checkpoint.FOLDER}.broken", "plugins", "wandb")  # that a run writes in
+_FOLDERS = (
+    checkpoint.FOLDER,
+    f"{checkpoint.FOLDER}.broken",
+    "plugins",
+    "plugins/profile",
+    "wandb",
+)  # that a run writes in
 
 
 def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from. Raises where the workdir is another run's or cannot be written."""
     workdir.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=workdir).close()
-    for name in _FOLDERS:
+    for name in (*_FOLDERS, *(f"{checkpoint.FOLDER}/{step}" for step in checkpoint.steps(workdir))):
         inside(workdir, name)
     if (workdir / "config.json").exists():
         _same_as_written(config, workdir)
@@ -89,7 +95,7 @@ def end(workdir: Path, why: str, more: str = "") -> None:
 def why_ended(workdir: Path) -> str:
     """E.g. "failed: train/loss not finite at step 5"; "" where no word was left."""
     file = Path(workdir) / ENDED
-    return file.read_bytes()[:4096].decode(errors="replace").partition("\n")[0] if file.is_file() else ""
+    return printable(file.read_bytes()[:4096].decode(errors="replace").partition("\n")[0]) if file.is_file() else ""
 
 
 @contextlib.contextmanager

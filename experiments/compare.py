@@ -6,13 +6,13 @@ table.tex, report.html and each picture as PNG into compare/ of the first folder
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
 import aejax
 from aejax import ablation
 from aejax.ablation import page, pictures, table
+from aejax.errors import printable
 from aejax.evaluation.pictures import Picture, as_png
 from aejax.storage import file_name, inside, local, writable, write_whole
 from experiments import main
@@ -35,7 +35,7 @@ def compare(folders: list[str]) -> None:
     rows = table.tabulate(found, metrics, baseline)
     remarks = table.remarks(found, metrics, baseline, _AT.value)
     drawn = pictures.draw(found, rows)
-    title = "Comparison of " + ", ".join(Path(f).absolute().name for f in folders)
+    title = printable("Comparison of " + ", ".join(local(f).absolute().name for f in folders))
     texts = {
         "table.csv": table.as_csv(found, rows),
         "runs.csv": table.runs_as_csv(found),

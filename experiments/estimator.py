@@ -8,7 +8,6 @@ about 2 minutes on two CPU cores.
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from aejax.data import needs_standardizing
 from aejax.sklearn import AutoencoderTransformer
+from aejax.storage import local, write_whole
 from experiments import main
 from experiments.machine import machine
 
@@ -66,7 +66,7 @@ def estimator() -> None:
         for components in sizes:
             found.append(compare(name, components))
             print(json.dumps(found[-1]), flush=True)
-    Path(_OUT.value).write_text(json.dumps({"cases": found, "folds": _FOLDS, "machine": machine()}, indent=1) + "\n")
+    write_whole(local(_OUT.value), json.dumps({"cases": found, "folds": _FOLDS, "machine": machine()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

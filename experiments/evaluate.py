@@ -40,8 +40,10 @@ _NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Of an example, for k-NN acc
 def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
     """The figures of one workdir, as they are written to its metrics.json."""
     part = "" if _SPLIT.value == "test" else f"-{_SPLIT.value}"
-    folder = inside(local(workdir), "evaluation", f"{run.step}{part}")
-    folder = writable(local(_OUT.value) if _OUT.value else folder)
+    if _OUT.value:
+        folder = writable(local(_OUT.value))
+    else:
+        folder = writable(inside(local(workdir), "evaluation", f"{run.step}{part}"))
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
     options = {
         "likelihood": {"samples": _SAMPLES.value},

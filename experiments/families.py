@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 import aejax
 from aejax import data, logs
+from aejax.storage import local, read_json, writable, write_whole
 from experiments import main
 from experiments.machine import machine
 
@@ -170,20 +171,19 @@ def sentence(figures: dict) -> str:
 def table(folder: Path) -> str:
     """The table of the figures in a folder."""
     found = {name: file for name in EXPERIMENTS if (file := folder / f"{name.replace(':', '-')}.json").exists()}
-    figures = {name: json.loads(file.read_text()) for name, file in found.items()}
+    figures = {name: read_json(file) for name, file in found.items()}
     rows = [row(f, EXPERIMENTS[name]) for name, f in figures.items()]
     head = "| experiment | code | squared error | bound, nats | also | training | reading |\n" + "| --- " * 7 + "|"
     return "\n".join([head, *rows])
 
 
 def families() -> None:
-    folder = Path(_FOLDER.value)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(local(_FOLDER.value))
     for experiment in () if _TABLE_ONLY.value else _ONLY.value or EXPERIMENTS:
         file = folder / f"{experiment.replace(':', '-')}.json"
         if not file.exists():
-            file.write_text(json.dumps(train(experiment, _SEEDS.value, mnist()), indent=1) + "\n")
-    (folder.parent / "families.md").write_text(INTRODUCTION + table(folder) + "\n")
+            write_whole(file, json.dumps(train(experiment, _SEEDS.value, mnist()), indent=1) + "\n")
+    write_whole(folder.parent / "families.md", INTRODUCTION + table(folder) + "\n")
     print(table(folder))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import platform
 import re
@@ -23,7 +24,7 @@ from ml_collections import ConfigDict
 import aejax
 from aejax import config as config_lib
 from aejax import data, processes
-from aejax.storage import cache_of_user
+from aejax.storage import cache_of_user, local, writable
 from experiments.launching.job import STOPPED
 from experiments.machine import cpuinfo
 
@@ -62,6 +63,9 @@ def run(
 
 
 def _run(main: Callable[..., None], before: Callable[[list[str]], None], positional: bool) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has not all letters gets those it lacks escaped
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     logging.set_verbosity(logging.FATAL)  # what Orbax says of a save that failed is told by our own error
     getLogger("asyncio").setLevel("CRITICAL")  # tasks that a failed save or read of Orbax leaves behind
@@ -90,19 +94,20 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
 
 def _keep_programs(folder: str | None) -> None:
     """Sets JAX's persistent compilation cache to `folder`, or to what it was told by its own variable."""
-    if folder is None:
-        folder = jax.config.jax_compilation_cache_dir or str(_programs_of_user())
-    try:
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / ".writable").touch()
-    except OSError as error:
-        warnings.warn(
-            f"compiled programs cannot be kept ({error}); choose a folder by --compilation_cache=", stacklevel=2
-        )
-        folder = ""
-    jax.config.update("jax_compilation_cache_dir", folder or None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs take seconds, too
+    told = jax.config.jax_compilation_cache_dir
+    if folder is None and told and "://" in told:  # JAX reads and writes there by itself
+        return
+    if folder is None:
+        folder = told or str(_programs_of_user())
+    try:
+        kept = str(writable(local(folder))) if folder else None
+    except aejax.StorageError as error:
+        warnings.warn(
+            f"compiled programs are not kept: {error}, or choose a folder by --compilation_cache=", stacklevel=2
+        )
+        kept = None
+    jax.config.update("jax_compilation_cache_dir", kept)
 
 
 def _programs_of_user() -> Path:
@@ -112,6 +117,8 @@ def _programs_of_user() -> Path:
 
 
 def _read_flags(argv: list[str]) -> list[str]:
+    files = re.compile(r"(--?(?:config|prior)=)(~[^:]*)")  # ~ stays as it is behind =, in most shells
+    argv[1:] = [files.sub(lambda found: found[1] + str(local(found[2])), a) if files.match(a) else a for a in argv[1:]]
     try:
         return flags.FLAGS(argv)[1:]
     except flags.Error as error:

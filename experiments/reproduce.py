@@ -10,13 +10,13 @@ import json
 import math
 import tempfile
 import time
-from pathlib import Path
 
 from absl import flags
 
 import aejax
 from aejax import data
 from aejax.evaluation import Measure, Subject, reconstruction
+from aejax.storage import local, write_whole
 from experiments import main
 from experiments.machine import machine
 
@@ -56,7 +56,7 @@ def table(results: dict) -> str:
 
 def reproduce() -> None:
     results = {"machine": machine()} | {experiment: score(experiment) for experiment in EXPERIMENTS}
-    Path(_OUT.value).write_text(json.dumps(results, indent=2) + "\n")
+    write_whole(local(_OUT.value), json.dumps(results, indent=2) + "\n")
     print(table(results))
 
 

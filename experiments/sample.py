@@ -7,8 +7,6 @@ names a sampler with its options. An --out of .npz gets the arrays, one of .png 
 """
 
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import aejax
 from aejax import Run, samplers, sampling
 from aejax.errors import one_of
 from aejax.evaluation.pictures import as_png, drawable, examples
-from aejax.storage import local, writable
+from aejax.storage import local, replacing, writable
 from experiments import main
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
@@ -55,13 +53,11 @@ def section() -> dict[str, Any] | None:
 
 def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> None:
     """The picture or the arrays, whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=out.parent) as beside:
-        file = Path(beside) / out.name
-        if out.suffix == ".npz":
-            np.savez(file, samples=drawn, **({} if label is None else {"label": label}))
-        else:
-            as_png(picture(run, drawn), file)
-        os.replace(file, out)
+    if out.suffix == ".png":
+        as_png(picture(run, drawn), out)
+        return
+    with replacing(out) as file:
+        np.savez(file, samples=drawn, **({} if label is None else {"label": label}))
 
 
 def picture(run: Run, drawn: np.ndarray) -> Figure:

@@ -26,7 +26,7 @@ from aejax.ablation import statistics
 from aejax.ablation.plan import Overrides, overridden
 from aejax.ablation.study import Study, tried
 from aejax.errors import in_one_line
-from aejax.storage import local, writable
+from aejax.storage import inside, local, writable
 from aejax.workdir import end, is_finished
 from experiments import main
 from experiments.config_flag import config_flag
@@ -45,7 +45,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def folder_of(workdir: Path, number: int) -> Path:
-    return workdir / f"trial_{number:03d}"
+    return inside(workdir, f"trial_{number:03d}")
 
 
 def direction(objective: str, keys: list[str]) -> str:

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 import aejax
 from aejax import checkpoint, data, logs, together
 from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
-from aejax.storage import local, writable, write_whole
+from aejax.storage import inside, local, writable, write_whole
 from aejax.train import make_task, train_together
 from aejax.workdir import is_finished, why_ended
 from experiments import main
@@ -73,10 +73,11 @@ def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
 
 def status(workdir: Path, run: Planned) -> str:
     """Finished, failed: why, interrupted or new; InputError where its folder holds a run of another config."""
-    if not (workdir / run.name).exists():
+    folder = inside(workdir, run.name)
+    if not folder.exists():
         return "new"
-    finished = is_finished(run.config, workdir / run.name)
-    return why_ended(workdir / run.name) or ("finished" if finished else "interrupted")
+    finished = is_finished(run.config, folder)
+    return why_ended(folder) or ("finished" if finished else "interrupted")
 
 
 def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
@@ -152,13 +153,14 @@ def launch_all(
     if flags.FLAGS.executor == "local":  # each of the jobs at a time gets some
         most = min(most, math.ceil(len(runs) / flags.FLAGS.jobs))
     divided = {group[0].name: group for group in groups(runs, workdir, most)}
+    logs_folder = inside(workdir, "logs")
     for group in divided.values():
         only = f"--only={','.join(run.name for run in group)}"
         # Of a flag that is given twice the last one counts.
         argv_of_job = ("-m", "experiments.sweep", *argv, "--executor=local", "--jobs=1", only)
-        jobs.append(Job(group[0].name, argv_of_job, workdir / "logs" / f"{group[0].name}.log"))
+        jobs.append(Job(group[0].name, argv_of_job, logs_folder / f"{group[0].name}.log"))
     errors = {}
-    for i, result in enumerate(_EXECUTOR(workdir / "logs").run(jobs, asked), 1):
+    for i, result in enumerate(_EXECUTOR(logs_folder).run(jobs, asked), 1):
         why = result.error or ("stopped" if result.status == STOPPED else f"ended with status {result.status}")
         print(f"[{i}/{len(jobs)}] {result.name}: {why if result.status else 'done'}", flush=True)
         if result.status:

@@ -154,7 +154,7 @@ def test_what_was_cut_off_goes_on_after_the_last_complete_chunk(plain, suffix, c
 def test_cut_off_while_the_file_is_put_together_nothing_is_encoded_again(plain, suffix, tmp_path, monkeypatch):
     x, out, calls = vectors(40), tmp_path / f"out.{suffix}", []
     load = np.load
-    monkeypatch.setattr(np, "load", lambda path: load(path) if "000001" not in str(path) else 1 / 0)
+    monkeypatch.setattr(np, "load", lambda path, **mode: load(path, **mode) if "000001" not in str(path) else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         encode_split(plain, source_of(x), out, 16)
     monkeypatch.undo()
@@ -218,16 +218,18 @@ def test_wrong_shapes_and_chunks_are_named(plain, tmp_path):
 def test_a_full_disk_is_one_line_and_the_same_call_goes_on(plain, tmp_path, monkeypatch):
     out, calls = tmp_path / "out.npz", []
 
-    def full(file, records):
+    def full(file, array):
         if len(calls):
             raise OSError(28, "No space left on device")
         calls.append(1)
-        np.lib.format.write_array(file, records)
+        np.lib.format.write_array(file, array)
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", full)
-        with pytest.raises(aejax.StorageError, match=r"000001.npy could not be written .*run the same command again"):
+        patch.setattr("aejax.encode.write_npy", full)
+        with pytest.raises(aejax.StorageError, match=r"000001.npy cannot be written .*run the same command again"):
             encode_split(plain, source_of(vectors(40)), out, 16)
+    chunk = tmp_path / "out.npz.partial/000000.npy"
+    chunk.write_bytes(chunk.read_bytes()[:-1])  # as a disk that lost its power may leave it
     encode_split(plain, source_of(vectors(40)), out, 16)
     assert len(read_latents(out)["row"]) == 40
 
@@ -237,6 +239,32 @@ def test_a_broken_record_file_is_said(plain, tmp_path):
     encode_split(plain, source_of(vectors(40)), out, 16)
     out.write_bytes(out.read_bytes()[:70_000])
     with pytest.raises(aejax.StorageError, match="cannot be read as an array_record file"):
+        read_latents(out)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_another_has_changed_is_one_line(plain, suffix, tmp_path):
+    out = tmp_path / f"out.{suffix}"
+    encode_split(plain, source_of(vectors(9)), out, 4)
+    with pytest.raises(aejax.InputError, match="rows=99 do not fit 9 examples"):
+        read_latents(out, 99)
+    beside, about = tmp_path / f"out.{suffix}.json", json.loads((tmp_path / f"out.{suffix}.json").read_text())
+    layouts = [None, 3, [["row", "|O"]], [["row", "<i8", [2, 99]]], [["row", "os:system"]], [[]]]
+    for layout in layouts if suffix == "array_record" else ():
+        beside.write_text(json.dumps(about | {"layout": layout}))
+        with pytest.raises(aejax.StorageError, match="encode the split again"):
+            read_latents(out)
+    beside.write_text("[]")
+    with pytest.raises(aejax.StorageError, match="not a readable JSON object"):
+        encode_split(plain, source_of(vectors(9)), out, 4)
+    for content in (b"", b"text", out.read_bytes()[:-40]):
+        beside.write_text(json.dumps(about))
+        out.write_bytes(content)
+        with pytest.raises(aejax.AejaxError) as error:
+            read_latents(out)
+        assert "\n" not in str(error.value)
+    out.unlink()
+    with pytest.raises(aejax.InputError, match="no such file"):
         read_latents(out)
 
 

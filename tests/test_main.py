@@ -43,7 +43,7 @@ def test_other_processors_have_their_own_programs(monkeypatch):
 
 def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match=r"cannot be kept .* choose a folder by --compilation_cache="):
+    with pytest.warns(UserWarning, match=r"are not kept: .* choose a folder by --compilation_cache="):
         main._keep_programs(str(tmp_path / "file/inside"))
     assert jax.config.jax_compilation_cache_dir is None
 

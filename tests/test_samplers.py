@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -331,14 +330,14 @@ def test_no_file_is_loaded_that_could_run_anything_or_is_damaged(tmp_path):
             samplers.load(tmp_path)
 
     np.savez(file, **{**arrays, "params/mean": np.array([print], object)})
-    refused("ValueError: Object arrays cannot be loaded")
+    refused(r"InputError: .*ValueError: an array of object")
     np.savez(file, **{**arrays, "description": np.array(["x"], object)})
-    refused("ValueError: Object arrays cannot be loaded")
+    refused(r"InputError: .*ValueError: an array of object")
     described = json.loads(str(arrays["description"])) | {"name": "subprocess:Popen"}
     np.savez(file, **{**arrays, "description": np.array(json.dumps(described))})
     refused("InputError: sampler 'subprocess:Popen' is unknown")
     file.write_bytes(whole[: len(whole) // 2])
-    refused("BadZipFile")
+    refused("InputError: .*BadZipFile")
     np.savez(file, x=np.zeros(3))
     refused("KeyError")
     file.write_bytes(whole)
@@ -350,7 +349,7 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     before = (tmp_path / "sampler.npz").read_bytes()
 
     def full(file, **arrays):
-        Path(file).write_bytes(b"half")
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)

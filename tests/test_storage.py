@@ -1,14 +1,21 @@
 """Paths that users name, files that are written whole, and TFDS data that names code."""
 
 import json
+import os
+import resource
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import mlp
+from conftest import mlp, vectors
 
 import aejax
-from aejax import data, logs, storage
+from aejax import ablation, data, export, logs, samplers, storage
+from aejax.data.arrays import write_npy
 from aejax.data.prepare import FEATURES, prepared
+from aejax.encode import check_out, read_latents
+from aejax.evaluation import pictures
 
 
 @pytest.mark.parametrize("remote", ["gs://bucket/run", "s3://x", Path("gs://bucket/run")])
@@ -18,7 +25,16 @@ def test_remote_paths_are_refused_at_once(remote, tmp_path, monkeypatch):
     doors = [
         lambda: aejax.train(config, remote),
         lambda: aejax.load_run(remote),
+        lambda: export.write(remote, {}, {}),
         lambda: prepared("mnist", str(remote)),
+        lambda: data.load(mlp(data__name=str(remote)).data),
+        lambda: data.load(mlp(data__name="mnist", data__data_dir=str(remote)).data),
+        lambda: read_latents(remote),
+        lambda: check_out(f"{remote}.npz"),
+        lambda: samplers.load(remote),
+        lambda: samplers.save(samplers.fit("gaussian", vectors()), remote),
+        lambda: pictures.of_logs(remote),
+        lambda: ablation.collect([remote]),
     ]
     for door in doors:
         with pytest.raises(aejax.InputError, match="is remote; name a folder of this machine"):
@@ -52,6 +68,31 @@ def test_a_file_is_whole_or_as_it_was_and_links_are_replaced(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine"]
 
 
+def test_what_a_kill_left_is_removed_by_a_later_write(tmp_path):
+    names = {".x.json.aa.tmp": True, ".x.json.bb.tmp": False, ".y.json.cc.tmp": True, "x.json.tmp": True}
+    for name, old in names.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - 4000 * old,) * 2)
+    storage.write_whole(tmp_path / "x.json", "{}")
+    assert {p.name for p in tmp_path.iterdir()} == {"x.json", *names} - {".x.json.aa.tmp"}
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_are_written_whole_or_not_at_all(tmp_path, size):
+    """np.save hands arrays to C's stdio, and no error comes back of what does not fit on the disk."""
+    before, file = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "x.npy"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, before[1]))
+    try:
+        with pytest.raises(aejax.StorageError, match="File too large"), storage.replacing(file) as opened:
+            write_npy(opened, np.arange(size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    with storage.replacing(file) as opened:
+        write_npy(opened, np.arange(size))
+    np.testing.assert_array_equal(np.load(file), np.arange(size))
+
+
 def test_links_lead_out_of_no_folder(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/checkpoints").symlink_to(tmp_path)
@@ -83,6 +124,7 @@ def test_damaged_records_are_left_out(tmp_path, line):
         {"pythonClassName": "poison.Feature"},
         {"python_class_name": "poison.Feature"},
         {"type": "poison.Feature", "content": {}},
+        {"type": ["poison.Feature"], "content": {}},
         {"featuresDict": {"features": {"x": {"pythonClassName": "poison.Feature"}}}},
     ],
 )
@@ -92,13 +134,14 @@ def test_a_prepared_data_set_imports_nothing(tmp_path, monkeypatch, features):
     folder = tmp_path / "mine/1.0.0"
     folder.mkdir(parents=True)
     (folder / "features.json").write_text(json.dumps(features))
-    with pytest.raises(aejax.InputError, match=r"names 'poison.Feature', code that is not TFDS's"):
+    with pytest.raises(aejax.InputError, match=r"names .*poison.Feature.*, code that is not TFDS's"):
         data.load(mlp(data__name="mine", data__data_dir=str(tmp_path)).data)
 
 
 def test_features_of_tfds_are_known_and_namespaces_are_not():
     names = ("features_dict.FeaturesDict", "image_feature.Image", "class_label_feature.ClassLabel", "scalar.Scalar")
     assert {f"tensorflow_datasets.core.features.{name}" for name in names} <= FEATURES
-    for name in ("huggingface:mnist", "kaggle:x/y"):
-        with pytest.raises(aejax.InputError, match="namespace"):
+    refused = {"huggingface:mnist": "Hugging Face", "kaggle:x/y": "namespace", "mnist/..:1.0.0": "no data set"}
+    for name, why in refused.items():
+        with pytest.raises(aejax.InputError, match=why):
             prepared(name, None)

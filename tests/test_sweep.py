@@ -2,9 +2,9 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -89,15 +89,13 @@ def test_on_a_full_disk_the_plan_stays(sweep, monkeypatch):
     plan_file = sweep.workdir / "sweep.json"
     before = plan_file.read_text()
 
-    def write(file, text, **options):
-        with file.open("w") as out:
-            out.write(text[: len(text) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+    def full(file):
+        os.truncate(file, 10)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", write)
+    monkeypatch.setattr(os, "fsync", full)
     told = sweep.run("--seeds=2")
-    assert told.startswith("error: No space left on device: ")
-    assert told.endswith("; free some space")
+    assert told.startswith(f"error: {plan_file} cannot be written (No space left on device); free some space")
     monkeypatch.undo()
     assert plan_file.read_text() == before
 

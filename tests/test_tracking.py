@@ -321,16 +321,14 @@ def test_mlflow_added_late_or_emptied_has_the_whole_run(tmp_path, mlflow):
 @needs_mlflow
 @ITS_OWN
 def test_an_id_that_is_cut_off_while_it_is_written_is_none(tmp_path, mlflow, monkeypatch):
-    write_text = Path.write_text
+    from aejax.tracking import mlflow as module
 
     def cut_off(file, text):
-        if not file.name.startswith("mlflow"):
-            return write_text(file, text)
         file.touch()
         raise OSError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", cut_off)
+        patch.setattr(module, "write_whole", cut_off)
         with pytest.warns(UserWarning, match="mlflow.*killed"):
             train(mlp(tracking=("mlflow",)), tmp_path, after(1))
     (tmp_path / "mlflow.id").touch()  # as an earlier version left it
@@ -386,6 +384,17 @@ def test_after_a_kill_wandb_is_given_again_what_may_be_lost(tmp_path, wandb, mon
     again.close(failed=False)
     assert [step for _, step, _ in wandb_sessions(tmp_path)[1][2]] == steps
     assert json.loads((tmp_path / "wandb.json").read_text())["step"] == 8
+
+
+@needs_wandb
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"id": 3, "step": 1}', b'{"id": "a", "step": "b"}'])
+def test_a_damaged_note_of_wandbs_is_one_line(tmp_path, content):
+    from aejax.tracking import wandb as module
+
+    (tmp_path / "wandb.json").write_bytes(content)
+    with pytest.raises(aejax.StorageError, match=r"wandb\.json"):
+        module.WandB(tmp_path, {}, 4, [])
+    assert (tmp_path / "wandb.json").read_bytes() == content
 
 
 # Both

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from aejax import config as config_lib
 from aejax import logs
 from aejax.ablation.plan import short
-from aejax.errors import InputError, StorageError
+from aejax.errors import InputError, StorageError, printable
 from aejax.storage import inside, local, read_json
 from aejax.workdir import why_ended
 
@@ -157,14 +157,14 @@ def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, li
         if not runs:
             raise InputError(f"{folder} holds no runs; give a folder whose folders are workdirs")
         failed = {f.name: why for f in sorted(folder.iterdir()) if f.name not in runs and (why := why_ended(f))}
-        notes = [f"{name}: {why}; not counted" for name, why in failed.items()]
+        notes = [f"{printable(name)}: {why}; not counted" for name, why in failed.items()]
         return [_trial(f, {}, at) for f in runs.values()], None, notes
     plan = _json(folder / PLAN)
     if not (isinstance(plan.get("config"), dict) and plan.get("runs") and all(map(_is_planned, _listed(plan)))):
         raise InputError(f"{folder / PLAN} is no plan with a config and runs; start the sweep again")
     base = _flat(plan["config"])
     trials = [_trial(inside(folder, r["name"]), _planned(base, r["overrides"]), at) for r in plan["runs"]]
-    others = sorted(runs.keys() - {t.name for t in trials})
+    others = sorted({printable(name) for name in runs} - {t.name for t in trials})
     return trials, plan, [f"{name}: not in {PLAN}; not counted" for name in others]
 
 
@@ -187,8 +187,9 @@ def _planned(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     """The run of a workdir, or of a plan for one that is not there."""
+    name = printable(folder.name)
     if not _is_run(folder):
-        return Trial(folder.name, planned, problem=why_ended(folder) or "not started")
+        return Trial(name, planned, problem=why_ended(folder) or "not started")
     config = _flat(_json(folder / "config.json"))
     if not all(isinstance(config.get(key, 0), int) for key in ("seed", "patience")) or not isinstance(
         config.get("steps"), int
@@ -198,12 +199,12 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     validated = [r for r in history if "validation/loss" in r]
     steps = validated[-1]["step"] if validated else 0  # the losses of later steps may be there without what they led to
     if why := why_ended(folder):
-        return Trial(folder.name, config, steps, {}, history, f"{why} (step {steps:,} of {config['steps']:,})")
+        return Trial(name, config, steps, {}, history, f"{why} (step {steps:,} of {config['steps']:,})")
     if not _is_finished(config, steps, [r["validation/loss"] for r in validated]):
-        return Trial(folder.name, config, steps, {}, history, f"unfinished, step {steps:,} of {config['steps']:,}")
+        return Trial(name, config, steps, {}, history, f"unfinished, step {steps:,} of {config['steps']:,}")
     chosen = validated[-1] if at == "last" else min(validated, key=lambda r: r["validation/loss"])
     metrics = {k: v for r in history if r["step"] == chosen["step"] for k, v in r.items() if k != "step"}
-    return Trial(folder.name, config, steps, metrics | _evaluated(folder, chosen["step"]), history)
+    return Trial(name, config, steps, metrics | _evaluated(folder, chosen["step"]), history)
 
 
 def _is_finished(config: Mapping[str, Any], steps: int, losses: Sequence[float]) -> bool:
@@ -219,6 +220,8 @@ def _evaluated(folder: Path, step: int) -> dict[str, float]:
     try:
         groups = read_json(file) if file.exists() else {}
         found = {f"{g}/{name}": m.get("value") for g, measures in groups.items() for name, m in measures.items()}
+        if not "".join(found).isprintable():
+            raise StorageError(f"{file} has names that cannot be printed")
     except (StorageError, AttributeError) as error:
         warnings.warn(f"{file} is damaged ({error}) and left out; evaluate the run again", stacklevel=2)
         return {}
@@ -253,7 +256,14 @@ def _key(config: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(config_lib.flat(values))
+    """Returns the values by dotted key, their texts as they can be printed, written and drawn."""
+    return {printable(key): _printable(value) for key, value in config_lib.flat(values)}
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_printable(part) for part in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _without_repeats(trials: Sequence[Trial], keys: Sequence[str]) -> list[Trial]:

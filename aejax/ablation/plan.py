@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax.errors import InputError, one_of
+from aejax.storage import file_name
 from aejax.tracking import trackers
 
 Overrides = Mapping[str, Any]
@@ -132,8 +132,7 @@ def short(axes: Sequence[str]) -> dict[str, str]:
 
 
 def _name(what: Mapping[str, Any]) -> str:
-    name = "_".join(f"{key}={_text(value)}" for key, value in what.items()) or "base"
-    return name if len(name) <= 100 else f"{name[:90]}-{zlib.crc32(name.encode()):08x}"
+    return file_name("_".join(f"{key}={_text(value)}" for key, value in what.items()) or "base")
 
 
 def _text(value: Any) -> str:

@@ -2,15 +2,14 @@
 
 import contextlib
 import fcntl
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aejax.errors import InputError, StorageError
-from aejax.workdir import storage_errors
+from aejax.errors import AejaxError, InputError, StorageError, kind_and_words
+from aejax.storage import append, inside, parse_object
 
 _NAME = "study"
 
@@ -37,12 +36,12 @@ class Study:
             seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         )
         self._open = contextlib.ExitStack()
-        with storage_errors(folder):
-            self._lock = self._open.enter_context((folder / "study.lock").open("ab"))
-        with contextlib.ExitStack() as unless_open, self._alone():
+        self._file = inside(folder, "study.db")
+        self._lock = self._open.enter_context(append(folder / "study.lock"))
+        with contextlib.ExitStack() as unless_open, self._alone(), self._readable():
             unless_open.push(self._open)
             self._storage = optuna.storages.RDBStorage(
-                f"sqlite:///{folder.absolute() / 'study.db'}",
+                f"sqlite:///{self._file.absolute()}",
                 engine_kwargs={"connect_args": {"timeout": 60}},  # seconds to wait for another process
             )
             self._open.callback(self._storage.engine.dispose)
@@ -73,7 +72,7 @@ class Study:
     def claim(self, trials: int) -> Any | None:
         """An Optuna trial that is now this process's: one that was left, or a new one while there are fewer."""
         states = _optuna().trial.TrialState
-        with self._alone():
+        with self._alone(), self._readable():
             begun = [trial for trial in self.trials if trial.state != states.WAITING]
             running = [trial.number for trial in begun if trial.state == states.RUNNING]
             left = next((number for number in running if self._take(number)), None)
@@ -87,17 +86,20 @@ class Study:
     def tell(self, trial: Any, *, value: float | None = None, pruned: str = "", failed: str = "") -> None:
         """What the trial came to: a value, or why it has none. Samplers avoid what was pruned, not what failed."""
         states = _optuna().trial.TrialState
-        if pruned or failed:
-            trial.set_user_attr("why", pruned or failed)
         state = states.FAIL if failed else states.PRUNED if pruned else states.COMPLETE
-        with self._alone():  # or one who claims might see it running, then unlocked, and take it for one that was left
+        with self._readable():
+            if pruned or failed:
+                trial.set_user_attr("why", pruned or failed)
+        # Locked, or one who claims might see it running, then unlocked, and take it for one that was left
+        with self._alone(), self._readable():
             self._study.tell(trial, value, state)
             fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + trial.number)
 
     @property
     def trials(self) -> list[Any]:
         """All trials as Optuna knows them, in their order."""
-        return self._study.get_trials(deepcopy=False)
+        with self._readable():
+            return self._study.get_trials(deepcopy=False)
 
     @property
     def best(self) -> Any | None:
@@ -117,6 +119,19 @@ class Study:
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turns whatever Optuna, SQLAlchemy or JSON raise for a damaged file or a full disk into one line."""
+        try:
+            yield
+        except (AejaxError, OSError):
+            raise
+        except Exception as error:
+            raise StorageError(
+                f"{self._file} cannot be used ({kind_and_words(error)}); free some space, restore it, or choose "
+                "another workdir"
+            ) from error
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -146,9 +161,10 @@ def tried(search: Callable[[Any], Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def _difference(before: str, now: str) -> str:
     """Of two texts, or of two objects in JSON, what differs."""
-    if not before.startswith("{"):
-        return f"{before} -> {now}"
-    old, new = json.loads(before), json.loads(now)
+    try:
+        old, new = parse_object(before), parse_object(now)
+    except (TypeError, ValueError):
+        return f"{str(before)[:100]} -> {now}"
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     return "; ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys[:4])
 

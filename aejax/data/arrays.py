@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import types
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,11 @@ def read_npy(path: Path) -> np.ndarray:
     with _read_errors(path), path.open("rb") as file:
         shape, fortran, dtype = _header(file, path.stat().st_size)
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C").view(np.ndarray)
+
+
+def write_npy(file: IO[bytes], array: np.ndarray) -> None:
+    """Writes an array as np.save does, which hands it to C's stdio, where a full disk goes unnoticed."""
+    npy.write_array(types.SimpleNamespace(write=file.write), array, allow_pickle=False)  # type: ignore[arg-type]
 
 
 def names_in_npz(path: Path) -> list[str]:

@@ -6,15 +6,19 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from aejax.data.arrays import read_npy, write_npy
 from aejax.data.batches import read
 from aejax.data.sources import Arrays, Source
-from aejax.storage import cache_of_user
+from aejax.errors import InputError
+from aejax.storage import TEMPORARY, cache_of_user
 
+_LEFT = 86_400  # seconds after which a folder that is not finished is one that a kill left
 FORMAT = 2  # to be raised when other values are decoded from the same files
 
 
@@ -54,8 +58,8 @@ def kept(source: Source, fit: str) -> Source:
 def _mapped(folder: Path) -> Arrays:
     """What was written; nothing where it was not, or was cut."""
     try:
-        return {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
-    except (ValueError, EOFError):
+        return {file.stem: read_npy(file) for file in folder.glob("*.npy")}
+    except InputError:
         shutil.rmtree(folder)
         return {}
 
@@ -64,9 +68,13 @@ def _write(source: Source, folder: Path) -> None:
     """All files or none: another process may do the same."""
     arrays = read(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    for left in folder.parent.glob(f"*{TEMPORARY}"):
+        if left.stat().st_mtime < time.time() - _LEFT:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(TEMPORARY, dir=folder.parent) as scratch:
         for key, array in arrays.items():
-            np.save(Path(scratch) / key, array)
+            with (Path(scratch) / f"{key}.npy").open("wb") as file:
+                write_npy(file, array)
         try:
             Path(scratch).rename(folder)
         except OSError:

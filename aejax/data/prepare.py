@@ -153,12 +153,12 @@ def _check_names(name: str, base: str, data_dir: str | None) -> None:
     """Raises InputError where the name, or what is prepared under it, makes TFDS import code that is not its own."""
     if re.match(r"[^/]*:(?![\d*])", name):
         raise InputError(f"data.name={name!r} is of a namespace, whose code would run; name a data set of TFDS's own")
-    if not re.fullmatch(r"\w+", base):
+    if not re.fullmatch(r"\w+", base) or ".." in name:
         raise InputError(f"data.name: no data set, file or folder is called {name!r}")
     for folder in file_utils.list_data_dirs(given_data_dir=data_dir):
         for file in Path(folder, base).glob("**/features.json"):
             for found in _classes(read_json(file)):
-                if found not in FEATURES:
+                if not isinstance(found, str) or found not in FEATURES:
                     raise InputError(
                         f"{file} names {found!r}, code that is not TFDS's; prepare it with TFDS's features"
                     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from aejax.data.identity import check_identity
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
 from aejax.data.tfds import from_tfds
 from aejax.errors import InputError
+from aejax.storage import local
 
 
 class Splits(NamedTuple):
@@ -49,13 +49,13 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
 
 def _found(config: Mapping[str, Any]) -> dict[str, Source]:
     name, size, how = config["name"], config["size"], config["fit"]
-    try:
-        path = Path(name).expanduser()
-        is_file, is_folder = path.is_file(), path.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, or of a user that there is not
-        raise InputError(f"data.name={name!r} is no path ({error}); give a data set, a file or a folder") from error
     if not name:
         raise InputError("data.name is empty; give a data set, a file or a folder")
+    try:
+        path = local(name)
+    except InputError as error:
+        raise InputError(f"data.name: {error}") from error
+    is_file, is_folder = path.is_file(), path.is_dir()
     if name.startswith("array-"):
         raise InputError(f"{name}: the run was trained by aejax.fit on an array that it does not keep")
     if name in EMBEDDED:

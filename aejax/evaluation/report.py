@@ -21,7 +21,7 @@ from aejax.evaluation import interactive
 from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, style
 from aejax.evaluation.subject import Measures, Skipped, Subject
-from aejax.storage import write_whole
+from aejax.storage import local, write_whole
 
 # Words of the names of metrics that are written in capitals.
 ACRONYMS = {"auroc", "dci", "elbo", "kl", "knn", "mig", "pca", "psnr", "sap", "ssim"}
@@ -59,7 +59,7 @@ def write(
         # In a script nothing is unescaped, so that no "<" may stand there.
         data=json.dumps(view.data).replace("<", "\\u003c"),
     )
-    file = Path(folder) / "report.html"
+    file = local(folder) / "report.html"
     write_whole(file, page)
     return file
 

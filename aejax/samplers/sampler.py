@@ -3,11 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -16,11 +11,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aejax import arguments
 from aejax.data import as_array
+from aejax.data.arrays import names_in_npz, read_npz
 from aejax.errors import InputError, StorageError, one_of
 from aejax.samplers.autoregressive import Autoregressive
 from aejax.samplers.flow import Flow
 from aejax.samplers.gaussian import Gaussian, Mixture
 from aejax.sections import instance
+from aejax.storage import local, parse_object, replacing, writable
 
 FILE = "sampler.npz"
 
@@ -127,37 +124,22 @@ def save(sampler: Sampler, folder: str | Path) -> None:
     """
     options = dataclasses.asdict(sampler.kind)  # type: ignore[call-overload]
     description = json.dumps({"name": sampler.name, "options": options, "shape": sampler.shape})
-    folder, arrays = Path(folder), flatten_dict({"params": sampler.params}, sep="/")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            np.savez(Path(beside) / FILE, description=np.array(description), **arrays)
-            os.replace(Path(beside) / FILE, folder / FILE)
-    except OSError as error:
-        raise StorageError(f"{folder / FILE} cannot be written ({error}); free some space or rights") from error
+    arrays = flatten_dict({"params": sampler.params}, sep="/")
+    with replacing(writable(local(folder)) / FILE) as file:
+        np.savez(file, description=np.array(description), **arrays)
 
 
 def load(folder: str | Path) -> Sampler:
     """The sampler that `save` wrote. Raises InputError where there is none, StorageError where it cannot be read."""
-    file = Path(folder) / FILE
+    file = local(folder) / FILE
     if not file.is_file():
         raise InputError(f"{file}: no sampler here; save one first")
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:  # pickle could run anything
-            arrays = {key: held[key] for key in held.files}
-        described: Mapping[str, Any] = json.loads(str(arrays.pop("description")))
+        arrays = read_npz(file, names_in_npz(file))
+        described = parse_object(str(arrays.pop("description")))
         kind = build(described["name"], **described["options"])
         params = unflatten_dict(arrays, sep="/")["params"]
         return Sampler(described["name"], kind, tuple(described["shape"]), params)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StorageError(f"{file} cannot be read ({type(error).__name__}: {reason}); fit the sampler anew") from error

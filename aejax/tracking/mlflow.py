@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aejax import config as config_lib
-from aejax.storage import write_whole
+from aejax.storage import read_bytes, write_whole
 from aejax.tracking import name_of, needs, scalars_of
 
 needs("mlflow")
@@ -31,7 +31,7 @@ class MLflow:
 
         self._client, kept = MlflowClient(), workdir / "mlflow.id"
         with _OPENING:
-            known = kept.read_text() if start and kept.exists() else ""
+            known = read_bytes(kept).decode(errors="replace") if start and kept.exists() else ""
             run = self._kept(known) if known else None
             if run is None:
                 run = self._client.create_run(self._experiment(), run_name=name_of(workdir))

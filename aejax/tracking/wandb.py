@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aejax.storage import write_whole
+from aejax.errors import StorageError
+from aejax.storage import read_json, write_whole
 from aejax.tracking import name_of, needs, scalars_of
 
 needs("wandb")
@@ -34,7 +35,9 @@ class WandB:
         self._file = workdir / "wandb.json"
         self._kept: dict[str, Any] = {"id": secrets.token_hex(8), "step": 0}
         if start and self._file.exists():
-            self._kept = json.loads(self._file.read_text())
+            self._kept = read_json(self._file)
+            if not (isinstance(self._kept.get("id"), str) and isinstance(self._kept.get("step"), int)):
+                raise StorageError(f"{self._file} holds no id and step; remove it to begin another run there")
         self._keep(self._kept["step"])
         with _OPENING:  # not thread-safe by its word
             self._run = wandb.init(

@@ -20,6 +20,7 @@ import jax
 from absl import flags
 
 import aejax
+from aejax.storage import local, read_json, writable, write_whole
 from experiments import main
 from experiments.benchmark import own, report
 from experiments.benchmark.contest import contest
@@ -57,8 +58,7 @@ def benchmark() -> None:
             raise aejax.errors.one_of("--work", work, (*_OWN, *WORKS))
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and its contenders share a GPU
     cores, backend = _pin(_CORES.value), jax.default_backend()
-    folder = Path(_OUT.value) / ("" if backend == "cpu" else backend)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(local(_OUT.value) / ("" if backend == "cpu" else backend))
     for work in _WORK.value or (ON_CPU if backend == "cpu" else ON_ACCELERATOR):
         if work in _OWN:
             results = {"machine": machine(), **_OWN[work](_ROUNDS.value)}
@@ -89,14 +89,14 @@ def _pin(cores: list[str]) -> int:
 def _add(folder: Path, work: str, entry: dict) -> None:
     """Replaces the entry of this work alone."""
     file = folder / "speed.json"
-    results = (json.loads(file.read_text()) if file.exists() else {}) | {work: entry}
+    results = (read_json(file) if file.exists() else {}) | {work: entry}
     _write(file, {name: results[name] for name in WORKS if name in results})
     profile = folder / "profile.json"
-    (folder / "speed.md").write_text(report.text(results, json.loads(profile.read_text()) if profile.exists() else {}))
+    write_whole(folder / "speed.md", report.text(results, read_json(profile) if profile.exists() else {}))
 
 
 def _write(file: Path, results: dict) -> None:
-    file.write_text(json.dumps(results, indent=2) + "\n")
+    write_whole(file, json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

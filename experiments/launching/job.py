@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 STOPPED = os.EX_TEMPFAIL  # exit status of a command that was stopped, has saved, and goes on when it is given again
 
@@ -48,7 +48,7 @@ def start(argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None =
     """Starts Python with `argv`, printing to `log`, or to this terminal where that is None; `options` are Popen's."""
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") if log else contextlib.nullcontext() as out:
+    with _appended(log) if log else contextlib.nullcontext() as out:
         return subprocess.Popen(
             [sys.executable, *argv],
             stdin=subprocess.DEVNULL,
@@ -57,6 +57,11 @@ def start(argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None =
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
             **options,
         )
+
+
+def _appended(log: Path) -> IO[bytes]:
+    """As `aejax.storage.append`, which a compute node should not wait for: a link is not written through."""
+    return open(log, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
 
 
 def last_line(log: Path, having: str = "") -> str:

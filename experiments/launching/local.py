@@ -74,8 +74,12 @@ class _Running:
                 # In a session of its own, so that Ctrl-C at the terminal reaches it once, by `leave`, and not twice.
                 log = None if stream and i == 0 else job.log_of(i)
                 self.processes.append(start(argv, log, env, start_new_session=True))
-        except BaseException:
+        except BaseException as error:
             self.kill()
+            if isinstance(error, OSError):
+                raise aejax.StorageError(
+                    f"{job.log} cannot be written ({error.strerror}); free some space or rights, or remove the link"
+                ) from error
             raise
 
     def leave(self) -> None:

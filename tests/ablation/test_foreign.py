@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import warnings
 
 import pytest
 from test_ablation_page import compare
@@ -71,6 +73,31 @@ def test_names_are_no_mathematics(tmp_path, monkeypatch):
         run(tmp_path / name, [loss, loss], {"ema": loss / 1000, "decoder.name": name})
     compare(monkeypatch, tmp_path)
     assert r"$\foo$" in (tmp_path / "compare/report.html").read_text()
+
+
+ODD = ["\ud800", "a\nb\x1b[2J", "a,b", "=1+1", "../..", "\u202e"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_texts_are_printed_written_and_drawn(tmp_path, monkeypatch, capsys, odd):
+    """As values and keys of configs, and as names of metrics and of runs."""
+    for name, value in {"a": 1, "b": 2, "c" + odd.replace("/", ""): 3}.items():
+        folder = run(
+            tmp_path / "runs" / os.fsdecode(name.encode(errors="replace")),
+            [1.0 * value],
+            **{odd: 2.0} if value == 2 else {},
+        )
+        config = json.loads((folder / "config.json").read_text())
+        config["decoder"] |= {"name": odd * value, f"{odd}key": odd}
+        (folder / "config.json").write_text(json.dumps(config | {odd: value}))
+        evaluation(folder, 10, codes={odd: 1.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that records and evaluations are left out
+        compare(monkeypatch, tmp_path / "runs")
+    assert {p.name for p in tmp_path.iterdir()} == {"runs"}
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
 
 
 @pytest.mark.parametrize(("losses", "best"), [([1.0, 2.0, 3.0], False), ([0.1, 0.2, 0.3], True)])

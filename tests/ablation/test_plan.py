@@ -1,5 +1,7 @@
 """What a sweep is to run: names, configs, and mistakes told in one line."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,14 @@ def test_long_names_stay_short_and_unlike_each_other():
     names = [run.name for run in plan(config(), grid({"encoder.features": widths}))]
     assert len(set(names)) == 4
     assert max(map(len, names)) <= 100
+
+
+@pytest.mark.parametrize("key", ["/etc/x", "a\nb", "$x$", "\ud800"])
+def test_keys_and_values_name_folders_beside_each_other(key):
+    runs = plan(config(), [{f"objective.weights.{key}": 1.0, "data.name": value} for value in ("/etc", "..", "a/b")])
+    assert len({run.name for run in runs}) == 3
+    for run in runs:
+        assert re.fullmatch(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]{0,99}", run.name)
 
 
 @pytest.mark.parametrize(

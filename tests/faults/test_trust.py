@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import mlp
+from conftest import mlp, vectors
 from runs import ROOT, command, train
 
 import aejax
@@ -58,7 +58,7 @@ def with_config(folder, change):
         metadata = json.loads(file.read_text())
         change(metadata["custom_metadata"]["config"])
         custom = metadata["custom_metadata"]
-        custom["crc"] = checkpoint._crc({key: custom[key] for key in ("config", "spec")})
+        custom["crc"] = checkpoint._crc({key: custom[key] for key in ("config", "spec", "data")})
         file.write_text(json.dumps(metadata))
     config = json.loads((folder / "config.json").read_text())
     change(config)
@@ -74,6 +74,9 @@ NAMED = {
     "function": lambda c: c["objective"]["options"].update(l1={"function": "poison:term"}),
     "weight": lambda c: c["objective"]["weights"].update({"poison:term": 1.0}),
     "below": lambda c: c["bottleneck"].update(name="poison.below:Bottleneck"),
+    "tracker": lambda c: c.update(tracking=["wandb", "poison:Tracker"]),
+    "trackers as one": lambda c: c.update(tracking="wandb, poison:Tracker"),
+    "in a list": lambda c: c["encoder"].update(features=[5, ["poison:Bottleneck"]]),
     "imported already": lambda c: c["objective"]["options"].update(l1={"function": "os:system"}),
 }
 
@@ -96,10 +99,23 @@ def test_a_config_that_names_a_module_does_not_import_it(copy, change, monkeypat
     assert "poison" not in sys.modules
 
 
-def test_trackers_are_not_asked_for_when_a_run_is_loaded(copy):
-    with_config(copy, lambda c: c.update(tracking=["poison:Tracker"]))
-    assert aejax.load_run(copy).step == 8
-    assert "poison" not in sys.modules
+def test_the_config_of_a_loaded_run_tracks_by_no_code_that_is_not_trusted(copy):
+    """It may be trained anew: experiments.search prints a command that does."""
+    with_config(copy, lambda c: c.update(tracking=["wandb,mine:Tracker"]))
+    assert aejax.load_run(copy, trust="mine").config.tracking == ["wandb,mine:Tracker"]
+    assert "mine" not in sys.modules
+
+
+@pytest.mark.parametrize("config", [[], None, {"a.b": 1}, {"encoder": {"name": ".os:x"}}, {"encoder": {"name": ":x"}}])
+def test_what_is_no_config_is_one_line(copy, config):
+    def change(old):
+        old.clear() if not isinstance(config, dict) else None
+        old.update(config or {})
+
+    with_config(copy, change)
+    with pytest.raises(aejax.AejaxError) as error:
+        aejax.load_run(copy).encode(vectors())
+    assert "\n" not in str(error.value)
 
 
 def test_what_is_trusted_runs(copy, monkeypatch, tmp_path):

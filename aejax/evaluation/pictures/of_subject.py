@@ -14,7 +14,7 @@ from aejax.evaluation.pictures import charts, examples, latents
 from aejax.evaluation.pictures.style import drawable, style
 from aejax.evaluation.subject import Skipped, Subject
 from aejax.run import Run
-from aejax.storage import inside, local, write_whole
+from aejax.storage import inside, local, writable, write_whole
 
 ON_THE_MAP = 2_000  # examples
 QUANTILES = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.98)
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
 
 def of_logs(workdir: str | Path) -> Picture | Skipped:
     """The loss curves of a training."""
-    history = logs.read(Path(workdir))
+    history = logs.read(local(workdir))
     if not any("validation/loss" in record for record in history):
         return Skipped("the workdir holds no validation yet")
     return Picture(charts.curves(history), "Each term of the objective over the training steps.")
@@ -38,8 +38,7 @@ def of_logs(workdir: str | Path) -> Picture | Skipped:
 
 def save(run: Run, workdir: str | Path) -> list[Path]:
     """Writes curves.png and reconstructions.png, of the run's own batch, to `workdir/evaluation/<step>/`."""
-    folder = inside(local(workdir), "evaluation", str(run.step))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(inside(local(workdir), "evaluation", str(run.step)))
     pictures = {"curves": of_logs(workdir)}
     if run.inputs.ndim == 2 or drawable(run.spec.shape):
         pictures["reconstructions"] = Picture(examples.reconstructions(run.inputs, run.reconstructions), "")
