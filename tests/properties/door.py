@@ -16,7 +16,7 @@ SECONDS, MEGABYTES = 60, 1_500  # of one case, above what the process had taken 
 cases = pytest.mark.parametrize("cases", [25, pytest.param(1_000, marks=pytest.mark.slow)])
 
 NUMBERS = st.one_of(
-    st.sampled_from([0, 1, -1, 2**31, 2**32, 2**63, 2**64, 10**400, 10**5000, 1e38, 1e39, 1e-45, -0.0]),
+    st.sampled_from([0, 1, -1, 2**31, 2**32, 2**63, 2**64, 10**400, 1e38, 1e39, 1e-45, -0.0]),
     st.integers(),
     st.floats(),
 )
