@@ -13,12 +13,13 @@ def count(what: str, value: Any, each: int) -> int:
     if not _whole(value) or value < 1:
         raise InputError(f"{what} needs a whole num of at least 1, got {shown(value)}")
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    value = int(value)  # NumPy's would wrap around
     if value * each > there:
         raise InputError(
-            f"{what} of num={value:,} takes {value * each // 2**30:,} GiB of memory and {there // 2**30:,} are "
-            "there; ask for fewer at a time, each time with another seed"
+            f"{what} of num={shown(value)} takes {shown(value * each // 2**30)} GiB of memory and {there // 2**30:,} "
+            "are there; ask for fewer at a time, each time with another seed"
         )
-    return int(value)
+    return value
 
 
 def seed(value: Any) -> int:

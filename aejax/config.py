@@ -88,11 +88,19 @@ def module(name: str, **attributes: Any) -> ConfigDict:
     return ConfigDict({"name": name, **attributes})
 
 
+def section(values: Mapping[str, Any], what: str) -> ConfigDict:
+    """Returns `values` as a ConfigDict; InputError, about `what`, where they have keys that it does not take."""
+    try:
+        return ConfigDict(dict(values))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} holds keys that are no words without dots ({shown(values)}); rename them") from error
+
+
 def lock(config: ConfigDict) -> ConfigDict:
     """Locks a finished config, but for the sections whose keys depend on what they name: flags may add to those."""
     config.lock()
     for path in _OPEN:
-        with contextlib.suppress(KeyError):  # `check` says what is missing
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # `check` says what is missing or no section
             get(config, path).unlock()
     return config
 
@@ -219,7 +227,9 @@ def _check_section(reference: ConfigDict, config: ConfigDict, path: str = "") ->
         elif path + key not in _OPEN:
             if isinstance(value, ConfigDict):
                 _check_section(value, config[key], f"{path}{key}.")
-        elif "name" in config[key]:
+        elif "name" in value:
+            if "name" not in config[key]:
+                raise InputError(f"config key '{path}{key}.name' is missing; say which, e.g. {value['name']!r}")
             check_kind(f"{path}{key}.name", config[key]["name"], "")
 
 
@@ -253,8 +263,8 @@ def _check_plain(key: str, value: Any) -> None:
             _check_plain(key, each)
     elif type(value) not in (str, bool, int, float, type(None)):
         raise InputError(f"{key} must hold plain numbers, strings, lists or None, got {shown(value)}")
-    elif isinstance(value, float) and not abs(value) < 2**128:
-        raise InputError(f"{key} must be finite, got {value}")
+    elif isinstance(value, int | float) and not abs(value) < 2**128:
+        raise InputError(f"{key} must be finite, and below 2**128, got {shown(value)}")
 
 
 def get(config: Mapping[str, Any], path: str) -> Any:
@@ -277,7 +287,7 @@ def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
     """Returns the locked config that `to_dict` gave, `complete`."""
-    return lock(ConfigDict(complete(values)))
+    return lock(section(complete(values), "a config"))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -43,7 +43,10 @@ def in_one_line(error: BaseException) -> str:
 
 def shown(value: object) -> str:
     """Returns `repr(value)` in one line of bounded length."""
-    words = " ".join(repr(value).split())
+    try:
+        words = " ".join(repr(value).split())
+    except Exception:  # of more digits than Python writes, or of a class whose repr fails
+        words = f"a value of {type(value).__name__}"
     return words if len(words) <= 100 else f"{words[:100]}..."
 
 

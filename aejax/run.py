@@ -322,8 +322,8 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
     InputError where there is none or it names other code, StorageError where none can be read.
     """
     workdir = local(workdir)
-    whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
-    if not whole and step not in ("newest", "best"):
+    whole = isinstance(step, int | np.integer) and not isinstance(step, bool) and step < 2**63
+    if not whole and not (isinstance(step, str) and step in ("newest", "best")):
         raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
     if step == "newest":
         saved = checkpoint.newest(workdir)

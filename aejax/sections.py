@@ -45,7 +45,7 @@ def named(what: str, name: Any, choices: Mapping[str, T]) -> T:
     if isinstance(name, str) and name in choices:
         return choices[name]
     module, colon, attribute = str(name).partition(":")
-    if not colon:
+    if not colon or not all(part.isidentifier() for part in module.split(".")):
         raise one_of(what, name, choices)
     try:
         return getattr(importlib.import_module(module), attribute)

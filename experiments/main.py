@@ -125,9 +125,11 @@ def _read_flags(argv: list[str]) -> list[str]:
         # A config file that raises comes as its whole traceback; our own errors in it say enough.
         message = str(error).strip().rpartition("InputError: ")[2]
         missing = re.match(r"flag --(\w+)=None:", message)
+        message = message if len(message) <= 500 else f"{message[:500]}..."
         raise aejax.InputError(f"--{missing[1]}=... is missing" if missing else message) from error
-    except (AttributeError, KeyError, TypeError) as error:
-        words = " ".join(str(error.args[0]).split()).partition(" Other fields present")[0]  # ml_collections lists all
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        said = str(error.args[0]) if error.args else type(error).__name__
+        words = " ".join(said.split()).partition(" Other fields present")[0][:500]  # ml_collections lists all
         if isinstance(error, KeyError) and " " not in words:
             words = f"there is no {words}"
         raise aejax.InputError(f"an override of a config does not fit: {words}") from error

@@ -51,6 +51,11 @@ def steps(text: str) -> range | None:
     return range(int(first), int(last)) if text else None
 
 
+def amount(gib: float) -> str:
+    """Returns an amount of memory with its unit."""
+    return f"{gib:,.4g} GiB" if gib >= 1 else f"{gib * 1024:,.4g} MiB"
+
+
 def train() -> None:
     if _DEBUG_NANS.value:
         jax.config.update("jax_debug_nans", True)
@@ -62,8 +67,8 @@ def train() -> None:
         print(
             f"{found['examples']:,} examples of {found['input']}, codes of {found['code']}, "
             f"{found['parameters']:,} parameters, loss of the first batch {found['loss']:.5g}\n"
-            f"each device holds a state of {found['state_gib']:.3g} GiB; "
-            f"a step needs {found['step_gib']:.3g} GiB of its memory, with the state and without the data"
+            f"each device holds a state of {amount(found['state_gib'])}; "
+            f"a step needs {amount(found['step_gib'])} of its memory, with the state and without the data"
         )
         return
     several = _DISTRIBUTED.value or _COORDINATOR.value

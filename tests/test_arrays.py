@@ -43,6 +43,20 @@ def test_masked_and_complex_arrays_are_refused(x, message):
         untrained(mlp(), data.Spec((6,))).encode(x)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"label": [[1], [2, 3], []]}, "labels: give numbers, all of one shape"),
+        ({"label": ["a", "b", "c"]}, "labels of <U1 and shape .3,.; give whole numbers"),
+        ({"factors": [[1], [2, 3], []]}, "factors: give numbers, all of one shape"),
+        ({"factors": np.ma.masked_equal([[0], [1], [2]], 1)}, "factors: 1 values are masked"),
+    ],
+)
+def test_labels_and_factors_of_another_form_are_one_line(given, message):
+    with pytest.raises(aejax.InputError, match=message):
+        data.from_array(vectors(3), **given)
+
+
 def test_masked_arrays_without_a_mask_are_read():
     np.testing.assert_array_equal(whole(data.from_array(np.ma.array(vectors())))["x"], vectors())
     label = np.ma.masked_equal([0, 1, 2], 1)

@@ -88,6 +88,41 @@ def test_values_of_the_wrong_kind_are_named_by_their_key(key, value, message):
     assert "\n" not in str(error.value)
 
 
+NAMED = ("partition", "encoder", "bottleneck", "decoder", "likelihood", "objective.bound", "adversary", "corruption")
+
+
+@pytest.mark.parametrize("key", [*NAMED, "optim", "data"])
+def test_a_section_says_what_it_names(key):
+    config = aejax.config.default()
+    config_lib.get(config, key).name = "x"
+    del config_lib.get(config, key).name
+    with pytest.raises(aejax.InputError, match=rf"config key '{key}\.name' is missing"):
+        config_lib.check(config)
+    with config.ignore_type():
+        config_lib.get(config, key).name = 3
+    with pytest.raises(aejax.InputError, match=rf"{key}\.name must be a string, got 3"):
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize("value", [None, "x", 3, [1]])
+def test_a_config_of_another_form_is_locked_and_then_refused(value):
+    plain = aejax.config.default().to_dict()
+    for changes in ({"adversary": value}, {"objective": value}):
+        with pytest.raises(aejax.InputError, match=f"{next(iter(changes))} must be a section of keys"):
+            config_lib.check(config_lib.from_dict(plain | changes))
+    with pytest.raises(aejax.InputError, match="a config holds keys that are no words without dots"):
+        config_lib.from_dict(plain | {"objective.options": value})
+
+
+@pytest.mark.parametrize("key", ["steps", "seed", "encoder.x"])
+def test_a_number_of_more_digits_than_python_writes(key):
+    config = aejax.config.default()
+    *section, last = key.split(".")
+    (config[section[0]] if section else config)[last] = 10**5000
+    with pytest.raises(aejax.InputError, match=rf"{key} must be .* got a value of int"):
+        config_lib.check(config)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

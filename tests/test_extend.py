@@ -105,6 +105,10 @@ def test_what_cannot_be_imported_is_one_line(mine):
         ("bottleneck", "mine:Rounder", "bottleneck.name='mine:Rounder' cannot be imported"),
         ("bottleneck", "os:getcwd", "bottleneck.name='os:getcwd' is no module or dataclass"),
         ("bottleneck", "nowhere:Thing", "No module named 'nowhere'"),
+        *(
+            ("bottleneck", name, rf"bottleneck.name '{name}' is unknown")
+            for name in (":", ":x", ".mine:Rounder", "a b:c")
+        ),
         ("encoder", "mine:Rounded", "encoder 'mine:Rounded'"),
     ):
         config = mlp()

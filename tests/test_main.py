@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from absl import flags
 
 import aejax
 from experiments import main
@@ -102,6 +103,27 @@ def test_a_command_asks_for_large_pages_once_and_leaves_alone_what_it_finds(tmp_
     assert tunables("-c", code) == expected
     assert tunables("-c", f"{code}; {show}", GLIBC_TUNABLES="") == ""
     assert tunables("-c", f"import experiments; {show}") == "None"  # as a library
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("Could not\nparse"), "does not fit: Could not parse"),
+        (RecursionError(), "does not fit: RecursionError"),
+        (KeyError("kl"), "does not fit: there is no kl"),
+        (TypeError("no float. Other fields present: " + "x" * 9999), "does not fit: no float."),
+        (flags.Error("flag --config.steps=" + "9" * 9999), "flag --config.steps=999"),
+    ],
+)
+def test_whatever_a_flag_raises_is_one_short_line(monkeypatch, error, told):
+    def read(argv):
+        raise error
+
+    monkeypatch.setattr(main.flags, "FLAGS", read)
+    with pytest.raises(aejax.InputError, match=told) as raised:
+        main._read_flags(["command"])
+    assert len(str(raised.value)) < 600
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_help_is_no_error_and_an_override_that_does_not_fit_prints_one_line():

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import pytest
-from conftest import config_of, one_device
+from conftest import command, config_of, one_device
 
 import aejax
 from aejax import logs
@@ -25,6 +25,11 @@ def test_tells_what_the_run_then_does(tmp_path):
     assert found["state_gib"] * 2**30 == pytest.approx(12 * found["parameters"], rel=0.05)
     assert found["step_gib"] > found["state_gib"]
     assert found["loss"] == pytest.approx(logs.read(tmp_path)[0]["train/loss"], rel=1e-4)
+
+
+def test_amounts_of_memory_have_units():
+    amount = command("train").amount
+    assert [amount(gib) for gib in (12.3456, 1, 0.5, 2**-16)] == ["12.35 GiB", "1 GiB", "512 MiB", "0.01562 MiB"]
 
 
 def test_a_loss_that_is_not_finite_is_told():

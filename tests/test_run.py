@@ -153,6 +153,9 @@ class Foreign:
         (lambda run: run.generate("3"), "whole num of at least 1, got '3'"),
         (lambda run: run.generate(2.5), "whole num of at least 1, got 2.5"),
         (lambda run: run.generate(10**12), "takes .* GiB of memory .*; ask for fewer"),
+        (lambda run: run.generate(np.int64(2**62)), "takes .* GiB of memory .*; ask for fewer"),  # times 700 wraps
+        (lambda run: run.generate(10**5000), "num=a value of int takes"),
+        (lambda run: aejax.load_run(".", 10**5000), "step=a value of int must be a whole number"),
         (lambda run: run.generate(2, seed=-1), r"seed must be a whole number from 0 to 2\*\*32 - 1, got -1"),
         (lambda run: run.sample_posterior(images(2), seed="x"), "seed must be a whole number"),
         (lambda run: aejax.samplers.fit("gaussian", run.latents, seed=1.5), "seed must be a whole number"),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax.errors import InputError, one_of
+from aejax.errors import InputError, one_of, shown
 from aejax.storage import file_name
 from aejax.tracking import trackers
 
@@ -55,8 +55,10 @@ def values(text: str) -> list[Any]:
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError):  # the last of what cannot be a key, as in {[1]: 2}
         return text
+    except (RecursionError, MemoryError) as error:  # of Python's parser
+        raise InputError(f"the swept value {shown(text)} is nested too deeply") from error
 
 
 def plan(config: ConfigDict, overrides: Iterable[Overrides], seeds: int = 1) -> list[Planned]:
@@ -91,7 +93,7 @@ def plan(config: ConfigDict, overrides: Iterable[Overrides], seeds: int = 1) -> 
 
 def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
     """The config with these overrides, checked and locked; InputError where a key or value does not fit."""
-    config = config_lib.from_dict(config.copy_and_resolve_references().to_dict())
+    config = config_lib.lock(config.copy_and_resolve_references())
     for key, value in overrides.items():
         place = config
         *sections, last = key.split(".")
@@ -105,10 +107,10 @@ def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
             value = float(value)
         try:
             with config.unlocked() if isinstance(value, Mapping) else contextlib.nullcontext():
-                place[last] = ConfigDict(dict(value)) if isinstance(value, Mapping) else value
+                place[last] = config_lib.section(value, key) if isinstance(value, Mapping) else value
         except TypeError as error:
             wanted = type(place[last]).__name__
-            raise InputError(f"the key {key} holds a {wanted}; {value!r} does not fit") from error
+            raise InputError(f"the key {key} holds a {wanted}; {shown(value)} does not fit") from error
         config_lib.lock(config)  # a section that was replaced is as open as it was
     config_lib.check(config)
     trackers(config.tracking)

@@ -17,8 +17,8 @@ from numpy.lib import format as npy
 from aejax.errors import InputError, kind_and_words
 
 
-def as_array(values: Any, name: str) -> np.ndarray:
-    """Returns `values` as a plain array of real numbers. Raises InputError where they are none."""
+def plain(values: Any, name: str) -> np.ndarray:
+    """Returns `values` as a plain array of any kind. Raises InputError where some are masked, or of ragged lists."""
     parts = values if isinstance(values, list | tuple) else [values]
     masked = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
     if masked:
@@ -26,11 +26,16 @@ def as_array(values: Any, name: str) -> np.ndarray:
             f"{name}: {masked:,} values are masked; fill them (x.filled(...)), or leave those examples out"
         )
     try:
-        array = np.asarray(values)
+        return np.asarray(values)
     except Exception as error:  # ragged lists, and whatever the arrays of other libraries raise
         raise InputError(
             f"{name}: give numbers, all of one shape, in a NumPy array ({kind_and_words(error)})"
         ) from error
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Returns `values` as a plain array of real numbers. Raises InputError where they are none."""
+    array = plain(values, name)
     if array.dtype == ml_dtypes.bfloat16:
         return array.astype(np.float32)
     if array.dtype.kind == "c":
@@ -42,7 +47,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
 def whole_numbers(values: Any, name: str) -> np.ndarray:
     """Returns labels or factors as int32. Raises InputError where they are no whole numbers, or beyond int32."""
-    array = as_array(values, name) if np.ma.is_masked(values) else np.asarray(values)
+    array = plain(values, name)
     if array.dtype.kind not in "biu":
         raise InputError(f"{name} of {array.dtype} and shape {array.shape}; give whole numbers, one for each example")
     limits = np.iinfo(np.int32)

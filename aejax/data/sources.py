@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aejax.data.arrays import as_array, names_in_npz, read_npy, read_npz, whole_numbers
+from aejax.data.arrays import as_array, names_in_npz, plain, read_npy, read_npz, whole_numbers
 from aejax.data.images import resize
 from aejax.errors import InputError
 
@@ -99,14 +99,14 @@ def from_array(
         raise InputError(f"{name}: images of {x.dtype}; give uint8 of 0 to 255, or float in [0, 1]")
     more: Arrays = {}
     if label is not None:
-        found = np.asanyarray(label)
+        found = plain(label, f"{name}: labels")
         if found.ndim and len(found) != len(x):
             raise InputError(f"{name}: {len(x)} examples but {len(found)} labels")
         if found.shape not in ((len(x),), (len(x), 1)):
             raise InputError(f"{name}: labels of {found.dtype} and shape {found.shape}; give whole numbers [{len(x)}]")
         more["label"] = whole_numbers(found, f"{name}: labels").reshape(len(x))
     if factors is not None:
-        factors = np.asanyarray(factors)
+        factors = plain(factors, f"{name}: factors")
         if factors.ndim != 2 or len(factors) != len(x) or not factors.shape[1] or factors.dtype.kind not in "iu":
             raise InputError(
                 f"{name}: factors of {factors.dtype} and shape {factors.shape}; give whole numbers [{len(x)}, factors]"

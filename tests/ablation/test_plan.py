@@ -21,6 +21,17 @@ def test_values():
     assert values("relu,gelu,1e-3,True,false") == ["relu", "gelu", 1e-3, True, False]
     with pytest.raises(aejax.InputError, match="no values"):
         values("")
+    assert values("{[1]: 2}") == ["{[1]: 2}"]  # Python, but for its key
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_a_swept_value_that_python_finds_too_deep(monkeypatch, error):
+    def literal_eval(text):
+        raise error
+
+    monkeypatch.setattr("ast.literal_eval", literal_eval)
+    with pytest.raises(aejax.InputError, match=r"swept value '\[\[1\]\]' is nested too deeply"):
+        values("[[1]]")
 
 
 def test_a_grid_holds_all_combinations():
@@ -110,6 +121,13 @@ def test_keys_and_values_name_folders_beside_each_other(key):
         ({"optim.lr": "fast"}, "optim.lr holds a float; 'fast' does not fit"),
         ({"tracking": ("wandbb",)}, "tracking 'wandbb' is unknown; did you mean 'wandb'"),
         ({"steps": 0}, "steps must be a whole number above 0"),
+        ({"steps": None}, "steps must be a whole number, got None"),
+        ({"adversary": None, "steps": 3}, "adversary must be a section of keys"),
+        ({"objective": None}, "objective must be a section of keys"),
+        ({"adversary": 3}, "adversary holds a ConfigDict; 3 does not fit"),
+        ({"adversary": {}}, "'adversary.name' is missing"),
+        ({"objective.options": {"l1.scale": 1}}, "objective.options holds keys that are no words without dots"),
+        ({"encoder.x": {None: 1}}, "encoder.x holds keys that are no words"),
     ],
 )
 def test_mistakes(overrides, message):

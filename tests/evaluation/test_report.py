@@ -1,6 +1,7 @@
 """The report: its HTML read by Python, and the page in Chromium, moved over, touched and typed into."""
 
 import base64
+import fnmatch
 import html
 import io
 import json
@@ -122,9 +123,14 @@ def test_large_images_are_shrunk_for_the_sheet():
 
 
 def test_what_is_no_python_is_shipped():
-    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["aejax"]
-    files = {p.relative_to(ROOT / "aejax").as_posix() for p in (ROOT / "aejax").rglob("*") if p.is_file()}
-    assert set(shipped) == {f for f in files if not f.endswith((".py", ".pyc"))}
+    """hatchling packs all files of the packages that are named, but for those that git ignores."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert build["build-system"]["build-backend"] == "hatchling.build"  # its editable install is a path
+    assert build["tool"]["hatch"] == {"build": {"targets": {"wheel": {"packages": ["aejax"]}}}}  # nothing is left out
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    for file in ("py.typed", "evaluation/report.html"):
+        assert (ROOT / "aejax" / file).is_file()
+        assert not any(fnmatch.fnmatch(part, line) for part in Path(file).parts for line in ignored)
 
 
 # The page

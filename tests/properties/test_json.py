@@ -101,7 +101,7 @@ def test_files_of_runs(sweep, name, cases):
         READERS[reader](sweep, sweep / "lr=0.001")
 
     try:
-        try_all(cases, door, content=contents(file), reader=st.sampled_from(READ[name]))
+        try_all(max(cases // 2, 25), door, content=contents(file), reader=st.sampled_from(READ[name]))
     finally:
         file.write_bytes(before) if before is not None else file.unlink(missing_ok=True)
 
@@ -117,7 +117,7 @@ def test_what_a_checkpoint_says_of_itself(sweep, cases):
         aejax.load_run(sweep / "lr=0.001", 2).encode(vectors(2))
 
     try:
-        try_all(max(cases // 10, 10), door, content=contents(file))
+        try_all(max(cases // 20, 10), door, content=contents(file))
     finally:
         file.write_bytes(before)
 
