@@ -61,7 +61,7 @@ def check_type(what: str, value: Any, kind: Any) -> None:
     elif kind in (int, Natural):
         if not _whole(value, int(kind is int)):
             least = "a whole number above 0" if kind is int else "0 or a whole number above it"
-            raise InputError(f"{what} must be {least}, got {shown(value)}")
+            raise InputError(f"{what} must be {least}, and below 2**31, got {shown(value)}")
     elif kind is float and not isinstance(value, Array):  # traced: of runs that train together
         check_kind(what, value, 0.0)
     elif kind in (str, bool):
@@ -69,4 +69,4 @@ def check_type(what: str, value: Any, kind: Any) -> None:
 
 
 def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31  # as sizes of arrays are

@@ -131,6 +131,10 @@ def test_a_number_of_more_digits_than_python_writes(key):
         ({"objective.options.l1": {"function": "mmd", "scale": None}}, r"options\.l1\.scale must be a finite number"),
         ({"objective.bound": {"name": "ciwae", "share": "x"}}, r"objective\.bound\.share must be a finite number"),
         ({"optim.options": {"b1": "x"}}, r"optim\.options\.b1 must be a finite number, got 'x'"),
+        (
+            {"bottleneck.features": 2**63},
+            r"bottleneck\.features must be a whole number above 0, and below 2\*\*31, got",
+        ),
         ({"encoder.activation": None}, r"encoder\.activation must be a string, got None"),
         ({"decoder.tied": 1}, r"decoder\.tied must be True or False, got 1"),
         ({"likelihood": {"name": "gaussian", "scale": "x"}}, r"likelihood\.scale must be a finite number"),

@@ -103,12 +103,12 @@ def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
             place = place[section]
         if last not in place and place.is_locked:
             raise one_of("overridden key", key, [".".join([*sections, name]) for name in place])
-        if isinstance(place.get(last), float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
         try:
+            if isinstance(place.get(last), float) and isinstance(value, int) and not isinstance(value, bool):
+                value = float(value)
             with config.unlocked() if isinstance(value, Mapping) else contextlib.nullcontext():
                 place[last] = config_lib.section(value, key) if isinstance(value, Mapping) else value
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             wanted = type(place[last]).__name__
             raise InputError(f"the key {key} holds a {wanted}; {shown(value)} does not fit") from error
         config_lib.lock(config)  # a section that was replaced is as open as it was

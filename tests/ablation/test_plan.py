@@ -121,6 +121,7 @@ def test_keys_and_values_name_folders_beside_each_other(key):
         ({"optim.lr": "fast"}, "optim.lr holds a float; 'fast' does not fit"),
         ({"tracking": ("wandbb",)}, "tracking 'wandbb' is unknown; did you mean 'wandb'"),
         ({"steps": 0}, "steps must be a whole number above 0"),
+        ({"optim.lr": 10**400}, r"optim.lr holds a float; 10+\.\.\. does not fit"),
         ({"steps": None}, "steps must be a whole number, got None"),
         ({"adversary": None, "steps": 3}, "adversary must be a section of keys"),
         ({"objective": None}, "objective must be a section of keys"),
