@@ -61,7 +61,8 @@ def check_type(what: str, value: Any, kind: Any) -> None:
     elif kind in (int, Natural):
         if not _whole(value, int(kind is int)):
             least = "a whole number above 0" if kind is int else "0 or a whole number above it"
-            raise InputError(f"{what} must be {least}, and below 2**31, got {shown(value)}")
+            bound = ", and below 2**31" if isinstance(value, int) and value >= 2**31 else ""
+            raise InputError(f"{what} must be {least}{bound}, got {shown(value)}")
     elif kind is float and not isinstance(value, Array):  # traced: of runs that train together
         check_kind(what, value, 0.0)
     elif kind in (str, bool):

@@ -233,7 +233,7 @@ def test_nothing_is_printed_and_nothing_stays(capfd, tmp_path, monkeypatch):
     [
         ({"n_components": 0}, "bottleneck.features must be a whole number above 0, got 0"),
         ({"hidden": (0,)}, "encoder.features must be whole numbers above 0"),
-        ({"steps": 0}, "steps must be a whole number above 0, got 0"),
+        ({"steps": 0}, r"steps must be a whole number above 0 and below 2\*\*31, got 0"),
         ({"learning_rate": -1}, "optim.lr must be above 0, got -1"),
         ({"image_shape": (2, 2)}, r"image_shape=\(2, 2\) does not make 6 features"),
         ({"image_shape": (2, 3)}, r"float images must lie in \[0, 1\], found -\d"),
