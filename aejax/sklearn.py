@@ -173,7 +173,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ):
             return None
         spec = Spec.of(from_array(x), config.data.standardize)
-        found = PCA(k, random_state=config.seed).fit(np.asarray(spec.prepare(x)).reshape(len(x), -1))
+        found = PCA(k, random_state=config.seed).fit(np.asarray(spec.prepare(spec.check(x))).reshape(len(x), -1))
         return functools.partial(pca.start, found.components_, found.mean_)
 
     def _given(self, X: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ _USUAL = (0.1, 30.0)  # root mean squares of the largest feature for which model
 
 def train_mean(source: Source, spec: Spec) -> np.ndarray:
     """Returns the mean of a split in the units that the model reads, float32 [*shape]; decodes all of the split."""
-    total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in chunks(source))
+    total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in chunks(spec.stored(source)))
     return np.asarray(total / len(source), np.float32)
 
 
