@@ -129,7 +129,9 @@ def _read_flags(argv: list[str]) -> list[str]:
         raise aejax.InputError(f"--{missing[1]}=... is missing" if missing else message) from error
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
         said = str(error.args[0]) if error.args else type(error).__name__
-        words = " ".join(said.split()).partition(" Other fields present")[0][:500]  # ml_collections lists all
+        words, _, others = " ".join(said.split()).partition(" Other fields present")  # ml_collections lists all
+        hint = re.search(r"Did you mean [^{}]{1,100}$", others)
+        words = f"{words[:500]} {hint[0]}" if hint else words[:500]
         if isinstance(error, KeyError) and " " not in words:
             words = f"there is no {words}"
         raise aejax.InputError(f"an override of a config does not fit: {words}") from error
