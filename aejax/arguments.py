@@ -8,11 +8,16 @@ import numpy as np
 from aejax.errors import InputError, shown
 
 
+def memory() -> int:
+    """Returns the bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def count(what: str, value: Any, each: int) -> int:
     """Returns `value` as a count of things of `each` bytes that memory holds, or raises InputError."""
     if not _whole(value) or value < 1:
         raise InputError(f"{what} needs a whole num of at least 1, got {shown(value)}")
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = memory()
     value = int(value)  # NumPy's would wrap around
     if value * each > there:
         raise InputError(

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from aejax import logs, sums
+from aejax import arguments, logs, sums
 from aejax.errors import InputError, StorageError, kind_and_words
 
 FOLDER = "checkpoints"
@@ -225,7 +225,7 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
 def _check_size(shapes: Any) -> None:
     """Raises where arrays of such shapes, which may be anything in a damaged file, cannot be held here."""
     claimed = sum(math.prod(about.shape) * np.dtype(about.dtype).itemsize for about in jax.tree.leaves(shapes))
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = arguments.memory()
     if claimed > memory:
         raise StorageError(f"it claims {claimed:,} bytes of arrays, this machine has {memory:,}")
 

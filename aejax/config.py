@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from aejax import arguments
 from aejax.errors import InputError, one_of, shown
 
 
@@ -131,8 +132,7 @@ def check(config: ConfigDict) -> None:
         raise one_of("data.fit", config.data.fit, ("crop", "pad", "stretch"))
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, got {config.seed}")
+    arguments.seed(config.seed)
     for key in ("classes", "patience", "pretrain.steps", "optim.warmup", "data.size", "data.memory_mb"):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")

@@ -184,6 +184,18 @@ def fresh(config, x, seed=0, spec=None):
     return dataclasses.replace(run, latents=latents, inputs=run.in_users_units(x[:8]))
 
 
+def section(**changes):
+    """The data section of the default config with `changes`."""
+    config = aejax.config.default().data
+    config.update(changes)
+    return config
+
+
+def whole(source):
+    """All examples of a source."""
+    return source.take(np.arange(len(source)))
+
+
 def subject_of(run, test, train=None, label=None, train_label=None):
     """A run beside these arrays; train is test unless told."""
     train, train_label = (test, label) if train is None else (train, train_label)

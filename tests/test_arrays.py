@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import mlp, one_device, untrained, vectors
+from conftest import mlp, one_device, section, untrained, vectors, whole
 
 import aejax
 from aejax import data
@@ -16,16 +16,6 @@ from aejax.evaluation import Subject
 
 X = np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8)
 Y = np.arange(20) % 3
-
-
-def section(**changes):
-    config = aejax.config.default().data
-    config.update(changes)
-    return config
-
-
-def whole(source):
-    return source.take(np.arange(len(source)))
 
 
 @pytest.mark.parametrize(

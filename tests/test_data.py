@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import MNIST, assert_trees_equal, mlp, needs_mnist
+from conftest import MNIST, assert_trees_equal, mlp, needs_mnist, section, whole
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -21,17 +21,6 @@ import aejax
 from aejax import data
 from aejax.data import drawings, embedded, prepare
 from aejax.data import tfds as tfds_sources
-
-
-def section(**changes):
-    config = aejax.config.default().data
-    config.update(changes)
-    return config
-
-
-def whole(source):
-    return source.take(np.arange(len(source)))
-
 
 # Batches
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import types
 import warnings
 import zipfile
@@ -14,6 +13,7 @@ import ml_dtypes
 import numpy as np
 from numpy.lib import format as npy
 
+from aejax import arguments
 from aejax.errors import InputError, kind_and_words
 
 
@@ -97,7 +97,7 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def check_memory(nbytes: int, what: str) -> None:
     """Raises InputError where `nbytes` are more than this machine's memory."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = arguments.memory()
     if nbytes > memory:
         raise InputError(
             f"{what}: {nbytes:,} bytes of arrays, and this machine has {memory:,} of memory; give fewer examples, or "

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import fresh, mlp, subject_of, vectors
+from conftest import fresh, mlp, section, subject_of, vectors, whole
 
 import aejax
 from aejax import config as config_lib
@@ -89,16 +89,6 @@ def test_what_a_run_cannot_have_is_skipped_and_says_how_to_have_it():
 
 
 # data.held_out.
-
-
-def section(**changes):
-    config = aejax.config.default().data
-    config.update(changes)
-    return config
-
-
-def whole(source):
-    return source.take(np.arange(len(source)))
 
 
 def test_the_held_out_label_is_in_test_alone():
