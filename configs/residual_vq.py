@@ -15,5 +15,5 @@ def get_config(arg=""):
     config = common.resnet(module("residual_vq", levels=4, codes=64, features=16, kmeans=True, revive_after=50))
     config.objective.weights.commitment = 0.25
     if flags.tiny:
-        config.bottleneck.codes = 8
+        config.bottleneck.levels, config.bottleneck.codes = 2, 8
     return common.finish(config, flags.tiny)

@@ -49,9 +49,10 @@ MEANT = "ignore:the code .* it can learn to copy"  # the warning that conv is ov
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compile_each_program_once(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("jax-cache"))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of the commands that tests start
+def _compile_each_program_once(request, tmp_path_factory):
+    """Shares compiled programs among workers, commands that tests start, and later runs, in pytest's cache folder."""
+    folder = str(request.config.cache.mkdir("programs"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))  # decoded data
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -110,7 +111,7 @@ def untrained(config, spec=None, seed=0):
     spec = spec or Spec({"plane": (3,), "sheet": (5,)}.get(config.data.name, (8, 8, 1)))
     model = aejax.models.build(config, spec.shape)
     label = np.zeros(1, np.int32) if config.classes else None
-    variables = jax.device_get(model.init(jax.random.key(seed), np.zeros((1, *spec.shape), np.float32), label=label))
+    variables = jax.device_get(jax.jit(model.init)(jax.random.key(seed), np.zeros((1, *spec.shape)), label=label))
     rng = np.random.default_rng(seed)
     moved = lambda a: a + rng.uniform(0, 0.1, a.shape).astype(a.dtype) if a.dtype == np.float32 else a  # noqa: E731
     latents, x = aejax.models.abstract_output(model, spec.shape).code.z, np.zeros((1, *spec.shape), np.float32)
