@@ -292,7 +292,7 @@ def launch(*arguments):
 
 def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path):
     out, partial = tmp_path / "out.npz", tmp_path / "out.npz.partial"
-    arguments = (f"--workdir={workdir}", "--split=train[:100%]", f"--out={out}", "--chunk=3")
+    arguments = (f"--workdir={workdir}", "--split=train[:100%]", f"--out={out}", "--chunk=9")
     process = launch(*arguments)
     deadline = time.monotonic() + 90
     while len(list(partial.glob("*.npy"))) < 3:
@@ -305,20 +305,20 @@ def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path
     marked = np.load(partial / "000001.npy")
     marked["label"] = -1  # to be found in the result, if the command goes on rather than begins anew
     np.save(partial / "000001.npy", marked)
-    (partial / "000700.npy.tmp").write_bytes(b"half of a chunk")  # what a kill leaves in the middle of writing
+    (partial / "000180.npy.tmp").write_bytes(b"half of a chunk")  # what a kill leaves in the middle of writing
     process = launch(*arguments)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "1,797 examples of train[:100%], latents (16,), step 2" in output
     run = aejax.load_run(workdir)
-    encode_split(run, split_of(run, "train[:100%]"), tmp_path / "whole.npz", 3)
+    encode_split(run, split_of(run, "train[:100%]"), tmp_path / "whole.npz", 9)
     found, whole = read_latents(out), read_latents(tmp_path / "whole.npz")
-    assert found["label"][:7].tolist() == [*whole["label"][:3], -1, -1, -1, whole["label"][6]]
-    found["label"][3:6] = whole["label"][3:6]
+    assert found["label"][:19].tolist() == [*whole["label"][:9], *9 * [-1], whole["label"][18]]
+    found["label"][9:18] = whole["label"][9:18]
     assert_same_bytes(found, whole)
     assert json.loads((tmp_path / "out.npz.json").read_text())["examples"] == 1797
     partial.mkdir()  # a kill just before this was removed
-    encode_split(run, split_of(run, "train[:100%]"), out, 3)
+    encode_split(run, split_of(run, "train[:100%]"), out, 9)
     assert not partial.exists()
 
 

@@ -344,6 +344,20 @@ def test_no_file_is_loaded_that_could_run_anything_or_is_damaged(tmp_path):
     assert samplers.load(tmp_path).sample(2).shape == (2, 6)
 
 
+@pytest.mark.parametrize("name", list(samplers.SAMPLERS))
+def test_arrays_that_do_not_belong_together_are_refused_where_they_are_loaded(name, tmp_path):
+    codes, options = some(name)
+    samplers.save(samplers.fit(name, codes, **options), tmp_path)
+    file = tmp_path / "sampler.npz"
+    with np.load(file) as held:
+        arrays = dict(held)
+    key = next(key for key, value in arrays.items() if value.ndim > 1)
+    np.savez(file, **{**arrays, key: arrays[key][..., 1:]})
+    with pytest.raises(aejax.StorageError, match=r"sampler.npz cannot be read .*; fit the sampler anew$") as caught:
+        samplers.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     samplers.save(samplers.fit("gaussian", vectors()), tmp_path)
     before = (tmp_path / "sampler.npz").read_bytes()

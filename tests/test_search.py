@@ -158,7 +158,7 @@ def test_the_workdir_may_be_this_folder(search, tmp_path, monkeypatch, capsys):
     assert f"--workdir={tmp_path / 'study_best'}" in capsys.readouterr().out
 
 
-LONG = {"steps": 1_500, "log_every": 50, "checkpoint_every": 50}
+LONG = {"steps": 800, "log_every": 100, "checkpoint_every": 100}
 
 
 def start(tmp_path, *arguments):

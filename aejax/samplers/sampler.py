@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from flax.errors import FlaxError
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aejax import arguments
@@ -139,7 +140,9 @@ def load(folder: str | Path) -> Sampler:
         described = parse_object(str(arrays.pop("description")))
         kind = build(described["name"], **described["options"])
         params = unflatten_dict(arrays, sep="/")["params"]
-        return Sampler(described["name"], kind, tuple(described["shape"]), params)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        sampler = Sampler(described["name"], kind, tuple(described["shape"]), params)
+        sampler.sample(1)  # or arrays that do not belong together would end a later call in a traceback
+        return sampler
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, FlaxError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StorageError(f"{file} cannot be read ({type(error).__name__}: {reason}); fit the sampler anew") from error

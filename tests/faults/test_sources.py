@@ -47,31 +47,30 @@ def test_a_source_that_raises_in_the_middle_is_named_and_mended_it_goes_on(tmp_p
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", ["removed", "emptied", "truncated", "text"])
-def test_an_image_spoilt_in_the_middle_is_named_and_mended_it_goes_on(damage, tmp_path):
+def test_an_image_spoilt_in_the_middle_is_named_and_mended_it_goes_on(tmp_path):
     """Spoilt after the run has begun: what is looked at before the first step cannot tell."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(256, size=(60, 8, 8), dtype=np.uint8)):
         Image.fromarray(pixels).save(folder / f"{i:02}.png")
-    config = conv(**STREAMED, data__name=str(folder), batch_size=8, steps=40)
+    config = conv(**STREAMED, data__name=str(folder), batch_size=8, steps=24, checkpoint_every=12)
     file = folder / "30.png"
     whole = file.read_bytes()
-    spoilt = {"emptied": b"", "truncated": whole[:60], "text": b"no image"}
+    aejax.train(config, tmp_path / "whole", devices=one_device(), quiet=True)
+    for damage, content in {"removed": None, "emptied": b"", "truncated": whole[:60], "text": b"no image"}.items():
 
-    def spoil():
-        file.unlink(missing_ok=True)
-        if damage != "removed":
-            file.write_bytes(spoilt[damage])
-        return False
+        def spoil(content=content):
+            file.unlink(missing_ok=True)
+            if content is not None:
+                file.write_bytes(content)
+            return False
 
-    with pytest.raises(aejax.InputError, match=r"30\.png") as error:
-        aejax.train(config, tmp_path / "run", devices=one_device(), quiet=True, stop=spoil)
-    assert "\n" not in str(error.value)
-    file.write_bytes(whole)
-    for name in ("run", "whole"):
-        aejax.train(config, tmp_path / name, devices=one_device(), quiet=True)
-    assert_same_end(tmp_path / "run", tmp_path / "whole")
+        with pytest.raises(aejax.InputError, match=r"30\.png") as error:
+            aejax.train(config, tmp_path / damage, devices=one_device(), quiet=True, stop=spoil)
+        assert "\n" not in str(error.value)
+        file.write_bytes(whole)
+        aejax.train(config, tmp_path / damage, devices=one_device(), quiet=True)
+        assert_same_end(tmp_path / damage, tmp_path / "whole")
 
 
 def test_a_truncated_array_is_named_before_the_first_step(tmp_path):
@@ -143,7 +142,7 @@ def get_config(arg=""):
     config.encoder = module("mlp", features=(5,))
     config.bottleneck = module("dense", features=2)
     config.decoder = module("mlp", features=(5,))
-    config.update({{"steps": 400, "batch_size": 16, "log_every": 2, "checkpoint_every": 10}})
+    config.update({{"steps": 100, "batch_size": 16, "log_every": 2, "checkpoint_every": 20}})
     return aejax.config.lock(config)
 """
 
