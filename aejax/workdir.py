@@ -23,7 +23,6 @@ LOCK = ".lock"  # is there while a process writes, and after kill -9
 _FOLDERS = (
     checkpoint.FOLDER,
     f"{checkpoint.FOLDER}.broken",
-    "plugins",
     "plugins/profile",
     "wandb",
 )  # that a run writes in
