@@ -66,7 +66,7 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has not all letters gets those it lacks escaped
             stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = _show
     logging.set_verbosity(logging.FATAL)  # what Orbax says of a save that failed is told by our own error
     getLogger("asyncio").setLevel("CRITICAL")  # tasks that a failed save or read of Orbax leaves behind
     app.define_help_flags()
@@ -90,6 +90,16 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _show(message: Warning | str, *_: object, **__: object) -> None:
+    """Prints a warning in one line, and removes a kept program that was cut off: JAX would never replace it."""
+    if unread := re.match("Error reading persistent compilation cache entry for '([^']+)'", str(message)):
+        folder = jax.config.jax_compilation_cache_dir
+        for file in Path(folder).glob(f"{unread[1]}-*"):
+            file.unlink(missing_ok=True)
+        message = f"a program kept in {folder} cannot be read and is compiled anew"
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _keep_programs(folder: str | None) -> None:

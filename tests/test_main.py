@@ -1,11 +1,14 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
 
 import aejax
 from experiments import main
@@ -85,6 +88,27 @@ def test_a_command_fills_the_cache_and_the_next_compiles_nothing(tmp_path):
     assert len(first) > 3
     assert programs("b") == first
     assert aejax.load_run(tmp_path / "b").step == aejax.load_run(tmp_path / "a").step
+
+
+def test_a_kept_program_that_was_cut_off_is_said_once_and_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", main._show)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    compilation_cache.reset_cache()
+    try:
+        for start in range(3):
+            jax.clear_caches()
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                jax.jit(lambda x: 2 * x)(np.float32(1))
+            if start == 0:
+                (file,) = tmp_path.glob("jit__lambda*-cache")
+                file.write_bytes(file.read_bytes()[:-100])
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+    said = f"warning: a program kept in {tmp_path} cannot be read and is compiled anew\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_command_asks_for_large_pages_once_and_leaves_alone_what_it_finds(tmp_path):
