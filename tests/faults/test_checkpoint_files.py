@@ -93,7 +93,7 @@ def fuzz(workdir, kinds, files, seed, capfd):
 
 
 def test_damaged_files_are_noticed(workdir, capfd):
-    """Each file once, by one damage after the other; `test_hundreds_of_damages` does all to all."""
+    """Each file once, by one damage after the other; `test_many_damages` does all to all."""
     files, rng = files_of(workdir, 8), np.random.default_rng()
     kinds = np.roll(np.resize(list(DAMAGES), len(files)), rng.integers(len(DAMAGES)))
     assert fuzz(workdir, kinds, files, int(rng.integers(2**31)), capfd) >= 4
@@ -118,14 +118,14 @@ def test_a_flipped_byte_of_an_array_is_noticed(workdir, capfd, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("partition", ["pmap", "sharded"])
-def test_hundreds_of_damages(tmp_path, partition, capfd):
+def test_many_damages(tmp_path, partition, capfd):
     config = conv(ema=0.9, partition__name=partition)
     train(tmp_path, config, np.random.default_rng(0).random((100, 8, 8, 1), np.float32), devices=jax.devices())
     seed = int(np.random.default_rng().integers(2**31))
     rng = np.random.default_rng(seed)
     files = files_of(tmp_path, 8)
-    kinds = rng.choice(list(DAMAGES), 150)
-    assert fuzz(tmp_path, kinds, [files[i] for i in rng.integers(len(files), size=150)], seed, capfd) > 30
+    kinds = rng.choice(list(DAMAGES), 60)
+    assert fuzz(tmp_path, kinds, [files[i] for i in rng.integers(len(files), size=60)], seed, capfd) > 12
 
 
 @pytest.mark.parametrize("missing", ["state", "samples", "_CHECKPOINT_METADATA"])
