@@ -3,7 +3,7 @@ with a pre-encoder bias, and dead units revived by an auxiliary loss (Gao et al.
 
     python -m experiments.train --config=configs/topk.py --workdir=runs/topk
 
-About 34 seconds on two CPU cores; squared error 8.4 a test image.
+About 40 seconds on two CPU cores; squared error 8.4 a test image.
 
 `topk.py:batch` keeps 32 units an image on average over the batch (Bussmann et al. 2024).
 """
