@@ -142,7 +142,7 @@ def get_config(arg=""):
     config.encoder = module("mlp", features=(5,))
     config.bottleneck = module("dense", features=2)
     config.decoder = module("mlp", features=(5,))
-    config.update({{"steps": 100, "batch_size": 16, "log_every": 2, "checkpoint_every": 20}})
+    config.update({{"steps": 100, "batch_size": 16, "log_every": 2, "checkpoint_every": 10}})
     return aejax.config.lock(config)
 """
 
