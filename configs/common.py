@@ -39,7 +39,7 @@ def shorten(config, steps):
 
 
 def finish(config, tiny):
-    """The config, locked; `tiny` makes it run in seconds, on 8x8 digits with one narrow layer or stage each way."""
+    """Locks the config; `tiny` first makes it run in seconds, on 8x8 digits with one narrow layer or stage each way."""
     if tiny:
         config.data.name = "digits"
         for part in (config.encoder, config.decoder):

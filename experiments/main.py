@@ -97,7 +97,8 @@ def _show(message: Warning | str, *_: object, **__: object) -> None:
     if unread := re.match("Error reading persistent compilation cache entry for '([^']+)'", str(message)):
         folder = jax.config.jax_compilation_cache_dir
         for file in Path(folder).glob(f"{unread[1]}-*"):
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process was first, or it is another user's
+                file.unlink()
         message = f"a program kept in {folder} cannot be read and is compiled anew"
     print(f"warning: {message}", file=sys.stderr)
 

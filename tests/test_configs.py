@@ -54,6 +54,7 @@ def test_tiny_trains_resumes_and_is_the_same_on_one_device_and_four(name, tmp_pa
     records, records_of_one = logs.read(tmp_path / "four"), logs.read(tmp_path / "one")
     assert len(records) == len(records_of_one) > 0
     for of_four, of_one in zip(records, records_of_one, strict=True):
+        assert of_four.keys() == of_one.keys()
         for key in of_four.keys() - {"images_per_second"}:
             np.testing.assert_allclose(of_four[key], of_one[key], rtol=2e-3, atol=1e-4, err_msg=key)
 

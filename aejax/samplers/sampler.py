@@ -131,7 +131,10 @@ def save(sampler: Sampler, folder: str | Path) -> None:
 
 
 def load(folder: str | Path) -> Sampler:
-    """The sampler that `save` wrote. Raises InputError where there is none, StorageError where it cannot be read."""
+    """Returns the sampler that `save` wrote.
+
+    Raises InputError where there is none, StorageError where it cannot be read.
+    """
     file = local(folder) / FILE
     if not file.is_file():
         raise InputError(f"{file}: no sampler here; save one first")
