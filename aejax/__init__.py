@@ -5,11 +5,11 @@ Models are Flax linen modules. In training they take `keys=`, a random key for e
 """
 
 from aejax import config, models, samplers
-from aejax.errors import AejaxError, DivergedError, InputError, StoppedError, StorageError
+from aejax.errors import AejaxError, DivergedError, InputError, LostError, StoppedError, StorageError
+from aejax.inference.run import Run, load_run
 from aejax.models import Autoencoder, Code, Output
-from aejax.run import Run, load_run
-from aejax.step import Task, TrainState, eval_step, train_step
-from aejax.train import fit, train
+from aejax.training.loop import fit, train
+from aejax.training.step import Task, TrainState, eval_step, train_step
 
 __all__ = [
     "AejaxError",
@@ -17,6 +17,7 @@ __all__ = [
     "Code",
     "DivergedError",
     "InputError",
+    "LostError",
     "Output",
     "Run",
     "StoppedError",

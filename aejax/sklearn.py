@@ -14,12 +14,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aejax import config as config_lib
-from aejax import pca
 from aejax.data import Spec, from_array, needs_standardizing, split
 from aejax.errors import InputError
 from aejax.evaluation import likelihood
-from aejax.run import Run
-from aejax.train import fit
+from aejax.inference.run import Run
+from aejax.models import pca
+from aejax.training.loop import fit
 
 _DRAWS = 16  # of the posterior, for a bound of the likelihood
 

@@ -14,7 +14,7 @@ from aejax import ablation
 from aejax.ablation import page, pictures, table
 from aejax.errors import printable
 from aejax.evaluation.pictures import Picture, as_png
-from aejax.storage import file_name, inside, local, writable, write_whole
+from aejax.files import file_name, inside, local, writable, write_whole
 from experiments import main
 
 _METRICS = flags.DEFINE_list("metrics", [], "E.g. validation/loss,likelihood/elbo; the usual ones that runs have.")

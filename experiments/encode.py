@@ -1,11 +1,11 @@
 """Writes the latents of a split: python -m experiments.encode --workdir=runs/conv --split=test --out=latents.npz
 
-Cut off, even by kill -9, the same command goes on. `aejax.encode.read_latents` reads what it wrote.
+Cut off, even by kill -9, the same command goes on. `aejax.inference.encode_split.read_latents` reads what it wrote.
 """
 
 from absl import flags
 
-from aejax.encode import check_out, encode_split, split_of
+from aejax.inference.encode_split import check_out, encode_split, split_of
 from experiments import main
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)

@@ -20,8 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from aejax.data import needs_standardizing
+from aejax.files import local, write_whole
 from aejax.sklearn import AutoencoderTransformer
-from aejax.storage import local, write_whole
 from experiments import main
 from experiments.machine import machine
 

@@ -18,7 +18,7 @@ from aejax import evaluation
 from aejax.evaluation import generation, likelihood, pictures, report
 from aejax.evaluation.evaluate import as_json
 from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
-from aejax.storage import inside, local, read_json, writable, write_whole
+from aejax.files import inside, local, read_json, writable, write_whole
 from experiments import main
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of an experiment, or several with commas.", required=True)

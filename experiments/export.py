@@ -1,6 +1,6 @@
 """Writes a run as programs for JAX alone: python -m experiments.export --workdir=runs/conv --out=programs
 
-`aejax.export` says what they are and how JAX calls them.
+`aejax.inference.export` says what they are and how JAX calls them.
 """
 
 from absl import flags

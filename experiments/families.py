@@ -19,8 +19,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import aejax
-from aejax import data, logs
-from aejax.storage import local, read_json, writable, write_whole
+from aejax import data
+from aejax.files import local, read_json, writable, write_whole
+from aejax.workdir import metrics_log
 from experiments import main
 from experiments.machine import machine
 
@@ -100,7 +101,7 @@ def train(experiment: str, seeds: int, splits: data.Splits) -> dict:
             begin = time.perf_counter()
             run = aejax.train(config, workdir, data=splits)
             seconds = time.perf_counter() - begin
-            last = [record for record in logs.read(Path(workdir)) if "validation/loss" in record][-1]
+            last = [record for record in metrics_log.read(Path(workdir)) if "validation/loss" in record][-1]
         metrics = {key.removeprefix("validation/"): value for key, value in last.items() if key != "step"}
         runs.append({"seed": seed, "training_seconds": round(seconds, 1), "test": metrics})
         print(experiment, json.dumps(runs[-1]), flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 import aejax
-from aejax.storage import local
+from aejax.files import local
 from experiments import main
 from experiments.launching import hosts
 from experiments.launching.flags import resources

@@ -23,8 +23,9 @@ from ml_collections import ConfigDict
 
 import aejax
 from aejax import config as config_lib
-from aejax import data, processes
-from aejax.storage import cache_of_user, local, writable
+from aejax import data
+from aejax.distributed import processes
+from aejax.files import cache_of_user, local, writable
 from experiments.launching.job import STOPPED
 from experiments.machine import cpuinfo
 

@@ -16,7 +16,7 @@ from absl import flags
 import aejax
 from aejax import data
 from aejax.evaluation import Measure, Subject, reconstruction
-from aejax.storage import local, write_whole
+from aejax.files import local, write_whole
 from experiments import main
 from experiments.machine import machine
 

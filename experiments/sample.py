@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from ml_collections import config_flags
 
 import aejax
-from aejax import Run, samplers, sampling
+from aejax import Run, samplers
 from aejax.errors import one_of
 from aejax.evaluation.pictures import as_png, drawable, examples
-from aejax.storage import local, replacing, writable
+from aejax.files import local, replacing, writable
+from aejax.inference import sampling
 from experiments import main
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)

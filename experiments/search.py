@@ -21,13 +21,14 @@ from ml_collections import ConfigDict, config_flags
 
 import aejax
 from aejax import config as config_lib
-from aejax import data, logs
+from aejax import data
 from aejax.ablation import statistics
 from aejax.ablation.plan import Overrides, overridden
 from aejax.ablation.study import Study, tried
 from aejax.errors import in_one_line
-from aejax.storage import inside, local, writable
-from aejax.workdir import end, is_finished
+from aejax.files import inside, local, writable
+from aejax.workdir import metrics_log
+from aejax.workdir.lifecycle import end, is_finished
 from experiments import main
 from experiments.config_flag import config_flag
 
@@ -66,7 +67,7 @@ def direction(objective: str, keys: list[str]) -> str:
 
 def validations(folder: Path, objective: str) -> dict[int, float]:
     """The objective by step."""
-    records = [record for record in logs.read(folder) if "validation/loss" in record]
+    records = [record for record in metrics_log.read(folder) if "validation/loss" in record]
     for record in records:
         if objective not in record:
             known = ", ".join(key for key in record if key != "step")
@@ -81,7 +82,7 @@ def reports(trial: Any, told: set[int], folder: Path, objective: str) -> Callabl
 
     def ask() -> bool:
         nonlocal enough, read
-        file = folder / logs.METRICS
+        file = folder / metrics_log.METRICS
         size = file.stat().st_size if file.exists() else 0
         if enough is not None and size == read:
             return enough

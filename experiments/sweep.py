@@ -24,11 +24,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import aejax
-from aejax import checkpoint, data, logs, together
+from aejax import data
 from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
-from aejax.storage import inside, local, writable, write_whole
-from aejax.train import make_task, train_together
-from aejax.workdir import is_finished, why_ended
+from aejax.files import inside, local, writable, write_whole
+from aejax.training import vmapped
+from aejax.training.loop import make_task, train_together
+from aejax.workdir import checkpoint, metrics_log
+from aejax.workdir.lifecycle import is_finished, why_ended
 from experiments import main
 from experiments.config_flag import config_flag
 from experiments.launching.flags import executors
@@ -85,7 +87,7 @@ def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Plann
     alike: dict[tuple[str, int], list[Planned]] = {}
     for run in runs:
         begin = max(checkpoint.steps(workdir / run.name), default=0)
-        alike.setdefault((together.common(run.config), begin), []).append(run)
+        alike.setdefault((vmapped.common(run.config), begin), []).append(run)
     return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
 
 
@@ -137,7 +139,7 @@ def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -
                 errors[run.name] = aejax.errors.in_one_line(done)
                 print(f"{head}failed: {errors[run.name]}", flush=True)
             else:
-                losses = [r["validation/loss"] for r in logs.read(workdir / run.name) if "validation/loss" in r]
+                losses = [r["validation/loss"] for r in metrics_log.read(workdir / run.name) if "validation/loss" in r]
                 loss = f", validation loss {losses[-1]:.5g}" if losses else ""
                 print(f"{head}step {done.step:,}{loss}, {time.monotonic() - begin:.0f} s", flush=True)
         if asked():

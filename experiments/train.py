@@ -11,10 +11,10 @@ import jax
 from absl import flags
 
 import aejax
-from aejax import processes
-from aejax.preflight import preflight
-from aejax.storage import check_writable, local
-from aejax.workdir import is_finished
+from aejax.distributed import processes
+from aejax.files import check_writable, local
+from aejax.training.preflight import preflight
+from aejax.workdir.lifecycle import is_finished
 from experiments import main
 from experiments.config_flag import config_flag
 from experiments.launching.job import STOPPED

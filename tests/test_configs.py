@@ -12,11 +12,11 @@ import pytest
 from conftest import MEANT, MNIST, assert_trees_equal, config_of, needs_mnist, one_device
 
 import aejax
-from aejax import checkpoint, logs
 from aejax import config as config_lib
 from aejax.data import Spec, load, read
-from aejax.step import eval_step, init, train_step
-from aejax.train import make_task
+from aejax.training.loop import make_task
+from aejax.training.step import eval_step, init, train_step
+from aejax.workdir import checkpoint, metrics_log
 
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py") if p.stem != "common")
 
@@ -51,7 +51,7 @@ def test_tiny_trains_resumes_and_is_the_same_on_one_device_and_four(name, tmp_pa
     aejax.train(config, tmp_path / "one", devices=one_device())
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # noqa: E731
     jax.tree.map(close, checkpoint.newest(tmp_path / "one").state, whole.state)
-    records, records_of_one = logs.read(tmp_path / "four"), logs.read(tmp_path / "one")
+    records, records_of_one = metrics_log.read(tmp_path / "four"), metrics_log.read(tmp_path / "one")
     assert len(records) == len(records_of_one) > 0
     for of_four, of_one in zip(records, records_of_one, strict=True):
         assert of_four.keys() == of_one.keys()

@@ -14,7 +14,7 @@ import pytest
 from conftest import MEANT, MNIST, config_of, needs_mnist, one_device
 
 import aejax
-from aejax import checkpoint, logs
+from aejax.workdir import checkpoint, metrics_log
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,7 +131,7 @@ def test_sigterm_saves_and_exits_cleanly_and_the_same_command_goes_on(tmp_path, 
     wait_for(lambda: checkpoint.steps(workdir)[-1] > stopped, again)
     again.send_signal(signal.SIGTERM)
     assert finish(again)[0] == 75
-    steps = [r["step"] for r in logs.read(workdir) if "train/loss" in r]
+    steps = [r["step"] for r in metrics_log.read(workdir) if "train/loss" in r]
     assert steps == sorted(set(steps))
 
 
@@ -174,7 +174,7 @@ def test_stacked_learns_mnist(tmp_path):
     config.data.update({"data_dir": str(MNIST), "train": "train[:20%]", "validation": "train[20%:25%]"})
     config.encoder.features, config.decoder.features = (256, 64), (64, 256)
     aejax.train(config, tmp_path, devices=one_device())
-    assert logs.read(tmp_path)[-1]["validation/squared_error"] < 43.64  # two components of PCA reach this
+    assert metrics_log.read(tmp_path)[-1]["validation/squared_error"] < 43.64  # two components of PCA reach this
 
 
 def test_required_set_holds_neither_tensorflow_nor_pytorch():

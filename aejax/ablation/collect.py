@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aejax import config as config_lib
-from aejax import logs
 from aejax.ablation.plan import short
 from aejax.errors import InputError, StorageError, printable
-from aejax.storage import inside, local, read_json
-from aejax.workdir import why_ended
+from aejax.files import inside, local, read_json
+from aejax.workdir import metrics_log
+from aejax.workdir.lifecycle import why_ended
 
 PLAN = "sweep.json"
 ABSENT = "-"
@@ -195,7 +195,7 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
         config.get("steps"), int
     ):
         raise InputError(f"{folder / 'config.json'} is no config of a run; give folders that hold runs alone")
-    history = logs.read(folder)
+    history = metrics_log.read(folder)
     validated = [r for r in history if "validation/loss" in r]
     steps = validated[-1]["step"] if validated else 0  # the losses of later steps may be there without what they led to
     if why := why_ended(folder):

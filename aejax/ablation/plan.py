@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax.errors import InputError, one_of, shown
-from aejax.storage import file_name
-from aejax.tracking import trackers
+from aejax.files import file_name
+from aejax.workdir.tracking import trackers
 
 Overrides = Mapping[str, Any]
 

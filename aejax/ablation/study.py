@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aejax.errors import AejaxError, InputError, StorageError, kind_and_words
-from aejax.storage import append, inside, parse_object
+from aejax.files import append, inside, parse_object
 
 _NAME = "study"
 

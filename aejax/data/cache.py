@@ -16,7 +16,7 @@ from aejax.data.arrays import read_npy, write_npy
 from aejax.data.batches import read
 from aejax.data.sources import Arrays, Source
 from aejax.errors import InputError
-from aejax.storage import TEMPORARY, cache_of_user
+from aejax.files import TEMPORARY, cache_of_user
 
 _LEFT = 86_400  # seconds after which a folder that is not finished is one that a kill left
 FORMAT = 2  # to be raised when other values are decoded from the same files

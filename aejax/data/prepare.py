@@ -20,7 +20,7 @@ from tensorflow_datasets.image_classification import cifar, mnist
 
 from aejax.data.embedded import EMBEDDED
 from aejax.errors import InputError, one_of
-from aejax.storage import local, read_json
+from aejax.files import local, read_json
 
 
 def read_idx(path: Path) -> np.ndarray:

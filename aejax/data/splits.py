@@ -13,7 +13,7 @@ from aejax.data.identity import check_identity
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
 from aejax.data.tfds import from_tfds
 from aejax.errors import InputError
-from aejax.storage import local
+from aejax.files import local
 
 
 class Splits(NamedTuple):

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from aejax.evaluation import likelihood
 from aejax.evaluation.reconstruction import squared_errors
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
-from aejax.run import Run
+from aejax.inference.run import Run
 
 SCORES = ("squared_error", "negative_elbo")
 

@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
-from aejax.run import Run
-from aejax.sections import named
+from aejax.inference.run import Run
+from aejax.registry import named
 
 NEIGHBOURS = 3
 WIDEST = 2_048  # features, Inception's: a covariance of more takes minutes, and far more examples than one has

@@ -19,11 +19,11 @@ from jax import Array
 
 from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
+from aejax.inference.run import Run, batched
 from aejax.models import Output, abstract_output
 from aejax.objectives import Context
 from aejax.objectives.bounds import log_weights
 from aejax.objectives.likelihoods import AbsoluteError, Bernoulli, DiscretisedLogistic, Gaussian, SquaredError
-from aejax.run import Run, batched
 
 ACTIVE = 0.01  # variance of a unit's mean from which on it counts as active (Burda et al. 2016, section 5.1)
 _ROWS = 4_096  # decoded at once at most

@@ -21,7 +21,7 @@ from aejax.evaluation import interactive
 from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, style
 from aejax.evaluation.subject import Measures, Skipped, Subject
-from aejax.storage import local, write_whole
+from aejax.files import local, write_whole
 
 # Words of the names of metrics that are written in capitals.
 ACRONYMS = {"auroc", "dci", "elbo", "kl", "knn", "mig", "pca", "psnr", "sap", "ssim"}

@@ -9,7 +9,7 @@ import numpy as np
 
 from aejax import data
 from aejax.errors import InputError
-from aejax.run import Run
+from aejax.inference.run import Run
 
 
 class Measure(NamedTuple):

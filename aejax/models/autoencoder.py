@@ -20,7 +20,7 @@ from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalise, flatten
 from aejax.models.vit import Tokens
-from aejax.sections import instance
+from aejax.registry import instance
 
 
 class Output(struct.PyTreeNode):

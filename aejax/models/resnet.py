@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from aejax.errors import InputError
 from aejax.models.conv import Conv
 from aejax.models.layers import Dense, Normalise, activate, image_shape
-from aejax.sections import Natural
+from aejax.registry import Natural
 
 
 class DepthToSpace(nn.Module):

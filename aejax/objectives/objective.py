@@ -19,7 +19,7 @@ from aejax.objectives.context import Context
 from aejax.objectives.likelihoods import Likelihood
 from aejax.objectives.schedules import SCHEDULES
 from aejax.objectives.terms import TERMS
-from aejax.sections import check_type, named
+from aejax.registry import check_type, named
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,11 +14,11 @@ from aejax import arguments
 from aejax.data import as_array
 from aejax.data.arrays import names_in_npz, read_npz
 from aejax.errors import InputError, StorageError, one_of
+from aejax.files import local, parse_object, replacing, writable
+from aejax.registry import instance
 from aejax.samplers.autoregressive import Autoregressive
 from aejax.samplers.flow import Flow
 from aejax.samplers.gaussian import Gaussian, Mixture
-from aejax.sections import instance
-from aejax.storage import local, parse_object, replacing, writable
 
 FILE = "sampler.npz"
 

@@ -20,7 +20,7 @@ import jax
 from absl import flags
 
 import aejax
-from aejax.storage import local, read_json, writable, write_whole
+from aejax.files import local, read_json, writable, write_whole
 from experiments import main
 from experiments.benchmark import own, report
 from experiments.benchmark.contest import contest

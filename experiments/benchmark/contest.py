@@ -17,8 +17,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 import aejax
-from aejax import data, step
-from aejax.train import make_task
+from aejax import data
+from aejax.training import step
+from aejax.training.loop import make_task
 from experiments.benchmark.contenders import CONTENDERS
 from experiments.benchmark.given import CHECKED, Given
 from experiments.benchmark.works import Work
@@ -61,7 +62,7 @@ def _there(package: str) -> bool:
 
 
 def given_for(work: Work) -> Given:
-    """Images, rows as `aejax.train.train` draws them, and aejax's weights: to train from, or trained for a little.
+    """Images, rows as `aejax.train` draws them, and aejax's weights: to train from, or trained for a little.
 
     Importance samples of an untrained model are too noisy to tell whether two programs compute the same.
     """

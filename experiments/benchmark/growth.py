@@ -27,8 +27,8 @@ from matplotlib.figure import Figure
 from aejax import data
 from aejax.config import module
 from aejax.evaluation.pictures import style
-from aejax.logs import read
-from aejax.train import train
+from aejax.training.loop import train
+from aejax.workdir.metrics_log import read
 from configs import common, conv
 from experiments.machine import peak_gib
 

@@ -22,11 +22,11 @@ import numpy as np
 
 from aejax import Run, data
 from aejax.config import module
-from aejax.dispatch import batches, compile_steps, steps_at_once
+from aejax.distributed.partition import Partition
 from aejax.evaluation.likelihood import log_likelihood
-from aejax.partition import Partition
-from aejax.step import Task, eval_variables, init
-from aejax.train import make_task, train
+from aejax.training.loop import make_task, train
+from aejax.training.multistep import batches, compile_steps, steps_at_once
+from aejax.training.step import Task, eval_variables, init
 from experiments.machine import peak_gib
 
 # Config, its argument, steps between two checkpoints.

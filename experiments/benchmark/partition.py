@@ -16,10 +16,10 @@ import numpy as np
 
 from aejax import data
 from aejax.config import module
-from aejax.dispatch import compile_steps
-from aejax.partition import Partition
-from aejax.step import init
-from aejax.train import make_task
+from aejax.distributed.partition import Partition
+from aejax.training.loop import make_task
+from aejax.training.multistep import compile_steps
+from aejax.training.step import init
 from configs import common
 
 MIB = 2**20

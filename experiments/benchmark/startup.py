@@ -85,7 +85,9 @@ def _profiled(begin: float, arguments: list[str]) -> None:
     """
     import jax
 
-    trainer, logs, main = map(importlib.import_module, ("aejax.train", "aejax.logs", "experiments.main"))
+    trainer, logs, main = map(
+        importlib.import_module, ("aejax.training.loop", "aejax.workdir.metrics_log", "experiments.main")
+    )
     stages: Counter = Counter()
     names = {event: name for name, event in STAGES.items()}
 

@@ -20,11 +20,11 @@ from ml_collections import ConfigDict
 
 from aejax import data
 from aejax.config import module
-from aejax.dispatch import batches, compile_steps, compile_together
-from aejax.partition import Partition
-from aejax.step import init
-from aejax.together import stack
-from aejax.train import make_task
+from aejax.distributed.partition import Partition
+from aejax.training.loop import make_task
+from aejax.training.multistep import batches, compile_steps, compile_together
+from aejax.training.step import init
+from aejax.training.vmapped import stack
 from experiments.benchmark.own import timed
 from experiments.benchmark.profile import matrix_rate
 

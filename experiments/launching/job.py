@@ -60,7 +60,7 @@ def start(argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None =
 
 
 def _appended(log: Path) -> IO[bytes]:
-    """As `aejax.storage.append`, which a compute node should not wait for: a link is not written through."""
+    """As `aejax.files.append`, which a compute node should not wait for: a link is not written through."""
     return open(log, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
 
 

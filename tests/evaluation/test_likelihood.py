@@ -13,10 +13,10 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import aejax
-from aejax import run as run_lib
 from aejax.config import module
 from aejax.data import Spec
 from aejax.evaluation import Measure, Skipped, likelihood
+from aejax.inference import run as run_lib
 
 SCALE, MEAN = 0.5, np.linspace(-1, 1, 5)
 

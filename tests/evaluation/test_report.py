@@ -63,7 +63,7 @@ def test_figures_stand_beside_their_protocols_and_nothing_is_markup(page):
     assert "<b>" not in text
     assert "Plane: the code is not a plane of two numbers" in text
     assert "Step 8, " in text
-    assert f"jax {aejax.run.jax.__version__}" in text
+    assert f"jax {aejax.inference.run.jax.__version__}" in text
     assert text.count("<figure") == text.count("<figcaption") == 5
     assert str(Path.cwd()) not in text
 

@@ -10,7 +10,8 @@ import numpy as np
 from conftest import assert_trees_equal, mlp, one_device, scalars, vectors
 
 import aejax
-from aejax import checkpoint, data, logs
+from aejax import data
+from aejax.workdir import checkpoint, metrics_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,14 +35,14 @@ def assert_same_end(workdir, whole, board=True):
     assert (a.step, a.metadata) == (b.step, b.metadata)
     assert_trees_equal(a.state, b.state)
     assert_trees_equal(a.samples, b.samples)
-    without_rate = [[{**r, "images_per_second": 0} for r in logs.read(folder)] for folder in (workdir, whole)]
+    without_rate = [[{**r, "images_per_second": 0} for r in metrics_log.read(folder)] for folder in (workdir, whole)]
     assert without_rate[0] == without_rate[1]
     if board:
         assert_board_tells_the_records(workdir)
 
 
 def assert_board_tells_the_records(workdir):
-    told = {(k, r["step"]): np.float32(v) for r in logs.read(workdir) for k, v in r.items() if k != "step"}
+    told = {(k, r["step"]): np.float32(v) for r in metrics_log.read(workdir) for k, v in r.items() if k != "step"}
     assert scalars(workdir) == told
 
 

@@ -11,7 +11,7 @@ from conftest import assert_trees_equal, conv, mlp
 from runs import after, assert_same_end, train
 
 import aejax
-from aejax import checkpoint
+from aejax.workdir import checkpoint
 
 
 def flipped(content, rng):

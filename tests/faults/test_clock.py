@@ -10,7 +10,7 @@ from conftest import events
 from runs import after, assert_board_tells_the_records, assert_same_end, train
 
 import aejax
-from aejax import checkpoint, logs
+from aejax.workdir import checkpoint, metrics_log
 
 YEAR = 365 * 86400.0
 
@@ -46,7 +46,7 @@ def test_moved_while_it_trains(clock, tmp_path):
     train(tmp_path / "run", stop=lambda: clock(next(moves)))
     train(tmp_path / "whole")
     assert_same_end(tmp_path / "run", tmp_path / "whole")
-    rates = [r["images_per_second"] for r in logs.read(tmp_path / "run") if "images_per_second" in r]
+    rates = [r["images_per_second"] for r in metrics_log.read(tmp_path / "run") if "images_per_second" in r]
     assert len(rates) == 4
     assert all(np.isfinite(rate) and rate > 0 for rate in rates)
 

@@ -11,7 +11,7 @@ from conftest import mlp
 from runs import assert_same_end, train
 
 import aejax
-from aejax import checkpoint, logs
+from aejax.workdir import checkpoint, metrics_log
 
 # What was being saved is missing, and is said to be; that a checkpoint cannot be read would be an error.
 # TensorBoard's file may end early: that too is only said.
@@ -86,14 +86,14 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(disk, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
-    real = logs.Logs.__init__
+    real = metrics_log.Logs.__init__
 
     def on_a_full_disk(self, workdir, *args):
         real(self, workdir, *args)
         with open("/dev/full", "w") as full:
             os.dup2(full.fileno(), self._file.fileno())
 
-    monkeypatch.setattr(logs.Logs, "__init__", on_a_full_disk)
+    monkeypatch.setattr(metrics_log.Logs, "__init__", on_a_full_disk)
     with pytest.raises(aejax.StorageError, match="No space left"):
         train(tmp_path)
 

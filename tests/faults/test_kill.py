@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from runs import ROOT, after, assert_same_end, start, train
 
-from aejax import checkpoint, logs
+from aejax.workdir import checkpoint, metrics_log
 
 # What was being saved is missing, and is said to be; that a checkpoint cannot be read would be an error.
 pytestmark = pytest.mark.filterwarnings("ignore:the checkpoint of step .* is missing")
@@ -136,5 +136,5 @@ def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "train/loss": 1.0}\n{"step": 7, "trai')  # written after the save, then killed
     train(tmp_path)
-    steps = [r["step"] for r in logs.read(tmp_path) if "train/loss" in r]
+    steps = [r["step"] for r in metrics_log.read(tmp_path) if "train/loss" in r]
     assert steps == [2, 4, 6, 8]

@@ -10,10 +10,10 @@ from conftest import mlp, vectors
 from runs import train
 
 import aejax
-from aejax import samplers, storage
+from aejax import files, samplers
 from aejax.data import from_array
-from aejax.encode import encode_split
 from aejax.evaluation import pictures
+from aejax.inference.encode_split import encode_split
 from experiments.launching.job import start
 
 
@@ -91,10 +91,10 @@ def test_lines_are_not_appended_to_a_link_a_pipe_or_a_folder(tmp_path):
         "folder": "directory",
     }.items():
         with pytest.raises(aejax.StorageError, match=why):
-            storage.append(tmp_path / name)
+            files.append(tmp_path / name)
     assert not (tmp_path / "mine").exists()
     with pytest.raises(aejax.StorageError, match="no regular file"):
-        storage.read_bytes(tmp_path / "pipe")
+        files.read_bytes(tmp_path / "pipe")
 
 
 def test_names_of_files_stay_in_their_folder(tmp_path):
@@ -112,10 +112,10 @@ def test_names_of_files_stay_in_their_folder(tmp_path):
         ".hidden",
         "größe" * 30,
     ]
-    names = [storage.file_name(text) for text in texts]
+    names = [files.file_name(text) for text in texts]
     assert len(set(names)) == len(names)
     for name in names:
-        assert storage.inside(tmp_path, name).parent == tmp_path
+        assert files.inside(tmp_path, name).parent == tmp_path
         assert not name.startswith(".")
         assert len(name.encode()) <= 100
         assert name.isprintable()

@@ -13,7 +13,8 @@ from PIL import Image
 from runs import assert_same_end, command, start, train
 
 import aejax
-from aejax import checkpoint, data
+from aejax import data
+from aejax.workdir import checkpoint
 
 STREAMED = {"data__memory_mb": 0}
 

@@ -16,7 +16,8 @@ from conftest import mlp, vectors
 from runs import ROOT, command, train
 
 import aejax
-from aejax import checkpoint, data
+from aejax import data
+from aejax.workdir import checkpoint
 
 MINE = """
 import aejax, flax.linen, pathlib
@@ -171,7 +172,7 @@ def test_nothing_is_unpickled_while_a_run_is_trained_loaded_and_used(workdir, tm
     code = f"""
 import pickle, _pickle
 def refuse(*a, **k): raise SystemExit("unpickled")
-import aejax, aejax.evaluation, aejax.encode
+import aejax, aejax.evaluation, aejax.inference.encode_split
 for module in (pickle, _pickle):
     for name in ("load", "loads", "Unpickler"): setattr(module, name, refuse)
 pickle._Unpickler = refuse

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from runs import ROOT
 
-from aejax import checkpoint
+from aejax.workdir import checkpoint
 
 OTHER = os.environ.get("AEJAX_OTHER_PYTHON", "")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not OTHER, reason="AEJAX_OTHER_PYTHON is not set")]

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from aejax import logs
 from aejax.errors import InputError
 from aejax.evaluation.pictures import charts, examples, latents
 from aejax.evaluation.pictures.style import drawable, style
 from aejax.evaluation.subject import Skipped, Subject
-from aejax.run import Run
-from aejax.storage import inside, local, writable, write_whole
+from aejax.files import inside, local, writable, write_whole
+from aejax.inference.run import Run
+from aejax.workdir import metrics_log
 
 ON_THE_MAP = 2_000  # examples
 QUANTILES = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.98)
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
 
 def of_logs(workdir: str | Path) -> Picture | Skipped:
     """The loss curves of a training."""
-    history = logs.read(local(workdir))
+    history = metrics_log.read(local(workdir))
     if not any("validation/loss" in record for record in history):
         return Skipped("the workdir holds no validation yet")
     return Picture(charts.curves(history), "Each term of the objective over the training steps.")

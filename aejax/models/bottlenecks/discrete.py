@@ -17,7 +17,7 @@ from jax import Array
 from aejax.errors import InputError
 from aejax.models.bottlenecks.code import Code
 from aejax.models.layers import axis, flatten, learns, require_keys, whole_batch
-from aejax.sections import Natural
+from aejax.registry import Natural
 
 
 def vectors(h: Array, dense: nn.Dense, positions: int) -> Array:

@@ -19,7 +19,7 @@ from aejax.models.distributions import (
 )
 from aejax.models.flows import InverseAutoregressive, Planar
 from aejax.models.layers import axis, flatten, fold, normal, require_keys, whole_batch
-from aejax.sections import Natural
+from aejax.registry import Natural
 
 POSTERIORS = ("diagonal", "full", "iaf", "planar")
 PRIORS = ("standard", "mixture", "vamp")

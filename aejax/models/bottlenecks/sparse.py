@@ -11,7 +11,7 @@ from jax import Array
 from aejax.errors import InputError
 from aejax.models.bottlenecks.code import Code
 from aejax.models.layers import axis, flatten, learns, whole_batch
-from aejax.sections import Natural
+from aejax.registry import Natural
 
 
 class TopK(nn.Module):

@@ -9,7 +9,7 @@ from aejax.errors import InputError, one_of
 from aejax.models.bottlenecks.code import Code
 from aejax.models.bottlenecks.discrete import straight_through, usage, vectors
 from aejax.models.layers import axis, flatten, learns, require_keys, unit, whole_batch
-from aejax.sections import Natural
+from aejax.registry import Natural
 
 UPDATES = ("ema", "gradient")
 METRICS = ("euclidean", "cosine")

@@ -9,10 +9,10 @@ from flax.traverse_util import unflatten_dict
 
 from aejax import Run
 from aejax.data import Spec
-from aejax.dispatch import compile_steps, steps_at_once
-from aejax.partition import Partition
-from aejax.step import start
-from aejax.train import make_task
+from aejax.distributed.partition import Partition
+from aejax.training.loop import make_task
+from aejax.training.multistep import compile_steps, steps_at_once
+from aejax.training.step import start
 from experiments.benchmark.contenders import Contender, mean_square, training
 from experiments.benchmark.given import Given
 from experiments.benchmark.works import Work
@@ -20,7 +20,7 @@ from experiments.machine import peak_gib
 
 
 def train(work: Work, given: Given, variant: str = "") -> Contender:
-    """Images held on the device as uint8, as `aejax.train.train` holds them, and its step."""
+    """Images held on the device as uint8, as `aejax.train` holds them, and its step."""
     spec, partition = Spec(given.images.shape[1:]), Partition()
     task = make_task(work.config(), spec, len(given.images), partition.axis_name)
     held = partition.replicate({"x": given.images})

@@ -1,0 +1,83 @@
+"""A model leaves JAX's Python: functions of a batch of any size as files that need neither aejax nor Flax.
+
+Each program is one file in the format of `jax.export`: StableHLO, with its parameters inside, lowered for CPU, CUDA and
+TPU. JAX alone loads it, on any of these, and promises to do so for six months of its later versions:
+
+    program = jax.export.deserialize(bytearray(Path("encoder.stablehlo").read_bytes()))
+    z = program.call(x)
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax import export
+
+from aejax.errors import StorageError
+from aejax.files import local, writable, write_whole
+
+DESCRIPTION = "programs.json"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+class Value(NamedTuple):
+    """What goes into a program, or comes out of it.
+
+    Attributes:
+      shape: of one example, without the batch.
+      meaning: its units, in a few words.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    meaning: str
+
+
+class Program(NamedTuple):
+    """A function of one batch, `function(*inputs)`, and what it takes and gives."""
+
+    function: Callable[..., Any]
+    inputs: Sequence[Value]
+    output: Value
+
+
+def write(folder: str | Path, programs: Mapping[str, Program], about: Mapping[str, Any]) -> Path:
+    """Writes `<name>.stablehlo` for each program, and programs.json: shapes, units, how to call, and `about`.
+
+    Raises StorageError where the folder cannot be written, before anything is lowered.
+    """
+    folder = writable(local(folder))
+    description: dict[str, Any] = {
+        **about,
+        "format": f"jax.export of jax {jax.__version__}",
+        "platforms": PLATFORMS,
+        "how_to_call": "jax.export.deserialize(bytearray(open(file, 'rb').read())).call(*inputs)",
+        "programs": {},
+    }
+    try:
+        for name, program in programs.items():
+            file = folder / f"{name}.stablehlo"
+            write_whole(file, bytes(lower(program).serialize()))
+            description["programs"][name] = {
+                "file": file.name,
+                "inputs": [_described(value) for value in program.inputs],
+                "output": _described(program.output),
+            }
+        write_whole(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error}); free some space or rights") from error
+    return folder
+
+
+def lower(program: Program) -> export.Exported:
+    """The program for a batch of any size."""
+    (batch,) = export.symbolic_shape("batch")
+    inputs = [jax.ShapeDtypeStruct((batch, *value.shape), value.dtype) for value in program.inputs]
+    return export.export(jax.jit(program.function), platforms=PLATFORMS)(*inputs)
+
+
+def _described(value: Value) -> dict[str, Any]:
+    return {**value._asdict(), "shape": ["batch", *value.shape]}

@@ -1,0 +1,360 @@
+"""A trained autoencoder in use: numpy in, numpy out."""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from aejax import arguments, models, samplers
+from aejax import config as config_lib
+from aejax.data import Spec, as_array
+from aejax.errors import InputError, StorageError, kind_and_words, shown
+from aejax.files import local
+from aejax.inference import export
+from aejax.objectives import LIKELIHOODS, Likelihood
+from aejax.registry import instance
+from aejax.workdir import checkpoint
+
+_VALUES = 2**20  # 4 MB of examples; what a convolutional model holds beside them is some hundred times that
+_FAR = "the code of example {} is NaN or infinite: its values are far from what the run was trained on; scale them"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """What a checkpoint holds, ready to use on this machine's default device.
+
+    Inputs and reconstructions have the user's units: [0, 1] for images (uint8 of 0 to 255 is read
+    too), the data's own for vectors.
+
+    Attributes:
+      config: the experiment's.
+      spec: of one example.
+      step: training steps done.
+      variables: the model's, with averaged parameters where `ema` is on.
+      latents, reconstructions, inputs: of the fixed evaluation batch, the first validation examples.
+      trained_on: the `aejax.data.identity` of its data; None where its checkpoint is older than these.
+    """
+
+    config: ConfigDict
+    spec: Spec
+    step: int
+    variables: Mapping[str, Any]
+    latents: np.ndarray
+    reconstructions: np.ndarray
+    inputs: np.ndarray
+    trained_on: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"Run(step={self.step}, data={self.config.data.name!r}, {self.spec.shape} -> {self.latents.shape[1:]})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain data: nothing compiled, nothing on a device."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"config": config_lib.to_dict(self.config), "spec": self.spec.to_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        config, spec = config_lib.from_dict(state["config"]), Spec.from_dict(state["spec"])
+        self.__dict__.update(state, config=config, spec=spec)
+
+    @functools.cached_property
+    def model(self) -> models.Autoencoder:
+        return models.build(self.config, self.spec.shape)
+
+    @functools.cached_property
+    def likelihood(self) -> Likelihood:
+        """Of x given decoded values."""
+        return instance("likelihood", LIKELIHOODS, self.config.likelihood)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the parameters and their names, 16 hexadecimal digits: which run this is, wherever its workdir lies."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def codebook_size(self) -> int | None:
+        """How many discrete codes there are; None where codes are continuous."""
+        return getattr(self.model.bottleneck, "size", None)
+
+    def encode(self, x: Any, label: Any = None) -> np.ndarray:
+        """The latents of x, [n, *latent]; deterministic: the mean, the nearest code.
+
+        `label` [n] goes with x where the run is conditional, here and below.
+        """
+        return self.code(x, label)["z"]
+
+    def code(self, x: Any, label: Any = None) -> dict[str, np.ndarray]:
+        """The latents of x as `z` and, where they are discrete, their `indices`, computed once."""
+        x = self.spec.check(x)
+        code = batched(self._code, x, self._labels(label, len(x)), self._at_once())
+        _check_finite(code["z"], _FAR)
+        return code
+
+    def sample_posterior(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
+        """A draw of each x's posterior, [n, *latent], where `encode` gives its mean; of importance samples the first.
+
+        A deterministic code has nothing to draw, and is what `encode` gives.
+        """
+        x = self.spec.check(x)
+        keys = jax.random.split(jax.random.key(arguments.seed(seed)), len(x))
+        drawn = batched(self._draw, x, (keys, *self._labels(label, len(x))), self._at_once())
+        _check_finite(drawn, _FAR)
+        return drawn
+
+    @functools.cached_property
+    def abstract_code(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the `code` of one example, [1, ...]. Computes nothing."""
+        label = [np.zeros(1, np.int32)] if self.config.classes else []
+        return jax.eval_shape(self._code, jax.ShapeDtypeStruct((1, *self.spec.shape), np.float32), *label)
+
+    def indices(self, x: Any, label: Any = None) -> np.ndarray:
+        """The discrete codes of x, int32 [n, ...]."""
+        code = self.code(x, label)
+        if "indices" not in code:
+            raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use encode")
+        return code["indices"]
+
+    def lookup(self, indices: Any) -> np.ndarray:
+        """The latents, for `decode`, of discrete codes as `indices` gives them."""
+        indices, size = as_array(indices, "codes"), self.codebook_size
+        if size is None:
+            raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
+        if indices.dtype.kind not in "iu" or not indices.size or indices.min() < 0 or indices.max() >= size:
+            held = f"{indices.min()} to {indices.max()}" if indices.size else "none"
+            raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {held} ({indices.dtype})")
+        shape = self.abstract_code["indices"].shape[1:]
+        if indices.shape[1:] != shape:
+            raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
+        return batched(self._lookup, indices.astype(np.int32), (), self._at_once())
+
+    def decode(self, z: Any, label: Any = None) -> np.ndarray:
+        """The expected x given latents [n, *latent]."""
+        z = as_array(z, "the latents")
+        with np.errstate(over="ignore"):
+            z = z.astype(np.float32)
+        if z.shape == self.latents.shape[1:]:
+            raise InputError(f"the latent {z.shape} is one without its batch axis; give latents [n, ...], e.g. z[None]")
+        if not z.size or z.shape[1:] != self.latents.shape[1:]:
+            raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
+        _check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
+        decoded = batched(self._decode, z, self._labels(label, len(z)), self._at_once())
+        _check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
+        return decoded
+
+    def reconstruct(self, x: Any, label: Any = None) -> np.ndarray:
+        """`decode(encode(x))`."""
+        return self.decode(self.encode(x, label), label)
+
+    def in_users_units(self, x: Any) -> np.ndarray:
+        """What `reconstruct(x)` is to be compared with: x as float32, images in [0, 1]."""
+        x = self.spec.check(x)
+        parts = (self.spec.restore(self.spec.prepare(x[i : i + 4096])) for i in range(0, len(x), 4096))
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    def generate(
+        self, num: int, seed: int = 0, label: Any = None, sampler: samplers.Sampler | None = None
+    ) -> np.ndarray:
+        """Decodes draws of `sampler`, see `aejax.samplers`, or else of the model's prior.
+
+        Without either, draws come from the saved latents: discrete codes are drawn for each position from
+        those found there, others from a Gaussian with their mean and covariance.
+        """
+        seed = arguments.seed(seed)
+        # Examples, twice while batches are put together; latents as float64 and float32.
+        each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
+        num = arguments.count("generate", num, each)
+        self._labels(label, num)  # wrong ones are said before anything is drawn
+        if sampler is not None:
+            if not isinstance(sampler, samplers.Sampler):
+                raise InputError(f"sampler must be what aejax.samplers.fit(name, latents) gives, got {sampler!r}")
+            samplers.check_kind(sampler.name, self.codebook_size is not None)
+            shape = self.abstract_code["z" if self.codebook_size is None else "indices"].shape[1:]
+            if sampler.shape != shape:
+                raise InputError(f"the run's codes are (n, *{shape}), the sampler's (n, *{sampler.shape})")
+            size = getattr(sampler.kind, "size", None)
+            if size != self.codebook_size:
+                raise InputError(
+                    f"the sampler draws {size} codes and the run has {self.codebook_size}: fit one on its indices"
+                )
+            drawn = sampler.sample(num, seed)
+            return self.decode(drawn if self.codebook_size is None else self.lookup(drawn), label)
+        prior: Any = self.model.apply(self._on_device, method="prior")
+        if prior is not None:
+            return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
+        if len(self.latents) < 2:
+            raise InputError(
+                "generate draws from the saved latents, and one alone would give one example again and again; give a "
+                "sampler, aejax.samplers.fit(name, run.encode(x)), or train with two or more samples and validation "
+                "examples"
+            )
+        if num > 1 and (self.latents == self.latents[:1]).all():
+            warnings.warn(
+                f"the {len(self.latents):,} saved latents are all the same, and so is what is generated from them; "
+                "give a sampler, aejax.samplers.fit(name, run.encode(x)), or look at the training",
+                stacklevel=2,
+            )
+        if self.codebook_size is not None:
+            shape = self.latents.shape[1:-1]
+            rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
+            return self.decode(self.latents[(rows, *np.indices(shape))], label)
+        return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
+
+    def export(self, folder: str | Path) -> Path:
+        """Writes `encode` and `decode` as programs that JAX calls without aejax; see `aejax.inference.export`.
+
+        `encoder.stablehlo` and `decoder.stablehlo`; for discrete codes `indices.stablehlo` and `lookup.stablehlo`, too.
+        A conditional run's take the label, int32 [batch], as their second argument. Everything is float32 [batch, ...]
+        in the user's units, images in [0, 1]; values are not checked. `programs.json` says shapes and units. Raises
+        StorageError where the folder cannot be written.
+        """
+        units = "images in [0, 1]" if len(self.spec.shape) == 3 else "the data's own units"
+        x = export.Value("x", self.spec.shape, "float32", units)
+        z = export.Value("z", self.latents.shape[1:], "float32", "latents")
+        label = [export.Value("label", (), "int32", f"0 to {self.config.classes - 1}")] if self.config.classes else []
+        standardize = self.spec.standardize
+        programs = {
+            "encoder": export.Program(lambda x, *label: self._code(standardize(x), *label)["z"], [x, *label], z),
+            "decoder": export.Program(self._decode, [z, *label], x._replace(name="decoded")),
+        }
+        if "indices" in self.abstract_code:
+            shape = self.abstract_code["indices"].shape[1:]
+            indices = export.Value("indices", shape, "int32", f"below {self.codebook_size}")
+            function = lambda x, *label: self._code(standardize(x), *label)["indices"]  # noqa: E731
+            programs["indices"] = export.Program(function, [x, *label], indices)
+            programs["lookup"] = export.Program(self._lookup, [indices], z)
+        return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
+
+    def _labels(self, label: Any, length: int) -> tuple[np.ndarray, ...]:
+        """The labels as a further argument where the run is conditional."""
+        classes = self.config.classes
+        if not classes:
+            if label is not None:
+                raise InputError("the run is not conditional (classes=0): leave the labels out")
+            return ()
+        if label is None:
+            raise InputError(f"the run is conditional: give label=, {length} whole numbers from 0 to {classes - 1}")
+        label = as_array(label, "label")
+        if label.shape != (length,) or label.dtype.kind not in "iu" or label.min() < 0 or label.max() >= classes:
+            raise InputError(
+                f"label must be {length} whole numbers from 0 to {classes - 1}, got {label.shape} {shown(label)}"
+            )
+        return (label.astype(np.int32),)
+
+    def _at_once(self, most: int = 1_024) -> int:
+        """Examples that are computed in a batch, at most `most`: fewer of larger ones."""
+        return max(min(_VALUES // math.prod(self.spec.shape), most), 1)
+
+    @functools.cached_property
+    def _on_device(self) -> Any:
+        return jax.device_put(self.variables)
+
+    @functools.cached_property
+    def _code(self) -> Callable:
+        model, spec = self.model, self.spec
+
+        def encode(variables, x, label=None):
+            code: Any = model.apply(variables, spec.prepare(x), label=label, method="encode")
+            return {"z": code.z} | ({} if code.indices is None else {"indices": code.indices})
+
+        return functools.partial(jax.jit(encode), self._on_device)
+
+    @functools.cached_property
+    def _draw(self) -> Callable:
+        model, spec = self.model, self.spec
+
+        def draw(variables, x, keys, label=None):
+            code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
+            return code.z[0] if code.samples else code.z
+
+        return functools.partial(jax.jit(draw), self._on_device)
+
+    @functools.cached_property
+    def _lookup(self) -> Callable:
+        model = self.model
+        lookup = jax.jit(lambda variables, indices: model.apply(variables, indices, method="lookup"))
+        return functools.partial(lookup, self._on_device)
+
+    @functools.cached_property
+    def _decode(self) -> Callable:
+        model, spec = self.model, self.spec
+        mean = self.likelihood.mean
+
+        def decode(variables, z, label=None):
+            decoded: Any = model.apply(variables, z, label=label, method="decode")
+            return spec.restore(mean(decoded))
+
+        return functools.partial(jax.jit(decode), self._on_device)
+
+
+def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...], size: int) -> Any:
+    """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
+    size = min(size, 1 << (len(x) - 1).bit_length())
+    parts: list[Any] = []
+    for i in range(0, len(x), size):
+        # The last one is filled up; the others are no copies.
+        rows = slice(i, i + size) if i + size <= len(x) else np.minimum(np.arange(i, i + size), len(x) - 1)
+        parts.append(function(x[rows], *(a[rows] for a in more)))
+        parts[-2:-1] = map(jax.device_get, parts[-2:-1])  # fetched while the next batch is computed
+    return jax.tree.map(lambda *a: np.concatenate(a)[: len(x)], *jax.device_get(parts))
+
+
+def _check_finite(values: np.ndarray, message: str) -> None:
+    """Raises InputError, with the number of the first such example, where values are not finite."""
+    for row in np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1)):
+        raise InputError(message.format(row))
+
+
+def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newest", trust: Collection[str] = ()) -> Run:
+    """A complete checkpoint of a workdir, wherever and on however many devices it was trained.
+
+    A workdir may come from anyone: code that its config names as "package.module:attribute" runs only where the
+    package or module is in `trust`.
+
+    `step` is a number, "newest", or "best", the one with the lowest validation loss. Raises
+    InputError where there is none or it names other code, StorageError where none can be read.
+    """
+    workdir = local(workdir)
+    whole = isinstance(step, int | np.integer) and not isinstance(step, bool) and step < 2**63
+    if not whole and not (isinstance(step, str) and step in ("newest", "best")):
+        raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
+    if step == "newest":
+        saved = checkpoint.newest(workdir)
+    else:
+        saved = checkpoint.load(workdir, checkpoint.best(workdir) if step == "best" else step)
+    if saved is None:
+        if kept := checkpoint.steps(workdir):
+            raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
+        raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
+    try:
+        config_lib.check_trust(saved.metadata["config"], [trust] if isinstance(trust, str) else trust, str(workdir))
+        run = from_checkpoint(saved)
+        _ = run.model  # raises where the config lacks what it needs
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of what another may have written
+        if isinstance(error, InputError):
+            raise
+        raise StorageError(
+            f"{workdir}, step {saved.step}, holds no run ({kind_and_words(error)}); load another step"
+        ) from error
+    return run
+
+
+def from_checkpoint(saved: checkpoint.Checkpoint) -> Run:
+    params = saved.state["ema"] or saved.state["params"]
+    return Run(
+        config=config_lib.from_dict(saved.metadata["config"]),
+        spec=Spec.from_dict(saved.metadata["spec"]),
+        step=saved.step,
+        trained_on=saved.metadata.get("data"),
+        variables={"params": params, **saved.state["variables"]},
+        **saved.samples,
+    )

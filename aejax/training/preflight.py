@@ -1,0 +1,65 @@
+"""What is to be known of an experiment before its launch is paid for."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from aejax import config as config_lib
+from aejax.data import Feed, Spec, Splits, load, warn_of_scale
+from aejax.distributed.partition import Partition
+from aejax.errors import DivergedError
+from aejax.models import abstract_output
+from aejax.training.loop import check_data, make_task
+from aejax.training.multistep import batches, compile_steps
+from aejax.training.step import init
+from aejax.workdir.tracking import trackers
+
+GIB = 2**30
+
+
+def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
+    """Trains one batch, keeps nothing and tells what that takes.
+
+    Returns:
+      `examples` in the training split, shapes of one `input` and one `code`, number of `parameters`, `state_gib` and
+      `step_gib` of each device (what is held, and what the compiled step needs in all, data that is held left out), and
+      the batch's `loss`.
+
+    Raises what `train` would raise by then; DivergedError where the loss is not finite already.
+    """
+    config_lib.check(config)
+    trackers(config.tracking)
+    partition = Partition(devices, config.partition.name)
+    partition.check(config.batch_size)
+    splits = load(config.data)
+    spec = Spec.of(splits.train, config.data.standardize)
+    splits = Splits(*map(spec.stored, splits))
+    task = make_task(config, spec, len(splits.train), partition.axis_name)
+    # Streamed: one batch is all that is read, and the labels or vectors whose range `train` looks at.
+    feed, validation = (Feed(part, 0, partition.replicate) for part in (splits.train, splits.validation))
+    check_data(config, task, feed, validation)
+    warn_of_scale(splits.train, spec)
+    init_key, key = jax.random.split(jax.random.key(config.seed))  # as `train`
+    state = partition.place(partition.init(lambda key: init(task, spec.shape, key), init_key))
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    step: Any = compile_steps(task, key, partition)
+    batch = next(batches(feed, config.batch_size, config.seed, partition, 1, range(1)))
+    program = getattr(step, "__wrapped__", step).lower(state, feed.held, batch).compile().memory_analysis()
+    needed = program.argument_size_in_bytes + program.temp_size_in_bytes
+    _, metrics = step(state, feed.held, batch)
+    loss = float(metrics["loss"][0])
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss of the first batch is {loss}; look at the data and the likelihood")
+    return {
+        "examples": len(splits.train),
+        "input": spec.shape,
+        "code": tuple(abstract_output(task.model, spec.shape).code.z.shape[1:]),
+        "parameters": parameters,
+        "state_gib": held / GIB,
+        "step_gib": needed / GIB,
+        "loss": loss,
+    }

@@ -1,0 +1,120 @@
+"""Greedy layer-wise pretraining of a stack of dense layers (Bengio et al. 2007; Vincent et al. 2010).
+
+Each layer of the encoder, from the input inwards, is trained with its mirror in the decoder as an
+autoencoder of its own, on the codes of the layers before it, which stay fixed. The pairs then make
+the initial parameters of the whole, which is trained as usual.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from aejax.data import Feed
+from aejax.distributed.partition import Partition
+from aejax.errors import DivergedError, InputError, StoppedError
+from aejax.models import Autoencoder, IdentityBottleneck, MLPDecoder, MLPEncoder
+from aejax.objectives import Objective
+from aejax.objectives.likelihoods import SquaredError
+from aejax.training import optimizers
+from aejax.training.multistep import batches, compile_steps, steps_at_once
+from aejax.training.step import Task, TrainState, init
+
+
+def stacked_layers(config: ConfigDict) -> list[tuple[int, str]]:
+    """Width and activation of each layer up to the code, or InputError where they are no stack."""
+    encoder, bottleneck, decoder = config.encoder, config.bottleneck, config.decoder
+    if config.classes:
+        raise InputError("pretrain.steps is for models without labels; set classes=0")
+    if (encoder.name, decoder.name) != ("mlp", "mlp") or bottleneck.name not in ("dense", "identity"):
+        raise InputError("pretrain.steps needs an mlp encoder and decoder and a dense or identity bottleneck")
+    layers = [(width, encoder.get("activation", "relu")) for width in encoder.get("features", ())]
+    if bottleneck.name == "dense":
+        layers.append((bottleneck.features, bottleneck.get("activation", "linear")))
+    mirrored = tuple(width for width, _ in layers[-2::-1])
+    if tuple(decoder.get("features", ())) != mirrored:
+        raise InputError(
+            f"pretrain.steps needs a decoder that mirrors the encoder: decoder.features={mirrored}, "
+            f"not {tuple(decoder.get('features', ()))}"
+        )
+    return layers
+
+
+def pretrain(
+    config: ConfigDict,
+    task: Task,
+    feed: Feed,
+    partition: Partition,
+    params: Any,
+    stop: Callable[[], bool] = lambda: False,
+    quiet: bool = False,
+) -> Any:
+    """`params` of the whole, each layer and its mirror trained for `pretrain.steps` steps.
+
+    The first pair has the objective of the whole, the others squared error; corruption and optimizer
+    are the whole's. Raises StoppedError where `stop` says so, to all processes at once, DivergedError at a NaN.
+    """
+    layers, decoder, steps = stacked_layers(config), config.decoder, config.pretrain.steps
+
+    at_once = steps_at_once(task, steps)
+
+    def dispatches(name: str) -> Iterator[Any]:
+        all_of_them = batches(feed, config.batch_size, config.seed, partition, at_once, range(steps))
+        with tqdm(desc=f"pretraining {name}", total=steps, disable=quiet or None) as bar:
+            for batch in all_of_them:
+                if stop():
+                    raise StoppedError(
+                        "stopped in pretraining, before the first checkpoint; the same command begins anew"
+                    )
+                yield batch
+                bar.update(at_once)
+
+    params = jax.tree.map(jnp.asarray, params)
+    below: Callable[[Array], Array] = task.prepare
+    for k, (width, activation) in enumerate(layers):
+        first = k == 0
+        shape = feed.source.shape if first else (layers[k - 1][0],)
+        output = decoder.get("output", "linear") if first else decoder.get("activation", "relu")
+        pair = Autoencoder(
+            MLPEncoder((width,), activation, dtype=config.dtype),
+            IdentityBottleneck(),
+            MLPDecoder(shape, output=output, tied=decoder.get("tied", False), dtype=config.dtype),
+        )
+        pair_task = dataclasses.replace(
+            task,
+            model=pair,
+            objective=Objective(task.objective.likelihood if first else SquaredError()),
+            optimizer=optimizers.build(config.optim, steps),
+            prepare=below,
+            ema=0.0,
+            adversary=None,
+        )
+        key = jax.random.fold_in(jax.random.key(config.seed), k)
+        inner = ("encoder", f"dense_{k}") if k < len(config.encoder.get("features", ())) else ("bottleneck", "dense")
+        trained = _train(pair_task, init(pair_task, shape, key), key, feed.held, partition, dispatches("/".join(inner)))
+        params[inner[0]][inner[1]] = trained["encoder"]["dense_0"]
+        params["decoder"][f"dense_{len(layers) - 1 - k}"] = trained["decoder"]["dense_0"]
+        below = _then(below, pair.encoder, trained["encoder"])
+    return params
+
+
+def _train(
+    task: Task, state: TrainState, key: Array, held: Any, partition: Partition, batches: Iterator[Any]
+) -> dict[str, Any]:
+    compiled = compile_steps(task, key, partition)
+    state, metrics = partition.place(state), {}
+    for batch in batches:
+        state, metrics = compiled(state, held, batch)
+    if not all(np.isfinite(value[-1]) for value in jax.device_get(metrics).values()):
+        raise DivergedError("pretraining diverged; lower optim.lr or set optim.clip")
+    return jax.device_get(state.params)
+
+
+def _then(below: Callable[[Array], Array], encoder: Any, params: Any) -> Callable[[Array], Array]:
+    return lambda x: encoder.apply({"params": params}, below(x))

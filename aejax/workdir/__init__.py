@@ -1,0 +1,1 @@
+"""The folder of an experiment: its lifecycle, checkpoints, metrics and trackers."""

@@ -1,0 +1,299 @@
+"""The only file that knows of Orbax."""
+
+import contextlib
+import errno
+import functools
+import gc
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from aejax import arguments
+from aejax.errors import InputError, StorageError, kind_and_words
+from aejax.workdir import checksums, metrics_log
+
+FOLDER = "checkpoints"
+
+
+class Checkpoint(NamedTuple):
+    """What a step's folder holds.
+
+    Attributes:
+      step: training steps done.
+      state: nested dict of numpy arrays, see `fill`.
+      samples: latents, reconstructions and inputs of the fixed evaluation batch.
+      metadata: the config, the spec of the data and, but for old checkpoints, its identity as `data`.
+      broken: newer steps whose folders could not be read.
+    """
+
+    step: int
+    state: dict[str, Any]
+    samples: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+    broken: tuple[int, ...] = ()
+
+
+class Checkpoints:
+    """Saves asynchronously; keeps the newest `keep` and the best by validation loss.
+
+    Close it, or use it as a context manager: leaving early loses the save under way.
+    """
+
+    def __init__(self, workdir: Path, keep: int, metadata: Mapping[str, Any], broken: tuple[int, ...] = ()):
+        folder = Path(workdir).absolute() / FOLDER
+        for step in broken:  # out of the way of the next save of that step, but not lost
+            aside = folder.with_name(f"{FOLDER}.broken")
+            aside.mkdir(exist_ok=True)
+            number = len(list(aside.iterdir()))
+            (folder / str(step)).rename(aside / f"{step}.{number}")
+        best = preservation_policy.BestN(
+            get_metric_fn=lambda metrics: metrics["validation_loss"],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._folder, self._metadata = folder, dict(metadata)
+        self._manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy(
+                    [preservation_policy.LatestN(keep), best]
+                ),
+                best_fn=lambda metrics: metrics["validation_loss"],  # without it Orbax stores no metrics
+                best_mode="min",
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
+        """Starts a save. The state is copied first: training may go on and donate it.
+
+        Arrays that devices share are saved by shares, each by a process that has it. All processes call this.
+        """
+        copied = jax.tree.map(_copy, serialization.to_state_dict(state))
+        arrays = dict(_flat({"state": copied, "samples": dict(samples)}))
+        needed = sum(a.nbytes for a in arrays.values())
+        with self._storage_errors():
+            if shutil.disk_usage(self._folder).free < needed:
+                raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes does not fit on the disk")
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(copied), samples=ocp.args.StandardSave(dict(samples))
+                ),
+                metrics=None if loss is None else {"validation_loss": loss},
+                custom_metadata={**self._metadata, "sums": checksums.of(arrays), "crc": _crc(self._metadata)},
+                force=True,
+            )
+
+    def newest_step(self) -> int | None:
+        """The newest complete step, once the save under way is done."""
+        with self._storage_errors():
+            self._manager.wait_until_finished()
+        return max(steps(self._folder.parent), default=None)
+
+    def close(self) -> None:
+        """Waits for the save under way."""
+        with self._storage_errors():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            _expect_late_arrays()
+            kept = steps(self._folder.parent)
+            newest = f"the newest complete checkpoint is step {kept[-1]}" if kept else "no checkpoint is complete"
+            reason = kind_and_words(error)
+            if os.strerror(errno.ENOSPC) in str(error):  # behind a page of tensorstore's
+                reason = os.strerror(errno.ENOSPC)
+            raise StorageError(
+                f"{self._folder} could not be written ({reason}); {newest}; free some "
+                "space or rights and run the same command again"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def _copy(a: Any) -> Any:
+    return np.array(a) if getattr(a, "is_fully_replicated", True) else jnp.copy(a)
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps with a complete checkpoint, oldest first."""
+    folder = Path(workdir) / FOLDER
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def newest(workdir: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read, as numpy, on any machine; None where there is none.
+
+    Warns of newer ones that cannot be read. Raises StorageError where there are some and none can.
+    """
+    folder = Path(workdir).absolute() / FOLDER
+    found = steps(workdir)
+    validated = [r["step"] for r in metrics_log.read(workdir) if "validation/loss" in r]
+    if validated and validated[-1] > max(found, default=0):
+        warnings.warn(
+            f"the checkpoint of step {validated[-1]} is missing in {folder}: removed, or cut off while it was "
+            f"saved; falling back to {f'step {found[-1]}' if found else 'the beginning'}",
+            stacklevel=2,
+        )
+    if not found:
+        return None
+    broken: list[int] = []
+    for step in reversed(found):
+        read = _read(folder / str(step))
+        if not isinstance(read, str):
+            return Checkpoint(step, *read, tuple(broken))
+        warnings.warn(
+            f"checkpoint {folder / str(step)} cannot be read ({read}); falling back to the one before", stacklevel=2
+        )
+        broken.append(step)
+    raise StorageError(f"none of the checkpoints in {folder} can be read; restore one, or use another workdir")
+
+
+def load(workdir: Path, step: int | None) -> Checkpoint | None:
+    """The checkpoint of a step; None where there is none, StorageError where it cannot be read."""
+    if step not in steps(workdir):
+        return None
+    path = Path(workdir).absolute() / FOLDER / str(step)
+    read = _read(path)
+    if isinstance(read, str):
+        raise StorageError(f"checkpoint {path} cannot be read ({read}); load another step")
+    return Checkpoint(int(path.name), *read)
+
+
+def preempted(number: int) -> bool:
+    """Whether this process or another of the run will be taken away, as Orbax hears it of the cluster, or by SIGTERM.
+
+    `number` counts the calls from 1, the same in all processes: they are told at the same one.
+    """
+    return ocp.utils.reached_preemption(number)
+
+
+def best(workdir: Path) -> int | None:
+    """The step with the lowest validation loss among the complete checkpoints."""
+    losses = {r["step"]: r["validation/loss"] for r in metrics_log.read(workdir) if "validation/loss" in r}
+    return min((s for s in steps(workdir) if s in losses), key=losses.__getitem__, default=None)
+
+
+def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
+    """State, samples and metadata as they were saved, or why they cannot be read."""
+    handlers = {"state": ocp.StandardCheckpointHandler(), "samples": ocp.StandardCheckpointHandler()}
+    handler = ocp.CompositeCheckpointHandler(metrics=ocp.JsonCheckpointHandler(), **handlers)
+    with _hushed():
+        try:
+            with ocp.Checkpointer(handler) as checkpointer:
+                about = checkpointer.metadata(path)
+                shapes = {name: about.item_metadata[name].tree for name in handlers}
+                _check_size(shapes)
+                wanted = {name: ocp.args.StandardRestore(jax.tree.map(_as_numpy, shapes[name])) for name in handlers}
+                items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
+            saved = dict(about.custom_metadata)
+            metadata = {key: saved[key] for key in ("config", "spec")}
+            if "data" in saved:
+                metadata["data"] = saved["data"]
+            _check_sums(saved, metadata, {name: items[name] for name in handlers})
+            return items.state, items.samples, metadata
+        except Exception as error:  # whatever a damaged file makes Orbax, tensorstore or JSON raise
+            _expect_late_arrays()
+            return kind_and_words(error)
+
+
+def _check_size(shapes: Any) -> None:
+    """Raises where arrays of such shapes, which may be anything in a damaged file, cannot be held here."""
+    claimed = sum(math.prod(about.shape) * np.dtype(about.dtype).itemsize for about in jax.tree.leaves(shapes))
+    memory = arguments.memory()
+    if claimed > memory:
+        raise StorageError(f"it claims {claimed:,} bytes of arrays, this machine has {memory:,}")
+
+
+def _check_sums(saved: Mapping[str, Any], metadata: Mapping[str, Any], arrays: Any) -> None:
+    """Raises where something is not what was saved; the first checkpoints of aejax had no sums."""
+    if saved.get("crc", _crc(metadata)) != _crc(metadata):
+        raise StorageError("its config or spec is not what was saved")
+    now = checksums.of(dict(_flat(arrays)))
+    before = saved.get("sums", now)
+    if differ := sorted(name for name in now | before if now.get(name) != before.get(name)):
+        raise StorageError(f"{len(differ)} of its arrays are not what was saved, the first is {differ[0]}")
+
+
+def _crc(metadata: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+
+
+def _as_numpy(about: Any) -> Any:
+    """What asks Orbax for a numpy array, whole, however it was saved: such an array, of one number in memory."""
+    return np.broadcast_to(np.zeros((), about.dtype), about.shape)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Silences the tasks that a failed read leaves behind: they complain when they are collected."""
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+            gc.collect()
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _expect_late_arrays() -> None:
+    """After a read or save that failed: its other arrays are done when nobody waits for them, which is no news."""
+    if getattr(sys.unraisablehook, "func", None) is not _not_late:
+        sys.unraisablehook = functools.partial(_not_late, sys.unraisablehook)
+
+
+def _not_late(before: Callable[[Any], Any], unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        before(unraisable)
+
+
+def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
+    """`template` with the values of a saved state. Raises InputError where they do not fit."""
+    wanted, found = (dict(_flat(s)) for s in (serialization.to_state_dict(template), state))
+    shape = {key: np.shape(value) for key, value in wanted.items()}
+    saved = {key: np.shape(value) for key, value in found.items()}
+    differ = [k for k in shape | saved if shape.get(k) != saved.get(k)]
+    if differ:
+        first = min(differ, key=lambda k: (not k.startswith("params"), k))
+        raise InputError(
+            f"{where} was saved by another architecture: {len(differ)} arrays differ, the first is {first}: "
+            f"{saved.get(first, 'absent')} there, {shape.get(first, 'absent')} now; use the config it was trained "
+            "with, or another workdir"
+        )
+    return serialization.from_state_dict(template, dict(state))
+
+
+def _flat(tree: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield "/".join(str(getattr(key, "key", key)) for key in path), leaf

@@ -1,0 +1,84 @@
+"""Weights & Biases, as its own variables say (WANDB_MODE, WANDB_PROJECT, ...); the project is "aejax" unless told."""
+
+import json
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aejax.errors import StorageError
+from aejax.files import read_json, write_whole
+from aejax.workdir.tracking import name_of, needs, scalars_of
+
+needs("wandb")
+
+_OPENING = threading.Lock()
+SETTLED = 30  # seconds after which a row is in W&B's file even where the program is killed; it writes every 15
+
+
+class WandB:
+    """See `Tracker`. A step is one row. The run's id and the step up to which all is written are kept in wandb.json.
+
+    A row cannot be deleted nor written late, so of a run that goes on only rows after the last are written, the
+    history's included. What a killed run wrote after its checkpoint stands, and is not written again: it would be the
+    same. Offline, where W&B cannot be asked what it has, the rows of the SETTLED seconds before a kill may stand
+    twice. A run that begins anew gets another id.
+    """
+
+    def __init__(self, workdir: Path, config: Mapping[str, Any], start: int, history: Sequence[Mapping[str, Any]]):
+        import wandb
+
+        self._file = workdir / "wandb.json"
+        self._kept: dict[str, Any] = {"id": secrets.token_hex(8), "step": 0}
+        if start and self._file.exists():
+            self._kept = read_json(self._file)
+            if not (isinstance(self._kept.get("id"), str) and isinstance(self._kept.get("step"), int)):
+                raise StorageError(f"{self._file} holds no id and step; remove it to begin another run there")
+        self._keep(self._kept["step"])
+        with _OPENING:  # not thread-safe by its word
+            self._run = wandb.init(
+                id=self._kept["id"],
+                resume="allow",
+                reinit="create_new",  # beside the runs that train together with this one
+                dir=workdir,
+                project=os.environ.get("WANDB_PROJECT", "aejax"),
+                name=os.environ.get("WANDB_NAME", name_of(workdir)),
+                config=dict(config),
+                settings=wandb.Settings(console="off", silent=True),
+            )
+        if not self._run.offline:
+            print(f"tracking by wandb: {self._run.url}", file=sys.stderr)
+        self._done = max(self._kept["step"], self._run.step - 1)
+        self._row: tuple[int, dict[str, float]] = (0, {})
+        self._written: list[tuple[float, int]] = []  # when, and which step
+        for step, scalars in scalars_of(history):
+            self.write(step, scalars)
+
+    def _keep(self, step: int) -> None:
+        self._kept["step"] = step
+        write_whole(self._file, json.dumps(self._kept))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        if step > self._done:
+            if step > self._row[0]:
+                self._write_row()
+            self._row = (step, {**self._row[1], **scalars})
+
+    def _write_row(self) -> None:
+        step, scalars = self._row
+        self._row = (0, {})
+        if scalars:
+            self._run.log(scalars, step=step, commit=True)
+            self._written.append((time.monotonic(), step))
+        while self._written and self._written[0][0] < time.monotonic() - SETTLED:
+            self._keep(self._written.pop(0)[1])
+
+    def close(self, failed: bool) -> None:
+        self._write_row()
+        self._run.finish(exit_code=int(failed))
+        if self._written:
+            self._keep(self._written[-1][1])

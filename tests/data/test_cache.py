@@ -1,0 +1,150 @@
+"""Decoded splits in the user's cache folder: the same rows, decoded once, and anew where their files are others."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+from conftest import MNIST, needs_mnist
+from PIL import Image
+
+import aejax
+from aejax import data
+from aejax.data import cache, folders
+from aejax.files import cache_of_user
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Eight pictures in two classes, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pixels = np.random.default_rng().integers(0, 256, (8, 4, 5, 3), np.uint8)
+    for i, picture in enumerate(pixels):
+        file = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How many pictures were decoded."""
+    count = []
+    decode = folders.decode
+    monkeypatch.setattr(folders, "decode", lambda *arguments: (count.append(1), decode(*arguments))[1])
+    return count
+
+
+def read(folder, **changes):
+    section = aejax.config.default().data
+    section.update({"name": str(folder), **changes})
+    return data.read(data.find(section)["train"])
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys() == {"x", "label"}
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], strict=True)
+
+
+def test_a_second_run_decodes_nothing_and_reads_the_same(folder, decoded):
+    plain = read(folder, cache=False)
+    assert not cache_of_user().exists()
+    del decoded[:]
+    assert_same(read(folder), plain)
+    assert len(decoded) == 8 + 1  # one more to know what examples hold
+    del decoded[:]
+    assert_same(read(folder), plain)
+    assert not decoded
+
+
+def test_other_files_times_or_sizes_are_decoded_anew(folder, decoded):
+    read(folder)
+    picture = folder / "a" / "0.png"
+    Image.fromarray(np.full((4, 5, 3), 7, np.uint8)).save(picture)
+    assert (read(folder)["x"][0] == 7).all()
+    os.utime(picture, ns=(1, 1))
+    del decoded[:]
+    read(folder)
+    assert decoded
+    Image.fromarray(np.random.default_rng().integers(0, 256, (4, 5, 3), np.uint8)).save(picture)  # a larger file
+    os.utime(picture, ns=(1, 1))
+    assert_same(read(folder), read(folder, cache=False))
+    assert read(folder, size=3)["x"].shape == (8, 3, 3, 3)
+    (folder / "b" / "7.png").unlink()
+    assert len(read(folder)["x"]) == 7
+
+
+def test_a_class_that_another_split_brings_renumbers_the_labels_of_all(folder):
+    folder.rename(folder.parent / "train")
+    folder.mkdir()
+    train, test = folder / "train", folder / "test"
+    (folder.parent / "train").rename(train)
+    assert read(folder)["label"].tolist() == [0] * 4 + [1] * 4
+    (test / "aa").mkdir(parents=True)
+    (train / "b" / "1.png").rename(test / "aa" / "1.png")
+    assert read(folder)["label"].tolist() == [0] * 4 + [2] * 3
+    (test / "aa" / "1.png").rename(folder.parent / "1.png")
+    (test / "b").mkdir()
+    (folder.parent / "1.png").rename(test / "b" / "1.png")
+    (test / "aa").rmdir()
+    assert read(folder)["label"].tolist() == [0] * 4 + [1] * 3  # of the same files as just now
+
+
+def test_other_names_are_other_pictures(folder):
+    """Moved files of one size and time are read in another order."""
+    files = sorted(folder.rglob("*.png"))
+    size = max(file.stat().st_size for file in files)
+    for file in files:
+        file.write_bytes(file.read_bytes().ljust(size, b"\0"))  # what follows the end of a PNG is not read
+        os.utime(file, ns=(1, 1))
+    read(folder)
+    (folder / "a" / "0.png").rename(folder / "b" / "9.png")
+    assert_same(read(folder), read(folder, cache=False))
+
+
+@pytest.mark.parametrize("size", [0, 10, 150])
+def test_what_was_cut_is_decoded_anew(size, folder):
+    plain = read(folder)
+    (file,) = cache_of_user().rglob("x.npy")
+    os.truncate(file, size)
+    assert_same(read(folder), plain)
+    assert file.stat().st_size > 480  # and kept again
+
+
+def test_without_a_place_to_write_it_warns_and_decodes(folder, decoded):
+    plain = read(folder, cache=False)
+    cache_of_user().parent.mkdir()
+    cache_of_user().write_text("a file in its place")
+    with pytest.warns(UserWarning, match="is decoded again by each run: .* cannot be written .*XDG_CACHE_HOME"):
+        assert_same(read(folder), plain)
+
+
+def test_what_is_streamed_is_not_kept(folder):
+    read(folder, memory_mb=0)
+    assert not cache_of_user().exists()
+
+
+def test_of_two_that_write_at_once_both_read_it(folder):
+    plain, found = read(folder, cache=False), []
+    threads = [threading.Thread(target=lambda: found.append(read(folder))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for one in found:
+        assert_same(one, plain)
+    assert len(list((cache_of_user() / "data").iterdir())) == 1  # nothing is left behind
+
+
+@needs_mnist
+def test_splits_of_tfds_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    section = aejax.config.default().data
+    section.update({"name": "mnist", "data_dir": str(MNIST)})
+    rows = np.random.default_rng().integers(0, 10_000, 100)
+    first = data.find(section)["test"].take(rows)
+    assert [file.parent.parent.name for file in tmp_path.rglob("x.npy")] == ["data"]
+    monkeypatch.setattr(cache, "read", None)
+    assert_same(data.find(section)["test"].take(rows), first)

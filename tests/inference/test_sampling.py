@@ -1,0 +1,195 @@
+"""Runs that draw by samplers, the samplers that their workdirs keep, the picture and the command."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import mlp, one_device, vectors
+
+import aejax
+from aejax import data, samplers
+from aejax.config import module
+from aejax.inference import sampling
+
+TINY = {"width": 8, "layers": 1, "heads": 2, "steps": 2}  # of the transformer
+LABEL = np.arange(60) % 3
+
+
+def images(n=40):
+    return np.random.default_rng(0).integers(0, 256, (n, 8, 8, 1), np.uint8)
+
+
+def small(bottleneck, **changes):
+    return mlp(
+        encoder=module("mlp", features=(8,)), bottleneck=bottleneck, decoder=module("mlp", features=(8,)), **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def continuous(tmp_path_factory):
+    """Of vectors, conditional, with a prior."""
+    workdir = tmp_path_factory.mktemp("continuous")
+    config = small(module("gaussian", features=2), classes=3, objective__weights={"kl": 1.0})
+    return aejax.fit(config, vectors(60), workdir, label=LABEL, devices=one_device()), workdir
+
+
+@pytest.fixture(scope="module")
+def discrete(tmp_path_factory):
+    """A run of digits whose codes are 2 levels at 3 positions."""
+    workdir = tmp_path_factory.mktemp("discrete")
+    config = small(module("residual_vq", codes=4, levels=2, features=3, positions=3), data__name="digits")
+    return aejax.train(config, workdir, devices=one_device()), workdir
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("gaussian", {}), ("mixture", {"components": 2}), ("flow", {"width": 4, "depth": 2, "steps": 2})],
+)
+def test_generate_decodes_what_the_sampler_draws(continuous, name, options):
+    run, _ = continuous
+    sampler = samplers.fit(name, run.encode(vectors(60), LABEL), **options)
+    expected = run.decode(sampler.sample(4, seed=9), LABEL[:4])
+    np.testing.assert_array_equal(run.generate(4, seed=9, label=LABEL[:4], sampler=sampler), expected)
+    assert np.any(expected != run.generate(4, seed=9, label=LABEL[:4]))
+
+
+def test_generate_looks_up_the_codes_that_the_sampler_draws(discrete):
+    run, _ = discrete
+    assert run.codebook_size == 4
+    indices = run.indices(images())
+    assert indices.shape == (40, 3, 2)
+    sampler = samplers.fit("autoregressive", indices, size=4, **TINY)
+    expected = run.decode(run.lookup(sampler.sample(4, seed=9)))
+    np.testing.assert_array_equal(run.generate(4, seed=9, sampler=sampler), expected)
+
+
+def test_a_sampler_of_another_run_is_refused(continuous, discrete):
+    other = samplers.fit("autoregressive", np.zeros((9, 3, 2), int), size=9, **TINY)
+    latents = samplers.fit("gaussian", vectors(9))
+    with pytest.raises(aejax.InputError, match=r"'gaussian' is for continuous codes and these are discrete"):
+        discrete[0].generate(2, sampler=latents)
+    with pytest.raises(aejax.InputError, match=r"'autoregressive' is for discrete codes and these are continuous"):
+        continuous[0].generate(2, label=[0, 1], sampler=other)
+    with pytest.raises(aejax.InputError, match=r"the run's codes are \(n, \*\(2,\)\), the sampler's \(n, \*\(6,\)\)"):
+        continuous[0].generate(2, label=[0, 1], sampler=latents)
+    with pytest.raises(aejax.InputError, match=r"the sampler draws 9 codes and the run has 4"):
+        discrete[0].generate(2, sampler=other)
+    with pytest.raises(aejax.InputError, match="the run is conditional: give label="):
+        continuous[0].generate(2, sampler=samplers.fit("gaussian", vectors(9, 2)))
+
+
+# What a workdir keeps
+
+
+def test_a_workdir_keeps_the_sampler_until_its_options_change(discrete, monkeypatch):
+    run, workdir = discrete
+    fitted = sampling.fitted(run, workdir, "autoregressive", **TINY)
+    assert fitted.kind.size == run.codebook_size
+    assert fitted.shape == (3, 2)
+    kept = sampling.folder(run, workdir, "autoregressive") / "sampler.npz"
+    assert kept == Path(workdir) / "samplers" / f"8-{run.fingerprint}" / "autoregressive" / "sampler.npz"
+    other = dataclasses.replace(run, variables=jax.tree.map(lambda a: a + 1, run.variables))
+    assert not sampling.folder(other, workdir, "autoregressive").exists()  # of other parameters at the same step
+    monkeypatch.setattr(sampling, "codes", lambda run: pytest.fail("fitted again"))
+    again = sampling.fitted(run, workdir, "autoregressive", **TINY)
+    np.testing.assert_array_equal(again.sample(9), fitted.sample(9))
+    monkeypatch.setattr(sampling, "codes", lambda run: np.zeros((9, 3, 2), int))
+    assert sampling.fitted(run, workdir, "autoregressive", **{**TINY, "steps": 3}).kind.steps == 3
+    kept.write_bytes(b"damaged")
+    with pytest.warns(match=r"sampler.npz cannot be read .*; fit the sampler anew"):
+        assert sampling.fitted(run, workdir, "autoregressive", **TINY).kind.steps == 2
+    assert samplers.load(kept.parent).kind.steps == 2
+    with pytest.raises(aejax.InputError, match="'flow' is for continuous codes and these are discrete"):
+        sampling.fitted(run, workdir, "flow")
+
+
+def test_what_a_sampler_is_fitted_on(discrete, continuous, monkeypatch):
+    """Indices, or draws of the posterior, of the train split."""
+    run, _ = discrete
+    train = data.read(data.load(run.config.data).train)
+    indices = run.indices(train["x"])
+    np.testing.assert_array_equal(sampling.codes(run), indices)
+    part = sampling.codes(run, limit=50)
+    assert part.shape == (50, 3, 2)
+    assert np.any(part != indices[:50])  # not the first, which a sorted data set would make all alike
+    run, _ = continuous
+    splits = data.split({"train": data.from_array(vectors(60), LABEL)}, run.config.data)
+    monkeypatch.setattr(data, "load", lambda *_: splits)
+    train = data.read(splits.train)
+    drawn = sampling.codes(run)
+    np.testing.assert_array_equal(drawn, run.sample_posterior(train["x"], label=train["label"]))
+    assert np.any(drawn != run.encode(train["x"], train["label"]))
+
+
+def test_labels_of_draws(continuous, discrete):
+    np.testing.assert_array_equal(sampling.labels(continuous[0], 5), [0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(sampling.labels(continuous[0], 2, 2), [2, 2])
+    assert sampling.labels(discrete[0], 5) is None
+    with pytest.raises(aejax.InputError, match="label 3 is unknown; the run's labels are whole numbers from 0 to 2"):
+        sampling.labels(continuous[0], 5, 3)
+    with pytest.raises(aejax.InputError, match="label 0 is unknown; the run's labels are none: it is not conditional"):
+        sampling.labels(discrete[0], 5, 0)
+
+
+# The command
+
+
+def sample(*arguments):
+    flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.sample", *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "XLA_FLAGS": flags},
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def test_the_command_fits_keeps_and_draws(discrete, tmp_path):
+    run, workdir = discrete
+    flags = (f"--workdir={workdir}", "--num=5", "--seed=3", "--prior=configs/priors/transformer.py:tiny")
+    process = sample(*flags, "--prior.steps=6", f"--out={tmp_path / 'new' / 'a.npz'}")
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    assert output == f"{tmp_path / 'new' / 'a.npz'}\n"
+    kept = samplers.load(sampling.folder(run, workdir, "autoregressive"))
+    assert (kept.kind.width, kept.kind.steps) == (8, 6)
+    with np.load(tmp_path / "new" / "a.npz") as held:
+        np.testing.assert_allclose(held["samples"], run.generate(5, seed=3, sampler=kept), atol=1e-5)
+
+
+def test_the_command_draws_a_picture_by_label(continuous, tmp_path):
+    process = sample(f"--workdir={continuous[1]}", "--num=5", "--label=2", f"--out={tmp_path / 'a.png'}")
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    assert (tmp_path / "a.png").stat().st_size > 2_000
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+SLIPS = {
+    "--num=0": r"--num must be at least 1, got 0",
+    "--out={file}/a.png": r".*cannot be written: a file is in its place",
+    "--sampler=flow": r"sampler 'flow' is for continuous codes and these are discrete; choose: autoregressive",
+    "--sampler=flow --prior=configs/priors/transformer.py": r"--prior holds 'autoregressive', not the sampler 'flow'",
+    "--prior=configs/priors/transformer.py --prior.wdth=3": r".*did you mean 'width'",
+}
+
+
+def test_a_slip_is_one_clear_line(discrete, tmp_path):
+    """All at once, since most of the time goes into starting."""
+    (tmp_path / "file").touch()
+    flags = (f"--workdir={discrete[1]}", f"--out={tmp_path / 'a.png'}")
+    processes = {slip: sample(*flags, *slip.format(file=tmp_path / "file").split()) for slip in SLIPS}
+    for slip, process in processes.items():
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 1, slip
+        assert re.fullmatch(rf"error: {SLIPS[slip]}.*\n", errors), (slip, errors)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert not (Path(discrete[1]) / "samplers" / "8" / "flow").exists()

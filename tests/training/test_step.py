@@ -1,0 +1,150 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from conftest import assert_trees_equal
+
+import aejax
+from aejax.models.layers import fold
+from aejax.objectives import Corruption, Objective
+from aejax.objectives.likelihoods import Bernoulli, SquaredError
+from aejax.training.step import Task, eval_step, eval_variables, example_keys, gather, init, train_step
+
+
+def task(**changes):
+    model = aejax.Autoencoder(
+        aejax.models.MLPEncoder((2,), "linear"), aejax.models.IdentityBottleneck(), aejax.models.MLPDecoder((3,))
+    )
+    return Task(
+        **{
+            "model": model,
+            "objective": Objective(SquaredError()),
+            "optimizer": optax.sgd(0.05),
+            "prepare": lambda x: x,
+            **changes,
+        }
+    )
+
+
+def batch(n=4, seed=0):
+    return {"x": jax.random.normal(jax.random.key(seed), (n, 3)), "index": jnp.arange(n)}
+
+
+def test_step_is_gradient_descent_on_the_batch_mean():
+    """Against gradients of a linear autoencoder written out by hand."""
+    t, b = task(), batch()
+    state = init(t, (3,), jax.random.key(1))
+    after, metrics = train_step(state, b, jax.random.key(0), task=t)
+    x = np.asarray(b["x"], np.float64)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), state.params)
+    w, v = p["encoder"]["dense_0"]["kernel"], p["decoder"]["dense_0"]["kernel"]
+    z = x @ w + p["encoder"]["dense_0"]["bias"]
+    error = z @ v + p["decoder"]["dense_0"]["bias"] - x
+    dv, dw = 2 * z.T @ error / 4, 2 * x.T @ (error @ v.T) / 4
+    np.testing.assert_allclose(metrics["loss"], (error**2).sum(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(after.params["decoder"]["dense_0"]["kernel"], v - 0.05 * dv, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(after.params["encoder"]["dense_0"]["kernel"], w - 0.05 * dw, rtol=1e-4, atol=1e-6)
+    db, da = 2 * error.sum(0) / 4, 2 * (error @ v.T).sum(0) / 4
+    norm = np.sqrt(sum((g**2).sum() for g in (dv, dw, db, da)))
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    assert int(after.step) == 1
+
+
+def test_accumulated_steps_equal_one_on_the_joined_batch():
+    single, double = task(), task(optimizer=optax.MultiSteps(optax.sgd(0.05), 2).gradient_transformation())
+    a, b = batch(seed=0), batch(seed=1)
+    joined = {key: jnp.concatenate([a[key], b[key]]) for key in a}
+    key = jax.random.key(0)
+    state = init(double, (3,), jax.random.key(1))
+    for part in (a, b):
+        state, _ = train_step(state, part, key, task=double)
+    whole, _ = train_step(init(single, (3,), jax.random.key(1)), joined, key, task=single)
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-5, atol=1e-7), state.params, whole.params)
+
+
+def test_averaged_parameters_follow_their_formula_and_serve_evaluation():
+    t = task(ema=0.9)
+    state = init(t, (3,), jax.random.key(1))
+    kernel = expected = np.asarray(state.params["encoder"]["dense_0"]["kernel"])
+    for i in range(5):
+        state, _ = train_step(state, batch(seed=i), jax.random.key(0), task=t)
+        decay = min(0.9, (1 + i) / (10 + i))
+        kernel = np.asarray(state.params["encoder"]["dense_0"]["kernel"])
+        expected = decay * expected + (1 - decay) * kernel
+    np.testing.assert_allclose(state.ema["encoder"]["dense_0"]["kernel"], expected, rtol=1e-5)
+    assert eval_variables(state)["params"] is state.ema
+    assert eval_variables(state.replace(ema={}))["params"] is state.params
+
+
+def test_averaged_parameters_move_only_with_an_update():
+    t = task(ema=0.9, optimizer=optax.MultiSteps(optax.sgd(0.05), 3).gradient_transformation())
+    state = init(t, (3,), jax.random.key(1))
+    expected = np.asarray(state.params["encoder"]["dense_0"]["kernel"])
+    for i in range(6):
+        state, _ = train_step(state, batch(seed=i), jax.random.key(0), task=t)
+        if i % 3 == 2:
+            decay = min(0.9, (1 + i // 3) / (10 + i // 3))
+            expected = decay * expected + (1 - decay) * np.asarray(state.params["encoder"]["dense_0"]["kernel"])
+        np.testing.assert_allclose(state.ema["encoder"]["dense_0"]["kernel"], expected, rtol=1e-6)
+
+
+def test_noise_changes_with_the_step_and_reaches_only_the_encoder():
+    t = task(corruption=Corruption("gaussian", 0.5), optimizer=optax.sgd(0.0))
+    state, key = init(t, (3,), jax.random.key(1)), jax.random.key(0)
+    _, first = train_step(state, batch(), key, task=t)
+    _, again = train_step(state, batch(), key, task=t)
+    _, later = train_step(state.replace(step=jnp.array(1)), batch(), key, task=t)
+    assert first["loss"] == again["loss"] != later["loss"]
+    keys = fold(example_keys(jax.random.fold_in(key, 0), batch()), 0)
+    output = t.model.apply(eval_variables(state), t.corruption(keys, batch()["x"]))
+    clean = np.square(output.decoded - batch()["x"]).sum(1).mean()  # compared with the clean input
+    np.testing.assert_allclose(first["loss"], clean, rtol=1e-5)
+    sums = [eval_step(state, {**batch(), "weight": jnp.ones(4)}, task=t) for _ in range(2)]
+    plain = eval_step(state, {**batch(), "weight": jnp.ones(4)}, task=task())
+    assert_trees_equal(sums[0], sums[1])
+    assert_trees_equal(sums[0], plain)  # evaluation sees no noise
+
+
+def test_evaluation_counts_only_what_has_weight():
+    t = task()
+    state = init(t, (3,), jax.random.key(1))
+    b = batch(6)
+    part = eval_step(state, {**b, "weight": jnp.array([1.0, 1, 1, 1, 0, 0])}, task=t)
+    small = eval_step(state, {**{k: v[:4] for k, v in b.items()}, "weight": jnp.ones(4)}, task=t)
+    for name in small:
+        np.testing.assert_allclose(part[name], small[name], rtol=1e-6)
+    assert small["weight"] == 4
+
+
+def test_squared_error_of_a_bernoulli_is_that_of_its_mean():
+    t = task(objective=Objective(Bernoulli()))
+    state = init(t, (3,), jax.random.key(1))
+    b = {"x": jax.random.uniform(jax.random.key(0), (4, 3)), "weight": jnp.ones(4), "index": jnp.arange(4)}
+    mean = jax.nn.sigmoid(t.model.apply(eval_variables(state), b["x"]).decoded)
+    sums = eval_step(state, b, task=t)
+    np.testing.assert_allclose(sums["squared_error"], np.square(mean - b["x"]).sum(), rtol=1e-5)
+
+
+def test_gather_takes_rows_of_what_is_held():
+    held = {"x": jnp.arange(10.0)[:, None], "label": jnp.arange(10)}
+    got = gather(held, {"index": jnp.array([7, 2])})
+    np.testing.assert_array_equal(got["x"][:, 0], [7, 2])
+    np.testing.assert_array_equal(got["label"], [7, 2])
+    assert gather({}, {"index": jnp.array([1]), "x": 5})["x"] == 5
+
+
+class Normalised(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, keys=None, train=False):
+        return nn.Dense(2)(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+
+
+def test_running_statistics_are_updated_in_training_and_used_in_evaluation():
+    model = aejax.Autoencoder(Normalised(), aejax.models.IdentityBottleneck(), aejax.models.MLPDecoder((3,)))
+    t = task(model=model)
+    state, b = init(t, (3,), jax.random.key(1)), batch(8)
+    after, _ = train_step(state, b, jax.random.key(0), task=t)
+    mean = after.variables["batch_stats"]["encoder"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.1 * b["x"].mean(0), rtol=1e-4, atol=1e-6)
+    assert eval_variables(after)["batch_stats"] is after.variables["batch_stats"]
