@@ -6,6 +6,7 @@ Models are Flax linen modules. In training they take `keys=`, a random key for e
 
 from aejax import config, models, samplers
 from aejax.errors import AejaxError, DivergedError, InputError, LostError, StoppedError, StorageError
+from aejax.inference.encode_split import encode_split, read_latents
 from aejax.inference.run import Run, load_run
 from aejax.models import Autoencoder, Code, Output
 from aejax.training.loop import fit, train
@@ -25,10 +26,12 @@ __all__ = [
     "Task",
     "TrainState",
     "config",
+    "encode_split",
     "eval_step",
     "fit",
     "load_run",
     "models",
+    "read_latents",
     "samplers",
     "train",
     "train_step",

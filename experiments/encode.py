@@ -1,6 +1,6 @@
 """Writes the latents of a split: python -m experiments.encode --workdir=runs/conv --split=test --out=latents.npz
 
-Cut off, even by kill -9, the same command goes on. `aejax.inference.encode_split.read_latents` reads what it wrote.
+Cut off, even by kill -9, the same command goes on. `aejax.read_latents` reads what it wrote.
 """
 
 from absl import flags
