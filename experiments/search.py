@@ -28,7 +28,7 @@ from aejax.ablation.study import Study, tried
 from aejax.errors import in_one_line
 from aejax.files import inside, local, writable
 from aejax.workdir import metrics_log
-from aejax.workdir.lifecycle import end, is_finished
+from aejax.workdir.lifecycle import is_finished, record_end
 from experiments import main
 from experiments.config_flag import config_flag
 
@@ -136,7 +136,7 @@ def run_trial(
         study.tell(trial, value=value)
         return f"{objective} {value:.5g}, {time.monotonic() - begin:.0f} s"
     why = f"pruned: {objective} {value:.5g}"
-    end(folder, why)
+    record_end(folder, why)
     study.tell(trial, pruned=why)
     return f"{why} at step {last:,}, {time.monotonic() - begin:.0f} s"
 

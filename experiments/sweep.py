@@ -28,7 +28,8 @@ from aejax import data
 from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
 from aejax.files import inside, local, writable, write_whole
 from aejax.training import vmapped
-from aejax.training.loop import make_task, train_together
+from aejax.training.task import make_task
+from aejax.training.vmapped import train_together
 from aejax.workdir import checkpoint, metrics_log
 from aejax.workdir.lifecycle import is_finished, why_ended
 from experiments import main

@@ -30,8 +30,8 @@ import aejax
 from aejax.data import Spec
 from aejax.evaluation import Part, Subject
 from aejax.objectives import Context
-from aejax.training.loop import make_task
 from aejax.training.step import eval_variables, init
+from aejax.training.task import make_task
 
 gc.freeze()  # what is imported stays: no collection looks through it again
 gc.set_threshold(100_000)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 import aejax
 from aejax import config as config_lib
 from aejax.data import Spec
-from aejax.training.loop import make_task
+from aejax.training.task import make_task
 
 
 def test_json_round_trip_equals_the_config():

@@ -14,8 +14,8 @@ from conftest import MEANT, MNIST, assert_trees_equal, config_of, needs_mnist, o
 import aejax
 from aejax import config as config_lib
 from aejax.data import Spec, load, read
-from aejax.training.loop import make_task
 from aejax.training.step import eval_step, init, train_step
+from aejax.training.task import make_task
 from aejax.workdir import checkpoint, metrics_log
 
 CONFIGS = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py") if p.stem != "common")

@@ -1,15 +1,11 @@
-"""The loop: from a config to a trained run in a workdir, and on from where it was left."""
+"""The training loop: from a config to a trained run in a workdir, resuming from its newest checkpoint."""
 
-import contextlib
-import dataclasses
 import functools
 import itertools
-import math
 import sys
 import tempfile
-import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +17,67 @@ from aejax import config as config_lib
 from aejax import models
 from aejax.data import (
     Feed,
-    Source,
     Spec,
     Splits,
     check_identity,
-    chunks,
     from_array,
     identity,
-    labels,
     load,
     order,
-    padded,
     split,
     train_mean,
     warn_of_scale,
 )
 from aejax.distributed.partition import Partition
-from aejax.errors import AejaxError, InputError
+from aejax.errors import InputError
 from aejax.files import local
 from aejax.inference.run import Run, from_checkpoint
 from aejax.models import pre_encoder
-from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
-from aejax.registry import instance
-from aejax.training import optimizers, profiler, vmapped
-from aejax.training.multistep import batches, compile_steps, compile_together, steps_at_once
-from aejax.training.pretraining import pretrain, stacked_layers
-from aejax.training.recorder import Member
-from aejax.training.step import Task, TrainState, eval_step, eval_variables, gather, init, start
+from aejax.training import profiler
+from aejax.training.evaluator import compile_sampling, compile_validation
+from aejax.training.multistep import batches, compile_steps, hint, steps_at_once
+from aejax.training.pretraining import pretrain
+from aejax.training.recorder import Recorder
+from aejax.training.step import Task, init, start
+from aejax.training.task import check_data, make_task, single_device_task
 from aejax.workdir import checkpoint
-from aejax.workdir.lifecycle import claim, ends_known, held, open_run, storage_errors
+from aejax.workdir.checkpoint import Checkpoints, InMemory
+from aejax.workdir.lifecycle import OpenWorkdir, open_workdir
 from aejax.workdir.tracking import trackers
+
+Data = Splits | Callable[[ConfigDict], Splits]
+Adjust = Callable[[Any], Any]
+
+
+def never() -> bool:
+    """Returns False: nobody asks training to stop."""
+    return False
 
 
 def train(
     config: ConfigDict,
     workdir: str | Path,
     *,
-    data: Splits | Callable[[ConfigDict], Splits] = load,
+    data: Data = load,
     devices: Sequence[jax.Device] | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
     quiet: bool = False,
     profiled: range | None = None,
-    adjust: Callable[[Any], Any] | None = None,
+    adjust: Adjust | None = None,
 ) -> Run:
-    """Trains what `config` describes in `workdir`, or goes on where the workdir's run was left.
+    """Trains `config` in `workdir`, resuming from its newest checkpoint.
 
     Args:
       config: see `aejax.config.default`.
-      workdir: folder of the whole experiment, made if need be. One that holds a run of another
-        config is refused.
-      data: the three splits, or what makes them of `config.data`.
-      devices: all local ones unless told.
-      stop: asked after each dispatch of steps and the validation that is due then; once true, the run is saved and
-        left, as it is when Orbax hears that the process will be preempted.
-      quiet: without progress bar or table of parameters; warnings stay.
-      profiled: steps that JAX's profiler is to trace, `range(100, 110)` those that lead from step 100 to step 110;
-        the trace covers the whole dispatches that hold them, in the first process, see `profiler.around`. Those that
-        a run which goes on has passed, or never comes by, are left out.
+      workdir: the folder of the experiment, made if need be. One that holds a run of another config is refused.
+      data: the three splits, or a function that makes them from `config.data`.
+      devices: defaults to all devices.
+      stop: is called after each dispatch of steps. When it returns True, the run is saved and left, as it is when
+        Orbax hears that the process will be preempted.
+      quiet: shows neither progress bar nor table of parameters; warnings stay.
+      profiled: the steps that JAX's profiler traces: `range(100, 110)` leads from step 100 to step 110. The trace
+        covers whole dispatches in the first process, see `profiler.around`. Steps that a resumed run has passed, or
+        never reaches, are left out.
       adjust: maps the initial parameters, as they are drawn, to those that training starts from.
 
     Returns:
@@ -86,185 +86,7 @@ def train(
     Raises:
       InputError, StorageError, DivergedError: one line that says what to change.
     """
-    (done,) = train_together(
-        [config], [workdir], data=data, devices=devices, stop=stop, quiet=quiet, profiled=profiled, adjust=adjust
-    )
-    if isinstance(done, AejaxError):
-        raise done
-    return done
-
-
-def train_together(
-    configs: Sequence[ConfigDict],
-    workdirs: Sequence[str | Path],
-    *,
-    data: Splits | Callable[[ConfigDict], Splits] = load,
-    devices: Sequence[jax.Device] | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    quiet: bool = False,
-    profiled: range | None = None,
-    adjust: Callable[[Any], Any] | None = None,
-) -> list[Run | AejaxError]:
-    """`train` of several runs in one program, under vmap.
-
-    Each run has its own workdir, checkpoints and metrics, and equals the run alone to float tolerance. One that
-    diverges or cannot be written ends alone.
-
-    Args:
-      configs: differ only in `vmapped.NUMBERS`, see there; all at the same step.
-      workdirs: of each config.
-      data, devices, stop, quiet, profiled, adjust: as in `train`; the profile is written in the first workdir.
-
-    Returns:
-      Of each run what `train` returns, or the error that ended it.
-
-    Raises what keeps all runs from beginning.
-    """
-    folders = [local(workdir) for workdir in workdirs]
-    for each in configs:
-        config_lib.check(each)
-        trackers(each.tracking)
-    config, alone, numbers = configs[0], len(configs) == 1, vmapped.numbers(configs)
-    partition = Partition(devices, config.partition.name)
-    partition.check(config.batch_size)
-    quiet = quiet or not partition.primary
-    with contextlib.ExitStack() as stack:
-
-        def know_ends() -> None:
-            for workdir in folders if partition.primary else ():
-                with storage_errors(workdir):
-                    stack.enter_context(ends_known(workdir))
-
-        saves = []
-        for each, workdir in zip(configs, folders, strict=True):
-            with storage_errors(workdir):
-                workdir.mkdir(parents=True, exist_ok=True)
-                if partition.primary:
-                    stack.enter_context(held(workdir))
-                saves.append(open_run(workdir, each))
-        configs = [
-            config_lib.as_begun(each, saved.metadata["config"]) if saved else each
-            for each, saved in zip(configs, saves, strict=True)
-        ]
-        config = configs[0]
-        begin = saves[0].step if saves[0] else 0
-        if any(begin != (saved.step if saved else 0) for saved in saves):
-            raise InputError("runs that train together must have come equally far; run them one by one")
-        if profiled is not None:
-            profiled = profiler.ahead(profiled, begin, config.steps)
-        if not begin:  # what keeps a begun run from going on does not end it
-            know_ends()
-
-        data = data if isinstance(data, Splits) else data(config.data)
-        spec = Spec.from_dict(saves[0].metadata["spec"]) if saves[0] else Spec.of(data.train, config.data.standardize)
-        if spec.shape != data.train.shape:
-            raise InputError(
-                f"{folders[0]} was trained on examples of {spec.shape}, the data now holds {data.train.shape}"
-            )
-        order(len(data.train), config.batch_size, config.seed)  # raises before anything is decoded
-        task = make_task(config, spec, len(data.train), partition.axis_name)
-        vmapped.check(task, configs, numbers)
-        if task.model.pre_bias and not begin and adjust is None:
-            adjust = functools.partial(pre_encoder.start_at, train_mean(data.train, spec))
-        initial = functools.partial(init, task, spec.shape, adjust=adjust)
-        init_keys, keys = zip(*(jax.random.split(jax.random.key(each.seed)) for each in configs), strict=True)
-        states = [partition.init(initial, key) for key in init_keys]
-        for i, saved in enumerate(saves):
-            if saved:
-                states[i] = checkpoint.fill(states[i], saved.state, f"{folders[i]}, step {saved.step},")
-        if begin >= config.steps:
-            know_ends()
-            return [from_checkpoint(saved) for saved in saves if saved]
-        for folder, saved in zip(folders, saves, strict=True):
-            if saved:
-                cure = "restore the data, or choose another workdir"
-                check_identity(saved.metadata.get("data"), data._asdict(), str(folder), cure)
-        trained_on = identity(data._asdict(), labels=config.classes > 0)
-        if begin and not quiet:
-            print(f"going on from step {begin:,} of {config.steps:,}", file=sys.stderr)
-        if not quiet:
-            print(models.table(task.model, spec.shape), file=sys.stderr)
-        data = Splits(*map(spec.stored, data))
-        budget = config.data.memory_mb * 2**20
-        training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
-        check_data(config, task, training, validation)
-        if not begin:
-            warn_of_scale(data.train, spec)
-        partition.wait()  # until all have seen the workdir as it was
-        for each, workdir, saved in zip(configs, folders, saves, strict=True) if partition.primary else ():
-            with storage_errors(workdir):
-                claim(workdir, each, saved)
-        if begin:
-            know_ends()
-        questions = itertools.count(1)
-
-        def asked() -> bool:  # of all processes together, in pretraining as in training
-            number = next(questions)
-            return partition.any(stop() or checkpoint.preempted(number))
-
-        if not begin and config.pretrain.steps:
-            params = pretrain(config, task, training, partition, states[0].params, asked, quiet)
-            states[0] = start(task, params, states[0].variables)
-
-        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
-        steps_fn = (
-            compile_steps(task, keys[0], partition)
-            if alone
-            else compile_together(task, config, keys, numbers, partition)
-        )
-        if profiled is not None and partition.primary:
-            steps_fn = stack.enter_context(profiler.around(steps_fn, profiled, begin, at_once, folders[0]))
-        validate = _validator(task, config, partition, validation)
-        fixed = data.validation.take(np.arange(min(config.samples, len(data.validation))))
-        sample = _sampler(_on_one_device(task, config, spec), partition, fixed)
-        state = partition.place(vmapped.stack(states))
-        running, members = stack.enter_context(contextlib.ExitStack()), []
-        for each, workdir, saved in zip(configs, folders, saves, strict=True):
-            member = Member(each, workdir, spec, trained_on, saved, partition.primary, quiet or not alone)
-            members.append(running.enter_context(member))
-
-        def report(step: int, window: list[Any]) -> None:
-            dispatches = jax.device_get(window)
-            for i, member in enumerate(members) if window else ():
-                metrics = [vmapped.pick(dispatch, i, len(members)) for dispatch in dispatches]
-                if not member.ended:
-                    member.report(step, {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]})
-
-        window: list[Any] = []  # of each dispatch, on the device until they are reported
-        waiting: list[Any] = []
-        span = range(begin, begin if all(member.ended for member in members) else config.steps)
-        of_run = lambda seed: batches(training, config.batch_size, seed, partition, at_once, span)  # noqa: E731
-        dispatches = of_run(config.seed) if alone else zip(*(of_run(each.seed) for each in configs), strict=True)
-        ends = range(begin + at_once, span.stop + 1, at_once)
-        for step, batch in zip(ends, dispatches, strict=True):
-            state, metrics = steps_fn(state, training.held, batch)
-            window.append(metrics)
-            if waiting:  # read only now, while the device is busy with these steps
-                report(step - at_once, waiting)
-                waiting = []
-            planned = step % config.checkpoint_every == 0 or step == config.steps
-            leaving = step == config.steps or (not planned and asked())
-            if step % config.log_every == 0:
-                waiting, window = window, []
-            if planned or leaving:
-                report(step, waiting + window)
-                waiting, window = [], []
-                for i, member in enumerate(members):
-                    if not member.ended:
-                        check = functools.partial(validate, numbers=vmapped.pick(numbers, i, len(members)))
-                        member.save(step, vmapped.pick(state, i, len(members)), sample, check if planned else None)
-            if leaving or all(member.ended for member in members) or (planned and asked()):
-                break
-        running.close()
-        if not any(member.error for member in members):
-            partition.wait()  # until all is written
-    return [member.error or _newest(workdir) for member, workdir in zip(members, folders, strict=True)]
-
-
-def _newest(workdir: Path) -> Run:
-    newest = checkpoint.newest(workdir)
-    assert newest is not None
-    return from_checkpoint(newest)
+    return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust)
 
 
 def fit(
@@ -275,13 +97,17 @@ def fit(
     label: Any = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
-    adjust: Callable[[Any], Any] | None = None,
+    adjust: Adjust | None = None,
 ) -> Run:
     """Trains on an array: [n, features], [n, height, width] or [n, height, width, channels].
 
-    `label` [n], whole numbers from 0, is what a conditional model (`config.classes`) is given.
-    Without a workdir nothing stays on disk. With one, the same call goes on where it was left. `devices`, `quiet`
-    and `adjust` as in `train`.
+    Args:
+      config: see `aejax.config.default`.
+      images: the examples.
+      workdir: the folder of the experiment; the same call resumes there. Without one nothing stays on disk, and no
+        checkpoint is written.
+      label: [n], whole numbers from 0, for a conditional model (`config.classes`).
+      devices, quiet, adjust: as in `train`.
     """
     config_lib.check(config)
     config = config.copy_and_resolve_references()
@@ -292,136 +118,168 @@ def fit(
     with config.unlocked():
         config.data.name = f"array-{crc:08x}"
     data = split({"train": source}, config.data)
-    with contextlib.ExitStack() as stack:
-        folder = workdir or stack.enter_context(tempfile.TemporaryDirectory(prefix="aejax-"))
-        return train(config, folder, data=data, devices=devices, quiet=quiet, adjust=adjust)
+    if workdir is not None:
+        return train(config, workdir, data=data, devices=devices, quiet=quiet, adjust=adjust)
+    with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
+        return _train(config, Path(folder), InMemory, data, devices, never, quiet, None, adjust)
 
 
-def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str | None = None) -> Task:
-    """Model, objective and optimizer of a config, checked against each other.
+def _train(
+    config: ConfigDict,
+    folder: Path,
+    checkpoints: type[Checkpoints] | type[InMemory],
+    data: Data,
+    devices: Sequence[jax.Device] | None,
+    stop: Callable[[], bool],
+    quiet: bool,
+    profiled: range | None,
+    adjust: Adjust | None,
+) -> Run:
+    config_lib.check(config)
+    trackers(config.tracking)
 
-    `examples` is the number in the training split, `axis_name` that of the devices, see `Partition`.
+    # ---- Devices
+    partition = Partition(devices, config.partition.name)
+    partition.check(config.batch_size)
+    quiet = quiet or not partition.primary
+
+    # ---- Workdir
+    with open_workdir(folder, config, partition.primary) as opened:
+        config, begin = opened.config, opened.begin
+        if profiled is not None:
+            profiled = profiler.ahead(profiled, begin, config.steps)
+        profiled = profiled if partition.primary else None
+
+        # ---- Data, task, state
+        splits, spec = load_data(opened, data)
+        task = make_task(config, spec, len(splits.train), partition.axis_name)
+        state, key = initial_state(opened, task, spec, splits, partition, adjust)
+        if begin >= config.steps:
+            assert opened.saved is not None
+            opened.resume()
+            return from_checkpoint(opened.saved)
+        check_same_data(opened, splits)
+        trained_on = identity(splits._asdict(), labels=config.classes > 0)
+        describe(task, spec, begin, config.steps, quiet)
+
+        # ---- Feeds
+        training, validation, fixed = make_feeds(config, task, spec, splits, partition, new=not begin)
+        partition.wait()  # until all have seen the workdir as it was
+        opened.claim()
+        asked = ask_all(stop, partition)
+        if not begin and config.pretrain.steps:
+            params = pretrain(config, task, training, partition, state.params, asked, quiet)
+            state = start(task, params, state.variables)
+
+        # ---- Steps
+        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
+        if not quiet:
+            hint(task, config.steps, config.log_every, config.checkpoint_every)
+        train_steps = compile_steps(task, key, partition)
+        validate = compile_validation(task, config.batch_size, partition, validation)
+        sample = compile_sampling(single_device_task(task, config, spec), partition, fixed)
+        with (
+            profiler.around(train_steps, profiled, begin, at_once, folder) as train_steps,
+            Recorder(opened, spec, trained_on, validate, sample, quiet, checkpoints) as recorder,
+        ):
+            steps = range(begin, begin if recorder.done else config.steps)
+            dispatches = batches(training, config.batch_size, config.seed, partition, at_once, steps)
+            run_steps(train_steps, partition.place(state), training.held, dispatches, recorder, opened, at_once, asked)
+        partition.wait()  # until all is written
+    return from_checkpoint(recorder.newest())
+
+
+def run_steps(
+    train_steps: Callable[..., Any],
+    state: Any,
+    held: Any,
+    dispatches: Iterable[Any],
+    recorder: Any,
+    opened: OpenWorkdir,
+    at_once: int,
+    asked: Callable[[], bool],
+) -> None:
+    """Runs the dispatches of `at_once` steps each, until the last one, early stopping, or until asked to stop."""
+    config = opened.config
+    for step, batch in zip(itertools.count(opened.begin + at_once, at_once), dispatches, strict=False):
+        state, metrics = train_steps(state, held, batch)
+        recorder.add(step, metrics)
+        due = step % config.checkpoint_every == 0 or step == config.steps
+        leaving = not due and asked()
+        if due or leaving:
+            recorder.save(step, state, validated=due)
+        if leaving or recorder.done or (due and step < config.steps and asked()):
+            return
+
+
+def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
+    """Returns the splits, not yet decoded, and their spec: the saved one when a run resumes.
+
+    Raises InputError where they do not fit the saved run or the batch size.
     """
-    model = models.build(config, spec.shape, axis_name)
-    if config.pretrain.steps:
-        stacked_layers(config)
-    adversary = None
-    if config.adversary.name != "none":
-        adversary = instance("adversary", ADVERSARIES, config.adversary)
-    task = Task(
-        model=model,
-        objective=Objective(instance("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
-        optimizer=optimizers.build(config.optim, config.steps),
-        prepare=spec.prepare,
-        restore=spec.restore,
-        corruption=Corruption(**config.corruption),
-        ema=config.ema,
-        adversary=adversary,
-        examples=examples,
-        axis_name=axis_name,
-    )
-    traced = _trace(_on_one_device(task, config, spec), spec)
-    for key, taken in task.objective.unfinished(config.steps).items():
-        warnings.warn(
-            f"{key}={taken} is more than steps={config.steps}: training ends before this schedule does, with another "
-            f"weight or target than the config's; raise steps, or lower {key}",
-            stacklevel=2,
-        )
-    models.warn_if_overcomplete(models.abstract_output(model, spec.shape), config)
-    return dataclasses.replace(task, convolves="conv_general_dilated" in traced)
-
-
-def _on_one_device(task: Task, config: ConfigDict, spec: Spec) -> Task:
-    """The same for batches that no devices share."""
-    if task.axis_name is None:
-        return task
-    return dataclasses.replace(task, model=models.build(config, spec.shape), axis_name=None)
-
-
-def _trace(task: Task, spec: Spec) -> str:
-    """The operations of an evaluation. Computes nothing.
-
-    Raises InputError where a weight has no term, or a term does not fit the model.
-    """
-
-    def evaluate(x: Any) -> Any:
-        state = init(task, spec.shape, jax.random.key(0))
-        batch = {"x": x, **{name: np.arange(2, dtype=np.int32) for name in ("index", "label", "weight")}}
-        return eval_step(state, batch, task=task)
-
-    return str(jax.make_jaxpr(evaluate)(jax.ShapeDtypeStruct((2, *spec.shape), np.float32)))
-
-
-def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed) -> None:
-    """Raises InputError where values or labels are not what the config is for."""
-    _check_range(task, training.source)
-    for feed in (training, validation) if config.classes else ():
-        _check_labels(feed, config.classes)
-
-
-def _check_range(task: Task, source: Source) -> None:
-    likelihood = task.objective.likelihood
-    if likelihood.unit_interval and len(source.shape) == 1:
-        for x in map(task.prepare, chunks(source)):
-            if x.min() < 0 or x.max() > 1:
-                raise InputError(
-                    f"likelihood.name={type(likelihood).__name__} wants values in [0, 1], the data has "
-                    f"{x.min()} to {x.max()}; use gaussian or squared_error, or scale the data"
-                )
-
-
-def _check_labels(feed: Feed, classes: int) -> None:
-    if "label" not in feed.source.take(np.arange(1)):
+    config, saved = opened.config, opened.saved
+    splits = data if isinstance(data, Splits) else data(config.data)
+    spec = Spec.from_dict(saved.metadata["spec"]) if saved else Spec.of(splits.train, config.data.standardize)
+    if spec.shape != splits.train.shape:
         raise InputError(
-            f"classes={classes} makes the model conditional, but the data has no labels; give some or set classes=0"
+            f"{opened.folder} was trained on examples of {spec.shape}, the data now holds {splits.train.shape}"
         )
-    label = np.asarray(feed.held["label"]) if feed.held else labels(feed.source)
-    if label.min() < 0 or label.max() >= classes:
-        raise InputError(
-            f"the data has labels from {label.min()} to {label.max()}, and classes={classes} means 0 to {classes - 1}; "
-            "set classes to the number of labels"
-        )
+    order(len(splits.train), config.batch_size, config.seed)  # raises before anything is decoded
+    return splits, spec
 
 
-def _validator(task: Task, config: ConfigDict, partition: Partition, feed: Feed) -> Callable[..., dict[str, float]]:
-    """Means of `eval_step` over a whole split, of a state and the numbers of its run, see `together`."""
-    batch_size = config.batch_size
-    batches, own = math.ceil(len(feed.source) / batch_size), partition.own(batch_size)
-
-    def evaluate(carry: Any, held: Any, batch: Any, reduce: Any) -> Any:
-        numbered = vmapped.with_numbers(task, config, held["numbers"])
-        return carry, eval_step(held["state"], gather(held["data"], batch), task=numbered, reduce=reduce)
-
-    compiled = partition.compile(evaluate)
-
-    def validate(state: TrainState, numbers: Mapping[str, Any]) -> dict[str, float]:
-        held = {"state": state, "data": feed.held, "numbers": partition.replicate(numbers)}
-        sums = []
-        for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0][own], 0, batches)):
-            weight = padded(len(feed.source), batch_size, i)[1][own]
-            sums.append(compiled((), held, partition.share({**batch, "weight": weight}))[1])
-        sums = jax.device_get(sums)
-        totals = {key: sum(float(s[key]) for s in sums) for key in sums[0]}
-        count = totals.pop("weight")
-        means = {key: value / count for key, value in totals.items()}
-        return means | {"squared_error_per_value": means["squared_error"] / math.prod(feed.source.shape)}
-
-    return validate
+def initial_state(
+    opened: OpenWorkdir, task: Task, spec: Spec, splits: Splits, partition: Partition, adjust: Adjust | None
+) -> tuple[Any, jax.Array]:
+    """Returns the state that training starts or resumes from, and the run's key."""
+    saved = opened.saved
+    if task.model.pre_bias and not saved and adjust is None:
+        adjust = functools.partial(pre_encoder.start_at, train_mean(splits.train, spec))
+    init_key, key = jax.random.split(jax.random.key(opened.config.seed))
+    state = partition.init(functools.partial(init, task, spec.shape, adjust=adjust), init_key)
+    if saved:
+        state = checkpoint.fill(state, saved.state, f"{opened.folder}, step {saved.step},")
+    return state, key
 
 
-def _sampler(
-    task: Task, partition: Partition, batch: Mapping[str, Any]
-) -> Callable[[TrainState], dict[str, np.ndarray]]:
-    """Latents, reconstructions and inputs of the fixed evaluation batch, in the user's units.
+def check_same_data(opened: OpenWorkdir, splits: Splits) -> None:
+    """Raises InputError where a run would resume on other data than it began with."""
+    if opened.saved:
+        cure = "restore the data, or choose another workdir"
+        check_identity(opened.saved.metadata.get("data"), splits._asdict(), str(opened.folder), cure)
 
-    `task` is one without an axis of devices.
+
+def describe(task: Task, spec: Spec, begin: int, steps: int, quiet: bool) -> None:
+    """Prints where a run resumes and the table of its parameters."""
+    if begin and not quiet:
+        print(f"going on from step {begin:,} of {steps:,}", file=sys.stderr)
+    if not quiet:
+        print(models.table(task.model, spec.shape), file=sys.stderr)
+
+
+def make_feeds(
+    config: ConfigDict, task: Task, spec: Spec, splits: Splits, partition: Partition, new: bool
+) -> tuple[Feed, Feed, Any]:
+    """Returns the feeds of the training and validation splits, and the fixed batch whose samples are saved.
+
+    Raises InputError where values or labels do not fit the config; warns a `new` run of a scale far from one.
     """
+    splits = Splits(*map(spec.stored, splits))
+    budget = config.data.memory_mb * 2**20
+    training, validation = (Feed(part, budget, partition.replicate) for part in (splits.train, splits.validation))
+    check_data(config, task, training, validation)
+    if new:
+        warn_of_scale(splits.train, spec)
+    fixed = splits.validation.take(np.arange(min(config.samples, len(splits.validation))))
+    return training, validation, fixed
 
-    def apply(variables, batch):
-        x = task.prepare(batch["x"])
-        output: Any = task.apply(variables, x, batch, None)
-        reconstructions = task.restore(task.objective.mean(output.decoded))
-        return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": task.restore(x)}
 
-    compiled = partition.on_whole(apply)
-    return lambda state: compiled(eval_variables(state), batch)
+def ask_all(stop: Callable[[], bool], partition: Partition) -> Callable[[], bool]:
+    """Returns a function that asks all processes together whether one should stop, in pretraining as in training."""
+    numbers = itertools.count(1)
+
+    def asked() -> bool:
+        preempted = checkpoint.preempted(next(numbers))
+        return partition.any(stop() or preempted)
+
+    return asked

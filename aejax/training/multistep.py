@@ -1,36 +1,49 @@
 """Training in dispatches of several steps each: how many, their batches, their program."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from aejax.data import Feed, order
 from aejax.distributed.partition import Partition
 from aejax.training.step import Reduce, Task, gather, train_step
-from aejax.training.vmapped import stack, with_numbers
 
 MOST = 32  # by then the host's work for a dispatch is small beside that of the shortest steps
+_MANY = 1_000  # steps of a run that is worth a hint
 
 
 def steps_at_once(task: Task, *multiples: int) -> int:
-    """The largest number of steps up to MOST that divides all `multiples`: a dispatch ends wherever one of them is due.
+    """Returns the most steps of a dispatch, up to MOST, that divide all `multiples`, the steps at which one must end.
 
-    One on CPU for a model with convolutions: in a loop XLA:CPU runs them several times slower than alone
+    Returns 1 on CPU for a model with convolutions: in a loop XLA:CPU runs them several times slower than alone
     (jax-ml/jax#12868).
     """
-    if task.convolves and jax.default_backend() == "cpu":
+    if _one_by_one(task):
         return 1
     return max(n for n in range(1, MOST + 1) if math.gcd(*multiples) % n == 0)
 
 
+def hint(task: Task, steps: int, log_every: int, checkpoint_every: int) -> None:
+    """Prints which settings would let several steps share a dispatch, where theirs allow one step each."""
+    if steps >= _MANY and not _one_by_one(task) and math.gcd(steps, log_every, checkpoint_every) == 1:
+        print(
+            f"steps={steps}, log_every={log_every} and checkpoint_every={checkpoint_every} have no common divisor: "
+            "each step is dispatched alone, which is slow for a small model; choose multiples of one number, e.g. 20",
+            file=sys.stderr,
+        )
+
+
+def _one_by_one(task: Task) -> bool:
+    return task.convolves and jax.default_backend() == "cpu"
+
+
 def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range) -> Iterator[Any]:
-    """For each dispatch of the steps `span`, its batches [at_once, batch, ...] on the devices, see `data.order`."""
+    """Yields the batches [at_once, batch, ...] of each dispatch of the steps `span`, on the devices."""
     own, rows = partition.own(batch_size), order(len(feed.source), batch_size, seed)
 
     def rows_of(dispatch: int) -> np.ndarray:
@@ -43,37 +56,24 @@ def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_onc
 
 
 def compile_steps(task: Task, key: Array, partition: Partition) -> Callable[..., Any]:
-    """`state, metrics = function(state, held, batches)`, `train_step` for one batch after the other.
+    """Compiles `state, metrics = function(state, held, batches)`: one `train_step` for each of the batches.
 
-    `held` as in `Feed`, the batches from `batches`; metrics are [steps].
+    `held` is `Feed.held`, the batches come from `batches`; metrics are [steps].
     """
 
     def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
-        return _steps(state, held, batches, key, task=task, reduce=reduce)
+        return scan_steps(state, held, batches, key, task=task, reduce=reduce)
 
     return partition.compile(steps)
 
 
-def compile_together(
-    task: Task, config: ConfigDict, keys: Sequence[Array], numbers: Mapping[str, Array], partition: Partition
-) -> Callable[..., Any]:
-    """The same of several runs, with a key and numbers (see `together`) for each.
+def scan_steps(state: Any, held: Any, batches: Any, key: Array, *, task: Task, reduce: Reduce) -> Any:
+    """Returns the state after a `train_step` on each of the batches [steps, batch, ...], and the metrics [steps]."""
 
-    State, numbers and metrics have a leading axis [runs]; the batches are a tuple, those of each run.
-    """
+    def step(state: Any, batch: Any) -> Any:
+        return train_step(state, gather(held, batch), key, task=task, reduce=reduce)
 
-    def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
-        def one(state: Any, batches: Any, key: Array, numbers: Any) -> Any:
-            return _steps(state, held, batches, key, task=with_numbers(task, config, numbers), reduce=reduce)
-
-        return jax.vmap(one)(state, stack(batches), jnp.stack(keys), dict(numbers))
-
-    return partition.compile(steps)
-
-
-def _steps(state: Any, held: Any, batches: Any, key: Array, *, task: Task, reduce: Reduce) -> Any:
-    step = lambda state, batch: train_step(state, gather(held, batch), key, task=task, reduce=reduce)  # noqa: E731
-    if all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(batches)):  # not even a loop of one step, see above
+    if all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(batches)):  # no loop even of one step, see `steps_at_once`
         state, metrics = step(state, jax.tree.map(lambda a: a[0], batches))
         return state, jax.tree.map(lambda a: a[None], metrics)
     return jax.lax.scan(step, state, batches)

@@ -12,9 +12,9 @@ from aejax.data import Feed, Spec, Splits, load, warn_of_scale
 from aejax.distributed.partition import Partition
 from aejax.errors import DivergedError
 from aejax.models import abstract_output
-from aejax.training.loop import check_data, make_task
 from aejax.training.multistep import batches, compile_steps
 from aejax.training.step import init
+from aejax.training.task import check_data, make_task
 from aejax.workdir.tracking import trackers
 
 GIB = 2**30

@@ -13,10 +13,9 @@ from aejax.errors import InputError
 
 
 def ahead(steps: range, begin: int, end: int) -> range | None:
-    """Those of the steps that a run comes by from step `begin` to `end`; None, with a warning, where it is none.
+    """Returns the steps that a run from step `begin` to `end` still reaches, or None, with a warning, without any.
 
-    A run that goes on is given the same command, and by then may have passed them. Raises InputError for a range
-    without a step.
+    A resumed run is given the same command and may have passed them. Raises InputError for an empty range.
     """
     asked = f"steps {steps.start}:{steps.stop}"
     if not steps:
@@ -29,13 +28,16 @@ def ahead(steps: range, begin: int, end: int) -> range | None:
 
 @contextlib.contextmanager
 def around(
-    dispatch: Callable[..., Any], steps: range, begin: int, at_once: int, workdir: Path
+    dispatch: Callable[..., Any], steps: range | None, begin: int, at_once: int, workdir: Path
 ) -> Iterator[Callable[..., Any]]:
-    """The same dispatch of `at_once` steps, traced when it is called for `steps`.
+    """Yields `dispatch`, which runs `at_once` steps, traced when it is called for `steps`; without steps, as it is.
 
-    The trace covers whole dispatches: from the one with the first of the steps to the one with the last, with what is
-    done between them. It is written to workdir/plugins/profile/, also where the run ends before the last.
+    The trace covers whole dispatches, from the one with the first of the steps to the one with the last, and what
+    is done between them. It is written to workdir/plugins/profile/, also where the run ends before the last.
     """
+    if steps is None:
+        yield dispatch
+        return
     first, last = ((step - begin) // at_once for step in (steps.start, steps.stop - 1))
     called = 0
 

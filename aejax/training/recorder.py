@@ -1,109 +1,134 @@
-"""One run of those that train together: what it writes, and what ends it before the others."""
+"""The recorder of a run: metrics, validation, checkpoints and early stopping."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from aejax import config as config_lib
 from aejax.data import Spec
-from aejax.errors import AejaxError, DivergedError, in_one_line
-from aejax.workdir import checkpoint
-from aejax.workdir.lifecycle import end, is_stale, storage_errors
+from aejax.errors import AejaxError, DivergedError
+from aejax.training.evaluator import Sample, Validate
+from aejax.workdir.checkpoint import Checkpoint, Checkpoints, InMemory
+from aejax.workdir.lifecycle import OpenWorkdir, is_stale, storage_errors
 from aejax.workdir.metrics_log import Logs, Unwritten
 
 Metrics = Mapping[str, np.ndarray]  # [steps]
 
 
-class Member:
-    """Logs and checkpoints of one run.
+class Window:
+    """Metrics of dispatches, left on the device until the next dispatch runs, so that reading overlaps computing."""
+
+    def __init__(self, log_every: int, log: Callable[[int, Metrics], None]):
+        """`log(step, metrics)` gets the metrics of all steps since its last call, [..., steps]."""
+        self._log_every, self._log = log_every, log
+        self._window: list[Any] = []
+        self._full: tuple[int, list[Any]] | None = None
+
+    def add(self, step: int, metrics: Any) -> None:
+        """Takes the metrics of the dispatch that ends at `step`."""
+        self._window.append(metrics)
+        self._read()
+        if step % self._log_every == 0:
+            self._full, self._window = (step, self._window), []
+
+    def flush(self, step: int) -> None:
+        """Logs all that is left, up to `step`."""
+        if self._window:
+            self._full, self._window = (step, self._window), []
+        self._read()
+
+    def _read(self) -> None:
+        if self._full:
+            step, dispatches = self._full
+            self._full, host = None, jax.device_get(dispatches)
+            self._log(step, {name: np.concatenate([d[name] for d in host], axis=-1) for name in host[0]})
+
+
+class Recorder:
+    """Logs one run and saves its checkpoints; as a context manager, waits for the save in progress.
 
     Attributes:
-      error: what went wrong, if something did.
-      ended: whether it did, or the run stopped early for want of a better validation.
+      done: true once validation has not improved for `config.patience` validations.
     """
-
-    error: AejaxError | None = None
-    ended = False
 
     def __init__(
         self,
-        config: ConfigDict,
-        workdir: Path,
+        opened: OpenWorkdir,
         spec: Spec,
         trained_on: Mapping[str, Any],
-        saved: checkpoint.Checkpoint | None,
-        primary: bool,
-        quiet: bool,
+        validate: Validate,
+        sample: Sample,
+        quiet: bool = False,
+        checkpoints: type[Checkpoints] | type[InMemory] = Checkpoints,
     ):
-        """`trained_on` is the `identity` of the data, `primary` as in `Partition`."""
-        plain = config_lib.to_save(config, saved.metadata["config"] if saved else None)
-        metadata = {"config": plain, "spec": spec.to_dict(), "data": dict(trained_on)}
-        self._workdir, self._patience, self._primary = workdir, config.patience, primary
-        begin = saved.step if saved else 0
-        self._open = contextlib.ExitStack()
-        with self._guarded():
-            logs = Logs if primary else Unwritten
-            self._logs = self._open.enter_context(logs(workdir, begin, config, quiet))
-            self._checkpoints = self._open.enter_context(
-                checkpoint.Checkpoints(workdir, config.keep, metadata, saved.broken if saved and primary else ())
-            )
-            self.ended = is_stale(self._logs.history, self._patience)
+        """`trained_on` is the `identity` of the data; `validate` and `sample` come from `evaluator`."""
+        config = opened.config
+        metadata = {"config": opened.plain, "spec": spec.to_dict(), "data": dict(trained_on)}
+        broken = opened.saved.broken if opened.saved and opened.primary else ()
+        self._folder, self._patience, self._validate, self._sample = opened.folder, config.patience, validate, sample
+        self._window = Window(config.log_every, self.log)
+        with contextlib.ExitStack() as opening, storage_errors(self._folder):
+            logs = Logs if opened.primary else Unwritten
+            self._logs = opening.enter_context(logs(self._folder, opened.begin, config, quiet))
+            self._checkpoints = checkpoints(self._folder, config.keep, metadata, broken)
+            opening.enter_context(self._checkpoints)
+            self._open = opening.pop_all()
+        self.done = is_stale(self._logs.history, self._patience)
 
-    def report(self, step: int, metrics: Metrics) -> None:
-        """Logs the means over the steps up to `step`."""
-        with self._guarded():
+    def add(self, step: int, metrics: Any) -> None:
+        """Takes the metrics [steps] of the dispatch that ends at `step`; they are logged every `log_every` steps."""
+        self._window.add(step, metrics)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Logs the means over the steps up to `step`. Raises DivergedError where one is not finite."""
+        with storage_errors(self._folder):
             _check_finite(metrics, step, self._checkpoints)
             self._logs.train(step, {name: float(np.mean(values)) for name, values in metrics.items()})
 
-    def save(
-        self,
-        step: int,
-        state: Any,
-        sample: Callable[[Any], dict[str, np.ndarray]],
-        validate: Callable[[Any], dict[str, float]] | None,
-    ) -> None:
-        """Saves the state and its samples, validated first where `validate` is given."""
-        with self._guarded():
+    def save(self, step: int, state: Any, validated: bool) -> None:
+        """Saves the state and its samples, after a validation where `validated`.
+
+        Raises DivergedError where metrics or samples are not finite, StorageError where nothing can be written.
+        """
+        self._window.flush(step)
+        with storage_errors(self._folder):
             loss = None
-            if validate:
-                results = validate(state)
+            if validated:
+                results = self._validate(state)
                 checked = {name: np.array([value]) for name, value in results.items()}
                 _check_finite(checked, step, self._checkpoints, "validation ")
                 self._logs.validation(step, results)
                 loss = results["loss"]
-            samples = sample(state)
+            samples = self._sample(state)
             finite = {name: np.array([0.0 if np.isfinite(x).all() else np.nan]) for name, x in samples.items()}
             _check_finite(finite, step, self._checkpoints)
             self._checkpoints.save(step, state, samples, loss)
             self._logs.restart_clock()
-            self.ended = is_stale(self._logs.history, self._patience)
+            self.done = is_stale(self._logs.history, self._patience)
 
-    def __enter__(self) -> "Member":
+    def newest(self) -> Checkpoint:
+        """Returns the newest checkpoint, once the context is left."""
+        newest = self._checkpoints.newest()
+        assert newest is not None
+        return newest
+
+    def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Waits for the save under way. The trackers hear whether an error ended the run, this one or its own."""
-        own = (type(self.error), self.error, None) if self.error else (None, None, None)
-        with self._guarded():
-            self._open.__exit__(*(error if error[0] else own))
-
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+        """Waits for the save in progress. Trackers hear whether an error ended the run; a second one is dropped."""
         try:
-            with storage_errors(self._workdir):
-                yield
-        except AejaxError as error:
-            self.error, self.ended = self.error or error, True
-            if self._primary:
-                end(self._workdir, f"failed: {in_one_line(self.error)}")
+            with storage_errors(self._folder):
+                self._open.__exit__(*error)
+        except AejaxError:
+            if error[1] is None:
+                raise
 
 
-def _check_finite(metrics: Metrics, last: int, checkpoints: checkpoint.Checkpoints, what: str = "") -> None:
-    """Raises for the first step with a number that is not finite; metrics are [steps], of the steps up to `last`."""
+def _check_finite(metrics: Metrics, last: int, checkpoints: Checkpoints | InMemory, what: str = "") -> None:
+    """Raises DivergedError for the first step with a value that is not finite; metrics are [steps], up to `last`."""
     finite = {name: np.isfinite(values) for name, values in metrics.items()}
     good = np.logical_and.reduce(list(finite.values()))
     if good.all():

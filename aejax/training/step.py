@@ -30,7 +30,7 @@ class Task:
       adversary: with a discriminator that is trained beside the model.
       examples: in the training split.
       axis_name: of the devices that share a batch, see `Partition.axis_name`.
-      convolves: whether the step has convolutions, see `dispatch.steps_at_once`.
+      convolves: whether the step has convolutions, see `multistep.steps_at_once`.
     """
 
     model: Autoencoder
@@ -45,10 +45,11 @@ class Task:
     axis_name: str | None = None
     convolves: bool = False
 
-    def context(self, variables: Any, batch: Batch, output: Any, keys: Array, step: Any, critic: Any) -> Context:
-        """What the objective reads of a batch; `keys` are one for each example."""
-        x, mean = self.prepare(batch["x"]), self.objective.mean
-        label = batch["label"] if self.model.classes else None
+    def context(
+        self, variables: Any, x: Array, batch: Batch, output: Any, keys: Array, step: Any, critic: Any
+    ) -> Context:
+        """Returns what the objective reads of a batch; x is prepared, `keys` hold one key for each example."""
+        label, mean = batch["label"] if self.model.classes else None, self.objective.mean
         return Context(
             self.model.apply, variables, x, output, keys, step, label, mean, critic, self.examples, self.axis_name
         )
@@ -134,13 +135,14 @@ def train_step(
       batch, the bottleneck's metrics and `grad_norm`.
     """
     keys = example_keys(jax.random.fold_in(key, state.step), batch)
-    noisy = task.corruption(fold(keys, 0), task.prepare(batch["x"]))
+    x = task.prepare(batch["x"])
+    noisy = task.corruption(fold(keys, 0), x)
     critic = state.critic.get("params")
 
     def loss_fn(params):
         variables = {"params": params, **state.variables}
         output, updated = task.apply(variables, noisy, batch, fold(keys, 1), train=True, mutable=list(state.variables))
-        c = task.context(variables, batch, output, fold(keys, 2), state.step, critic)
+        c = task.context(variables, x, batch, output, fold(keys, 2), state.step, critic)
         metrics = jax.tree.map(jnp.mean, task.losses(c) | dict(output.code.metrics))
         return metrics["loss"], (metrics, updated, output)
 
@@ -150,7 +152,7 @@ def train_step(
     updated_critic = state.critic
     if task.adversary:
         before = {"params": state.params, **state.variables}
-        c = task.context(before, batch, output, fold(keys, 2), state.step, critic)
+        c = task.context(before, x, batch, output, fold(keys, 2), state.step, critic)
         updated_critic, metrics["critic_loss"] = _critic_step(state.critic, c, task.adversary, reduce)
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -209,7 +211,7 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = l
     x, variables = task.prepare(batch["x"]), eval_variables(state)
     keys = example_keys(jax.random.key(0), batch)
     output = task.apply(variables, x, batch, keys)
-    c = task.context(variables, batch, output, fold(keys, 2), None, state.critic.get("params"))
+    c = task.context(variables, x, batch, output, fold(keys, 2), None, state.critic.get("params"))
     # For a deterministic code the compiler sees that this is the same computation again.
     reconstruction = task.objective.mean(task.apply(variables, x, batch, None).decoded)
     error = jnp.square(task.restore(reconstruction) - task.restore(x)).reshape(x.shape[0], -1).sum(-1)

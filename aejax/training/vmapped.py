@@ -1,24 +1,213 @@
-"""Runs that one program trains: which may, and how their states and numbers lie beside each other."""
+"""Many runs in one program, under vmap: which runs may share one, their stacked states, and their recorder."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax.errors import InputError
-from aejax.training import optimizers
+from aejax.data import identity, load
+from aejax.distributed.partition import Partition
+from aejax.errors import AejaxError, InputError
+from aejax.files import local
+from aejax.inference.run import Run, from_checkpoint
+from aejax.training import loop, optimizers
+from aejax.training.evaluator import compile_sampling, compile_validation
+from aejax.training.multistep import batches, scan_steps, steps_at_once
+from aejax.training.recorder import Recorder, Window
 from aejax.training.step import Task
+from aejax.training.task import make_task, single_device_task
+from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
+from aejax.workdir.tracking import trackers
 
-# In what they may differ: numbers that change no shape. Beside them `seed`.
+# The numbers in which the configs may differ, for they change no shape; besides, `seed`.
 NUMBERS = ("optim.lr", "optim.weight_decay", "corruption.level", "objective.weights.")
 
 
+def train_together(
+    configs: Sequence[ConfigDict],
+    workdirs: Sequence[str | Path],
+    *,
+    data: loop.Data = load,
+    devices: Sequence[jax.Device] | None = None,
+    stop: Callable[[], bool] = loop.never,
+    quiet: bool = False,
+) -> list[Run | AejaxError]:
+    """Trains several runs in one program; a single one by `aejax.train`.
+
+    Each run has its own workdir, checkpoints and metrics, and equals the run trained alone to float tolerance. A run
+    that diverges or cannot be written ends alone.
+
+    Args:
+      configs: differ only in `seed` and in NUMBERS; all must be at the same step.
+      workdirs: one for each config.
+      data, devices, stop, quiet: as in `aejax.train`.
+
+    Returns:
+      For each run what `aejax.train` returns, or the error that ended it.
+
+    Raises errors that prevent every run from starting.
+    """
+    if len(configs) == 1:
+        return [loop.train(configs[0], workdirs[0], data=data, devices=devices, stop=stop, quiet=quiet)]
+    for each in configs:
+        config_lib.check(each)
+        trackers(each.tracking)
+    numbers = differing_numbers(configs)
+    partition = Partition(devices, configs[0].partition.name)
+    partition.check(configs[0].batch_size)
+    quiet = quiet or not partition.primary
+    with contextlib.ExitStack() as stack:
+        opened = [
+            stack.enter_context(open_workdir(local(workdir), each, partition.primary))
+            for each, workdir in zip(configs, workdirs, strict=True)
+        ]
+        first = opened[0]
+        config, begin = first.config, first.begin
+        if any(each.begin != begin for each in opened):
+            raise InputError("runs that train together must be at the same step; run them one by one")
+
+        splits, spec = loop.load_data(first, data)
+        task = make_task(config, spec, len(splits.train), partition.axis_name)
+        _check_numbers(task, [each.config for each in opened], numbers)
+        starts = [loop.initial_state(each, task, spec, splits, partition, None) for each in opened]
+        states, keys = zip(*starts, strict=True)
+        if begin >= config.steps:
+            for each in opened:
+                each.resume()
+            return [from_checkpoint(each.saved) for each in opened if each.saved]
+        for each in opened:
+            loop.check_same_data(each, splits)
+        trained_on = identity(splits._asdict(), labels=config.classes > 0)
+        loop.describe(task, spec, begin, config.steps, quiet)
+
+        training, validation, fixed = loop.make_feeds(config, task, spec, splits, partition, new=not begin)
+        partition.wait()  # until all have seen the workdirs as they were
+        for each in opened:
+            each.claim()
+
+        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
+        train_steps = compile_together(task, config, keys, numbers, partition)
+        numbered = lambda task, numbers: with_numbers(task, config, numbers)  # noqa: E731
+        validate = compile_validation(task, config.batch_size, partition, validation, numbered)
+        sample = compile_sampling(single_device_task(task, config, spec), partition, fixed)
+        with contextlib.ExitStack() as running:
+            members = [Member(each) for each in opened]
+            for i, member in enumerate(members):
+                running.enter_context(member)
+                own = pick(numbers, i)
+                member.open(spec, trained_on, lambda state, own=own: validate(state, own), sample, True)
+            recorder = Recorders(members, config.log_every)
+            steps = range(begin, begin if recorder.done else config.steps)
+            of_run = [batches(training, config.batch_size, c.seed, partition, at_once, steps) for c in configs]
+            dispatches, asked = zip(*of_run, strict=True), loop.ask_all(stop, partition)
+            state = partition.place(stack_trees(states))
+            loop.run_steps(train_steps, state, training.held, dispatches, recorder, first, at_once, asked)
+        if not any(member.error for member in members):
+            partition.wait()  # until all is written
+    return [member.error or from_checkpoint(member.recorder.newest()) for member in members]
+
+
+class Member:
+    """The recorder of one of several runs, which an error ends without ending the others.
+
+    Attributes:
+      error: the error that ended the run, or None.
+      done: true after an error or early stopping.
+    """
+
+    error: AejaxError | None = None
+    recorder: Recorder
+
+    def __init__(self, opened: OpenWorkdir):
+        self._opened = opened
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or self.recorder.done
+
+    def open(self, *arguments: Any) -> None:
+        """Opens the recorder with the arguments of `Recorder` that follow the workdir."""
+        with self.guarded():
+            self.recorder = Recorder(self._opened, *arguments)
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Keeps the first error of the run, and records it as its end."""
+        try:
+            yield
+        except AejaxError as error:
+            if self.error is None:
+                self.error = error
+                if self._opened.primary:
+                    record_failure(self._opened.folder, error)
+
+    def __enter__(self) -> "Member":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Closes the recorder; trackers hear of the run's own error, or of the one that ends all."""
+        own = (type(self.error), self.error, None) if self.error else (None, None, None)
+        with self.guarded():
+            if hasattr(self, "recorder"):
+                self.recorder.__exit__(*(error if error[0] else own))
+
+
+class Recorders:
+    """The recorders of several runs as one, for the loop; metrics and states have a leading axis [runs]."""
+
+    def __init__(self, members: Sequence[Member], log_every: int):
+        self._members, self._window = members, Window(log_every, self._log)
+
+    @property
+    def done(self) -> bool:
+        """Whether all runs have ended."""
+        return all(member.done for member in self._members)
+
+    def add(self, step: int, metrics: Any) -> None:
+        """Takes the metrics [runs, steps] of a dispatch."""
+        self._window.add(step, metrics)
+
+    def save(self, step: int, state: Any, validated: bool) -> None:
+        """Saves each run that has not ended."""
+        self._window.flush(step)
+        for i, member in enumerate(self._members):
+            if not member.done:
+                with member.guarded():
+                    member.recorder.save(step, pick(state, i), validated)
+
+    def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        for i, member in enumerate(self._members):
+            if not member.done:
+                with member.guarded():
+                    member.recorder.log(step, pick(metrics, i))
+
+
+def compile_together(
+    task: Task, config: ConfigDict, keys: Sequence[Array], numbers: Mapping[str, Array], partition: Partition
+) -> Callable[..., Any]:
+    """Compiles several steps as `multistep.compile_steps`, vmapped over runs with their own keys and `numbers`.
+
+    State, numbers and metrics have a leading axis [runs]; the batches are a tuple with those of each run.
+    """
+
+    def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
+        def one(state: Any, batches: Any, key: Array, numbers: Any) -> Any:
+            return scan_steps(state, held, batches, key, task=with_numbers(task, config, numbers), reduce=reduce)
+
+        return jax.vmap(one)(state, stack_trees(batches), jnp.stack(keys), dict(numbers))
+
+    return partition.compile(steps)
+
+
 def common(config: ConfigDict) -> str:
-    """The same for configs that may train together, and for no others."""
+    """Returns a text that is equal for configs that may train together, and for no others."""
     plain = config_lib.to_dict(config)
     if config.pretrain.steps:  # layer by layer, of one run
         return config_lib.to_json(plain)
@@ -29,8 +218,8 @@ def common(config: ConfigDict) -> str:
     return config_lib.to_json(plain)
 
 
-def numbers(configs: Sequence[ConfigDict]) -> dict[str, Any]:
-    """By key the numbers in which the configs differ, [runs]; raises InputError where they differ in more."""
+def differing_numbers(configs: Sequence[ConfigDict]) -> dict[str, Any]:
+    """Returns the numbers in which the configs differ, [runs] by key; raises InputError where they differ in more."""
     if len({common(config) for config in configs}) > 1:
         other = next(config for config in configs if common(config) != common(configs[0]))
         raise InputError(
@@ -42,7 +231,7 @@ def numbers(configs: Sequence[ConfigDict]) -> dict[str, Any]:
 
 
 def with_numbers(task: Task, config: ConfigDict, numbers: Mapping[str, Any]) -> Task:
-    """The task with these numbers, which may be traced, in the place of the config's."""
+    """Returns the task with `numbers`, which may be traced, in the place of the config's."""
     if not numbers:
         return task
     of = lambda section: {k.removeprefix(section): v for k, v in numbers.items() if k.startswith(section)}  # noqa: E731
@@ -54,17 +243,17 @@ def with_numbers(task: Task, config: ConfigDict, numbers: Mapping[str, Any]) -> 
     )
 
 
-def check(task: Task, configs: Sequence[ConfigDict], numbers: Mapping[str, Any]) -> None:
-    """InputError where one of the numbers, which are not looked at when they are traced, does not fit its place."""
+def _check_numbers(task: Task, configs: Sequence[ConfigDict], numbers: Mapping[str, Any]) -> None:
+    """Raises InputError where a number is out of range, which a traced number does not show."""
     for config in configs:
         with_numbers(task, config, {key: config_lib.get(config, key) for key in numbers})
 
 
-def stack(trees: Sequence[Any]) -> Any:
-    """Of several runs, with a leading axis [runs]; one is left as it is."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if len(trees) > 1 else trees[0]
+def stack_trees(trees: Sequence[Any]) -> Any:
+    """Stacks the trees of several runs along a leading axis [runs]."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def pick(tree: Any, i: int, runs: int) -> Any:
-    """What `stack` was given for run i."""
-    return jax.tree.map(lambda a: a[i], tree) if runs > 1 else tree
+def pick(tree: Any, i: int) -> Any:
+    """Returns the tree of run `i` from stacked trees."""
+    return jax.tree.map(lambda a: a[i], tree)

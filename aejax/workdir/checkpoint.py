@@ -132,8 +132,38 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
+    def newest(self) -> Checkpoint | None:
+        """Returns the newest checkpoint that can be read."""
+        return newest(self._folder.parent)
+
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class InMemory:
+    """Keeps the newest checkpoint in memory, with the interface of `Checkpoints`: for `fit` without a workdir."""
+
+    def __init__(self, workdir: Path, keep: int, metadata: Mapping[str, Any], broken: tuple[int, ...] = ()):
+        self._metadata = dict(metadata)
+        self._newest: Checkpoint | None = None
+
+    def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
+        """Copies the state, which training may donate."""
+        copied = jax.tree.map(np.array, serialization.to_state_dict(state))
+        self._newest = Checkpoint(step, copied, dict(samples), self._metadata)
+
+    def newest_step(self) -> None:
+        """Returns None: nothing can be resumed from."""
+
+    def newest(self) -> Checkpoint | None:
+        """Returns the newest checkpoint."""
+        return self._newest
+
+    def __enter__(self) -> "InMemory":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Does nothing: nothing is open."""
 
 
 def _copy(a: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The folder of an experiment: whose it is, whether it is finished, who may write to it."""
+"""The lifecycle of a workdir: opening and locking it, recording why a run ended, checking whether it is finished."""
 
 import contextlib
 import fcntl
@@ -14,40 +14,100 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax.errors import AejaxError, InputError, StoppedError, StorageError, in_one_line, printable
-from aejax.files import TEMPORARY, inside, local, read_json, write_whole
+from aejax.files import TEMPORARY, inside, local, read_bytes, read_json, write_whole
 from aejax.workdir import checkpoint
 from aejax.workdir.metrics_log import read
 
 ENDED = "ended.txt"
 LOCK = ".lock"  # is there while a process writes, and after kill -9
-_FOLDERS = (
-    checkpoint.FOLDER,
-    f"{checkpoint.FOLDER}.broken",
-    "plugins/profile",
-    "wandb",
-)  # that a run writes in
+_FOLDERS = (checkpoint.FOLDER, f"{checkpoint.FOLDER}.broken", "plugins/profile", "wandb")  # that a run writes in
 
 
-def open_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
-    """The checkpoint to go on from. Raises where the workdir is another run's or cannot be written."""
-    workdir.mkdir(parents=True, exist_ok=True)
+class OpenWorkdir:
+    """A workdir that this process trains in; see `open_workdir`.
+
+    Attributes:
+      folder: the workdir's path.
+      config: the run's config, with the defaults that the run began with.
+      saved: the checkpoint to resume from; None for a new run.
+      begin: the step of that checkpoint, or 0.
+      primary: whether this process writes what is written once.
+      claimed: whether an error from now on ends the run. A new run is claimed by opening its workdir.
+    """
+
+    def __init__(self, folder: Path, config: ConfigDict, saved: checkpoint.Checkpoint | None, primary: bool):
+        begun = saved.metadata["config"] if saved else None
+        self.folder, self.saved, self.primary = folder, saved, primary
+        self.config = config_lib.as_begun(config, begun) if begun is not None else config
+        self.plain = config_lib.to_save(self.config, begun)
+        self.begin = saved.step if saved else 0
+        self.claimed = False
+        if not saved:
+            self.resume()
+
+    def resume(self) -> None:
+        """Removes the record of an earlier end."""
+        self.claimed = True
+        if self.primary:
+            with storage_errors(self.folder):
+                (self.folder / ENDED).unlink(missing_ok=True)
+
+    def claim(self) -> None:
+        """Writes config.json and, from here on, records an error as the end of the run."""
+        if self.primary:
+            with storage_errors(self.folder):
+                write_whole(self.folder / "config.json", config_lib.to_json(self.plain))
+        self.resume()
+
+
+@contextlib.contextmanager
+def open_workdir(folder: Path, config: ConfigDict, primary: bool = True) -> Iterator[OpenWorkdir]:
+    """Opens the workdir of `config`, made if need be, and keeps other processes out until the context ends.
+
+    An error that leaves the context is recorded as the end of the run once the workdir is claimed: what prevents
+    a run from resuming does not end it. Raises InputError for the workdir of another config, or one in which
+    another process trains, and StorageError for one that cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if primary:
+                stack.enter_context(lock_workdir(folder))
+            saved = find_run(folder, config)
+        opened = OpenWorkdir(folder, config, saved, primary)
+        try:
+            yield opened
+        except (StoppedError, BrokenPipeError):  # stopped, or nobody reads the output any more: not failed
+            raise
+        except Exception as error:
+            if opened.claimed and primary:
+                record_failure(folder, error)
+            raise
+
+
+def find_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
+    """Returns the checkpoint to resume from, or None for a new run.
+
+    Raises InputError where the workdir holds a run of another config or other files, OSError where it cannot be
+    written.
+    """
     tempfile.TemporaryFile(dir=workdir).close()
     for name in (*_FOLDERS, *(f"{checkpoint.FOLDER}/{step}" for step in checkpoint.steps(workdir))):
         inside(workdir, name)
     if (workdir / "config.json").exists():
-        _same_as_written(config, workdir)
+        _check_written_config(config, workdir)
     elif {p.name for p in workdir.iterdir() if p.suffix != TEMPORARY} - {ENDED, LOCK} and not (
         workdir / checkpoint.FOLDER
     ).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.newest(workdir)
     if saved:
-        _same_config(saved.metadata["config"], config, workdir)
+        _check_same_config(saved.metadata["config"], config, workdir)
     return saved
 
 
-def _same_as_written(config: ConfigDict, workdir: Path) -> None:
-    """InputError where config.json is another's, unless that run never came to a checkpoint."""
+def _check_written_config(config: ConfigDict, workdir: Path) -> None:
+    """Raises InputError where config.json differs from `config`, unless that run has no checkpoint yet."""
     file = workdir / "config.json"
     try:
         old = read_json(file)
@@ -56,16 +116,10 @@ def _same_as_written(config: ConfigDict, workdir: Path) -> None:
     if not isinstance(old.get("data"), dict):
         raise InputError(f"{file} is no config; restore it, or remove it if the run is yours")
     if any("validation/loss" in record for record in read(workdir)):
-        _same_config(old, config, workdir)
+        _check_same_config(old, config, workdir)
 
 
-def claim(workdir: Path, config: ConfigDict, saved: checkpoint.Checkpoint | None) -> None:
-    """Writes config.json, whole or not at all; `saved` is the checkpoint that the run resumes from."""
-    plain = config_lib.to_save(config, saved.metadata["config"] if saved else None)
-    write_whole(workdir / "config.json", config_lib.to_json(plain))
-
-
-def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
+def _check_same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
     differ = config_lib.changes(old, new)
     if differ:
         more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
@@ -76,49 +130,42 @@ def _same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None
 
 
 def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
-    """Whether `train` has nothing left to do there. Raises InputError where the workdir is another config's."""
+    """Returns whether `train` has nothing left to do. Raises InputError where the workdir holds another config."""
     workdir = local(workdir)
     if (workdir / "config.json").exists():
-        _same_as_written(config, workdir)
+        _check_written_config(config, workdir)
     done = max(checkpoint.steps(workdir), default=0)
     history = [record for record in read(workdir) if record["step"] <= done]  # later ones will be written anew
     return done >= config.steps or (done > 0 and is_stale(history, config.patience))
 
 
-def end(workdir: Path, why: str, more: str = "") -> None:
-    """Leaves word of why the run ended before its last step, which is gone when it goes on; the first line is `why`."""
+def record_end(workdir: Path, why: str, more: str = "") -> None:
+    """Writes why the run ended before its last step; resuming removes it. The first line is `why`."""
     with contextlib.suppress(OSError):  # what ended it may be that nothing can be written here
         write_whole(workdir / ENDED, f"{why}\n{more}")
 
 
+def record_failure(workdir: Path, error: Exception) -> None:
+    """Writes `error` as the reason why the run ended, with its traceback where aejax did not raise it on purpose."""
+    more = "" if isinstance(error, AejaxError) else "".join(traceback.format_exception(error))
+    record_end(workdir, f"failed: {in_one_line(error)}", more)
+
+
 def why_ended(workdir: Path) -> str:
-    """E.g. "failed: train/loss not finite at step 5"; "" where no word was left."""
+    """Returns e.g. "failed: train/loss not finite at step 5", or "" where nothing is recorded."""
     file = Path(workdir) / ENDED
-    return printable(file.read_bytes()[:4096].decode(errors="replace").partition("\n")[0]) if file.is_file() else ""
-
-
-@contextlib.contextmanager
-def ends_known(workdir: Path) -> Iterator[None]:
-    """Leaves word of the error that ends the run. One that stopped, or that nobody reads any more, has not failed."""
-    (workdir / ENDED).unlink(missing_ok=True)
-    try:
-        yield
-    except (StoppedError, BrokenPipeError):
-        raise
-    except Exception as error:
-        more = "" if isinstance(error, AejaxError) else traceback.format_exc()
-        end(workdir, f"failed: {in_one_line(error)}", more)
-        raise
+    return printable(read_bytes(file).decode(errors="replace").partition("\n")[0]) if file.is_file() else ""
 
 
 def is_stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
-    """Whether the last `patience` validations were all worse than the best before them."""
+    """Returns whether the last `patience` validations were all worse than the best before them."""
     losses = [record["validation/loss"] for record in history if "validation/loss" in record]
     return bool(patience) and len(losses) - 1 - int(np.argmin(losses or [0])) >= patience
 
 
 @contextlib.contextmanager
 def storage_errors(workdir: Path) -> Iterator[None]:
+    """Raises StorageError, with the cure, in the place of an OSError."""
     try:
         yield
     except (StorageError, BrokenPipeError):  # a pipe is none of the workdir
@@ -128,10 +175,11 @@ def storage_errors(workdir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """Keeps other processes out, until this one leaves or dies. Raises InputError where one is in already.
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Keeps other processes out until the context ends or this process dies.
 
-    By a file and not the folder, which NFS would lock on one host alone.
+    Locks a file rather than the folder, which NFS would lock on one host alone. Raises InputError where another
+    process has the lock.
     """
     lock = _locked(workdir)
     try:
@@ -143,6 +191,7 @@ def held(workdir: Path) -> Iterator[None]:
 
 
 def _locked(workdir: Path) -> int:
+    """Returns the descriptor of the locked file."""
     while True:
         lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 import aejax
 from aejax import data
 from aejax.training import step
-from aejax.training.loop import make_task
+from aejax.training.task import make_task
 from experiments.benchmark.contenders import CONTENDERS
 from experiments.benchmark.given import CHECKED, Given
 from experiments.benchmark.works import Work

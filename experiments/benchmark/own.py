@@ -24,9 +24,10 @@ from aejax import Run, data
 from aejax.config import module
 from aejax.distributed.partition import Partition
 from aejax.evaluation.likelihood import log_likelihood
-from aejax.training.loop import make_task, train
+from aejax.training.loop import train
 from aejax.training.multistep import batches, compile_steps, steps_at_once
 from aejax.training.step import Task, eval_variables, init
+from aejax.training.task import make_task
 from experiments.machine import peak_gib
 
 # Config, its argument, steps between two checkpoints.

@@ -17,9 +17,9 @@ import numpy as np
 from aejax import data
 from aejax.config import module
 from aejax.distributed.partition import Partition
-from aejax.training.loop import make_task
 from aejax.training.multistep import compile_steps
 from aejax.training.step import init
+from aejax.training.task import make_task
 from configs import common
 
 MIB = 2**20

@@ -22,9 +22,9 @@ import numpy as np
 
 from aejax import data
 from aejax.distributed.partition import Partition
-from aejax.training.loop import make_task
 from aejax.training.multistep import compile_steps, steps_at_once
 from aejax.training.step import init, train_step
+from aejax.training.task import make_task
 from experiments.benchmark.own import timed
 from experiments.benchmark.works import ON_ACCELERATOR, ON_CPU, Work
 

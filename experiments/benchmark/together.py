@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 from aejax import data
 from aejax.config import module
 from aejax.distributed.partition import Partition
-from aejax.training.loop import make_task
-from aejax.training.multistep import batches, compile_steps, compile_together
+from aejax.training.multistep import batches, compile_steps
 from aejax.training.step import init
-from aejax.training.vmapped import stack
+from aejax.training.task import make_task
+from aejax.training.vmapped import compile_together, stack_trees
 from experiments.benchmark.own import timed
 from experiments.benchmark.profile import matrix_rate
 
@@ -82,7 +82,7 @@ def _of(config: ConfigDict, runs: int) -> tuple[Any, int]:
     else:
         compiled, dispatches = compile_together(task, config, keys, {}, partition), list(zip(*placed, strict=True))
     # A product forwards, and one for the gradient of each of its two sides.
-    return timed(compiled, stack(states), feed.held, dispatches), 3 * 2 * kernels * config.batch_size
+    return timed(compiled, stack_trees(states), feed.held, dispatches), 3 * 2 * kernels * config.batch_size
 
 
 def _commands(rounds: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from conftest import command
 
 import aejax
 from aejax.ablation.plan import grid, plan
+from aejax.training import vmapped
 from aejax.workdir import checkpoint
 from configs import basic
 from experiments import main
@@ -121,7 +122,7 @@ def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
             pass
 
     monkeypatch.setattr(main, "until_signal", Asked)
-    monkeypatch.setattr(sys.modules["aejax.training.loop"], "train_together", train)  # imported anew by the command
+    monkeypatch.setattr(vmapped, "train_together", train)  # imported anew by the command
     assert sweep.run("--together=1") == 75
     assert trained == ["lr=0.01"]
     assert "goes on from here" in capsys.readouterr().err
@@ -135,7 +136,7 @@ def test_codes_that_begin_by_kmeans_train_one_by_one(sweep, monkeypatch, kmeans,
         trained.append(len(configs))
         return [SimpleNamespace(step=4)] * len(configs)
 
-    monkeypatch.setattr(sys.modules["aejax.training.loop"], "train_together", train)
+    monkeypatch.setattr(vmapped, "train_together", train)
     assert sweep.run("--config.bottleneck.name=vq", f"--config.bottleneck.kmeans={kmeans}") == 0
     assert trained == sizes
 

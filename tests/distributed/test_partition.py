@@ -8,8 +8,8 @@ from conftest import MEANT, mlp, one_device, vectors
 import aejax
 from aejax import config, data
 from aejax.distributed.partition import Partition
-from aejax.training.loop import make_task
 from aejax.training.step import init
+from aejax.training.task import make_task
 from aejax.workdir import checkpoint, metrics_log
 
 module = config.module

@@ -12,8 +12,8 @@ from aejax.data import Spec, load, read
 from aejax.models.conv import Conv
 from aejax.models.decoders import TiedDense
 from aejax.models.layers import Dense
-from aejax.training.loop import make_task
 from aejax.training.step import init, train_step
+from aejax.training.task import make_task
 
 LONGEST = 16  # values that may be added one after another: the pixels of a window, the taps of a kernel
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 import aejax
 from aejax.ablation import plan
 from aejax.data import Spec
-from aejax.training.loop import make_task
+from aejax.training.task import make_task
 
 
 def paths(config, above=""):

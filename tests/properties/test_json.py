@@ -9,9 +9,9 @@ from door import JSON, NUMBERS, WORDS, cases, damaged, try_all
 from hypothesis import strategies as st
 
 import aejax
-from aejax import ablation, workdir
+from aejax import ablation
 from aejax.ablation import plan, table
-from aejax.workdir import checkpoint, metrics_log
+from aejax.workdir import checkpoint, lifecycle, metrics_log
 
 CONFIG = mlp(steps=2, log_every=1, checkpoint_every=1, batch_size=4, samples=2)
 EVALUATION = {"reconstruction": {"psnr": {"value": 20.0, "unit": "dB"}}, "codes": {"used": {"skipped": "no codes"}}}
@@ -76,15 +76,15 @@ def compare(root):
 
 READERS = {
     "compare": lambda root, run: compare(root),
-    "is_finished": lambda root, run: workdir.is_finished(CONFIG, run),
-    "open_run": lambda root, run: workdir.open_run(run, CONFIG),
+    "is_finished": lambda root, run: lifecycle.is_finished(CONFIG, run),
+    "find_run": lambda root, run: lifecycle.find_run(run, CONFIG),
     "metrics": lambda root, run: [record["step"] + 1 for record in metrics_log.read(run)],
     "best": lambda root, run: checkpoint.best(run),
     "load_run": lambda root, run: aejax.load_run(run, "best").encode(vectors(2)),
 }
 READ = {
     "sweep.json": ["compare"],
-    "lr=0.001/config.json": ["compare", "is_finished", "open_run"],
+    "lr=0.001/config.json": ["compare", "is_finished", "find_run"],
     "lr=0.001/metrics.jsonl": ["compare", "is_finished", "metrics", "best"],
     "lr=0.001/ended.txt": ["compare"],
     "lr=0.001/evaluation/2/metrics.json": ["compare"],

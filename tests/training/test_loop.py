@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 
 import jax
 import numpy as np
@@ -13,11 +12,9 @@ from conftest import assert_trees_equal, events, mlp, one_device, vectors
 
 import aejax
 from aejax import data
-from aejax.training import multistep
+from aejax.training import evaluator, multistep
 from aejax.workdir import checkpoint, metrics_log
-from aejax.workdir.lifecycle import end, held, is_finished, is_stale, why_ended
-
-train_lib = sys.modules["aejax.training.loop"]  # `aejax.train` is the function
+from aejax.workdir.lifecycle import is_finished, is_stale, lock_workdir, record_end, why_ended
 
 
 def fit(config, workdir, x=None, devices=None, **kwargs):
@@ -120,7 +117,7 @@ def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
 def test_finished_run_is_returned_untouched(tmp_path):
     first = fit(mlp(), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
-    end(tmp_path, "failed: after its last checkpoint")
+    record_end(tmp_path, "failed: after its last checkpoint")
     again = fit(mlp(), tmp_path)
     assert why_ended(tmp_path) == ""
     assert_trees_equal(first.variables, again.variables)
@@ -172,13 +169,13 @@ def test_an_error_that_nobody_foresaw_leaves_its_traceback_a_stop_and_a_closed_p
 
 def test_what_a_killed_run_left_of_its_lock_keeps_nobody_out(tmp_path):
     (tmp_path / ".lock").touch()
-    with held(tmp_path), pytest.raises(aejax.InputError, match="by another process"), held(tmp_path):
+    with lock_workdir(tmp_path), pytest.raises(aejax.InputError, match="by another process"), lock_workdir(tmp_path):
         pass
     assert not (tmp_path / ".lock").exists()
 
 
 def test_a_lock_that_its_holder_removes_just_then_is_none(tmp_path, monkeypatch):
-    held_by_another, lock = held(tmp_path), fcntl.flock
+    held_by_another, lock = lock_workdir(tmp_path), fcntl.flock
     held_by_another.__enter__()
 
     def late(file, how):
@@ -187,7 +184,7 @@ def test_a_lock_that_its_holder_removes_just_then_is_none(tmp_path, monkeypatch)
         lock(file, how)  # of a file that has no name any more
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with held(tmp_path), pytest.raises(aejax.InputError, match="by another process"), held(tmp_path):
+    with lock_workdir(tmp_path), pytest.raises(aejax.InputError, match="by another process"), lock_workdir(tmp_path):
         pass
 
 
@@ -195,7 +192,7 @@ def test_who_is_refused_says_nothing_about_the_run_that_is_there(tmp_path):
     fit(mlp(), tmp_path)
     with pytest.raises(aejax.InputError, match="another config"):
         fit(mlp(optim__lr=0.5), tmp_path)
-    with held(tmp_path), pytest.raises(aejax.InputError, match="by another process"):
+    with lock_workdir(tmp_path), pytest.raises(aejax.InputError, match="by another process"):
         fit(mlp(), tmp_path)
     assert why_ended(tmp_path) == ""
 
@@ -331,7 +328,7 @@ def test_changed_architecture_is_refused(tmp_path, monkeypatch):
     fit(mlp(), tmp_path, stop=after(2))
     real = aejax.models.build
     wider = mlp(encoder__features=(7,))
-    monkeypatch.setattr(train_lib.models, "build", lambda config, shape, *axis: real(wider, shape, *axis))
+    monkeypatch.setattr(aejax.models, "build", lambda config, shape, *axis: real(wider, shape, *axis))
     with pytest.raises(aejax.InputError, match=r"another architecture: .*dense/kernel: \(5, 2\) there, \(7, 2\) now"):
         fit(mlp(), tmp_path, stop=lambda: False)
 
@@ -404,9 +401,9 @@ def test_batch_must_divide_among_the_devices(tmp_path):
 
 
 def test_nan_in_validation_stops_the_run(tmp_path, monkeypatch):
-    real = train_lib.eval_step
+    real = evaluator.eval_step
     monkeypatch.setattr(
-        train_lib, "eval_step", lambda *a, **k: real(*a, **k) | {"loss": jax.numpy.nan * real(*a, **k)["loss"]}
+        evaluator, "eval_step", lambda *a, **k: real(*a, **k) | {"loss": jax.numpy.nan * real(*a, **k)["loss"]}
     )
     with pytest.raises(aejax.DivergedError, match="validation loss not finite at step 4"):
         fit(mlp(), tmp_path)

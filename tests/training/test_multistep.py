@@ -1,5 +1,4 @@
 import math
-import sys
 
 import jax
 import numpy as np
@@ -9,11 +8,9 @@ from conftest import conv, mlp, one_device, vectors
 import aejax
 from aejax import data
 from aejax.distributed.partition import Partition
-from aejax.training import multistep
-from aejax.training.loop import make_task
+from aejax.training import loop, multistep
 from aejax.training.step import init, train_step
-
-train_lib = sys.modules["aejax.training.loop"]
+from aejax.training.task import make_task
 
 
 def task_of(config, shape=(6,)):
@@ -102,7 +99,7 @@ def test_a_run_is_few_dispatches_of_one_program_that_copy_rows_only(tmp_path, mo
 
 def test_nothing_crosses_unasked(tmp_path, monkeypatch):
     """Dispatches run under JAX's guard: what moves between host and device moves by `device_put`, once per dispatch."""
-    real = train_lib.compile_steps
+    real = loop.compile_steps
 
     def guarded(*arguments):
         program = real(*arguments)
@@ -113,5 +110,5 @@ def test_nothing_crosses_unasked(tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(train_lib, "compile_steps", guarded)
+    monkeypatch.setattr(loop, "compile_steps", guarded)
     aejax.fit(mlp(steps=20, log_every=10, checkpoint_every=20), vectors(), tmp_path, devices=one_device(), quiet=True)

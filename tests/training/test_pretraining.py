@@ -6,9 +6,9 @@ from conftest import config_of, mlp, one_device, vectors
 import aejax
 from aejax import data
 from aejax.distributed.partition import Partition
-from aejax.training.loop import make_task
 from aejax.training.pretraining import pretrain, stacked_layers
 from aejax.training.step import init
+from aejax.training.task import make_task
 
 
 def setup(config, x):

@@ -8,7 +8,7 @@ from conftest import one_device
 import aejax
 from aejax.ablation.plan import plan
 from aejax.data import from_array, split
-from aejax.training.loop import train_together
+from aejax.training.vmapped import train_together
 from aejax.workdir import checkpoint, metrics_log
 from aejax.workdir.lifecycle import why_ended
 from configs import denoising, vae

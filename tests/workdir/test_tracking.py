@@ -18,7 +18,7 @@ from conftest import assert_trees_equal, mlp, one_device, vectors
 import aejax
 from aejax import data
 from aejax.ablation.plan import plan
-from aejax.training.loop import train_together
+from aejax.training.vmapped import train_together
 from aejax.workdir import checkpoint, metrics_log, tracking
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="pip install 'aejax[wandb]'")

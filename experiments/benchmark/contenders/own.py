@@ -10,9 +10,9 @@ from flax.traverse_util import unflatten_dict
 from aejax import Run
 from aejax.data import Spec
 from aejax.distributed.partition import Partition
-from aejax.training.loop import make_task
 from aejax.training.multistep import compile_steps, steps_at_once
 from aejax.training.step import start
+from aejax.training.task import make_task
 from experiments.benchmark.contenders import Contender, mean_square, training
 from experiments.benchmark.given import Given
 from experiments.benchmark.works import Work

@@ -1,0 +1,66 @@
+"""What is computed of a state while it trains: the validation metrics, and the samples saved with a checkpoint."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from aejax.data import Feed, padded
+from aejax.distributed.partition import Partition
+from aejax.training.step import Task, TrainState, eval_step, eval_variables, gather
+
+Validate = Callable[..., dict[str, float]]
+Sample = Callable[[TrainState], dict[str, np.ndarray]]
+
+
+def compile_validation(
+    task: Task,
+    batch_size: int,
+    partition: Partition,
+    feed: Feed,
+    numbered: Callable[[Task, Any], Task] = lambda task, numbers: task,
+) -> Validate:
+    """Returns `validate(state, numbers={})`: the means of `eval_step` over the whole split.
+
+    `numbered` puts traced `numbers`, such as a loss weight, into the task, so that runs which differ in them share
+    one program.
+    """
+    batches, own = math.ceil(len(feed.source) / batch_size), partition.own(batch_size)
+
+    def evaluate(carry: Any, held: Any, batch: Any, reduce: Any) -> Any:
+        batch = gather(held["data"], batch)
+        return carry, eval_step(held["state"], batch, task=numbered(task, held["numbers"]), reduce=reduce)
+
+    compiled = partition.compile(evaluate)
+
+    def validate(state: TrainState, numbers: Mapping[str, Any] = {}) -> dict[str, float]:
+        held = {"state": state, "data": feed.held, "numbers": partition.replicate(numbers)}
+        sums = []
+        for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0][own], 0, batches)):
+            weight = padded(len(feed.source), batch_size, i)[1][own]
+            sums.append(compiled((), held, partition.share({**batch, "weight": weight}))[1])
+        sums = jax.device_get(sums)
+        totals = {key: sum(float(s[key]) for s in sums) for key in sums[0]}
+        count = totals.pop("weight")
+        means = {key: value / count for key, value in totals.items()}
+        return means | {"squared_error_per_value": means["squared_error"] / math.prod(feed.source.shape)}
+
+    return validate
+
+
+def compile_sampling(task: Task, partition: Partition, batch: Mapping[str, Any]) -> Sample:
+    """Returns `sample(state)`: latents, reconstructions and inputs of `batch`, in the user's units.
+
+    `task` must have no axis of devices, see `single_device_task`: the batch is not divided.
+    """
+
+    def apply(variables: Any, batch: Any) -> dict[str, Any]:
+        x = task.prepare(batch["x"])
+        output: Any = task.apply(variables, x, batch, None)
+        reconstructions = task.restore(task.objective.mean(output.decoded))
+        return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": task.restore(x)}
+
+    compiled = partition.on_whole(apply)
+    return lambda state: compiled(eval_variables(state), batch)
