@@ -461,3 +461,15 @@ def test_resumed_tensorboard_hides_what_came_after(tmp_path):
     fit(mlp(), tmp_path, stop=lambda: False)
     starts = {event.step for event in events(tmp_path) if event.HasField("session_log")}
     assert sorted(starts) == [1, 7]
+
+
+def test_fit_without_a_workdir_writes_no_checkpoint_and_gives_the_same_run(tmp_path, monkeypatch):
+    there = fit(mlp(ema=0.9), tmp_path)
+    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", None)
+    here = aejax.fit(mlp(ema=0.9), vectors(), devices=one_device(), quiet=True)
+    assert (here.step, here.config.to_json()) == (there.step, there.config.to_json())
+    assert_trees_equal(here.variables, there.variables)
+    for name in ("latents", "reconstructions", "inputs"):
+        np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+    assert here.spec == there.spec
+    assert here.trained_on == there.trained_on

@@ -112,3 +112,12 @@ def test_nothing_crosses_unasked(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "compile_steps", guarded)
     aejax.fit(mlp(steps=20, log_every=10, checkpoint_every=20), vectors(), tmp_path, devices=one_device(), quiet=True)
+
+
+def test_settings_without_a_common_divisor_are_told(capsys):
+    task = make_task(mlp(), data.Spec((6,)))
+    multistep.hint(task, 10_000, 20, 200)
+    multistep.hint(task, 100, 20, 33)
+    assert capsys.readouterr().err == ""
+    multistep.hint(task, 10_000, 20, 333)
+    assert "checkpoint_every=333 have no common divisor" in capsys.readouterr().err
