@@ -75,6 +75,14 @@ def browser(tmp_path_factory):
     started.close()
 
 
+def mostly_slow(cases, *quick):
+    """Returns the cases of a parametrized test, marked slow except `quick` (the first one, where none are given)."""
+    first, *rest = cases
+    quick = quick or (first,)
+    slow = lambda case: pytest.param(*case if isinstance(case, tuple) else [case], marks=pytest.mark.slow)  # noqa: E731
+    return [case if any(case is kept or case == kept for kept in quick) else slow(case) for case in (first, *rest)]
+
+
 def config_of(name: str, arg: str = "tiny"):
     """A config of configs/, unlocked for the test to change."""
     return importlib.import_module(f"configs.{name}").get_config(arg).unlock()

@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import mlp, one_device, vectors
+from conftest import mlp, mostly_slow, one_device, vectors
 
 import aejax
 from aejax import checkpoint, config, data, logs, processes
@@ -135,6 +135,7 @@ def assert_same(a, b):
         assert x == pytest.approx(y, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_processes_train_as_one_and_write_once(group, alone, name):
     folder, n = group
@@ -162,6 +163,7 @@ def test_each_process_reads_its_share_of_a_stream(group):
         assert whole // n <= len(taken) <= whole // n + looked_at + 2
 
 
+@pytest.mark.slow
 def test_one_that_is_asked_to_stop_stops_all_at_one_step_and_any_devices_go_on(group, alone):
     folder, n = group
     stopped = {json.loads((folder / f"stopped.{i}.json").read_text())["step"] for i in range(n)}
@@ -281,6 +283,7 @@ def test_numbers_that_make_no_sense_are_named(arguments, message):
         pass
 
 
+@pytest.mark.slow
 def test_a_first_process_that_cannot_be_reached_is_one_line_within_the_timeout():
     code = (
         "import sys; from aejax import processes; processes.TIMEOUT = 2\nwith processes.joined(sys.argv[1], 2, 1): pass"
@@ -305,16 +308,18 @@ FATAL = "F1125 16:04:14.1 3707 client.h:80] Terminating process\nall of it\n"
 
 @pytest.mark.parametrize(
     ("said", "left"),
-    [
-        ("from below\n", "from below\n"),
-        (SAID, ""),
-        (SAID + "W1125 16:04:15.0 1 other.cc:1] of\nanother\n", "W1125 16:04:15.0 1 other.cc:1] of\nanother\n"),
-        (SAID + "Fatal Python error: Segmentation fault\n", "Fatal Python error: Segmentation fault\n"),
-        ("[Gloo] Rank 0\nfrom below\n", "from below\n"),
-        (SAID + FATAL, f"error: {processes.LOST}\n"),
-        (SAID + "error: Python saw it\n" + FATAL, "error: Python saw it\n"),
-        (FATAL + "in RegisterTask\n", f"error: {processes.APART}\n"),
-    ],
+    mostly_slow(
+        [
+            ("from below\n", "from below\n"),
+            (SAID, ""),
+            (SAID + "W1125 16:04:15.0 1 other.cc:1] of\nanother\n", "W1125 16:04:15.0 1 other.cc:1] of\nanother\n"),
+            (SAID + "Fatal Python error: Segmentation fault\n", "Fatal Python error: Segmentation fault\n"),
+            ("[Gloo] Rank 0\nfrom below\n", "from below\n"),
+            (SAID + FATAL, f"error: {processes.LOST}\n"),
+            (SAID + "error: Python saw it\n" + FATAL, "error: Python saw it\n"),
+            (FATAL + "in RegisterTask\n", f"error: {processes.APART}\n"),
+        ]
+    ),
 )
 def test_of_what_jaxlib_says_of_a_lost_process_one_line_is_left(said, left):
     code = (
