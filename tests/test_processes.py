@@ -104,7 +104,7 @@ def train_in_group(folder, n):
     return folder
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)])
 def group(request, tmp_path_factory):
     """The folder of what two processes trained, or four."""
     return train_in_group(tmp_path_factory.mktemp("group"), request.param), request.param
@@ -135,7 +135,6 @@ def assert_same(a, b):
         assert x == pytest.approx(y, rel=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_processes_train_as_one_and_write_once(group, alone, name):
     folder, n = group
@@ -163,7 +162,6 @@ def test_each_process_reads_its_share_of_a_stream(group):
         assert whole // n <= len(taken) <= whole // n + looked_at + 2
 
 
-@pytest.mark.slow
 def test_one_that_is_asked_to_stop_stops_all_at_one_step_and_any_devices_go_on(group, alone):
     folder, n = group
     stopped = {json.loads((folder / f"stopped.{i}.json").read_text())["step"] for i in range(n)}

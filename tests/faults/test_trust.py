@@ -174,13 +174,13 @@ def test_nothing_is_unpickled_while_a_run_is_trained_loaded_and_used(workdir, tm
 import pickle, _pickle
 def refuse(*a, **k): raise SystemExit("unpickled")
 import aejax, aejax.evaluation, aejax.encode
+from conftest import mlp, vectors  # imports torch where it is installed, which defines kinds of Unpickler
 for module in (pickle, _pickle):
     for name in ("load", "loads", "Unpickler"): setattr(module, name, refuse)
 pickle._Unpickler = refuse
 run = aejax.load_run({str(workdir)!r})
 run.decode(run.encode(run.inputs)); run.generate(3)
 run.export({str(tmp_path / "programs")!r})
-from conftest import mlp, vectors
 aejax.fit(mlp(), vectors(), {str(tmp_path / "new")!r}, quiet=True)
 try: pickle.loads(b"")
 except SystemExit: print("kept")
