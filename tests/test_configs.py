@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MEANT, MNIST, assert_trees_equal, config_of, needs_mnist, one_device
+from conftest import MEANT, MNIST, assert_trees_equal, config_of, mostly_slow, needs_mnist, one_device
 
 import aejax
 from aejax import config as config_lib
@@ -33,7 +33,7 @@ def test_the_three_architectures_are_there():
 
 
 @pytest.mark.filterwarnings(MEANT)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", mostly_slow(CONFIGS, "vae"))
 def test_tiny_trains_resumes_and_is_the_same_on_one_device_and_four(name, tmp_path):
     """Resumed, it has the same bits: codebooks, discriminators, counters and averages included."""
     config = config_of(name)
@@ -80,6 +80,7 @@ def test_configs_are_locked_checked_and_documented(name):
         module.get_config("tinny")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(MEANT)
 @pytest.mark.parametrize(("name", "arg"), [(name, arg) for name in CONFIGS for arg in arguments(name) if arg != "tiny"])
 def test_variants_take_finite_steps_in_bfloat16(name, arg):
@@ -102,6 +103,7 @@ def test_variants_take_finite_steps_in_bfloat16(name, arg):
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"decoder.tied": True}, {"pretrain.steps": 4}, {"dtype": "bfloat16", "ema": 0.9}])
 def test_stacked_takes_its_options(options, tmp_path):
     config = config_of("stacked")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MEANT, MNIST, config_of, needs_mnist, one_device
+from conftest import MEANT, MNIST, config_of, mostly_slow, needs_mnist, one_device
 
 import aejax
 from aejax.workdir import checkpoint, metrics_log
@@ -74,14 +74,16 @@ def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--config=configs/conv.py:tinny"], r"config argument 'tinny' is unknown; choose among: tiny, mnist"),
-        (["--config=configs/nope.py"], r"no such config file: 'configs/nope.py'"),
-        (["--config=configs/conv.py", "--config.optim.lrr=3"], r"Did you mean \"lr\""),
-        (["--config=configs/conv.py", "--config.data.name=mnsit"], r"'mnsit' is unknown; did you mean 'mnist'"),
-        (["--config=configs/conv.py", "--config.encoder.kernle=5"], r"did you mean 'kernel'"),
-        (["--config=configs/conv.py", "--wrkdir=x"], r"Unknown command line flag 'wrkdir'"),
-    ],
+    mostly_slow(
+        [
+            (["--config=configs/conv.py:tinny"], r"config argument 'tinny' is unknown; choose among: tiny, mnist"),
+            (["--config=configs/nope.py"], r"no such config file: 'configs/nope.py'"),
+            (["--config=configs/conv.py", "--config.optim.lrr=3"], r"Did you mean \"lr\""),
+            (["--config=configs/conv.py", "--config.data.name=mnsit"], r"'mnsit' is unknown; did you mean 'mnist'"),
+            (["--config=configs/conv.py", "--config.encoder.kernle=5"], r"did you mean 'kernel'"),
+            (["--config=configs/conv.py", "--wrkdir=x"], r"Unknown command line flag 'wrkdir'"),
+        ]
+    ),
 )
 def test_a_slip_is_one_clear_line(arguments, message, tmp_path):
     code, _, errors = finish(launch("train", *arguments, f"--workdir={tmp_path / 'w'}"))
@@ -115,6 +117,7 @@ def test_signals_are_asked_for_and_the_second_ctrl_c_interrupts():
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_sigterm_saves_and_exits_cleanly_and_the_same_command_goes_on(tmp_path, devices):
     workdir = tmp_path / "run"
@@ -143,7 +146,7 @@ def angle_to_pca(x, decoder_kernel):
     return np.degrees(np.arccos(np.clip(cosines.min(), 0, 1)))
 
 
-@pytest.mark.parametrize("draw", range(3))
+@pytest.mark.parametrize("draw", mostly_slow(range(3)))
 def test_linear_basic_finds_the_subspace_of_pca(draw, tmp_path):
     seed = int(np.random.default_rng().integers(2**31)) if draw else 0
     rng = np.random.default_rng(seed)
@@ -165,6 +168,7 @@ def test_angle_measures_what_it_says():
     assert angle_to_pca(x, kernel) == pytest.approx(20, abs=0.5)
 
 
+@pytest.mark.slow
 @needs_mnist
 @pytest.mark.filterwarnings(MEANT)
 def test_stacked_learns_mnist(tmp_path):
@@ -177,6 +181,7 @@ def test_stacked_learns_mnist(tmp_path):
     assert metrics_log.read(tmp_path)[-1]["validation/squared_error"] < 43.64  # two components of PCA reach this
 
 
+@pytest.mark.slow
 def test_required_set_holds_neither_tensorflow_nor_pytorch():
     code = "import sys, aejax, aejax.evaluation.pictures; sys.exit(bool({'tensorflow', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

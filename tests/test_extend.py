@@ -60,6 +60,7 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
+@pytest.mark.slow
 def test_one_file_adds_a_bottleneck_and_a_term(mine, tmp_path):
     """By the command line, as a user would, and loaded again by name."""
     repository = Path(__file__).parents[1]
@@ -84,6 +85,7 @@ def test_one_file_adds_a_bottleneck_and_a_term(mine, tmp_path):
     assert "validation/variance" in records
 
 
+@pytest.mark.slow
 def test_its_term_is_what_it_says(mine, tmp_path):
     x = vectors(16)
     config = mlp(steps=1, checkpoint_every=1, batch_size=16, data__validation="train", data__train="train")

@@ -8,7 +8,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from conftest import MEANT, conv, mlp, untrained, vectors
+from conftest import MEANT, conv, mlp, mostly_slow, untrained, vectors
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -31,8 +31,19 @@ X = vectors() * [1, 10, 100, 1, 1, 1] + 3
 CHECKS = list(estimator_checks_generator(AutoencoderTransformer(n_components=1, hidden=(), steps=2)))
 
 
+# The checks that train nothing, and one that trains.
+QUICK = """array_api_input complex_data do_not_raise_errors_in_init_or_set_params estimator_cloneable estimator_repr
+estimator_sparse_array estimator_sparse_matrix estimator_sparse_tag estimator_tags_renamed estimators_unfitted
+estimators_empty_data_messages estimators_fit_returns_self fit1d get_params_invariance mixin_order set_params
+no_attributes_set_in_init parameters_default_constructible transformer_n_iter transformers_unfitted valid_tag_types"""
+
+
 @pytest.mark.filterwarnings(MEANT)  # the checks' data has few features
-@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=[check.func.__name__ for _, check in CHECKS])
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    mostly_slow(CHECKS, *[case for case in CHECKS if case[1].func.__name__.removeprefix("check_") in QUICK.split()]),
+    ids=[check.func.__name__ for _, check in CHECKS],
+)
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
@@ -64,6 +75,7 @@ def test_a_linear_one_finds_what_pca_finds():
     assert model.score_samples(outlier) < model.score_samples(x).min()
 
 
+@pytest.mark.slow
 def test_without_a_density_the_score_is_minus_the_squared_error_of_what_the_model_reads(fitted):
     decoded = fitted.inverse_transform(fitted.transform(X))
     expected = -np.square((decoded - X) / X.std(0)).sum(1)
@@ -72,6 +84,7 @@ def test_without_a_density_the_score_is_minus_the_squared_error_of_what_the_mode
     assert decoded.std(0)[2] > 5  # in X's units, not deviations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(), (4,), (9, 5)])
 def test_training_starts_from_pca(hidden):
     x = vectors(seed=1) * [1, 2, 3, 1, 1, 1] + 5
@@ -83,6 +96,7 @@ def test_training_starts_from_pca(hidden):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "expected"), [(1, False), (0.01, True), ([1, 1, 1, 1, 1, 100], True), (100, True)])
 def test_columns_are_standardized_where_their_scales_ask_for_it(scale, expected):
     model = AutoencoderTransformer(steps=1).fit(vectors() * scale)
@@ -108,6 +122,7 @@ def test_the_defaults_are_at_least_pca(name, components):
     assert case["aejax"]["squared_error"] <= case["pca"]["squared_error"]
 
 
+@pytest.mark.slow
 def test_the_decoder_mirrors_the_encoder():
     params = AutoencoderTransformer(hidden=(5, 3), steps=1).fit(X).run_.variables["params"]
     assert [params["encoder"][f"dense_{i}"]["kernel"].shape for i in range(2)] == [(6, 5), (5, 3)]
@@ -155,7 +170,7 @@ def test_what_is_no_density_of_one_example_is_scored_by_its_error(likelihood):
 
 
 @pytest.mark.filterwarnings(SCALE)
-@pytest.mark.parametrize("how", ["pickle", "joblib", "config"])
+@pytest.mark.parametrize("how", mostly_slow(["pickle", "joblib", "config"], "pickle", "joblib"))
 def test_copies_transform_alike_and_hold_nothing_compiled(how, fitted, tmp_path):
     if how == "config":
         fitted = AutoencoderTransformer(config=mlp(ema=0.5), random_state=1).fit(X)
@@ -178,6 +193,7 @@ def test_copies_transform_alike_and_hold_nothing_compiled(how, fitted, tmp_path)
         clone(copy).fit(X[:20])
 
 
+@pytest.mark.slow
 def test_the_state_of_randomness_decides(fitted):
     again = clone(fitted).fit(X)
     np.testing.assert_array_equal(again.transform(X), fitted.transform(X))
@@ -185,6 +201,7 @@ def test_the_state_of_randomness_decides(fitted):
     assert np.any(clone(fitted).set_params(random_state=1).fit(X).transform(X) != fitted.transform(X))
 
 
+@pytest.mark.slow
 def test_a_search_in_a_pipeline_finds_how_many_components_the_data_has():
     pipe = make_pipeline(StandardScaler(), linear(steps=200))
     search = GridSearchCV(pipe, {"autoencodertransformer__n_components": [1, 2]}, cv=2)
@@ -194,6 +211,7 @@ def test_a_search_in_a_pipeline_finds_how_many_components_the_data_has():
     assert names.tolist() == ["autoencodertransformer0", "autoencodertransformer1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [None, "conv"])
 def test_images_go_in_and_come_out_flat(config):
     x = np.random.default_rng(0).integers(0, 256, (20, 64), np.uint8)
@@ -207,6 +225,7 @@ def test_images_go_in_and_come_out_flat(config):
     np.testing.assert_allclose(model.score_samples(x), -np.square(decoded - x / 255).sum(1), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(SCALE)
 def test_all_rows_are_trained_on_and_batches_are_no_larger_than_the_data():
     config = mlp()
@@ -218,6 +237,7 @@ def test_all_rows_are_trained_on_and_batches_are_no_larger_than_the_data():
     assert (config.batch_size, config.data.name) == (16, "digits")  # the given one is as it was
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_nothing_stays(capfd, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model = AutoencoderTransformer(hidden=(5,), steps=4, random_state=0).fit(X)

@@ -17,6 +17,7 @@ def test_first_step_of_a_command(tmp_path):
     assert 0 < startup._to_first_step("configs/conv.py:tiny", str(tmp_path)) < 10 * total
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_not_waited_for(tmp_path):
     with pytest.raises(RuntimeError, match="missing"):
         startup._to_first_step("configs/missing.py", str(tmp_path))

@@ -40,6 +40,7 @@ def discrete():
     return aejax.fit(small(module("vq", codes=8, features=4, positions=3)), images(), devices=one_device())
 
 
+@pytest.mark.slow
 def test_a_conditional_model_draws_what_the_label_says(conditional):
     """After a short training the label alone tells the brightness."""
     drawn = conditional.generate(30, label=LABEL[:30]).mean((1, 2, 3))
@@ -65,6 +66,7 @@ def test_a_conditional_run_wants_its_labels(conditional, label, message):
         conditional.generate(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "classes", "message"),
     [
@@ -81,6 +83,7 @@ def test_training_a_conditional_model_wants_labels(label, classes, message, memo
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_labels_are_refused_where_nothing_reads_them(discrete):
     with pytest.raises(aejax.InputError, match=r"not conditional \(classes=0\)"):
         discrete.encode(images(), LABEL)

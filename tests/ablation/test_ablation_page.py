@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import command
+from conftest import command, mostly_slow
 from matplotlib.container import ErrorbarContainer
 from workdirs import run, sweep
 
@@ -182,7 +182,7 @@ def test_the_page_holds_the_table_and_what_was_left_out(tmp_path):
 SCREENS = [(1280, False), (1280, True), (390, False), (390, True)]
 
 
-@pytest.mark.parametrize(("width", "dark"), SCREENS)
+@pytest.mark.parametrize(("width", "dark"), mostly_slow(SCREENS))
 def test_the_page_fits_can_be_read_and_asks_for_nothing(browser, tmp_path, width, dark):
     root = sweep(tmp_path, GRID, VALUES)
     (root / "lr=0.1,ema=0.9,seed=1/ended.txt").write_text("failed: " + "a long reason " * 20 + "<b>\n")
@@ -201,6 +201,7 @@ def test_the_page_fits_can_be_read_and_asks_for_nothing(browser, tmp_path, width
     assert browser.asked() == {"file"}
 
 
+@pytest.mark.slow
 def test_a_click_on_a_head_sorts_the_table(browser, tmp_path):
     browser.open(written(sweep(tmp_path, GRID, VALUES)))
     means = "[...document.querySelectorAll('.wide tbody tr')].map((r) => Number(r.cells[2].dataset.key))"
@@ -243,6 +244,7 @@ def test_the_command_writes_all_files_and_prints_the_table(tmp_path, monkeypatch
     assert "not counted" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_workdirs_are_compared_in_the_first_of_them(tmp_path, monkeypatch, capsys):
     for name, loss in {"a": 1.0, "b": 2.0}.items():
         run(tmp_path / name, [loss], {"ema": loss / 10})

@@ -39,6 +39,7 @@ def test_a_plan_names_no_run_outside(tmp_path, name):
         collect([root])
 
 
+@pytest.mark.slow
 def test_files_are_replaced_and_not_written_through_links(tmp_path, monkeypatch):
     root = sweep(tmp_path / "sweep", [{"ema": 0.5}, {"ema": 0.9}], [[1.0], [2.0]])
     mine = tmp_path / "mine"

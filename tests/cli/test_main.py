@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from conftest import mostly_slow
 from jax.experimental.compilation_cache import compilation_cache
 
 import aejax
@@ -54,11 +55,13 @@ def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("what", "status", "told"),
-    [
-        ("print('x' * 100_000)", 141, ""),
-        ("print('x')", 141, ""),
-        ("print('x'); raise aejax.InputError('no')", 1, "error: no\n"),
-    ],
+    mostly_slow(
+        [
+            ("print('x' * 100_000)", 141, ""),
+            ("print('x')", 141, ""),
+            ("print('x'); raise aejax.InputError('no')", 1, "error: no\n"),
+        ]
+    ),
 )
 def test_a_reader_who_leaves_ends_the_command_without_a_traceback(what, status, told):
     code = f"""import aejax, sys; from experiments import main
@@ -74,6 +77,7 @@ main.run(command)"""
     assert process.returncode == status
 
 
+@pytest.mark.slow
 def test_a_command_fills_the_cache_and_the_next_compiles_nothing(tmp_path):
     def programs(name):
         arguments = [
@@ -150,6 +154,7 @@ def test_whatever_a_flag_raises_is_one_short_line(monkeypatch, error, told):
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_help_is_no_error_and_an_override_that_does_not_fit_prints_one_line():
     command = [sys.executable, "-m", "experiments.train", "--config=configs/vae.py:tiny", "--workdir=unused"]
     asked = subprocess.run([*command, "--help"], capture_output=True, text=True)

@@ -79,6 +79,7 @@ def states(workdir):
     return [trial.state.name for trial in trials(workdir)]
 
 
+@pytest.mark.slow
 def test_what_diverges_or_does_not_fit_is_told_and_the_study_goes_on(search, tmp_path, capsys):
     given = config_file(tmp_path, {1: {"optim.lr": 1e30}, 2: {"batch_size": 10**6}})
     assert search.run(given, "--trials=4") == 0
@@ -116,6 +117,7 @@ def test_what_diverges_or_does_not_fit_is_told_and_the_study_goes_on(search, tmp
     assert len({t.params["lr"] for t in trials(search.workdir)}) == 5
 
 
+@pytest.mark.slow
 def test_a_trial_worse_than_the_median_ends_at_its_validation(search, tmp_path, capsys):
     slow = {number: {"optim.lr": 1e-9} for number in (5, 6)}
     given = config_file(tmp_path, slow)
@@ -149,6 +151,7 @@ def test_the_validations_of_a_trial_are_read_when_there_is_more(monkeypatch, tmp
     assert len(reads) == 3
 
 
+@pytest.mark.slow
 def test_the_workdir_may_be_this_folder(search, tmp_path, monkeypatch, capsys):
     given = config_file(tmp_path)
     search.workdir.mkdir()
@@ -166,6 +169,7 @@ def start(tmp_path, *arguments):
     return subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
 def test_a_trial_under_way_is_gone_on_with(search, tmp_path, number, status):
     given = config_file(tmp_path, more=LONG)
@@ -192,6 +196,7 @@ def test_a_trial_under_way_is_gone_on_with(search, tmp_path, number, status):
     assert "2 trials: 2 complete" in out
 
 
+@pytest.mark.slow
 def test_processes_share_the_trials_and_what_one_leaves_another_takes(tmp_path, request):
     code = f"""
 from pathlib import Path
@@ -220,6 +225,7 @@ print(trial and trial.number, flush=True)
     assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL", "PRUNED"]
 
 
+@pytest.mark.slow
 def test_commands_at_once_do_each_trial_once(search, tmp_path):
     given = config_file(tmp_path)
     processes = [start(tmp_path, given, "--trials=4") for _ in range(2)]
@@ -243,6 +249,7 @@ with Study(Path(sys.argv[1]), "minimize", {}) as study:
 """
 
 
+@pytest.mark.slow
 def test_a_trial_that_ends_while_another_process_claims_is_not_given_out_again(tmp_path, monkeypatch):
     arguments = [sys.executable, "-c", TELLS, str(tmp_path)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -263,6 +270,7 @@ def test_a_trial_that_ends_while_another_process_claims_is_not_given_out_again(t
             assert [trial.state.name for trial in study.trials] == ["COMPLETE", "RUNNING"]
 
 
+@pytest.mark.slow
 def test_mistakes(search, tmp_path, monkeypatch):
     assert "configs/basic.py:tiny has no search(trial)" in search.run("--config=configs/basic.py:tiny")
     file = tmp_path / "mine.py"

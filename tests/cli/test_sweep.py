@@ -72,6 +72,7 @@ def test_runs_skips_and_tells(sweep, capsys):
     assert "batch_size: 16 -> 8" in status
 
 
+@pytest.mark.slow
 def test_what_failed_says_why_and_may_be_mended(sweep, capsys):
     broken = "--config.data.train=train[:3]"
     assert "2 of 2 runs failed" in sweep.run(broken)
@@ -85,6 +86,7 @@ def test_what_failed_says_why_and_may_be_mended(sweep, capsys):
     assert "failed" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_the_plan_stays(sweep, monkeypatch):
     assert sweep.run() == 0
     plan_file = sweep.workdir / "sweep.json"
@@ -180,6 +182,7 @@ def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch, capsys):
     assert len(submitted) == 1
 
 
+@pytest.mark.slow
 def test_jobs_train_each_run_once(tmp_path):
     argv = ["-m", "experiments.sweep", *FLAGS, "--seeds=2", "--jobs", "2", f"--workdir={tmp_path}"]
     with subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as all_:

@@ -250,6 +250,7 @@ CHANGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", CHANGED)
 def test_data_that_changed_under_a_run_is_refused(tmp_path, how):
     file, workdir = tmp_path / "x.npy", tmp_path / "run"

@@ -155,6 +155,7 @@ def test_factors_do_not_go_to_the_devices(budget):
     assert set(feed.source.take(np.arange(2))) == {"x", "label"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*root mean squares")
 @pytest.mark.parametrize(("count", "memory_mb"), [(1, 1), (4, 0)])
 def test_training_takes_no_notice_of_factors(count, memory_mb, tmp_path):

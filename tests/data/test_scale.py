@@ -62,6 +62,7 @@ def test_the_scale_is_read_of_few_rows_all_over_the_data():
     assert read[0][-1] == 99_999
 
 
+@pytest.mark.slow
 def test_training_starts_with_the_warning_and_resumes_without(tmp_path):
     with pytest.warns(match="root mean squares"):
         aejax.fit(mlp(steps=4, optim__schedule="constant"), 100 * vectors(), tmp_path, quiet=True)

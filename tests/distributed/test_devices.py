@@ -19,6 +19,7 @@ def both(tmp_path, config, x):
     return [checkpoint.newest(tmp_path / str(count)) for count in (1, 4)]
 
 
+@pytest.mark.slow
 def test_four_devices_train_as_one_noise_averages_and_ragged_validation_included(tmp_path):
     config = mlp(ema=0.9, corruption__name="gaussian", corruption__level=0.5, optim__clip=1.0, optim__name="sgd")
     one, four = both(tmp_path, config, vectors(197))  # 20 validation rows in batches of 16
@@ -30,6 +31,7 @@ def test_four_devices_train_as_one_noise_averages_and_ragged_validation_included
         assert a == pytest.approx(b, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_numbers_of_devices(tmp_path):
     x = vectors()
     left = iter(range(2))
@@ -46,6 +48,7 @@ def test_a_run_moves_between_numbers_of_devices(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_of_four_devices_loads_in_a_process_with_one(tmp_path):
     run = aejax.fit(mlp(), vectors(), tmp_path, devices=jax.devices())
     code = (

@@ -52,6 +52,7 @@ def assert_close(a, b):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(MEANT)
 @pytest.mark.parametrize("name", CASES)
 def test_shares_train_as_pmap_does(tmp_path, name):
@@ -71,6 +72,7 @@ def state_of(name):
     return make_task(experiment, data.Spec.of(source, False)), source.shape
 
 
+@pytest.mark.slow
 def test_each_device_holds_its_share_from_the_first_moment():
     task, shape = state_of("vae")
     partition = Partition(jax.devices(), "sharded")
@@ -100,6 +102,7 @@ def test_the_step_gives_shares_back_and_donates():
     assert first["odd"].is_deleted()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", [1, 2, 4])
 def test_a_checkpoint_of_shares_goes_on_anywhere(tmp_path, then):
     experiment, x = sharded("vae")

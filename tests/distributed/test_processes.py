@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import mlp, one_device, vectors
+from conftest import mlp, mostly_slow, one_device, vectors
 
 import aejax
 from aejax import config, data
@@ -108,7 +108,7 @@ def train_in_group(folder, n):
     return folder
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)])
 def group(request, tmp_path_factory):
     """The folder of what two processes trained, or four."""
     return train_in_group(tmp_path_factory.mktemp("group"), request.param), request.param
@@ -286,6 +286,7 @@ def test_numbers_that_make_no_sense_are_named(arguments, message):
         pass
 
 
+@pytest.mark.slow
 def test_a_first_process_that_cannot_be_reached_is_one_line_within_the_timeout():
     code = (
         "import sys; from aejax import processes; processes.TIMEOUT = 2\nwith processes.joined(sys.argv[1], 2, 1): pass"
@@ -310,16 +311,18 @@ FATAL = "F1125 16:04:14.1 3707 client.h:80] Terminating process\nall of it\n"
 
 @pytest.mark.parametrize(
     ("said", "left"),
-    [
-        ("from below\n", "from below\n"),
-        (SAID, ""),
-        (SAID + "W1125 16:04:15.0 1 other.cc:1] of\nanother\n", "W1125 16:04:15.0 1 other.cc:1] of\nanother\n"),
-        (SAID + "Fatal Python error: Segmentation fault\n", "Fatal Python error: Segmentation fault\n"),
-        ("[Gloo] Rank 0\nfrom below\n", "from below\n"),
-        (SAID + FATAL, f"error: {processes.LOST}\n"),
-        (SAID + "error: Python saw it\n" + FATAL, "error: Python saw it\n"),
-        (FATAL + "in RegisterTask\n", f"error: {processes.APART}\n"),
-    ],
+    mostly_slow(
+        [
+            ("from below\n", "from below\n"),
+            (SAID, ""),
+            (SAID + "W1125 16:04:15.0 1 other.cc:1] of\nanother\n", "W1125 16:04:15.0 1 other.cc:1] of\nanother\n"),
+            (SAID + "Fatal Python error: Segmentation fault\n", "Fatal Python error: Segmentation fault\n"),
+            ("[Gloo] Rank 0\nfrom below\n", "from below\n"),
+            (SAID + FATAL, f"error: {processes.LOST}\n"),
+            (SAID + "error: Python saw it\n" + FATAL, "error: Python saw it\n"),
+            (FATAL + "in RegisterTask\n", f"error: {processes.APART}\n"),
+        ]
+    ),
 )
 def test_of_what_jaxlib_says_of_a_lost_process_one_line_is_left(said, left):
     code = (

@@ -72,6 +72,7 @@ def test_auroc_of_ones_own_arrays_is_the_share_of_ordered_pairs(plane, seed):
         assert 0.5 < found[name] < 1
 
 
+@pytest.mark.slow
 def test_what_a_run_cannot_have_is_skipped_and_says_how_to_have_it():
     x, label = near_and_far(60)
     found = anomaly.measure(subject_of(plane_run(), x, label=label))

@@ -49,6 +49,7 @@ def test_explained_variance_is_r2_of_all_values_together(seed):
     assert codes.variance_explained(x, np.broadcast_to(x.mean(0), x.shape)) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_usage_is_of_the_whole_part_and_of_each_position():
     x = 3 * vectors(300)  # more than a batch of `run.indices`
     run = run_of(module("vq", codes=16, features=4, positions=3), x)
@@ -64,6 +65,7 @@ def test_usage_is_of_the_whole_part_and_of_each_position():
     assert isinstance(found["variance_explained"], Measure)
 
 
+@pytest.mark.slow
 def test_levels_have_codes_of_their_own():
     x = 3 * vectors(100)
     run = run_of(module("residual_vq", codes=8, features=4, levels=3, positions=2), x)
@@ -96,6 +98,7 @@ def test_units_of_sparse_codes():
     assert found["variance_explained"].value == pytest.approx(1 - error, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_makes_no_sense_is_skipped():
     x = np.ones((20, 6), np.float32)
     found = codes.measure(subject_of(run_of(module("dense", features=2), x), x))

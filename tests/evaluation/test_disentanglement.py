@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import config_of, one_device
+from conftest import config_of, mostly_slow, one_device
 from sklearn.metrics import mutual_info_score
 
 import aejax
@@ -110,7 +110,7 @@ def test_two_factors_in_one_unit_are_complete_but_not_modular():
     assert found["factor_vae"] < 0.65  # one majority for both
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", mostly_slow(range(2)))
 def test_noise_separates_nothing(seed):
     factors, rng = grid(4, 4, 4, times=30), np.random.default_rng(seed)
     noise = rng.normal(size=(2, len(factors), 5))
@@ -123,7 +123,7 @@ def test_noise_separates_nothing(seed):
     assert found["informativeness"] == pytest.approx(1 / 4, abs=0.05)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", mostly_slow(range(2)))
 def test_more_noise_gives_lower_scores(seed):
     factors = grid(4, 4, times=40)
     noise = np.random.default_rng(seed).normal(size=factors.shape)
@@ -284,6 +284,7 @@ def test_splits_with_different_numbers_of_factors_are_named():
         of.measure(subject(shuffled(2, 3) * 1.0, shuffled(2, 3), np.zeros((15, 3), int)))
 
 
+@pytest.mark.slow
 def test_a_constant_code_has_scores():
     factors = shuffled(3, 4)
     measures = of.measure(subject(np.ones((len(factors), of.LARGEST)), factors))
@@ -291,6 +292,7 @@ def test_a_constant_code_has_scores():
         assert measures[name].value == pytest.approx(0, abs=1e-9), name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the code .* it can learn to copy")
 def test_shapes_train_under_an_existing_config_and_are_measured(tmp_path):
     config = config_of("beta_vae")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.special
-from conftest import fresh, mlp, subject_of, vectors
+from conftest import fresh, mlp, mostly_slow, subject_of, vectors
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
@@ -122,6 +122,7 @@ def test_a_perfect_generator_is_near_and_others_are_farther(linear):
     assert own["precision"].value == generation.precision_and_recall(real, generated)[0]
 
 
+@pytest.mark.slow
 def test_counts_are_bounded_by_the_data_and_said(linear):
     test = vectors(30)
     found = generation.measure(subject_of(linear, test), num=5000)
@@ -153,7 +154,7 @@ def test_wide_features_are_skipped(monkeypatch, linear):
     assert all("2 numbers are more than 1; choose another" in m.reason for m in found.values())
 
 
-@pytest.mark.parametrize(("moved", "accuracy"), [(9.0, 1.0), (0.0, 0.5)])
+@pytest.mark.parametrize(("moved", "accuracy"), mostly_slow([(9.0, 1.0), (0.0, 0.5)]))
 def test_a_classifier_reads_the_label_that_was_asked_for(moved, accuracy):
     """The data's second class lies 9 higher in every value; the decoder draws it there, or does not heed the label."""
     config = mlp(encoder__features=(), decoder__features=(), classes=2)
@@ -200,6 +201,7 @@ def digits():
     return subject_of(run, x[1200:], x[:1200], bunch.target[1200:], bunch.target[:1200])
 
 
+@pytest.mark.slow
 def test_features_of_a_classifier(digits):
     found = generation.measure(digits, "classifier", num=400)
     how = found["frechet_distance"].protocol
@@ -231,6 +233,7 @@ def test_the_hidden_layer_is_what_the_last_one_reads():
     np.testing.assert_allclose(scipy.special.softmax(logits, 1), network.predict_proba(x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_drawn_images_are_clipped_to_where_images_lie(digits):
     drawn = digits.run.generate(50)
     assert drawn.min() < 0  # which `encode` refuses
@@ -240,6 +243,7 @@ def test_drawn_images_are_clipped_to_where_images_lie(digits):
     assert found["frechet_distance"].value == pytest.approx(generation.frechet_distance(real, codes), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_prior_says_what_it_draws_after():
     found = generation.measure(subject_of(fresh(mlp(), vectors(8)), vectors(20)))
     assert "20 generated after its 8 saved latents, for want of a prior" in found["recall"].protocol

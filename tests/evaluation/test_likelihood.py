@@ -8,7 +8,7 @@ import weakref
 import jax
 import numpy as np
 import pytest
-from conftest import fresh, mlp, subject_of, vectors
+from conftest import fresh, mlp, mostly_slow, subject_of, vectors
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
@@ -72,6 +72,7 @@ def test_one_sample_of_the_exact_posterior_is_log_p(exact):
         np.testing.assert_allclose(likelihood.log_likelihood(run, x, 7, seed), true.logpdf(x), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_more_samples_tighten_the_bound_up_to_log_p(loose):
     run, true = loose
     x = data_of(true, 400)
@@ -100,6 +101,7 @@ def written_out(run, x, samples, seed):
     return log_w
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [4, 1000])
 def test_the_count_is_exact_whatever_the_chunk(loose, rows, monkeypatch):
     run, true = loose
@@ -111,6 +113,7 @@ def test_the_count_is_exact_whatever_the_chunk(loose, rows, monkeypatch):
         np.testing.assert_allclose(likelihood.log_likelihood(run, x, samples, seed=2), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_example_does_not_depend_on_chunks_or_on_the_others(loose, monkeypatch):
     run, true = loose
     x = data_of(true, 37)
@@ -170,6 +173,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_reaches_its_integral(kind):
     config = mlp(classes=3 if kind == "conditional" else 0)
@@ -202,6 +206,7 @@ def test_every_kind_of_model_reaches_its_integral(kind):
 # Units.
 
 
+@pytest.mark.slow
 def test_densities_are_those_of_the_users_units():
     """x = 3 y + 2 has the density of y over 3, in each of five values."""
     run, true = principal(spec=Spec((5,), (2.0,) * 5, (3.0,) * 5))
@@ -212,6 +217,7 @@ def test_densities_are_those_of_the_users_units():
     assert likelihood.elbo(run, 3 * y + 2).mean() == pytest.approx(true.logpdf(y).mean() - 5 * math.log(3), abs=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stored", "bits"), [("uint8", 8), ("float", 0)])
 def test_a_uniform_density_on_the_unit_interval_has_eight_bits_a_level(stored, bits):
     config = mlp()
@@ -230,6 +236,7 @@ def test_a_uniform_density_on_the_unit_interval_has_eight_bits_a_level(stored, b
     assert found["active_units"].value == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bernoulli", "discretised_logistic"])
 def test_probabilities_of_levels_get_no_correction(name):
     config = mlp()
@@ -247,6 +254,7 @@ def test_probabilities_of_levels_get_no_correction(name):
         assert "binary values" in found["elbo"].protocol
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "power"), [("gaussian", 2), ("laplace", 1)])
 def test_the_optimal_scale_is_that_of_the_train_part(name, power):
     """A decoder that says b whatever it reads leaves deviations of x - b."""
@@ -267,6 +275,7 @@ def test_the_optimal_scale_is_that_of_the_train_part(name, power):
     assert alone > log_p.sum(1).mean() + 0.1  # its own scale suits an array better
 
 
+@pytest.mark.slow
 def test_active_units_are_those_whose_mean_moves(exact):
     run, true = exact
     x = data_of(true)
@@ -284,17 +293,24 @@ def test_active_units_are_those_whose_mean_moves(exact):
 
 @pytest.mark.parametrize(
     ("bottleneck", "name", "measured", "reason"),
-    [
-        (module("dense", features=2), "squared_error", [], "is an error without a density"),
-        (module("dense", features=2), "gaussian", ["distortion"], "'dense' has a deterministic code"),
-        (module("gaussian", features=2), "absolute_error", ["rate", "active_units"], "is an error without a density"),
-        (
-            module("gumbel", codes=4),
-            "gaussian",
-            ["elbo", "rate", "distortion", "bits_per_dimension"],
-            "no densities of its code to weigh samples with",
-        ),
-    ],
+    mostly_slow(
+        [
+            (module("dense", features=2), "squared_error", [], "is an error without a density"),
+            (module("dense", features=2), "gaussian", ["distortion"], "'dense' has a deterministic code"),
+            (
+                module("gaussian", features=2),
+                "absolute_error",
+                ["rate", "active_units"],
+                "is an error without a density",
+            ),
+            (
+                module("gumbel", codes=4),
+                "gaussian",
+                ["elbo", "rate", "distortion", "bits_per_dimension"],
+                "no densities of its code to weigh samples with",
+            ),
+        ]
+    ),
 )
 def test_what_a_run_cannot_have_is_skipped_metric_by_metric(bottleneck, name, measured, reason):
     config = mlp()
@@ -328,6 +344,7 @@ def test_a_scale_is_for_runs_that_have_none(exact):
         likelihood.elbo(exact[0], vectors(3, 5), scale=1.0)
 
 
+@pytest.mark.slow
 def test_a_run_is_freed_with_its_programs():
     run = principal()[0]
     likelihood.log_likelihood(run, vectors(2, 5), 2)

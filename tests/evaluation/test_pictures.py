@@ -316,6 +316,7 @@ def drawn(subject):
     }
 
 
+@pytest.mark.slow
 def test_pictures_of_a_conditional_code_of_two_numbers(conditional):
     found, skipped = drawn(conditional)
     assert skipped == {"usage": "the code is not discrete"}
@@ -352,6 +353,7 @@ def test_traversals_start_from_the_first_example(conditional):
     np.testing.assert_allclose(tiles_of(axes, 2, len(z))[0][..., 0], expected[..., 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_discrete_code(discrete):
     found, skipped = drawn(discrete)
     assert set(found) == {"reconstructions", "samples", "map", "usage"}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import fresh, mlp, one_device, subject_of, vectors
+from conftest import fresh, mlp, mostly_slow, one_device, subject_of, vectors
 from skimage.metrics import peak_signal_noise_ratio
 
 import aejax
@@ -33,7 +33,7 @@ def test_squared_error_beside_pca(tmp_path):
     assert isinstance(measures["ssim"], Skipped)
 
 
-@pytest.mark.parametrize("far", [0, 1e4])
+@pytest.mark.parametrize("far", mostly_slow([0, 1e4]))
 def test_pca_of_data_far_from_the_origin(far):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(300, 3)) * [1, 0.7, 0.05] + far).astype(np.float32)
@@ -43,6 +43,7 @@ def test_pca_of_data_far_from_the_origin(far):
     assert error == pytest.approx(np.linalg.svd(centred, compute_uv=False)[-1] ** 2 / 300, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_pca_of_too_many_values_is_left_out(monkeypatch):
     monkeypatch.setattr(reconstruction, "WIDEST", 2)
     found = reconstruction.measure(subject_of(fresh(mlp(), vectors(8, 3)), vectors(9, 3)))["pca_squared_error"]

@@ -55,6 +55,7 @@ def embedded(page):
 # The file
 
 
+@pytest.mark.slow
 def test_figures_stand_beside_their_protocols_and_nothing_is_markup(page):
     text = page.read_text()
     for cell in ("PCA squared error", "12.35", "<nats> & more", "mean over 60 </script><b>examples</b>"):

@@ -138,6 +138,7 @@ def test_on_a_gpu_what_ran_on_its_streams_counts():
     assert profile.by_kind(events, "") == {"add": 2, "MemcpyD2D": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(MEANT)
 def test_a_profile_tells_what_a_step_is_made_of():
     found = profile.of_step(tiny("mlp"), 1)
@@ -168,6 +169,7 @@ def test_works_and_contenders_fit_each_other():
         assert set(work.goals) <= {contender.partition(", ")[0] for contender in work.contenders}
 
 
+@pytest.mark.slow
 def test_a_wrong_weight_and_another_learning_rate_are_refused():
     work = tiny("mlp")
     given = contest.given_for(work)
@@ -210,6 +212,7 @@ def test_pytorch_decodes_what_aejax_decodes(name):
     np.testing.assert_allclose(decoded.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(MEANT)
 @pytest.mark.parametrize(
     ("name", "file", "package", "variant"),
@@ -262,6 +265,7 @@ def test_the_bare_forward_gives_the_codes_of_encode():
     assert bare.turn() == 40
 
 
+@pytest.mark.slow
 def test_weights_and_rows_survive_the_file(tmp_path):
     given = contest.given_for(tiny("vq_vae"))
     given.write(tmp_path / "given.npz")

@@ -7,6 +7,7 @@ from experiments.benchmark import growth
 from experiments.benchmark.growth import Point
 
 
+@pytest.mark.slow
 def test_a_point_is_measured_in_a_process_of_its_own_that_does_not_read_the_whole_file():
     point = Point("mlp", batch=4, examples=20_000, width=1, devices=2, streamed=True, steps=2)
     found = growth.growth(2, {"examples": [point]})["examples"][0]
@@ -18,6 +19,7 @@ def test_a_point_is_measured_in_a_process_of_its_own_that_does_not_read_the_whol
     assert 0.1 < found["peak_gib"] < 2
 
 
+@pytest.mark.slow
 def test_held_data_is_read_whole(tmp_path):
     growth._write_images(tmp_path / "x.npy", 8_000)
     point = Point("mlp", batch=4, examples=8_000, width=1, devices=4, steps=2)

@@ -92,6 +92,7 @@ def fuzz(workdir, kinds, files, seed, capfd):
     return fell_back
 
 
+@pytest.mark.slow
 def test_damaged_files_are_noticed(workdir, capfd):
     """Each file once, by one damage after the other; `test_many_damages` does all to all."""
     files, rng = files_of(workdir, 8), np.random.default_rng()
@@ -99,6 +100,7 @@ def test_damaged_files_are_noticed(workdir, capfd):
     assert fuzz(workdir, kinds, files, int(rng.integers(2**31)), capfd) >= 4
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_of_an_array_is_noticed(workdir, capfd, monkeypatch):
     """Of the values, by far the largest file: without sums they are read as other numbers, where they are compressed
     so that the bit matters."""
@@ -128,6 +130,7 @@ def test_many_damages(tmp_path, partition, capfd):
     assert fuzz(tmp_path, kinds, [files[i] for i in rng.integers(len(files), size=60)], seed, capfd) > 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["state", "samples", "_CHECKPOINT_METADATA"])
 def test_missing_parts_are_noticed_and_the_broken_one_is_put_aside(workdir, tmp_path, missing):
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
@@ -191,6 +194,7 @@ def test_missing_newest_checkpoint_is_warned_of(tmp_path):
         assert train(tmp_path).step == 8
 
 
+@pytest.mark.slow
 def test_every_damage_ends_the_same(tmp_path):
     """Damaged three times while it goes on: it ends as if nothing had been, and what was damaged lies aside."""
     config, rng = mlp(steps=16), np.random.default_rng()

@@ -27,6 +27,7 @@ def clock(monkeypatch):
     return move
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [-YEAR, YEAR])
 def test_moved_between_start_and_resume(first, clock, tmp_path):
     clock(first)
@@ -41,6 +42,7 @@ def test_moved_between_start_and_resume(first, clock, tmp_path):
     assert starts == [1, 5, 7]
 
 
+@pytest.mark.slow
 def test_moved_while_it_trains(clock, tmp_path):
     moves = iter([600, -YEAR, -YEAR, -2 * YEAR])
     train(tmp_path / "run", stop=lambda: clock(next(moves)))
@@ -51,6 +53,7 @@ def test_moved_while_it_trains(clock, tmp_path):
     assert all(np.isfinite(rate) and rate > 0 for rate in rates)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the checkpoint of step .* is missing")
 def test_moved_forward_during_a_save_it_ends_in_one_line_at_the_worst(clock, tmp_path):
     """Orbax gives up a save that took 20 minutes by the wall clock."""
@@ -61,6 +64,7 @@ def test_moved_forward_during_a_save_it_ends_in_one_line_at_the_worst(clock, tmp
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoint_is_that_of_the_last_step_whatever_the_files_say(tmp_path):
     train(tmp_path)
     now = time.time()
@@ -72,6 +76,7 @@ def test_the_newest_checkpoint_is_that_of_the_last_step_whatever_the_files_say(t
     assert checkpoint.newest(tmp_path).step == 8
 
 
+@pytest.mark.slow
 def test_starts_within_one_second_have_files_of_their_own(clock, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 2e9)
     for dispatches in (1, 2, 1):

@@ -98,6 +98,7 @@ def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
         train(tmp_path)
 
 
+@pytest.mark.slow
 def test_full_disk_is_said_before_a_checkpoint_is_begun(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)

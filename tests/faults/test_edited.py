@@ -65,6 +65,7 @@ def test_a_config_json_that_is_none_is_named(workdir, content):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_lost_config_json_is_written_again(workdir, tmp_path):
     (workdir / "config.json").unlink()
     with pytest.raises(aejax.InputError, match=r"optim\.lr: 0\.001 -> 0\.5"):  # the checkpoint tells, too
@@ -92,6 +93,7 @@ def test_another_config_or_data_is_refused_and_nothing_is_touched(workdir):
     assert files(workdir) == before
 
 
+@pytest.mark.slow
 def test_flags_and_files_of_the_command_line(tmp_path):
     file, workdir = tmp_path / "config.py", tmp_path / "run"
     text = """

@@ -26,6 +26,7 @@ def splits(config, take=lambda rows, real: real(rows)):
     return parts._replace(train=dataclasses.replace(parts.train, take=lambda rows: take(rows, real)))
 
 
+@pytest.mark.slow
 def test_a_source_that_raises_in_the_middle_is_named_and_mended_it_goes_on(tmp_path):
     config = mlp(**STREAMED, steps=40)
     asked = []
@@ -48,6 +49,7 @@ def test_a_source_that_raises_in_the_middle_is_named_and_mended_it_goes_on(tmp_p
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_an_image_spoilt_in_the_middle_is_named_and_mended_it_goes_on(tmp_path):
     """Spoilt after the run has begun: what is looked at before the first step cannot tell."""
     folder = tmp_path / "images"
@@ -82,6 +84,7 @@ def test_a_truncated_array_is_named_before_the_first_step(tmp_path):
         aejax.train(mlp(data__name=str(file)), tmp_path / "run", devices=one_device(), quiet=True)
 
 
+@pytest.mark.slow
 def test_a_slow_source_slows_the_run_by_no_more_than_it_takes(tmp_path):
     """Read ahead by threads: 24 batches of 50 ms each, as if they took turns at the worst."""
     config = mlp(**STREAMED, steps=24, log_every=12, checkpoint_every=24)
@@ -148,6 +151,7 @@ def get_config(arg=""):
 """
 
 
+@pytest.mark.slow
 def test_a_source_that_hangs_does_not_keep_sigterm_waiting(tmp_path):
     """Nothing can be saved then: it ends all the same, and the same command goes on from the newest checkpoint."""
     np.save(tmp_path / "data.npy", vectors())

@@ -131,6 +131,7 @@ def test_what_is_trusted_runs(copy, monkeypatch, tmp_path):
     assert (tmp_path / "touched").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["evaluate", "encode", "sample", "export"])
 def test_commands_refuse_and_say_what_to_say(copy, module, tmp_path):
     (copy / "poison.py").write_text(MINE.format(touched=str(tmp_path / "touched")))
@@ -147,6 +148,7 @@ def test_commands_refuse_and_say_what_to_say(copy, module, tmp_path):
         assert (tmp_path / "touched").exists(), errors
 
 
+@pytest.mark.slow
 def test_pickles_in_a_checkpoint_are_not_opened(copy, workdir, tmp_path):
     poison = pickle.dumps(Touch(tmp_path / "touched"))
     for file in [p for p in (copy / "checkpoints/8").rglob("*") if p.is_file()]:
@@ -173,13 +175,13 @@ def test_nothing_is_unpickled_while_a_run_is_trained_loaded_and_used(workdir, tm
 import pickle, _pickle
 def refuse(*a, **k): raise SystemExit("unpickled")
 import aejax, aejax.evaluation, aejax.inference.encode_split
+from conftest import mlp, vectors  # imports torch where it is installed, which defines kinds of Unpickler
 for module in (pickle, _pickle):
     for name in ("load", "loads", "Unpickler"): setattr(module, name, refuse)
 pickle._Unpickler = refuse
 run = aejax.load_run({str(workdir)!r})
 run.decode(run.encode(run.inputs)); run.generate(3)
 run.export({str(tmp_path / "programs")!r})
-from conftest import mlp, vectors
 aejax.fit(mlp(), vectors(), {str(tmp_path / "new")!r}, quiet=True)
 try: pickle.loads(b"")
 except SystemExit: print("kept")
@@ -201,6 +203,7 @@ def test_arrays_of_objects_are_refused_unopened(suffix, tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.slow
 def test_huge_arrays_in_a_checkpoint_are_one_line(tmp_path):
     """Of 4 TB, all zeros, none of which is written: tensorstore would fill them in."""
     import tensorstore
@@ -213,6 +216,7 @@ def test_huge_arrays_in_a_checkpoint_are_one_line(tmp_path):
         assert aejax.load_run(tmp_path).step == 4
 
 
+@pytest.mark.slow
 def test_no_source_of_ours_names_what_runs_data():
     """pickle and its kin, eval, exec; NumPy's own loader without `allow_pickle=True`."""
     modules = {"pickle", "marshal", "shelve", "dill", "joblib", "yaml", "cloudpickle", "runpy", "code"}

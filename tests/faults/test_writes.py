@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from conftest import command, mlp, one_device, vectors
+from conftest import command, mlp, mostly_slow, one_device, vectors
 from jax.experimental.compilation_cache import compilation_cache
 
 import aejax
@@ -100,7 +100,10 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize(("limit", "line"), COMMANDS.values(), ids=COMMANDS)
+QUICK = [COMMANDS[name] for name in ("evaluate", "compare", "sweep")]
+
+
+@pytest.mark.parametrize(("limit", "line"), mostly_slow(COMMANDS.values(), *QUICK), ids=COMMANDS)
 def test_a_full_disk_is_one_line_and_nothing_is_lost(limit, line, trained, tmp_path, run):
     if line.startswith("search"):
         pytest.importorskip("optuna")
@@ -143,6 +146,7 @@ def read_only(trained, tmp_path):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_read_only_folder_is_used_with_out(read_only, tmp_path, run, capsys):
     workdir, out = f"--workdir={read_only / 'a'}", tmp_path / "out"
     assert run("evaluate", workdir, f"--out={out}", "--groups=reconstruction", "--nofigures") == 0
@@ -157,6 +161,7 @@ def test_a_run_in_a_read_only_folder_is_used_with_out(read_only, tmp_path, run, 
         assert "cannot be written (Read-only file system)" in run(name, *more)
 
 
+@pytest.mark.slow
 def test_home_is_expanded_and_a_comma_is_no_separator_in_a_name_that_is_there(trained, tmp_path, run, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(trained / "a", tmp_path / "a,b")
@@ -172,7 +177,7 @@ def test_home_is_expanded_and_a_comma_is_no_separator_in_a_name_that_is_there(tr
     assert set(Path.cwd().iterdir()) == here
 
 
-@pytest.mark.parametrize("damage", ["cut off", "no database", "another", "other texts"])
+@pytest.mark.parametrize("damage", mostly_slow(["cut off", "no database", "another", "other texts"]))
 def test_a_damaged_study_is_one_line(damage, tmp_path, run):
     pytest.importorskip("optuna")
     from aejax.ablation.study import Study

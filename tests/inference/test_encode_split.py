@@ -72,6 +72,7 @@ def test_npz_is_one_that_numpy_reads_and_both_formats_are_equal(plain, tmp_path)
     assert found["latents"].shape == (50, 2)
 
 
+@pytest.mark.slow
 def test_discrete_codes_come_with_their_indices(tmp_path):
     run = untrained(config_of("residual_vq"))
     x = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
@@ -82,6 +83,7 @@ def test_discrete_codes_come_with_their_indices(tmp_path):
     assert "label" not in found
 
 
+@pytest.mark.slow
 def test_a_conditional_run_reads_the_labels(tmp_path):
     run = untrained(config_of("conditional_vae"))
     x, label = np.random.default_rng(0).uniform(size=(16, 8, 8, 1)).astype(np.float32), np.arange(16) % 10
@@ -117,6 +119,7 @@ def test_splits_are_the_runs_parts_or_tfds_syntax_and_rows_are_the_data_sets(tmp
             split_of(run, spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_memory_is_bounded_whatever_the_size_of_the_split(suffix, tmp_path):
     """32 MB of inputs and of latents, in 2 MB chunks of which a few are read ahead."""
@@ -290,6 +293,7 @@ def launch(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path):
     out, partial = tmp_path / "out.npz", tmp_path / "out.npz.partial"
     arguments = (f"--workdir={workdir}", "--split=train[:100%]", f"--out={out}", "--chunk=9")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import command, config_of, untrained
+from conftest import command, config_of, mostly_slow, untrained
 
 import aejax
 from aejax.config import module
@@ -54,7 +54,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", mostly_slow(RUNS, "mlp"))
 def test_programs_alone_give_what_the_run_gives(name, tmp_path):
     run, rng = RUNS[name](), np.random.default_rng()
     x = rng.uniform(size=(7, *run.spec.shape)).astype(np.float32)
@@ -91,7 +91,7 @@ def test_the_description_says_shapes_units_and_labels(tmp_path):
     assert encoder["output"]["shape"] == ["batch", *run.latents.shape[1:]]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", mostly_slow(CONFIGS, "vae"))
 def test_every_family_takes_any_batch(name):
     """Lowered for all platforms; a module that wants a number for the batch would raise."""
     run, programs = untrained(config_of(name)), {}
@@ -113,6 +113,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         RUNS["mlp"]().export(tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_programs_or_says_why_not(tmp_path, monkeypatch, capsys):
     from experiments import main
 

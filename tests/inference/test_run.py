@@ -3,7 +3,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import conv, mlp, one_device, vectors
+from conftest import conv, mlp, mostly_slow, one_device, vectors
 
 import aejax
 from aejax.evaluation import reconstruction
@@ -40,7 +40,7 @@ def test_uint8_and_float_images_mean_the_same(folder):
     np.testing.assert_allclose(run.in_users_units(x), x / 255, rtol=1e-6)
 
 
-@pytest.mark.parametrize("n", [1, 3, 256, 300])
+@pytest.mark.parametrize("n", mostly_slow([1, 3, 256, 300]))
 def test_batches_leave_no_trace(folder, n):
     run = aejax.load_run(folder)
     x = images(n)
@@ -62,6 +62,7 @@ def test_generate_draws_from_a_gaussian_of_the_latents(folder):
     np.testing.assert_allclose(np.cov(z.T), np.cov(latents.T), atol=0.03 * latents.var())
 
 
+@pytest.mark.slow
 def test_standardised_vectors_keep_the_users_units(tmp_path):
     x = vectors() * 100 + 1000
     config = mlp(data__standardize=True, steps=300, checkpoint_every=300, optim__lr=1e-2)
@@ -72,6 +73,7 @@ def test_standardised_vectors_keep_the_users_units(tmp_path):
     assert reconstruction.squared_error(x, run.reconstruct(x)) < x.var(0).sum()  # better than the mean
 
 
+@pytest.mark.slow
 def test_vectors_of_bytes_are_numbers_not_pixels():
     x = vectors() * 10
     run = aejax.fit(mlp(), x, devices=one_device())
@@ -79,6 +81,7 @@ def test_vectors_of_bytes_are_numbers_not_pixels():
     np.testing.assert_allclose(run.encode(whole), run.encode(whole.astype(np.float32)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_averaged_parameters_serve(tmp_path):
     run = aejax.fit(mlp(ema=0.9), vectors(), tmp_path, devices=one_device())
     saved = checkpoint.newest(tmp_path).state
@@ -88,6 +91,7 @@ def test_averaged_parameters_serve(tmp_path):
     assert np.any(saved["ema"]["bottleneck"]["dense"]["kernel"] != saved["params"]["bottleneck"]["dense"]["kernel"])
 
 
+@pytest.mark.slow
 def test_fit_without_a_workdir_leaves_nothing_and_serves(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run = aejax.fit(mlp(), vectors(), devices=one_device())
@@ -118,6 +122,7 @@ def test_no_run_to_load(tmp_path):
         aejax.load_run(tmp_path / "nope")
 
 
+@pytest.mark.slow
 def test_a_step_that_was_not_saved_is_named_beside_those_that_were(tmp_path):
     run = aejax.fit(mlp(), vectors(), tmp_path, devices=one_device())
     with pytest.raises(aejax.InputError, match="no checkpoint of step 7; saved are 4, 8"):

@@ -59,6 +59,7 @@ def test_generate_decodes_what_the_sampler_draws(continuous, name, options):
     assert np.any(expected != run.generate(4, seed=9, label=LABEL[:4]))
 
 
+@pytest.mark.slow
 def test_generate_looks_up_the_codes_that_the_sampler_draws(discrete):
     run, _ = discrete
     assert run.codebook_size == 4
@@ -69,6 +70,7 @@ def test_generate_looks_up_the_codes_that_the_sampler_draws(discrete):
     np.testing.assert_array_equal(run.generate(4, seed=9, sampler=sampler), expected)
 
 
+@pytest.mark.slow
 def test_a_sampler_of_another_run_is_refused(continuous, discrete):
     other = samplers.fit("autoregressive", np.zeros((9, 3, 2), int), size=9, **TINY)
     latents = samplers.fit("gaussian", vectors(9))
@@ -87,6 +89,7 @@ def test_a_sampler_of_another_run_is_refused(continuous, discrete):
 # What a workdir keeps
 
 
+@pytest.mark.slow
 def test_a_workdir_keeps_the_sampler_until_its_options_change(discrete, monkeypatch):
     run, workdir = discrete
     fitted = sampling.fitted(run, workdir, "autoregressive", **TINY)
@@ -152,6 +155,7 @@ def sample(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_command_fits_keeps_and_draws(discrete, tmp_path):
     run, workdir = discrete
     flags = (f"--workdir={workdir}", "--num=5", "--seed=3", "--prior=configs/priors/transformer.py:tiny")
@@ -165,6 +169,7 @@ def test_the_command_fits_keeps_and_draws(discrete, tmp_path):
         np.testing.assert_allclose(held["samples"], run.generate(5, seed=3, sampler=kept), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_draws_a_picture_by_label(continuous, tmp_path):
     process = sample(f"--workdir={continuous[1]}", "--num=5", "--label=2", f"--out={tmp_path / 'a.png'}")
     _, errors = process.communicate(timeout=120)
@@ -182,6 +187,7 @@ SLIPS = {
 }
 
 
+@pytest.mark.slow
 def test_a_slip_is_one_clear_line(discrete, tmp_path):
     """All at once, since most of the time goes into starting."""
     (tmp_path / "file").touch()

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MEANT, config_of
+from conftest import MEANT, config_of, mostly_slow
 from test_configs import CONFIGS
 
 from aejax.data import Spec, load, read
@@ -70,7 +70,7 @@ def rounds_sums(equation):
 
 
 @pytest.mark.filterwarnings(MEANT)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", mostly_slow(CONFIGS, "aae", "conv", "vae"))
 def test_no_config_sums_in_bfloat16(name):
     config = config_of(name)
     config.dtype = "bfloat16"

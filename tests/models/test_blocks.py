@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 import aejax
 from aejax.models import MaskedBottleneck, ResNetDecoder, ResNetEncoder, Tokens, ViTDecoder, ViTEncoder, resnet, vit
@@ -109,7 +110,7 @@ def test_upsample_conv_is_a_transposed_convolution(shape, features):
     np.testing.assert_allclose(y, run(transposed, {"params": params}, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalisation", mostly_slow(NORMALISATIONS))
 def test_residual_block_starts_as_the_identity(normalisation):
     x = images(2, (4, 4, 8))
     block = resnet.ResidualBlock(normalisation=normalisation)
@@ -143,6 +144,7 @@ def test_batch_statistics_are_of_the_batch_and_the_image_and_change_in_training_
     jax.tree.map(np.testing.assert_array_equal, same["batch_stats"], variables["batch_stats"])
 
 
+@pytest.mark.slow
 def test_batch_normalisation_on_four_devices_is_that_of_one():
     x = images(8)
     part = RESNET | {"normalisation": "batch"}
@@ -208,6 +210,7 @@ def test_attention_is_the_formula(heads):
     np.testing.assert_allclose(run(attention, variables, x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_transformer_blocks_are_pre_norm():
     """A block whose branches end in 0 is the identity, so only the last LayerNorm is left."""
     x = images(2, (5, 8)) * 3
@@ -220,6 +223,7 @@ def test_transformer_blocks_are_pre_norm():
     np.testing.assert_allclose(run(transformer, {"params": params}, x), last, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_permuting_patches_with_their_positions_permutes_tokens(monkeypatch):
     x, order = images(2), np.random.default_rng(3).permutation(16)
     encoder = ViTEncoder(patch=2, features=8, heads=2)
@@ -262,6 +266,7 @@ def test_decoded_patches_lie_where_their_tokens_do():
 # Masking.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "visible"), [(0.75, 4), (0.1, 14)])
 def test_the_mask_marks_exactly_the_patches_that_nothing_depends_on(ratio, visible):
     x, keys = images(3), keys_of(3)
@@ -288,6 +293,7 @@ def masks(keys, train=False):
     return np.asarray(run(encoder, variables, x, keys=keys, train=train).order >= 4)
 
 
+@pytest.mark.slow
 def test_the_mask_is_the_own_keys_alone():
     keys = keys_of(5)
     whole = masks(keys)
@@ -321,6 +327,7 @@ def test_tokens_return_to_their_places_and_mask_tokens_fill_the_others():
     np.testing.assert_allclose(code.z, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_keys_nothing_is_hidden():
     x = images(3)
     masking, plain = (ViTEncoder(patch=2, features=8, heads=2, mask_ratio=r) for r in (0.75, 0.0))
@@ -352,6 +359,7 @@ COMPOSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPOSED)
 def test_autoencoder_of_a_config_trains_every_parameter(name):
     x, keys = images(4), keys_of(4)
@@ -388,6 +396,7 @@ def test_the_table_counts_every_parameter(name):
     assert counted == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 5, 12), (7, 12), (12,)])
 def test_group_normalisation_is_flax_s(shape):
     rng = np.random.default_rng()
@@ -417,6 +426,7 @@ def test_blocks_normalise_as_told(block, normalisation):
     assert np.isfinite(run(model, variables, x).decoded).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["masked", "resnet"])
 def test_examples_do_not_see_each_other(name):
     x, keys = images(3), keys_of(3)
@@ -426,6 +436,7 @@ def test_examples_do_not_see_each_other(name):
     assert [bool(np.any(np.asarray(g) != 0)) for g in grad] == [False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["masked", "resnet"])
 def test_bfloat16_computes_near_float32_with_float32_parameters(name):
     x, keys = images(4), keys_of(4)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 from aejax.models.conv import Conv, _taps
 from aejax.models.layers import Upsample
@@ -67,17 +68,19 @@ def compare(plain, ours, variables, x):
     close(*(jax.grad(lambda v, f=function: (f(v, x) * cotangent).sum())(variables) for function in (plain, ours)))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_slow(CASES, "few channels", "groups", "strides"))
 def test_equals_the_plain_layer(name):
     compare(*both(CASES[name]))
 
 
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 5), (3, 7), (2, 2)])
-@pytest.mark.parametrize(("channels", "features"), [(1, 2), (8, 3), (3, 1)])
-def test_of_an_enlarged_image(kernel, channels, features):
+@pytest.mark.parametrize("size", mostly_slow(["3x3", "1x1", "5x5", "3x7", "2x2"]))
+@pytest.mark.parametrize(("channels", "features"), mostly_slow([(1, 2), (8, 3), (3, 1)]))
+def test_of_an_enlarged_image(size, channels, features):
+    kernel = tuple(int(length) for length in size.split("x"))
     compare(*both(((3, 4, channels), kernel, features, {}, 6), enlarged=True))
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     """Of a sine of what stays of order 1, as `close` needs it: of 72 products the sum is of order 10."""
     plain, ours, variables, x = both(CASES["channels"])
@@ -85,12 +88,14 @@ def test_second_derivatives():
     close(jax.grad(penalty(plain))(variables), jax.grad(penalty(ours))(variables))
 
 
+@pytest.mark.slow
 def test_of_many_models_at_once():
     plain, ours, variables, x = both(CASES["channels"])
     many = jax.tree.map(lambda a: jnp.stack([a, 2 * a, a - 1]), variables)
     close(*(jax.vmap(jax.grad(lambda v, f=f: jnp.sin(f(v, x)).sum()))(many) for f in (plain, ours)))
 
 
+@pytest.mark.slow
 def test_in_bfloat16():
     plain, ours, variables, x = both(CASES["channels"], enlarged=True, dtype=jnp.bfloat16)
     assert ours(variables, x).dtype == jnp.bfloat16

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from conftest import mostly_slow
 from scipy.spatial.transform import Rotation
 from sklearn.cluster import KMeans
 
@@ -95,7 +96,7 @@ def codes_of(module, variables):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [*((name, (4, 5)) for name in MODULES), ("fsq", (5,)), ("residual_vq", (2, 2, 5))]
+    ("name", "shape"), mostly_slow([*((name, (4, 5)) for name in MODULES), ("fsq", (5,)), ("residual_vq", (2, 2, 5))])
 )
 def test_lookup_of_the_indices_is_z(name, shape):
     module = MODULES[name].clone(positions=4) if len(shape) == 1 else MODULES[name]
@@ -114,6 +115,7 @@ def test_lookup_of_the_indices_is_z(name, shape):
     np.testing.assert_array_equal(lookup(module, variables, code.indices), code.z)
 
 
+@pytest.mark.slow
 @modules("vq", "residual_vq", "gumbel")
 def test_only_training_with_a_mutable_codebook_changes_the_state(module):
     h = normal(4, 4, 5)
@@ -151,6 +153,7 @@ def test_losses_and_gradients_are_finite_at_zeros_and_extremes(module):
         assert finite(size * h).all()
 
 
+@pytest.mark.slow
 @modules("residual_vq", "gumbel")
 def test_nothing_is_nan_after_500_steps_and_a_run_resumes_bit_for_bit(module):
     h = normal(500, 4, 1, 5)
@@ -172,6 +175,7 @@ def test_nothing_is_nan_after_500_steps_and_a_run_resumes_bit_for_bit(module):
     jax.tree.map(np.testing.assert_array_equal, run(stored, h[375:], np.arange(375, 500))[0], state)
 
 
+@pytest.mark.slow
 @modules("residual_vq", "lfq")
 def test_four_devices_are_one(module):
     """State, code, losses, metrics and gradients, over a few steps; k-means and revival included."""
@@ -261,6 +265,7 @@ def test_the_nearest_code_by_loops(metric):
         np.testing.assert_allclose(code.z[i, j], e, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [0, 2])
 def test_each_loss_has_its_value_and_its_gradient_on_its_own_side(levels):
     options = {"codes": 4, "features": 3, "update": "gradient"}
@@ -288,7 +293,9 @@ def test_each_loss_has_its_value_and_its_gradient_on_its_own_side(levels):
     assert set(evaluate(ema, start(ema, h), h).losses) == {"commitment"}
 
 
-@pytest.mark.parametrize("module", [VectorQuantizer(4, 3), ResidualQuantizer(4, 3), FSQ((7, 5, 5)), LFQ(3)])
+@pytest.mark.parametrize(
+    "module", mostly_slow([VectorQuantizer(4, 3), ResidualQuantizer(4, 3), FSQ((7, 5, 5)), LFQ(3)])
+)
 def test_the_gradient_passes_straight_through(module):
     h, weights = normal(5, 2, 3), normal(5, 2, 3, seed=1)
     variables = start(module, h, transparent=True)
@@ -318,7 +325,7 @@ def test_the_rotation_trick_is_a_rotation_made_by_scipy(opposite):
         np.testing.assert_allclose(grad_x[i], scale * matrix.T @ g[i], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("module", [VectorQuantizer(4, 3), VectorQuantizer(4, 3, metric="cosine")])
+@pytest.mark.parametrize("module", mostly_slow([VectorQuantizer(4, 3), VectorQuantizer(4, 3, metric="cosine")]))
 def test_rotation_changes_the_gradient_and_nothing_else(module):
     h = normal(5, 2, 3)
     variables = start(module, h, transparent=True)
@@ -328,7 +335,7 @@ def test_rotation_changes_the_gradient_and_nothing_else(module):
     assert np.abs(grads[0] - grads[1]).max() > 0.01
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("metric", mostly_slow(["euclidean", "cosine"]))
 def test_moving_averages_by_loops(metric):
     module = VectorQuantizer(4, 3, decay=0.8, metric=metric)
     batches = np.asarray(normal(5, 6, 2, 3))
@@ -371,6 +378,7 @@ def test_kmeans_is_as_good_as_that_of_scikit_learn():
         assert inertia(centres) < 1.15 * inertia(reference) < 0.8 * inertia(rows[:8])
 
 
+@pytest.mark.slow
 def test_the_first_training_batch_alone_starts_the_codebook():
     middles = 10 * np.asarray(normal(5, 3))
     cluster = np.arange(40) % 5
@@ -386,6 +394,7 @@ def test_the_first_training_batch_alone_starts_the_codebook():
     np.testing.assert_allclose(moved, found + 0.1, rtol=1e-3, atol=1e-3)  # by the average, not from scratch
 
 
+@pytest.mark.slow
 def test_kmeans_of_fewer_vectors_than_codes_is_finite():
     h = normal(2, 2, 3)
     module = VectorQuantizer(9, 3, kmeans=True)
@@ -394,6 +403,7 @@ def test_kmeans_of_fewer_vectors_than_codes_is_finite():
     assert np.square(np.asarray(h).reshape(4, 1, 3) - table).sum(-1).min(1).max() < 1e-9  # each vector is a code
 
 
+@pytest.mark.slow
 def test_a_code_without_use_is_replaced_after_exactly_so_many_steps():
     h = normal(6, 2, 3)
     module = VectorQuantizer(3, 3, revive_after=4)
@@ -424,6 +434,7 @@ def test_revival_takes_different_vectors_by_the_keys():
     assert len(set(taken)) == 4
 
 
+@pytest.mark.slow
 def test_residuals_are_quantised_in_turn_and_the_error_falls():
     h = normal(30, 2, 3)
     module = ResidualQuantizer(8, 3, levels=3, kmeans=True)
@@ -460,6 +471,7 @@ def test_without_use_for_keys_training_is_the_same_with_and_without():
 LEVELS = [(8, 5, 5, 5), (4, 3, 2), (1000,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", LEVELS)
 def test_every_index_has_its_own_code_and_back(levels):
     module = FSQ(levels)
@@ -556,6 +568,7 @@ def test_kl_to_the_uniform_by_a_sum():
     np.testing.assert_allclose(extreme.losses["kl"], 2 * np.log(4), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_categories_are_drawn_as_often_as_the_softmax_says_and_by_key():
     module = GumbelSoftmax(3)
     n = 4000
@@ -571,6 +584,7 @@ def test_categories_are_drawn_as_often_as_the_softmax_says_and_by_key():
     np.testing.assert_array_equal(evaluate(module, variables, h).indices, 1)
 
 
+@pytest.mark.slow
 def test_hard_is_one_hot_with_the_gradient_of_soft():
     h, weights = normal(5, 2, 4), normal(5, 2, 4, seed=1)
     soft = GumbelSoftmax(4, temperature=0.7)
@@ -593,6 +607,7 @@ def test_hard_is_one_hot_with_the_gradient_of_soft():
     )
 
 
+@pytest.mark.slow
 def test_the_temperature_anneals_and_stays():
     module = GumbelSoftmax(3, temperature=2.0, anneal_to=0.5, anneal_steps=4)
     h = normal(2, 1, 3)

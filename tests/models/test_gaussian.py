@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
-from conftest import assert_trees_equal, example_keys, shared_among
+from conftest import assert_trees_equal, example_keys, mostly_slow, shared_among
 from scipy.special import expit, logsumexp, softmax
 
 import aejax
@@ -113,6 +113,7 @@ def test_kl_is_the_closed_form_of_two_gaussians(make, d):
         np.testing.assert_allclose(q.kl(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_kl_by_unit_is_the_integral_and_zero_for_the_prior():
     q, mean, covariance = diagonal()
     for (b, j), got in np.ndenumerate(q.kl_by_unit()):
@@ -150,6 +151,7 @@ def test_standard_normal_is_scipys_and_draws_by_key():
     assert np.abs(np.cov(draws.T) - np.eye(3)).max() < 5 * np.sqrt(2 / 5000)
 
 
+@pytest.mark.slow
 def test_mixture_is_the_logsumexp_of_its_components():
     for seed in range(3):
         prior = mixture(seed)
@@ -161,6 +163,7 @@ def test_mixture_is_the_logsumexp_of_its_components():
     np.testing.assert_allclose(shifted.log_prob(z), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_draws_of_a_mixture_have_its_moments_and_belong_to_their_key():
     prior, n = mixture(), 20_000
     keys = example_keys(n)
@@ -175,6 +178,7 @@ def test_draws_of_a_mixture_have_its_moments_and_belong_to_their_key():
     np.testing.assert_array_equal(prior.sample(keys[5:9]), np.float32(z[5:9]))
 
 
+@pytest.mark.slow
 def test_a_far_components_draw_does_not_depend_on_the_noise_inside_it():
     """The component and the noise come from different keys: within a component the draws are standard normal."""
     prior = GaussianMixture(jnp.zeros(2), jnp.array([[-100.0], [100.0]]), jnp.zeros((2, 1)))
@@ -268,6 +272,7 @@ def test_no_steps_are_the_diagonal_gaussian(name):
         assert_trees_equal((a.z, a.losses, a.metrics), (b.z, b.losses, b.metrics))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLOWS)
 @pytest.mark.parametrize("depth", [1, 3])
 def test_density_of_a_flow_is_the_change_of_variables_of_all_its_steps(name, depth):
@@ -293,6 +298,7 @@ def test_density_of_a_flow_is_the_change_of_variables_of_all_its_steps(name, dep
         assert reads.all() if depth > 1 else not np.triu(reads, 1).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("posterior", "prior"), [("iaf", "standard"), ("planar", "mixture"), ("full", "mixture")])
 def test_a_drawn_kl_is_that_of_a_density(posterior, prior):
     """E_q[p / q] = 1: exp(-kl) is an estimate of one by importance sampling."""
@@ -314,7 +320,7 @@ def test_a_drawn_kl_is_that_of_a_density(posterior, prior):
 # The bottleneck.
 
 
-@pytest.mark.parametrize("posterior", ["diagonal", "full", "iaf", "planar"])
+@pytest.mark.parametrize("posterior", mostly_slow(["diagonal", "full", "iaf", "planar"]))
 def test_posteriors_start_at_standard_deviation_1_for_any_encoder(posterior):
     """Features of heavy tails, such as inputs that nobody standardized, move nothing but the mean, here taken off."""
     bottleneck, h = GaussianBottleneck(2, posterior, hidden=6), 1e3 * jnp.tan(features())
@@ -332,6 +338,7 @@ def test_posteriors_start_at_standard_deviation_1_for_any_encoder(posterior):
         np.testing.assert_allclose(code.z, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posterior", ["diagonal", "full"])
 @pytest.mark.parametrize("d", DIMENSIONS)
 def test_kl_is_exact_under_the_standard_normal_prior(posterior, d):
@@ -379,7 +386,7 @@ def test_without_keys_the_code_is_the_mean(posterior):
 
 
 @pytest.mark.parametrize(
-    ("posterior", "samples"), [("diagonal", 1), ("diagonal", 3), ("full", 3), ("iaf", 3), ("planar", 3)]
+    ("posterior", "samples"), mostly_slow([("diagonal", 1), ("diagonal", 3), ("full", 3), ("iaf", 3), ("planar", 3)])
 )
 def test_noise_belongs_to_the_example_and_each_sample_has_its_own(posterior, samples):
     bottleneck, h, keys = GaussianBottleneck(3, posterior, samples=samples, hidden=6), features(), example_keys(5)
@@ -430,6 +437,7 @@ def active(bottleneck, h):
     return params
 
 
+@pytest.mark.slow
 def test_active_units_are_those_whose_mean_varies_over_the_batch():
     bottleneck, h = GaussianBottleneck(4), units_that_vary()
     params = active(bottleneck, h)
@@ -450,6 +458,7 @@ def test_active_units_are_counted_over_the_batch_of_all_devices():
 # Priors and whole models.
 
 
+@pytest.mark.slow
 def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
     model = autoencoder(prior="vamp", components=4)
     x = features(size=3)
@@ -472,6 +481,7 @@ def test_a_vamp_prior_is_the_mixture_of_its_pseudo_inputs_posteriors():
     assert np.all(np.abs(grad).max(1) > 0)  # pseudo-inputs are learned
 
 
+@pytest.mark.slow
 def test_pseudo_inputs_of_images_begin_as_images():
     bottleneck = GaussianBottleneck(2, prior="vamp", components=50, shape=(2, 3, 1))
     variables = bottleneck.init(jax.random.key(0), features(), features(1, batch=50))
@@ -481,6 +491,7 @@ def test_pseudo_inputs_of_images_begin_as_images():
     assert GaussianBottleneck(2).bind({}).pseudo_inputs() is None
 
 
+@pytest.mark.slow
 def test_a_mixture_prior_has_the_parameters_of_its_components():
     bottleneck, h = GaussianBottleneck(2, prior="mixture", components=4), features()
     variables = started(bottleneck)
@@ -493,6 +504,7 @@ def test_a_mixture_prior_has_the_parameters_of_its_components():
     assert len(np.unique(begun, axis=0)) == 4  # equal ones would stay equal
 
 
+@pytest.mark.slow
 def test_each_sample_is_decoded_with_its_examples_label():
     model, x, label = autoencoder(samples=3, classes=4), features(size=3), jnp.array([0, 3, 1, 2, 1])
     variables = started(model, x, label=label)
@@ -506,6 +518,7 @@ def test_each_sample_is_decoded_with_its_examples_label():
     assert np.any(other.code.posterior.mean != output.code.posterior.mean)  # the encoder reads it, too
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named():
     h = features()
     for module, message in (

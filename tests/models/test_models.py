@@ -99,6 +99,7 @@ def test_tied_decoder_uses_the_transposed_kernels_and_trains_them():
     assert jnp.abs(grads["encoder"]["dense_0"]["kernel"]).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "shape"), [(2, (2, 4, 6, 3)), (2, (1, 8, 8, 1)), (3, (2, 6, 3, 2))])
 @pytest.mark.parametrize("ties", [False, True])
 def test_pool_equals_max_pool_with_its_gradient(k, shape, ties):
@@ -117,6 +118,7 @@ def test_pool_equals_max_pool_with_its_gradient(k, shape, ties):
     np.testing.assert_array_equal(*grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_gradient_through_pool_does_not_depend_on_what_the_compiler_computes_twice(seed):
     x, weights = (jax.random.normal(key, (16, 8, 8, 4)) for key in jax.random.split(jax.random.key(seed)))
@@ -139,6 +141,7 @@ def test_upsample_repeats_pixels():
     np.testing.assert_array_equal(layers.Upsample().apply({}, x), x.repeat(2, 1).repeat(2, 2))
 
 
+@pytest.mark.slow
 def test_parts_alone_make_the_whole():
     shape = (8, 8, 1)
     encoder = aejax.models.ConvEncoder((4, 8))
@@ -157,6 +160,7 @@ def test_parts_alone_make_the_whole():
     np.testing.assert_array_equal(model.apply(variables, code.z, method="decode"), decoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("stacked", (5,)), ("conv", (8, 8, 1))])
 def test_examples_do_not_see_each_other(name, shape):
     model = build(name, shape, "tiny")
@@ -166,6 +170,7 @@ def test_examples_do_not_see_each_other(name, shape):
     assert [bool(jnp.any(g != 0)) for g in grad] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_flat_code_is_projected_to_an_image():
     decoder = aejax.models.ConvDecoder((8, 8, 3), (6, 4))
     decoded, variables = decoder.init_with_output(jax.random.key(0), jnp.ones((2, 5)))
@@ -173,6 +178,7 @@ def test_flat_code_is_projected_to_an_image():
     assert variables["params"]["project"]["kernel"].shape == (5, 2 * 2 * 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("stacked", (5,)), ("conv", (8, 8, 1))])
 def test_bfloat16_computes_near_float32_with_float32_parameters(name, shape):
     x = jax.random.uniform(jax.random.key(0), (4, *shape))
@@ -250,6 +256,7 @@ def test_every_module_is_in_its_table():
     assert {module for table in tables for module in table.values()} == parts - {aejax.Autoencoder}
 
 
+@pytest.mark.slow
 def test_the_code_is_float32_whatever_the_encoder_computes_in():
     encoder = aejax.models.MLPEncoder((4,), dtype="bfloat16")
     h = encoder.init_with_output(jax.random.key(0), jnp.ones((2, 3)))[0]

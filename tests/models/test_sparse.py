@@ -158,6 +158,7 @@ def jumprelu_gradients(bandwidth, pre, log_threshold, weights):
     return {which: jax.grad(loss, (0, 1))(pre, log_threshold, which) for which in ("z", "l0")}
 
 
+@pytest.mark.slow
 def test_jumprelu_has_the_pseudo_derivatives_of_the_paper():
     pre, bandwidth = features(batch=64, size=3), 0.4
     log_threshold, weights = np.log([0.1, 0.3, 1.0]).astype(np.float32), features(1, 64, 3)
@@ -256,6 +257,7 @@ def test_state_changes_in_training_alone(module):
     assert any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(trained["sparse"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [TopK, BatchTopK, JumpReLU])
 @pytest.mark.parametrize("train", [True, False])
 def test_four_devices_are_one(kind, train):
@@ -361,6 +363,7 @@ def test_other_models_have_no_pre_encoder_bias(changes):
     assert not aejax.models.build(config, (5,)).pre_bias
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(MEANT)
 @pytest.mark.parametrize("kind", ["topk", "l1"])
 @pytest.mark.parametrize("devices", [1, 4])
@@ -372,6 +375,7 @@ def test_it_starts_at_the_mean_of_the_train_split(kind, devices):
     np.testing.assert_allclose(run.variables["params"]["decoder"]["dense_0"]["bias"], x[:60].mean(0), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(MEANT)
 def test_a_run_from_before_the_pre_encoder_bias_loads_and_resumes_without(tmp_path, monkeypatch):
     x = features(batch=100, size=5) + MEAN

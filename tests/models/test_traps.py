@@ -67,6 +67,7 @@ def test_every_bottleneck_is_among_them():
     assert set(BOTTLENECKS.values()) <= {type(module) for module, *_ in MODULES}
 
 
+@pytest.mark.slow
 def test_an_autoencoder_reads_keys_and_not_flax_rngs():
     parts = MLPEncoder((4,), normalisation="batch"), BOTTLENECKS["gaussian"](2), MLPDecoder((6,))
     model, x = aejax.Autoencoder(*parts), np.ones(FLAT, np.float32)

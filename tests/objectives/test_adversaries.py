@@ -81,6 +81,7 @@ def context_of(t, params, critic, given):
 # The two sides.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_neither_sides_gradient_reaches_the_other(name):
     t = task(name)
@@ -102,6 +103,7 @@ def test_neither_sides_gradient_reaches_the_other(name):
     assert all(np.abs(layer["kernel"]).max() > 1e-4 for layer in critic.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_the_critic_has_its_own_adam_and_learns_from_the_state_before_the_step(name):
     t = task(name, adversary=ADVERSARIES[name](features=(5,), lr=0.01, b1=0.3))
@@ -130,6 +132,7 @@ def test_the_critic_has_its_own_adam_and_learns_from_the_state_before_the_step(n
     assert "critic_loss" not in metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_a_still_autoencoder_is_told_apart_better_and_better(name):
     t = task(name, adversary=ADVERSARIES[name](features=(16,), lr=0.01), optimizer=optax.sgd(0.0))
@@ -143,6 +146,7 @@ def test_a_still_autoencoder_is_told_apart_better_and_better(name):
     assert loss[-20:].mean() < loss[:20].mean() - 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_evaluation_reports_the_adversarys_terms(name):
     t = task(name)
@@ -158,6 +162,7 @@ def test_evaluation_reports_the_adversarys_terms(name):
     assert all(moved[term] != sums[term] for term in TERMS[name])
 
 
+@pytest.mark.slow
 def test_the_state_round_trips_through_bytes_and_goes_on_alike():
     t = task("factor_vae")
     step = jax.jit(lambda state: train_step(state, batch(), jax.random.key(0), task=t))
@@ -169,6 +174,7 @@ def test_the_state_round_trips_through_bytes_and_goes_on_alike():
     assert set(serialization.to_state_dict(state)["critic"]) == {"params", "opt_state"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_four_devices_step_as_one(name):
     after, given = [], {"x": values(0, (8, 3)) * np.linspace(0.5, 2, 8, dtype=np.float32)[:, None]}
@@ -196,6 +202,7 @@ def test_four_devices_step_as_one(name):
 # FactorVAE.
 
 
+@pytest.mark.slow
 def test_shuffled_codes_keep_each_units_values_and_lose_their_pairs():
     adversary, seen = seen_by(FactorVAE)
     z = values(0, (64, 3))
@@ -212,6 +219,7 @@ def test_shuffled_codes_keep_each_units_values_and_lose_their_pairs():
     assert not any(np.array_equal(a, shuffled) for a in seen[2:])  # another order at another step
 
 
+@pytest.mark.slow
 def test_codes_are_shuffled_over_the_batch_of_all_devices():
     adversary, seen = seen_by(FactorVAE)
     z, keys = jnp.asarray(values(0, (16, 2))), example_keys(16)
@@ -230,6 +238,7 @@ def test_codes_are_shuffled_over_the_batch_of_all_devices():
     np.testing.assert_allclose(losses.ravel(), one, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.6, 0.9])
 def test_density_ratio_learns_the_total_correlation(correlation):
     """Of a Gaussian with unit variances it is -log(1 - correlation^2) / 2 (Kim and Mnih 2018, equation 3)."""
@@ -331,6 +340,7 @@ def test_vae_gan_tells_inputs_from_what_the_decoder_makes_of_codes_and_of_the_pr
     np.testing.assert_allclose(terms["feature_error"], 0.5 * np.square(decoded[0] - real).sum(1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_vae_gans_adversarial_term_is_for_the_decoder_alone():
     t = task("vae_gan", bottleneck=GaussianBottleneck(2, prior="mixture", components=3))
     state = begun(t)
@@ -354,6 +364,7 @@ def test_vae_gans_adversarial_term_is_for_the_decoder_alone():
 # Shapes.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADVERSARIES)
 @pytest.mark.parametrize("samples", [1, 3])
 def test_terms_and_loss_are_per_example_with_importance_samples_too(name, samples):
@@ -366,6 +377,7 @@ def test_terms_and_loss_are_per_example_with_importance_samples_too(name, sample
     assert {v.shape for v in terms.values()} == {(8,)}
 
 
+@pytest.mark.slow
 def test_images_pass_convolutions_that_halve_them_and_maps_of_codes_too():
     t = task("vae_gan")
     image = jnp.asarray(values(0, (2, 8, 8, 1)))

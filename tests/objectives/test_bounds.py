@@ -143,6 +143,7 @@ def test_every_bound_is_the_likelihood_itself_where_q_is_the_posterior():
         np.testing.assert_allclose(terms["bound"], -log_likelihood(tiny), rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [1.0, 0.3])
 def test_bounds_are_their_sums_over_weights(beta):
     tiny = Tiny(6, encoder=(3,), decoder=(3,), weights={"kl": beta})
@@ -169,6 +170,7 @@ def test_bounds_are_their_sums_over_weights(beta):
         np.testing.assert_allclose(got["bound"], value, rtol=1e-4, err_msg=f"{name} {options}")
 
 
+@pytest.mark.slow
 def test_with_one_sample_every_bound_is_the_elbo_whose_kl_is_drawn():
     tiny = Tiny(1, prior="mixture", weights={"kl": 1.0})
     bounds = [(name, {"groups": 1} if "groups" in BOUND[name] else BOUND[name]) for name in BOUND]
@@ -179,6 +181,7 @@ def test_with_one_sample_every_bound_is_the_elbo_whose_kl_is_drawn():
     np.testing.assert_allclose(elbo["loss"], terms["bound"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_weight_of_kl_follows_its_schedule_and_other_terms_are_added():
     tiny = Tiny(2)
     c = tiny.context(tiny.params, example_keys(3))
@@ -197,6 +200,7 @@ def test_the_weight_of_kl_follows_its_schedule_and_other_terms_are_added():
         np.testing.assert_allclose(terms["loss"], bound + l2, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_samples_tighten_the_bound_on_average_and_never_pass_the_likelihood():
     n, losses, x = 4000, {}, np.repeat(X[:1], 4000, 0)
     for samples in (1, 2, 8):
@@ -216,6 +220,7 @@ def test_more_samples_tighten_the_bound_on_average_and_never_pass_the_likelihood
 # Gradients.
 
 
+@pytest.mark.slow
 def test_dreg_has_the_gradient_of_the_paper_towards_the_encoder():
     """Tucker et al. 2019, equation 8: sum_k w_k^2 (d log w_k / d z_k) (d z_k / d phi), one sample after another."""
     for beta in (1.0, 0.4):
@@ -257,6 +262,7 @@ def test_dreg_has_the_gradient_of_the_paper_towards_the_encoder():
         close({name: grads[name] for name in apart}, expected)
 
 
+@pytest.mark.slow
 def test_dreg_agrees_with_iwae_in_expectation_towards_the_encoder():
     tiny, n = Tiny(3, encoder=(2,), decoder=(2,), seed=4), 20_000
 
@@ -290,6 +296,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_gradients_are_iwaes_towards_decoder_prior_and_scale(variant):
     tiny = Tiny(4, encoder=(3,), decoder=(3,), **VARIANTS[variant])
@@ -308,6 +315,7 @@ def test_two_gradients_are_iwaes_towards_decoder_prior_and_scale(variant):
     close(one_group, iwae)
 
 
+@pytest.mark.slow
 def test_a_flow_posterior_works_with_piwae_but_not_with_dreg():
     tiny = Tiny(4, posterior="planar", depth=1)
     close(*tiny.grads(("piwae", {"groups": 1}), ("iwae", {})))
@@ -315,6 +323,7 @@ def test_a_flow_posterior_works_with_piwae_but_not_with_dreg():
         tiny.terms("dreg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dreg", "piwae"])  # iwae: test_configs.py
 def test_four_devices_step_as_one(name):
     x = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)

@@ -97,6 +97,7 @@ def test_squared_and_absolute_error_are_summed_over_values_and_kept_per_example(
     np.testing.assert_array_equal(Objective(AbsoluteError())(context(x, jnp.zeros_like(x)))["loss"], [15, 51])
 
 
+@pytest.mark.slow
 def test_every_likelihood_prefers_its_own_mean_at_the_input():
     x = jnp.full((1, 3), 0.5)
     for name, likelihood in LIKELIHOODS.items():
@@ -194,6 +195,7 @@ def test_noise_belongs_to_the_example_and_the_key(name):
     assert jnp.any(corrupt(example_keys(8, seed=1), x) != noisy)
 
 
+@pytest.mark.slow
 def test_noise_has_its_level():
     x, keys = jnp.full((200, 100), 0.5), example_keys(200)
     masked = Corruption("masking", 0.3)(keys, x)

@@ -7,7 +7,7 @@ import optax
 import pytest
 import scipy.special
 import scipy.stats
-from conftest import context, example_keys
+from conftest import context, example_keys, mostly_slow
 
 import aejax
 from aejax.distributed.partition import Partition
@@ -95,6 +95,7 @@ def test_kl_sparsity_is_the_entropy_of_bernoullis_relative_to_the_mean_activatio
         assert np.isfinite(TERMS["kl_sparsity"](c, target=target))
 
 
+@pytest.mark.slow
 def test_decoder_l2_is_of_the_decoders_kernels_alone():
     mlp = aejax.models.MLPEncoder((4,)), BOTTLENECKS["dense"](2), aejax.models.MLPDecoder((3,), (5,))
     c, params = modelled(*mlp, values())
@@ -102,6 +103,7 @@ def test_decoder_l2_is_of_the_decoders_kernels_alone():
     assert float(TERMS["decoder_l2"](c)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [2, 7])  # fewer and more than the inputs: by rows and by columns
 def test_contractive_is_the_closed_form_of_a_sigmoid_layer(width):
     """Rifai et al. 2011, section 3.2: sum_j (h_j (1 - h_j))^2 sum_i W_ij^2."""
@@ -113,6 +115,7 @@ def test_contractive_is_the_closed_form_of_a_sigmoid_layer(width):
     np.testing.assert_allclose(TERMS["contractive"](c), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_contractive_is_the_jacobian_by_differences_with_labels_too():
     label = jnp.array([0, 2, 1, 1, 0])
     layers = aejax.models.MLPEncoder((5,), "tanh"), GaussianBottleneck(2), aejax.models.MLPDecoder((2, 2, 1))
@@ -127,7 +130,7 @@ def test_contractive_is_the_jacobian_by_differences_with_labels_too():
     np.testing.assert_allclose(TERMS["contractive"](c), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("pixels", [2, 5])
+@pytest.mark.parametrize("pixels", mostly_slow([2, 5]))
 def test_gradient_penalty_is_the_jacobian_of_the_decoded_mean_by_differences(pixels):
     label = jnp.array([0, 2, 1, 1, 0])
     layers = aejax.models.MLPEncoder((4,)), BOTTLENECKS["dense"](3), aejax.models.MLPDecoder((pixels,), (6,), "tanh")
@@ -143,6 +146,7 @@ def test_gradient_penalty_is_the_jacobian_of_the_decoded_mean_by_differences(pix
     np.testing.assert_allclose(TERMS["gradient_penalty"](c), expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_revival_is_the_error_of_the_dead_units_in_explaining_what_is_missed():
     w, b = values(3, (4, 5)), values(4, (5,))
     x, decoded, z = values(shape=(3, 5)), values(1, (3, 5)), values(2, (3, 4))
@@ -181,6 +185,7 @@ def test_capacity_is_the_distance_of_the_mean_kl_from_a_growing_target():
         TERMS["capacity"](context(np.zeros((3, 2))))
 
 
+@pytest.mark.slow
 def test_free_bits_count_what_a_unit_has_above_them_on_average_over_the_batch():
     for seed in range(3):
         q = posterior(seed, d=4)
@@ -238,6 +243,7 @@ def linear(correlation, std, n=1024):
     return context(np.zeros((n, 3)), z=q.sample(rng.normal(size=(n, 2))), posterior=q, prior=StandardNormal(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 @pytest.mark.parametrize("std", [0.3, 0.9])
 def test_the_decomposition_is_the_closed_form_of_gaussian_codes(correlation, std):
@@ -253,6 +259,7 @@ def test_the_decomposition_is_the_closed_form_of_gaussian_codes(correlation, std
         assert float(TERMS[name](c).mean()) == pytest.approx(value, abs=0.08)
 
 
+@pytest.mark.slow
 def test_the_decomposition_at_the_ends():
     """Codes that know nothing of the input have neither information nor correlation; those that know it all reach the
     bound, the log of the batch."""
@@ -265,6 +272,7 @@ def test_the_decomposition_at_the_ends():
     np.testing.assert_allclose(TERMS["mutual_information"](certain), np.log(n), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mutual_information", "total_correlation", "dimension_kl"])
 def test_the_decomposition_has_the_gradients_of_minibatch_weighted_sampling(name):
     """Bit for bit, so that runs stay what they were (Chen et al. 2018, equation 3: by N M where ours divides by M)."""
@@ -354,6 +362,7 @@ def test_the_second_dip_is_of_the_codes_that_are_drawn():
     assert float(got) == pytest.approx(dip_of(np.cov(drawn.T), 10.0), rel=0.02)
 
 
+@pytest.mark.slow
 def test_dip_names_what_it_cannot_do():
     q = posterior()
     flow = FlowPosterior(q.mean, q, jnp.zeros(6))
@@ -394,6 +403,7 @@ def test_mmd_is_the_double_sum_over_codes_and_draws_of_the_prior(name, scale):
     assert float(flat) == pytest.approx(float(image), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rbf", "imq"])
 def test_mmd_is_zero_on_average_for_codes_of_the_prior_and_grows_with_their_distance(name):
     mmd = jax.jit(lambda z, keys: TERMS["mmd"](context(np.zeros((8, 3)), z=z, keys=keys), kernel=name))
@@ -447,7 +457,7 @@ BATCH_LEVEL = {
 }
 
 
-@pytest.mark.parametrize("name", BATCH_LEVEL)
+@pytest.mark.parametrize("name", mostly_slow(BATCH_LEVEL))
 def test_four_devices_step_as_one(name):
     given = {"weights": {name: 1.0}, **BATCH_LEVEL[name]}
     given["weights"] = ALONE | given["weights"]
@@ -470,6 +480,7 @@ def test_four_devices_step_as_one(name):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(moves[0])) > 1e-3
 
 
+@pytest.mark.slow
 def test_draws_for_mmd_are_not_those_of_the_code():
     """With a posterior equal to the prior the discrepancy is zero on average; with common draws it would not be."""
     t = task({"mmd": 1.0})

@@ -54,6 +54,7 @@ def rows_of(*shape):
     return mostly(arrays(st.tuples(st.integers(0, 4), *map(st.just, shape))), ODD)
 
 
+@pytest.mark.slow
 @cases
 def test_from_array(cases):
     def door(x, label, size):
@@ -73,6 +74,7 @@ def test_from_array(cases):
     try_all(cases, door, x=st.one_of(rows_of(3), rows_of(4, 5), rows_of(4, 4, 3)), label=LABELS, size=sizes)
 
 
+@pytest.mark.slow
 @cases
 def test_fit(cases):
     """Fewer of them: those that are right are trained on."""

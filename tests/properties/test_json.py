@@ -107,6 +107,7 @@ def test_files_of_runs(sweep, name, cases):
         file.write_bytes(before) if before is not None else file.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 @cases
 def test_what_a_checkpoint_says_of_itself(sweep, cases):
     """Config, spec and sums: fewer of them, each is an error or the run as it was saved."""
@@ -123,6 +124,7 @@ def test_what_a_checkpoint_says_of_itself(sweep, cases):
         file.write_bytes(before)
 
 
+@pytest.mark.slow
 @cases
 def test_names_of_workdirs_and_steps(sweep, cases):
     def door(name, step):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import vectors
+from conftest import mostly_slow, vectors
 from scipy.stats import multivariate_normal
 from sklearn.datasets import make_moons
 
@@ -110,6 +110,7 @@ def test_the_mixture_finds_two_far_clusters(unit):
 # Flow
 
 
+@pytest.mark.slow
 def test_the_flows_density_integrates_to_one(flow):
     side = np.linspace(-4, 5, 400)
     grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
@@ -117,6 +118,7 @@ def test_the_flows_density_integrates_to_one(flow):
     assert np.exp(flow.log_prob(grid).astype(np.float64)).sum() * area == pytest.approx(1, abs=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [1, 3, 8])
 def test_couplings_are_inverted_and_their_determinant_is_that_of_the_jacobian(d):
     model = CouplingFlow(width=8, depth=6)
@@ -134,7 +136,7 @@ def test_couplings_are_inverted_and_their_determinant_is_that_of_the_jacobian(d)
     assert (np.abs(jacobian) > 1e-7).all(0).all()
 
 
-@pytest.mark.parametrize("d", [2, 5, 8])
+@pytest.mark.parametrize("d", mostly_slow([2, 5, 8]))
 def test_couplings_move_every_unit_and_tell_any_two_apart(d):
     z, kept = np.ones((1, d), np.float32), []
     for place in range(6):
@@ -158,6 +160,7 @@ def test_the_flow_fits_moons_better_than_a_gaussian_and_draws_what_it_says(flow)
     assert drawn.mean() == pytest.approx(minus_entropy, abs=5 * float(drawn.std()) / 4000**0.5)
 
 
+@pytest.mark.slow
 def test_the_flow_reads_any_unit():
     """Also of a unit that never moves."""
     unit, place = np.array([1e-3, 1e4, 1]), np.array([0.005, -1e5, 0])
@@ -172,6 +175,7 @@ def test_the_flow_reads_any_unit():
 # Autoregressive
 
 
+@pytest.mark.slow
 def test_no_place_reads_a_later_one_by_gradient():
     model = CausalTransformer(size=4, length=5, width=8, layers=2, heads=2)
     before = np.array([[4, 0, 3, 1, 2]])
@@ -207,6 +211,7 @@ def test_probabilities_of_all_sequences_sum_to_one():
         )
 
 
+@pytest.mark.slow
 def test_draws_have_the_probabilities_that_the_transformer_tells():
     """Through the cache, of a transformer that is far from uniform: the shares of all 27 sequences."""
     fitted = samplers.fit("autoregressive", everything(3, 3), size=3, **{**SMALL, "steps": 1})
@@ -219,6 +224,7 @@ def test_draws_have_the_probabilities_that_the_transformer_tells():
     assert np.square((counts - num * p) / np.sqrt(num * p)).sum() < 60  # chi-squared of 26 degrees of freedom
 
 
+@pytest.mark.slow
 def test_the_pattern_of_the_codes_is_learned_and_drawn(counting):
     drawn = counting.sample(300, seed=1)
     assert drawn.shape == (300, 3, 2)
@@ -230,6 +236,7 @@ def test_the_pattern_of_the_codes_is_learned_and_drawn(counting):
     np.testing.assert_allclose(log_p, -np.log(K), atol=0.2)
 
 
+@pytest.mark.slow
 def test_a_draw_depends_on_its_own_number_alone(counting):
     np.testing.assert_array_equal(counting.sample(300, seed=2)[:3], counting.sample(3, seed=2))
     assert np.any(counting.sample(20, seed=2) != counting.sample(20, seed=3))
@@ -239,6 +246,7 @@ def test_a_draw_depends_on_its_own_number_alone(counting):
 # Fitting
 
 
+@pytest.mark.slow
 def test_maximum_likelihood_of_a_gaussian_is_its_mean():
     x = np.sort(vectors(512, 3), 0) + np.float32(2)  # a part of the rows has another mean
     log_prob = lambda mean, batch: -0.5 * jnp.square(batch - mean).sum(-1)  # noqa: E731
@@ -248,7 +256,7 @@ def test_maximum_likelihood_of_a_gaussian_is_its_mean():
         maximise(lambda p, b: log_prob(p, b) * jnp.nan, jnp.zeros(3), x, seed=0, steps=60, batch_size=8, lr=0.05)
 
 
-@pytest.mark.parametrize("name", list(samplers.SAMPLERS))
+@pytest.mark.parametrize("name", mostly_slow(list(samplers.SAMPLERS), "gaussian", "mixture", "flow"))
 def test_the_same_seed_gives_the_same_bits_and_files_keep_them(name, tmp_path):
     codes, options = some(name)
     fitted = samplers.fit(name, codes, seed=1, **options)

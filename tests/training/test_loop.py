@@ -8,7 +8,7 @@ import stat
 import jax
 import numpy as np
 import pytest
-from conftest import assert_trees_equal, events, mlp, one_device, vectors
+from conftest import assert_trees_equal, events, mlp, mostly_slow, one_device, vectors
 
 import aejax
 from aejax import data
@@ -36,6 +36,7 @@ def state_of(workdir):
     return checkpoint.newest(workdir).state
 
 
+@pytest.mark.slow
 def test_a_workdir_is_the_whole_experiment(tmp_path):
     run = fit(mlp(), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir() if "events" not in p.name) == [
@@ -61,6 +62,7 @@ def test_a_workdir_is_the_whole_experiment(tmp_path):
     assert run.inputs.shape == run.reconstructions.shape == (8, 6)
 
 
+@pytest.mark.slow
 def test_logged_losses_are_means_over_the_steps_since_the_last(tmp_path):
     every, second = tmp_path / "1", tmp_path / "2"
     fit(mlp(log_every=1), every)
@@ -83,6 +85,7 @@ def test_validation_is_the_objective_over_the_whole_split(tmp_path):
     assert record["validation/squared_error_per_value"] == pytest.approx(expected / 6, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, count):
     config = mlp(ema=0.9, corruption__name="gaussian", corruption__level=0.3, optim__accumulate=2, optim__warmup=2)
@@ -101,6 +104,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, count):
     assert validations[0] == validations[1]
 
 
+@pytest.mark.slow
 def test_streamed_run_equals_the_held_one_bit_for_bit(tmp_path):
     held = fit(mlp(), tmp_path / "held")
     streamed = fit(mlp(data__memory_mb=0), tmp_path / "streamed")
@@ -108,6 +112,7 @@ def test_streamed_run_equals_the_held_one_bit_for_bit(tmp_path):
     assert_trees_equal(held.latents, streamed.latents)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
     runs = [fit(mlp(seed=seed), tmp_path / str(i)) for i, seed in enumerate((3, 3, 4))]
     assert_trees_equal(runs[0].variables, runs[1].variables)
@@ -124,6 +129,7 @@ def test_finished_run_is_returned_untouched(tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_nan_stops_the_run_names_the_step_and_leaves_the_last_good_checkpoint(tmp_path):
     config = mlp(steps=40, checkpoint_every=2, log_every=5, optim__lr=1e30, optim__name="sgd")
     with pytest.raises(aejax.DivergedError, match=r"not finite at step \d+ \(steps \d+ to \d+ were read\)"):
@@ -188,6 +194,7 @@ def test_a_lock_that_its_holder_removes_just_then_is_none(tmp_path, monkeypatch)
         pass
 
 
+@pytest.mark.slow
 def test_who_is_refused_says_nothing_about_the_run_that_is_there(tmp_path):
     fit(mlp(), tmp_path)
     with pytest.raises(aejax.InputError, match="another config"):
@@ -216,6 +223,7 @@ def test_early_stopping_waits_for_its_patience_and_stays_stopped(tmp_path):
     assert not is_stale([{"validation/loss": v} for v in (3.0, 4.0, 5.0)], 0)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_the_checkpoint_that_patience_ended_at_is_not_finished(tmp_path):
     config = mlp(steps=100, checkpoint_every=2, patience=2, keep=2, optim__name="sgd", optim__lr=1e-12)
     run = fit(config, tmp_path)
@@ -227,6 +235,7 @@ def test_a_run_killed_before_the_checkpoint_that_patience_ended_at_is_not_finish
     assert is_finished(run.config, tmp_path)
 
 
+@pytest.mark.slow
 def test_step_is_traced_once(tmp_path, monkeypatch):
     traces = []
     real = multistep.train_step
@@ -242,6 +251,7 @@ def test_step_is_traced_once(tmp_path, monkeypatch):
         assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_metrics_are_read_only_at_log_points(tmp_path, monkeypatch):
     """Every read of a device value, by whatever name, goes through `Array._value`."""
     array = type(jax.numpy.zeros(()))
@@ -258,6 +268,7 @@ def test_metrics_are_read_only_at_log_points(tmp_path, monkeypatch):
     assert counts[1] - counts[0] == 2 * names
 
 
+@pytest.mark.slow
 def test_keys_that_change_nothing_may_change(tmp_path):
     fit(mlp(), tmp_path, stop=after(2))
     config = mlp(log_every=3, keep=7, data__memory_mb=0, data__cache=False, data__data_dir="elsewhere")
@@ -266,6 +277,7 @@ def test_keys_that_change_nothing_may_change(tmp_path):
     assert_trees_equal(aejax.load_run(tmp_path).variables, whole.variables)
 
 
+@pytest.mark.slow
 def test_a_constant_rate_may_go_on_for_longer(tmp_path):
     fit(mlp(), tmp_path / "cut")
     assert fit(mlp(steps=12), tmp_path / "cut").step == 12
@@ -276,6 +288,7 @@ def test_a_constant_rate_may_go_on_for_longer(tmp_path):
         fit(mlp(steps=12, optim__schedule="cosine"), tmp_path / "cosine")
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_before_its_first_checkpoint_may_begin_anew(tmp_path):
     with pytest.raises(aejax.DivergedError, match=r"lower optim.lr or set optim.clip, or look"):
         fit(mlp(optim__lr=1e30, optim__name="sgd"), tmp_path)
@@ -283,6 +296,7 @@ def test_a_run_that_diverged_before_its_first_checkpoint_may_begin_anew(tmp_path
     assert [r["step"] for r in metrics_log.read(tmp_path) if "train/loss" in r] == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_fit_leaves_the_callers_config_alone(tmp_path):
     config = mlp().lock()
     fit(config, tmp_path)
@@ -290,6 +304,7 @@ def test_fit_leaves_the_callers_config_alone(tmp_path):
     assert config.to_dict() == mlp().to_dict()
 
 
+@pytest.mark.slow
 def test_best_checkpoint_can_be_loaded(tmp_path):
     config = mlp(steps=30, checkpoint_every=2, keep=2, optim__lr=0.3)
     newest = fit(config, tmp_path)
@@ -304,6 +319,7 @@ def test_best_checkpoint_can_be_loaded(tmp_path):
         aejax.load_run(tmp_path, 3)
 
 
+@pytest.mark.slow
 def test_validation_of_standardised_vectors_is_in_the_users_units(tmp_path):
     x = vectors(197) * 50 + 7
     run = fit(mlp(data__standardize=True), tmp_path, x)
@@ -313,6 +329,7 @@ def test_validation_of_standardised_vectors_is_in_the_users_units(tmp_path):
     assert metrics_log.read(tmp_path)[-1]["validation/squared_error"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_spoilt_state_is_not_saved_by_a_stop(tmp_path):
     config = mlp(log_every=1, optim__name="sgd", optim__lr=3e38)  # every step is a dispatch
     with pytest.raises(aejax.DivergedError, match="not finite at step 1"):
@@ -323,6 +340,7 @@ def test_spoilt_state_is_not_saved_by_a_stop(tmp_path):
 # What is refused
 
 
+@pytest.mark.slow
 def test_changed_architecture_is_refused(tmp_path, monkeypatch):
     """The same config, but code that builds something else of it."""
     fit(mlp(), tmp_path, stop=after(2))
@@ -333,6 +351,7 @@ def test_changed_architecture_is_refused(tmp_path, monkeypatch):
         fit(mlp(), tmp_path, stop=lambda: False)
 
 
+@pytest.mark.slow
 def test_fit_on_another_array_or_other_labels_is_refused(tmp_path):
     x, label = vectors(), np.arange(100) % 2
     again = lambda x, label: aejax.fit(mlp(classes=2), x, tmp_path, label=label, devices=one_device())  # noqa: E731
@@ -350,6 +369,7 @@ def test_folder_of_something_else_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_failed_start_leaves_the_workdir_free(tmp_path):
     with pytest.raises(aejax.InputError):
         fit(mlp(encoder__activation="rleu"), tmp_path)
@@ -368,20 +388,22 @@ def test_workdir_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [
-        ({"batch_size": 200}, "batch_size=200 is larger than the 80 training examples"),
-        ({"likelihood__name": "bernoulli"}, r"wants values in \[0, 1\]"),
-        ({"objective__weights": {"l1": "a"}}, "l1 must be a finite number"),
-        ({"seed": -1}, "seed must be a whole number from 0 to"),
-        (
-            {"encoder": aejax.config.module("mlp", features=64)},
-            r"encoder.features must be whole numbers above 0, e.g. \(64, 32\), got 64",
-        ),
-        ({"bottleneck__features": -3}, "bottleneck.features must be a whole number above 0, got -3"),
-        ({"objective__weights": {"l3": 1.0}}, "term 'l3' is unknown"),
-        ({"optim__name": "adma"}, "did you mean 'adam'"),
-        ({"data__standardize": True, "corruption__name": "masking"}, "needs corruption.level above 0"),
-    ],
+    mostly_slow(
+        [
+            ({"batch_size": 200}, "batch_size=200 is larger than the 80 training examples"),
+            ({"likelihood__name": "bernoulli"}, r"wants values in \[0, 1\]"),
+            ({"objective__weights": {"l1": "a"}}, "l1 must be a finite number"),
+            ({"seed": -1}, "seed must be a whole number from 0 to"),
+            (
+                {"encoder": aejax.config.module("mlp", features=64)},
+                r"encoder.features must be whole numbers above 0, e.g. \(64, 32\), got 64",
+            ),
+            ({"bottleneck__features": -3}, "bottleneck.features must be a whole number above 0, got -3"),
+            ({"objective__weights": {"l3": 1.0}}, "term 'l3' is unknown"),
+            ({"optim__name": "adma"}, "did you mean 'adam'"),
+            ({"data__standardize": True, "corruption__name": "masking"}, "needs corruption.level above 0"),
+        ]
+    ),
 )
 def test_wrong_values_are_named_before_the_first_step(tmp_path, changes, message):
     with pytest.raises(aejax.InputError, match=message) as caught:
@@ -416,6 +438,7 @@ def test_samples_are_what_the_loaded_run_gives(tmp_path):
     np.testing.assert_allclose(run.reconstruct(run.inputs), run.reconstructions, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_statistics_stay_those_of_the_first_start(tmp_path, monkeypatch):
     config = mlp(data__standardize=True)
     splits = data.split({"train": data.from_array(vectors())}, config.data)
@@ -424,6 +447,7 @@ def test_statistics_stay_those_of_the_first_start(tmp_path, monkeypatch):
     assert aejax.train(config, tmp_path, data=splits, devices=one_device()).spec == begun.spec
 
 
+@pytest.mark.slow
 def test_pretraining_is_not_repeated_on_resume(tmp_path):
     config = mlp(pretrain__steps=20)  # two layers: asked twice before the first step
     assert fit(config, tmp_path / "cut", stop=after(5)).step == 6
@@ -432,6 +456,7 @@ def test_pretraining_is_not_repeated_on_resume(tmp_path):
     assert_trees_equal(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_a_code_as_large_as_the_input_is_warned_of_in_training(tmp_path):
     with pytest.warns(UserWarning, match=r"holds 6 numbers and the input 6: it can learn to copy"):
         fit(mlp(bottleneck__features=6), tmp_path)
@@ -456,6 +481,7 @@ def test_rate_is_images_over_the_time_without_validation(tmp_path, monkeypatch):
     assert [r["images_per_second"] for r in metrics_log.read(tmp_path)] == [5 * 16 / 2, 5 * 16 / 1]
 
 
+@pytest.mark.slow
 def test_resumed_tensorboard_hides_what_came_after(tmp_path):
     fit(mlp(), tmp_path, stop=after(3))
     fit(mlp(), tmp_path, stop=lambda: False)

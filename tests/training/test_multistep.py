@@ -36,6 +36,7 @@ def test_convolutions_stay_out_of_loops_on_cpu_alone(monkeypatch):
     assert multistep.steps_at_once(images, 100) == 25
 
 
+@pytest.mark.slow
 def test_a_single_step_is_no_loop(tmp_path, monkeypatch):
     """A loop of one step is one for XLA:CPU, too: `conv` took 36 times as long in it."""
     monkeypatch.setattr(jax.lax, "scan", None)
@@ -44,6 +45,7 @@ def test_a_single_step_is_no_loop(tmp_path, monkeypatch):
     assert run.step == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("held", [True, False])
 def test_steps_of_a_dispatch_are_those_of_one_after_the_other(count, held):
@@ -72,6 +74,7 @@ def test_steps_of_a_dispatch_are_those_of_one_after_the_other(count, held):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, first)
 
 
+@pytest.mark.slow
 def test_a_run_is_few_dispatches_of_one_program_that_copy_rows_only(tmp_path, monkeypatch):
     """No seconds: what a run of 64 steps asks of the devices. The data goes there once, then only row numbers."""
     calls, puts, programs = [], [], []

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import pytest
-from conftest import command, config_of, one_device
+from conftest import command, config_of, mostly_slow, one_device
 
 import aejax
 from aejax.config import module
@@ -13,6 +13,7 @@ from aejax.workdir import metrics_log
 from configs import vae
 
 
+@pytest.mark.slow
 def test_tells_what_the_run_then_does(tmp_path):
     config = vae.get_config("tiny").unlock()
     config.log_every = 1
@@ -41,12 +42,14 @@ def test_a_loss_that_is_not_finite_is_told():
 
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
-    [
-        ("basic", {"likelihood.name": "bernoulli"}, r"wants values in \[0, 1\]"),
-        ("conditional_vae", {"classes": 9}, "the data has labels from 0 to 9, and classes=9 means 0 to 8"),
-        ("basic", {"classes": 3}, "the data has no labels"),
-        ("stacked", {"pretrain.steps": 3, "decoder.features": (9,)}, "a decoder that mirrors the encoder"),
-    ],
+    mostly_slow(
+        [
+            ("basic", {"likelihood.name": "bernoulli"}, r"wants values in \[0, 1\]"),
+            ("conditional_vae", {"classes": 9}, "the data has labels from 0 to 9, and classes=9 means 0 to 8"),
+            ("basic", {"classes": 3}, "the data has no labels"),
+            ("stacked", {"pretrain.steps": 3, "decoder.features": (9,)}, "a decoder that mirrors the encoder"),
+        ]
+    ),
 )
 def test_refuses_what_the_run_refuses(tmp_path, config, changes, message):
     config = config_of(config)

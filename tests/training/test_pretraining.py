@@ -33,6 +33,7 @@ def deep(**changes):
     return mlp(encoder__features=(4,), decoder__features=(4,), optim__lr=1e-2, **linear, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_each_pair_of_layers_copies_the_codes_below_it(count):
     """Linear layers: the first pair must span PCA's first 4 axes, the second the first 2 of its codes."""
@@ -63,6 +64,7 @@ def test_tied_pairs_have_biases_only_in_the_decoder():
     assert {leaf.ndim for leaf in jax.tree.leaves(trained["decoder"])} == {1}
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_pretrained_layers(tmp_path):
     x = np.asarray(data.read(data.find(config_of("stacked").data)["train"])["x"])
     losses = []
@@ -90,6 +92,7 @@ def test_what_cannot_be_stacked_is_named(changes, message):
         stacked_layers(config)
 
 
+@pytest.mark.slow
 def test_wrong_stacks_leave_the_workdir_free(tmp_path):
     config = deep(pretrain__steps=3)
     config.decoder.features = (9,)
@@ -99,6 +102,7 @@ def test_wrong_stacks_leave_the_workdir_free(tmp_path):
     aejax.fit(deep(pretrain__steps=3), vectors(), tmp_path, devices=one_device())
 
 
+@pytest.mark.slow
 def test_stop_and_nan_are_heeded():
     with pytest.raises(aejax.StoppedError, match="begins anew"):
         run(deep(pretrain__steps=10**9), vectors(), one_device(), stop=lambda: True)
@@ -108,6 +112,7 @@ def test_stop_and_nan_are_heeded():
         run(wild, vectors(), one_device())
 
 
+@pytest.mark.slow
 def test_inner_pairs_copy_codes_by_squared_error_whatever_the_first_does():
     """tanh codes are negative half the time: a Bernoulli there would run away."""
     x = 1 / (1 + np.exp(-vectors(300)))

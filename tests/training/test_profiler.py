@@ -5,7 +5,7 @@ import json
 
 import jax
 import pytest
-from conftest import assert_trees_equal, command, mlp, one_device, vectors
+from conftest import assert_trees_equal, command, mlp, mostly_slow, one_device, vectors
 
 import aejax
 from aejax import data
@@ -37,7 +37,7 @@ def plain(tmp_path_factory):
     return checkpoint.newest(workdir)
 
 
-@pytest.mark.parametrize(("profiled", "traced"), [(range(2, 4), [2]), (range(3, 5), [2, 4])])
+@pytest.mark.parametrize(("profiled", "traced"), mostly_slow([(range(2, 4), [2]), (range(3, 5), [2, 4])]))
 def test_the_trace_holds_the_dispatches_of_the_steps_and_changes_no_bit(tmp_path, capsys, plain, profiled, traced):
     train(tmp_path, profiled)
     assert dispatches(tmp_path) == [traced]
@@ -50,6 +50,7 @@ def test_the_trace_holds_the_dispatches_of_the_steps_and_changes_no_bit(tmp_path
     assert_trees_equal(newest.samples, plain.samples)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_from_where_it_goes_on_and_a_stopped_one_writes_what_it_has(tmp_path, capsys):
     train(tmp_path, stop=lambda: True)
     asked = iter([False])
@@ -60,6 +61,7 @@ def test_a_resumed_run_counts_from_where_it_goes_on_and_a_stopped_one_writes_wha
     jax.profiler.stop_trace()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profiled", [range(2), range(8, 9), range(100, 110)])
 def test_steps_that_the_run_does_not_come_by_are_warned_of_and_it_goes_on(tmp_path, profiled):
     train(tmp_path, stop=lambda: True)
@@ -69,6 +71,7 @@ def test_steps_that_the_run_does_not_come_by_are_warned_of_and_it_goes_on(tmp_pa
     assert dispatches(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profiled", "traced"), [(range(4), [2]), (range(6, 9), [6])])
 def test_of_some_steps_that_lie_ahead_these_are_traced(tmp_path, profiled, traced):
     train(tmp_path, stop=lambda: True)
@@ -83,6 +86,7 @@ def test_a_range_without_a_step_is_refused_early(tmp_path, profiled):
     assert checkpoint.steps(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_profiled(tmp_path):
     train(tmp_path)
     with pytest.warns(UserWarning, match="the run goes from step 8 to step 8 now"):

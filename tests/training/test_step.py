@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from conftest import assert_trees_equal
 
 import aejax
@@ -51,6 +52,7 @@ def test_step_is_gradient_descent_on_the_batch_mean():
     assert int(after.step) == 1
 
 
+@pytest.mark.slow
 def test_accumulated_steps_equal_one_on_the_joined_batch():
     single, double = task(), task(optimizer=optax.MultiSteps(optax.sgd(0.05), 2).gradient_transformation())
     a, b = batch(seed=0), batch(seed=1)
@@ -77,6 +79,7 @@ def test_averaged_parameters_follow_their_formula_and_serve_evaluation():
     assert eval_variables(state.replace(ema={}))["params"] is state.params
 
 
+@pytest.mark.slow
 def test_averaged_parameters_move_only_with_an_update():
     t = task(ema=0.9, optimizer=optax.MultiSteps(optax.sgd(0.05), 3).gradient_transformation())
     state = init(t, (3,), jax.random.key(1))
@@ -89,6 +92,7 @@ def test_averaged_parameters_move_only_with_an_update():
         np.testing.assert_allclose(state.ema["encoder"]["dense_0"]["kernel"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_changes_with_the_step_and_reaches_only_the_encoder():
     t = task(corruption=Corruption("gaussian", 0.5), optimizer=optax.sgd(0.0))
     state, key = init(t, (3,), jax.random.key(1)), jax.random.key(0)
@@ -106,6 +110,7 @@ def test_noise_changes_with_the_step_and_reaches_only_the_encoder():
     assert_trees_equal(sums[0], plain)  # evaluation sees no noise
 
 
+@pytest.mark.slow
 def test_evaluation_counts_only_what_has_weight():
     t = task()
     state = init(t, (3,), jax.random.key(1))

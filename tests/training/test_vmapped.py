@@ -38,6 +38,7 @@ BASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "devices"), [("vae", 4), ("denoising", 1)])
 def test_together_as_alone(name, devices, tmp_path):
     module, numbers = BASES[name]
@@ -58,6 +59,7 @@ def test_together_as_alone(name, devices, tmp_path):
                 np.testing.assert_allclose(x[key], y[key], rtol=5e-3, atol=1e-3, err_msg=key)
 
 
+@pytest.mark.slow
 def test_they_go_on_together_with_the_same_bits(tmp_path):
     several = configs(small(vae.get_config("tiny")), **NUMBERS)
     given = {"data": images(several[0]), "devices": one_device(), "quiet": True}
@@ -93,6 +95,7 @@ def test_what_diverges_ends_alone(tmp_path):
     assert why_ended(tmp_path / "good") == ""
 
 
+@pytest.mark.slow
 def test_what_cannot_train_together(tmp_path):
     base = small(vae.get_config("tiny"))
     several = configs(base, **{"encoder.features": ((4,), (5,))})
@@ -105,6 +108,7 @@ def test_what_cannot_train_together(tmp_path):
         train_together(several, [tmp_path / "c", tmp_path / "d"], **given)
 
 
+@pytest.mark.slow
 def test_a_second_one_in_the_same_workdir_is_refused(tmp_path):
     config = small(vae.get_config("tiny"))
     seen = []

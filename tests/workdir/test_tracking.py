@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from conftest import assert_trees_equal, mlp, one_device, vectors
+from conftest import assert_trees_equal, mlp, mostly_slow, one_device, vectors
 
 import aejax
 from aejax import data
@@ -185,6 +185,7 @@ def test_a_users_own_is_given_the_run_and_its_scalars_and_goes_on(tmp_path):
     assert first.thread is not threading.main_thread()
 
 
+@pytest.mark.slow
 @ITS_OWN
 @pytest.mark.parametrize("service", ["mine", pytest.param("mlflow", marks=needs_mlflow)])
 def test_a_run_that_an_error_ended_has_failed_there_the_others_beside_it_have_not(tmp_path, service, request):
@@ -203,6 +204,7 @@ def test_a_run_that_an_error_ended_has_failed_there_the_others_beside_it_have_no
     assert ended == {"0": False, "1": True, "2": True}
 
 
+@pytest.mark.slow
 def test_trackers_may_change_and_change_no_bit(tmp_path):
     train(mlp(tracking=("test_tracking:Mine",)), tmp_path / "cut", after(2))
     train(mlp(), tmp_path / "cut")
@@ -211,6 +213,7 @@ def test_trackers_may_change_and_change_no_bit(tmp_path):
     assert_trees_equal(a.state, b.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -261,6 +264,7 @@ def test_a_missing_package_is_told_with_its_extra_before_anything_is_written(tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_none_is_imported_by_import_aejax():
     code = "import sys, aejax; print({'wandb', 'mlflow', 'tensorboardX'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -271,6 +275,7 @@ def test_none_is_imported_by_import_aejax():
 # MLflow
 
 
+@pytest.mark.slow
 @needs_mlflow
 @ITS_OWN
 def test_mlflow_has_the_run_and_goes_on_with_it(tmp_path, mlflow):
@@ -288,6 +293,7 @@ def test_mlflow_has_the_run_and_goes_on_with_it(tmp_path, mlflow):
     assert_has(in_mlflow(run), workdir)
 
 
+@pytest.mark.slow
 @needs_mlflow
 @ITS_OWN
 def test_mlflow_is_not_given_again_what_a_killed_run_wrote_and_is_given_what_it_lacks(tmp_path, mlflow, monkeypatch):
@@ -306,6 +312,7 @@ def test_mlflow_is_not_given_again_what_a_killed_run_wrote_and_is_given_what_it_
     assert sorted(step for name, step, _ in rows if name == "train/reconstruction") == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 @needs_mlflow
 @ITS_OWN
 def test_mlflow_added_late_or_emptied_has_the_whole_run(tmp_path, mlflow):
@@ -319,6 +326,7 @@ def test_mlflow_added_late_or_emptied_has_the_whole_run(tmp_path, mlflow):
     assert_has(in_mlflow(run), tmp_path)
 
 
+@pytest.mark.slow
 @needs_mlflow
 @ITS_OWN
 def test_an_id_that_is_cut_off_while_it_is_written_is_none(tmp_path, mlflow, monkeypatch):
@@ -342,6 +350,7 @@ def test_an_id_that_is_cut_off_while_it_is_written_is_none(tmp_path, mlflow, mon
 # Weights & Biases
 
 
+@pytest.mark.slow
 @needs_wandb
 def test_wandb_has_the_run_and_goes_on_with_it(tmp_path, wandb):
     workdir = tmp_path / "runs/one"
@@ -355,6 +364,7 @@ def test_wandb_has_the_run_and_goes_on_with_it(tmp_path, wandb):
     assert_has(first + second, workdir)
 
 
+@pytest.mark.slow
 @needs_wandb
 def test_a_run_that_begins_anew_is_another_one_in_wandb(tmp_path, wandb):
     for lr in (1e30, 1e-3):
@@ -369,7 +379,7 @@ def test_a_run_that_begins_anew_is_another_one_in_wandb(tmp_path, wandb):
 
 
 @needs_wandb
-@pytest.mark.parametrize(("settled", "steps"), [(-1, [6, 8]), (1000, [2, 4, 6, 8])])
+@pytest.mark.parametrize(("settled", "steps"), mostly_slow([(-1, [6, 8]), (1000, [2, 4, 6, 8])]))
 def test_after_a_kill_wandb_is_given_again_what_may_be_lost(tmp_path, wandb, monkeypatch, settled, steps):
     from aejax.workdir.tracking import wandb as module
 
@@ -401,6 +411,7 @@ def test_a_damaged_note_of_wandbs_is_one_line(tmp_path, content):
 # Both
 
 
+@pytest.mark.slow
 @needs_wandb
 @needs_mlflow
 @ITS_OWN
@@ -443,6 +454,7 @@ test_tracking.train(conftest.mlp(tracking=("wandb", "mlflow")), workdir)
 """
 
 
+@pytest.mark.slow
 @needs_wandb
 @needs_mlflow
 @ITS_OWN

@@ -42,6 +42,7 @@ def tracked():
     return set(listed.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_what_is_copied_is_in_the_checkout_and_enough(tmp_path):
     files = tracked()
     for name, _ in copied():

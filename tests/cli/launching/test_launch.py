@@ -82,6 +82,7 @@ def test_flags_are_divided(tmp_path):
     assert argv == ["launch", "--executor=slurm", "--slurm.time=5", "--processes=2"]
 
 
+@pytest.mark.slow
 def test_one_training(tmp_path):
     workdir = tmp_path / "run"
     arguments = ("--config=configs/basic.py:tiny", f"--workdir={workdir}", "--config.seed=3")
@@ -94,6 +95,7 @@ def test_one_training(tmp_path):
     assert failed.stderr == "error: no such config file: 'configs/none.py'; check its path\n"
 
 
+@pytest.mark.slow
 def test_the_workdir_may_be_this_folder(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import mostly_slow
 
 import aejax
 from experiments.launching import local
@@ -61,7 +62,7 @@ def test_each_job_has_one_result_and_a_failing_one_does_not_stop_the_rest(tmp_pa
     assert (tmp_path / "logs/good.txt").read_text() == "fine\nfine\n"  # the log of a run that goes on is kept
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("at_once", mostly_slow([1, 3]))
 def test_no_more_than_so_many_jobs_are_alive_and_no_slot_is_idle(tmp_path, at_once):
     code = """
 import pathlib, sys, time
@@ -105,6 +106,7 @@ def test_devices_are_those_that_the_environment_leaves(monkeypatch):
     assert local.accelerators() == ("gpu", ["0", "1"])
 
 
+@pytest.mark.slow
 def test_jobs_get_their_own_gpu_in_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "accelerators", lambda: ("gpu", ["0", "1"]))
     code = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.5)"
@@ -188,7 +190,9 @@ def test_the_last_line_is_that_of_a_progress_bar_too(tmp_path):
     assert last_line(log) == "30% \N{REPLACEMENT CHARACTER}"
 
 
-@pytest.mark.parametrize(("number", "times", "status"), [(signal.SIGTERM, 1, STOPPED), (signal.SIGINT, 2, 130)])
+@pytest.mark.parametrize(
+    ("number", "times", "status"), mostly_slow([(signal.SIGTERM, 1, STOPPED), (signal.SIGINT, 2, 130)])
+)
 def test_signals_reach_all_processes_and_the_status_comes_back(tmp_path, number, times, status):
     """As a training under `experiments.launch`, whose Ctrl-C the terminal sends to all processes of the group."""
     code = f"""
