@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 import aejax
 from aejax import data
-from aejax.data import drawings, embedded, prepare
+from aejax.data import drawings, synthetic, tfds_prepare
 from aejax.data import tfds as tfds_sources
 
 # Batches
@@ -90,19 +90,19 @@ def test_streamed_batches_equal_held_ones(start):
 
 
 def test_digits_are_scikit_learns():
-    source = embedded.digits(0)
+    source = synthetic.digits(0)
     arrays = whole(source)
     assert source.shape == (8, 8, 1)
     np.testing.assert_allclose(arrays["x"][..., 0] / 255 * 16, load_digits().images, atol=0.04)  # rounding to 1/255
     np.testing.assert_array_equal(arrays["label"], load_digits().target)
-    assert embedded.digits(28).shape == whole(embedded.digits(28))["x"].shape[1:] == (28, 28, 1)
+    assert synthetic.digits(28).shape == whole(synthetic.digits(28))["x"].shape[1:] == (28, 28, 1)
 
 
 def test_toy_clouds_are_what_they_say():
-    plane = whole(embedded.plane(0))["x"]
+    plane = whole(synthetic.plane(0))["x"]
     deviations = np.linalg.svd(plane - plane.mean(0), compute_uv=False) / np.sqrt(len(plane))
     np.testing.assert_allclose(deviations, [1, 0.7, 0.05], rtol=0.05)
-    assert embedded.sheet(0).shape == (5,)
+    assert synthetic.sheet(0).shape == (5,)
 
 
 # Factors of variation
@@ -207,7 +207,7 @@ def test_shapes_are_every_combination_of_their_factors():
 def test_shapes_are_drawn_as_their_factors_say(side):
     """Centre, area and brightness measured in the picture."""
     factors = drawings.combinations()
-    assert embedded.shapes(side).shape == (side, side, 1)
+    assert synthetic.shapes(side).shape == (side, side, 1)
     images = drawings.draw(factors, side)[..., 0].astype(float)
     _, size, x, y, brightness = factors.T
     np.testing.assert_array_equal(images.max((1, 2)), 51 * (2 + brightness))
@@ -469,7 +469,7 @@ def test_standardised_vectors_come_back_in_their_units(seed):
 
 def test_images_are_not_standardised():
     with pytest.raises(aejax.InputError, match="standardize is for vectors"):
-        data.Spec.of(embedded.digits(0), standardize=True)
+        data.Spec.of(synthetic.digits(0), standardize=True)
 
 
 # TFDS
@@ -501,7 +501,7 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no route")
 
-    monkeypatch.setattr(prepare.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(tfds_prepare.urllib.request, "urlopen", refuse)
     with pytest.raises(aejax.InputError, match=r"'mnist' could not be downloaded.*TFDS_DATA_DIR"):
         data.find(section(name="mnist", data_dir=str(tmp_path)))
 
@@ -536,7 +536,7 @@ def fake_files(name, images, labels):
     }
 
 
-@pytest.mark.parametrize("name", prepare.WITHOUT_TENSORFLOW)
+@pytest.mark.parametrize("name", tfds_prepare.WITHOUT_TENSORFLOW)
 def test_downloaded_sets_are_prepared_without_tensorflow(name, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     shape = (32, 32, 3) if name == "cifar10" else (28, 28, 1)
@@ -553,7 +553,7 @@ def test_downloaded_sets_are_prepared_without_tensorflow(name, tmp_path, monkeyp
         return one(urls) if isinstance(urls, str) else {k: download(self, v) for k, v in urls.items()}
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
-    monkeypatch.setattr(prepare, "_reach", lambda *args: None)
+    monkeypatch.setattr(tfds_prepare, "_reach", lambda *args: None)
     found = data.find(section(name=name, data_dir=str(tmp_path / "tfds")))
     assert {key: len(value) for key, value in found.items()} == {"train": 20, "test": 3}
     train = whole(found["train"])

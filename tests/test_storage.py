@@ -13,7 +13,7 @@ from conftest import mlp, vectors
 import aejax
 from aejax import ablation, data, export, logs, samplers, storage
 from aejax.data.arrays import write_npy
-from aejax.data.prepare import FEATURES, prepared
+from aejax.data.tfds_prepare import FEATURES, prepared
 from aejax.encode import check_out, read_latents
 from aejax.evaluation import pictures
 

@@ -1,8 +1,8 @@
 """Data: sources by row number, their splits, and batches as a pure function of (seed, step)."""
 
 from aejax.data.arrays import as_array
-from aejax.data.batches import Feed, order, padded, read, stream
 from aejax.data.identity import check_identity, identity
+from aejax.data.loader import Feed, order, padded, read, stream
 from aejax.data.scale import needs_standardizing, train_mean, warn_of_scale
 from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, chunks

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from aejax.data.arrays import read_npy, write_npy
-from aejax.data.batches import read
+from aejax.data.loader import read
 from aejax.data.sources import Arrays, Source
 from aejax.errors import InputError
 from aejax.storage import TEMPORARY, cache_of_user

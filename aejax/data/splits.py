@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aejax.data.cache import kept
-from aejax.data.embedded import EMBEDDED
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
+from aejax.data.synthetic import EMBEDDED
 from aejax.data.tfds import from_tfds
 from aejax.errors import InputError
 from aejax.storage import local

@@ -15,8 +15,8 @@ from aejax.errors import InputError
 
 
 def from_tfds(name: str, data_dir: str, size: int, fit: str = "crop") -> dict[str, Source]:
-    """Returns every split of a TFDS data set, prepared first if it is not yet (see `prepare`)."""
-    from aejax.data.prepare import prepared
+    """Returns every split of a TFDS data set, prepared first if it is not yet (see `tfds_prepare`)."""
+    from aejax.data.tfds_prepare import prepared
 
     builder = prepared(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
     splits = builder.info.splits

@@ -18,7 +18,7 @@ from tensorflow_datasets.core import registered
 from tensorflow_datasets.core.utils import file_utils
 from tensorflow_datasets.image_classification import cifar, mnist
 
-from aejax.data.embedded import EMBEDDED
+from aejax.data.synthetic import EMBEDDED
 from aejax.errors import InputError, one_of
 from aejax.storage import local, read_json
 
