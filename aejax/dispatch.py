@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from aejax.data import Feed, order
+from aejax.data import Feed, shuffle_rows
 from aejax.partition import Partition
 from aejax.step import Reduce, Task, gather, train_step
 from aejax.together import stack, with_numbers
@@ -30,8 +30,8 @@ def steps_at_once(task: Task, *multiples: int) -> int:
 
 
 def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range) -> Iterator[Any]:
-    """For each dispatch of the steps `span`, its batches [at_once, batch, ...] on the devices, see `data.order`."""
-    own, rows = partition.own(batch_size), order(len(feed.source), batch_size, seed)
+    """For each dispatch of the steps `span`, its batches [at_once, batch, ...] on the devices (`data.shuffle_rows`)."""
+    own, rows = partition.own(batch_size), shuffle_rows(len(feed.source), batch_size, seed)
 
     def rows_of(dispatch: int) -> np.ndarray:
         first = dispatch * at_once

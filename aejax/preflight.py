@@ -36,7 +36,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     partition.check(config.batch_size)
     splits = load(config.data)
     spec = Spec.of(splits.train, config.data.standardize)
-    splits = Splits(*map(spec.stored, splits))
+    splits = Splits(*map(spec.standardize_source, splits))
     task = make_task(config, spec, len(splits.train), partition.axis_name)
     # Streamed: one batch is all that is read, and the labels or vectors whose range `train` looks at.
     feed, validation = (Feed(part, 0, partition.replicate) for part in (splits.train, splits.validation))

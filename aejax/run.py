@@ -38,7 +38,7 @@ class Run:
       step: training steps done.
       variables: the model's, with averaged parameters where `ema` is on.
       latents, reconstructions, inputs: of the fixed evaluation batch, the first validation examples.
-      trained_on: the `aejax.data.identity` of its data; None where its checkpoint is older than these.
+      trained_on: the `aejax.data.identify` of its data; None where its checkpoint is older than these.
     """
 
     config: ConfigDict

@@ -25,15 +25,15 @@ from aejax.data import (
     Spec,
     Splits,
     check_identity,
-    chunks,
+    compute_mean,
     from_array,
-    identity,
-    labels,
+    identify,
     load,
-    order,
-    padded,
+    pad_rows,
+    read_chunks,
+    read_labels,
+    shuffle_rows,
     split,
-    train_mean,
     warn_of_scale,
 )
 from aejax.dispatch import batches, compile_steps, compile_together, steps_at_once
@@ -159,11 +159,11 @@ def train_together(
             raise InputError(
                 f"{folders[0]} was trained on examples of {spec.shape}, the data now holds {data.train.shape}"
             )
-        order(len(data.train), config.batch_size, config.seed)  # raises before anything is decoded
+        shuffle_rows(len(data.train), config.batch_size, config.seed)  # raises before anything is decoded
         task = make_task(config, spec, len(data.train), partition.axis_name)
         together.check(task, configs, numbers)
         if task.model.pre_bias and not begin and adjust is None:
-            adjust = functools.partial(pre_encoder.start_at, train_mean(data.train, spec))
+            adjust = functools.partial(pre_encoder.start_at, compute_mean(data.train, spec))
         initial = functools.partial(init, task, spec.shape, adjust=adjust)
         init_keys, keys = zip(*(jax.random.split(jax.random.key(each.seed)) for each in configs), strict=True)
         states = [partition.init(initial, key) for key in init_keys]
@@ -177,12 +177,12 @@ def train_together(
             if saved:
                 cure = "restore the data, or choose another workdir"
                 check_identity(saved.metadata.get("data"), data._asdict(), str(folder), cure)
-        trained_on = identity(data._asdict(), labels=config.classes > 0)
+        trained_on = identify(data._asdict(), labels=config.classes > 0)
         if begin and not quiet:
             print(f"going on from step {begin:,} of {config.steps:,}", file=sys.stderr)
         if not quiet:
             print(models.table(task.model, spec.shape), file=sys.stderr)
-        data = Splits(*map(spec.stored, data))
+        data = Splits(*map(spec.standardize_source, data))
         budget = config.data.memory_mb * 2**20
         training, validation = (Feed(part, budget, partition.replicate) for part in (data.train, data.validation))
         check_data(config, task, training, validation)
@@ -360,7 +360,7 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
 def _check_range(task: Task, source: Source) -> None:
     likelihood = task.objective.likelihood
     if likelihood.unit_interval and len(source.shape) == 1:
-        for x in map(task.prepare, chunks(source)):
+        for x in map(task.prepare, read_chunks(source)):
             if x.min() < 0 or x.max() > 1:
                 raise InputError(
                     f"likelihood.name={type(likelihood).__name__} wants values in [0, 1], the data has "
@@ -373,7 +373,7 @@ def _check_labels(feed: Feed, classes: int) -> None:
         raise InputError(
             f"classes={classes} makes the model conditional, but the data has no labels; give some or set classes=0"
         )
-    label = np.asarray(feed.held["label"]) if feed.held else labels(feed.source)
+    label = np.asarray(feed.held["label"]) if feed.held else read_labels(feed.source)
     if label.min() < 0 or label.max() >= classes:
         raise InputError(
             f"the data has labels from {label.min()} to {label.max()}, and classes={classes} means 0 to {classes - 1}; "
@@ -395,8 +395,10 @@ def _validator(task: Task, config: ConfigDict, partition: Partition, feed: Feed)
     def validate(state: TrainState, numbers: Mapping[str, Any]) -> dict[str, float]:
         held = {"state": state, "data": feed.held, "numbers": partition.replicate(numbers)}
         sums = []
-        for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0][own], 0, batches)):
-            weight = padded(len(feed.source), batch_size, i)[1][own]
+        for i, batch in enumerate(
+            feed.batches(lambda i: pad_rows(len(feed.source), batch_size, i)[0][own], 0, batches)
+        ):
+            weight = pad_rows(len(feed.source), batch_size, i)[1][own]
             sums.append(compiled((), held, partition.share({**batch, "weight": weight}))[1])
         sums = jax.device_get(sums)
         totals = {key: sum(float(s[key]) for s in sums) for key in sums[0]}

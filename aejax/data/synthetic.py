@@ -1,36 +1,43 @@
-"""Small data sets that need no download."""
+"""Small data sets that need no download: scikit-learn's digits, and synthetic points and drawings."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from aejax.data import drawings
 from aejax.data.sources import Source, from_array
 
+# The factors of variation of `shapes` and how many values each has.
+FACTORS = {"shape": 3, "size": 4, "x": 8, "y": 8, "brightness": 4}
+SIDE = 16  # of the drawings, in the units in which shapes are placed
 
-def digits(size: int) -> Source:
-    """1,797 handwritten digits of 8x8 (E. Alpaydin and C. Kaynak, UCI), as scikit-learn carries them."""
+
+def make_digits(size: int) -> Source:
+    """Loads 1,797 handwritten digits of 8x8 pixels (E. Alpaydin and C. Kaynak, UCI) from scikit-learn."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     return from_array(np.round(bunch.images * (255 / 16)).astype(np.uint8), bunch.target, "digits", size)
 
 
-def plane(size: int) -> Source:
-    """2,000 points near a plane through the origin of 3-D space: deviation 1 within it, 0.05 off it."""
+def make_plane(size: int) -> Source:
+    """Samples 2,000 points near a plane through the origin in 3-D.
+
+    The standard deviations are 1 and 0.7 along the plane and 0.05 across it.
+    """
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     return from_array(rng.normal(size=(2000, 3)) * (1.0, 0.7, 0.05) @ axes, name="plane", size=size)
 
 
-def sheet(size: int) -> Source:
-    """2,000 points on a curved two-dimensional sheet in 5-D space."""
+def make_sheet(size: int) -> Source:
+    """Samples 2,000 points on a curved two-dimensional sheet in 5-D."""
     u, v = np.random.default_rng(0).uniform(-1, 1, size=(2, 2000))
     return from_array(np.stack([u, v, u * v, np.sin(2 * u), np.cos(2 * v)], 1), name="sheet", size=size)
 
 
-def shapes(size: int) -> Source:
-    """3,072 drawings of 16x16, or of `size`, by known factors: all combinations of their values, once each.
+def make_shapes(size: int) -> Source:
+    """Draws 3,072 gray images of 16x16 pixels, or of `size`, one for each combination of known factors.
 
     | factor     | values                                  |
     | ---------- | --------------------------------------- |
@@ -44,8 +51,42 @@ def shapes(size: int) -> Source:
 
         python -m experiments.train --config=configs/beta_vae.py --config.data.name=shapes --workdir=runs/shapes
     """
-    factors = drawings.combinations()
-    return from_array(drawings.draw(factors, size or drawings.SIDE), factors[:, 0], "shapes", factors=factors)
+    factors = combine_factors()
+    return from_array(draw(factors, size or SIDE), factors[:, 0], "shapes", factors=factors)
 
 
-EMBEDDED: dict[str, Callable[[int], Source]] = {"digits": digits, "plane": plane, "sheet": sheet, "shapes": shapes}
+def combine_factors() -> np.ndarray:
+    """Returns every combination of the factors' values, int32 [3072, 5], the last factor changing fastest."""
+    return np.indices(tuple(FACTORS.values()), np.int32).reshape(len(FACTORS), -1).T
+
+
+def draw(factors: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Draws an image of each row of `factors` [n, 5], in the order of `FACTORS`: uint8 [n, side, side, 1].
+
+    Discs, squares and triangles have the same area, so that only size and brightness change an image's mean. Edges
+    are one pixel wide and about as bright as the shape covers the pixel, so that steps smaller than a pixel show.
+    """
+    shape, size, x, y, brightness = np.asarray(factors).T[..., None, None]
+    pixels = ((np.arange(side) + 0.5) * (SIDE / side)).astype(np.float32)
+    across, down = pixels - np.float32(5 + x * 6 / 7), pixels[:, None] - np.float32(5 + y * 6 / 7)
+    slanted = math.sqrt(3) / 2 * np.abs(across) - down / 2
+    # Each shape's edge is where this distance equals the radius of the disc.
+    from_center = np.choose(
+        shape,
+        [
+            np.hypot(across, down),
+            np.maximum(np.abs(across), np.abs(down)) * (2 / math.sqrt(math.pi)),
+            np.maximum(slanted, down) * math.sqrt(math.sqrt(27) / math.pi),
+        ],
+    )
+    radius = 1.5 + 0.45 * size
+    covered = np.clip(0.5 + (radius - from_center) * (side / SIDE), 0, 1)
+    return np.round(covered * (51 * (2 + brightness))).astype(np.uint8)[..., None]
+
+
+BUILT_IN: dict[str, Callable[[int], Source]] = {
+    "digits": make_digits,
+    "plane": make_plane,
+    "sheet": make_sheet,
+    "shapes": make_shapes,
+}

@@ -1,4 +1,4 @@
-"""Downloads and prepares TFDS data sets without TensorFlow where that is possible."""
+"""Downloading and preparing of TFDS data sets, without TensorFlow where that is possible."""
 
 import gzip
 import importlib.util
@@ -18,13 +18,13 @@ from tensorflow_datasets.core import registered
 from tensorflow_datasets.core.utils import file_utils
 from tensorflow_datasets.image_classification import cifar, mnist
 
-from aejax.data.synthetic import EMBEDDED
+from aejax.data.synthetic import BUILT_IN
 from aejax.errors import InputError, one_of
 from aejax.storage import local, read_json
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """A gzipped IDX file of unsigned bytes, the format of MNIST and its successors."""
+    """Reads a gzipped IDX file of unsigned bytes, the format of MNIST and its successors."""
     with gzip.open(path) as file:
         data = file.read()
     dims = data[3]
@@ -33,6 +33,8 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _idx(base: Any) -> Any:
+    """Returns TFDS's builder `base` of a data set in IDX files, reading them without TensorFlow."""
+
     class Builder(base):
         source = base.URL
 
@@ -51,6 +53,8 @@ def _idx(base: Any) -> Any:
 
 
 def _cifar(base: Any) -> Any:
+    """Returns TFDS's builder `base` of CIFAR-10, reading the archive without TensorFlow."""
+
     class Builder(base):
         source = "https://www.cs.toronto.edu/"
 
@@ -58,7 +62,7 @@ def _cifar(base: Any) -> Any:
             info = self._cifar_info
             archive = dl_manager.download(info.url)
             with tarfile.open(archive) as tar:
-                names = _member(tar, info.prefix + info.label_files[0]).decode().split()
+                names = _read_member(tar, info.prefix + info.label_files[0]).decode().split()
             self.info.features["label"].names = names
             return {
                 "train": self._generate_examples("train_", archive, info.train_files),
@@ -69,7 +73,7 @@ def _cifar(base: Any) -> Any:
             i = 0
             with tarfile.open(archive) as tar:
                 for file in files:
-                    data = np.frombuffer(_member(tar, self._cifar_info.prefix + file), np.uint8)
+                    data = np.frombuffer(_read_member(tar, self._cifar_info.prefix + file), np.uint8)
                     for record in data.reshape(-1, 1 + 3 * 32 * 32):
                         image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
                         picture = Image.fromarray(np.ascontiguousarray(image))
@@ -79,13 +83,13 @@ def _cifar(base: Any) -> Any:
     return Builder
 
 
-def _member(tar: tarfile.TarFile, name: str) -> bytes:
+def _read_member(tar: tarfile.TarFile, name: str) -> bytes:
     file = tar.extractfile(name)
     assert file is not None, name
     return file.read()
 
 
-# The classes of features that a prepared data set may name, by every name under which TFDS knows them.
+# The feature classes that a prepared data set may name, under every name by which TFDS knows them.
 FEATURES = {
     f"{module}.{cls.__name__}"
     for cls in map(tfds.features.__dict__.get, tfds.features.__all__)
@@ -93,7 +97,7 @@ FEATURES = {
     for module in (cls.__module__, cls.__module__.replace("_feature", ""))
 }
 
-# TFDS's own builders open their files through TensorFlow; these keep everything else of them.
+# TFDS's own builders of these data sets open their files through TensorFlow; ours replace only that.
 WITHOUT_TENSORFLOW: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "mnist": (_idx, mnist.MNIST),
     "fashion_mnist": (_idx, mnist.FashionMNIST),
@@ -102,16 +106,16 @@ WITHOUT_TENSORFLOW: dict[str, tuple[Callable[[Any], Any], Any]] = {
 }
 
 
-def prepared(name: str, data_dir: str | None) -> Any:
-    """The builder of a data set that is ready to be read, downloading it if need be.
+def load_builder(name: str, data_dir: str | None) -> Any:
+    """Returns the TFDS builder of a data set, after downloading and preparing the data set if need be.
 
-    Raises InputError where TensorFlow would be needed, or where there is no such data set.
+    Raises InputError if there is no such data set, if it cannot be downloaded, or if it needs TensorFlow.
     """
     base = name.split("/")[0].split(":")[0]
     if base == "huggingface":  # TFDS would print dozens of lines
         raise InputError(
-            f"data.name={name!r}: data sets of Hugging Face are not read; save its images to a folder, or its arrays "
-            "to a .npz file, and give its path"
+            f"data.name={name!r}: data sets of Hugging Face cannot be read; save the images to a folder or the arrays "
+            "to an .npz file, and give its path"
         )
     if data_dir:
         data_dir = str(local(data_dir))
@@ -120,11 +124,11 @@ def prepared(name: str, data_dir: str | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        raise one_of("data.name: data set, file or folder", name, [*EMBEDDED, *known]) from error
-    except (ValueError, AssertionError) as error:  # no name of a data set at all, or one prepared in another format
+        raise one_of("data.name: data set, file or folder", name, [*BUILT_IN, *known]) from error
+    except (ValueError, AssertionError) as error:  # for no valid name, or a data set prepared in another format
         if "File format" in str(error):
             raise InputError(
-                f"{name!r} is prepared there in a format that needs TensorFlow to read; prepare it as array_record, "
+                f"{name!r} is already prepared in a format that needs TensorFlow to read; prepare it as array_record "
                 "in another data.data_dir"
             ) from error
         raise InputError(f"data.name: no data set, file or folder is called {name!r}") from error
@@ -136,55 +140,57 @@ def prepared(name: str, data_dir: str | None) -> Any:
             builder_class = make(original)
         builder_class.name = base
         builder = builder_class(data_dir=data_dir, file_format="array_record")
-        _reach(builder_class.source, name, builder.data_path)
+        _check_server(builder_class.source, name, builder.data_path)
     elif importlib.util.find_spec("tensorflow") is None:
         raise InputError(
             f"preparing {name!r} needs TensorFlow: pip install 'aejax[tensorflow]', "
-            f"or prepare it elsewhere as array_record and set data.data_dir; looked in {builder.data_path}"
+            f"or prepare it elsewhere as array_record and set data.data_dir; it is not in {builder.data_path}"
         )
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError as error:
-        raise _unfetched(name, builder.data_path, error) from error
+        raise _download_error(name, builder.data_path, error) from error
     return builder
 
 
 def _check_names(name: str, base: str, data_dir: str | None) -> None:
-    """Raises InputError where the name, or what is prepared under it, makes TFDS import code that is not its own."""
+    """Raises InputError if the name, or a feature prepared under it, would make TFDS import code of others."""
     if re.match(r"[^/]*:(?![\d*])", name):
-        raise InputError(f"data.name={name!r} is of a namespace, whose code would run; name a data set of TFDS's own")
+        raise InputError(
+            f"data.name={name!r} is in a namespace, whose code would run; name one of TFDS's own data sets"
+        )
     if not re.fullmatch(r"\w+", base) or ".." in name:
         raise InputError(f"data.name: no data set, file or folder is called {name!r}")
     for folder in file_utils.list_data_dirs(given_data_dir=data_dir):
         for file in Path(folder, base).glob("**/features.json"):
-            for found in _classes(read_json(file)):
+            for found in _class_names(read_json(file)):
                 if not isinstance(found, str) or found not in FEATURES:
                     raise InputError(
-                        f"{file} names {found!r}, code that is not TFDS's; prepare it with TFDS's features"
+                        f"{file} names {found!r}, code that is not TFDS's own; prepare it with TFDS's features"
                     )
 
 
-def _classes(values: Any) -> Iterator[Any]:
-    """Yields the names of classes in a features.json, of today's format and of the one before."""
+def _class_names(values: Any) -> Iterator[Any]:
+    """Yields the class names in a features.json, in its current format and in the previous one."""
     for key, value in values.items() if isinstance(values, dict) else ():
         if key in ("pythonClassName", "python_class_name") or (key == "type" and "content" in values):
             yield value
-        yield from _classes(value)
+        yield from _class_names(value)
     for value in values if isinstance(values, list) else ():
-        yield from _classes(value)
+        yield from _class_names(value)
 
 
-def _reach(url: str, name: str, path: Any) -> None:
-    """Asks the server for a sign of life: TFDS would retry for minutes before it said that there is none."""
+def _check_server(url: str, name: str, path: Any) -> None:
+    """Raises InputError if the server does not answer. TFDS would retry for minutes before saying so."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20).close()
     except urllib.error.HTTPError:
-        pass  # it answered
+        pass  # an error is an answer, too
     except OSError as error:
-        raise _unfetched(name, path, error) from error
+        raise _download_error(name, path, error) from error
 
 
-def _unfetched(name: str, path: Any, error: OSError) -> InputError:
+def _download_error(name: str, path: Any, error: OSError) -> InputError:
     return InputError(
         f"{name!r} could not be downloaded to {path} ({type(error).__name__}: {error}); "
         "set data.data_dir or TFDS_DATA_DIR to where it is prepared"

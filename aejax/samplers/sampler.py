@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aejax import arguments
 from aejax.data import as_array
-from aejax.data.arrays import names_in_npz, read_npz
+from aejax.data.arrays import list_npz, read_npz
 from aejax.errors import InputError, StorageError, one_of
 from aejax.samplers.autoregressive import Autoregressive
 from aejax.samplers.flow import Flow
@@ -139,7 +139,7 @@ def load(folder: str | Path) -> Sampler:
     if not file.is_file():
         raise InputError(f"{file}: no sampler here; save one first")
     try:
-        arrays = read_npz(file, names_in_npz(file))
+        arrays = read_npz(file, list_npz(file))
         described = parse_object(str(arrays.pop("description")))
         kind = build(described["name"], **described["options"])
         params = unflatten_dict(arrays, sep="/")["params"]
