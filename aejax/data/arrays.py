@@ -48,7 +48,7 @@ def as_integers(values: Any, name: str) -> np.ndarray:
     array = to_numpy(values, name)
     if array.dtype.kind not in "biu":
         raise InputError(
-            f"{name} have dtype {array.dtype} and shape {array.shape}; give whole numbers, one for each example"
+            f"{name} have dtype {array.dtype} and shape {array.shape}; give a whole number for each example"
         )
     limits = np.iinfo(np.int32)
     if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
@@ -106,10 +106,7 @@ def check_memory(nbytes: int, what: str) -> None:
 
 
 def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Returns shape, Fortran order and dtype of a .npy file of `size` bytes, leaving `file` at the first value.
-
-    Raises ValueError unless the values fill the rest of the file.
-    """
+    """Reads shape, Fortran order and dtype of a .npy file. Raises ValueError unless its values end at byte `size`."""
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(file)
     if version not in readers:

@@ -22,9 +22,8 @@ _OTHER_SUFFIXES = (
 
 
 def from_folder(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
-    """Returns the splits of a folder, which are its folders `train`, `validation` (`val`, ...) and `test`, by name.
+    """Returns the splits of a folder: its folders `train`, `validation` (`val`, ...) and `test`, or all as `train`.
 
-    Without such folders, all of it is `train`.
     A split holds all PNG and JPEG images below its folder, in the order of their paths; the folders within it are the
     labels. Links to folders are followed, and hidden files are not read. Images have 8 bits a channel and no
     transparency; they are gray if all images are, and RGB otherwise. `size` and `fit` are those of `images.resize`.
@@ -44,10 +43,7 @@ def from_folder(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
 
 
 def _find_splits(path: Path) -> dict[str, Path]:
-    """Returns the folder of each split.
-
-    A folder `train` without other splits, next to folders with images, is a class like them.
-    """
+    """Returns the folder of each split. A folder `train` next to folders with images, not splits, is a class."""
     folders = sorted(p for p in path.iterdir() if not p.name.startswith(".") and os.path.isdir(p))
     named = [p for p in folders if p.name.lower() in SPLIT_NAMES]
     others = [p for p in folders if p not in named]

@@ -56,15 +56,8 @@ def decode(
 ) -> np.ndarray:
     """Decodes a PNG or JPEG image to uint8 [height, width, channels], upright, with 16 bits a channel scaled to 8.
 
-    Args:
-      file: path or contents of the image file.
-      name: what the message of an InputError calls the image.
-      channels: 1 for gray, 2 for gray and alpha, 3 for RGB, 4 for RGBA; None keeps those of the file.
-      size: resizes the image to [size, size]; 0 leaves it.
-      fit: how an image that is not square is resized, see `resize`.
-
-    Raises:
-      InputError: if the image is corrupt, or neither PNG nor JPEG.
+    `channels` is 1 for gray, 2 for gray and alpha, 3 for RGB, 4 for RGBA; None keeps the file's. A `size` other than 0
+    resizes the image. Raises InputError, which calls the image `name`, if it is corrupt or neither PNG nor JPEG.
     """
     with _open(file, name) as picture:
         pixels = math.prod(picture.size)

@@ -18,8 +18,7 @@ from aejax.errors import AejaxError, InputError, kind_and_words
 def shuffle_rows(length: int, batch_size: int, seed: int) -> Callable[[int], Rows]:
     """Returns a function from a step (from 0) to the row numbers of its training batch, int32 [batch_size].
 
-    Each epoch is a new permutation of the rows, without its last incomplete batch. Raises InputError if a batch is
-    larger than `length`.
+    Each epoch is a new permutation, without its last incomplete batch. Raises InputError if not one batch is complete.
     """
     if batch_size > length:
         raise InputError(f"batch_size={batch_size} is larger than the {length} training examples; lower it")
@@ -38,8 +37,8 @@ def shuffle_rows(length: int, batch_size: int, seed: int) -> Callable[[int], Row
 def pad_rows(length: int, batch_size: int, step: int) -> tuple[Rows, np.ndarray]:
     """Returns the row numbers of evaluation batch `step` and their weights, both [batch_size].
 
-    The last batch is filled up with the first examples, at weight 0. They are all different where there are enough,
-    because terms of the whole batch, such as covariances, read them, too.
+    The last batch is filled up with the first examples in turn, at weight 0: a constant would spoil terms of the whole
+    batch, such as covariances.
     """
     numbers = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
     return numbers % length, (numbers < length).astype(np.float32)
@@ -65,8 +64,7 @@ def read(source: Source, chunk: int = 512) -> Arrays:
 
     rows = np.arange(len(source))
     with ThreadPoolExecutor(count_threads(source)) as pool:
-        # `list` raises the errors of the threads.
-        list(pool.map(fill, [rows[i : i + chunk] for i in range(0, len(source), chunk)]))
+        list(pool.map(fill, np.split(rows, range(chunk, len(source), chunk))))  # `list` raises the threads' errors
     return arrays
 
 
@@ -80,8 +78,7 @@ def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int
             return error
 
     batches = grain.MapDataset.range(start, stop).map(take)
-    options = grain.ReadOptions(num_threads=count_threads(source), prefetch_buffer_size=8)
-    for taken in batches.to_iter_dataset(options):
+    for taken in batches.to_iter_dataset(grain.ReadOptions(count_threads(source), prefetch_buffer_size=8)):
         if isinstance(taken, Exception):
             raise taken
         yield taken

@@ -13,16 +13,12 @@ _USUAL = (0.1, 30.0)  # range of the largest feature's root mean square for whic
 
 def compute_mean(source: Source, spec: Spec) -> np.ndarray:
     """Returns the mean of all examples in the model's units, float32 [*shape]."""
-    chunks = read_chunks(spec.standardize_source(source))
-    total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in chunks)
+    total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in read_chunks(spec.standardize_source(source)))
     return np.asarray(total / len(source), np.float32)
 
 
 def needs_standardizing(x: np.ndarray) -> bool:
-    """Returns whether features [n, features] should be standardized.
-
-    They should if one has ten times the median standard deviation, or if the largest root mean square is unusual.
-    """
+    """Returns whether features [n, features] have unusual scales, or one ten times the median standard deviation."""
     deviation = x.std(0, dtype=np.float64)
     varying = deviation[deviation > 0]
     largest = np.sqrt(np.square(x, dtype=np.float64).mean(0).max())

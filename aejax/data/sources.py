@@ -79,20 +79,16 @@ def from_array(
     fit: str = "crop",
     binary: bool | None = None,
 ) -> Source:
-    """Returns a source over an array.
+    """Returns a source over an array. Raises InputError if an argument is of another kind or shape than these.
 
     Args:
       x: [n, features], any finite numbers; or images [n, height, width] or [n, height, width, channels], uint8 from 0
         to 255 or float in [0, 1].
       label: whole numbers [n] or [n, 1].
       name: used in messages.
-      size: resizes uint8 images to [size, size], see `images.resize`; 0 leaves them.
+      size: with `fit`, resizes uint8 images as `images.resize` does; 0 leaves them.
       factors: whole numbers [n, factors], the value of each factor of variation.
-      fit: how images that are not square are resized, see `images.resize`.
       binary: whether uint8 images hold only 0 and 1, which become 0 and 255; None looks it up and warns of it.
-
-    Raises:
-      InputError: if an array is of another kind or shape.
     """
     x = as_array(x, name)
     if x.ndim not in (2, 3, 4):
@@ -115,11 +111,10 @@ def from_array(
         _check_floats(x, image, name)
     if size and not (image and x.dtype == np.uint8):
         raise InputError(f"{name}: data.size resizes uint8 images only; this is {x.dtype} of shape {x.shape[1:]}")
-    dtype: np.dtype = np.dtype(np.float32)
-    if image and x.dtype == np.uint8:
-        dtype = x.dtype
-    elif not image and not np.can_cast(x.dtype, np.float32):
-        dtype = np.dtype(np.float64)
+    if image:
+        dtype = np.dtype(np.uint8 if x.dtype == np.uint8 else np.float32)
+    else:
+        dtype = np.dtype(np.float32 if np.can_cast(x.dtype, np.float32) else np.float64)
     if binary is None and (binary := is_binary(x)):
         warnings.warn(f"{name}: uint8 images of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
 
@@ -229,10 +224,7 @@ def from_file(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
 
 
 def _choose_arrays(path: Path, names: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Returns the name of the array to read for each (split, role).
-
-    The split is "" if all examples are in one array.
-    """
+    """Returns the name of the array to read for each (split, role); the split is "" if there is only one."""
     if len(names) == 1:
         return {("", "x"): names[0]}
     candidates: dict[tuple[str, str], list[str]] = {}

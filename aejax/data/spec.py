@@ -30,8 +30,7 @@ class Spec:
 
     Attributes:
       shape: shape of one example, without the batch axis.
-      mean: mean of each feature of standardized vectors; empty if nothing is standardized.
-      deviation: standard deviation of each feature, likewise.
+      mean, deviation: mean and standard deviation of each feature; empty if nothing is standardized.
       binary: whether the run was trained on uint8 images of 0 and 1, which were read as 0 and 255.
     """
 
@@ -42,17 +41,11 @@ class Spec:
 
     @classmethod
     def of(cls, source: Source, standardize: bool) -> "Spec":
-        """Returns the spec of a train split, with its statistics if `standardize` is set.
-
-        Features that are constant, up to rounding, get a standard deviation of 1. Raises InputError for images, and for
-        features whose scale float32 does not hold.
-        """
+        """Returns the spec of a train split. Features that only vary by rounding get a standard deviation of 1."""
         if not standardize:
             return cls(source.shape, binary=source.binary)
         if len(source.shape) != 1:
-            raise InputError(
-                f"data.standardize is for vectors, and {source.name} holds images of {source.shape}; set it to False"
-            )
+            raise InputError(f"data.standardize is for vectors; {source.name} holds images of {source.shape}")
         # Subtracting the first example keeps the digits of sums of values far from 0.
         first = source.take(np.arange(1))["x"].astype(np.float64)
         mean = first[0] + np.sum([(x - first).sum(0) for x in read_chunks(source)], 0) / len(source)
@@ -84,10 +77,7 @@ class Spec:
             return x.astype(np.float32, copy=False)
 
     def prepare(self, x: Array | np.ndarray) -> Array:
-        """Returns what the model reads, float32, of examples from `standardize_source` or `check`.
-
-        It divides uint8 by 255 and leaves other values as they are.
-        """
+        """Returns what the model reads of examples from `standardize_source` or `check`, float32: uint8 over 255."""
         return jnp.asarray(x, jnp.float32) / 255 if x.dtype == jnp.uint8 else jnp.asarray(x, jnp.float32)
 
     def standardize(self, x: Any) -> Any:
@@ -103,10 +93,7 @@ class Spec:
         return x * jnp.array(self.deviation) + jnp.array(self.mean) if self.mean else x
 
     def check(self, x: Any) -> np.ndarray:
-        """Returns the user's array of examples as `prepare` reads it.
-
-        Raises InputError if it has another shape, values that are not finite, or images outside [0, 1].
-        """
+        """Returns the user's array as `prepare` reads it, or raises InputError if the model cannot read it."""
         x = as_array(x, "the input")
         if x.shape in (self.shape, self.shape[:2]):
             raise InputError(f"the input {x.shape} is one example without its batch axis; give [n, ...], e.g. x[None]")

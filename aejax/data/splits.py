@@ -49,10 +49,10 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
     if not config.get("cache", True):
         return sources
     budget = config["memory_mb"] * 2**20
-    return {
-        name: cache_decoded(source, config["fit"]) if source.files and source.nbytes <= budget else source
-        for name, source in sources.items()
-    }
+    for name, source in sources.items():
+        if source.files and source.nbytes <= budget:
+            sources[name] = cache_decoded(source, config["fit"])
+    return sources
 
 
 def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
@@ -84,9 +84,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
 def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
     """Returns the train, validation and test parts that `config` names in TFDS syntax.
 
-    A part left empty is the data set's own split of that name, without rows that another part names. If it has none,
-    the part is cut from the rows of `train` that no other part names. Without the label `held_out`, if one is set,
-    train and validation lose its examples.
+    A part left empty is the data set's own split of that name, or else cut from the rows of `train`, in both cases
+    without rows that another part names. Train and validation lose the examples of the label `held_out`, if it is set.
     """
     parts = {part: select(wholes, config[part]) for part in Splits._fields if config[part]}
     used = {name: np.zeros(len(source), bool) for name, source in wholes.items()}
@@ -119,11 +118,9 @@ def _find_own(wholes: Mapping[str, Source], part: str, used: Mapping[str, np.nda
 
 
 def _cut(wholes: Mapping[str, Source], missing: Sequence[str], used: Mapping[str, np.ndarray]) -> dict[str, Source]:
-    """Cuts the missing parts from the unused rows of `train`.
+    """Cuts the missing parts from the unused rows of `train`, at random but always in the same way.
 
-    Validation and test get a tenth of all rows each and train gets the rest; without train, they share all that is
-    left. Which rows they get is random, so that the cut is fair where examples are sorted by class, but the same for
-    every run.
+    Validation and test get a tenth of all rows each, and train the rest; if train is not missing, they share the rest.
     """
     if "train" not in wholes:
         raise InputError(f"data.{missing[0]} is not set and cannot be cut; splits here: {', '.join(wholes)}")
@@ -174,10 +171,7 @@ def _parse_split(wholes: Mapping[str, Source], spec: str) -> list[tuple[str, Row
     """Returns (split, row numbers) for each term of `spec`."""
     import tensorflow_datasets as tfds
 
-    infos = {
-        name: tfds.core.SplitInfo(name=name, shard_lengths=[len(source)], num_bytes=0)
-        for name, source in wholes.items()
-    }
+    infos = {k: tfds.core.SplitInfo(name=k, shard_lengths=[len(v)], num_bytes=0) for k, v in wholes.items()}
     try:
         ranges = tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
     except (ValueError, AssertionError, KeyError) as error:

@@ -1,7 +1,6 @@
 """Small data sets that need no download: scikit-learn's digits, and synthetic points and drawings."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -21,10 +20,7 @@ def make_digits(size: int) -> Source:
 
 
 def make_plane(size: int) -> Source:
-    """Samples 2,000 points near a plane through the origin in 3-D.
-
-    The standard deviations are 1 and 0.7 along the plane and 0.05 across it.
-    """
+    """Samples 2,000 points near a plane through the origin of 3-D, with standard deviations of 1, 0.7 and 0.05."""
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     return from_array(rng.normal(size=(2000, 3)) * (1.0, 0.7, 0.05) @ axes, name="plane", size=size)
@@ -37,17 +33,10 @@ def make_sheet(size: int) -> Source:
 
 
 def make_shapes(size: int) -> Source:
-    """Draws 3,072 gray images of 16x16 pixels, or of `size`, one for each combination of known factors.
+    """Draws a gray image of 16x16 pixels, or of `size`, for each of the 3,072 combinations of `FACTORS`.
 
-    | factor     | values                                  |
-    | ---------- | --------------------------------------- |
-    | shape      | 3: disc, square, triangle; also `label` |
-    | size       | 4                                       |
-    | x          | 8                                       |
-    | y          | 8                                       |
-    | brightness | 4                                       |
-
-    Any config trains on it, and evaluation then tells how well single units of the code separate the factors:
+    Shape 0 is a disc, 1 a square and 2 a triangle; it is the `label`, too. Any config trains on these images, and
+    evaluation then tells how well single units of the code separate the factors:
 
         python -m experiments.train --config=configs/beta_vae.py --config.data.name=shapes --workdir=runs/shapes
     """
@@ -84,9 +73,4 @@ def draw(factors: np.ndarray, side: int = SIDE) -> np.ndarray:
     return np.round(covered * (51 * (2 + brightness))).astype(np.uint8)[..., None]
 
 
-BUILT_IN: dict[str, Callable[[int], Source]] = {
-    "digits": make_digits,
-    "plane": make_plane,
-    "sheet": make_sheet,
-    "shapes": make_shapes,
-}
+BUILT_IN = {"digits": make_digits, "plane": make_plane, "sheet": make_sheet, "shapes": make_shapes}

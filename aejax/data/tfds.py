@@ -15,10 +15,7 @@ from aejax.errors import InputError
 
 
 def from_tfds(name: str, data_dir: str, size: int, fit: str = "crop") -> dict[str, Source]:
-    """Returns the non-empty splits of a TFDS data set by name, preparing the data set first if need be.
-
-    `size` and `fit` are those of `images.resize`.
-    """
+    """Returns the splits of a TFDS data set by name, preparing it first if need be; see `images.resize` for `size`."""
     from aejax.data.tfds_prepare import load_builder  # here, because importing TFDS is slow
 
     builder = load_builder(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
@@ -63,8 +60,7 @@ def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Sourc
     binary = first.dtype == np.uint8 and all(np.max(examples([i])[0][key]) <= 1 for i in range(min(len(data), 64)))
 
     def take(rows: Rows) -> Arrays:
-        # Images are resized one by one, because a batch of large ones takes gigabytes. Those of 0 and 1 are scaled
-        # before they are resized.
+        # Images are resized one by one, because a batch of large ones takes gigabytes; those of 0 and 1 scaled before.
         found = examples([int(i) for i in rows], 0 if binary else size)
         images = [np.asarray(example[key]) for example in found]
         if binary:
@@ -84,13 +80,7 @@ def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Sourc
 
 
 def _decode_example(
-    features: Mapping[str, Any],
-    image: str,
-    feature: Any,
-    numbers: Sequence[str],
-    name: str,
-    size: int,
-    fit: str,
+    features: Mapping[str, Any], image: str, feature: Any, numbers: Sequence[str], name: str, size: int, fit: str
 ) -> dict[str, Any]:
     """Decodes the PNG or JPEG image of a tf.train.Example, to [h, w, channels], and reads its whole numbers."""
     is_float = feature.np_dtype == np.float32  # each pixel's 4 bytes are stored as the 4 channels of a PNG

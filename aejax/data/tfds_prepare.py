@@ -33,8 +33,6 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _idx(base: Any) -> Any:
-    """Returns TFDS's builder `base` of a data set in IDX files, reading them without TensorFlow."""
-
     class Builder(base):
         source = base.URL
 
@@ -53,8 +51,6 @@ def _idx(base: Any) -> Any:
 
 
 def _cifar(base: Any) -> Any:
-    """Returns TFDS's builder `base` of CIFAR-10, reading the archive without TensorFlow."""
-
     class Builder(base):
         source = "https://www.cs.toronto.edu/"
 
