@@ -37,7 +37,7 @@ def test_masked_and_complex_arrays_are_refused(x, message):
     ("given", "message"),
     [
         ({"label": [[1], [2, 3], []]}, "labels: give numbers, all of one shape"),
-        ({"label": ["a", "b", "c"]}, "labels have dtype <U1 and shape .3,.; give whole numbers"),
+        ({"label": ["a", "b", "c"]}, "labels have dtype <U1, shape .3,.; give whole numbers"),
         ({"factors": [[1], [2, 3], []]}, "factors: give numbers, all of one shape"),
         ({"factors": np.ma.masked_equal([[0], [1], [2]], 1)}, "factors: 1 values are masked"),
     ],

@@ -137,7 +137,7 @@ def _check_label(label: Any, examples: int, name: str) -> np.ndarray:
     if label.ndim and len(label) != examples:
         raise InputError(f"{name} has {examples} examples but {len(label)} labels; give one for each")
     if label.shape not in ((examples,), (examples, 1)):
-        raise InputError(f"{what} have dtype {label.dtype} and shape {label.shape}; give whole numbers [{examples}]")
+        raise InputError(f"{what} have dtype {label.dtype}, shape {label.shape}; give whole numbers [{examples}]")
     return as_integers(label, what).reshape(examples)
 
 
@@ -147,7 +147,7 @@ def _check_factors(factors: Any, examples: int, name: str) -> np.ndarray:
     factors = to_numpy(factors, what)
     if factors.ndim != 2 or len(factors) != examples or not factors.shape[1] or factors.dtype.kind not in "iu":
         raise InputError(
-            f"{what} have dtype {factors.dtype} and shape {factors.shape}; give whole numbers [{examples}, factors]"
+            f"{what} have dtype {factors.dtype}, shape {factors.shape}; give whole numbers [{examples}, factors]"
         )
     return as_integers(factors, what)
 
