@@ -48,7 +48,7 @@ def as_integers(values: Any, name: str) -> np.ndarray:
     array = to_numpy(values, name)
     if array.dtype.kind not in "biu":
         raise InputError(
-            f"{name} have dtype {array.dtype} and shape {array.shape}; give a whole number for each example"
+            f"{name} have dtype {array.dtype}, shape {array.shape}; give whole numbers, one for each example"
         )
     limits = np.iinfo(np.int32)
     if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
