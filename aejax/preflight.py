@@ -14,7 +14,7 @@ from aejax.errors import DivergedError
 from aejax.models import abstract_output
 from aejax.partition import Partition
 from aejax.step import init
-from aejax.tracking import trackers
+from aejax.tracking import resolve_trackers
 from aejax.train import check_data, make_task
 
 GIB = 2**30
@@ -31,7 +31,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     Raises what `train` would raise by then; DivergedError where the loss is not finite already.
     """
     config_lib.check(config)
-    trackers(config.tracking)
+    resolve_trackers(config.tracking)
     partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)
     splits = load(config.data)

@@ -47,7 +47,7 @@ from aejax.run import Run, from_checkpoint
 from aejax.sections import instance
 from aejax.step import Task, TrainState, eval_step, eval_variables, gather, init, start
 from aejax.storage import local
-from aejax.tracking import trackers
+from aejax.tracking import resolve_trackers
 from aejax.workdir import claim, ends_known, held, open_run, storage_errors
 
 
@@ -121,7 +121,7 @@ def train_together(
     folders = [local(workdir) for workdir in workdirs]
     for each in configs:
         config_lib.check(each)
-        trackers(each.tracking)
+        resolve_trackers(each.tracking)
     config, alone, numbers = configs[0], len(configs) == 1, together.numbers(configs)
     partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)

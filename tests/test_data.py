@@ -355,7 +355,7 @@ def test_splits_of_other_shapes_are_named(tmp_path):
         (lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.zeros(3)), "4 examples but 3 labels"),
         (
             lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.full(4, 0.5)),
-            r"labels have dtype float64 .* give whole numbers",
+            r"labels have dtype float64.* give whole numbers",
         ),
         (lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.eye(4, dtype=int)), r"shape \(4, 4\); give whole numbers"),
         (lambda f: np.savez(f, x=np.zeros((4, 2)), label=list("abcd")), "labels have dtype <U1"),
