@@ -65,8 +65,8 @@ class Sampler:
 
     def sample(self, num: int, seed: int = 0) -> np.ndarray:
         """`num` draws [num, *shape]: latents float32, or of discrete codes the indices, int32."""
-        num = arguments.count("sample", num, 12 * math.prod(self.shape))
-        drawn = self.kind.sample(self.params, num, arguments.seed(seed))
+        num = arguments.check_count("sample", num, 12 * math.prod(self.shape))
+        drawn = self.kind.sample(self.params, num, arguments.check_seed(seed))
         return drawn.reshape(num, *self.shape).astype(np.int32 if self.kind.discrete else np.float32)
 
     def log_prob(self, codes: Any) -> np.ndarray:
@@ -92,7 +92,7 @@ def fit(name: str, latents: Any, seed: int = 0, **options: Any) -> Sampler:
     """
     kind = build(name, **options)
     latents = _checked(name, latents)
-    params = kind.fit(latents.reshape(len(latents), -1), arguments.seed(seed))
+    params = kind.fit(latents.reshape(len(latents), -1), arguments.check_seed(seed))
     return Sampler(name, kind, latents.shape[1:], params)
 
 

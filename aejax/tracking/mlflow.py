@@ -42,7 +42,7 @@ class MLflow:
             name: max(metric.step for metric in self._client.get_metric_history(self._id, name))
             for name in run.data.metrics
         }
-        values = {"workdir": workdir.resolve(), **dict(config_lib.flat(config))}
+        values = {"workdir": workdir.resolve(), **dict(config_lib.flatten(config))}
         parameters = [Param(k, str(v)[:_LONGEST]) for k, v in values.items() if k not in run.data.params]
         for i in range(0, len(parameters), _MOST_PARAMETERS):
             self._client.log_batch(self._id, params=parameters[i : i + _MOST_PARAMETERS])
