@@ -128,7 +128,7 @@ def test_keys_and_values_name_folders_beside_each_other(key):
         ({"adversary": 3}, "adversary holds a ConfigDict; 3 does not fit"),
         ({"adversary": {}}, "'adversary.name' is missing"),
         ({"objective.options": {"l1.scale": 1}}, "objective.options holds keys that are not words without dots"),
-        ({"encoder.x": {None: 1}}, "encoder.x holds keys that are no words"),
+        ({"encoder.x": {None: 1}}, "encoder.x holds keys that are not words"),
     ],
 )
 def test_mistakes(overrides, message):
