@@ -7,14 +7,13 @@ import struct
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core import registered
 from tensorflow_datasets.core.utils import file_utils
 from tensorflow_datasets.image_classification import cifar, mnist
 
@@ -33,8 +32,8 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _idx(base: Any) -> Any:
-    class Builder(base):
-        source = base.URL
+    class Builder(base, skip_registration=True):  # type: ignore[call-arg]
+        name, server = base.name, base.URL
 
         def _split_generators(self, dl_manager):
             files = {"train": "train-{}-ubyte.gz", "test": "t10k-{}-ubyte.gz"}
@@ -50,33 +49,30 @@ def _idx(base: Any) -> Any:
     return Builder
 
 
-def _cifar(base: Any) -> Any:
-    class Builder(base):
-        source = "https://www.cs.toronto.edu/"
+class _Cifar10(cifar.Cifar10, skip_registration=True):  # type: ignore[call-arg]
+    name, server = "cifar10", "https://www.cs.toronto.edu/"
 
-        def _split_generators(self, dl_manager):
-            info = self._cifar_info
-            archive = dl_manager.download(info.url)
-            with tarfile.open(archive) as tar:
-                names = _read_member(tar, info.prefix + info.label_files[0]).decode().split()
-            self.info.features["label"].names = names
-            return {
-                "train": self._generate_examples("train_", archive, info.train_files),
-                "test": self._generate_examples("test_", archive, info.test_files),
-            }
+    def _split_generators(self, dl_manager):
+        info = self._cifar_info
+        archive = dl_manager.download(info.url)
+        with tarfile.open(archive) as tar:
+            names = _read_member(tar, info.prefix + info.label_files[0]).decode().split()
+        self.info.features["label"].names = names
+        return {
+            "train": self._generate_examples("train_", archive, info.train_files),
+            "test": self._generate_examples("test_", archive, info.test_files),
+        }
 
-        def _generate_examples(self, prefix, archive, files):
-            i = 0
-            with tarfile.open(archive) as tar:
-                for file in files:
-                    data = np.frombuffer(_read_member(tar, self._cifar_info.prefix + file), np.uint8)
-                    for record in data.reshape(-1, 1 + 3 * 32 * 32):
-                        image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
-                        picture = Image.fromarray(np.ascontiguousarray(image))
-                        yield i, {"id": f"{prefix}{i:05d}", "image": picture, "label": int(record[0])}
-                        i += 1
-
-    return Builder
+    def _generate_examples(self, prefix, archive, files):
+        i = 0
+        with tarfile.open(archive) as tar:
+            for file in files:
+                data = np.frombuffer(_read_member(tar, self._cifar_info.prefix + file), np.uint8)
+                for record in data.reshape(-1, 1 + 3 * 32 * 32):
+                    image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
+                    picture = Image.fromarray(np.ascontiguousarray(image))
+                    yield i, {"id": f"{prefix}{i:05d}", "image": picture, "label": int(record[0])}
+                    i += 1
 
 
 def _read_member(tar: tarfile.TarFile, name: str) -> bytes:
@@ -94,11 +90,8 @@ FEATURES = {
 }
 
 # TFDS's own builders of these data sets open their files through TensorFlow; ours replace only that.
-WITHOUT_TENSORFLOW: dict[str, tuple[Callable[[Any], Any], Any]] = {
-    "mnist": (_idx, mnist.MNIST),
-    "fashion_mnist": (_idx, mnist.FashionMNIST),
-    "kmnist": (_idx, mnist.KMNIST),
-    "cifar10": (_cifar, cifar.Cifar10),
+WITHOUT_TENSORFLOW: dict[str, Any] = {
+    builder.name: builder for builder in (*map(_idx, (mnist.MNIST, mnist.FashionMNIST, mnist.KMNIST)), _Cifar10)
 }
 
 
@@ -131,12 +124,8 @@ def load_builder(name: str, data_dir: str | None) -> Any:
     if builder.is_prepared():
         return builder
     if base in WITHOUT_TENSORFLOW:
-        make, original = WITHOUT_TENSORFLOW[base]
-        with registered.skip_registration():
-            builder_class = make(original)
-        builder_class.name = base
-        builder = builder_class(data_dir=data_dir, file_format="array_record")
-        _check_server(builder_class.source, name, builder.data_path)
+        builder = WITHOUT_TENSORFLOW[base](data_dir=data_dir, file_format="array_record")
+        _check_server(builder.server, name, builder.data_path)
     elif importlib.util.find_spec("tensorflow") is None:
         raise InputError(
             f"preparing {name!r} needs TensorFlow: pip install 'aejax[tensorflow]', "
