@@ -1,4 +1,4 @@
-"""Arguments of the public functions, checked in one place."""
+"""Checks of arguments that several public functions take."""
 
 import os
 from typing import Any
@@ -9,30 +9,30 @@ from aejax.errors import InputError, shown
 
 
 def memory() -> int:
-    """Returns the bytes of this machine's memory."""
+    """Returns the size of this machine's memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def count(what: str, value: Any, each: int) -> int:
-    """Returns `value` as a count of things of `each` bytes that memory holds, or raises InputError."""
-    if not _whole(value) or value < 1:
+def check_count(what: str, value: Any, each: int) -> int:
+    """Returns `value` as a number of objects of `each` bytes. Raises InputError if memory does not hold so many."""
+    if not _is_whole(value) or value < 1:
         raise InputError(f"{what} needs a whole num of at least 1, got {shown(value)}")
-    there = memory()
-    value = int(value)  # NumPy's would wrap around
-    if value * each > there:
+    available = memory()
+    value = int(value)  # the product with a NumPy integer would wrap around
+    if value * each > available:
         raise InputError(
-            f"{what} of num={shown(value)} takes {shown(value * each // 2**30)} GiB of memory and {there // 2**30:,} "
-            "are there; ask for fewer at a time, each time with another seed"
+            f"{what} of num={shown(value)} takes {shown(value * each // 2**30)} GiB of memory, and this machine has "
+            f"{available // 2**30:,}; ask for fewer at a time, each time with another seed"
         )
     return value
 
 
-def seed(value: Any) -> int:
-    """Returns `value` as a seed, or raises InputError."""
-    if not _whole(value) or not 0 <= value < 2**32:
+def check_seed(value: Any) -> int:
+    """Returns `value` as a seed. Raises InputError if it is not a whole number below 2**32."""
+    if not _is_whole(value) or not 0 <= value < 2**32:
         raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, got {shown(value)}")
     return int(value)
 
 
-def _whole(value: Any) -> bool:
+def _is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""The keys of an experiment and what they mean; how a config is written, compared and read back."""
+"""Configs of experiments: keys and their defaults, checks, comparison, and conversion to and from JSON."""
 
 import contextlib
 import copy
@@ -13,69 +13,71 @@ from aejax.errors import InputError, one_of, shown
 
 
 def default() -> ConfigDict:
-    """Every key with its default. An experiment changes what it needs and returns it locked."""
+    """Returns a config of every key with its default. An experiment changes what it needs and locks it."""
     config = ConfigDict()
     config.seed = 0  # below 2**32
     config.steps = 1_000
-    config.batch_size = 128  # over all devices
-    config.dtype = "float32"  # of the encoder's and decoder's computation: float32 or bfloat16
-    config.ema = 0.0  # decay of the averaged parameters that evaluation uses; 0 is off
+    config.batch_size = 128  # examples of a step, over all devices
+    config.dtype = "float32"  # in which encoder and decoder compute: float32 or bfloat16
+    config.ema = 0.0  # decay of the averaged parameters that evaluation uses; 0: off
     config.log_every = 20
-    config.checkpoint_every = 200  # validate, and save the state and the samples
-    config.keep = 3  # newest checkpoints to keep, beside the best by validation loss
-    config.patience = 0  # validations without a new best before the run stops early; 0 is off
-    config.tracking = ()  # beside TensorBoard: wandb, mlflow, package.module:name of your own
-    config.samples = 64  # validation examples whose latents and reconstructions travel with a checkpoint
+    config.checkpoint_every = 200  # steps between checkpoints, each with a validation
+    config.keep = 3  # newest checkpoints to keep, besides the best one by validation loss
+    config.patience = 0  # validations without a new best one before the run stops early; 0: off
+    config.tracking = ()  # besides TensorBoard: wandb, mlflow, or package.module:name of your own tracker
+    config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images
-    config.data.data_dir = ""  # of TFDS; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.data.train = ""  # splits in TFDS syntax; empty: all three from what the data set has
+    config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
+    config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from what the others leave
     config.data.validation = ""
     config.data.test = ""
-    config.data.held_out = -1  # a label that train and validation leave out and test keeps, as anomalies; -1: none
-    config.data.size = 0  # resize images to size x size; 0 leaves them
-    config.data.fit = "crop"  # of images that are not square: crop the longer side, pad the shorter, or stretch
-    config.data.standardize = False  # vectors: subtract the mean and divide by the deviation of the train split
-    config.data.memory_mb = 1_024  # larger splits are streamed
-    config.data.cache = True  # smaller ones are decoded once, into the user's cache folder
+    config.data.held_out = -1  # label that train and validation leave out and test keeps, as anomalies; -1: none
+    config.data.size = 0  # side to which images are resized; 0: as they are
+    config.data.fit = (
+        "crop"  # resizing of images that are not square: crop the longer side, pad the shorter, or stretch
+    )
+    config.data.standardize = False  # of vectors, to mean 0 and standard deviation 1 in the train split
+    config.data.memory_mb = 1_024  # splits up to this size are kept on device; larger ones are streamed
+    config.data.cache = True  # whether splits up to that size are decoded only once, into the user's cache folder
 
-    # pmap: every device holds the whole state; sharded: a share of it, for models that outgrow one device
+    # pmap: every device has the whole state; sharded: each has a part, for models that outgrow one device
     config.partition = ConfigDict({"name": "pmap"})
 
     config.encoder = ConfigDict({"name": "mlp"})
     config.bottleneck = ConfigDict({"name": "identity"})
     config.decoder = ConfigDict({"name": "mlp"})
 
-    # Sparse autoencoders that are linear each way subtract the decoder's bias, which starts at the data's mean, from x.
+    # Whether linear sparse autoencoders subtract the decoder's bias, which starts at the data's mean, from x.
     config.pre_bias = True
 
-    config.classes = 0  # of the labels that encoder and decoder are given; 0: not conditional
+    config.classes = 0  # number of labels for encoder and decoder to be conditional on; 0: unconditional
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
     config.objective = ConfigDict()
-    config.objective.weights = ConfigDict()  # weight of each further term by name, e.g. l1 or kl
-    config.objective.schedules = ConfigDict()  # of weights by name, e.g. kl: {"name": "linear", "steps": 1000}
-    config.objective.options = ConfigDict()  # of terms by name, e.g. mmd: {"kernel": "rbf"}
+    config.objective.weights = ConfigDict()  # weight of each further term, e.g. kl: 4.0
+    config.objective.schedules = ConfigDict()  # schedules of weights, e.g. kl: {"name": "linear", "steps": 1000}
+    config.objective.options = ConfigDict()  # arguments of terms, e.g. mmd: {"kernel": "rbf"}
     config.objective.bound = ConfigDict({"name": "elbo"})  # or iwae, miwae, ciwae, dreg, piwae
     config.adversary = ConfigDict({"name": "none"})  # or factor_vae, aae, vae_gan
-    config.corruption = ConfigDict({"name": "none", "level": 0.0})  # gaussian (deviation), masking (share), ...
-    config.pretrain = ConfigDict({"steps": 0})  # greedy layer-wise pretraining: steps for each layer
+    config.corruption = ConfigDict({"name": "none", "level": 0.0})  # e.g. gaussian or masking of this level
+    config.pretrain = ConfigDict({"steps": 0})  # steps of greedy layer-wise pretraining for each layer; 0: off
 
     config.optim = ConfigDict()
     config.optim.name = "adam"
     config.optim.lr = 1e-3
-    config.optim.schedule = "constant"  # or cosine, linear: down to 0 at the last step
+    config.optim.schedule = "constant"  # of the learning rate; or cosine, linear: down to 0 at the last step
     config.optim.warmup = 0  # steps of linear warm-up
-    config.optim.clip = 0.0  # largest global norm of the gradient; 0 is off
-    config.optim.weight_decay = 0.0  # decoupled, of kernels and all else of two axes or more, such as codebooks
+    config.optim.clip = 0.0  # largest global norm of the gradient; 0: off
+    config.optim.weight_decay = 0.0  # decoupled, of parameters with two axes or more, such as kernels and codebooks
     config.optim.accumulate = 1  # steps whose gradients are averaged into one update
     config.optim.options = ConfigDict()  # further arguments of the optimizer, e.g. b2
     return config
 
 
 def parse_arg(arg: str, **defaults: bool) -> ConfigDict:
-    """Reads the `arg` of `get_config(arg)`: `"tiny,mnist"` sets these flags among `defaults`."""
+    """Parses the `arg` of `get_config(arg)`: `"tiny,mnist"` sets these flags among `defaults`."""
     flags = ConfigDict(defaults)
     for name in filter(None, arg.split(",")):
         if name not in defaults:
@@ -85,29 +87,29 @@ def parse_arg(arg: str, **defaults: bool) -> ConfigDict:
 
 
 def module(name: str, **attributes: Any) -> ConfigDict:
-    """A section: the name of an encoder, bottleneck, decoder, likelihood, ... and its attributes."""
+    """Returns a section: the name of an encoder, bottleneck, decoder, likelihood, ... and its attributes."""
     return ConfigDict({"name": name, **attributes})
 
 
 def section(values: Mapping[str, Any], what: str) -> ConfigDict:
-    """Returns `values` as a ConfigDict; InputError, about `what`, where they have keys that it does not take."""
+    """Returns `values` as a ConfigDict. Raises InputError, which calls them `what`, if it cannot hold their keys."""
     try:
         return ConfigDict(dict(values))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{what} holds keys that are no words without dots ({shown(values)}); rename them") from error
+        raise InputError(f"{what} holds keys that are not words without dots ({shown(values)}); rename them") from error
 
 
 def lock(config: ConfigDict) -> ConfigDict:
-    """Locks a finished config, but for the sections whose keys depend on what they name: flags may add to those."""
+    """Locks a finished config, except for sections whose keys depend on what they name: flags may add to them."""
     config.lock()
     for path in _OPEN:
-        with contextlib.suppress(KeyError, TypeError, AttributeError):  # `check` says what is missing or no section
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # `check` names a section that is missing
             get(config, path).unlock()
     return config
 
 
 def shrink(config: ConfigDict) -> None:
-    """Makes a config run in seconds, for `:tiny`; models and data are the config's own to make small."""
+    """Shortens training to seconds, for `:tiny`. Each config makes its models and data small itself."""
     config.update({"steps": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2})
     for section in (*config.objective.schedules.values(), *config.objective.options.values()):
         if "steps" in section:
@@ -115,11 +117,11 @@ def shrink(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises InputError for unknown or missing keys and for values of the wrong kind or out of range."""
+    """Raises InputError for unknown or missing keys, and for values of the wrong kind or out of range."""
     if not isinstance(config, ConfigDict):
-        raise InputError(f"a config must be what aejax.config.default() returns, got {type(config).__name__}")
+        raise InputError(f"a config must start from aejax.config.default(), got {type(config).__name__}")
     _check_section(default(), config)
-    for key, value in flat(config.to_dict()):
+    for key, value in flatten(config.to_dict()):
         _check_plain(key, value)
     for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "samples", "optim.accumulate"):
         if not 0 < get(config, key) < 2**31:
@@ -132,7 +134,7 @@ def check(config: ConfigDict) -> None:
         raise one_of("data.fit", config.data.fit, ("crop", "pad", "stretch"))
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
-    arguments.seed(config.seed)
+    arguments.check_seed(config.seed)
     for key in ("classes", "patience", "pretrain.steps", "optim.warmup", "data.size", "data.memory_mb"):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
@@ -145,27 +147,27 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
 
 
-# May change when a run goes on: they do not change what is computed.
+# Keys that may change when a run resumes, because they do not change what is computed.
 FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name", "tracking")
 
 
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
-    """The `differences` that make `new` another experiment than `old`; a constant rate may go on for longer.
+    """Returns the `differences` that make `new` another experiment than `old`, which keep it from resuming `old`.
 
-    Of a key that is newer than `old` see `as_begun`.
+    `steps` may change while the learning rate is constant. For keys that are newer than `old`, see `as_begun`.
     """
     old, new = complete(old), as_begun(new, old)
     free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
     return [d for d in differences(old, new) if d.split(":")[0] not in free]
 
 
-# Keys that are newer than some runs, and what runs from before them did.
+# Keys that are newer than some runs, with the values that those runs used.
 _BEFORE = {"data.held_out": -1, "data.fit": "stretch", "pre_bias": False}
 
 
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a saved config in which keys that are newer than it are set to what runs of its time did."""
-    # Not by `to_dict`, which makes lists of tuples.
+    """Returns a saved config, with keys that are newer than it set to what runs of its time used."""
+    # Copied without `to_dict`, which would turn tuples into lists.
     filled = copy.deepcopy(saved.to_dict() if isinstance(saved, ConfigDict) else dict(saved))
     for path, value in _BEFORE.items():
         *sections, key = path.split(".")
@@ -180,9 +182,9 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
 def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     """Returns `config` for resuming a run begun with `saved`, which may be older than some keys.
 
-    Where `config` leaves such a key at its default, the run keeps what it did before there was the key.
+    If `config` leaves such a key at its default, the run keeps what it used before the key existed.
     """
-    there, reference = dict(flat(to_dict(saved))), default()
+    there, reference = dict(flatten(to_dict(saved))), default()
     kept = {k: v for k, v in _BEFORE.items() if k not in there and get(config, k) == get(reference, k)}
     if not kept:
         return config
@@ -193,27 +195,26 @@ def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
 
 
 def to_save(config: ConfigDict, begun: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns what is saved of `config`: without the keys that are newer than what a resumed run was `begun` with."""
+    """Returns what is saved of `config`, leaving out keys that are newer than the config a run was `begun` with."""
     plain = to_dict(config)
-    there = dict(flat(to_dict(begun))) if begun is not None else dict(flat(plain))
+    there = dict(flatten(to_dict(begun))) if begun is not None else dict(flatten(plain))
     for path in _BEFORE.keys() - there.keys():
         *sections, key = path.split(".")
         get(plain, ".".join(sections)).pop(key, None) if sections else plain.pop(key, None)
     return plain
 
 
-# Whose keys depend on what they name: the module, the term or the optimizer checks them.
+# Sections whose keys depend on what they name, so that the module, the term or the optimizer checks them.
 _OPEN = (
     *("encoder", "bottleneck", "decoder", "likelihood", "adversary"),
     *("objective.weights", "objective.schedules", "objective.options", "objective.bound", "optim.options"),
 )
-
-
-# Of these the keys are free and the values are all of one kind; the others hold a `name` and what it takes.
+# Those whose keys are free and whose values are all of one kind; the others hold a `name` and its arguments.
 _VALUES = {"objective.weights": 0.0, "objective.schedules": ConfigDict(), "objective.options": ConfigDict()}
 
 
 def _check_section(reference: ConfigDict, config: ConfigDict, path: str = "") -> None:
+    """Raises InputError where keys and kinds of values differ from those of `reference`; `path` ends in a dot."""
     for key in config:
         if key not in reference:
             raise one_of("config key", path + key, [path + k for k in reference])
@@ -229,12 +230,12 @@ def _check_section(reference: ConfigDict, config: ConfigDict, path: str = "") ->
                 _check_section(value, config[key], f"{path}{key}.")
         elif "name" in value:
             if "name" not in config[key]:
-                raise InputError(f"config key '{path}{key}.name' is missing; say which, e.g. {value['name']!r}")
+                raise InputError(f"config key '{path}{key}.name' is missing; set it, e.g. to {value['name']!r}")
             check_kind(f"{path}{key}.name", config[key]["name"], "")
 
 
 def check_kind(key: str, value: Any, default: Any) -> None:
-    """Raises InputError where `value` is not of the kind of `default`; a default of None takes anything."""
+    """Raises InputError if `value` is not of the kind of `default`; a default of None takes any value."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     match default:
         case bool():
@@ -257,7 +258,7 @@ def check_kind(key: str, value: Any, default: Any) -> None:
 
 
 def _check_plain(key: str, value: Any) -> None:
-    """Raises InputError for what config.json could not hold, wherever in the config."""
+    """Raises InputError if config.json cannot hold `value`, or what is nested in it."""
     if isinstance(value, tuple | list):
         for each in value:
             _check_plain(key, each)
@@ -268,50 +269,50 @@ def _check_plain(key: str, value: Any) -> None:
 
 
 def get(config: Mapping[str, Any], path: str) -> Any:
-    """`get(config, "optim.lr")`."""
+    """Returns the value at a dotted path, e.g. `get(config, "optim.lr")`."""
     for key in path.split("."):
         config = config[key]
     return config
 
 
 def to_json(config: Mapping[str, Any]) -> str:
-    """The config as JSON, tuples as lists."""
+    """Returns the config as JSON, with tuples as lists."""
     return json.dumps(to_dict(config), indent=2)
 
 
 def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as plain dicts, lists and numbers, as JSON would read it back."""
+    """Returns the config as plain dicts, lists and numbers, as JSON would read it back."""
     plain = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     return json.loads(json.dumps(plain))
 
 
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
-    """Returns the locked config that `to_dict` gave, `complete`."""
+    """Returns the config, completed and locked, that `to_dict` turned into `values`."""
     return lock(section(complete(values), "a config"))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The keys in which two configs differ, each as `key: old -> new`."""
-    a, b = dict(flat(to_dict(old))), dict(flat(to_dict(new)))
+    """Lists the keys in which two configs differ, each as `key: old -> new`."""
+    a, b = dict(flatten(to_dict(old))), dict(flatten(to_dict(new)))
     absent = "(absent)"
     keys = sorted(k for k in a.keys() | b.keys() if a.get(k, absent) != b.get(k, absent))
     return [f"{k}: {a.get(k, absent)} -> {b.get(k, absent)}" for k in keys]
 
 
 def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -> None:
-    """Raises InputError where a config names code, "package.module:attribute", of which `trust` has neither.
+    """Raises InputError if a config names code, "package.module:attribute", from a module that `trust` does not list.
 
-    That a module is imported already does not make it trusted: `os` always is.
+    Trusting a package trusts its modules. Modules that are already imported are not trusted for that, since `os` is.
     """
-    # Of `data` nothing is imported, and its splits have colons, e.g. train[:90%].
+    # The section `data` names no code, but its splits have colons, e.g. train[:90%].
     texts = list(_texts({key: value for key, value in config.items() if key not in ("data", "tracking")}))
     texts += [name.strip() for names in _texts([config.get("tracking", ())]) for name in names.split(",")]
     for text in texts:
         module, colon, _ = text.partition(":")
         if colon and not any(f"{module}.".startswith(f"{trusted}.") for trusted in trust):
             raise InputError(
-                f"{where} names {text!r}, code that is not aejax's and would run here; if you trust it, say "
-                f"trust={[module]} to load_run, or --trust={module}"
+                f"{where} names {text!r}, code that is not aejax's and would run here; if you trust it, give load_run "
+                f"trust={[module]}, or --trust={module} to a command"
             )
 
 
@@ -326,10 +327,10 @@ def _texts(values: Any) -> Iterator[str]:
         yield from _texts(value)
 
 
-def flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value of nested dicts by its dotted key."""
+def flatten(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted key and the value of each entry of nested dicts."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{path}{key}.")
+            yield from flatten(value, f"{path}{key}.")
         else:
             yield path + key, value

@@ -1,11 +1,11 @@
-"""The errors that aejax raises on purpose: one line that says what was wrong and what to change."""
+"""Errors that aejax raises on purpose. Their messages are one line: what is wrong and what to change."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class AejaxError(Exception):
-    """Something the user can mend; the command line prints its message, one line, without a traceback."""
+    """An error that the user can mend. Commands print its message, one line, without a traceback."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -20,7 +20,7 @@ class DivergedError(AejaxError, ArithmeticError):
 
 
 class StoppedError(AejaxError):
-    """Asked to stop before there was anything to save."""
+    """A run was asked to stop before there was anything to save."""
 
 
 class LostError(AejaxError, ConnectionError):
@@ -32,31 +32,31 @@ class StorageError(AejaxError, OSError):
 
 
 def printable(text: str) -> str:
-    """Escapes what would break a line or change a terminal, such as line breaks in file names."""
+    """Escapes characters that break a line or control a terminal, such as line breaks in file names."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says; of one that aejax did not raise, its kind as well."""
+    """Returns the message of an error in one line, with the class of an error that is not aejax's own."""
     return " ".join((str(error) if isinstance(error, AejaxError) else repr(error)).split())
 
 
 def shown(value: object) -> str:
-    """Returns `repr(value)` in one line of bounded length."""
+    """Returns `repr(value)` in one line of at most 103 characters."""
     try:
         words = " ".join(repr(value).split())
-    except Exception:  # of more digits than Python writes, or of a class whose repr fails
+    except Exception:  # for a number of more digits than Python writes, or a class whose repr fails
         words = f"a value of {type(value).__name__}"
     return words if len(words) <= 100 else f"{words[:100]}..."
 
 
 def kind_and_words(error: BaseException) -> str:
-    """Of an error of another library, in one line of bounded length."""
+    """Returns the class and the message of another library's error, in one line of bounded length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def one_of(what: str, name: str, choices: Iterable[str]) -> InputError:
-    """The error for `name` where one of `choices` was wanted, with the nearest choice."""
+    """Returns the error for a `name` that is not among `choices`, with the nearest one. `what` says what it names."""
     choices = sorted(choices)
     near = difflib.get_close_matches(str(name), choices, 1, cutoff=0.7)
     listed = ", ".join(choices) if len(choices) <= 30 else ""

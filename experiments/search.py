@@ -183,10 +183,10 @@ def search() -> None:
     given = tried(search_of_config)
     config = config_lib.from_dict(config.copy_and_resolve_references().to_dict())
     overridden(config, given)  # raises before a trial is spent
-    way = direction(objective, [key for key, _ in config_lib.flat(given)])
+    way = direction(objective, [key for key, _ in config_lib.flatten(given)])
     load = main.loads_once()
     load(config.data)
-    fixed = {key: value for key, value in config_lib.flat(config_lib.to_dict(config)) if key not in config_lib.FREE}
+    fixed = {key: value for key, value in config_lib.flatten(config_lib.to_dict(config)) if key not in config_lib.FREE}
     about = {"config": json.dumps(fixed), "objective": objective}
     opened = Study(writable(workdir), way, about, seed=_SEED.value, prune=_PRUNE.value)
     with opened as study, main.until_signal() as asked:

@@ -58,7 +58,7 @@ def test_wrong_keys_and_values_are_named(change, message):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        *((key, None, rf"{key} must be") for key, _ in config_lib.flat(aejax.config.default().to_dict())),
+        *((key, None, rf"{key} must be") for key, _ in config_lib.flatten(aejax.config.default().to_dict())),
         *((key, 3, f"{key} must be a section") for key, v in aejax.config.default().items() if hasattr(v, "keys")),
         ("steps", True, "steps must be a whole number, got True"),
         ("steps", 2**31, r"steps must be .* below 2\*\*31"),
@@ -110,7 +110,7 @@ def test_a_config_of_another_form_is_locked_and_then_refused(value):
     for changes in ({"adversary": value}, {"objective": value}):
         with pytest.raises(aejax.InputError, match=f"{next(iter(changes))} must be a section of keys"):
             config_lib.check(config_lib.from_dict(plain | changes))
-    with pytest.raises(aejax.InputError, match="a config holds keys that are no words without dots"):
+    with pytest.raises(aejax.InputError, match="a config holds keys that are not words without dots"):
         config_lib.from_dict(plain | {"objective.options": value})
 
 

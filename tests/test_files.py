@@ -13,7 +13,7 @@ from conftest import mlp, vectors
 import aejax
 from aejax import ablation, data, files, samplers
 from aejax.data.arrays import write_npy
-from aejax.data.prepare import FEATURES, prepared
+from aejax.data.tfds_prepare import FEATURES, load_builder
 from aejax.evaluation import pictures
 from aejax.inference import export
 from aejax.inference.encode_split import check_out, read_latents
@@ -28,7 +28,7 @@ def test_remote_paths_are_refused_at_once(remote, tmp_path, monkeypatch):
         lambda: aejax.train(config, remote),
         lambda: aejax.load_run(remote),
         lambda: export.write(remote, {}, {}),
-        lambda: prepared("mnist", str(remote)),
+        lambda: load_builder("mnist", str(remote)),
         lambda: data.load(mlp(data__name=str(remote)).data),
         lambda: data.load(mlp(data__name="mnist", data__data_dir=str(remote)).data),
         lambda: read_latents(remote),
@@ -146,4 +146,4 @@ def test_features_of_tfds_are_known_and_namespaces_are_not():
     refused = {"huggingface:mnist": "Hugging Face", "kaggle:x/y": "namespace", "mnist/..:1.0.0": "no data set"}
     for name, why in refused.items():
         with pytest.raises(aejax.InputError, match=why):
-            prepared(name, None)
+            load_builder(name, None)

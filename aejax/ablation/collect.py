@@ -257,7 +257,7 @@ def _key(config: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values by dotted key, their texts as they can be printed, written and drawn."""
-    return {printable(key): _printable(value) for key, value in config_lib.flat(values)}
+    return {printable(key): _printable(value) for key, value in config_lib.flatten(values)}
 
 
 def _printable(value: Any) -> Any:

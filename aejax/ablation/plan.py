@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from aejax import config as config_lib
 from aejax.errors import InputError, one_of, shown
 from aejax.files import file_name
-from aejax.workdir.tracking import trackers
+from aejax.workdir.tracking import resolve_trackers
 
 Overrides = Mapping[str, Any]
 
@@ -113,7 +113,7 @@ def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
             raise InputError(f"the key {key} holds a {wanted}; {shown(value)} does not fit") from error
         config_lib.lock(config)  # a section that was replaced is as open as it was
     config_lib.check(config)
-    trackers(config.tracking)
+    resolve_trackers(config.tracking)
     return config
 
 

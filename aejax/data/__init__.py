@@ -1,12 +1,12 @@
-"""Data: sources by row number, their splits, and batches as a pure function of (seed, step)."""
+"""Data: sources of examples by row number, their splits, and batches as a pure function of (seed, step)."""
 
 from aejax.data.arrays import as_array
-from aejax.data.batches import Feed, order, padded, read, stream
-from aejax.data.identity import check_identity, identity
-from aejax.data.scale import needs_standardizing, train_mean, warn_of_scale
+from aejax.data.identity import check_identity, identify
+from aejax.data.loader import Feed, pad_rows, read, shuffle_rows, stream
+from aejax.data.scale import compute_mean, needs_standardizing, warn_of_scale
 from aejax.data.sources import Source, from_array
-from aejax.data.spec import Spec, chunks
-from aejax.data.splits import Splits, check_same, find, labels, load, select, split
+from aejax.data.spec import Spec, read_chunks
+from aejax.data.splits import Splits, check_same, find, load, read_labels, select, split
 
 __all__ = [
     "Feed",
@@ -16,19 +16,19 @@ __all__ = [
     "as_array",
     "check_identity",
     "check_same",
-    "chunks",
+    "compute_mean",
     "find",
     "from_array",
-    "identity",
-    "labels",
+    "identify",
     "load",
     "needs_standardizing",
-    "order",
-    "padded",
+    "pad_rows",
     "read",
+    "read_chunks",
+    "read_labels",
     "select",
+    "shuffle_rows",
     "split",
     "stream",
-    "train_mean",
     "warn_of_scale",
 ]

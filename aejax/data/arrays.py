@@ -1,4 +1,4 @@
-"""Arrays as they are given, in memory or in .npy and .npz files: read, or refused in one line."""
+"""Reading of arrays from memory and from .npy and .npz files; what cannot be used raises InputError."""
 
 import contextlib
 import math
@@ -17,43 +17,43 @@ from aejax import arguments
 from aejax.errors import InputError, kind_and_words
 
 
-def plain(values: Any, name: str) -> np.ndarray:
-    """Returns `values` as a plain array of any kind. Raises InputError where some are masked, or of ragged lists."""
+def to_numpy(values: Any, name: str) -> np.ndarray:
+    """Returns `values` as a NumPy array of any dtype. Raises InputError for masked values and for ragged lists."""
     parts = values if isinstance(values, list | tuple) else [values]
     masked = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
     if masked:
-        raise InputError(
-            f"{name}: {masked:,} values are masked; fill them (x.filled(...)), or leave those examples out"
-        )
+        raise InputError(f"{name}: {masked:,} values are masked; fill them (x.filled(...)) or leave those examples out")
     try:
         return np.asarray(values)
-    except Exception as error:  # ragged lists, and whatever the arrays of other libraries raise
+    except Exception as error:  # from ragged lists, or whatever other libraries' arrays raise
         raise InputError(
             f"{name}: give numbers, all of one shape, in a NumPy array ({kind_and_words(error)})"
         ) from error
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Returns `values` as a plain array of real numbers. Raises InputError where they are none."""
-    array = plain(values, name)
+    """Returns `values` as a NumPy array of real numbers, bfloat16 as float32. Raises InputError for anything else."""
+    array = to_numpy(values, name)
     if array.dtype == ml_dtypes.bfloat16:
         return array.astype(np.float32)
     if array.dtype.kind == "c":
-        raise InputError(f"{name}: complex numbers ({array.dtype}); give real and imaginary parts as features")
+        raise InputError(f"{name} has complex numbers ({array.dtype}); give real and imaginary parts as features")
     if array.dtype.kind not in "buif":
         raise InputError(f"{name}: give numbers, all of one shape, not an array of {array.dtype}")
     return array
 
 
-def whole_numbers(values: Any, name: str) -> np.ndarray:
-    """Returns labels or factors as int32. Raises InputError where they are no whole numbers, or beyond int32."""
-    array = plain(values, name)
+def as_integers(values: Any, name: str) -> np.ndarray:
+    """Returns labels or factors as int32. Raises InputError if they are not whole numbers or do not fit in int32."""
+    array = to_numpy(values, name)
     if array.dtype.kind not in "biu":
-        raise InputError(f"{name} of {array.dtype} and shape {array.shape}; give whole numbers, one for each example")
+        raise InputError(
+            f"{name} have dtype {array.dtype}, shape {array.shape}; give whole numbers, one for each example"
+        )
     limits = np.iinfo(np.int32)
     if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
         raise InputError(
-            f"{name} from {array.min()} to {array.max()} do not fit in int32; number the classes from 0, e.g. by "
+            f"{name} from {array.min()} to {array.max()} do not fit in int32; number the classes from 0, e.g. with "
             "np.unique(labels, return_inverse=True)[1]"
         )
     return array.astype(np.int32)
@@ -67,27 +67,27 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def write_npy(file: IO[bytes], array: np.ndarray) -> None:
-    """Writes an array as np.save does, which hands it to C's stdio, where a full disk goes unnoticed."""
+    """Writes an array in the .npy format. Unlike np.save, which uses C's stdio, it notices a full disk."""
     npy.write_array(types.SimpleNamespace(write=file.write), array, allow_pickle=False)  # type: ignore[arg-type]
 
 
-def names_in_npz(path: Path) -> list[str]:
-    """Returns the names of the arrays of an .npz file, in their order."""
+def list_npz(path: Path) -> list[str]:
+    """Returns the names of an .npz file's arrays, in the file's order. Raises InputError if a name occurs twice."""
     with _read_errors(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{path}: holds several arrays called {repeated[0]}; keep one")
+        raise InputError(f"{path} holds several arrays called {repeated[0]}; keep one")
     return names
 
 
 def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns the arrays called `names` of an .npz file, and reads no others."""
+    """Reads the arrays called `names` from an .npz file, and no others."""
     arrays = {}
     with _read_errors(path), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         check_memory(sum(members[name].file_size for name in names), str(path))
         for name in names:
-            # The header is compared with the member's size first: NumPy allocates whatever a header claims.
+            # NumPy allocates whatever the header claims, so the header is first compared with the member's size.
             with archive.open(members[name]) as file:
                 _header(file, members[name].file_size)
             with archive.open(members[name]) as file:
@@ -96,42 +96,42 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def check_memory(nbytes: int, what: str) -> None:
-    """Raises InputError where `nbytes` are more than this machine's memory."""
+    """Raises InputError if `nbytes` exceed this machine's memory."""
     memory = arguments.memory()
     if nbytes > memory:
         raise InputError(
-            f"{what}: {nbytes:,} bytes of arrays, and this machine has {memory:,} of memory; give fewer examples, or "
-            "one array in an .npy file, which is not read whole"
+            f"{what} holds {nbytes:,} bytes of arrays, and this machine has {memory:,} bytes of memory; give fewer "
+            "examples, or one array in an .npy file, which is not read whole"
         )
 
 
 def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Returns shape, order and dtype of an array whose file has `size` bytes, and leaves `file` at its first value."""
+    """Reads shape, Fortran order and dtype of a .npy file. Raises ValueError unless its values end at byte `size`."""
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(file)
     if version not in readers:
-        raise ValueError(f"version {version} of the format")
+        raise ValueError(f"the format's version is {version}")
     shape, fortran, dtype = readers[version](file)
     if dtype.kind not in "buifcSU":
-        raise ValueError(f"an array of {dtype}")
+        raise ValueError(f"the dtype is {dtype}")
     if any(length < 0 for length in shape):
-        raise ValueError(f"shape {shape}")
-    claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
-    if claimed != there:
-        raise ValueError(f"its header says {dtype} of shape {shape}, {claimed:,} bytes, and {there:,} follow")
+        raise ValueError(f"the shape is {shape}")
+    expected, found = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if expected != found:
+        raise ValueError(f"the header says {dtype} of shape {shape}, {expected:,} bytes, and {found:,} follow")
     return shape, fortran, dtype
 
 
 @contextlib.contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
-    """Turns whatever NumPy, zipfile and Python's tokenizer raise for a damaged file into one InputError."""
+    """Turns whatever NumPy, zipfile and Python's tokenizer raise for a damaged file into an InputError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the parser, about a damaged header
+            warnings.simplefilter("ignore")  # from the parser, about a damaged header
             yield
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"{path}: not a readable array of numbers of one shape ({kind_and_words(error)}); write it again"
+            f"{path}: not a readable array of numbers, all of one shape ({kind_and_words(error)}); write it again"
         ) from error

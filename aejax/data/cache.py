@@ -1,4 +1,4 @@
-"""Decoded splits, kept in the user's cache folder: the next run maps them in place of decoding them again."""
+"""Cache of decoded splits in the user's cache folder: the next run maps them into memory instead of decoding."""
 
 import dataclasses
 import functools
@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from aejax.data.arrays import read_npy, write_npy
-from aejax.data.batches import read
+from aejax.data.loader import read
 from aejax.data.sources import Arrays, Source
 from aejax.errors import InputError
 from aejax.files import TEMPORARY, cache_of_user
 
-_LEFT = 86_400  # seconds after which a folder that is not finished is one that a kill left
-FORMAT = 2  # to be raised when other values are decoded from the same files
+_ABANDONED = 86_400  # seconds after which an unfinished folder belongs to a process that was killed
+FORMAT = 2  # to be raised when the same files are decoded to other values
 
 
-def kept(source: Source, fit: str) -> Source:
-    """The source, decoded whole when its first rows are taken, unless that was done before.
+def cache_decoded(source: Source, fit: str) -> Source:
+    """Returns `source` reading from the cache, which is written when its first rows are taken.
 
-    Other files, times or sizes of them, other labels, or another shape or `fit` of the examples, and it is decoded
-    anew. Where the folder cannot be written a warning says so, and rows are decoded as they are taken.
+    A cached copy is used again only for the same files (path, size and time), labels, shape and `fit`. If the folder
+    cannot be written, a warning says so and rows are decoded as they are taken.
     """
     identity = [FORMAT, len(source), source.shape, str(source.dtype), source.kinds, fit]
     for file in source.files:
@@ -37,9 +37,9 @@ def kept(source: Source, fit: str) -> Source:
     @functools.cache
     def arrays() -> Arrays:
         try:
-            if not (found := _mapped(folder)):
+            if not (found := _map(folder)):
                 _write(source, folder)
-                found = _mapped(folder)  # and not what was written: the memory would hold it beside the run's own
+                found = _map(folder)  # returning what was written would keep a second copy in memory
             return found
         except OSError as error:
             warnings.warn(
@@ -55,8 +55,8 @@ def kept(source: Source, fit: str) -> Source:
     return dataclasses.replace(source, files=(), take=take)
 
 
-def _mapped(folder: Path) -> Arrays:
-    """What was written; nothing where it was not, or was cut."""
+def _map(folder: Path) -> Arrays:
+    """Maps the cached arrays into memory. Returns {} if there are none; a damaged folder is removed."""
     try:
         return {file.stem: read_npy(file) for file in folder.glob("*.npy")}
     except InputError:
@@ -65,12 +65,12 @@ def _mapped(folder: Path) -> Arrays:
 
 
 def _write(source: Source, folder: Path) -> None:
-    """All files or none: another process may do the same."""
+    """Writes all files of `folder` or none, since another process may write the same folder."""
     arrays = read(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f"*{TEMPORARY}"):
-        if left.stat().st_mtime < time.time() - _LEFT:
-            shutil.rmtree(left, ignore_errors=True)
+    for unfinished in folder.parent.glob(f"*{TEMPORARY}"):
+        if unfinished.stat().st_mtime < time.time() - _ABANDONED:
+            shutil.rmtree(unfinished, ignore_errors=True)
     with tempfile.TemporaryDirectory(TEMPORARY, dir=folder.parent) as scratch:
         for key, array in arrays.items():
             with (Path(scratch) / f"{key}.npy").open("wb") as file:
@@ -78,7 +78,7 @@ def _write(source: Source, folder: Path) -> None:
         try:
             Path(scratch).rename(folder)
         except OSError:
-            if not folder.exists():
+            if not folder.exists():  # otherwise another process was faster
                 raise
         else:
-            Path(scratch).mkdir()  # for the end of `with`
+            Path(scratch).mkdir()  # the end of `with` removes it

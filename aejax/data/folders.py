@@ -1,4 +1,4 @@
-"""Folders of images as sources."""
+"""Sources of folders of PNG and JPEG images."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from aejax.data.sources import SPLIT_NAMES, Source
 from aejax.errors import InputError, printable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-# Of images that are not read.
+# Suffixes of files that are named where they are left out, because they may hold images or arrays.
 _OTHER_SUFFIXES = (
     *(".avif", ".bmp", ".dcm", ".dng", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".npy"),
     *(".npz", ".pbm", ".pgm", ".pnm", ".ppm", ".raw", ".svg", ".tga", ".tif", ".tiff", ".webp"),
@@ -22,27 +22,28 @@ _OTHER_SUFFIXES = (
 
 
 def from_folder(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
-    """Returns the splits of a folder: `train`, `validation` (`val`, ...) and `test`, or all of it as `train`.
+    """Returns the splits of a folder: its folders `train`, `validation` (`val`, ...) and `test`, or all as `train`.
 
-    All PNG and JPEG images below, in the order of their paths; the folders within a split are the labels. Links to
-    folders are followed. 8 bits a channel; all become gray where all are, else RGB. Transparency and hidden files are
-    dropped. Warns of folders and images that are left out.
+    A split holds all PNG and JPEG images below its folder, in the order of their paths; the folders within it are the
+    labels. Links to folders are followed, and hidden files are not read. Images have 8 bits a channel and no
+    transparency; they are gray if all images are, and RGB otherwise. `size` and `fit` are those of `images.resize`.
+    Warns of folders and images that are left out. Raises InputError for what cannot be read.
     """
-    splits = _splits(path)
-    files = {name: _images(folder) for name, folder in splits.items()}
+    splits = _find_splits(path)
+    files = {name: _find_images(folder) for name, folder in splits.items()}
     kinds = sorted({file.parent.relative_to(splits[name]) for name, found in files.items() for file in found})
     if list(splits.values()) == [path]:
         _check_kinds(path, kinds)
     sources = {}
     for name, found in files.items():
         label = np.array([kinds.index(file.parent.relative_to(splits[name])) for file in found], np.int32)
-        source = _from_images(splits[name], found, label, size, fit)
+        source = _from_files(splits[name], found, label, size, fit)
         sources[name] = dataclasses.replace(source, kinds=tuple(map(str, kinds)))
     return sources
 
 
-def _splits(path: Path) -> dict[str, Path]:
-    """Returns the folder of each split. A folder called `train` among others with images is a class like these."""
+def _find_splits(path: Path) -> dict[str, Path]:
+    """Returns the folder of each split. A folder `train` next to folders with images, not splits, is a class."""
     folders = sorted(p for p in path.iterdir() if not p.name.startswith(".") and os.path.isdir(p))
     named = [p for p in folders if p.name.lower() in SPLIT_NAMES]
     others = [p for p in folders if p not in named]
@@ -57,30 +58,33 @@ def _splits(path: Path) -> dict[str, Path]:
         return {"train": path}
     beside = sum(p.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(p) for p in path.iterdir())
     if others or beside:
-        left = (
-            [p.name for p in others[:8]] + ["..."] * (len(others) > 8) + [f"{beside} images beside them"] * (beside > 0)
-        )
+        left = [p.name for p in others[:8]]
+        if len(others) > 8:
+            left.append("...")
+        if beside:
+            left.append(f"{beside} images beside them")
         _warn(f"{path}: the splits are the folders {', '.join(p.name for p in named)}; left out: {', '.join(left)}")
     return dict(sorted(splits.items()))
 
 
 def _check_kinds(path: Path, kinds: Sequence[Path]) -> None:
-    """Raises InputError where folders that are taken for classes are splits: test images must not be trained on."""
+    """Raises InputError if folders taken for classes look like splits, lest test images are trained on."""
     named = {SPLIT_NAMES[part.lower()]: kind for kind in kinds for part in kind.parts if part.lower() in SPLIT_NAMES}
     if "test" in named or {"train", "validation"} <= named.keys():
         found = ", ".join(map(str, named.values()))
         raise InputError(
             f"{path}: {found} look like splits, but {path.name} has not both a folder train and others of these names; "
-            "give data.name=... the folder in which train, validation and test are, or rename folders that are classes"
+            "set data.name to the folder that holds train, validation and test, or rename folders that are classes"
         )
     if named:
         _warn(
             f"{path}: {', '.join(map(str, named.values()))} is taken for a class like the folders beside it; if it is "
-            "a split, put the others elsewhere"
+            "a split, move the others elsewhere"
         )
 
 
-def _images(path: Path) -> list[Path]:
+def _find_images(path: Path) -> list[Path]:
+    """Returns the image files below `path`, sorted. Warns of what is left out; raises InputError if there are none."""
     files, left = _walk(path)
     listed = "; ".join(f"{len(found)} {what} ({min(found).name})" for what, found in sorted(left.items()))
     if not files:
@@ -91,14 +95,15 @@ def _images(path: Path) -> list[Path]:
 
 
 def _walk(root: Path) -> tuple[list[Path], Mapping[str, list[Path]]]:
-    """Returns the PNG and JPEG files below a folder, and what is left out by its kind.
+    """Returns the PNG and JPEG files below `root`, and by kind the files and folders that are left out.
 
-    Each folder is visited once: by its own path, or else by the first link to it.
+    Each folder is visited once, by its own path if it lies below `root`, or else by the first link to it.
     """
     files: list[Path] = []
     left = defaultdict(list)
     folders, links, seen = [root], list[Path](), set[str]()
     while folders or links:
+        # Links come last, so that a folder is found by its own path first.
         folder = folders.pop() if folders else links.pop(links.index(min(links)))
         real = os.path.realpath(folder)
         if real in seen or (folder != root and Path(os.path.realpath(root)).is_relative_to(real)):
@@ -118,12 +123,13 @@ def _walk(root: Path) -> tuple[list[Path], Mapping[str, list[Path]]]:
                 left[suffix].append(entry)
             elif suffix in IMAGE_SUFFIXES and os.path.isfile(entry):
                 files.append(entry)
-            elif suffix in IMAGE_SUFFIXES:  # a pipe or device may hang; a link may lead nowhere
+            elif suffix in IMAGE_SUFFIXES:  # reading a pipe or device may hang, and a link may lead nowhere
                 left["that are no regular files"].append(entry)
     return files, left
 
 
-def _from_images(path: Path, files: list[Path], label: np.ndarray, size: int, fit: str) -> Source:
+def _from_files(path: Path, files: list[Path], label: np.ndarray, size: int, fit: str) -> Source:
+    """Returns the source of one split. Raises InputError if its images differ in size and `size` is 0."""
     shapes = [inspect(file) for file in files]
     channels = max(c for _, _, c in shapes)
     if not size:
@@ -133,7 +139,7 @@ def _from_images(path: Path, files: list[Path], label: np.ndarray, size: int, fi
     def read(file: Path) -> np.ndarray:
         pixels = decode(file, str(file), channels, size, fit)
         if not size:
-            _check_size(file, pixels.shape, files[0], shapes[0])  # it may have been replaced since
+            _check_size(file, pixels.shape, files[0], shapes[0])  # the file may have been replaced since
         return pixels
 
     shape = (size, size, channels) if size else (*shapes[0][:2], channels)
@@ -150,7 +156,7 @@ def _from_images(path: Path, files: list[Path], label: np.ndarray, size: int, fi
 def _check_size(file: Path, found: Sequence[int], first: Path, expected: Sequence[int]) -> None:
     if tuple(found[:2]) != tuple(expected[:2]):
         raise InputError(
-            f"{file}: {found[0]}x{found[1]} pixels, but {first.name} has {expected[0]}x{expected[1]}; "
+            f"{file} has {found[0]}x{found[1]} pixels, but {first.name} has {expected[0]}x{expected[1]}; "
             "resize all with data.size=..."
         )
 

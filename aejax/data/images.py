@@ -1,4 +1,4 @@
-"""Images as arrays: opened as PNG or JPEG and nothing else, decoded upright, resized."""
+"""Decoding of PNG and JPEG images to upright arrays, and resizing."""
 
 import contextlib
 import io
@@ -12,10 +12,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from aejax.errors import InputError, kind_and_words
 
-FORMATS = ("PNG", "JPEG")  # Pillow starts other programs for some of the others
-_PIXELS = 2**26  # that threads decode at once; Pillow takes 4 bytes for each
-_FINER = 2  # JPEGs are decoded at the smallest fraction that has this many pixels a side for each one asked for
-# Larger blocks go back to the system when they are freed; smaller ones the C library keeps for each thread.
+FORMATS = ("PNG", "JPEG")  # and no others, because Pillow starts other programs for some of them
+_PIXELS = 2**26  # largest number of pixels that threads decode at once; Pillow takes 4 bytes for each
+_FINER = 2  # a JPEG is decoded at the smallest scale whose sides are at least this many times the size asked for
+# The C library keeps freed memory for each thread unless it was taken in blocks as large as these.
 Image.core.set_block_size(2**26)
 _TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,21 +29,21 @@ _TURNS = {  # by EXIF orientation
 
 
 def resize(image: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:
-    """Resizes an image [h, w, channels] uint8 to [size, size, channels], bicubic, each channel by itself.
+    """Resizes an image, uint8 [h, w, channels], to [size, size, channels], bicubic, each channel by itself.
 
-    `fit` says what becomes of the longer side: "crop" cuts it off around the center, "pad" keeps all of the image and
-    fills up with 0, "stretch" distorts.
+    `fit` says what happens to images that are not square: "crop" keeps the center of the longer side, "pad" keeps all
+    of the image and fills the shorter side up with 0, and "stretch" distorts.
     """
     if image.shape[:2] == (size, size):
         return image
     channels = image.shape[2]
-    # As one picture, Pillow would take the last of 2 or 4 channels for transparency.
+    # In one picture, Pillow would take the last of 2 or 4 channels for transparency.
     parts = [image] if channels == 3 else [image[..., channel] for channel in range(channels)]
     return _stack([Image.fromarray(part) for part in parts], size, fit)
 
 
 def inspect(file: Path) -> tuple[int, int, int]:
-    """Returns (height, width, channels) of an image file from its header: 1 channel where it is gray, else 3."""
+    """Reads (height, width, channels) of an upright image from the file's header; 1 channel if it is gray, else 3."""
     with _open(file, str(file)) as picture:
         width, height = picture.size
         if _orientation(picture) >= 5:
@@ -54,16 +54,16 @@ def inspect(file: Path) -> tuple[int, int, int]:
 def decode(
     file: Path | io.BytesIO, name: str, channels: int | None = None, size: int = 0, fit: str = "crop"
 ) -> np.ndarray:
-    """Decodes a PNG or JPEG image to [height, width, channels] uint8, upright, and resizes it if `size` is not 0.
+    """Decodes a PNG or JPEG image to uint8 [height, width, channels], upright, with 16 bits a channel scaled to 8.
 
-    `channels`: 1 for gray, 2 for gray and alpha, 3 for RGB, 4 for RGBA; None keeps those of the file. 16 bits a channel
-    are scaled to 8. Raises InputError, which calls the image `name`.
+    `channels` is 1 for gray, 2 for gray and alpha, 3 for RGB, 4 for RGBA; None keeps the file's. A `size` other than 0
+    resizes the image. Raises InputError, which calls the image `name`, if it is corrupt or neither PNG nor JPEG.
     """
     with _open(file, name) as picture:
         pixels = math.prod(picture.size)
         if size:
             picture.draft(None, (_FINER * size, _FINER * size))
-        if not picture.info.get("progressive"):  # whose coefficients are all kept until the last scan
+        if not picture.info.get("progressive"):  # a progressive JPEG takes memory for all pixels until its last scan
             pixels = math.prod(picture.size)
         with _decoding(pixels):
             picture.load()
@@ -72,7 +72,7 @@ def decode(
                 upright = upright.transpose(turn)
             mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels or len(upright.getbands())]
             if mode in ("L", "RGB"):
-                upright.info.pop("transparency", None)  # it is dropped, and Pillow warns of some
+                upright.info.pop("transparency", None)  # Pillow warns of some transparency, which is dropped anyway
             if upright.mode != mode:
                 upright = upright.convert(mode)
             return _stack([upright] if mode in ("L", "RGB") else upright.split(), size, fit)
@@ -80,35 +80,37 @@ def decode(
 
 @contextlib.contextmanager
 def _open(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """Opens an image, turning whatever Pillow raises until it is closed into an InputError."""
     try:
         with Image.open(file, formats=FORMATS) as picture:
             yield picture
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: a corrupt image, or no PNG or JPEG; remove, replace or convert it") from error
-    except Exception as error:  # whatever a damaged file makes Pillow raise
+    except Exception as error:
         raise InputError(f"{name}: a corrupt image ({kind_and_words(error)}); remove or replace it") from error
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 to 8; 1, which is upright, where there is none that can be read."""
+    """Returns the EXIF orientation from 1 to 8; 1, which is upright, if none can be read."""
     if not picture.info.keys() & {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}:
-        return 1  # as nearly always, and in a tenth of the time
+        return 1  # the usual case, found in a tenth of the time that getexif takes
     try:
-        # Not that of PngImageFile, which decodes the whole image where its header has no EXIF.
+        # PngImageFile.getexif would decode the whole image if its header has no EXIF data.
         found = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
-    except Exception:  # whatever damaged EXIF data make Pillow raise
+    except Exception:  # whatever Pillow raises for damaged EXIF data
         return 1
     return found if found in _TURNS else 1
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:
-    """Scales 16-bit gray to 8 bits. Pillow itself does so with 16-bit color, but clips gray."""
+    """Scales 16-bit gray to 8 bits, as Pillow scales 16-bit color. Pillow itself clips gray."""
     if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 def _stack(pictures: Sequence[Image.Image], size: int, fit: str) -> np.ndarray:
+    """Stacks the pictures as channels of one array, uint8 [height, width, channels], resized if `size` is not 0."""
     arrays = [np.asarray(_resize(picture, size, fit) if size else picture) for picture in pictures]
     pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, -1)
     return pixels.reshape(*pixels.shape[:2], -1)
@@ -117,8 +119,9 @@ def _stack(pictures: Sequence[Image.Image], size: int, fit: str) -> np.ndarray:
 def _resize(picture: Image.Image, size: int, fit: str) -> Image.Image:
     w, h = picture.size
     if fit == "pad":
+        longer = max(w, h)
         inner = picture.resize(
-            (max(1, round(w * size / max(w, h))), max(1, round(h * size / max(w, h)))), Image.Resampling.BICUBIC
+            (max(1, round(w * size / longer)), max(1, round(h * size / longer))), Image.Resampling.BICUBIC
         )
         padded = Image.new(picture.mode, (size, size))
         padded.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
@@ -134,7 +137,7 @@ _in_use, _changed = [0], threading.Condition()
 
 @contextlib.contextmanager
 def _decoding(pixels: int) -> Iterator[None]:
-    """Waits until there is room in `_PIXELS`, or for an image larger than that until no other is decoded."""
+    """Waits until `pixels` more fit in `_PIXELS`; an image larger than that waits until no other is being decoded."""
     with _changed:
         _changed.wait_for(lambda: not _in_use[0] or _in_use[0] + pixels <= _PIXELS)
         _in_use[0] += pixels

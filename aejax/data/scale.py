@@ -1,19 +1,19 @@
-"""What the values of the train split say before training starts: their mean and their scale."""
+"""Mean and scale of the training examples, looked at before training starts."""
 
 import warnings
 
 import numpy as np
 
 from aejax.data.sources import Source
-from aejax.data.spec import Spec, chunks
+from aejax.data.spec import Spec, read_chunks
 
-_ROWS = 1_024  # that the scale is estimated from
-_USUAL = (0.1, 30.0)  # root mean squares of the largest feature for which models are initialized
+_ROWS = 1_024  # number of examples that the scale is estimated from
+_USUAL = (0.1, 30.0)  # range of the largest feature's root mean square for which models are initialized
 
 
-def train_mean(source: Source, spec: Spec) -> np.ndarray:
-    """Returns the mean of a split in the units that the model reads, float32 [*shape]; decodes all of the split."""
-    total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in chunks(spec.stored(source)))
+def compute_mean(source: Source, spec: Spec) -> np.ndarray:
+    """Returns the mean of all examples in the model's units, float32 [*shape]."""
+    total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in read_chunks(spec.standardize_source(source)))
     return np.asarray(total / len(source), np.float32)
 
 
@@ -27,19 +27,19 @@ def needs_standardizing(x: np.ndarray) -> bool:
 
 
 def warn_of_scale(source: Source, spec: Spec) -> None:
-    """Warns of vectors that are far from the scale that models are initialized for and are not standardized.
+    """Warns of vectors that are not standardized and far from the scale for which models are initialized.
 
-    Reads 1,024 rows at most, evenly spaced.
+    The scale is that of at most 1,024 evenly spaced examples.
     """
     if len(source.shape) != 1 or spec.mean:
         return
     rows = np.unique(np.linspace(0, len(source) - 1, min(len(source), _ROWS)).astype(int))
-    size = np.sqrt(np.square(source.take(rows)["x"], dtype=np.float64).mean(0))  # of each feature
-    size = size[size > 0]
-    if len(size) and not _USUAL[0] <= size.max() <= _USUAL[1]:
+    scales = np.sqrt(np.square(source.take(rows)["x"], dtype=np.float64).mean(0))
+    scales = scales[scales > 0]
+    if len(scales) and not _USUAL[0] <= scales.max() <= _USUAL[1]:
         warnings.warn(
-            f"{source.name}: the features have root mean squares from {size.min():.3g} to {size.max():.3g}, far from "
-            "1, and the largest ones make up the loss; data.standardize=True would train on features with mean 0 and "
-            "standard deviation 1",
+            f"{source.name}: the features have root mean squares from {scales.min():.3g} to {scales.max():.3g}, far "
+            "from 1, and the largest ones make up the loss; data.standardize=True would train on features with mean 0 "
+            "and standard deviation 1",
             stacklevel=2,
         )

@@ -1,13 +1,14 @@
-"""Examples by row number, from arrays and files of arrays."""
+"""Sources: examples by row number, from arrays and files of arrays."""
 
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from aejax.data.arrays import as_array, names_in_npz, plain, read_npy, read_npz, whole_numbers
+from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_npz, to_numpy
 from aejax.data.images import resize
 from aejax.errors import InputError
 
@@ -16,7 +17,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-# Of arrays in an .npz file.
+# What the arrays of an .npz file hold, by their names.
 _ROLES = {
     **dict.fromkeys(("x", "data", "image", "images", "imgs", "features", "inputs"), "x"),
     **dict.fromkeys(("label", "labels", "y", "target", "targets"), "label"),
@@ -31,15 +32,15 @@ class Source:
     """Examples by row number.
 
     Attributes:
-      name: for messages.
+      name: used in messages.
       length: number of examples.
-      shape: of one example, (height, width, channels) or (features,).
-      dtype: uint8 for images of 0 to 255; float64 for vectors that float32 would round; else float32.
-      files: what the examples are decoded from; empty where they are not.
-      kinds: names of the labels, by number, where they come from names.
-      binary: whether the images are stored as 0 and 1 in uint8; `take` gives 0 and 255.
-      take: rows [n] to {"x": [n, *shape]} and, where the data has them, {"label": [n] int32} and the known
-        factors of variation, {"factors": [n, factors] int32}, which evaluation reads and training leaves out.
+      shape: shape of one example, (height, width, channels) or (features,).
+      dtype: uint8 for images of 0 to 255; float64 for vectors that float32 would round; otherwise float32.
+      take: function from row numbers [n] to {"x": [n, *shape]} and, where the data has them, {"label": int32 [n]}
+        and {"factors": int32 [n, factors]}, known factors of variation, which only evaluation reads.
+      files: the files that the examples are decoded from; empty if nothing is decoded.
+      kinds: names of the labels, by number, where the data has names.
+      binary: whether the images are stored as 0 and 1 in uint8, which `take` returns as 0 and 255.
     """
 
     name: str
@@ -58,13 +59,14 @@ class Source:
     def nbytes(self) -> int:
         return self.length * int(np.prod(self.shape)) * self.dtype.itemsize
 
-    def drawn(self, count: int) -> "Source":
-        """`count` examples drawn without replacement, always the same; all, where there are no more."""
+    def sample(self, count: int) -> "Source":
+        """Returns `count` examples sampled without replacement, always the same ones, or all if there are no more."""
         if count >= len(self):
             return self
         return self.subset(np.sort(np.random.default_rng(0).permutation(len(self))[:count]), self.name)
 
     def subset(self, rows: Rows, name: str) -> "Source":
+        """Returns the examples with the given row numbers, in their order, as a source called `name`."""
         return dataclasses.replace(self, name=name, length=len(rows), take=lambda i: self.take(rows[i]))
 
 
@@ -77,54 +79,36 @@ def from_array(
     fit: str = "crop",
     binary: bool | None = None,
 ) -> Source:
-    """A source over an array [n, features], [n, height, width] or [n, height, width, channels].
+    """Returns a source over an array. Raises InputError if an argument is of another kind or shape than these.
 
-    uint8 images are 0 to 255 and are kept so, but for those that hold nothing beside 0 and 1, which become 0 and 255
-    (`binary` says whether they do; by default it is looked up); float images must lie in [0, 1]; vectors are any
-    finite numbers. `size` and `fit` as in `images.resize`, for uint8 images. `factors` [n, factors] are whole
-    numbers, the value of each by its number.
-    Raises InputError otherwise.
+    Args:
+      x: [n, features], any finite numbers; or images [n, height, width] or [n, height, width, channels], uint8 from 0
+        to 255 or float in [0, 1].
+      label: whole numbers [n] or [n, 1].
+      name: used in messages.
+      size: with `fit`, resizes uint8 images as `images.resize` does; 0 leaves them.
+      factors: whole numbers [n, factors], the value of each factor of variation.
+      binary: whether uint8 images hold only 0 and 1, which become 0 and 255; None looks it up and warns of it.
     """
     x = as_array(x, name)
     if x.ndim not in (2, 3, 4):
         raise InputError(
-            f"{name}: shape {x.shape}; give [n, features], [n, height, width] or [n, height, width, channels]"
+            f"{name} has shape {x.shape}; give [n, features], [n, height, width] or [n, height, width, channels]"
         )
     if x.size == 0:
-        raise InputError(f"{name}: shape {x.shape} holds no numbers; give at least one example")
+        raise InputError(f"{name} has shape {x.shape} and holds no numbers; give at least one example")
     if x.ndim == 3:
         x = x[..., None]
     image = x.ndim == 4
     if image and x.dtype.kind in "ui" and x.dtype != np.uint8:
-        raise InputError(f"{name}: images of {x.dtype}; give uint8 of 0 to 255, or float in [0, 1]")
+        raise InputError(f"{name} has images of {x.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
     more: Arrays = {}
     if label is not None:
-        found = plain(label, f"{name}: labels")
-        if found.ndim and len(found) != len(x):
-            raise InputError(f"{name}: {len(x)} examples but {len(found)} labels")
-        if found.shape not in ((len(x),), (len(x), 1)):
-            raise InputError(f"{name}: labels of {found.dtype} and shape {found.shape}; give whole numbers [{len(x)}]")
-        more["label"] = whole_numbers(found, f"{name}: labels").reshape(len(x))
+        more["label"] = _check_label(label, len(x), name)
     if factors is not None:
-        factors = plain(factors, f"{name}: factors")
-        if factors.ndim != 2 or len(factors) != len(x) or not factors.shape[1] or factors.dtype.kind not in "iu":
-            raise InputError(
-                f"{name}: factors of {factors.dtype} and shape {factors.shape}; give whole numbers [{len(x)}, factors]"
-            )
-        more["factors"] = whole_numbers(factors, f"{name}: factors")
+        more["factors"] = _check_factors(factors, len(x), name)
     if x.dtype.kind == "f":
-        for start in range(0, len(x), 4096):  # a memory-mapped file may not fit
-            with np.errstate(over="ignore"):
-                part = x[start : start + 4096].astype(np.float32)
-            bad = ~np.isfinite(part)
-            if bad.any():
-                row = start + int(np.argwhere(bad)[0][0])
-                raise InputError(f"{name}: example {row} holds NaN or infinity in float32; remove or fill such values")
-            if image and (part.min() < 0 or part.max() > 1):
-                raise InputError(
-                    f"{name}: float images must lie in [0, 1], found {part.min()} to {part.max()}; "
-                    "scale them or give uint8 of 0 to 255"
-                )
+        _check_floats(x, image, name)
     if size and not (image and x.dtype == np.uint8):
         raise InputError(f"{name}: data.size resizes uint8 images only; this is {x.dtype} of shape {x.shape[1:]}")
     if image:
@@ -146,40 +130,79 @@ def from_array(
     return Source(name, len(x), shape, dtype, take, binary=bool(binary))
 
 
+def _check_label(label: Any, examples: int, name: str) -> np.ndarray:
+    """Returns labels as int32 [examples], or raises InputError."""
+    what = f"{name}: labels"
+    label = to_numpy(label, what)
+    if label.ndim and len(label) != examples:
+        raise InputError(f"{name} has {examples} examples but {len(label)} labels; give one for each")
+    if label.shape not in ((examples,), (examples, 1)):
+        raise InputError(f"{what} have dtype {label.dtype}, shape {label.shape}; give whole numbers [{examples}]")
+    return as_integers(label, what).reshape(examples)
+
+
+def _check_factors(factors: Any, examples: int, name: str) -> np.ndarray:
+    """Returns factors of variation as int32 [examples, factors], or raises InputError."""
+    what = f"{name}: factors"
+    factors = to_numpy(factors, what)
+    if factors.ndim != 2 or len(factors) != examples or not factors.shape[1] or factors.dtype.kind not in "iu":
+        raise InputError(
+            f"{what} have dtype {factors.dtype}, shape {factors.shape}; give whole numbers [{examples}, factors]"
+        )
+    return as_integers(factors, what)
+
+
+def _check_floats(x: np.ndarray, image: bool, name: str) -> None:
+    """Raises InputError for values that float32 does not hold, and for those of images outside [0, 1]."""
+    for start in range(0, len(x), 4096):  # in parts, because a memory-mapped file may be larger than the memory
+        with np.errstate(over="ignore"):
+            part = x[start : start + 4096].astype(np.float32)
+        bad = ~np.isfinite(part)
+        if bad.any():
+            row = start + int(np.argwhere(bad)[0][0])
+            raise InputError(f"{name}: example {row} holds NaN or infinity in float32; remove or fill such values")
+        if image and (part.min() < 0 or part.max() > 1):
+            raise InputError(
+                f"{name}: float images must lie in [0, 1], found {part.min()} to {part.max()}; "
+                "scale them, or give uint8 from 0 to 255"
+            )
+
+
 def is_binary(x: np.ndarray) -> bool:
-    """True for uint8 images [n, height, width, ...] of nothing but 0 and 1."""
+    """Returns whether `x` holds uint8 images [n, height, width, ...] of only 0 and 1, with at least one 1."""
     if x.dtype != np.uint8 or x.ndim < 3:
         return False
-    most = 0
+    largest = 0
     for start in range(0, len(x), 4096):
-        most = max(most, int(x[start : start + 4096].max(initial=0)))
-        if most > 1:  # mostly in the first examples
+        largest = max(largest, int(x[start : start + 4096].max(initial=0)))
+        if largest > 1:  # other images mostly end here, at their first examples
             return False
-    return most == 1
+    return largest == 1
 
 
 def from_file(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
-    """The splits of a .npy file (all of it is `train`) or an .npz file.
+    """Returns the splits of an .npy or .npz file by name; an .npy file is all `train`.
 
-    An .npz holds `x` (and `label`, `factors`), or one array by split: `train`, `validation`, `test` (and `train_label`,
-    `train_factors`, ...). An only array may have any name, and usual names are understood: `images` or `data`,
-    `labels`, `y` or `targets`, `val`, `valid` or `dev`, `x_train`. Warns of arrays that are left out.
+    An .npz file holds `x` (and `label`, `factors`), or an array for each split: `train`, `validation`, `test` (and
+    `train_label`, `train_factors`, ...). Other usual names are understood: `images` or `data`; `labels`, `y` or
+    `targets`; `val`, `valid` or `dev`; `x_train`. A single array may have any name. Warns of arrays that are left out.
+    `size` and `fit` are those of `images.resize`.
     """
     if path.suffix.lower() == ".npy":
         return {"train": from_array(read_npy(path), name=str(path), size=size, fit=fit)}
-    names = names_in_npz(path)
-    chosen = _chosen(path, names)
+    names = list_npz(path)
+    chosen = _choose_arrays(path, names)
     arrays = read_npz(path, list(chosen.values()))
     found = {place: arrays[name] for place, name in chosen.items()}
     for place, name in chosen.items():
-        if place[1] != "x" and name != _canonical(place) and found[place].dtype.kind not in "biu":
-            del found[place]  # e.g. targets of a regression
+        if place[1] != "x" and name != _canonical_name(*place) and found[place].dtype.kind not in "biu":
+            del found[place]  # e.g. the targets of a regression
     left = [name for name in names if name not in {chosen[place] for place in found}]
     if left:
         read = ", ".join(chosen[place] for place in found)
         warnings.warn(
-            f"{path}: {', '.join(left)} left out, {read} read; examples are called x, or train, validation and test, "
-            "and their labels, whole numbers, label, or train_label and so on",
+            f"{path}: {', '.join(left)} left out, {read} read; call examples x, or train, validation and test, and "
+            "their labels, which are whole numbers, label, or train_label and so on",
             stacklevel=2,
         )
     splits = [split for split, role in found if role == "x"]
@@ -200,34 +223,41 @@ def from_file(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
     }
 
 
-def _chosen(path: Path, names: Sequence[str]) -> dict[tuple[str, str], str]:
-    """The array of an .npz file that is read for each (split, role); the split is "" where all examples are in one."""
+def _choose_arrays(path: Path, names: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Returns the name of the array to read for each (split, role); the split is "" if there is only one."""
     if len(names) == 1:
         return {("", "x"): names[0]}
-    places: dict[tuple[str, str], list[str]] = {}
+    candidates: dict[tuple[str, str], list[str]] = {}
     for name in names:
-        words = name.lower().split("_")
-        # `train`, `train_label` and `y_train`, or a role alone, which may be of two words itself.
-        first, last = SPLIT_NAMES.get(words[0]), SPLIT_NAMES.get(words[-1])
-        split = first or last or ""
-        rest = words[1:] if first else words[:-1] if last else words
-        role = _ROLES.get("_".join(rest)) if rest else "x"
-        if role:
-            places.setdefault((split, role), []).append(name)
-    split_up = ("train", "x") in places
-    if not split_up and (("", "x") not in places or any(split and role == "x" for split, role in places)):
-        raise InputError(f"{path}: holds {', '.join(names)}; name the examples 'x', or 'train' and 'test'")
+        if place := _parse_name(name):
+            candidates.setdefault(place, []).append(name)
+    by_split = ("train", "x") in candidates
+    if not by_split and (("", "x") not in candidates or any(split and role == "x" for split, role in candidates)):
+        raise InputError(f"{path} holds {', '.join(names)}; name the examples 'x', or 'train' and 'test'")
     chosen = {}
-    for place, found in places.items():
-        if bool(place[0]) == split_up and (place[0], "x") in places:
-            if len(found) > 1 and _canonical(place) not in found:
-                raise InputError(
-                    f"{path}: {' and '.join(found)} may both be {_canonical(place)!r}; rename the one that is meant"
-                )
-            chosen[place] = _canonical(place) if _canonical(place) in found else found[0]
+    for (split, role), found in candidates.items():
+        if bool(split) != by_split or (split, "x") not in candidates:
+            continue
+        name = _canonical_name(split, role)
+        if len(found) > 1 and name not in found:
+            raise InputError(f"{path}: {' and '.join(found)} may both be {name!r}; rename the one that is meant")
+        chosen[split, role] = name if name in found else found[0]
     return chosen
 
 
-def _canonical(place: tuple[str, str]) -> str:
-    split, role = place
-    return role if not split else split if role == "x" else f"{split}_{role}"
+def _parse_name(name: str) -> tuple[str, str] | None:
+    """Returns the (split, role) of an array called `train`, `train_label`, `y_train`, `labels`, ..., if it is known."""
+    words = name.lower().split("_")
+    split = ""
+    if words[0] in SPLIT_NAMES:
+        split = SPLIT_NAMES[words.pop(0)]
+    elif words[-1] in SPLIT_NAMES:
+        split = SPLIT_NAMES[words.pop()]
+    role = _ROLES.get("_".join(words)) if words else "x"
+    return (split, role) if role else None
+
+
+def _canonical_name(split: str, role: str) -> str:
+    if role == "x":
+        return split or role
+    return f"{split}_{role}" if split else role

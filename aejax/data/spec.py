@@ -1,4 +1,4 @@
-"""The user's units and the model's: what one example looks like, and the way between the two."""
+"""Shape and units of an example: conversion between the user's units and the model's."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,28 +9,28 @@ import numpy as np
 from jax import Array
 
 from aejax.data.arrays import as_array
-from aejax.data.sources import Source, from_array, is_binary
+from aejax.data.sources import Arrays, Rows, Source, from_array, is_binary
 from aejax.errors import InputError
 
-# Standard deviations whose squares float32 holds, over many values.
+# Bounds of standard deviations whose squares float32 holds, even summed over many values.
 _SMALLEST, _LARGEST = 1e-18, 1e15
 
 
-def chunks(source: Source, size: int = 4096) -> Iterator[np.ndarray]:
-    """The examples of a source, `size` at a time."""
+def read_chunks(source: Source, size: int = 4096) -> Iterator[np.ndarray]:
+    """Yields the examples of `source`, `size` at a time."""
     for start in range(0, len(source), size):
         yield source.take(np.arange(start, min(start + size, len(source))))["x"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One example, and how the model reads it.
+    """Shape of one example, and how the model reads it.
 
     The user's units are [0, 1] for images (uint8 is divided by 255) and the data's own for vectors.
 
     Attributes:
-      shape: of one example, without the batch.
-      mean, deviation: per feature, of standardised vectors; empty where nothing is standardised.
+      shape: shape of one example, without the batch axis.
+      mean, deviation: mean and standard deviation of each feature; empty if nothing is standardized.
       binary: whether the run was trained on uint8 images of 0 and 1, which were read as 0 and 255.
     """
 
@@ -41,14 +41,15 @@ class Spec:
 
     @classmethod
     def of(cls, source: Source, standardize: bool) -> "Spec":
-        """The spec of a train split. A feature that is constant, but for rounding, keeps a deviation of 1."""
+        """Returns the spec of a train split. Features that only vary by rounding get a standard deviation of 1."""
         if not standardize:
             return cls(source.shape, binary=source.binary)
         if len(source.shape) != 1:
             raise InputError(f"data.standardize is for vectors; {source.name} holds images of {source.shape}")
-        first = source.take(np.arange(1))["x"].astype(np.float64)  # sums of what is left keep their digits
-        mean = first[0] + np.sum([(x - first).sum(0) for x in chunks(source)], 0) / len(source)
-        variance = np.sum([np.square(x - mean).sum(0) for x in chunks(source)], 0) / len(source)
+        # Subtracting the first example keeps the digits of sums of values far from 0.
+        first = source.take(np.arange(1))["x"].astype(np.float64)
+        mean = first[0] + np.sum([(x - first).sum(0) for x in read_chunks(source)], 0) / len(source)
+        variance = np.sum([np.square(x - mean).sum(0) for x in read_chunks(source)], 0) / len(source)
         deviation = np.sqrt(variance)
         constant = deviation <= np.finfo(source.dtype).eps * np.abs(mean)
         for i in np.flatnonzero(~constant & ((deviation < _SMALLEST) | (deviation > _LARGEST))):
@@ -58,37 +59,41 @@ class Spec:
             )
         return cls(source.shape, tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist()))
 
-    def stored(self, source: Source) -> Source:
-        """Returns the source as `prepare` wants its examples: vectors standardized, in float64, then float32."""
+    def standardize_source(self, source: Source) -> Source:
+        """Returns `source` with the examples that `prepare` reads: uint8, or standardized as the spec says, float32."""
         if source.dtype == np.uint8:
             return source
-        take = lambda rows: {**(found := source.take(rows)), "x": self._standardized(found["x"])}  # noqa: E731
+
+        def take(rows: Rows) -> Arrays:
+            arrays = source.take(rows)
+            return {**arrays, "x": self._standardize(arrays["x"])}
+
         return dataclasses.replace(source, dtype=np.dtype(np.float32), take=take)
 
-    def _standardized(self, x: np.ndarray) -> np.ndarray:
-        if self.mean:  # in float64: float32 would round away what varies beside a large mean
+    def _standardize(self, x: np.ndarray) -> np.ndarray:
+        if self.mean:  # in float64, because float32 would round away what varies beside a large mean
             x = (np.asarray(x, np.float64) - np.array(self.mean)) / np.array(self.deviation)
         with np.errstate(over="ignore"):
             return x.astype(np.float32, copy=False)
 
     def prepare(self, x: Array | np.ndarray) -> Array:
-        """Values as `check` and `stored` give them to what the model reads, float32: uint8 is divided by 255."""
+        """Returns what the model reads of examples from `standardize_source` or `check`, float32: uint8 over 255."""
         return jnp.asarray(x, jnp.float32) / 255 if x.dtype == jnp.uint8 else jnp.asarray(x, jnp.float32)
 
     def standardize(self, x: Any) -> Any:
-        """Returns float32 values in the user's units as `prepare` wants them, for programs that are exported."""
+        """Standardizes float32 values in the user's units, within exported programs."""
         if not self.mean:
             return x
         high = np.array(self.mean, np.float32)
-        low = (np.array(self.mean) - high) / np.array(self.deviation)  # what float32 rounds off the mean
+        low = (np.array(self.mean) - high) / np.array(self.deviation)  # the part of the mean that float32 rounds away
         return (x - high) / jnp.array(self.deviation, jnp.float32) - jnp.array(low, jnp.float32)
 
     def restore(self, x: Array) -> Array:
-        """The model's values to the user's units."""
+        """Converts the model's values to the user's units."""
         return x * jnp.array(self.deviation) + jnp.array(self.mean) if self.mean else x
 
     def check(self, x: Any) -> np.ndarray:
-        """The user's array as `prepare` wants it, or InputError."""
+        """Returns the user's array as `prepare` reads it, or raises InputError if the model cannot read it."""
         x = as_array(x, "the input")
         if x.shape in (self.shape, self.shape[:2]):
             raise InputError(f"the input {x.shape} is one example without its batch axis; give [n, ...], e.g. x[None]")
@@ -98,19 +103,19 @@ class Spec:
         found = source.take(np.arange(len(source)))["x"]
         if source.dtype == np.uint8:
             return found
-        found = self._standardized(found)
+        found = self._standardize(found)
         if not np.isfinite(found).all():
             row = int(np.argwhere(~np.isfinite(found))[0][0])
             raise InputError(f"the input: example {row} is too far from the training data's mean for float32")
         return found
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the spec as JSON holds it."""
         values = dataclasses.asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Spec":
-        given: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**given)
+        """Returns the spec that `to_dict` wrote."""
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**values)

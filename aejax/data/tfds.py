@@ -1,4 +1,4 @@
-"""TFDS data sets as sources, read without TensorFlow."""
+"""Sources of TFDS data sets, which are read without TensorFlow."""
 
 import io
 import os
@@ -8,25 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from aejax.data.arrays import whole_numbers
+from aejax.data.arrays import as_integers
 from aejax.data.images import decode, resize
 from aejax.data.sources import Arrays, Rows, Source, from_array
 from aejax.errors import InputError
 
 
 def from_tfds(name: str, data_dir: str, size: int, fit: str = "crop") -> dict[str, Source]:
-    """Returns every split of a TFDS data set, prepared first if it is not yet (see `prepare`)."""
-    from aejax.data.prepare import prepared
+    """Returns the splits of a TFDS data set by name, preparing it first if need be; see `images.resize` for `size`."""
+    from aejax.data.tfds_prepare import load_builder  # here, because importing TFDS is slow
 
-    builder = prepared(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
+    builder = load_builder(name, data_dir or os.environ.get("TFDS_DATA_DIR"))
     splits = builder.info.splits
     return {str(split): _tfds_split(builder, str(split), size, fit) for split in splits if splits[split].num_examples}
 
 
 def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Source:
-    """Returns a split; whole numbers called `label_...`, as in dsprites, shapes3d and smallnorb, are its factors.
+    """Returns the source of one split.
 
-    Images that are stored as 0 and 1, as dsprites' are, become 0 and 255.
+    `x` is the feature `image`, or else the first image or vector. Whole numbers called `label_...`, as in dsprites,
+    shapes3d and smallnorb, are the factors of variation. Images stored as 0 and 1, as in dsprites, become 0 and 255.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.proto import tf_example_pb2
@@ -34,62 +35,56 @@ def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Sourc
     features = builder.info.features
     key = "image" if "image" in features else next((k for k, f in features.items() if len(f.shape) in (1, 3)), None)
     if key is None:
-        raise InputError(f"TFDS {builder.name!r}: no feature is an image or a vector; it has {', '.join(features)}")
+        raise InputError(f"TFDS {builder.name!r} has no image or vector among its features {', '.join(features)}")
     scalars = {k: np.dtype(f.np_dtype).kind for k, f in features.items() if f.shape == ()}
     numbers = [k for k, kind in scalars.items() if kind in "biu" and (k == "label" or k.startswith("label_"))]
     factors = [k for k in numbers if k != "label"]
     name = f"{builder.name}[{split}]"
     encoded = isinstance(features[key], tfds.features.Image)
     if encoded and features[key].np_dtype not in (np.uint8, np.float32):
-        raise InputError(f"{name}: images of {np.dtype(features[key].np_dtype)}; only uint8 and float32 are read")
+        raise InputError(f"{name} has images of {np.dtype(features[key].np_dtype)}; only uint8 and float32 are read")
     data = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    # Without the other features, among which TFDS would open images of any format.
+    # Of the other features none is decoded: TFDS would open images of any format.
     used = tfds.features.FeaturesDict({k: features[k] for k in (key, *numbers)})
 
     def examples(rows: list[int], size: int = 0) -> list[dict[str, Any]]:
         found = data.__getitems__(rows)
         if not encoded:
             return [used.deserialize_example_np(record) for record in found]
-        # Pillow and protobuf by themselves take half the time that TFDS takes with both, for the same values.
+        # Calling protobuf and Pillow directly takes half the time of TFDS, which calls both, for the same values.
         parsed = (tf_example_pb2.Example.FromString(record).features.feature for record in found)
-        return [_decoded(example, key, features[key], numbers, name, size, fit) for example in parsed]
+        return [_decode_example(example, key, features[key], numbers, name, size, fit) for example in parsed]
 
     stored = np.asarray(examples([0])[0][key])
     first = from_array(stored[None], name=name, size=size, binary=False)
     binary = first.dtype == np.uint8 and all(np.max(examples([i])[0][key]) <= 1 for i in range(min(len(data), 64)))
 
     def take(rows: Rows) -> Arrays:
-        # Resized one by one, for a batch of large images would take gigabytes; 0 and 1 become 0 and 255 before.
+        # Images are resized one by one, because a batch of large ones takes gigabytes; those of 0 and 1 scaled before.
         found = examples([int(i) for i in rows], 0 if binary else size)
         images = [np.asarray(example[key]) for example in found]
         if binary:
             images = [image * np.uint8(255) for image in images]
         if not size and any(image.shape != stored.shape for image in images):
-            raise InputError(f"{name}: images of several sizes; resize all with data.size=...")
+            raise InputError(f"{name} has images of several sizes; resize all with data.size=...")
         stacked = np.stack([resize(image, size, fit) for image in images] if size else images)
         arrays = {"x": stacked.astype(first.dtype, copy=False)}
         if "label" in numbers:
-            arrays["label"] = whole_numbers([e["label"] for e in found], f"{name}: labels")
+            arrays["label"] = as_integers([e["label"] for e in found], f"{name}: labels")
         if factors:
-            arrays["factors"] = whole_numbers([[e[key] for key in factors] for e in found], f"{name}: factors")
+            arrays["factors"] = as_integers([[e[key] for key in factors] for e in found], f"{name}: factors")
         return arrays
 
     files = tuple(Path(file) for file in builder.info.splits[split].filepaths)
     return Source(name, len(data), first.shape, first.dtype, take, files, binary=binary)
 
 
-def _decoded(
-    features: Mapping[str, Any],
-    image: str,
-    feature: Any,
-    numbers: Sequence[str],
-    name: str,
-    size: int,
-    fit: str,
+def _decode_example(
+    features: Mapping[str, Any], image: str, feature: Any, numbers: Sequence[str], name: str, size: int, fit: str
 ) -> dict[str, Any]:
-    """Of the features of a tf.train.Example the PNG or JPEG image, [h, w, channels], and whole numbers."""
-    is_float = feature.np_dtype == np.float32  # stored as the 4 bytes of its one channel
+    """Decodes the PNG or JPEG image of a tf.train.Example, to [h, w, channels], and reads its whole numbers."""
+    is_float = feature.np_dtype == np.float32  # each pixel's 4 bytes are stored as the 4 channels of a PNG
     channels = 4 if is_float else feature.shape[-1] or None
     pixels = decode(io.BytesIO(features[image].bytes_list.value[0]), name, channels, 0 if is_float else size, fit)
     pixels = pixels.view(np.float32) if is_float else pixels
-    return {image: pixels, **{name: features[name].int64_list.value[0] for name in numbers}}
+    return {image: pixels, **{number: features[number].int64_list.value[0] for number in numbers}}

@@ -151,5 +151,5 @@ class Subject:
 def _part(run: Run, source: data.Source, name: str, limit: int) -> Part:
     if source.shape != run.spec.shape:
         raise InputError(f"the run reads examples of {run.spec.shape}, the {name} split holds {source.shape}")
-    arrays = data.read(source.drawn(limit))
+    arrays = data.read(source.sample(limit))
     return Part(run, name, arrays["x"], arrays.get("label"), arrays.get("factors"))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from aejax import data
 from aejax.config import differences
 from aejax.data import Source
-from aejax.data.arrays import names_in_npz, read_npz, write_npy
+from aejax.data.arrays import list_npz, read_npz, write_npy
 from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.files import inside, local, read_json, replacing, writable
 from aejax.inference.run import Run
@@ -111,7 +111,7 @@ def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndar
     if not path.is_file():
         raise InputError(f"{path}: no such file; encode a split first")
     if path.suffix == ".npz":
-        return {name: _at(array, rows) for name, array in read_npz(path, names_in_npz(path)).items()}
+        return {name: _at(array, rows) for name, array in read_npz(path, list_npz(path)).items()}
     layout: Any = read_json(_sidecar(path)).get("layout")
     try:
         dtype = npy.descr_to_dtype([(name, kind, *(tuple(shape) for shape in rest)) for name, kind, *rest in layout])

@@ -40,7 +40,7 @@ class Run:
       step: training steps done.
       variables: the model's, with averaged parameters where `ema` is on.
       latents, reconstructions, inputs: of the fixed evaluation batch, the first validation examples.
-      trained_on: the `aejax.data.identity` of its data; None where its checkpoint is older than these.
+      trained_on: the `aejax.data.identify` of its data; None where its checkpoint is older than these.
     """
 
     config: ConfigDict
@@ -106,7 +106,7 @@ class Run:
         A deterministic code has nothing to draw, and is what `encode` gives.
         """
         x = self.spec.check(x)
-        keys = jax.random.split(jax.random.key(arguments.seed(seed)), len(x))
+        keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
         drawn = batched(self._draw, x, (keys, *self._labels(label, len(x))), self._at_once())
         _check_finite(drawn, _FAR)
         return drawn
@@ -169,10 +169,10 @@ class Run:
         Without either, draws come from the saved latents: discrete codes are drawn for each position from
         those found there, others from a Gaussian with their mean and covariance.
         """
-        seed = arguments.seed(seed)
+        seed = arguments.check_seed(seed)
         # Examples, twice while batches are put together; latents as float64 and float32.
         each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
-        num = arguments.count("generate", num, each)
+        num = arguments.check_count("generate", num, each)
         self._labels(label, num)  # wrong ones are said before anything is drawn
         if sampler is not None:
             if not isinstance(sampler, samplers.Sampler):

@@ -50,7 +50,7 @@ def codes(run: Run, limit: int = EXAMPLES) -> np.ndarray:
     was trained on draws (Dai and Wipf 2019, "Diagnosing and enhancing VAE models", section 4).
     """
     source = data.load(run.config.data, run.trained_on).train
-    arrays = data.read(source.drawn(min(limit, NUMBERS // run.latents[0].size or 1)))
+    arrays = data.read(source.sample(min(limit, NUMBERS // run.latents[0].size or 1)))
     x, label = arrays["x"], arrays.get("label") if run.config.classes else None
     if run.codebook_size is not None:
         return run.indices(x, label)

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aejax import arguments
 from aejax.data import as_array
-from aejax.data.arrays import names_in_npz, read_npz
+from aejax.data.arrays import list_npz, read_npz
 from aejax.errors import InputError, StorageError, one_of
 from aejax.files import local, parse_object, replacing, writable
 from aejax.registry import instance
@@ -65,8 +65,8 @@ class Sampler:
 
     def sample(self, num: int, seed: int = 0) -> np.ndarray:
         """`num` draws [num, *shape]: latents float32, or of discrete codes the indices, int32."""
-        num = arguments.count("sample", num, 12 * math.prod(self.shape))
-        drawn = self.kind.sample(self.params, num, arguments.seed(seed))
+        num = arguments.check_count("sample", num, 12 * math.prod(self.shape))
+        drawn = self.kind.sample(self.params, num, arguments.check_seed(seed))
         return drawn.reshape(num, *self.shape).astype(np.int32 if self.kind.discrete else np.float32)
 
     def log_prob(self, codes: Any) -> np.ndarray:
@@ -92,7 +92,7 @@ def fit(name: str, latents: Any, seed: int = 0, **options: Any) -> Sampler:
     """
     kind = build(name, **options)
     latents = _checked(name, latents)
-    params = kind.fit(latents.reshape(len(latents), -1), arguments.seed(seed))
+    params = kind.fit(latents.reshape(len(latents), -1), arguments.check_seed(seed))
     return Sampler(name, kind, latents.shape[1:], params)
 
 
@@ -139,7 +139,7 @@ def load(folder: str | Path) -> Sampler:
     if not file.is_file():
         raise InputError(f"{file}: no sampler here; save one first")
     try:
-        arrays = read_npz(file, names_in_npz(file))
+        arrays = read_npz(file, list_npz(file))
         described = parse_object(str(arrays.pop("description")))
         kind = build(described["name"], **described["options"])
         params = unflatten_dict(arrays, sep="/")["params"]

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aejax.data import Feed, padded
+from aejax.data import Feed, pad_rows
 from aejax.distributed.partition import Partition
 from aejax.training.step import Task, TrainState, eval_step, eval_variables, gather
 
@@ -38,8 +38,10 @@ def compile_validation(
     def validate(state: TrainState, numbers: Mapping[str, Any] = {}) -> dict[str, float]:
         held = {"state": state, "data": feed.held, "numbers": partition.replicate(numbers)}
         sums = []
-        for i, batch in enumerate(feed.batches(lambda i: padded(len(feed.source), batch_size, i)[0][own], 0, batches)):
-            weight = padded(len(feed.source), batch_size, i)[1][own]
+        for i, batch in enumerate(
+            feed.batches(lambda i: pad_rows(len(feed.source), batch_size, i)[0][own], 0, batches)
+        ):
+            weight = pad_rows(len(feed.source), batch_size, i)[1][own]
             sums.append(compiled((), held, partition.share({**batch, "weight": weight}))[1])
         sums = jax.device_get(sums)
         totals = {key: sum(float(s[key]) for s in sums) for key in sums[0]}

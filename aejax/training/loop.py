@@ -20,12 +20,12 @@ from aejax.data import (
     Spec,
     Splits,
     check_identity,
+    compute_mean,
     from_array,
-    identity,
+    identify,
     load,
-    order,
+    shuffle_rows,
     split,
-    train_mean,
     warn_of_scale,
 )
 from aejax.distributed.partition import Partition
@@ -43,7 +43,7 @@ from aejax.training.task import check_data, make_task, single_device_task
 from aejax.workdir import checkpoint
 from aejax.workdir.checkpoint import Checkpoints, InMemory
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir
-from aejax.workdir.tracking import trackers
+from aejax.workdir.tracking import resolve_trackers
 
 Data = Splits | Callable[[ConfigDict], Splits]
 Adjust = Callable[[Any], Any]
@@ -136,7 +136,7 @@ def _train(
     adjust: Adjust | None,
 ) -> Run:
     config_lib.check(config)
-    trackers(config.tracking)
+    resolve_trackers(config.tracking)
 
     # ---- Devices
     partition = Partition(devices, config.partition.name)
@@ -159,7 +159,7 @@ def _train(
             opened.resume()
             return from_checkpoint(opened.saved)
         check_same_data(opened, splits)
-        trained_on = identity(splits._asdict(), labels=config.classes > 0)
+        trained_on = identify(splits._asdict(), labels=config.classes > 0)
         describe(task, spec, begin, config.steps, quiet)
 
         # ---- Feeds
@@ -224,7 +224,7 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
         raise InputError(
             f"{opened.folder} was trained on examples of {spec.shape}, the data now holds {splits.train.shape}"
         )
-    order(len(splits.train), config.batch_size, config.seed)  # raises before anything is decoded
+    shuffle_rows(len(splits.train), config.batch_size, config.seed)  # raises before anything is decoded
     return splits, spec
 
 
@@ -234,7 +234,7 @@ def initial_state(
     """Returns the state that training starts or resumes from, and the run's key."""
     saved = opened.saved
     if task.model.pre_bias and not saved and adjust is None:
-        adjust = functools.partial(pre_encoder.start_at, train_mean(splits.train, spec))
+        adjust = functools.partial(pre_encoder.start_at, compute_mean(splits.train, spec))
     init_key, key = jax.random.split(jax.random.key(opened.config.seed))
     state = partition.init(functools.partial(init, task, spec.shape, adjust=adjust), init_key)
     if saved:
@@ -264,7 +264,7 @@ def make_feeds(
 
     Raises InputError where values or labels do not fit the config; warns a `new` run of a scale far from one.
     """
-    splits = Splits(*map(spec.stored, splits))
+    splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20
     training, validation = (Feed(part, budget, partition.replicate) for part in (splits.train, splits.validation))
     check_data(config, task, training, validation)

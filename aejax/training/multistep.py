@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from aejax.data import Feed, order
+from aejax.data import Feed, shuffle_rows
 from aejax.distributed.partition import Partition
 from aejax.training.step import Reduce, Task, gather, train_step
 
@@ -44,7 +44,7 @@ def _one_by_one(task: Task) -> bool:
 
 def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range) -> Iterator[Any]:
     """Yields the batches [at_once, batch, ...] of each dispatch of the steps `span`, on the devices."""
-    own, rows = partition.own(batch_size), order(len(feed.source), batch_size, seed)
+    own, rows = partition.own(batch_size), shuffle_rows(len(feed.source), batch_size, seed)
 
     def rows_of(dispatch: int) -> np.ndarray:
         first = dispatch * at_once

@@ -15,7 +15,7 @@ from aejax.models import abstract_output
 from aejax.training.multistep import batches, compile_steps
 from aejax.training.step import init
 from aejax.training.task import check_data, make_task
-from aejax.workdir.tracking import trackers
+from aejax.workdir.tracking import resolve_trackers
 
 GIB = 2**30
 
@@ -31,12 +31,12 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     Raises what `train` would raise by then; DivergedError where the loss is not finite already.
     """
     config_lib.check(config)
-    trackers(config.tracking)
+    resolve_trackers(config.tracking)
     partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)
     splits = load(config.data)
     spec = Spec.of(splits.train, config.data.standardize)
-    splits = Splits(*map(spec.stored, splits))
+    splits = Splits(*map(spec.standardize_source, splits))
     task = make_task(config, spec, len(splits.train), partition.axis_name)
     # Streamed: one batch is all that is read, and the labels or vectors whose range `train` looks at.
     feed, validation = (Feed(part, 0, partition.replicate) for part in (splits.train, splits.validation))

@@ -63,7 +63,7 @@ class Recorder:
         quiet: bool = False,
         checkpoints: type[Checkpoints] | type[InMemory] = Checkpoints,
     ):
-        """`trained_on` is the `identity` of the data; `validate` and `sample` come from `evaluator`."""
+        """`trained_on` is what `data.identify` returns; `validate` and `sample` come from `evaluator`."""
         config = opened.config
         metadata = {"config": opened.plain, "spec": spec.to_dict(), "data": dict(trained_on)}
         broken = opened.saved.broken if opened.saved and opened.primary else ()

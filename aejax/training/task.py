@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import models
-from aejax.data import Feed, Source, Spec, chunks, labels
+from aejax.data import Feed, Source, Spec, read_chunks, read_labels
 from aejax.errors import InputError
 from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
 from aejax.registry import instance
@@ -90,7 +90,7 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
 def _check_range(task: Task, source: Source) -> None:
     likelihood = task.objective.likelihood
     if likelihood.unit_interval and len(source.shape) == 1:
-        for x in map(task.prepare, chunks(source)):
+        for x in map(task.prepare, read_chunks(source)):
             if x.min() < 0 or x.max() > 1:
                 raise InputError(
                     f"likelihood.name={type(likelihood).__name__} wants values in [0, 1], the data has "
@@ -103,7 +103,7 @@ def _check_labels(feed: Feed, classes: int) -> None:
         raise InputError(
             f"classes={classes} makes the model conditional, but the data has no labels; give some or set classes=0"
         )
-    label = np.asarray(feed.held["label"]) if feed.held else labels(feed.source)
+    label = np.asarray(feed.held["label"]) if feed.held else read_labels(feed.source)
     if label.min() < 0 or label.max() >= classes:
         raise InputError(
             f"the data has labels from {label.min()} to {label.max()}, and classes={classes} means 0 to {classes - 1}; "

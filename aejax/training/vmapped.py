@@ -12,7 +12,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax.data import identity, load
+from aejax.data import identify, load
 from aejax.distributed.partition import Partition
 from aejax.errors import AejaxError, InputError
 from aejax.files import local
@@ -24,7 +24,7 @@ from aejax.training.recorder import Recorder, Window
 from aejax.training.step import Task
 from aejax.training.task import make_task, single_device_task
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
-from aejax.workdir.tracking import trackers
+from aejax.workdir.tracking import resolve_trackers
 
 # The numbers in which the configs may differ, for they change no shape; besides, `seed`.
 NUMBERS = ("optim.lr", "optim.weight_decay", "corruption.level", "objective.weights.")
@@ -58,7 +58,7 @@ def train_together(
         return [loop.train(configs[0], workdirs[0], data=data, devices=devices, stop=stop, quiet=quiet)]
     for each in configs:
         config_lib.check(each)
-        trackers(each.tracking)
+        resolve_trackers(each.tracking)
     numbers = differing_numbers(configs)
     partition = Partition(devices, configs[0].partition.name)
     partition.check(configs[0].batch_size)
@@ -84,7 +84,7 @@ def train_together(
             return [from_checkpoint(each.saved) for each in opened if each.saved]
         for each in opened:
             loop.check_same_data(each, splits)
-        trained_on = identity(splits._asdict(), labels=config.classes > 0)
+        trained_on = identify(splits._asdict(), labels=config.classes > 0)
         loop.describe(task, spec, begin, config.steps, quiet)
 
         training, validation, fixed = loop.make_feeds(config, task, spec, splits, partition, new=not begin)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from aejax import config as config_lib
 from aejax.files import append, parse_object, read_bytes, write_whole
-from aejax.workdir.tracking import Background, trackers
+from aejax.workdir.tracking import Background, resolve_trackers
 
 METRICS = "metrics.jsonl"
 _LARGEST = 2**32  # bytes
@@ -51,7 +51,7 @@ class Logs:
         self._open = contextlib.ExitStack()  # closes the rest where one fails
         self._file = self._open.enter_context(append(file))
         self._trackers = []
-        for name, make in trackers(config.tracking).items():
+        for name, make in resolve_trackers(config.tracking).items():
             given = (workdir, config_lib.to_dict(config), start, list(records))
             self._trackers.append(self._open.enter_context(Background(name, functools.partial(make, *given))))
         self._batch_size, self._step, self._time, self._quiet = config.batch_size, start, time.perf_counter(), quiet

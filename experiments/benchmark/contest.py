@@ -76,7 +76,7 @@ def given_for(work: Work) -> Given:
     else:
         config.update({"steps": 500, "checkpoint_every": 500})
         variables = aejax.fit(config, images, quiet=True).variables
-    rows = list(map(data.order(len(images), work.batch, 0), range(max(work.steps, CHECKED))))
+    rows = list(map(data.shuffle_rows(len(images), work.batch, 0), range(max(work.steps, CHECKED))))
     return Given(images, np.stack(rows), jax.device_get(flatten_dict(variables, sep="/")))
 
 

@@ -82,7 +82,7 @@ def of_step(work: Work, rounds: int) -> dict[str, Any]:
     spec, partition = data.Spec(images.shape[1:]), Partition(jax.devices()[:1])
     task, key = make_task(config, spec, len(images)), jax.random.key(0)
     state, held = init(task, spec.shape, key), jax.device_put({"x": images})
-    rows = np.stack(list(map(data.order(len(images), work.batch, 0), range(steps_at_once(task, 32)))))
+    rows = np.stack(list(map(data.shuffle_rows(len(images), work.batch, 0), range(steps_at_once(task, 32)))))
 
     index = rows[0]
     batch = jax.device_put({"x": images[index], "index": index})

@@ -127,8 +127,8 @@ def test_keys_and_values_name_folders_beside_each_other(key):
         ({"objective": None}, "objective must be a section of keys"),
         ({"adversary": 3}, "adversary holds a ConfigDict; 3 does not fit"),
         ({"adversary": {}}, "'adversary.name' is missing"),
-        ({"objective.options": {"l1.scale": 1}}, "objective.options holds keys that are no words without dots"),
-        ({"encoder.x": {None: 1}}, "encoder.x holds keys that are no words"),
+        ({"objective.options": {"l1.scale": 1}}, "objective.options holds keys that are not words without dots"),
+        ({"encoder.x": {None: 1}}, "encoder.x holds keys that are not words"),
     ],
 )
 def test_mistakes(overrides, message):

@@ -23,7 +23,7 @@ Y = np.arange(20) % 3
     [
         (np.ma.masked_greater(vectors(5), 1), "values are masked; fill them"),
         ([np.ma.masked_greater(row, 1) for row in vectors(5)], "values are masked; fill them"),
-        (vectors(5) * 1j, "complex numbers .complex64.; give real and imaginary parts"),
+        (vectors(5) * 1j, "has complex numbers .complex64.; give real and imaginary parts"),
     ],
 )
 def test_masked_and_complex_arrays_are_refused(x, message):
@@ -37,7 +37,7 @@ def test_masked_and_complex_arrays_are_refused(x, message):
     ("given", "message"),
     [
         ({"label": [[1], [2, 3], []]}, "labels: give numbers, all of one shape"),
-        ({"label": ["a", "b", "c"]}, "labels of <U1 and shape .3,.; give whole numbers"),
+        ({"label": ["a", "b", "c"]}, "labels have dtype <U1, shape .3,.; give whole numbers"),
         ({"factors": [[1], [2, 3], []]}, "factors: give numbers, all of one shape"),
         ({"factors": np.ma.masked_equal([[0], [1], [2]], 1)}, "factors: 1 values are masked"),
     ],
@@ -214,7 +214,7 @@ def test_features_far_from_zero_are_standardized_in_float64(offset):
     near = x - x[0]  # NumPy's own sums round beside 1e15
     np.testing.assert_allclose(spec.deviation, near.std(0), rtol=1e-7)
     expected = (near - near.mean(0)) / near.std(0)
-    for read in (whole(spec.stored(source))["x"], spec.check(x)):
+    for read in (whole(spec.standardize_source(source))["x"], spec.check(x)):
         assert read.dtype == np.float32
         np.testing.assert_allclose(read, expected, atol=2e-3 if abs(offset) > 1e10 else 1e-6)
     single = x.astype(np.float32)  # exported programs are given no more
@@ -274,9 +274,9 @@ def test_data_that_changed_under_a_run_is_refused(tmp_path, how):
 
 def test_small_differences_of_decoders_and_new_labels_are_the_same_data():
     before, after = data.from_array(X), data.from_array(np.clip(X, 0, 254) + np.uint8(1), Y)
-    found = data.identity({"train": before})
+    found = data.identify({"train": before})
     data.check_identity(found, {"train": after}, "the run", "")
-    found = data.identity({"train": data.from_array(X, Y)}, labels=True)
+    found = data.identify({"train": data.from_array(X, Y)}, labels=True)
     with pytest.raises(aejax.InputError, match="train has other labels"):
         data.check_identity(found, {"train": data.from_array(X, Y[::-1])}, "the run", "")
     data.check_identity(None, {"train": after}, "the run", "")

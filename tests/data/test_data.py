@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 import aejax
 from aejax import data
-from aejax.data import drawings, embedded, prepare
+from aejax.data import synthetic, tfds_prepare
 from aejax.data import tfds as tfds_sources
 
 # Batches
@@ -28,22 +28,22 @@ from aejax.data import tfds as tfds_sources
 @pytest.mark.parametrize("seed", [0, 1, 12345])
 def test_batches_are_a_function_of_seed_and_step_and_each_epoch_passes_every_row_once(seed):
     n, size = 103, 10
-    steps = [data.order(n, size, seed)(step) for step in range(20)]
-    np.testing.assert_array_equal(data.order(n, size, seed)(13), steps[13])
+    steps = [data.shuffle_rows(n, size, seed)(step) for step in range(20)]
+    np.testing.assert_array_equal(data.shuffle_rows(n, size, seed)(13), steps[13])
     for epoch in (steps[:10], steps[10:]):
         assert max(Counter(np.concatenate(epoch).tolist()).values()) == 1
     assert np.any(np.concatenate(steps[:10]) != np.concatenate(steps[10:]))
-    assert np.any(data.order(n, size, seed + 1)(0) != steps[0])
+    assert np.any(data.shuffle_rows(n, size, seed + 1)(0) != steps[0])
     assert set(np.concatenate(steps).tolist()) <= set(range(n))
 
 
 def test_batch_larger_than_the_data_is_named():
     with pytest.raises(aejax.InputError, match="batch_size=11 is larger than the 10 training examples"):
-        data.order(10, 11, 0)(0)
+        data.shuffle_rows(10, 11, 0)(0)
 
 
 def test_padded_batches_weigh_each_example_once():
-    rows, weights = zip(*(data.padded(10, 4, step) for step in range(3)), strict=True)
+    rows, weights = zip(*(data.pad_rows(10, 4, step) for step in range(3)), strict=True)
     assert np.concatenate(weights).sum() == 10
     assert np.concatenate(rows)[np.concatenate(weights) > 0].tolist() == list(range(10))
     assert np.concatenate(rows).max() == 9
@@ -51,15 +51,15 @@ def test_padded_batches_weigh_each_example_once():
 
 def test_what_fills_a_batch_is_distributed_as_the_examples():
     """A mean or covariance of the whole batch must not be that of one example."""
-    rows, _ = data.padded(3, 9, 0)
+    rows, _ = data.pad_rows(3, 9, 0)
     assert rows.tolist() == [0, 1, 2] * 3
-    assert data.padded(10, 4, 2)[0].tolist() == [8, 9, 0, 1]
+    assert data.pad_rows(10, 4, 2)[0].tolist() == [8, 9, 0, 1]
 
 
 def test_each_run_draws_its_permutations_once(monkeypatch):
     drawn, real = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or real(seed))
-    orders = [data.order(103, 10, seed) for seed in range(20)]
+    orders = [data.shuffle_rows(103, 10, seed) for seed in range(20)]
     for step in range(20):
         for rows in orders:
             rows(step)
@@ -72,7 +72,7 @@ def test_streamed_batches_equal_held_ones(start):
     source = data.from_array(np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8), np.arange(50))
 
     def rows_of(step):
-        return data.order(50, 8, 3)(step)
+        return data.shuffle_rows(50, 8, 3)(step)
 
     held, streamed = (data.Feed(source, budget, lambda x: x) for budget in (source.nbytes, source.nbytes - 1))
     assert held.held
@@ -90,19 +90,19 @@ def test_streamed_batches_equal_held_ones(start):
 
 
 def test_digits_are_scikit_learns():
-    source = embedded.digits(0)
+    source = synthetic.make_digits(0)
     arrays = whole(source)
     assert source.shape == (8, 8, 1)
     np.testing.assert_allclose(arrays["x"][..., 0] / 255 * 16, load_digits().images, atol=0.04)  # rounding to 1/255
     np.testing.assert_array_equal(arrays["label"], load_digits().target)
-    assert embedded.digits(28).shape == whole(embedded.digits(28))["x"].shape[1:] == (28, 28, 1)
+    assert synthetic.make_digits(28).shape == whole(synthetic.make_digits(28))["x"].shape[1:] == (28, 28, 1)
 
 
 def test_toy_clouds_are_what_they_say():
-    plane = whole(embedded.plane(0))["x"]
+    plane = whole(synthetic.make_plane(0))["x"]
     deviations = np.linalg.svd(plane - plane.mean(0), compute_uv=False) / np.sqrt(len(plane))
     np.testing.assert_allclose(deviations, [1, 0.7, 0.05], rtol=0.05)
-    assert embedded.sheet(0).shape == (5,)
+    assert synthetic.make_sheet(0).shape == (5,)
 
 
 # Factors of variation
@@ -173,7 +173,7 @@ def test_training_takes_no_notice_of_factors(count, memory_mb, tmp_path):
     "factors", [np.zeros((4, 2), int), np.zeros(5, int), np.zeros((5, 0), int), np.zeros((5, 2)), [["a"]] * 5]
 )
 def test_unusable_factors_are_named(factors):
-    with pytest.raises(aejax.InputError, match=r"factors of .*; give whole numbers \[5, factors\]"):
+    with pytest.raises(aejax.InputError, match=r"factors have dtype .*; give whole numbers \[5, factors\]"):
         data.from_array(np.zeros((5, 2)), factors=factors)
 
 
@@ -199,7 +199,7 @@ def test_shapes_are_every_combination_of_their_factors():
     assert source.shape == (16, 16, 1)
     assert factors.shape == (len(source), 5) == (3072, 5)
     assert len(set(map(tuple, factors))) == 3072
-    assert factors.max(0).tolist() == [n - 1 for n in drawings.FACTORS.values()]
+    assert factors.max(0).tolist() == [n - 1 for n in synthetic.FACTORS.values()]
     assert len({image.tobytes() for image in arrays["x"]}) == 3072  # each factor is seen
     np.testing.assert_array_equal(arrays["label"], factors[:, 0])
 
@@ -207,9 +207,9 @@ def test_shapes_are_every_combination_of_their_factors():
 @pytest.mark.parametrize("side", [16, 40])
 def test_shapes_are_drawn_as_their_factors_say(side):
     """Centre, area and brightness measured in the picture."""
-    factors = drawings.combinations()
-    assert embedded.shapes(side).shape == (side, side, 1)
-    images = drawings.draw(factors, side)[..., 0].astype(float)
+    factors = synthetic.combine_factors()
+    assert synthetic.make_shapes(side).shape == (side, side, 1)
+    images = synthetic.draw(factors, side)[..., 0].astype(float)
     _, size, x, y, brightness = factors.T
     np.testing.assert_array_equal(images.max((1, 2)), 51 * (2 + brightness))
     assert max(images[:, [0, -1]].max(), images[:, :, [0, -1]].max()) < 128  # a corner at most: nothing is cut off
@@ -223,9 +223,9 @@ def test_shapes_are_drawn_as_their_factors_say(side):
 
 def test_a_disc_reaches_less_far_than_a_square_and_that_less_than_a_triangle():
     """Of one area: 1, 1.25 and 1.56 times the disc's radius."""
-    factors = drawings.combinations()
+    factors = synthetic.combine_factors()
     factors = factors[factors[:, 1] == 3]  # pixels are small beside the largest
-    images = drawings.draw(factors, 64)[..., 0]
+    images = synthetic.draw(factors, 64)[..., 0]
     shape, size, x, y, _ = factors.T[..., None, None]
     centres = (np.arange(64) + 0.5) / 4
     far = np.hypot(centres[:, None] - 5 - 6 / 7 * y, centres - 5 - 6 / 7 * x) / (1.5 + 0.45 * size)
@@ -354,9 +354,12 @@ def test_splits_of_other_shapes_are_named(tmp_path):
         (lambda f: f.write(b"nonsense"), "not a readable array"),
         (lambda f: f.write(b"PK" + bytes(40)), "not a readable array"),
         (lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.zeros(3)), "4 examples but 3 labels"),
-        (lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.full(4, 0.5)), r"labels of float64 .* give whole numbers"),
+        (
+            lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.full(4, 0.5)),
+            r"labels have dtype float64.* give whole numbers",
+        ),
         (lambda f: np.savez(f, x=np.zeros((4, 2)), label=np.eye(4, dtype=int)), r"shape \(4, 4\); give whole numbers"),
-        (lambda f: np.savez(f, x=np.zeros((4, 2)), label=list("abcd")), "labels of <U1"),
+        (lambda f: np.savez(f, x=np.zeros((4, 2)), label=list("abcd")), "labels have dtype <U1"),
     ],
 )
 def test_unusable_files_are_named(tmp_path, content, message):
@@ -378,7 +381,7 @@ def test_missing_files_and_misspelled_names():
         ("mnist:9.9.9", "no data set, file or folder is called 'mnist:9.9.9'"),
         (
             "huggingface:mnist",
-            "'huggingface:mnist': data sets of Hugging Face are not read; save its images to a folder",
+            "'huggingface:mnist': data sets of Hugging Face cannot be read; save the images to a folder",
         ),
     ):
         with pytest.raises(aejax.InputError, match=message):
@@ -409,7 +412,7 @@ def test_folder_of_images(tmp_path):
     np.testing.assert_array_equal(small, np.asarray(center))
     assert data.find(section(name=str(tmp_path), size=4))["train"].shape == (4, 4, 3)
     picture(tmp_path / "dogs", "3.png", size=(9, 9))
-    with pytest.raises(aejax.InputError, match=r"3\.png: 9x9 pixels, but 1\.png has 6x5; resize all with data.size"):
+    with pytest.raises(aejax.InputError, match=r"3\.png has 9x9 pixels, but 1\.png has 6x5; resize all with data.size"):
         data.find(section(name=str(tmp_path)))
     resized = data.find(section(name=str(tmp_path), size=4))["train"]
     assert whole(resized)["x"].shape == (4, 4, 4, 3)
@@ -470,7 +473,7 @@ def test_standardised_vectors_come_back_in_their_units(seed):
 
 def test_images_are_not_standardised():
     with pytest.raises(aejax.InputError, match="standardize is for vectors"):
-        data.Spec.of(embedded.digits(0), standardize=True)
+        data.Spec.of(synthetic.make_digits(0), standardize=True)
 
 
 # TFDS
@@ -502,7 +505,7 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no route")
 
-    monkeypatch.setattr(prepare.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(tfds_prepare.urllib.request, "urlopen", refuse)
     with pytest.raises(aejax.InputError, match=r"'mnist' could not be downloaded.*TFDS_DATA_DIR"):
         data.find(section(name="mnist", data_dir=str(tmp_path)))
 
@@ -537,7 +540,7 @@ def fake_files(name, images, labels):
     }
 
 
-@pytest.mark.parametrize("name", prepare.WITHOUT_TENSORFLOW)
+@pytest.mark.parametrize("name", tfds_prepare.WITHOUT_TENSORFLOW)
 def test_downloaded_sets_are_prepared_without_tensorflow(name, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     shape = (32, 32, 3) if name == "cifar10" else (28, 28, 1)
@@ -554,7 +557,7 @@ def test_downloaded_sets_are_prepared_without_tensorflow(name, tmp_path, monkeyp
         return one(urls) if isinstance(urls, str) else {k: download(self, v) for k, v in urls.items()}
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
-    monkeypatch.setattr(prepare, "_reach", lambda *args: None)
+    monkeypatch.setattr(tfds_prepare, "_check_server", lambda *args: None)
     found = data.find(section(name=name, data_dir=str(tmp_path / "tfds")))
     assert {key: len(value) for key, value in found.items()} == {"train": 20, "test": 3}
     train = whole(found["train"])

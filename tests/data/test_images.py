@@ -245,7 +245,7 @@ def test_float_images_of_tfds_are_stored_as_their_bytes():
     example = tf_example_pb2.Example()
     example.features.feature["depth"].bytes_list.value.append(encoded(x.view(np.uint8), "png"))
     feature = tfds.features.Image(shape=x.shape, dtype=np.float32)
-    read = tfds_module._decoded(example.features.feature, "depth", feature, (), "x", 0, "crop")
+    read = tfds_module._decode_example(example.features.feature, "depth", feature, (), "x", 0, "crop")
     np.testing.assert_array_equal(read["depth"], x)
 
 
@@ -469,7 +469,9 @@ def test_an_image_replaced_by_one_of_another_size_is_named(tmp_path):
     fill(tmp_path, count=2, kinds=("cat",))
     source = data.find(section(name=str(tmp_path)))["train"]
     save(tmp_path / "cat" / "1.png", noise(5, 7, 3))
-    with pytest.raises(aejax.InputError, match=r"1\.png: 5x7 pixels, but 0\.png has 4x4; resize all with data\.size"):
+    with pytest.raises(
+        aejax.InputError, match=r"1\.png has 5x7 pixels, but 0\.png has 4x4; resize all with data\.size"
+    ):
         source.take(np.arange(2))
 
 

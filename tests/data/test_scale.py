@@ -8,17 +8,17 @@ import pytest
 from conftest import mlp, vectors
 
 import aejax
-from aejax.data import Spec, from_array, train_mean, warn_of_scale
+from aejax.data import Spec, compute_mean, from_array, warn_of_scale
 
 HINT = r"root mean squares from {} to {}, far from 1, .*data\.standardize=True would train on"
 
 
 def test_the_mean_is_in_the_units_that_the_model_reads():
     source = from_array(np.full((9, 2, 2, 1), 51, np.uint8))
-    np.testing.assert_allclose(train_mean(source, Spec.of(source, False)), np.full((2, 2, 1), 0.2), rtol=1e-6)
+    np.testing.assert_allclose(compute_mean(source, Spec.of(source, False)), np.full((2, 2, 1), 0.2), rtol=1e-6)
     source = from_array(vectors(5000) * 3 + 1)
-    np.testing.assert_allclose(train_mean(source, Spec.of(source, False)), 1, atol=0.2)
-    np.testing.assert_allclose(train_mean(source, Spec.of(source, True)), 0, atol=1e-5)
+    np.testing.assert_allclose(compute_mean(source, Spec.of(source, False)), 1, atol=0.2)
+    np.testing.assert_allclose(compute_mean(source, Spec.of(source, True)), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

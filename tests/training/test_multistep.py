@@ -66,7 +66,7 @@ def test_steps_of_a_dispatch_are_those_of_one_after_the_other(count, held):
     alone = jax.jit(lambda state, batch: train_step(state, batch, key, task=make_task(config, data.Spec((6,)))))
     expected, x = [], source.take(np.arange(90))["x"]
     for i in range(15):
-        index = data.order(90, 16, seed)(i)
+        index = data.shuffle_rows(90, 16, seed)(i)
         first, metrics = alone(first, {"x": x[index], "index": index})
         expected.append(metrics["loss"])
     np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -104,7 +104,7 @@ def test_what_cannot_train_together(tmp_path):
     several = configs(base, seed=(0, 1))
     given = {"data": images(base), "devices": one_device(), "quiet": True}
     aejax.train(several[0], tmp_path / "c", **given)
-    with pytest.raises(aejax.InputError, match="equally far"):
+    with pytest.raises(aejax.InputError, match="at the same step"):
         train_together(several, [tmp_path / "c", tmp_path / "d"], **given)
 
 

@@ -249,7 +249,7 @@ def test_wrong_names_are_told_before_anything_is_written(tmp_path, names, messag
 def test_names_are_separated_by_commas(wrapped):
     names = ["test_tracking:Mine", "test_tracking:Failing"]
     for comma in (",", ", "):
-        assert list(tracking.trackers(wrapped(comma.join(names)))) == ["tensorboard", *names]
+        assert list(tracking.resolve_trackers(wrapped(comma.join(names)))) == ["tensorboard", *names]
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -1,4 +1,4 @@
-"""Where the scalars of a run go beside metrics.jsonl: TensorBoard, and the services that `config.tracking` names."""
+"""Trackers, which a run's scalars go to beside metrics.jsonl: TensorBoard, and the services in `config.tracking`."""
 
 import importlib.util
 import threading
@@ -11,35 +11,36 @@ from typing import Any, Protocol
 from aejax.errors import InputError, kind_and_words
 from aejax.registry import named
 
-# Imported only where a run names them.
+# Imported only if a run names them.
 TRACKERS: dict[str, Any] = {
     "mlflow": "aejax.workdir.tracking.mlflow:MLflow",
     "tensorboard": "aejax.workdir.tracking.tensorboard:TensorBoard",
     "wandb": "aejax.workdir.tracking.wandb:WandB",
 }
-PATIENCE = 60  # seconds that a run waits at its end for a service
+PATIENCE = 60  # seconds that a run waits for a service at its end
 
 
 class Tracker(Protocol):
-    """What "package.module:name" of a user's own makes when a run begins or goes on, in a thread of its own.
+    """Protocol of a tracker; a user's own is named as "package.module:name" in `config.tracking`.
 
-    `name(workdir, config, start, history)` is given the config as plain dicts, the step of the checkpoint that the run
-    goes on from, or 0, and the records of metrics.jsonl up to there, `{"step": 20, "train/loss": 1.5, ...}`. A run
-    that was killed had come further than `start`: it writes those steps again, with the same values.
+    When a run begins or resumes, a thread of its own calls `name(workdir, config, start, history)`: `config` is plain
+    dicts, `start` the step of the checkpoint that the run resumes from, or 0, and `history` the records of
+    metrics.jsonl up to there, e.g. `{"step": 20, "train/loss": 1.5}`. A run that was killed had written steps after
+    `start`, too; it writes them again, with the same values.
     """
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Called for a step once with what training tells, once with validation; steps do not descend."""
+        """Records scalars of a step. Training and validation call it once each for a step; steps never decrease."""
 
     def close(self, failed: bool) -> None:
-        """The run is finished or stopped, or an error ended it."""
+        """Ends the run, which is finished or was stopped, or was ended by an error if it `failed`."""
 
 
 class Background:
-    """A tracker in its own thread: training does not wait for it, and goes on where it fails."""
+    """A tracker in its own thread, so that training neither waits for it nor fails with it."""
 
     def __init__(self, name: str, make: Callable[[], Tracker]):
-        self._name, self._error, self._told, self._failed = name, "", False, False
+        self._name, self._error, self._warned, self._failed = name, "", False, False
         self._records: SimpleQueue[tuple[int, Mapping[str, float]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(make,), name=f"tracking by {name}", daemon=True)
         self._thread.start()
@@ -54,6 +55,7 @@ class Background:
             self._error = f"failed ({kind_and_words(error)})"
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Passes the scalars on without waiting; warns once if the tracker has failed."""
         self._warn()
         if not self._error:
             self._records.put((step, scalars))
@@ -62,7 +64,7 @@ class Background:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        """Waits until all is written, but not for longer than PATIENCE."""
+        """Waits until everything is written, at most PATIENCE seconds."""
         self._failed = kind is not None
         self._records.put(None)
         self._thread.join(PATIENCE)
@@ -71,33 +73,36 @@ class Background:
         self._warn()
 
     def _warn(self) -> None:
-        if self._error and not self._told:
-            self._told = True
+        if self._error and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"tracking by {self._name} {self._error}; the run goes on without it, metrics.jsonl has everything",
                 stacklevel=2,
             )
 
 
-def trackers(names: str | Iterable[str]) -> dict[str, Callable[..., Tracker]]:
-    """By name what makes a tracker, TensorBoard's always. InputError where one is unknown or its package missing."""
-    text = names if isinstance(names, str) else ",".join(names)  # of --config.tracking=wandb,mlflow one name is made
+def resolve_trackers(names: str | Iterable[str]) -> dict[str, Callable[..., Tracker]]:
+    """Returns what makes each tracker by name, TensorBoard's always among them.
+
+    Raises InputError if a name is unknown or its package is not installed.
+    """
+    text = names if isinstance(names, str) else ",".join(names)  # --config.tracking=wandb,mlflow gives a single name
     split = filter(None, map(str.strip, text.split(",")))
     return {name: named("tracking", TRACKERS.get(name, name), TRACKERS) for name in ("tensorboard", *split)}
 
 
-def needs(package: str) -> None:
-    """Raises InputError where the package, an extra of its own name, is not installed."""
+def require(package: str) -> None:
+    """Raises InputError if `package`, which is also the name of an extra of aejax, is not installed."""
     found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:  # a folder of that name in the working directory is no package
+    if found is None or found.origin is None:  # without an origin it is a folder of that name, not a package
         raise InputError(f"tracking by {package} needs it installed: pip install 'aejax[{package}]'")
 
 
-def name_of(workdir: Path) -> str:
-    """Of a run, as services list it: the last two parts of its workdir."""
+def name_run(workdir: Path) -> str:
+    """Returns a run's name in the lists of services: the last two parts of its workdir."""
     return "/".join(workdir.resolve().parts[-2:])
 
 
-def scalars_of(history: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, dict[str, float]]]:
-    """Step and scalars of each record."""
+def split_steps(history: Sequence[Mapping[str, Any]]) -> Iterable[tuple[int, dict[str, float]]]:
+    """Yields the step and the scalars of each record."""
     return ((record["step"], {k: v for k, v in record.items() if k != "step"}) for record in history)

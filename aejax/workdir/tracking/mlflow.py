@@ -1,4 +1,4 @@
-"""MLflow, where MLFLOW_TRACKING_URI says, in the experiment MLFLOW_EXPERIMENT_NAME or "aejax"."""
+"""Tracker for MLflow, at MLFLOW_TRACKING_URI, in the experiment MLFLOW_EXPERIMENT_NAME or else "aejax"."""
 
 import os
 import threading
@@ -9,20 +9,20 @@ from typing import Any
 
 from aejax import config as config_lib
 from aejax.files import read_bytes, write_whole
-from aejax.workdir.tracking import name_of, needs, scalars_of
+from aejax.workdir.tracking import name_run, require, split_steps
 
-needs("mlflow")
+require("mlflow")
 
-_OPENING = threading.Lock()  # runs that train together would all make the experiment
-_MOST_METRICS, _MOST_PARAMETERS, _LONGEST = 1000, 100, 6000  # of one request; characters of a parameter
+_OPENING = threading.Lock()  # or runs that train together would all create the experiment
+_MOST_METRICS, _MOST_PARAMETERS, _LONGEST = 1000, 100, 6000  # in one request; characters of a parameter
 
 
 class MLflow:
-    """See `Tracker`. The run's id is kept in mlflow.id.
+    """Tracker for MLflow (see `Tracker`). The file mlflow.id in the workdir holds the run's id.
 
-    MLflow is asked what it has: what it lacks of the history is written when a run goes on. It deletes no metric, so
-    what a killed run wrote after its checkpoint stands, and is not written again: it would be the same. Parameters
-    stay those of the first start. A run that was deleted there, or that begins anew, gets another id.
+    When a run resumes, the part of its history that MLflow lacks is written. What a killed run wrote after its
+    checkpoint cannot be deleted and is not written again; the values would be the same. Parameters stay those of the
+    first start. A run that was deleted in MLflow, or that begins anew, gets another id.
     """
 
     def __init__(self, workdir: Path, config: Mapping[str, Any], start: int, history: Sequence[Mapping[str, Any]]):
@@ -32,23 +32,24 @@ class MLflow:
         self._client, kept = MlflowClient(), workdir / "mlflow.id"
         with _OPENING:
             known = read_bytes(kept).decode(errors="replace") if start and kept.exists() else ""
-            run = self._kept(known) if known else None
+            run = self._find_run(known) if known else None
             if run is None:
-                run = self._client.create_run(self._experiment(), run_name=name_of(workdir))
+                run = self._client.create_run(self._find_experiment(), run_name=name_run(workdir))
                 write_whole(kept, run.info.run_id)
         self._id = run.info.run_id
         self._client.update_run(self._id, status="RUNNING")
-        self._done = {  # by metric the last step
+        self._done = {  # the last step of each metric
             name: max(metric.step for metric in self._client.get_metric_history(self._id, name))
             for name in run.data.metrics
         }
-        values = {"workdir": workdir.resolve(), **dict(config_lib.flat(config))}
+        values = {"workdir": workdir.resolve(), **dict(config_lib.flatten(config))}
         parameters = [Param(k, str(v)[:_LONGEST]) for k, v in values.items() if k not in run.data.params]
         for i in range(0, len(parameters), _MOST_PARAMETERS):
             self._client.log_batch(self._id, params=parameters[i : i + _MOST_PARAMETERS])
-        self._write(scalars_of(history))
+        self._write(split_steps(history))
 
-    def _kept(self, run_id: str) -> Any:
+    def _find_run(self, run_id: str) -> Any:
+        """Returns the run, or None if MLflow has it no more."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -59,14 +60,15 @@ class MLflow:
             raise
         return run if run.info.lifecycle_stage == "active" else None
 
-    def _experiment(self) -> str:
+    def _find_experiment(self) -> str:
+        """Returns the experiment's id, after creating the experiment if need be."""
         from mlflow.exceptions import MlflowException
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "aejax")
         found = self._client.get_experiment_by_name(name)
         try:
             return found.experiment_id if found else self._client.create_experiment(name)
-        except MlflowException:  # another process was faster
+        except MlflowException:  # another process may have created it in the meantime
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -86,6 +88,7 @@ class MLflow:
             self._client.log_batch(self._id, metrics=metrics[i : i + _MOST_METRICS])
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars that MLflow lacks."""
         self._write([(step, scalars)])
 
     def close(self, failed: bool) -> None:

@@ -1,6 +1,6 @@
-"""TensorBoard's event files, each record on disk when `write` returns.
+"""Tracker for TensorBoard, whose event files have each record on disk when `write` returns.
 
-tensorboardX's own writer has a thread: a full disk ends it, and the run then waits for it for ever.
+tensorboardX's own writer has a thread, which ends when the disk is full, and the run would wait for it forever.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# tensorboardX imports torch where that is installed, for tensors that it is never given here: seconds of every start.
+# If torch is installed, tensorboardX imports it, which takes seconds, for tensors that it never gets here.
 if "torch" in sys.modules:
     from tensorboardX.proto import event_pb2, summary_pb2
     from tensorboardX.record_writer import masked_crc32c
@@ -25,10 +25,10 @@ else:
 
 
 class TensorBoard:
-    """See `Tracker`. Each start has a file of its own, which hides what others tell of steps after `start`."""
+    """Tracker for TensorBoard (see `Tracker`). Each start has a file, which hides later steps of earlier ones."""
 
     def __init__(self, workdir: Path, config: Mapping[str, Any], start: int, history: Any):
-        # TensorBoard reads the files in the order of their names: that of their beginnings, even if the clock is moved.
+        # TensorBoard reads files in the order of their names, so the numbers increase even if the clock goes back.
         taken = [int(p.name.split(".")[3]) for p in Path(workdir).glob("events.out.tfevents.[0-9]*.*")]
         number = max([int(time.time()), *(n + 1 for n in taken)])
         self._file = (Path(workdir) / f"events.out.tfevents.{number:010}.{socket.gethostname()}").open("xb")
@@ -43,14 +43,15 @@ class TensorBoard:
         self._file.close()
 
     def _put(self, **event: Any) -> None:
-        """Length, its checksum, the event, its checksum."""
+        """Writes one record: the event's length, a checksum of the length, the event and its checksum."""
         data = event_pb2.Event(wall_time=time.time(), **event).SerializeToString()
         length = struct.pack("<Q", len(data))
         parts = (length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data)))
         try:
             self._file.write(b"".join(parts))
             self._file.flush()
-        except OSError:  # the disk is full: closed now, or it would be tried once more when nobody listens
+        except OSError:
+            # The disk is full. Left open, the file would try to write once more where no one handles the error.
             with contextlib.suppress(OSError):
                 self._file.close()
             raise

@@ -1,4 +1,4 @@
-"""Weights & Biases, as its own variables say (WANDB_MODE, WANDB_PROJECT, ...); the project is "aejax" unless told."""
+"""Tracker for Weights & Biases, set up by its own variables (WANDB_MODE, ...); the project defaults to "aejax"."""
 
 import json
 import os
@@ -12,21 +12,22 @@ from typing import Any
 
 from aejax.errors import StorageError
 from aejax.files import read_json, write_whole
-from aejax.workdir.tracking import name_of, needs, scalars_of
+from aejax.workdir.tracking import name_run, require, split_steps
 
-needs("wandb")
+require("wandb")
 
 _OPENING = threading.Lock()
-SETTLED = 30  # seconds after which a row is in W&B's file even where the program is killed; it writes every 15
+SETTLED = 30  # seconds after which a row survives a kill, because W&B writes its file every 15
 
 
 class WandB:
-    """See `Tracker`. A step is one row. The run's id and the step up to which all is written are kept in wandb.json.
+    """Tracker for W&B (see `Tracker`), with one row for each step.
 
-    A row cannot be deleted nor written late, so of a run that goes on only rows after the last are written, the
-    history's included. What a killed run wrote after its checkpoint stands, and is not written again: it would be the
-    same. Offline, where W&B cannot be asked what it has, the rows of the SETTLED seconds before a kill may stand
-    twice. A run that begins anew gets another id.
+    The file wandb.json in the workdir holds the run's id and the step up to which all rows are written. W&B neither
+    deletes a row nor takes one late, so a resumed run only writes rows after the last, those of its history included.
+    What a killed run wrote after its checkpoint is not written again; the values would be the same. Offline, W&B does
+    not say what it has, and rows of the SETTLED seconds before a kill may occur twice. A run that begins anew gets
+    another id.
     """
 
     def __init__(self, workdir: Path, config: Mapping[str, Any], start: int, history: Sequence[Mapping[str, Any]]):
@@ -37,16 +38,16 @@ class WandB:
         if start and self._file.exists():
             self._kept = read_json(self._file)
             if not (isinstance(self._kept.get("id"), str) and isinstance(self._kept.get("step"), int)):
-                raise StorageError(f"{self._file} holds no id and step; remove it to begin another run there")
-        self._keep(self._kept["step"])
-        with _OPENING:  # not thread-safe by its word
+                raise StorageError(f"{self._file} holds no id and step; remove it to begin another run in W&B")
+        self._save(self._kept["step"])
+        with _OPENING:  # W&B says that `init` is not thread-safe
             self._run = wandb.init(
                 id=self._kept["id"],
                 resume="allow",
-                reinit="create_new",  # beside the runs that train together with this one
+                reinit="create_new",  # next to the runs that train together with this one
                 dir=workdir,
                 project=os.environ.get("WANDB_PROJECT", "aejax"),
-                name=os.environ.get("WANDB_NAME", name_of(workdir)),
+                name=os.environ.get("WANDB_NAME", name_run(workdir)),
                 config=dict(config),
                 settings=wandb.Settings(console="off", silent=True),
             )
@@ -54,15 +55,16 @@ class WandB:
             print(f"tracking by wandb: {self._run.url}", file=sys.stderr)
         self._done = max(self._kept["step"], self._run.step - 1)
         self._row: tuple[int, dict[str, float]] = (0, {})
-        self._written: list[tuple[float, int]] = []  # when, and which step
-        for step, scalars in scalars_of(history):
+        self._written: list[tuple[float, int]] = []  # (time, step) of rows that a kill may lose
+        for step, scalars in split_steps(history):
             self.write(step, scalars)
 
-    def _keep(self, step: int) -> None:
+    def _save(self, step: int) -> None:
         self._kept["step"] = step
         write_whole(self._file, json.dumps(self._kept))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds the scalars to the step's row, which is written once a later step begins."""
         if step > self._done:
             if step > self._row[0]:
                 self._write_row()
@@ -75,10 +77,10 @@ class WandB:
             self._run.log(scalars, step=step, commit=True)
             self._written.append((time.monotonic(), step))
         while self._written and self._written[0][0] < time.monotonic() - SETTLED:
-            self._keep(self._written.pop(0)[1])
+            self._save(self._written.pop(0)[1])
 
     def close(self, failed: bool) -> None:
         self._write_row()
         self._run.finish(exit_code=int(failed))
         if self._written:
-            self._keep(self._written[-1][1])
+            self._save(self._written[-1][1])

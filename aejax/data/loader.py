@@ -1,0 +1,121 @@
+"""Batches as a pure function of (seed, step), from arrays kept on device or from a stream."""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grain
+import numpy as np
+
+from aejax.data.sources import Arrays, Rows, Source
+from aejax.errors import AejaxError, InputError, kind_and_words
+
+
+def shuffle_rows(length: int, batch_size: int, seed: int) -> Callable[[int], Rows]:
+    """Returns a function from a step (from 0) to the row numbers of its training batch, int32 [batch_size].
+
+    Each epoch is a new permutation, without its last incomplete batch. Raises InputError if not one batch is complete.
+    """
+    if batch_size > length:
+        raise InputError(f"batch_size={batch_size} is larger than the {length} training examples; lower it")
+
+    @functools.lru_cache(maxsize=2)  # the steps of one dispatch may belong to two epochs
+    def permute(epoch: int) -> Rows:
+        return np.random.default_rng([seed, epoch]).permutation(length).astype(np.int32)
+
+    def rows(step: int) -> Rows:
+        epoch, place = divmod(step, length // batch_size)
+        return permute(epoch)[place * batch_size : (place + 1) * batch_size]
+
+    return rows
+
+
+def pad_rows(length: int, batch_size: int, step: int) -> tuple[Rows, np.ndarray]:
+    """Returns the row numbers of evaluation batch `step` and their weights, both [batch_size].
+
+    The last batch is filled up with the first examples in turn, at weight 0: a constant would spoil terms of the whole
+    batch, such as covariances.
+    """
+    numbers = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
+    return numbers % length, (numbers < length).astype(np.float32)
+
+
+def count_threads(source: Source) -> int:
+    """Returns the number of threads that read `source` fastest.
+
+    Several threads take twice as long as one over small images in few files: they wait for Python's lock.
+    """
+    small, packed = math.prod(source.shape) < 2**14, 0 < len(source.files) < len(source)
+    return 1 if small and packed else max(4, os.cpu_count() or 1)
+
+
+def read(source: Source, chunk: int = 512) -> Arrays:
+    """Reads all examples of `source` into memory, `chunk` at a time in each thread."""
+    first = source.take(np.arange(1))
+    arrays = {key: np.empty((len(source), *value.shape[1:]), value.dtype) for key, value in first.items()}
+
+    def fill(rows: Rows) -> None:
+        for key, value in source.take(rows).items():
+            arrays[key][rows] = value
+
+    rows = np.arange(len(source))
+    with ThreadPoolExecutor(count_threads(source)) as pool:
+        list(pool.map(fill, np.split(rows, range(chunk, len(source), chunk))))  # `list` raises the threads' errors
+    return arrays
+
+
+def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
+    """Yields `source.take(rows_of(step))` for each step from `start` to `stop`, read ahead by grain's threads."""
+
+    def take(step: int) -> Arrays | Exception:
+        try:
+            return source.take(rows_of(step))
+        except Exception as error:  # grain would add lines of its own to the message of a raised error
+            return error
+
+    batches = grain.MapDataset.range(start, stop).map(take)
+    for taken in batches.to_iter_dataset(grain.ReadOptions(count_threads(source), prefetch_buffer_size=8)):
+        if isinstance(taken, Exception):
+            raise taken
+        yield taken
+
+
+class Feed:
+    """Batches of a split, which is kept on device if it fits in the budget and streamed otherwise.
+
+    Factors of variation are left out, because no step reads them.
+
+    Attributes:
+      source: the split without its factors.
+      held: the whole split's arrays on device; empty when it is streamed.
+    """
+
+    def __init__(self, source: Source, budget: int, put: Callable[[Arrays], Any]):
+        """Reads `source` if it has at most `budget` bytes; `put` places arrays on the devices."""
+        self.source = dataclasses.replace(source, take=functools.partial(_take, source))
+        self.held = put(read(self.source) if source.nbytes <= budget else {})
+
+    def batches(self, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
+        """Yields {"index": rows} for each step from `start` to `stop`, with the rows' arrays if they are streamed."""
+        if self.held:
+            return ({"index": rows_of(step)} for step in range(start, stop))
+        taken = stream(self.source, rows_of, start, stop)
+        return ({"index": rows_of(step), **arrays} for step, arrays in zip(range(start, stop), taken, strict=True))
+
+
+def _take(source: Source, rows: Rows) -> Arrays:
+    """Takes `rows` without their factors. Raises InputError where an example cannot be read."""
+    try:
+        return {key: value for key, value in source.take(rows).items() if key != "factors"}
+    except AejaxError:
+        raise
+    except Exception as error:  # whatever a reader raises for a file that was damaged in the meantime
+        examples = ", ".join(map(str, rows[:4])) + (", ..." if len(rows) > 4 else "")
+        raise InputError(
+            f"{source.name}: one of the examples {examples} cannot be read ({kind_and_words(error)}); mend the data "
+            "and run the same command again"
+        ) from error
