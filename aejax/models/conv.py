@@ -9,8 +9,8 @@ GPU this module computes:
   the place of nine. With one feature it is a matrix product whose results are summed.
 
 On CPU it also computes the gradient of the kernel, if the stride is 1, as one matrix product, because the plain form
-does not fit in the caches. With few channels or features that would be 0.5 to 1.1 times as fast and need several times
-the memory, so those keep the plain form. On TPU, where no form was measured, all keep it.
+does not fit in the caches. With few channels or features that product would be 0.5 to 1.1 times as fast and need
+several times the memory, so those convolutions keep the plain form. On TPU, where no form was measured, all do.
 """
 
 import functools
@@ -31,11 +31,7 @@ Form = Callable[[Array, Array], Array]
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` for images, with the same parameters, that adds its bias in float32 like `layers.Dense`.
-
-    Attributes:
-      enlarged: promises that the input is an output of `Upsample()`.
-    """
+    """`nn.Conv` for images that adds its bias in float32; `enlarged` promises that `Upsample()` made the input."""
 
     enlarged: bool = False
     promote_dtype: Callable[..., Any] = promote_all_but_bias
@@ -104,6 +100,7 @@ def _convolve_columns(pads: Any, x: Array, kernel: Array) -> Array:
     (top, bottom), (left, right) = pads
     x = lax.optimization_barrier(x)  # otherwise XLA recomputes x once per column
     height, width = h + top + bottom - rows + 1, w + left + right - columns + 1
+    # A shifted copy of x per column, each in its own channels, so that the sum of the copies concatenates them.
     shifted = [
         _pad(x, (0, 0), (left - j, width - w - left + j), (j * c, (columns - 1 - j) * c)) for j in range(columns)
     ]

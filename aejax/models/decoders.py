@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
-from aejax.models.layers import Dense, Normalization, Upsample, activate, flatten, halve, must_update
+from aejax.models.layers import Dense, Normalization, Upsample, activate, divide_sides, flatten, must_update
 from aejax.models.resnet import ResNetDecoder
 from aejax.models.vit import ViTDecoder
 
@@ -100,7 +100,7 @@ class ConvDecoder(nn.Module):
         if len(self.shape) != 3:
             raise InputError(f"ConvDecoder makes images (height, width, channels), the input is {tuple(self.shape)}")
         h, w, c = self.shape
-        small = halve(h, w, len(self.features), "decoder")
+        small = divide_sides(h, w, 2 ** len(self.features), "decoder.features")
         if z.ndim == 2:
             z = Dense(math.prod(small) * self.features[0], dtype=self.dtype, name="project")(z)
             z = activate(self.activation, z).reshape(-1, *small, self.features[0])

@@ -50,9 +50,7 @@ class DiagonalGaussian(struct.PyTreeNode):
 class FullGaussian(struct.PyTreeNode):
     """A Gaussian q(z|x) = N(mean, L L^T) with full covariance (Kingma and Welling 2019, section 2.5.1).
 
-    Attributes:
-      mean: [batch, d].
-      scale: L, [batch, d, d], lower triangular with a positive diagonal.
+    `mean` is [batch, d] and `scale` is L, [batch, d, d], lower triangular with a positive diagonal.
     """
 
     mean: Array

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.models.conv import Conv
-from aejax.models.layers import Dense, Normalization, Pool, activate, flatten, halve, require_images
+from aejax.models.layers import Dense, Normalization, Pool, activate, divide_sides, flatten, require_images
 from aejax.models.resnet import ResNetEncoder
 from aejax.models.vit import ViTEncoder
 
@@ -55,7 +55,7 @@ class ConvEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
         _, h, w, _ = require_images(x, "ConvEncoder")
-        halve(h, w, len(self.features), "encoder")
+        divide_sides(h, w, 2 ** len(self.features), "encoder.features")
         for i, width in enumerate(self.features):
             x = Conv(width, (self.kernel, self.kernel), dtype=self.dtype, name=f"conv_{i}")(x)
             x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)

@@ -47,14 +47,16 @@ def require_images(x: Array, reader: str) -> tuple[int, int, int, int]:
     return b, h, w, c
 
 
-def halve(h: int, w: int, stages: int, part: str) -> tuple[int, int]:
-    """Returns the sides of an image halved `stages` times; raises InputError if they would not be whole numbers."""
-    factor = 2**stages
+def divide_sides(h: int, w: int, factor: int, option: str) -> tuple[int, int]:
+    """Returns the sides of an image divided by `factor`, which `option` of the config implies.
+
+    Raises InputError if they would not be whole numbers.
+    """
     if h % factor or w % factor:
         nearest = max(factor, round(h / factor) * factor)
         raise InputError(
-            f"the {part} halves or doubles images {stages} times, so its sides must be divisible by "
-            f"{factor}, got {h}x{w}; resize with data.size={nearest} or use fewer {part}.features"
+            f"an image's sides must be divisible by {factor}, got {h}x{w}; "
+            f"resize with data.size={nearest} or change {option}"
         )
     return h // factor, w // factor
 

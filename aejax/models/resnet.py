@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
-from aejax.models.layers import Dense, Normalization, activate, halve, require_images
+from aejax.models.layers import Dense, Normalization, activate, divide_sides, require_images
 from aejax.sections import Natural
 
 
@@ -101,7 +101,7 @@ class ResNetEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
         _, h, w, _ = require_images(x, "ResNetEncoder")
-        halve(h, w, len(self.features), "encoder")
+        divide_sides(h, w, 2 ** len(self.features), "encoder.features")
         options = (self.activation, self.normalisation, self.dtype, self.axis_name)
         for i, width in enumerate(self.features):
             x = Conv(width, (3, 3), 2, dtype=self.dtype, name=f"downsample_{i}")(x)
@@ -140,7 +140,7 @@ class ResNetDecoder(nn.Module):
         h, w, c = self.shape
         if not self.features:
             raise InputError("ResNetDecoder needs at least one stage in decoder.features")
-        small = halve(h, w, len(self.features), "decoder")
+        small = divide_sides(h, w, 2 ** len(self.features), "decoder.features")
         if z.ndim != 2 and z.shape[1:-1] != small:
             raise InputError(
                 f"ResNetDecoder upsamples {len(self.features)} times, so that a code of {z.shape[1:]} does not "

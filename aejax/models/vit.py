@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
-from aejax.models.layers import Dense, Normalization, activate, require_images, require_keys
+from aejax.models.layers import Dense, Normalization, activate, divide_sides, require_images, require_keys
 
 
 class Tokens(struct.PyTreeNode):
@@ -122,7 +122,6 @@ class ViTEncoder(nn.Module):
       patch: side of a patch in pixels; must divide h and w.
       features: width of a token, a multiple of 4 and of `heads`.
       layers: number of transformer blocks.
-      heads: number of attention heads.
       mask_ratio: fraction of the patches to mask, in [0, 1); round((1 - mask_ratio) * n) of n stay visible.
     """
 
@@ -139,13 +138,7 @@ class ViTEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array | Tokens:
         _, h, w, _ = require_images(x, "ViTEncoder")
-        if h % self.patch or w % self.patch:
-            nearest = max(self.patch, round(h / self.patch) * self.patch)
-            raise InputError(
-                f"encoder.patch={self.patch} does not divide an image of {h}x{w}; choose a patch that does "
-                f"or resize with data.size={nearest}"
-            )
-        rows, columns = h // self.patch, w // self.patch
+        rows, columns = divide_sides(h, w, self.patch, "encoder.patch")
         visible = self._count_visible(rows * columns)
         x = patchify(x, self.patch)
         position = jnp.asarray(embed_positions(rows, columns, self.features), self.dtype)
@@ -185,7 +178,6 @@ class ViTDecoder(nn.Module):
       patch: side of a patch in pixels; must divide height and width.
       features: width of a token, a multiple of 4 and of `heads`.
       layers: number of transformer blocks.
-      heads: number of attention heads.
       output: activation of the last dense layer, which makes the pixels; "linear" gives logits.
     """
 
@@ -205,11 +197,7 @@ class ViTDecoder(nn.Module):
         if len(self.shape) != 3:
             raise InputError(f"ViTDecoder makes images (height, width, channels), the input is {tuple(self.shape)}")
         h, w, c = self.shape
-        if h % self.patch or w % self.patch:
-            raise InputError(
-                f"decoder.patch={self.patch} does not divide an image of {h}x{w}; choose a patch that does"
-            )
-        rows, columns = h // self.patch, w // self.patch
+        rows, columns = divide_sides(h, w, self.patch, "decoder.patch")
         if z.ndim != 2 and z.shape[1:-1] not in ((rows * columns,), (rows, columns)):
             raise InputError(
                 f"ViTDecoder makes {rows}x{columns} patches, so that a code of {z.shape[1:]} does not become an image "

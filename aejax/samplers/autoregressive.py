@@ -1,7 +1,4 @@
-"""A causal transformer over discrete codes.
-
-The prior of van den Oord et al. 2017, section 3.3, with the transformer of Vaswani et al. 2017 instead of the PixelCNN.
-"""
+"""A causal transformer over discrete codes, in place of the PixelCNN of van den Oord et al. 2017, section 3.3."""
 
 import dataclasses
 import functools
@@ -39,9 +36,8 @@ class Block(nn.Module):
         qkv = nn.Dense(3 * c, name="qkv")(nn.LayerNorm(name="norm_0")(x)).reshape(b, n, 3, self.heads, -1)
         q, k, v = (qkv[:, :, i] for i in range(3))
         if cache is not None:
-            k, v = (
-                jax.lax.dynamic_update_slice_in_dim(*pair, place, axis=1) for pair in zip(cache, (k, v), strict=True)
-            )
+            write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=1)
+            k, v = write(cache[0], k), write(cache[1], v)
         mask = jnp.arange(k.shape[1]) <= place + jnp.arange(n)[:, None]
         h = jax.nn.dot_product_attention(q, k, v, mask=mask[None, None]).reshape(b, n, c)
         x = x + nn.Dense(c, name="out")(h)
@@ -54,10 +50,7 @@ class CausalTransformer(nn.Module):
 
     Attributes:
       size: number of codes; the index `size` itself marks the start.
-      length: number of positions.
-      width: number of features of a position.
-      layers: number of transformer blocks.
-      heads: number of attention heads.
+      length: number of positions, each with `width` features.
     """
 
     size: int

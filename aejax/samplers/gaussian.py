@@ -45,11 +45,7 @@ class Gaussian:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """A mixture of Gaussians with full covariances, fitted by scikit-learn's EM algorithm.
-
-    The default of 10 components is that of Ghosh et al. 2020, "From variational to deterministic autoencoders",
-    section 4.
-    """
+    """A mixture of Gaussians with full covariances, fitted by scikit-learn's EM (Ghosh et al. 2020, section 4)."""
 
     components: int = 10
 

@@ -10,7 +10,7 @@ Some bottlenecks update a collection other than "params" in training and raise I
 
 import flax.linen as nn
 
-from aejax.models.bottlenecks.code import Code
+from aejax.models.bottlenecks.code import Code as Code
 from aejax.models.bottlenecks.deterministic import (
     ConvBottleneck,
     DenseBottleneck,
@@ -39,22 +39,3 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "lfq": LFQ,
     "gumbel": GumbelSoftmax,
 }
-
-__all__ = [
-    "BOTTLENECKS",
-    "FSQ",
-    "LFQ",
-    "BatchTopK",
-    "Code",
-    "ConvBottleneck",
-    "DenseBottleneck",
-    "GaussianBottleneck",
-    "GumbelSoftmax",
-    "IdentityBottleneck",
-    "JumpReLU",
-    "MaskedBottleneck",
-    "ResidualQuantizer",
-    "SphericalBottleneck",
-    "TopK",
-    "VectorQuantizer",
-]

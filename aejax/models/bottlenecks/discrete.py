@@ -71,7 +71,6 @@ class FSQ(nn.Module):
 
     Attributes:
       levels: number of values of each latent unit, 2 to 1000.
-      positions: number of codes per example with flat features.
     """
 
     levels: Sequence[int] = (8, 5, 5, 5)
@@ -127,9 +126,6 @@ class LFQ(nn.Module):
         which ignores their dependence and so is a loose upper bound of the entropy: for 300 equally frequent codes of
         12 bits it may be 8.3 nats where the entropy is 5.7. In that case, the logarithm of the metric `perplexity`
         is the better measure.
-
-    Attributes:
-      positions: number of codes per example with flat features.
     """
 
     bits: int = 8
@@ -202,8 +198,6 @@ class GumbelSoftmax(nn.Module):
     Loss `kl`: KL(softmax(logits) || uniform) in nats, summed over positions.
 
     Attributes:
-      codes: number of categories.
-      positions: number of codes per example with flat features.
       temperature: initial temperature of the relaxation.
       anneal_to: temperature after `anneal_steps` training steps, approached exponentially.
       anneal_steps: number of steps over which the temperature changes; 0: it is constant.

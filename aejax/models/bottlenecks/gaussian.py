@@ -35,7 +35,6 @@ class GaussianBottleneck(nn.Module):
     correlations; a flow starts as the same function for every input, and each step of iaf scales by 0.88.
 
     Attributes:
-      features: number of latent units.
       posterior: "diagonal"; "full" covariance; or a diagonal Gaussian transformed by `depth` steps of a flow, "iaf"
         (Kingma et al. 2016) or "planar" (Rezende and Mohamed 2015).
       prior: "standard" normal; "mixture" of learned Gaussians; or "vamp", a mixture of the posteriors of learned

@@ -23,8 +23,6 @@ class TopK(nn.Module):
     Raises InputError if k is not between 1 and `features`.
 
     Attributes:
-      features: number of units.
-      k: number of units that are kept.
       dead_after: number of training steps after which a unit that was not active for any example is dead, counted in
         the collection "sparse"; 0: units are not counted.
       revive: number of dead units, the largest of each example, in `Code.revival` (k_aux in Gao et al. 2024,
@@ -56,8 +54,6 @@ class BatchTopK(nn.Module):
     Raises InputError if k is not between 1 and `features`, or decay not in [0, 1).
 
     Attributes:
-      features: number of units.
-      k: number of units that are kept per example, on average over the batch.
       decay: decay of the running average, which starts at the value of the first training batch.
       dead_after, revive, axis_name: as in `TopK`.
     """
@@ -102,7 +98,6 @@ class JumpReLU(nn.Module):
     Raises InputError if bandwidth or threshold is not above 0.
 
     Attributes:
-      features: number of units.
       bandwidth: width of the rectangular kernel, on the scale of the units. The paper uses 0.001 for inputs of
         thousands of values scaled to a mean squared length of 1, whose units are of order 0.01. With units of order 1
         and 0.03, about one example in a hundred contributes to the gradient of a threshold; a wider kernel has less
@@ -156,14 +151,10 @@ def _keep_largest(x: Array, k: int) -> Array:
 
 
 def _make_code(module: Sparse, x: Array, z: Array, losses: Mapping[str, Array] | None = None, *, train: bool) -> Code:
-    """Returns the code z with its metrics and the code of the dead units.
+    """Returns the code of x, the units before they are made sparse, and z, the units afterwards: [batch, features].
 
     Metrics: `l0`, the mean number of active units per example; with `dead_after`, also `dead_units`, the fraction of
     the units that were inactive in the last `dead_after` training steps, this one included.
-
-    Args:
-      x: units before they are made sparse, [batch, features].
-      z: units after they are made sparse, [batch, features].
 
     Raises InputError if `revive` is above `features`, or given without `dead_after`.
     """

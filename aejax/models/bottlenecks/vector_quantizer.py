@@ -81,14 +81,14 @@ class Codebook(nn.Module):
     axis_name: str | None
 
     def setup(self):
-        def initial(key: Array) -> Array:
+        def initialize(key: Array) -> Array:
             return jax.random.uniform(key, (self.codes, self.features), minval=-1, maxval=1) / self.codes
 
         if self.update == "gradient":
-            self.table = self.param("codes", initial)
+            self.table = self.param("codes", initialize)
             return
         self.shares = self.variable("codebook", "shares", jnp.full, (self.codes,), 1 / self.codes)
-        self.sums = self.variable("codebook", "sums", lambda: initial(self.make_rng("params")) / self.codes)
+        self.sums = self.variable("codebook", "sums", lambda: initialize(self.make_rng("params")) / self.codes)
         if self.kmeans:
             self.started = self.variable("codebook", "started", jnp.zeros, (), jnp.int32)
         if self.revive_after:
@@ -124,14 +124,11 @@ class Codebook(nn.Module):
         return scale_to_unit(table) if self.cosine else table
 
     def _initialize(self, rows: Array, key: Array) -> None:
-        """Replaces the codes by the k-means centers of the first training batch."""
+        """Replaces the codes by the k-means centers of `rows`, unless an earlier batch did."""
         rows = whole_batch(rows, get_axis(self))
         self.shares.value, self.sums.value = jax.lax.cond(
             self.started.value == 0,
-            lambda: (
-                jnp.full(self.codes, 1 / self.codes),
-                fit_kmeans(rows, self.codes, key, self.cosine) / self.codes,
-            ),
+            lambda: (jnp.full(self.codes, 1 / self.codes), fit_kmeans(rows, self.codes, key, self.cosine) / self.codes),
             lambda: (self.shares.value, self.sums.value),
         )
         self.started.value = jnp.ones((), jnp.int32)
@@ -167,9 +164,6 @@ class VectorQuantizer(nn.Module):
       codebook: |stop_gradient(x) - e|^2, with update="gradient".
 
     Attributes:
-      codes: number of codes.
-      features: number of values in a code.
-      positions: number of codes per example with flat features.
       update: how the codes are learned: "ema", by moving averages without a loss (ibid., appendix A.1; Razavi et al.
         2019), or "gradient", by the loss `codebook`.
       decay: decay of the moving averages.
