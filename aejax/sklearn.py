@@ -114,8 +114,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         If the run has a density, the score is a lower bound of log p(x) in nats, log mean_k p(x, z_k) / q(z_k | x) over
         16 samples of the posterior (Burda et al. 2016, equation 8), in X's units. The noise of the samples depends only
-        on the row's values. A run has a density if its bottleneck is Gaussian and its likelihood is normalized and has
-        a fixed or learned variance. squared_error, absolute_error and variance="optimal" have none.
+        on the row's values. A run has a density if its bottleneck is Gaussian and its likelihood is not squared_error,
+        absolute_error or one with variance="optimal".
 
         Otherwise it is minus the squared error of the deterministic reconstruction, summed over values, in the units
         that the model reads: standard deviations, if it standardizes.

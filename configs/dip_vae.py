@@ -1,4 +1,4 @@
-"""DIP-VAE-I: a penalty pulls the covariance of the posterior means to the identity (Kumar et al. 2018).
+"""DIP-VAE-I: a penalty pulls the covariance of the posterior means toward the identity (Kumar et al. 2018).
 
     python -m experiments.train --config=configs/dip_vae.py --workdir=runs/dip_vae
 

@@ -1,4 +1,4 @@
-"""The sparse autoencoder: 784-512-784, with sigmoid units pulled to a mean activation of 5% (Ng 2011).
+"""The sparse autoencoder: 784-512-784, with sigmoid units pulled toward a mean activation of 5% (Ng 2011).
 
     python -m experiments.train --config=configs/sparse.py --workdir=runs/sparse
 

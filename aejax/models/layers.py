@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activate(name: str, x: Array) -> Array:
-    """Returns `ACTIVATIONS[name](x)`, computed in float32 because gradients of Jacobians sum over its slopes."""
+    """Returns `ACTIVATIONS[name](x)`, computed in float32, since the gradient of a Jacobian sums over its slopes."""
     if name not in ACTIVATIONS:
         raise one_of("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name](x.astype("float32")).astype(x.dtype)
@@ -48,9 +48,9 @@ def require_images(x: Array, reader: str) -> tuple[int, int, int, int]:
 
 
 def divide_sides(h: int, w: int, factor: int, option: str) -> tuple[int, int]:
-    """Returns the sides of an image divided by `factor`, which `option` of the config implies.
+    """Returns the sides of an image divided by `factor`.
 
-    Raises InputError if they would not be whole numbers.
+    Raises InputError, which names the config's `option` behind `factor`, if they would not be whole numbers.
     """
     if h % factor or w % factor:
         nearest = max(factor, round(h / factor) * factor)
@@ -75,7 +75,7 @@ def normal(keys: Array, shape: Sequence[int]) -> Array:
 
 
 def fold(keys: Array, number: int | Array) -> Array:
-    """Folds `number` into each key, so that every use of randomness has its own keys [batch]."""
+    """Returns new keys [batch], one per example, that differ for each `number`."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
@@ -86,7 +86,7 @@ def require_keys(module: nn.Module, keys: Array | None, train: bool) -> None:
     """
     if train and keys is None and not module.is_initializing():
         raise InputError(
-            f"{type(module).__name__} draws random numbers in training: give keys=, a random key for each example, "
+            f"{type(module).__name__} uses random numbers in training: give keys=, a random key for each example, "
             "e.g. keys=jax.random.split(key, len(x)); rngs= is not read"
         )
 
@@ -94,7 +94,7 @@ def require_keys(module: nn.Module, keys: Array | None, train: bool) -> None:
 def must_update(module: nn.Module, collection: str, train: bool) -> bool:
     """Returns whether this call updates `collection`: true in training, except in `init`.
 
-    Raises InputError if the collection is not mutable, since Flax would silently drop the update.
+    Raises InputError if the collection is not mutable, since the update would be lost.
     """
     if not train or module.is_initializing():
         return False
