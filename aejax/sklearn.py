@@ -21,36 +21,37 @@ from aejax.inference.run import Run
 from aejax.models import pca
 from aejax.training.loop import fit
 
-_DRAWS = 16  # of the posterior, for a bound of the likelihood
+_SAMPLES = 16  # of the posterior, for a bound of the likelihood
 
 
 class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """An autoencoder that is fitted to X [n, features] and turns it into codes [n, components], float32.
+    """An autoencoder that encodes X [n, features] into codes [n, components], float32.
 
-    A transformer for pipelines and searches, by `aejax.fit` on one device, without anything printed or left on disk.
-    Training starts from the principal component analysis of X and improves on it, where the hidden layers are at least
-    twice as wide as the code. Every row of X is trained on, unless `config.data` says otherwise. Pickles and joblib
-    files hold arrays and the config, nothing compiled.
+    A transformer for pipelines and searches. It trains by `aejax.fit` on one device, prints nothing and leaves nothing
+    on disk. If the hidden layers are at least twice as wide as the code, training starts from the principal component
+    analysis of X and improves on it. It trains on every row of X, unless `config.data` says otherwise. Pickles and
+    joblib files hold arrays and the config, nothing compiled.
 
     Args:
-      n_components: numbers of a code.
-      hidden: widths of the encoder's hidden layers (relu); the decoder mirrors them. None: one layer, of 64 units or
-        four times `n_components`.
-      steps: of training (Adam), each on `batch_size` rows, fewer where X has fewer. None: 50 passes over X, 1,000
-        steps at most.
-      learning_rate: falls to 0 along a cosine.
-      standardize: whether vectors are read with mean 0 and standard deviation 1; codes are decoded to X's own units.
-        "auto": where the scales of the columns differ widely or are far from 1.
-      image_shape: (height, width) or (height, width, channels) of images, which go in and come out flattened, as
-        numbers in [0, 1] or, going in, uint8 of 0 to 255. They are not standardised.
-      config: of the whole experiment, see `aejax.config.default`, in place of all of the above but `image_shape`; its
-        `seed` is drawn from `random_state`. Conditional models are refused, since `transform` has no labels.
-      random_state: of initialisation, batches and noise.
-      verbose: above 0, prints what a training prints.
+      n_components: number of values in a code.
+      hidden: widths of the encoder's hidden layers (relu), which the decoder mirrors. None: one layer of
+        max(64, 4 * `n_components`) units.
+      steps: number of training steps (Adam). None: 50 passes over X, 1,000 steps at most.
+      batch_size: number of rows in a step, fewer if X has fewer.
+      learning_rate: initial learning rate, which falls to 0 along a cosine.
+      standardize: whether vectors are standardized to mean 0 and standard deviation 1; codes are decoded to X's own
+        units. "auto": if the scales of the columns differ widely or are far from 1.
+      image_shape: (height, width) or (height, width, channels) of images. X holds them flattened, as numbers in [0, 1]
+        or uint8 of 0 to 255, and decoded images lie in [0, 1]. They are not standardized.
+      config: config of the whole experiment, see `aejax.config.default`, which replaces all of the above except
+        `image_shape`; its `seed` is sampled from `random_state`. Conditional models raise InputError, since `transform`
+        takes no labels.
+      random_state: source of randomness for initialization, batches and noise.
+      verbose: above 0, training prints its progress.
 
     Attributes:
-      run_: the trained `aejax.Run`; `run_.encode` and the rest take X unflattened.
-      n_features_in_: columns of X.
+      run_: the trained `aejax.Run`, whose methods take X unflattened.
+      n_features_in_: number of columns of X.
 
     Raises InputError, which is a ValueError.
     """
@@ -81,28 +82,27 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> "AutoencoderTransformer":
-        """Trains on X [n, features]; y is not read."""
-        x = self._examples(validate_data(self, X, dtype=_DTYPES))
-        config = self._config(x)
+        """Trains on X [n, features]; y is ignored."""
+        x = self._shape_rows(validate_data(self, X, dtype=_DTYPES))
+        config = self._build_config(x)
         config.seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if config.classes:
             raise InputError(f"config.classes={config.classes} makes the model conditional; set it to 0")
         if not any(config.data[part] for part in ("train", "validation", "test")):
             config.data.update({"train": "train", "validation": "train", "test": "train"})
         config.batch_size = min(config.batch_size, len(split({"train": from_array(x)}, config.data).train))
-        self.run_: Run = fit(
-            config, x, devices=jax.local_devices()[:1], quiet=not self.verbose, adjust=self._start(config, x)
-        )
+        start = self._start_from_pca(config, x)
+        self.run_: Run = fit(config, x, devices=jax.local_devices()[:1], quiet=not self.verbose, adjust=start)
         self._n_features_out = math.prod(self.run_.latents.shape[1:])
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """The code of X, [n, components]: deterministic, the mean of a posterior."""
-        x = self._given(X)
+        """Encodes X into codes [n, components], deterministically: by the mean of a posterior."""
+        x = self._check_rows(X)
         return self.run_.encode(x).reshape(len(x), -1)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Codes [n, components] to what they stand for, [n, features], in X's units."""
+        """Decodes codes [n, components] into rows [n, features], in X's units."""
         check_is_fitted(self)
         z = check_array(X, dtype=np.float32)
         if z.shape[1] != self._n_features_out:
@@ -110,24 +110,25 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self.run_.decode(z.reshape(len(z), *self.run_.latents.shape[1:])).reshape(len(z), -1)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """How normal each row of X is, [n]: the higher, the more.
+        """Returns how well the model explains each row of X, [n]; outliers have low scores.
 
-        Where the run has a density, its bound of log p(x) in nats: log mean_k p(x, z_k) / q(z_k | x) over 16 draws of
-        the posterior (Burda et al. 2016, equation 8), made of the row's own values, in X's units. A run has one where
-        its bottleneck is Gaussian and its likelihood is normalised and fixed or learned: not squared_error,
-        absolute_error, or variance="optimal", which is of a batch.
+        If the run has a density, the score is a lower bound of log p(x) in nats, log mean_k p(x, z_k) / q(z_k | x) over
+        16 samples of the posterior (Burda et al. 2016, equation 8), in X's units. The noise of the samples depends only
+        on the row's values. A run has a density if its bottleneck is Gaussian and its likelihood is not squared_error,
+        absolute_error or one with variance="optimal".
 
-        Otherwise minus the squared error of the deterministic reconstruction, summed over values, in the units that
-        the model reads: deviations, where it standardises.
+        Otherwise it is minus the squared error of the deterministic reconstruction, summed over values, in the units
+        that the model reads: standard deviations, if it standardizes.
         """
-        x, run = self._given(X), self.run_
+        x, run = self._check_rows(X), self.run_
         if likelihood.no_weights(run) is None and not likelihood.is_optimal(run):
-            return likelihood.log_likelihood(run, x, _DRAWS)
-        spec, flat = run.spec, lambda a: np.asarray(a).reshape(len(x), -1)
-        return -np.square(flat(spec.standardize(run.reconstruct(x))) - flat(spec.prepare(spec.check(x)))).sum(1)
+            return likelihood.log_likelihood(run, x, _SAMPLES)
+        target = np.asarray(run.spec.prepare(run.spec.check(x)))
+        error = np.asarray(run.spec.standardize(run.reconstruct(x))) - target
+        return -np.square(error.reshape(len(x), -1)).sum(1)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """The mean of `score_samples`: what a search maximises."""
+        """Returns the mean of `score_samples`, which a search maximizes."""
         return float(self.score_samples(X).mean())
 
     def __sklearn_tags__(self):
@@ -143,45 +144,48 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         config = state["config"]
         super().__setstate__(state | {"config": config and config_lib.from_dict(config)})
 
-    def _config(self, x: np.ndarray) -> ConfigDict:
+    def _build_config(self, x: np.ndarray) -> ConfigDict:
+        """Returns `config`, or the config that the other parameters describe."""
         if self.config is not None:
             defaults = inspect.signature(type(self)).parameters
-            both = [key for key in _IN_CONFIG if getattr(self, key) != defaults[key].default]
-            if both:
-                raise InputError(f"config= is in place of {', '.join(both)}: set them in the config")
+            changed = [key for key in _IN_CONFIG if getattr(self, key) != defaults[key].default]
+            if changed:
+                raise InputError(f"config= replaces {', '.join(changed)}: set them in the config")
             return self.config.copy_and_resolve_references().unlock()
         config = config_lib.default()
-        passes = 50 * max(len(x) // min(self.batch_size, len(x)), 1) if self.steps is None else 0
-        config.steps = config.checkpoint_every = min(passes, 1000) if self.steps is None else self.steps
+        steps = self.steps
+        if steps is None:
+            steps_per_pass = max(len(x) // min(self.batch_size, len(x)), 1)
+            steps = min(50 * steps_per_pass, 1000)
+        config.steps = config.checkpoint_every = steps
         config.batch_size, config.optim.lr, config.optim.schedule = self.batch_size, self.learning_rate, "cosine"
         hidden = (max(64, 4 * self.n_components),) if self.hidden is None else tuple(self.hidden)
         config.encoder = config_lib.module("mlp", features=hidden)
         config.bottleneck = config_lib.module("dense", features=self.n_components)
         config.decoder = config_lib.module("mlp", features=hidden[::-1])
-        automatic = self.standardize == "auto" and self.image_shape is None and needs_standardizing(x)
-        config.data.standardize = bool(automatic if self.standardize == "auto" else self.standardize)
-        config.data.standardize &= self.image_shape is None
+        if self.image_shape is not None:
+            config.data.standardize = False
+        else:
+            config.data.standardize = bool(needs_standardizing(x) if self.standardize == "auto" else self.standardize)
         return config
 
-    def _start(self, config: ConfigDict, x: np.ndarray) -> Any:
-        """Returns what starts training from PCA, or None where the layers have no room for it."""
-        k, widths = self.n_components, config.encoder.get("features", ())
-        if (
-            self.config is not None
-            or not 1 <= k <= min(len(x), math.prod(x.shape[1:]))
-            or min(widths, default=2 * k) < 2 * k
-        ):
+    def _start_from_pca(self, config: ConfigDict, x: np.ndarray) -> Any:
+        """Returns a function that sets initial parameters to PCA, or None if they cannot express it."""
+        if self.config is not None:
+            return None
+        k = self.n_components
+        if not 1 <= k <= min(len(x), math.prod(x.shape[1:])) or any(width < 2 * k for width in config.encoder.features):
             return None
         spec = Spec.of(from_array(x), config.data.standardize)
-        found = PCA(k, random_state=config.seed).fit(np.asarray(spec.prepare(spec.check(x))).reshape(len(x), -1))
-        return functools.partial(pca.start, found.components_, found.mean_)
+        fitted = PCA(k, random_state=config.seed).fit(np.asarray(spec.prepare(spec.check(x))).reshape(len(x), -1))
+        return functools.partial(pca.initialize, fitted.components_, fitted.mean_)
 
-    def _given(self, X: Any) -> np.ndarray:
+    def _check_rows(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return self._examples(validate_data(self, X, dtype=_DTYPES, reset=False))
+        return self._shape_rows(validate_data(self, X, dtype=_DTYPES, reset=False))
 
-    def _examples(self, x: np.ndarray) -> np.ndarray:
-        """Rows as the run reads them."""
+    def _shape_rows(self, x: np.ndarray) -> np.ndarray:
+        """Reshapes rows [n, features] to the images that the run reads, if `image_shape` is given."""
         if self.image_shape is None:
             return x
         if math.prod(self.image_shape) != x.shape[1]:
@@ -189,5 +193,5 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return x.reshape(len(x), *self.image_shape)
 
 
-_DTYPES = [np.float32, np.uint8]  # others become the first
+_DTYPES = [np.float32, np.uint8]  # other dtypes are converted to the first
 _IN_CONFIG = ("n_components", "hidden", "steps", "batch_size", "learning_rate", "standardize")

@@ -1,4 +1,4 @@
-"""The adversarial autoencoder: a discriminator draws deterministic codes to N(0, I) (Makhzani et al. 2016).
+"""The adversarial autoencoder: a discriminator matches deterministic codes to N(0, I) (Makhzani et al. 2016).
 
     python -m experiments.train --config=configs/aae.py --workdir=runs/aae
 

@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=configs/basic.py --workdir=runs/basic
 
-About 5 seconds on two CPU cores. It finds the plane that PCA finds, so its squared error is PCA's,
-about the variance off the plane: 0.05^2 = 0.0025 a point.
+About 5 seconds on two CPU cores. It finds the plane that PCA finds, so that its squared error is the same: about the
+variance orthogonal to the plane, 0.05^2 = 0.0025 a point.
 """
 
 import aejax

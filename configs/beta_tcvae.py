@@ -1,4 +1,4 @@
-"""The beta-TCVAE: the KL in three parts, total correlation weighted by 4 (Chen et al. 2018).
+"""The beta-TCVAE: a KL in three parts, with the total correlation weighted by 4 (Chen et al. 2018).
 
     python -m experiments.train --config=configs/beta_tcvae.py --workdir=runs/beta_tcvae
 

@@ -1,11 +1,11 @@
-"""What the experiments on MNIST share: no experiment of its own."""
+"""Parts that the experiments on MNIST share; not an experiment of its own."""
 
 import aejax
 from aejax.config import module
 
 
 def mnist():
-    """A config on MNIST, without a model: 2,000 steps of 128 images."""
+    """Returns a config on MNIST without a model: 2,000 steps of 128 images."""
     config = aejax.config.default()
     config.data.name = "mnist"
     config.steps, config.checkpoint_every, config.log_every = 2_000, 1_000, 50
@@ -15,7 +15,7 @@ def mnist():
 
 
 def mlp(bottleneck, hidden=(512, 256)):
-    """784 - hidden - bottleneck - hidden mirrored - 784, dense."""
+    """Returns a config of dense layers: 784, `hidden`, the bottleneck, `hidden` reversed, 784."""
     config = mnist()
     config.encoder = module("mlp", features=hidden)
     config.bottleneck = bottleneck
@@ -24,7 +24,7 @@ def mlp(bottleneck, hidden=(512, 256)):
 
 
 def resnet(bottleneck, features=(16, 32)):
-    """Residual stages down to 7x7 and up again, 500 steps."""
+    """Returns a config of residual stages, 28x28 to 7x7 and back, with 500 steps."""
     config = mnist()
     shorten(config, 500)
     config.encoder = module("resnet", features=features)
@@ -34,12 +34,12 @@ def resnet(bottleneck, features=(16, 32)):
 
 
 def shorten(config, steps):
-    """Fewer steps, for models that take longer for each."""
+    """Sets fewer steps, for models whose steps take longer."""
     config.steps, config.checkpoint_every, config.log_every = steps, steps // 2, 20
 
 
 def finish(config, tiny):
-    """Locks the config; `tiny` first makes it run in seconds, on 8x8 digits with one narrow layer or stage each way."""
+    """Locks the config; with `tiny` it first becomes one for 8x8 digits that runs in seconds, with narrow layers."""
     if tiny:
         config.data.name = "digits"
         for part in (config.encoder, config.decoder):

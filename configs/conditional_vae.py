@@ -1,10 +1,10 @@
-"""The conditional VAE: encoder and decoder are given the digit's label (Sohn et al. 2015).
+"""The conditional VAE: encoder and decoder receive the digit's label (Sohn et al. 2015).
 
     python -m experiments.train --config=configs/conditional_vae.py --workdir=runs/conditional_vae
 
 About 34 seconds on two CPU cores; squared error 10.1 a test image, 106 nats.
 
-Then `run.generate(10, label=np.arange(10))` draws an image for each digit. A classifier reads 49% of such images as
+Then `run.generate(10, label=np.arange(10))` generates an image of each digit. A classifier reads 49% of such images as
 the digit that was asked for, and 73% after `--config.steps=6000` (`python -m experiments.evaluate
 --workdir=runs/conditional_vae --groups=generation`, experiments/results/conditional_vae).
 """

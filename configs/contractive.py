@@ -1,5 +1,6 @@
-"""The contractive autoencoder: 784-64-784 with sigmoid codes, the exact Jacobian of the encoder penalised
-(Rifai et al. 2011).
+"""The contractive autoencoder: 784-64-784 with sigmoid codes and a penalty on the encoder's Jacobian.
+
+The Jacobian is exact (Rifai et al. 2011).
 
     python -m experiments.train --config=configs/contractive.py --workdir=runs/contractive
 

@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: 7x7 codes of 8 x 6 x 5 = 240 fixed points, nothing to collapse (Mentzer et al. 2024).
+"""Finite scalar quantization: 7x7 codes out of 8 x 6 x 5 = 240 fixed points (Mentzer et al. 2024).
 
     python -m experiments.train --config=configs/fsq.py --workdir=runs/fsq
 

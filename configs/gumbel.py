@@ -1,5 +1,6 @@
-"""A VAE with categorical codes, 16 variables of 16 classes, by the Gumbel-softmax (Jang et al. 2017;
-Maddison et al. 2017), its temperature falling from 1 to 0.5.
+"""A VAE with categorical codes: 16 variables of 16 categories, by Gumbel-softmax.
+
+The temperature falls from 1 to 0.5 (Jang et al. 2017; Maddison et al. 2017).
 
     python -m experiments.train --config=configs/gumbel.py --workdir=runs/gumbel
 

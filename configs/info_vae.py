@@ -1,4 +1,4 @@
-"""InfoVAE, or MMD-VAE: no KL, but the aggregate posterior is drawn to the prior (Zhao et al. 2019).
+"""InfoVAE, or MMD-VAE: instead of the KL, an MMD between aggregate posterior and prior (Zhao et al. 2019).
 
     python -m experiments.train --config=configs/info_vae.py --workdir=runs/info_vae
 

@@ -1,5 +1,6 @@
-"""The JumpReLU autoencoder: 784-1024 units, each with a threshold that is learned under an L0 penalty
-(Rajamanoharan et al. 2024).
+"""The JumpReLU autoencoder: 784-1024-784, with a learned threshold per unit and an L0 penalty.
+
+Rajamanoharan et al. 2024.
 
     python -m experiments.train --config=configs/jumprelu.py --workdir=runs/jumprelu
 

@@ -1,5 +1,6 @@
-"""The masked autoencoder: a small vision transformer sees a quarter of the 4x4 patches and another one fills in
-the rest; the loss is that of the hidden patches (He et al. 2022).
+"""The masked autoencoder: a vision transformer encodes a quarter of the 4x4 patches (He et al. 2022).
+
+A smaller one decodes all patches; the loss is the error of the masked ones alone.
 
     python -m experiments.train --config=configs/mae.py --workdir=runs/mae
 

@@ -1,10 +1,11 @@
-"""The regularised autoencoder: small codes and a decoder of small gradients instead of noise (Ghosh et al. 2020).
+"""The regularized autoencoder: penalties on codes and decoder instead of noise (Ghosh et al. 2020).
 
     python -m experiments.train --config=configs/rae.py --workdir=runs/rae
 
 About 153 seconds on two CPU cores; squared error 15.9 a test image.
 
-`rae.py:spectral` normalises the decoder's kernels by their largest singular value, `:l2` penalises them.
+The decoder's gradient is penalized. `rae.py:spectral` instead divides the decoder's kernels by their largest singular
+values, and `:l2` penalizes the kernels.
 """
 
 from aejax.config import module, parse_arg

@@ -1,5 +1,6 @@
-"""Residual VQ: each 7x7 code is the sum of 4 from books of 64, each coding what the ones before left
-(Zeghidour et al. 2021).
+"""Residual VQ: 7x7 codes, each the sum of one code from each of 4 codebooks of 64 (Zeghidour et al. 2021).
+
+Each codebook quantizes the remainder of the one before it.
 
     python -m experiments.train --config=configs/residual_vq.py --workdir=runs/residual_vq
 

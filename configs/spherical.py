@@ -1,4 +1,4 @@
-"""An autoencoder whose codes have unit length: 784-512-256-16 on the sphere.
+"""The hyperspherical autoencoder: 784-512-256-16, with codes scaled to unit length (Zhao et al. 2019).
 
     python -m experiments.train --config=configs/spherical.py --workdir=runs/spherical
 

@@ -1,5 +1,6 @@
-"""The k-sparse autoencoder: 784-1024, of which 32 units are active, and back, linear (Makhzani and Frey 2014),
-with a pre-encoder bias, and dead units revived by an auxiliary loss (Gao et al. 2024).
+"""The k-sparse autoencoder: 784-1024-784, linear, with 32 active units per image (Makhzani and Frey 2014).
+
+It has a pre-encoder bias and an auxiliary loss that revives dead units (Gao et al. 2024).
 
     python -m experiments.train --config=configs/topk.py --workdir=runs/topk
 

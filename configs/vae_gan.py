@@ -1,5 +1,6 @@
-"""VAE-GAN: the reconstruction is judged in the features of a discriminator, which also makes draws look real
-(Larsen et al. 2016).
+"""VAE-GAN: a VAE whose reconstruction error is measured in the features of a discriminator (Larsen et al. 2016).
+
+The discriminator also trains the decoder to make its samples look real.
 
     python -m experiments.train --config=configs/vae_gan.py --workdir=runs/vae_gan
 

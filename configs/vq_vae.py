@@ -1,12 +1,13 @@
-"""VQ-VAE: residual convolutions, 7x7 codes from a book of 256 that follows by moving averages
-(van den Oord et al. 2017; Razavi et al. 2019), begun by k-means, with dead codes revived.
+"""VQ-VAE: residual convolutions and 7x7 codes from a learned codebook of 256 (van den Oord et al. 2017).
+
+The codebook starts by k-means, is updated by moving averages (Razavi et al. 2019), and replaces dead codes.
 
     python -m experiments.train --config=configs/vq_vae.py --workdir=runs/vq_vae
 
 About 90 seconds on two CPU cores; squared error 5.4 a test image.
 
-`vq_vae.py:gradient` learns the book by the codebook loss; `:cosine` compares directions; `:rotation` has the
-gradient of the rotation trick (Fifty et al. 2024).
+`vq_vae.py:gradient` learns the codebook by a loss instead; `:cosine` compares vectors by their angle; `:rotation` has
+the gradient of the rotation trick (Fifty et al. 2024).
 """
 
 from aejax.config import module, parse_arg

@@ -1,5 +1,4 @@
-"""The Wasserstein autoencoder, WAE-MMD: deterministic codes whose distribution is drawn to N(0, I)
-(Tolstikhin et al. 2018).
+"""The Wasserstein autoencoder, WAE-MMD: deterministic codes matched to N(0, I) (Tolstikhin et al. 2018).
 
     python -m experiments.train --config=configs/wae.py --workdir=runs/wae
 

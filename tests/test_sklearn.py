@@ -259,7 +259,7 @@ def test_nothing_is_printed_and_nothing_stays(capfd, tmp_path, monkeypatch):
         ({"image_shape": (2, 3)}, r"float images must lie in \[0, 1\], found -\d"),
         (
             {"config": mlp(), "steps": 5, "hidden": (3,)},
-            r"config= is in place of hidden, steps: set them in the config",
+            r"config= replaces hidden, steps: set them in the config",
         ),
         ({"config": mlp(classes=3)}, r"config.classes=3 makes the model conditional; set it to 0"),
     ],

@@ -1,14 +1,14 @@
 """Encoders, bottlenecks and decoders as linen modules, and their composition.
 
-Beside "params", a model may have these collections, which `apply(..., train=True)` changes:
+In addition to "params", a model may have these collections, which `apply(..., train=True)` updates:
 
-    batch_stats: running statistics of normalisation="batch".
+    batch_stats: running statistics of normalisation="batch" and power iterations of spectral=True.
     codebook: the codes of vq and residual_vq with update="ema" (`shares`, `sums`; `started` with kmeans, `ages` with
-      revive_after); the training steps of gumbel with anneal_steps (`steps`).
-    sparse: with dead_after, each unit's steps without being active (`idle`); batch_topk's `threshold`.
+      revive_after); the number of training steps of gumbel with anneal_steps (`steps`).
+    sparse: with dead_after, the number of steps for which each unit was inactive (`idle`); batch_topk's `threshold`.
 
-They have to be mutable there, `mutable=["codebook"]`, and come back beside the output; else InputError is raised.
-Evaluation only reads them.
+In training they must be mutable, for example `mutable=["codebook"]`, and `apply` returns their new values after the
+output; otherwise it raises InputError. Evaluation only reads them.
 """
 
 from aejax.models.autoencoder import Autoencoder, Output, abstract_output, build, summary, table, warn_if_overcomplete

@@ -1,4 +1,4 @@
-"""Decoders: a code to the parameters of the likelihood of the input, [batch, *shape]."""
+"""Decoders: from a code to the parameters of the likelihood of the input, [batch, *shape]."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
-from aejax.models.layers import Dense, Normalise, Upsample, activate, flatten
+from aejax.models.layers import Dense, Normalization, Upsample, activate, divide_sides, flatten, must_update
 from aejax.models.resnet import ResNetDecoder
 from aejax.models.vit import ViTDecoder
 
 
 class TiedDense(nn.Module):
-    """A dense layer with its own bias whose kernel is the transpose of an encoder's: y = x W^T + b."""
+    """A dense layer with its own bias whose kernel is the transpose of a given one: y = x W^T + b."""
 
     dtype: DTypeLike = "float32"
 
@@ -27,15 +27,15 @@ class TiedDense(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Dense layers up to the input's shape: [batch, ...] to [batch, *shape].
+    """Dense layers from a code to the input's shape: [batch, ...] to [batch, *shape].
 
     Attributes:
       shape: shape of one output example.
       features: widths of the hidden layers, each followed by `activation`.
       output: activation of the last layer; "linear" gives logits.
-      tied: the kernels are the transposes of the encoder's, given to the call as `kernels`, innermost
+      tied: whether the kernels are the transposes of the encoder's, which a call receives as `kernels`, innermost
         first; only the biases are parameters (Vincent et al. 2010, section 2.2).
-      spectral: divides each kernel by its largest singular value (Miyato et al. 2018).
+      spectral: whether each kernel is divided by its largest singular value (Miyato et al. 2018).
     """
 
     shape: Sequence[int]
@@ -52,6 +52,8 @@ class MLPDecoder(nn.Module):
     def __call__(self, z: Array, kernels: Sequence[Array] = (), *, train: bool = False) -> Array:
         x = flatten(z)
         widths = (*self.features, math.prod(self.shape))
+        if self.spectral:
+            must_update(self, "batch_stats", train)
         if self.tied and [k.shape[0] for k in kernels] != list(widths):
             raise InputError(
                 f"decoder.tied needs an encoder that mirrors the decoder's widths {widths}, innermost first; "
@@ -67,16 +69,17 @@ class MLPDecoder(nn.Module):
             else:
                 x = Dense(width, dtype=self.dtype, name=name)(x)
             if i < len(self.features):
-                x = Normalise(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
+                x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
             x = activate(self.activation if i < len(self.features) else self.output, x)
         return x.reshape(x.shape[0], *self.shape)
 
 
 class ConvDecoder(nn.Module):
-    """Convolution, normalisation, activation and 2x2 upsampling per entry of `features`, then one convolution to the
-    image's channels: [batch, h, w, c] to [batch, h * 2^n, w * 2^n, shape[-1]] with n entries.
+    """Convolutional decoder with 2x2 upsampling: [batch, h, w, c] to [batch, h * 2^n, w * 2^n, shape[-1]].
 
-    A flat code [batch, d] is first projected to the smallest image by a dense layer.
+    Each of the n entries of `features` stands for convolution, normalization, activation and upsampling; one more
+    convolution makes the image's channels. A flat code [batch, d] is first projected to the smallest image by a dense
+    layer.
 
     Attributes:
       shape: shape of one output image, (height, width, channels).
@@ -97,21 +100,20 @@ class ConvDecoder(nn.Module):
         if len(self.shape) != 3:
             raise InputError(f"ConvDecoder makes images (height, width, channels), the input is {tuple(self.shape)}")
         h, w, c = self.shape
-        factor = 2 ** len(self.features)
+        small = divide_sides(h, w, 2 ** len(self.features), "decoder.features")
         if z.ndim == 2:
-            small = (h // factor, w // factor, self.features[0])
-            z = Dense(math.prod(small), dtype=self.dtype, name="project")(z)
-            z = activate(self.activation, z).reshape(-1, *small)
-        if z.ndim != 4 or (z.shape[1] * factor, z.shape[2] * factor) != (h, w):
+            z = Dense(math.prod(small) * self.features[0], dtype=self.dtype, name="project")(z)
+            z = activate(self.activation, z).reshape(-1, *small, self.features[0])
+        if z.ndim != 4 or z.shape[1:3] != small:
             raise InputError(
-                f"ConvDecoder upsamples {len(self.features)} times, so a code of {z.shape[1:]} does not "
+                f"ConvDecoder upsamples {len(self.features)} times, so that a code of {z.shape[1:]} does not "
                 f"become an image of {h}x{w}; give encoder.features and decoder.features the same length"
             )
         size = (self.kernel, self.kernel)
         x = z
         for i, width in enumerate(self.features):
             x = Conv(width, size, enlarged=i > 0, dtype=self.dtype, name=f"conv_{i}")(x)
-            x = Normalise(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
+            x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
             x = activate(self.activation, x)
             x = Upsample(name=f"upsample_{i}")(x)
         x = Conv(c, size, enlarged=bool(self.features), dtype=self.dtype, name=f"conv_{len(self.features)}")(x)

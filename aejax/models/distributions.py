@@ -1,6 +1,7 @@
-"""Posteriors and priors of a stochastic code: densities in nats, summed over latent units.
+"""Posteriors and priors of a stochastic code.
 
-z is [batch, d] or [samples, batch, d]; what a density returns has the shape of z without d.
+z is [batch, d] or [samples, batch, d]. `log_prob(z)` returns the log density in nats, summed over the latent units:
+[batch] or [samples, batch].
 """
 
 import math
@@ -16,45 +17,47 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def normal_log_prob(z: Array, mean: Array, log_std: Array) -> Array:
-    """Of independent Gaussians, summed over the last axis."""
+    """Returns the log density of independent Gaussians in nats, summed over the last axis."""
     return -0.5 * (jnp.square((z - mean) * jnp.exp(-log_std)) + 2 * log_std + _LOG_2PI).sum(-1)
 
 
 class DiagonalGaussian(struct.PyTreeNode):
-    """q(z|x) = N(mean, diag(exp(log_std))^2), both [batch, d] (Kingma and Welling 2014)."""
+    """A Gaussian q(z|x) = N(mean, diag(exp(log_std))^2), both [batch, d] (Kingma and Welling 2014)."""
 
     mean: Array
     log_std: Array
 
     def sample(self, noise: Array) -> Array:
-        """z for standard normal noise of z's shape."""
+        """Returns z for standard normal noise of z's shape."""
         return self.mean + jnp.exp(self.log_std) * noise
 
     def log_prob(self, z: Array) -> Array:
         return normal_log_prob(z, self.mean, self.log_std)
 
     def kl_by_unit(self) -> Array:
-        """KL(q || N(0, 1)) of each latent unit, [batch, d] (ibid., appendix B)."""
+        """Returns KL(q || N(0, 1)) of each latent unit in nats, [batch, d] (ibid., appendix B)."""
         return 0.5 * (jnp.square(self.mean) + jnp.exp(2 * self.log_std) - 1) - self.log_std
 
     def kl(self) -> Array:
-        """KL(q || N(0, I)), [batch]."""
+        """Returns KL(q || N(0, I)) in nats, [batch]."""
         return self.kl_by_unit().sum(-1)
 
     def covariance(self) -> Array:
-        """[batch, d, d]."""
+        """Returns the covariance matrices, [batch, d, d]."""
         return jnp.exp(2 * self.log_std)[..., None] * jnp.eye(self.mean.shape[-1])
 
 
 class FullGaussian(struct.PyTreeNode):
-    """q(z|x) = N(mean, L L^T), L lower triangular with a positive diagonal, [batch, d, d]
-    (Kingma and Welling 2019, section 2.5.1)."""
+    """A Gaussian q(z|x) = N(mean, L L^T) with full covariance (Kingma and Welling 2019, section 2.5.1).
+
+    `mean` is [batch, d] and `scale` is L, [batch, d, d], lower triangular with a positive diagonal.
+    """
 
     mean: Array
     scale: Array
 
     def sample(self, noise: Array) -> Array:
-        """z for standard normal noise of z's shape."""
+        """Returns z for standard normal noise of z's shape."""
         return self.mean + jnp.einsum("bij,...bj->...bi", self.scale, noise)
 
     def _log_det(self) -> Array:
@@ -66,22 +69,22 @@ class FullGaussian(struct.PyTreeNode):
         return normal_log_prob(noise, jnp.zeros(()), jnp.zeros(())) - self._log_det()
 
     def kl(self) -> Array:
-        """KL(q || N(0, I)), [batch]."""
+        """Returns KL(q || N(0, I)) in nats, [batch]."""
         d = self.mean.shape[-1]
         return 0.5 * (jnp.square(self.scale).sum((-2, -1)) + jnp.square(self.mean).sum(-1) - d) - self._log_det()
 
     def covariance(self) -> Array:
-        """[batch, d, d]."""
+        """Returns the covariance matrices, [batch, d, d]."""
         return self.scale @ self.scale.swapaxes(-2, -1)
 
 
 class FlowPosterior(struct.PyTreeNode):
-    """A diagonal Gaussian through a flow (Rezende and Mohamed 2015).
+    """A diagonal Gaussian transformed by a flow (Rezende and Mohamed 2015).
 
     Attributes:
-      mean: the base's mean through the flow, [batch, d].
-      base: before the flow.
-      log_q: density of the z that was drawn; a flow cannot tell that of another one.
+      mean: the base's mean after the flow, [batch, d].
+      base: the Gaussian before the flow.
+      log_q: log density of the sampled z in nats. `log_prob` returns it for any z, since the flow is not inverted.
     """
 
     mean: Array
@@ -93,7 +96,7 @@ class FlowPosterior(struct.PyTreeNode):
 
 
 class StandardNormal(struct.PyTreeNode):
-    """p(z) = N(0, I) of `features` units."""
+    """The prior p(z) = N(0, I) of `features` latent units."""
 
     features: int = struct.field(pytree_node=False)
 
@@ -101,12 +104,12 @@ class StandardNormal(struct.PyTreeNode):
         return normal_log_prob(z, jnp.zeros(()), jnp.zeros(()))
 
     def sample(self, keys: Array) -> Array:
-        """One z for each key, [batch, d]."""
+        """Samples one z per key, [batch, d]."""
         return normal(keys, (self.features,))
 
 
 class GaussianMixture(struct.PyTreeNode):
-    """p(z) = sum_k softmax(logits)_k N(mean_k, diag(exp(log_std_k))^2); mean and log_std are [k, d]."""
+    """The prior p(z) = sum_k softmax(logits)_k N(mean_k, diag(exp(log_std_k))^2); mean and log_std are [k, d]."""
 
     logits: Array
     mean: Array
@@ -117,7 +120,7 @@ class GaussianMixture(struct.PyTreeNode):
         return jax.nn.logsumexp(components + jax.nn.log_softmax(self.logits), -1)
 
     def sample(self, keys: Array) -> Array:
-        """One z for each key, [batch, d]."""
+        """Samples one z per key, [batch, d]."""
         k = jax.vmap(jax.random.categorical, (0, None))(fold(keys, 0), self.logits)
         return self.mean[k] + jnp.exp(self.log_std[k]) * normal(fold(keys, 1), self.mean.shape[1:])
 

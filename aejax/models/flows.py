@@ -1,4 +1,4 @@
-"""Normalising flows for a posterior: z [..., batch, d] to a new z and log |det dz'/dz| [..., batch]."""
+"""Normalizing flows for a posterior: from z [..., batch, d] to z' of that shape and log |det dz'/dz| [..., batch]."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ from jax import Array
 
 
 class MaskedDense(nn.Module):
-    """A dense layer whose kernel is multiplied by a fixed mask [inputs, outputs]."""
+    """A dense layer whose kernel is multiplied by a constant mask [inputs, outputs]."""
 
     mask: Array
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
@@ -22,8 +22,8 @@ class MaskedDense(nn.Module):
 class InverseAutoregressive(nn.Module):
     """One step of inverse autoregressive flow (Kingma et al. 2016, equations 10 to 14).
 
-    z'_i = s_i z_i + (1 - s_i) m_i, where m_i and the gate s_i read z_1 ... z_{i-1} and the encoder's
-    features, by one masked hidden layer (MADE, Germain et al. 2015).
+    z'_i = s_i z_i + (1 - s_i) m_i, where m_i and the gate s_i are functions of z_1 ... z_{i-1} and the encoder's
+    features, with one masked hidden layer of width `hidden` (MADE, Germain et al. 2015).
     """
 
     hidden: int = 64
@@ -31,31 +31,35 @@ class InverseAutoregressive(nn.Module):
     @nn.compact
     def __call__(self, z: Array, h: Array) -> tuple[Array, Array]:
         d = z.shape[-1]
-        unit, inner = jnp.arange(d), jnp.arange(self.hidden) % max(d - 1, 1)
-        first = unit[:, None] <= inner
-        last = inner[:, None] < unit
+        # Hidden unit j reads z_0 ... z_{degree[j]}, and output i only hidden units of degree below i.
+        unit, degree = jnp.arange(d), jnp.arange(self.hidden) % max(d - 1, 1)
+        input_mask = unit[:, None] <= degree
+        output_mask = degree[:, None] < unit
         context = nn.Dense(self.hidden, name="context")(h)
-        x = nn.elu(MaskedDense(first, name="masked_0")(z) + context)
-        zeros = nn.initializers.zeros  # with the 2: starts near the identity for any h, as the paper advises
-        mean = MaskedDense(last, zeros, name="mean")(x)
-        gate = MaskedDense(last, zeros, name="gate")(x) + 2.0
+        x = nn.elu(MaskedDense(input_mask, name="masked_0")(z) + context)
+        zeros = nn.initializers.zeros  # with the 2: each step starts near the identity for any h, as the paper advises
+        mean = MaskedDense(output_mask, zeros, name="mean")(x)
+        gate = MaskedDense(output_mask, zeros, name="gate")(x) + 2.0
         s = nn.sigmoid(gate)
         return s * z + (1 - s) * mean, jax.nn.log_sigmoid(gate).sum(-1)
 
 
 class Planar(nn.Module):
-    """One planar step, its parameters made from the encoder's features (Rezende and Mohamed 2015,
-    equations 10 to 12 and appendix A.1): z' = z + u tanh(w.z + b)."""
+    """One planar step z' = z + u tanh(w.z + b), where u, w and b are computed from the encoder's features.
+
+    Rezende and Mohamed 2015, "Variational inference with normalizing flows", equations 10 to 12 and appendix A.1.
+    """
 
     @nn.compact
     def __call__(self, z: Array, h: Array) -> tuple[Array, Array]:
         d = z.shape[-1]
-        # Starts as one step of w of length about 1 for any h: not of w = 0, where the gradient is without bounds.
+        # w starts with a length of about 1 for any h: at w = 0 the gradient would be unbounded.
         bias = nn.initializers.normal(d**-0.5)
         dense = nn.Dense(2 * d + 1, kernel_init=nn.initializers.zeros, bias_init=bias, name="parameters")
         u, w, b = jnp.split(dense(h), (d, 2 * d), axis=-1)
         wu = (w * u).sum(-1, keepdims=True)
-        u = u + (nn.softplus(wu) - 1 - wu) * w / (jnp.square(w).sum(-1, keepdims=True) + 1e-8)  # w.u > -1: invertible
+        # Moves u so that w.u is above -1, which makes the step invertible.
+        u = u + (nn.softplus(wu) - 1 - wu) * w / (jnp.square(w).sum(-1, keepdims=True) + 1e-8)
         inner = jnp.tanh((w * z).sum(-1, keepdims=True) + b)
         slope = (1 - jnp.square(inner)) * (w * u).sum(-1, keepdims=True)
         return z + u * inner, jnp.log1p(jnp.maximum(slope[..., 0], -1 + 1e-6))

@@ -1,4 +1,4 @@
-"""Small layers that the blocks are made of."""
+"""Small layers and functions that the encoders, bottlenecks and decoders share."""
 
 import functools
 import math
@@ -28,107 +28,121 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activate(name: str, x: Array) -> Array:
-    """Applies the activation called `name`, computed in float32: a Jacobian's gradient sums over its slopes."""
+    """Returns `ACTIVATIONS[name](x)`, computed in float32, since the gradient of a Jacobian sums over its slopes."""
     if name not in ACTIVATIONS:
         raise one_of("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name](x.astype("float32")).astype(x.dtype)
 
 
 def flatten(x: Array) -> Array:
-    """[batch, ...] to [batch, everything else]."""
+    """Reshapes [batch, ...] to [batch, features]."""
     return x.reshape(x.shape[0], -1)
 
 
-def image_shape(x: Array, reader: str) -> tuple[int, int, int, int]:
-    """The four sizes of a batch of images, or an error that names who wanted them."""
+def require_images(x: Array, reader: str) -> tuple[int, int, int, int]:
+    """Returns (batch, height, width, channels) of images; raises InputError, which names `reader`, for other arrays."""
     if x.ndim != 4:
         raise InputError(f"{reader} reads images [batch, height, width, channels], got {list(x.shape)}")
     b, h, w, c = x.shape
     return b, h, w, c
 
 
-def unit(x: Array) -> Array:
-    """Vectors along the last axis, scaled to length 1; a zero vector stays zero, with a finite gradient."""
+def divide_sides(h: int, w: int, factor: int, option: str) -> tuple[int, int]:
+    """Returns the sides of an image divided by `factor`.
+
+    Raises InputError, which names the config's `option` behind `factor`, if they would not be whole numbers.
+    """
+    if h % factor or w % factor:
+        nearest = max(factor, round(h / factor) * factor)
+        raise InputError(
+            f"an image's sides must be divisible by {factor}, got {h}x{w}; "
+            f"resize with data.size={nearest} or change {option}"
+        )
+    return h // factor, w // factor
+
+
+def scale_to_unit(x: Array) -> Array:
+    """Scales the vectors along the last axis to length 1; a zero vector stays zero, with a finite gradient."""
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
 
 
 def normal(keys: Array, shape: Sequence[int]) -> Array:
-    """Standard normal noise [batch, *shape] from a key for each example.
+    """Returns standard normal noise [batch, *shape], given one key per example.
 
-    The noise of an example depends on its own key alone, so it is the same on any number of devices.
+    The noise of an example depends only on its own key, so it is the same on any number of devices.
     """
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def fold(keys: Array, number: int | Array) -> Array:
-    """New keys, one for each example, for another purpose."""
+    """Returns new keys [batch], one per example, that differ for each `number`."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def require_keys(module: nn.Module, keys: Array | None, train: bool) -> None:
-    """Raises InputError where a module that draws in training is trained without keys.
+    """Raises InputError if a module that is stochastic in training is trained without keys.
 
-    Its output would be deterministic without a word. In evaluation that is meant, and in `init` nobody reads it.
+    Otherwise its output would silently be deterministic, as is intended in evaluation and harmless in `init`.
     """
     if train and keys is None and not module.is_initializing():
         raise InputError(
-            f"{type(module).__name__} draws random numbers in training: give keys=, a random key for each example, "
+            f"{type(module).__name__} uses random numbers in training: give keys=, a random key for each example, "
             "e.g. keys=jax.random.split(key, len(x)); rngs= is not read"
         )
 
 
-def learns(module: nn.Module, collection: str, train: bool) -> bool:
-    """Returns whether this call changes `collection`, as every call in training does but that of `init`.
+def must_update(module: nn.Module, collection: str, train: bool) -> bool:
+    """Returns whether this call updates `collection`: true in training, except in `init`.
 
-    Raises InputError where the collection is not mutable: what the module learned would be dropped without a word.
+    Raises InputError if the collection is not mutable, since the update would be lost.
     """
     if not train or module.is_initializing():
         return False
     if not module.is_mutable_collection(collection):
         raise InputError(
             f"{type(module).__name__} changes the collection {collection!r} in training: "
-            f"call output, updated = apply(..., mutable=[{collection!r}]) and go on with updated[{collection!r}]"
+            f"call output, updated = apply(..., mutable=[{collection!r}]) and give updated to the next call"
         )
     return True
 
 
-def axis(module: nn.Module) -> str | None:
-    """The devices' axis of a module that has `axis_name`; None in `init`, which runs on one device."""
+def get_axis(module: nn.Module) -> str | None:
+    """Returns the `axis_name` of a module, or None in `init`, which runs on one device."""
     return None if module.is_initializing() else module.axis_name  # type: ignore[attr-defined]
 
 
 def whole_batch(x: Array, axis_name: str | None) -> Array:
-    """This device's examples to the examples of all devices, [devices * batch, ...]."""
+    """Gathers the examples of all devices, [devices * batch, ...], from those of this one, [batch, ...]."""
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
 
 
-def keep_bias(x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike | None) -> list[Array | None]:
-    """Promotes the arrays of a layer as Flax does, but for the bias.
+def promote_all_but_bias(x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike | None) -> list[Array | None]:
+    """Promotes the arrays of a layer to `dtype` as Flax does, but leaves the bias in float32.
 
-    Adding a bfloat16 bias sums its gradient over rows and pixels in bfloat16, which stands still at 256 equal values.
+    The gradient of a bfloat16 bias is a bfloat16 sum over examples and pixels, which stops growing after 256 ones.
     """
     return [*nn.dtypes.promote_dtype(x, kernel, dtype=dtype), bias]
 
 
 class Dense(nn.Dense):
-    """`nn.Dense(features)`, same parameters, whose bias is added in float32 before rounding to `dtype`."""
+    """`nn.Dense`, with the same parameters, that adds its bias in float32 before it rounds to `dtype`."""
 
-    promote_dtype: Callable[..., Any] = keep_bias
+    promote_dtype: Callable[..., Any] = promote_all_but_bias
 
     def __call__(self, x: Array) -> Array:
         return super().__call__(x).astype(self.dtype)
 
 
-NORMALISATIONS = ("none", "batch", "group", "layer")
+NORMALIZATIONS = ("none", "batch", "group", "layer")
 
 
-class Normalise(nn.Module):
-    """Normalisation by name, float32 inside.
+class Normalization(nn.Module):
+    """A normalization layer chosen by name, computed in float32; the shape stays.
 
     Attributes:
-      kind: "none", "batch" (Ioffe and Szegedy 2015, statistics over all devices; their running averages are the
-        collection "batch_stats"), "group" (Wu and He 2018, up to 32 groups) or "layer" (Ba et al. 2016).
-      axis_name: of the devices, see `build`.
+      kind: "none", "batch" (Ioffe and Szegedy 2015; statistics over all devices, running averages in the collection
+        "batch_stats"), "group" (Wu and He 2018; up to 32 groups) or "layer" (Ba et al. 2016).
+      axis_name: name of the device axis, see `build`.
     """
 
     kind: str = "none"
@@ -140,19 +154,20 @@ class Normalise(nn.Module):
         if self.kind == "none":
             return x
         if self.kind == "batch":
-            learns(self, "batch_stats", train)  # Flax's own error names no cure
-            return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, axis_name=axis(self), name="batch")(x)
+            must_update(self, "batch_stats", train)  # for its error: Flax's own does not say what to change
+            return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, axis_name=get_axis(self), name="batch")(x)
         if self.kind == "group":
             return GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, name="group")(x)
         if self.kind == "layer":
             return nn.LayerNorm(dtype=self.dtype, name="layer")(x)
-        raise one_of("normalisation", self.kind, NORMALISATIONS)
+        raise one_of("normalisation", self.kind, NORMALIZATIONS)
 
 
 class GroupNorm(nn.Module):
-    """`nn.GroupNorm(groups)`, same parameters: [batch, ..., c] to the same, each group of channels over all places.
+    """`nn.GroupNorm(groups)`, with the same parameters, for x [batch, ..., c].
 
-    Here all sums are of each channel first, which both ways are quicker than those of [places, groups, c / groups].
+    It sums each channel over all positions before it averages the channels of a group, which is faster, forward and
+    backward, than Flax's sum over positions and channels at once.
     """
 
     groups: int
@@ -160,73 +175,77 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        b, *places, c = x.shape
+        b, *positions, c = x.shape
         scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
         flat = x.reshape(b, -1, c).astype("float32")
-        mean, square = (self._mean(values) for values in (flat, jnp.square(flat)))
-        factor = scale * jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + 1e-6)
+        mean, mean_square = self._average(flat), self._average(jnp.square(flat))
+        factor = scale * jax.lax.rsqrt(jnp.maximum(mean_square - jnp.square(mean), 0) + 1e-6)
         y = flat * factor[:, None] + (bias - mean * factor)[:, None]
-        return y.reshape(b, *places, c).astype(self.dtype)
+        return y.reshape(b, *positions, c).astype(self.dtype)
 
-    def _mean(self, x: Array) -> Array:
-        """[batch, places, c] to [batch, c]: that of each channel's group."""
-        b, places, c = x.shape
-        sums = jnp.einsum("bpc,p->bc", x, jnp.ones(places), precision="highest")  # on CPU quicker than `sum`
-        return jnp.repeat(sums.reshape(b, self.groups, -1).mean(-1) / places, c // self.groups, axis=-1)
+    def _average(self, x: Array) -> Array:
+        """Returns for each channel the mean of its group, [batch, c], of x [batch, positions, c]."""
+        b, positions, c = x.shape
+        sums = jnp.einsum("bpc,p->bc", x, jnp.ones(positions), precision="highest")  # faster than `sum` on CPU
+        return jnp.repeat(sums.reshape(b, self.groups, -1).mean(-1) / positions, c // self.groups, axis=-1)
 
 
 class Pool(nn.Module):
-    """Maximum over non-overlapping windows: [b, h, w, c] to [b, h/k, w/k, c].
+    """Max pooling over non-overlapping windows of k x k pixels: [b, h, w, c] to [b, h/k, w/k, c].
 
-    Equal to `nn.max_pool(x, (k, k), (k, k))` with its gradient, that of the first of the largest pixels, which there
-    (select-and-scatter) is the slowest operation of a convolutional model on CPU.
+    Equal to `nn.max_pool(x, (k, k), (k, k))`. So is its gradient, which goes to the first of the largest pixels of a
+    window, but without select-and-scatter, the slowest operation of a convolutional model on CPU.
     """
 
     window: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        _, h, w, _ = image_shape(x, "Pool")
+        _, h, w, _ = require_images(x, "Pool")
         k = self.window
         if h % k or w % k:
             raise InputError(f"pooling by {k} cannot divide an image of {h}x{w}; choose a size divisible by {k}")
-        return _largest(k, x)
+        return _max_pool(k, x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _largest(k: int, x: Array) -> Array:
-    return _windows(k, x).max((2, 4))
+def _max_pool(k: int, x: Array) -> Array:
+    return _split_windows(k, x).max((2, 4))
 
 
-@_largest.defjvp
-def _largest_jvp(k: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """Not the gradient of `max`, which looks for the pixels that equal the maximum: after a batch normalisation, say,
-    XLA computes x anew for that, with other roundings, and finds none of them, or another one."""
-    x, dx = _windows(k, *primals), _windows(k, *tangents)
+@_max_pool.defjvp
+def _max_pool_jvp(k: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """Passes on the tangent of the first of the largest pixels of each window, found by its index.
+
+    The gradient of `max` compares x with the maximum instead. Where XLA recomputes x for that, for example after a
+    batch normalization, it rounds differently, so that no pixel may equal the maximum, or another one.
+    """
+    x, dx = _split_windows(k, *primals), _split_windows(k, *tangents)
     largest = x[:, :, 0, :, 0]
-    place = jnp.zeros(largest.shape, np.min_scalar_type(k * k))
+    index = jnp.zeros(largest.shape, np.min_scalar_type(k * k))
     for n in range(1, k * k):
         pixel = x[:, :, n // k, :, n % k]
-        largest, place = jnp.maximum(largest, pixel), jnp.where(pixel > largest, n, place).astype(place.dtype)
-    place = jax.lax.optimization_barrier(place)  # found once
-    chosen = place[:, :, None, :, None] == np.arange(k * k, dtype=place.dtype).reshape(k, 1, k, 1)
+        index = jnp.where(pixel > largest, n, index).astype(index.dtype)
+        largest = jnp.maximum(largest, pixel)
+    index = jax.lax.optimization_barrier(index)  # keeps XLA from searching once more for each use
+    chosen = index[:, :, None, :, None] == np.arange(k * k, dtype=index.dtype).reshape(k, 1, k, 1)
     return largest, jnp.where(chosen, dx, 0).sum((2, 4))
 
 
-def _windows(k: int, x: Array) -> Array:
-    """[b, h, w, c] to [b, h/k, k, w/k, k, c]."""
+def _split_windows(k: int, x: Array) -> Array:
+    """Reshapes [b, h, w, c] to [b, h/k, k, w/k, k, c]."""
     b, h, w, c = x.shape
     return x.reshape(b, h // k, k, w // k, k, c)
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour: [b, h, w, c] to [b, h*k, w*k, c]."""
+    """Nearest-neighbor upsampling: [b, h, w, c] to [b, h*k, w*k, c]."""
 
     window: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        b, h, w, c = image_shape(x, "Upsample")
+        b, h, w, c = require_images(x, "Upsample")
         k = self.window
         return jnp.broadcast_to(x[:, :, None, :, None], (b, h, k, w, k, c)).reshape(b, h * k, w * k, c)

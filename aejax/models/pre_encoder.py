@@ -1,8 +1,8 @@
-"""The pre-encoder bias of sparse autoencoders: the decoder's bias, subtracted from x before x is encoded.
+"""The pre-encoder bias of sparse autoencoders: the decoder's bias, subtracted from x before it is encoded.
 
 z = sparse(W (x - c) + b), decoded = V z + c, where c starts at the mean of the train split (Bricken et al. 2023,
 "Towards monosemanticity"; Gao et al. 2024, "Scaling and evaluating sparse autoencoders", equation 1). Without c, the
-mean of the data decides which units are active, and most of the others die.
+mean of the data decides which units are active, and most of the other units die.
 """
 
 from collections.abc import Mapping
@@ -17,40 +17,35 @@ from aejax.models.bottlenecks.sparse import Sparse
 from aejax.models.decoders import MLPDecoder
 from aejax.models.encoders import MLPEncoder
 
-_LAYER = "dense_0"  # the only one of a linear MLPDecoder
-_IDENTITY = (
-    "squared_error",
-    "absolute_error",
-    "gaussian",
-    "laplace",
-    "discretised_logistic",
-)  # decoded is the mean of x
+_LAYER = "dense_0"  # the only layer of a linear MLPDecoder
+# Likelihoods whose decoded value is in the units of x.
+_IN_UNITS_OF_X = ("squared_error", "absolute_error", "gaussian", "laplace", "discretised_logistic")
 
 
 def has_bias(config: Mapping[str, Any], encoder: nn.Module, bottleneck: nn.Module, decoder: nn.Module) -> bool:
     """Returns whether a model has a pre-encoder bias.
 
-    It does where it is a sparse autoencoder of x itself: the encoder has no layers, the bottleneck is topk,
-    batch_topk, jumprelu, or dense with relu under an l1 penalty, the decoder is one linear layer, and what is decoded
-    is in the units of x. Layer-wise pretraining has none, nor has a config from before the key `pre_bias`.
+    It does if it is a sparse autoencoder of x itself: the encoder has no layers; the bottleneck is topk, batch_topk,
+    jumprelu, or dense with relu under an l1 penalty; the decoder is one linear layer; and decoded values are in the
+    units of x. With layer-wise pretraining it does not, nor under a config older than the key `pre_bias`.
     """
-    l1 = isinstance(bottleneck, DenseBottleneck) and bottleneck.activation == "relu"
+    relu = isinstance(bottleneck, DenseBottleneck) and bottleneck.activation == "relu"
     return (
         config.get("pre_bias", False)
         and not config["pretrain"]["steps"]
-        and config["likelihood"]["name"] in _IDENTITY
-        and (isinstance(bottleneck, Sparse) or (l1 and "l1" in config["objective"]["weights"]))
+        and config["likelihood"]["name"] in _IN_UNITS_OF_X
+        and (isinstance(bottleneck, Sparse) or (relu and "l1" in config["objective"]["weights"]))
         and (isinstance(encoder, MLPEncoder) and not encoder.features)
         and (isinstance(decoder, MLPDecoder) and not decoder.features and decoder.output == "linear")
     )
 
 
-def bias(params: Mapping[str, Any]) -> Array:
-    """Returns the bias among the decoder's parameters, flat."""
+def get_bias(params: Mapping[str, Any]) -> Array:
+    """Returns the bias among the decoder's parameters, flat: [features]."""
     return params[_LAYER]["bias"]
 
 
 def start_at(mean: np.ndarray, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns initial parameters of an autoencoder whose pre-encoder bias is the data's mean, [*shape]."""
+    """Returns `params` of an autoencoder with its pre-encoder bias set to the data's mean, [*shape]."""
     layer = {**params["decoder"][_LAYER], "bias": mean.ravel()}
     return {**params, "decoder": {**params["decoder"], _LAYER: layer}}

@@ -1,4 +1,4 @@
-"""Vision transformer encoder, which may hide patches from itself, and decoder."""
+"""Vision transformer encoder, which can mask patches, and decoder."""
 
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,17 +12,17 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
-from aejax.models.layers import Dense, Normalise, activate, image_shape, require_keys
+from aejax.models.layers import Dense, Normalization, activate, divide_sides, require_images, require_keys
 
 
 class Tokens(struct.PyTreeNode):
-    """What an encoder that hides patches returns; `MaskedBottleneck` reads it.
+    """Output of an encoder with `mask_ratio` above 0, which `MaskedBottleneck` reads.
 
     Attributes:
-      tokens: of the visible patches, [batch, visible, features].
-      order: int32 [batch, rows * columns], for each patch, row by row, which token is its own; `visible`
-        and above: hidden. None where nothing is hidden.
-      grid: rows and columns of patches.
+      tokens: tokens of the visible patches, [batch, visible, features].
+      order: index of the token of each patch, row by row, int32 [batch, rows * columns]; patches with an index of
+        `visible` or more are masked. None if no patch is masked.
+      grid: numbers of rows and columns of patches.
     """
 
     tokens: Array
@@ -30,30 +30,30 @@ class Tokens(struct.PyTreeNode):
     grid: tuple[int, int] = struct.field(pytree_node=False)
 
     def _refuse(self) -> NoReturn:
-        raise InputError("encoder.mask_ratio above 0 hides patches, which needs bottleneck.name='masked'")
+        raise InputError("encoder.mask_ratio above 0 masks patches, which needs bottleneck.name='masked'")
 
-    reshape = astype = ndim = property(_refuse)  # what a bottleneck that wants an array asks of it first
+    reshape = astype = ndim = property(_refuse)  # one of them is the first that other bottlenecks read
 
 
 def patchify(x: Array, patch: int) -> Array:
-    """Images [batch, h, w, c] to patches [batch, h/patch * w/patch, patch * patch * c], both row by row."""
+    """Splits images [batch, h, w, c] into patches [batch, h/patch * w/patch, patch * patch * c], row by row."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
     return x.reshape(b, -1, patch * patch * c)
 
 
 def unpatchify(x: Array, patch: int, shape: Sequence[int]) -> Array:
-    """The inverse of `patchify`, to images of `shape` (h, w, c)."""
+    """Joins patches to images of `shape` (h, w, c); the inverse of `patchify`."""
     h, w, c = shape
     x = x.reshape(-1, h // patch, w // patch, patch, patch, c).swapaxes(2, 3)
     return x.reshape(-1, h, w, c)
 
 
-def positions(rows: int, columns: int, features: int) -> np.ndarray:
-    """Sine-cosine embedding of the places of a grid, row by row: float32 [rows * columns, features].
+def embed_positions(rows: int, columns: int, features: int) -> np.ndarray:
+    """Returns sine-cosine embeddings of the positions in a grid, row by row: float32 [rows * columns, features].
 
-    One half of the features is sines and cosines of the row, the other of the column, at wavelengths
-    from 2 pi up to 10000 * 2 pi (Vaswani et al. 2017, section 3.5; in two dimensions as in He et al. 2022).
+    One half of the features are sines and cosines of the row, the other half of the column, at wavelengths from 2 pi
+    up to 10000 * 2 pi (Vaswani et al. 2017, section 3.5; in two dimensions as in He et al. 2022).
     """
     if features % 4:
         raise InputError(
@@ -61,12 +61,12 @@ def positions(rows: int, columns: int, features: int) -> np.ndarray:
             "choose a multiple of 4"
         )
     frequencies = 10000.0 ** -np.linspace(0, 1, features // 4, endpoint=False)
-    y, x = (np.outer(place.ravel(), frequencies) for place in np.mgrid[:rows, :columns])
+    y, x = (np.outer(coordinate.ravel(), frequencies) for coordinate in np.mgrid[:rows, :columns])
     return np.concatenate([np.sin(y), np.cos(y), np.sin(x), np.cos(x)], -1).astype(np.float32)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [batch, n, c] to the same, with softmax in float32 (Vaswani et al. 2017, 3.2)."""
+    """Multi-head self-attention on [batch, n, c], with softmax in float32 (Vaswani et al. 2017, section 3.2)."""
 
     heads: int
     dtype: DTypeLike = "float32"
@@ -82,12 +82,12 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Pre-norm transformer blocks and a last normalisation: tokens [batch, n, c] to the same.
+    """Pre-norm transformer blocks and a last normalization, on tokens [batch, n, c].
 
     Dosovitskiy et al. 2021, "An image is worth 16x16 words", section 3.1, without a class token.
 
     Attributes:
-      layers: blocks, each of attention and of two dense layers of widths 4c and c.
+      layers: number of blocks, each of them attention and two dense layers of widths 4c and c.
     """
 
     layers: int
@@ -99,30 +99,30 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        def normalise(name: str, x: Array) -> Array:
-            return Normalise(self.normalisation, self.dtype, self.axis_name, name=name)(x, train=train)
+        def normalize(name: str, x: Array) -> Array:
+            return Normalization(self.normalisation, self.dtype, self.axis_name, name=name)(x, train=train)
 
         for i in range(self.layers):
-            x = x + Attention(self.heads, self.dtype, name=f"attention_{i}")(normalise(f"norm_{i}_0", x))
-            h = normalise(f"norm_{i}_1", x)
+            x = x + Attention(self.heads, self.dtype, name=f"attention_{i}")(normalize(f"norm_{i}_0", x))
+            h = normalize(f"norm_{i}_1", x)
             h = activate(self.activation, Dense(4 * x.shape[-1], dtype=self.dtype, name=f"dense_{i}_0")(h))
             x = x + Dense(x.shape[-1], dtype=self.dtype, name=f"dense_{i}_1")(h)
-        return normalise("norm", x)
+        return normalize("norm", x)
 
 
 class ViTEncoder(nn.Module):
-    """Vision transformer (Dosovitskiy et al. 2021): images [batch, h, w, c] to a token for each patch.
+    """Vision transformer (Dosovitskiy et al. 2021): images [batch, h, w, c] to one token per patch.
 
-    Gives tokens [batch, h/patch * w/patch, features], row by row. Where `mask_ratio` is above 0 it gives
-    `Tokens`: with keys, it sees only a random subset of the patches, which is chosen by the example's own
-    key (He et al. 2022, "Masked autoencoders are scalable vision learners", section 3); without, all of them,
-    which training refuses.
+    Returns tokens [batch, h/patch * w/patch, features], row by row, or `Tokens` if `mask_ratio` is above 0. In that
+    case, given keys, it reads only the patches that each example's own key leaves visible (He et al. 2022, "Masked
+    autoencoders are scalable vision learners", section 3). Without keys it reads all of them; in training it then
+    raises InputError.
 
     Attributes:
       patch: side of a patch in pixels; must divide h and w.
       features: width of a token, a multiple of 4 and of `heads`.
-      layers: transformer blocks.
-      mask_ratio: share of the patches to hide, in [0, 1); round((1 - mask_ratio) * n) of n stay visible.
+      layers: number of transformer blocks.
+      mask_ratio: fraction of the patches to mask, in [0, 1); round((1 - mask_ratio) * n) of n stay visible.
     """
 
     patch: int = 4
@@ -137,53 +137,47 @@ class ViTEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array | Tokens:
-        _, h, w, _ = image_shape(x, "ViTEncoder")
-        if h % self.patch or w % self.patch:
-            near = max(self.patch, round(h / self.patch) * self.patch)
-            raise InputError(
-                f"encoder.patch={self.patch} does not divide an image of {h}x{w}; choose a patch that does "
-                f"or resize with data.size={near}"
-            )
-        rows, columns = h // self.patch, w // self.patch
-        visible = self._visible(rows * columns)
+        _, h, w, _ = require_images(x, "ViTEncoder")
+        rows, columns = divide_sides(h, w, self.patch, "encoder.patch")
+        visible = self._count_visible(rows * columns)
         x = patchify(x, self.patch)
-        place = jnp.asarray(positions(rows, columns, self.features), self.dtype)
+        position = jnp.asarray(embed_positions(rows, columns, self.features), self.dtype)
         order = None
         if self.mask_ratio:
             require_keys(self, keys, train)
         if self.mask_ratio and keys is not None:
             order = jax.vmap(lambda key: jax.random.permutation(key, rows * columns))(keys)
-            seen = jnp.argsort(order, 1)[:, :visible]
-            x, place = jnp.take_along_axis(x, seen[:, :, None], 1), place[seen]
-        x = Dense(self.features, dtype=self.dtype, name="embed")(x) + place
+            kept = jnp.argsort(order, 1)[:, :visible]
+            x, position = jnp.take_along_axis(x, kept[:, :, None], 1), position[kept]
+        x = Dense(self.features, dtype=self.dtype, name="embed")(x) + position
         options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name)
         x = Transformer(*options, name="transformer")(x, train=train)
         return Tokens(x, order, (rows, columns)) if self.mask_ratio else x
 
-    def _visible(self, patches: int) -> int:
-        """How many of the patches are visible where some are hidden."""
+    def _count_visible(self, patches: int) -> int:
+        """Returns how many of the patches stay visible under `mask_ratio`."""
         if not isinstance(self.mask_ratio, int | float) or not 0 <= self.mask_ratio < 1:
             raise InputError(f"encoder.mask_ratio must be at least 0 and below 1, got {self.mask_ratio!r}")
         visible = round((1 - self.mask_ratio) * patches)
         if self.mask_ratio and visible in (0, patches):
             raise InputError(
-                f"encoder.mask_ratio={self.mask_ratio} hides {'none' if visible else 'all'} of {patches} patches; "
+                f"encoder.mask_ratio={self.mask_ratio} masks {'none' if visible else 'all'} of {patches} patches; "
                 "change it or choose a smaller encoder.patch"
             )
         return visible
 
 
 class ViTDecoder(nn.Module):
-    """Transformer from tokens to images (He et al. 2022, section 3): [batch, n, c] to [batch, *shape].
+    """Vision transformer from tokens to images (He et al. 2022, section 3): [batch, n, c] to [batch, *shape].
 
-    There is a token for each patch, row by row; a code [batch, rows, columns, c] is such tokens too, and a
-    flat code [batch, d] is projected to them by a dense layer.
+    The code has one token per patch, row by row, or is a grid of them, [batch, rows, columns, c]; a flat code
+    [batch, d] is projected to tokens by a dense layer.
 
     Attributes:
       shape: shape of one output image, (height, width, channels).
       patch: side of a patch in pixels; must divide height and width.
       features: width of a token, a multiple of 4 and of `heads`.
-      layers: transformer blocks.
+      layers: number of transformer blocks.
       output: activation of the last dense layer, which makes the pixels; "linear" gives logits.
     """
 
@@ -203,19 +197,15 @@ class ViTDecoder(nn.Module):
         if len(self.shape) != 3:
             raise InputError(f"ViTDecoder makes images (height, width, channels), the input is {tuple(self.shape)}")
         h, w, c = self.shape
-        if h % self.patch or w % self.patch:
-            raise InputError(
-                f"decoder.patch={self.patch} does not divide an image of {h}x{w}; choose a patch that does"
-            )
-        rows, columns = h // self.patch, w // self.patch
+        rows, columns = divide_sides(h, w, self.patch, "decoder.patch")
         if z.ndim != 2 and z.shape[1:-1] not in ((rows * columns,), (rows, columns)):
             raise InputError(
-                f"ViTDecoder makes {rows}x{columns} patches, so a code of {z.shape[1:]} does not become an image "
+                f"ViTDecoder makes {rows}x{columns} patches, so that a code of {z.shape[1:]} does not become an image "
                 f"of {h}x{w}; give encoder.patch and decoder.patch the same value"
             )
         width = self.features * rows * columns if z.ndim == 2 else self.features
         x = Dense(width, dtype=self.dtype, name="embed")(z).reshape(-1, rows * columns, self.features)
-        x = x + jnp.asarray(positions(rows, columns, self.features), self.dtype)
+        x = x + jnp.asarray(embed_positions(rows, columns, self.features), self.dtype)
         options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name)
         x = Transformer(*options, name="transformer")(x, train=train)
         x = Dense(self.patch**2 * c, dtype=self.dtype, name="pixels")(x)

@@ -1,4 +1,4 @@
-"""Distributions fitted on the codes of a trained run, to draw new ones for its decoder."""
+"""Distributions fitted to the codes of a trained run, which sample new codes for its decoder."""
 
 from aejax.samplers.sampler import FILE, SAMPLERS, Kind, Sampler, build, check_kind, fit, load, save
 

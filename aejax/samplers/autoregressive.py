@@ -1,5 +1,4 @@
-"""A causal transformer over discrete codes (van den Oord et al. 2017, section 3.3, with the transformer of
-Vaswani et al. 2017 for the PixelCNN)."""
+"""A causal transformer over discrete codes, in place of the PixelCNN of van den Oord et al. 2017, section 3.3."""
 
 import dataclasses
 import functools
@@ -13,19 +12,20 @@ from jax import Array
 
 from aejax.errors import InputError
 from aejax.models.layers import fold
-from aejax.samplers.likelihood import maximise
+from aejax.samplers.likelihood import maximize
 
-_LARGEST = 2**14  # vocabulary: every place of a batch has a logit for each of it
-_LOGITS = 2**22  # of one example: 16 MB
+_LARGEST = 2**14  # vocabulary: there is a logit for each code at every position of a batch
+_LOGITS = 2**22  # logits of one example: 16 MB
 _BATCH = 256
 
-Cache = tuple[Array, Array]  # keys and values of all places, [batch, length, heads, features of a head]
+Cache = tuple[Array, Array]  # keys and values of all positions, [batch, length, heads, features of a head]
 
 
 class Block(nn.Module):
-    """Pre-norm attention and two dense layers, x [batch, n, width] at `place` ... `place + n - 1`.
+    """A pre-norm transformer block on x [batch, n, width] at positions `place` ... `place + n - 1`.
 
-    A place reads itself and those before it: in x, or in `cache`, which x's keys and values are written to.
+    A position attends to itself and to those before it, in x or, if given, in `cache`, to which the keys and values of
+    x are written first.
     """
 
     heads: int
@@ -34,11 +34,10 @@ class Block(nn.Module):
     def __call__(self, x: Array, place: Any = 0, cache: Cache | None = None) -> tuple[Array, Cache]:
         b, n, c = x.shape
         qkv = nn.Dense(3 * c, name="qkv")(nn.LayerNorm(name="norm_0")(x)).reshape(b, n, 3, self.heads, -1)
-        q, *new = (qkv[:, :, i] for i in range(3))
+        q, k, v = (qkv[:, :, i] for i in range(3))
         if cache is not None:
-            write = jax.lax.dynamic_update_slice_in_dim
-            new = [write(old, part, place, axis=1) for old, part in zip(cache, new, strict=True)]
-        k, v = new
+            write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=1)
+            k, v = write(cache[0], k), write(cache[1], v)
         mask = jnp.arange(k.shape[1]) <= place + jnp.arange(n)[:, None]
         h = jax.nn.dot_product_attention(q, k, v, mask=mask[None, None]).reshape(b, n, c)
         x = x + nn.Dense(c, name="out")(h)
@@ -47,11 +46,11 @@ class Block(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Logits of the codes at `place` ... `place + n - 1` from the codes one place before each.
+    """A transformer that predicts each code from those before it.
 
     Attributes:
-      size: codes; the number `size` itself stands before the first.
-      length: places.
+      size: number of codes; the index `size` itself marks the start.
+      length: number of positions, each with `width` features.
     """
 
     size: int
@@ -62,31 +61,35 @@ class CausalTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, before: Array, place: Any = 0, caches: Any = None) -> tuple[Array, Any]:
-        """before: int32 [batch, n]; gives logits [batch, n, size] and the caches, one for each layer."""
-        where = self.param("places", nn.initializers.normal(0.02), (self.length, self.width))
+        """Returns the logits of the codes at positions `place` ... `place + n - 1`, and the caches, one per layer.
+
+        The logits are [batch, n, size]; `before`, int32 [batch, n], holds the code before each of these positions.
+        """
+        positions = self.param("places", nn.initializers.normal(0.02), (self.length, self.width))
         x = nn.Embed(self.size + 1, self.width, name="codes")(before)
-        x = x + jax.lax.dynamic_slice_in_dim(where, place, before.shape[1])
-        written = []
+        x = x + jax.lax.dynamic_slice_in_dim(positions, place, before.shape[1])
+        updated = []
         for i in range(self.layers):
             x, cache = Block(self.heads, name=f"block_{i}")(x, place, caches and caches[i])
-            written.append(cache)
-        return nn.Dense(self.size, name="logits")(nn.LayerNorm(name="norm")(x)), tuple(written)
+            updated.append(cache)
+        return nn.Dense(self.size, name="logits")(nn.LayerNorm(name="norm")(x)), tuple(updated)
 
-    def empty(self, batch: int) -> Any:
-        """The caches before the first place."""
+    def make_caches(self, batch: int) -> Any:
+        """Returns empty caches, one per layer."""
         zeros = jnp.zeros((batch, self.length, self.heads, self.width // self.heads))
         return ((zeros, zeros),) * self.layers
 
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive:
-    """p(c) = prod_i p(c_i | c_1 ... c_{i-1}) of the codes in the order in which they are stored, row by row.
+    """A causal transformer, p(c) = prod_i p(c_i | c_1 ... c_{i-1}), over codes in their stored order, row by row.
 
     Attributes:
-      size: codes that there are: the bottleneck's `size`, at most 16,384.
-      width: of a place, a multiple of `heads`.
-      layers: transformer blocks.
-      heads: of attention.
+      size: number of codes, the bottleneck's `size`; at most 16,384.
+      width: number of features of a position, a multiple of `heads`.
+      layers: number of transformer blocks.
+      heads: number of attention heads.
+      steps, batch_size, lr: number of training steps, examples per step and highest learning rate, see `maximize`.
     """
 
     size: int
@@ -107,32 +110,33 @@ class Autoregressive:
 
     def fit(self, x: np.ndarray, seed: int) -> dict[str, Any]:
         self._check(x)
-        model = self._model(x.shape[1])
+        model = self._build_model(x.shape[1])
         params = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, x.shape[1]), jnp.int32))["params"]
         log_prob = functools.partial(_log_prob, model)
-        return maximise(log_prob, params, x.astype(np.int32), seed, self.steps, self.batch_size, self.lr)
+        return maximize(log_prob, params, x.astype(np.int32), seed, self.steps, self.batch_size, self.lr)
 
     def sample(self, params: dict[str, Any], num: int, seed: int) -> np.ndarray:
-        """Each draw has a key of its own, so that it does not depend on how many there are."""
-        model, batch = self._model(len(params["places"])), min(_BATCH, 1 << (num - 1).bit_length())
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(-(-num // batch) * batch))
-        parts = [np.asarray(_draw(model, params, keys[i : i + batch])) for i in range(0, num, batch)]
+        """Samples `num` codes [num, length], each with its own key, so that it does not depend on `num`."""
+        model, batch = self._build_model(len(params["places"])), min(_BATCH, 1 << (num - 1).bit_length())
+        padded = -(-num // batch) * batch  # whole batches, so that one program samples them all
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(padded))
+        parts = [np.asarray(_sample(model, params, keys[i : i + batch])) for i in range(0, num, batch)]
         return np.concatenate(parts)[:num]
 
     def log_prob(self, params: dict[str, Any], x: np.ndarray) -> np.ndarray:
         self._check(x)
-        x, model = x.astype(np.int32), self._model(x.shape[1])
+        x, model = x.astype(np.int32), self._build_model(x.shape[1])
         batch = max(min(_BATCH, 2**26 // (self.size * x.shape[1])), 1)
         parts = [np.asarray(_log_prob(model, params, x[i : i + batch])) for i in range(0, len(x), batch)]
         return np.concatenate(parts)
 
-    def _model(self, length: int) -> CausalTransformer:
+    def _build_model(self, length: int) -> CausalTransformer:
         return CausalTransformer(self.size, length, self.width, self.layers, self.heads)
 
     def _check(self, x: np.ndarray) -> None:
         if self.size * x.shape[1] > _LOGITS:
             raise InputError(
-                f"{x.shape[1]:,} places of {self.size:,} codes have too many logits for the autoregressive sampler: "
+                f"{x.shape[1]:,} positions of {self.size:,} codes have too many logits for the autoregressive sampler: "
                 f"{_LOGITS:,} at most; choose fewer codes or a smaller grid of them"
             )
         if x.min() < 0 or x.max() >= self.size:
@@ -147,7 +151,7 @@ def _log_prob(model: CausalTransformer, params: Any, x: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _draw(model: CausalTransformer, params: Any, keys: Array) -> Array:
+def _sample(model: CausalTransformer, params: Any, keys: Array) -> Array:
     def step(carry: Any, place: Array) -> Any:
         before, caches = carry
         logits: Any
@@ -156,5 +160,5 @@ def _draw(model: CausalTransformer, params: Any, keys: Array) -> Array:
         return (code, caches), code
 
     first = jnp.full(len(keys), model.size, jnp.int32)
-    _, codes = jax.lax.scan(step, (first, model.empty(len(keys))), jnp.arange(model.length))
+    _, codes = jax.lax.scan(step, (first, model.make_caches(len(keys))), jnp.arange(model.length))
     return codes.T

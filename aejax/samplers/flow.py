@@ -1,4 +1,4 @@
-"""A normalising flow of affine coupling layers (Dinh et al. 2017, "Density estimation using Real NVP")."""
+"""A normalizing flow of affine coupling layers (Dinh et al. 2017, "Density estimation using Real NVP")."""
 
 import dataclasses
 import functools
@@ -12,17 +12,17 @@ from jax import Array
 
 from aejax.errors import InputError
 from aejax.models.distributions import normal_log_prob
-from aejax.samplers.likelihood import maximise
+from aejax.samplers.likelihood import maximize
 
-WIDEST = 2_048  # numbers of a latent: fitting more takes hours
+WIDEST = 2_048  # latent units: fitting more takes hours
 
 
 class Coupling(nn.Module):
-    """Units that are kept say how the others are scaled and shifted (ibid., equations 4 to 8).
+    """An affine coupling: some units are kept and determine scale and shift of the others (ibid., equations 4 to 8).
 
-    Which are kept follows the bits of their number, so that any two units are told apart by some layer
-    (Gao et al. 2020, "i-flow", section 2.2). A single unit is kept by every other layer, and the flow of
-    one number is a Gaussian.
+    Layer `place` keeps the units whose index has a certain bit set or unset, so that any two units are separated by
+    some layer (Gao et al. 2020, "i-flow", section 2.2). A single unit is kept by every second layer, so that its flow
+    is a Gaussian.
     """
 
     width: int
@@ -30,44 +30,45 @@ class Coupling(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, inverse: bool = False) -> tuple[Array, Array]:
-        """z [batch, d] to the new z and log |det dz'/dz| [batch]."""
+        """Returns z' [batch, d] and log |det dz'/dz| [batch] for z [batch, d]."""
         d = z.shape[-1]
         bit = self.place // 2 % max((d - 1).bit_length(), 1)
         kept = (np.arange(d) >> bit & 1) == self.place % 2
         h = nn.silu(nn.Dense(self.width)(jnp.where(kept, z, 0)))
         h = nn.silu(nn.Dense(self.width)(h))
-        out = nn.Dense(2 * d, kernel_init=nn.initializers.zeros)(h)  # the whole begins as the identity
+        out = nn.Dense(2 * d, kernel_init=nn.initializers.zeros)(h)  # so that the flow starts as the identity
         shift, log_scale = jnp.split(jnp.where(np.tile(kept, 2), 0, out), 2, -1)
-        log_scale = 2 * jnp.tanh(log_scale / 2)  # or one far example could blow a layer up
+        log_scale = 2 * jnp.tanh(log_scale / 2)  # bounded, so that an outlier cannot make a layer diverge
         if inverse:
             return (z - shift) * jnp.exp(-log_scale), -log_scale.sum(-1)
         return z * jnp.exp(log_scale) + shift, log_scale.sum(-1)
 
 
 class CouplingFlow(nn.Module):
-    """`depth` coupling layers from data to standard normal noise, or back where `inverse`."""
+    """A flow of `depth` coupling layers from data to standard normal noise, or back if `inverse`."""
 
     width: int
     depth: int
 
     @nn.compact
     def __call__(self, z: Array, inverse: bool = False) -> tuple[Array, Array]:
-        """z [batch, d] to the new z and log |det dz'/dz| [batch]."""
+        """Returns z' [batch, d] and log |det dz'/dz| [batch] for z [batch, d]."""
         log_det = jnp.zeros(z.shape[0])
         layers = [Coupling(self.width, place, name=f"coupling_{place}") for place in range(self.depth)]
         for layer in reversed(layers) if inverse else layers:
-            z, change = layer(z, inverse)
-            log_det += change
+            z, layer_log_det = layer(z, inverse)
+            log_det += layer_log_det
         return z, log_det
 
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """A coupling flow of the latents, standardised unit by unit, by maximum likelihood.
+    """A coupling flow fitted by maximum likelihood to the latents, standardized per unit.
 
     Attributes:
-      width: of the two hidden layers of each coupling.
-      depth: couplings.
+      width: width of the two hidden layers of each coupling.
+      depth: number of couplings.
+      steps, batch_size, lr: number of training steps, examples per step and highest learning rate, see `maximize`.
     """
 
     width: int = 64
@@ -81,29 +82,28 @@ class Flow:
     def fit(self, x: np.ndarray, seed: int) -> dict[str, Any]:
         if x.shape[1] > WIDEST:
             raise InputError(
-                f"the flow takes latents of up to {WIDEST:,} numbers, these have {x.shape[1]:,}; choose the gaussian"
+                f"the flow takes latents of up to {WIDEST:,} units, these have {x.shape[1]:,}; choose the gaussian"
             )
-        mean, deviation = x.mean(0, np.float64), x.std(0, dtype=np.float64)
-        deviation = np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
-        params = {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
-        u = (x - mean) / deviation
-        model = self._model()
+        mean, std = x.mean(0, np.float64), x.std(0, dtype=np.float64)
+        std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)
+        standardized = ((x - mean) / std).astype(np.float32)
+        model = self._build_model()
         layers = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, x.shape[1])))["params"]
         log_prob = functools.partial(_log_prob, model)
-        return params | {
-            "layers": maximise(log_prob, layers, u.astype(np.float32), seed, self.steps, self.batch_size, self.lr)
-        }
+        layers = maximize(log_prob, layers, standardized, seed, self.steps, self.batch_size, self.lr)
+        return {"mean": mean.astype(np.float32), "deviation": std.astype(np.float32), "layers": layers}
 
     def sample(self, params: dict[str, Any], num: int, seed: int) -> np.ndarray:
         noise = np.random.default_rng(seed).normal(size=(num, len(params["mean"]))).astype(np.float32)
-        u, _ = _apply(self._model(), params["layers"], noise, True)
-        return params["mean"] + params["deviation"] * np.asarray(u)
+        standardized, _ = _apply(self._build_model(), params["layers"], noise, True)
+        return params["mean"] + params["deviation"] * np.asarray(standardized)
 
     def log_prob(self, params: dict[str, Any], x: np.ndarray) -> np.ndarray:
-        u = ((x - params["mean"]) / params["deviation"]).astype(np.float32)
-        return np.asarray(_log_prob(self._model(), params["layers"], u)) - np.log(params["deviation"]).sum()
+        standardized = ((x - params["mean"]) / params["deviation"]).astype(np.float32)
+        log_prob = np.asarray(_log_prob(self._build_model(), params["layers"], standardized))
+        return log_prob - np.log(params["deviation"]).sum()
 
-    def _model(self) -> CouplingFlow:
+    def _build_model(self) -> CouplingFlow:
         return CouplingFlow(self.width, self.depth)
 
 
@@ -112,6 +112,6 @@ def _apply(model: CouplingFlow, layers: Any, z: Array, inverse: bool = False) ->
     return model.apply({"params": layers}, z, inverse)
 
 
-def _log_prob(model: CouplingFlow, layers: Any, u: Array) -> Array:
-    noise, log_det = _apply(model, layers, u)
+def _log_prob(model: CouplingFlow, layers: Any, standardized: Array) -> Array:
+    noise, log_det = _apply(model, layers, standardized)
     return normal_log_prob(noise, jnp.zeros(()), jnp.zeros(())) + log_det

@@ -1,4 +1,4 @@
-"""Maximum likelihood by gradient, for the samplers that are networks."""
+"""Maximum likelihood estimation by gradient ascent, for the samplers that are networks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from aejax.errors import DivergedError, InputError
 
-_CHUNK = 50  # steps between two looks at the loss
+_CHUNK = 50  # steps after which the loss is read
 
 
-def maximise(
+def maximize(
     log_prob: Callable[[Any, Array], Array],
     params: Any,
     x: np.ndarray,
@@ -24,21 +24,21 @@ def maximise(
     batch_size: int,
     lr: float,
 ) -> Any:
-    """`params` after `steps` of Adam on -mean(log_prob(params, batch)), as numpy.
+    """Maximizes mean(log_prob(params, batch)) by Adam and returns the trained `params` as numpy arrays.
 
-    Batches are drawn from x [n, d] with replacement. The rate warms up in the first twentieth of the steps
-    and falls to 0 by a cosine. Raises DivergedError where the loss is not finite.
+    Samples batches from x [n, d] with replacement. The learning rate rises to `lr` in the first twentieth of the steps
+    and falls to 0 along a cosine. Raises DivergedError if the loss is not finite, InputError if `lr` is not above 0.
     """
     if not 0 < lr < float("inf"):
         raise InputError(f"sampler.lr must be above 0, got {lr}")
-    rate = optax.warmup_cosine_decay_schedule(0.0, lr, steps // 20, steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, steps // 20, steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     key = jax.random.key(seed)
 
     def step(i: Array, carry: Any, x: Array) -> Any:
         params, state, _ = carry
         batch = x[jax.random.randint(jax.random.fold_in(key, i), (batch_size,), 0, len(x))]
-        loss, grads = jax.value_and_grad(lambda p: -log_prob(p, batch).mean())(params)
+        loss, grads = jax.value_and_grad(lambda params: -log_prob(params, batch).mean())(params)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 

@@ -1,4 +1,4 @@
-"""The one interface of all samplers: fitted, drawn from, saved and loaded."""
+"""The common interface of all samplers: fitting, sampling, densities and files."""
 
 import dataclasses
 import json
@@ -24,9 +24,9 @@ FILE = "sampler.npz"
 
 
 class Kind(Protocol):
-    """A way to fit and to draw: a frozen dataclass whose attributes are its options.
+    """A family of distributions: a frozen dataclass whose attributes are its options.
 
-    Its methods read flat codes x [n, d]: float32, or int32 where `discrete`. `params` is a nested dict of arrays.
+    Its methods take flat codes x [n, d], float32 or, if `discrete`, int32. `params` is a nested dict of arrays.
     """
 
     discrete: ClassVar[bool]
@@ -46,13 +46,13 @@ SAMPLERS: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Sampler:
-    """A distribution fitted on the codes of a run.
+    """A distribution fitted to the codes of a run.
 
     Attributes:
-      name: in SAMPLERS.
-      kind: its options.
-      shape: of one code.
-      params: what was fitted, a nested dict of arrays.
+      name: key in SAMPLERS.
+      kind: family of the distribution, with its options.
+      shape: shape of one code.
+      params: fitted parameters, a nested dict of arrays.
     """
 
     name: str
@@ -64,50 +64,50 @@ class Sampler:
         return f"Sampler({self.name!r}, shape={self.shape})"
 
     def sample(self, num: int, seed: int = 0) -> np.ndarray:
-        """`num` draws [num, *shape]: latents float32, or of discrete codes the indices, int32."""
+        """Returns `num` samples [num, *shape]: latents, float32, or indices of discrete codes, int32."""
         num = arguments.check_count("sample", num, 12 * math.prod(self.shape))
-        drawn = self.kind.sample(self.params, num, arguments.check_seed(seed))
-        return drawn.reshape(num, *self.shape).astype(np.int32 if self.kind.discrete else np.float32)
+        samples = self.kind.sample(self.params, num, arguments.check_seed(seed))
+        return samples.reshape(num, *self.shape).astype(np.int32 if self.kind.discrete else np.float32)
 
     def log_prob(self, codes: Any) -> np.ndarray:
-        """Of each of the codes [n, *shape], [n], in nats: a density of latents, a probability of indices."""
-        codes = _checked(self.name, codes)
+        """Returns the log density of latents, or log probability of indices, [n, *shape], in nats, [n]."""
+        codes = _check_codes(self.name, codes)
         if codes.shape[1:] != self.shape:
             raise InputError(f"the sampler's codes are (n, *{self.shape}), the given ones {codes.shape}")
         return self.kind.log_prob(self.params, codes.reshape(len(codes), -1))
 
 
 def build(name: str, **options: Any) -> Kind:
-    """The kind called `name` with its options. Raises InputError where there is none, or they do not fit."""
-    if not isinstance(name, str) or name not in SAMPLERS:  # a name that a file gives must not import anything
+    """Builds the kind called `name`. Raises InputError if it is not in SAMPLERS or the options do not fit."""
+    if not isinstance(name, str) or name not in SAMPLERS:  # a name that stands in a file must not import anything
         raise one_of("sampler", name, SAMPLERS)
     return instance("sampler", SAMPLERS, {"name": name, **options})
 
 
 def fit(name: str, latents: Any, seed: int = 0, **options: Any) -> Sampler:
-    """The sampler called `name` of latents [n, ...], or of indices where it is one of discrete codes.
+    """Fits the sampler called `name` to latents [n, ...], or to indices if it is for discrete codes.
 
-    `options` are attributes of its class in SAMPLERS. The same seed gives the same bits. Raises InputError
-    where the name, an option or the latents do not fit, DivergedError where training does.
+    `options` are attributes of its class in SAMPLERS. The same seed gives the same bits. Raises InputError if the name,
+    an option or the latents do not fit, DivergedError if training diverges.
     """
     kind = build(name, **options)
-    latents = _checked(name, latents)
+    latents = _check_codes(name, latents)
     params = kind.fit(latents.reshape(len(latents), -1), arguments.check_seed(seed))
     return Sampler(name, kind, latents.shape[1:], params)
 
 
 def check_kind(name: str, discrete: bool) -> None:
-    """Raises InputError where the sampler called `name` is not for such codes."""
+    """Raises InputError if the sampler called `name` is for continuous codes and these are discrete, or vice versa."""
     if SAMPLERS[name].discrete != discrete:
         kinds = ("continuous", "discrete")
-        fitting = ", ".join(n for n, kind in SAMPLERS.items() if kind.discrete == discrete)
+        suitable = ", ".join(n for n, kind in SAMPLERS.items() if kind.discrete == discrete)
         raise InputError(
-            f"sampler {name!r} is for {kinds[not discrete]} codes and these are {kinds[discrete]}; choose: {fitting}"
+            f"sampler {name!r} is for {kinds[not discrete]} codes and these are {kinds[discrete]}; choose: {suitable}"
         )
 
 
-def _checked(name: str, codes: Any) -> np.ndarray:
-    """Codes as float32 or int32, or InputError where the sampler called `name` cannot read them."""
+def _check_codes(name: str, codes: Any) -> np.ndarray:
+    """Returns codes as float32 or int32; raises InputError if the sampler called `name` cannot read them."""
     codes = as_array(codes, "codes")
     if codes.ndim < 2 or not codes.size or codes.dtype.kind not in "fiu":
         raise InputError(f"a sampler reads numbers [n, ...], one code or more; got {codes.dtype} {codes.shape}")
@@ -119,9 +119,9 @@ def _checked(name: str, codes: Any) -> np.ndarray:
 
 
 def save(sampler: Sampler, folder: str | Path) -> None:
-    """Writes `folder`/sampler.npz, arrays and a line of JSON, whole or not at all.
+    """Writes the sampler to `folder`/sampler.npz, its arrays and a line of JSON, atomically.
 
-    Raises StorageError where it cannot be written.
+    Raises StorageError if the file cannot be written.
     """
     options = dataclasses.asdict(sampler.kind)  # type: ignore[call-overload]
     description = json.dumps({"name": sampler.name, "options": options, "shape": sampler.shape})
@@ -131,20 +131,20 @@ def save(sampler: Sampler, folder: str | Path) -> None:
 
 
 def load(folder: str | Path) -> Sampler:
-    """Returns the sampler that `save` wrote.
+    """Loads the sampler that `save` wrote to `folder`.
 
-    Raises InputError where there is none, StorageError where it cannot be read.
+    Raises InputError if there is none, StorageError if it cannot be read.
     """
     file = local(folder) / FILE
     if not file.is_file():
         raise InputError(f"{file}: no sampler here; save one first")
     try:
         arrays = read_npz(file, list_npz(file))
-        described = parse_object(str(arrays.pop("description")))
-        kind = build(described["name"], **described["options"])
+        description = parse_object(str(arrays.pop("description")))
+        kind = build(description["name"], **description["options"])
         params = unflatten_dict(arrays, sep="/")["params"]
-        sampler = Sampler(described["name"], kind, tuple(described["shape"]), params)
-        sampler.sample(1)  # or arrays that do not belong together would end a later call in a traceback
+        sampler = Sampler(description["name"], kind, tuple(description["shape"]), params)
+        sampler.sample(1)  # so that arrays that do not fit together fail here, not in a later call
         return sampler
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, FlaxError) as error:
         reason = " ".join(str(error).split())[:200]

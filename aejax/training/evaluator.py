@@ -29,6 +29,9 @@ def compile_validation(
     """
     batches, own = math.ceil(len(feed.source) / batch_size), partition.own(batch_size)
 
+    def rows_and_weight(i: int) -> list[np.ndarray]:
+        return [a[own] for a in pad_rows(len(feed.source), batch_size, i)]
+
     def evaluate(carry: Any, held: Any, batch: Any, reduce: Any) -> Any:
         batch = gather(held["data"], batch)
         return carry, eval_step(held["state"], batch, task=numbered(task, held["numbers"]), reduce=reduce)
@@ -38,11 +41,9 @@ def compile_validation(
     def validate(state: TrainState, numbers: Mapping[str, Any] = {}) -> dict[str, float]:
         held = {"state": state, "data": feed.held, "numbers": partition.replicate(numbers)}
         sums = []
-        for i, batch in enumerate(
-            feed.batches(lambda i: pad_rows(len(feed.source), batch_size, i)[0][own], 0, batches)
-        ):
-            weight = pad_rows(len(feed.source), batch_size, i)[1][own]
-            sums.append(compiled((), held, partition.share({**batch, "weight": weight}))[1])
+        for i, batch in enumerate(feed.batches(lambda i: rows_and_weight(i)[0], 0, batches)):
+            batch = {**batch, "weight": rows_and_weight(i)[1]}
+            sums.append(compiled((), held, partition.share(batch))[1])
         sums = jax.device_get(sums)
         totals = {key: sum(float(s[key]) for s in sums) for key in sums[0]}
         count = totals.pop("weight")

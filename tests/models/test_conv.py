@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import mostly_slow
 
-from aejax.models.conv import Conv, _taps
+from aejax.models.conv import Conv, _map_taps
 from aejax.models.layers import Upsample
 
 # Image, kernel, features, further arguments, batch.
@@ -105,7 +105,7 @@ def test_in_bfloat16():
 
 def test_taps_read_what_upsampling_shows():
     for size in (1, 3, 5, 7):
-        taps, padding = _taps(size)
+        taps, padding = _map_taps(size)
         small = np.random.default_rng().integers(1, 100, 6)
         large = np.pad(np.repeat(small, 2), size // 2)
         padded = np.pad(small, padding)
@@ -118,7 +118,7 @@ def test_taps_read_what_upsampling_shows():
 
 
 def test_products_are_of_two_dimensions_and_their_input_is_computed_once():
-    """As XLA:CPU needs it, see `_product` and `_of_columns`; otherwise the same numbers come, but later."""
+    """As XLA:CPU needs it, see `_multiply` and `_convolve_columns`; otherwise the same numbers come, but later."""
     _, ours, variables, x = both(CASES["channels"])
     program = str(jax.make_jaxpr(jax.grad(lambda v: ours(v, x).sum()))(variables))
     assert re.findall(r"dimension_numbers=(\(\(.*)", program[program.index("= dot_general") :]) == [

@@ -212,7 +212,7 @@ def assert_near(a, b):
 @pytest.mark.parametrize("indices", [[0, 0, 0, 0, 0], [0, 1, 2, 3, 4], [4, 1, 1, 4, 1], [3, 1, 4, 2]])
 def test_perplexity_and_dead_codes(indices):
     shares = np.bincount(indices, minlength=5) / len(indices)
-    usage = jax.jit(discrete.usage, static_argnums=(1, 2))(np.array(indices), 5, None)
+    usage = jax.jit(discrete.measure_usage, static_argnums=(1, 2))(np.array(indices), 5, None)
     assert usage["perplexity"] == pytest.approx(np.exp(scipy.stats.entropy(shares)), rel=1e-6)
     assert usage["dead_codes"] == pytest.approx((shares == 0).mean(), abs=1e-6)
 
@@ -372,7 +372,7 @@ def test_kmeans_is_as_good_as_that_of_scikit_learn():
         def inertia(centres, rows=rows):
             return np.square(rows[:, None] - np.asarray(centres)).sum(-1).min(1).sum()
 
-        centres = jax.jit(vq.kmeans, static_argnums=1)(rows, 8, jax.random.key(seed))
+        centres = jax.jit(vq.fit_kmeans, static_argnums=1)(rows, 8, jax.random.key(seed))
         reference = KMeans(8, n_init=1, random_state=seed).fit(rows).cluster_centers_
         # Both stop in a local optimum that depends on the start; random rows as centres are twice as bad.
         assert inertia(centres) < 1.15 * inertia(reference) < 0.8 * inertia(rows[:8])

@@ -8,7 +8,7 @@ import pytest
 import aejax
 from aejax.models import MLPDecoder, MLPEncoder, ViTEncoder
 from aejax.models.bottlenecks import BOTTLENECKS
-from aejax.models.layers import NORMALISATIONS, Normalise
+from aejax.models.layers import NORMALIZATIONS, Normalization
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 FLAT, IMAGE = (2, 6), (2, 4, 4, 3)
@@ -38,7 +38,8 @@ MODULES = [
     (BOTTLENECKS["lfq"](3), FLAT, set()),
     (BOTTLENECKS["gumbel"](5), FLAT, {"keys"}),
     (BOTTLENECKS["gumbel"](5, anneal_steps=9), FLAT, BOTH),
-    *((Normalise(kind), IMAGE, {"batch_stats"} if kind == "batch" else set()) for kind in NORMALISATIONS),
+    *((Normalization(kind), IMAGE, {"batch_stats"} if kind == "batch" else set()) for kind in NORMALIZATIONS),
+    (MLPDecoder((6,), spectral=True), FLAT, {"batch_stats"}),
     (ViTEncoder(2, 8, 1, 2), IMAGE, set()),
     (ViTEncoder(2, 8, 1, 2, mask_ratio=0.5), IMAGE, {"keys"}),
 ]

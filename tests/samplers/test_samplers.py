@@ -16,7 +16,7 @@ import aejax
 from aejax import samplers
 from aejax.samplers.autoregressive import CausalTransformer, _log_prob
 from aejax.samplers.flow import Coupling, CouplingFlow, _apply
-from aejax.samplers.likelihood import maximise
+from aejax.samplers.likelihood import maximize
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "steps": 200, "batch_size": 32, "lr": 1e-2}
 K, LENGTH = 5, 6
@@ -68,7 +68,7 @@ def test_the_gaussian_has_the_latents_mean_and_covariance(n, seed):
         theirs = multivariate_normal(z.mean(0), np.cov(z.T)).logpdf(z)
         np.testing.assert_allclose(fitted.log_prob(z), theirs, rtol=1e-3)
     else:
-        with pytest.raises(aejax.InputError, match="has no density: its examples span fewer than the 5 numbers"):
+        with pytest.raises(aejax.InputError, match="has no density: its examples span fewer than the 5 dimensions"):
             fitted.log_prob(z)
 
 
@@ -250,10 +250,10 @@ def test_a_draw_depends_on_its_own_number_alone(counting):
 def test_maximum_likelihood_of_a_gaussian_is_its_mean():
     x = np.sort(vectors(512, 3), 0) + np.float32(2)  # a part of the rows has another mean
     log_prob = lambda mean, batch: -0.5 * jnp.square(batch - mean).sum(-1)  # noqa: E731
-    found = maximise(log_prob, jnp.zeros(3), x, seed=0, steps=500, batch_size=256, lr=0.05)
+    found = maximize(log_prob, jnp.zeros(3), x, seed=0, steps=500, batch_size=256, lr=0.05)
     np.testing.assert_allclose(found, x.mean(0), atol=0.03)
     with pytest.raises(aejax.DivergedError, match=r"diverged before step 50; lower sampler.lr, now 0.05"):
-        maximise(lambda p, b: log_prob(p, b) * jnp.nan, jnp.zeros(3), x, seed=0, steps=60, batch_size=8, lr=0.05)
+        maximize(lambda p, b: log_prob(p, b) * jnp.nan, jnp.zeros(3), x, seed=0, steps=60, batch_size=8, lr=0.05)
 
 
 @pytest.mark.parametrize("name", mostly_slow(list(samplers.SAMPLERS), "gaussian", "mixture", "flow"))
@@ -302,8 +302,8 @@ def some(name):
         ("gaussian", np.zeros(5), {}, r"numbers \[n, ...\], one code or more; got float64 \(5,\)"),
         ("gaussian", np.array([["a", "b"]]), {}, r"codes: give numbers"),
         ("mixture", vectors(5), {}, r"sampler.components=10 is more than the 5 latents; lower it"),
-        ("mixture", np.zeros((20, 5000), np.float32), {}, r"10 covariances of 5,000 numbers do not fit in memory"),
-        ("flow", np.zeros((20, 5000), np.float32), {}, r"up to 2,048 numbers, these have 5,000; choose the gaussian"),
+        ("mixture", np.zeros((20, 5000), np.float32), {}, r"10 covariances of 5,000 dimensions do not fit in memory"),
+        ("flow", np.zeros((20, 5000), np.float32), {}, r"up to 2,048 units, these have 5,000; choose the gaussian"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_clear_line(name, codes, options, message):

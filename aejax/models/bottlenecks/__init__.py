@@ -1,16 +1,16 @@
-"""Bottlenecks: features to the code that the decoder reads, computed in float32.
+"""Bottlenecks: from features to the code that the decoder reads, computed in float32.
 
-Each is called as `bottleneck(h, keys=..., train=...)` and returns a `Code`. `keys` holds a random key
-for each example, [batch]; without them the code is deterministic: the mean, the nearest code. A bottleneck
-that draws in training raises InputError there without them; Flax's `rngs` is not read.
+Each is called as `bottleneck(h, keys=..., train=...)` and returns a `Code`. `keys` holds one random key per example,
+[batch]. Without keys the code is deterministic: the posterior's mean, the nearest code. A bottleneck that is stochastic
+in training raises InputError if they are missing there; Flax's `rngs` is not read.
 
-In training some change a collection beside "params", which has to be mutable, and raise InputError where it
-is not; see `aejax.models`.
+Some bottlenecks update a collection other than "params" in training and raise InputError if it is not mutable, see
+`aejax.models`.
 """
 
 import flax.linen as nn
 
-from aejax.models.bottlenecks.code import Code
+from aejax.models.bottlenecks.code import Code as Code
 from aejax.models.bottlenecks.deterministic import (
     ConvBottleneck,
     DenseBottleneck,
@@ -39,22 +39,3 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "lfq": LFQ,
     "gumbel": GumbelSoftmax,
 }
-
-__all__ = [
-    "BOTTLENECKS",
-    "FSQ",
-    "LFQ",
-    "BatchTopK",
-    "Code",
-    "ConvBottleneck",
-    "DenseBottleneck",
-    "GaussianBottleneck",
-    "GumbelSoftmax",
-    "IdentityBottleneck",
-    "JumpReLU",
-    "MaskedBottleneck",
-    "ResidualQuantizer",
-    "SphericalBottleneck",
-    "TopK",
-    "VectorQuantizer",
-]

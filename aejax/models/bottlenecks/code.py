@@ -1,4 +1,4 @@
-"""What a bottleneck returns."""
+"""The output of a bottleneck."""
 
 from collections.abc import Mapping
 
@@ -9,19 +9,19 @@ from aejax.models.distributions import Posterior, Prior
 
 
 class Code(struct.PyTreeNode):
-    """What a bottleneck returns.
+    """Output of a bottleneck.
 
     Attributes:
-      z: what the decoder reads, float32: [batch, *latent], or [samples, batch, *latent] where
-        `samples` is not 0.
-      losses: unweighted regularisers per example, [batch], summed over latent units, in nats where
-        they are likelihoods; `objective.weights` weighs them by name.
+      z: input of the decoder, float32: [batch, *latent], or [samples, batch, *latent] if `samples` is not 0.
+      losses: unweighted regularizers per example, [batch], summed over latent units, in nats if they are likelihoods;
+        `objective.weights` weights them by name.
       metrics: scalars to log, of the whole batch on all devices.
-      indices: discrete codes, int32 [batch, ...]; the bottleneck's `lookup` makes z of them.
-      posterior, prior: of a stochastic code.
-      mask: [batch, rows, columns], 1 at the patches of the image that the encoder did not see.
-      revival: like z, the code of the dead units alone, for the term `revival`.
-      samples: importance samples drawn; 0 where z has no such axis.
+      indices: discrete codes, int32 [batch, ...], which the bottleneck's `lookup` turns into z.
+      posterior: q(z|x) of a stochastic code.
+      prior: p(z) of a stochastic code.
+      mask: [batch, rows, columns], 1 at the patches of the image that are masked.
+      revival: code of the dead units alone, of z's shape, for the term `revival`.
+      samples: number of importance samples; 0 if z has no axis for them.
     """
 
     z: Array

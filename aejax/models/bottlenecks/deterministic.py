@@ -1,4 +1,4 @@
-"""Deterministic codes."""
+"""Bottlenecks with deterministic codes."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,11 +6,11 @@ from jax import Array
 
 from aejax.models.bottlenecks.code import Code
 from aejax.models.conv import Conv
-from aejax.models.layers import activate, flatten, image_shape, unit
+from aejax.models.layers import activate, flatten, require_images, scale_to_unit
 
 
 class IdentityBottleneck(nn.Module):
-    """The encoder's output is the code."""
+    """The identity: the encoder's output is the code."""
 
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
@@ -30,7 +30,7 @@ class DenseBottleneck(nn.Module):
 
 
 class ConvBottleneck(nn.Module):
-    """One convolution, nothing is flattened: [batch, h, w, c] to [batch, h, w, features]."""
+    """One convolution, without flattening: [batch, h, w, c] to [batch, h, w, features]."""
 
     features: int
     kernel: int = 3
@@ -38,16 +38,16 @@ class ConvBottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        image_shape(h, "ConvBottleneck")
+        require_images(h, "ConvBottleneck")
         conv = Conv(self.features, (self.kernel, self.kernel), name="conv")
         return Code(z=activate(self.activation, conv(h.astype(jnp.float32))))
 
 
 class SphericalBottleneck(nn.Module):
-    """One dense layer, scaled to unit length: [batch, ...] to [batch, features] on the unit sphere.
+    """One dense layer and scaling to unit length: [batch, ...] to [batch, features] on the unit sphere.
 
-    The code of a deterministic hyperspherical autoencoder (Davidson et al. 2018 give the distribution;
-    Zhao et al. 2019, "Latent variables on spheres", the deterministic form).
+    The deterministic form of Zhao et al. 2019, "Latent variables on spheres", of the hyperspherical autoencoder of
+    Davidson et al. 2018.
     """
 
     features: int
@@ -55,4 +55,4 @@ class SphericalBottleneck(nn.Module):
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
         z = nn.Dense(self.features, name="dense")(flatten(h).astype(jnp.float32))
-        return Code(z=unit(z))
+        return Code(z=scale_to_unit(z))

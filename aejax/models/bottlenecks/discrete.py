@@ -1,8 +1,8 @@
-"""Discrete codes without a learned codebook, and what all discrete codes share.
+"""Bottlenecks with discrete codes but no learned codebook, and functions that all discrete bottlenecks share.
 
-Features become vectors [batch, *positions, features], each of which is one code: a pixel of an image
-[b, h, w, c], a token [b, n, c], or one of the `positions` that flat features [b, d] are projected to.
-Indices are int32 [batch, *positions], from 0 to `size` - 1; whoever calls `lookup` checks that range.
+Features become vectors [batch, *positions, features], each of which is replaced by one code. A position is a pixel of
+an image [b, h, w, c], a token of [b, n, c], or one of the `positions` that flat features [b, d] are projected to.
+Indices are int32 [batch, *positions], from 0 to `size` - 1; the caller of `lookup` checks that range.
 """
 
 import math
@@ -16,14 +16,14 @@ from jax import Array
 
 from aejax.errors import InputError
 from aejax.models.bottlenecks.code import Code
-from aejax.models.layers import axis, flatten, learns, require_keys, whole_batch
+from aejax.models.layers import flatten, get_axis, must_update, require_keys, whole_batch
 from aejax.registry import Natural
 
 
-def vectors(h: Array, dense: nn.Dense, positions: int) -> Array:
-    """Features through `dense` to [batch, *positions, features], float32.
+def project(h: Array, dense: nn.Dense, positions: int) -> Array:
+    """Projects features to vectors [batch, *positions, features], float32.
 
-    `dense` has positions * features outputs; on the last axis of an image it is a 1x1 convolution.
+    `dense` has positions * features outputs; on the last axis of an image it acts as a 1x1 convolution.
     """
     x = dense(h.astype(jnp.float32))
     if h.ndim == 2:
@@ -34,43 +34,43 @@ def vectors(h: Array, dense: nn.Dense, positions: int) -> Array:
 
 
 def straight_through(x: Array, z: Array) -> Array:
-    """z exactly, with the gradient of x (Bengio et al. 2013)."""
+    """Returns exactly z, with the gradient of x: the straight-through estimator (Bengio et al. 2013)."""
     return jax.lax.stop_gradient(z) + (x - jax.lax.stop_gradient(x))
 
 
-def usage(indices: Array, size: int, axis_name: str | None) -> dict[str, Array]:
-    """How the vectors of the whole batch use the codes.
+def measure_usage(indices: Array, size: int, axis_name: str | None) -> dict[str, Array]:
+    """Returns metrics of how the whole batch uses the codes.
 
-    `perplexity` is exp of the entropy of the codes' shares, from 1 to `size`; `dead_codes` is the share
-    of the codes that no vector uses.
+    `perplexity` is the exponential of the entropy of the codes' frequencies, from 1 to `size`; `dead_codes` is the
+    fraction of the codes that do not occur.
     """
-    # By sorting, since implicit codebooks are too large to count every code; not by jnp.unique, which wants a number
-    # for the batch where `Run.export` has a symbol.
+    # Sorts the indices, since implicit codebooks have too many codes for a histogram. `jnp.unique` would need a
+    # constant batch size, which is symbolic in `Run.export`.
     ordered = jnp.sort(whole_batch(indices, axis_name).ravel())
-    run = jnp.cumsum(jnp.diff(ordered, prepend=-1) != 0) - 1
-    counts = jnp.zeros_like(ordered).at[run].add(1)
-    shares = counts / ordered.size
+    rank = jnp.cumsum(jnp.diff(ordered, prepend=-1) != 0) - 1  # of the code among the codes that occur
+    counts = jnp.zeros_like(ordered).at[rank].add(1)
+    frequencies = counts / ordered.size
     return {
-        "perplexity": jnp.exp(jax.scipy.special.entr(shares).sum()),
+        "perplexity": jnp.exp(jax.scipy.special.entr(frequencies).sum()),
         "dead_codes": 1 - (counts > 0).sum() / size,
     }
 
 
 def check_positive(what: str, value: float) -> None:
-    """Raises InputError where `value` is not above 0."""
+    """Raises InputError if `value` is not above 0."""
     if not value > 0:
         raise InputError(f"{what} must be above 0, e.g. 1.0; got {value!r}")
 
 
 class FSQ(nn.Module):
-    """Finite scalar quantisation: each latent unit is rounded to one of a few values in [-1, 1].
+    """Finite scalar quantization: each latent unit is rounded to one of a few values in [-1, 1].
 
-    Mentzer et al. 2023, appendix A.1, in the form of the library vector-quantize-pytorch: atanh for the
-    paper's tan, so that features of 0 give the code 0 also with an even number of levels, and the range
-    a little wider instead of narrower, so that 2 levels work. Indices are mixed radix, first unit lowest.
+    Mentzer et al. 2023, appendix A.1, in the form of the library vector-quantize-pytorch. It uses atanh instead of the
+    paper's tan, so that features of 0 give the code 0 also with an even number of levels, and makes the range slightly
+    wider instead of narrower, so that 2 levels work. Indices are mixed-radix numbers whose first digit is the lowest.
 
     Attributes:
-      levels: values of each latent unit, 2 to 1000.
+      levels: number of values of each latent unit, 2 to 1000.
     """
 
     levels: Sequence[int] = (8, 5, 5, 5)
@@ -91,41 +91,41 @@ class FSQ(nn.Module):
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
         levels = np.asarray(self.levels)
         half, offset = (levels - 1) / 2 * 1.001, (levels % 2 == 0) / 2
-        x = vectors(h, self.dense, self.positions)
+        x = project(h, self.dense, self.positions)
         x = jnp.tanh(x + np.arctanh(offset / half).astype(np.float32)) * half - offset
         digits = jnp.round(x).astype(jnp.int32) + levels // 2
-        indices = (digits * self._radix()).sum(-1).astype(jnp.int32)
-        z = straight_through(x / (levels // 2), self._values(digits))
-        return Code(z=z, metrics=usage(indices, self.size, axis(self)), indices=indices)
+        indices = (digits * self._place_values()).sum(-1).astype(jnp.int32)
+        z = straight_through(x / (levels // 2), self._scale(digits))
+        return Code(z=z, metrics=measure_usage(indices, self.size, get_axis(self)), indices=indices)
 
     def lookup(self, indices: Array) -> Array:
-        """Indices [...] to z [..., units]."""
-        return self._values(indices[..., None] // self._radix() % np.asarray(self.levels, np.int32))
+        """Returns z [..., units] of indices [...]."""
+        return self._scale(indices[..., None] // self._place_values() % np.asarray(self.levels, np.int32))
 
-    def _radix(self) -> np.ndarray:
+    def _place_values(self) -> np.ndarray:
+        """Returns the weight of each digit in an index."""
         return np.cumprod([1, *self.levels[:-1]], dtype=np.int32)
 
-    def _values(self, digits: Array) -> Array:
+    def _scale(self, digits: Array) -> Array:
+        """Scales digits 0 ... levels - 1 to values in [-1, 1]."""
         width = np.asarray(self.levels) // 2
         return ((digits - width) / width).astype(jnp.float32)
 
 
 class LFQ(nn.Module):
-    """Lookup-free quantisation: the signs of `bits` features (Yu et al. 2023, MAGVIT-2, section 3).
+    """Lookup-free quantization: the signs of `bits` features (Yu et al. 2023, MAGVIT-2, section 3).
 
-    p(c|x) is the softmax over all codes c in {-1, 1}^bits of -|x - c|^2 / temperature. It factorises
-    into bits: a bit is 1 with probability sigmoid(4 x / temperature).
+    p(c|x) is the softmax over all codes c in {-1, 1}^bits of -|x - c|^2 / temperature. It factorizes over bits: a bit
+    is 1 with probability sigmoid(4 x / temperature). The first bit is the lowest of the index.
 
-    Losses, weights of their own (equations 4 and 5):
+    Losses, each with its own weight (equations 4 and 5):
       commitment: |x - z|^2.
-      sample_entropy: of p(c|x) in nats, summed over positions; low where the choice is clear.
-      codebook_entropy: minus the entropy in nats of p(c|x) averaged over positions and whole batch, the
-        same for each example; low where all codes are used. Above 10 bits it is minus the sum over bits of
-        their entropies, which knows of no dependence between bits: an upper bound of the entropy, and a loose
-        one. 300 codes of 12 bits each used as often make 8.3 nats of bits, but 5.7 of codes. There, the log of the
-        metric `perplexity` says how many codes are used.
-
-    The first bit is the lowest of the index.
+      sample_entropy: entropy of p(c|x) in nats, summed over positions; low if each choice is certain.
+      codebook_entropy: minus the entropy in nats of p(c|x) averaged over positions and the whole batch, the same for
+        each example; low if all codes are used equally. Above 10 bits it is minus the sum of the entropies of the bits,
+        which ignores their dependence and so is a loose upper bound of the entropy: for 300 equally frequent codes of
+        12 bits it may be 8.3 nats where the entropy is 5.7. In that case, the logarithm of the metric `perplexity`
+        is the better measure.
     """
 
     bits: int = 8
@@ -144,11 +144,11 @@ class LFQ(nn.Module):
         return 2**self.bits
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        x = vectors(h, self.dense, self.positions)
+        x = project(h, self.dense, self.positions)
         z = jnp.where(x > 0, 1.0, -1.0)
         indices = ((x > 0) << np.arange(self.bits)).sum(-1).astype(jnp.int32)
         logits = 4 * x / self.temperature
-        # Not p log p, whose gradient is NaN at p = 0.
+        # Equals -p log p - (1 - p) log(1 - p), whose gradient would be NaN at p = 0.
         entropy = jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits)
         return Code(
             z=straight_through(x, z),
@@ -157,50 +157,51 @@ class LFQ(nn.Module):
                 "sample_entropy": flatten(entropy).sum(-1),
                 "codebook_entropy": jnp.broadcast_to(-self._codebook_entropy(logits), x.shape[:1]),
             },
-            metrics=usage(indices, self.size, axis(self)),
+            metrics=measure_usage(indices, self.size, get_axis(self)),
             indices=indices,
         )
 
     def lookup(self, indices: Array) -> Array:
-        """Indices [...] to z [..., bits] in {-1, 1}."""
-        return (2 * _bits(indices, self.bits) - 1).astype(jnp.float32)
+        """Returns z [..., bits] in {-1, 1} of indices [...]."""
+        return (2 * _split_bits(indices, self.bits) - 1).astype(jnp.float32)
 
     def _codebook_entropy(self, logits: Array) -> Array:
+        """Returns the entropy of the mean of p(c|x) in nats, or its upper bound above 10 bits."""
         logits = logits.reshape(-1, self.bits)
         one, zero = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
         if self.bits > 10:
             log_p = jnp.stack([zero, one], -1)  # [vectors, bits, 2]
         else:
-            table = _bits(jnp.arange(self.size), self.bits).T.astype(jnp.float32)
+            table = _split_bits(jnp.arange(self.size), self.bits).T.astype(jnp.float32)  # [bits, codes]
             log_p = jnp.dot(one, table, precision="highest") + jnp.dot(zero, 1 - table, precision="highest")
-        log_mean = _log_mean(whole_batch(_log_mean(log_p)[None], axis(self)))
+        log_mean = _log_mean_exp(whole_batch(_log_mean_exp(log_p)[None], get_axis(self)))
         return -(jnp.exp(log_mean) * log_mean).sum()
 
 
-def _bits(indices: Array, bits: int) -> Array:
-    """[...] to [..., bits] in {0, 1}, lowest first."""
+def _split_bits(indices: Array, bits: int) -> Array:
+    """Splits integers [...] into bits [..., bits] in {0, 1}, lowest first."""
     return indices[..., None] >> np.arange(bits, dtype=np.int32) & 1
 
 
-def _log_mean(log_p: Array) -> Array:
-    """Log of the mean of exp(log_p) over the first axis."""
+def _log_mean_exp(log_p: Array) -> Array:
+    """Returns the logarithm of the mean of exp(log_p) over the first axis."""
     return jax.nn.logsumexp(log_p, 0) - jnp.log(log_p.shape[0])
 
 
 class GumbelSoftmax(nn.Module):
-    """One of `codes` categories at each position, z one-hot or nearly so: [batch, *positions, codes].
+    """Categorical codes by Gumbel-softmax: z [batch, *positions, codes] is one-hot, or relaxed in training.
 
-    Training reads the relaxed sample softmax((logits + Gumbel noise) / temperature), evaluation the
-    one-hot argmax; the noise needs keys. Jang et al. 2017; Maddison et al. 2017. With `anneal_steps`, training
-    counts its steps in the collection "codebook".
+    In training z is the relaxed sample softmax((logits + Gumbel noise) / temperature), in evaluation the one-hot
+    argmax; the noise needs keys (Jang et al. 2017; Maddison et al. 2017). With `anneal_steps`, training counts its
+    steps in the collection "codebook".
 
     Loss `kl`: KL(softmax(logits) || uniform) in nats, summed over positions.
 
     Attributes:
-      temperature: of the relaxation, in the beginning.
-      anneal_to: its value after `anneal_steps` training steps, and from then on; exponential in between.
-      anneal_steps: 0: the temperature is constant.
-      hard: training too reads the one-hot argmax, with the relaxed sample's gradient (straight-through).
+      temperature: initial temperature of the relaxation.
+      anneal_to: temperature after `anneal_steps` training steps, approached exponentially.
+      anneal_steps: number of steps over which the temperature changes; 0: it is constant.
+      hard: whether z is the one-hot argmax in training, too, with the relaxed sample's gradient (straight-through).
     """
 
     codes: int
@@ -224,7 +225,7 @@ class GumbelSoftmax(nn.Module):
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
         require_keys(self, keys, train)
-        logits = vectors(h, self.dense, self.positions)
+        logits = project(h, self.dense, self.positions)
         scores = logits
         if keys is not None:
             scores = logits + jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
@@ -235,20 +236,20 @@ class GumbelSoftmax(nn.Module):
         return Code(
             z=soft if train and not self.hard else straight_through(soft, self.lookup(indices)),
             losses={"kl": flatten(jnp.exp(log_q) * (log_q + math.log(self.codes))).sum(-1)},
-            metrics={**usage(indices, self.codes, axis(self)), "temperature": temperature},
+            metrics={**measure_usage(indices, self.codes, get_axis(self)), "temperature": temperature},
             indices=indices,
         )
 
     def lookup(self, indices: Array) -> Array:
-        """Indices [...] to one-hot z [..., codes]."""
+        """Returns one-hot z [..., codes] of indices [...]."""
         return jax.nn.one_hot(indices, self.codes)
 
     def _anneal(self, train: bool) -> Array:
-        """The temperature of this step; counts training steps."""
+        """Returns the temperature of this step, and counts the step in training."""
         if not self.anneal_steps:
             return jnp.float32(self.temperature)
         step = self.steps.value
-        if learns(self, "codebook", train):
+        if must_update(self, "codebook", train):
             self.steps.value = step + 1
-        done = jnp.minimum(step / self.anneal_steps, 1.0)
-        return self.temperature * (self.anneal_to / self.temperature) ** done
+        progress = jnp.minimum(step / self.anneal_steps, 1.0)
+        return self.temperature * (self.anneal_to / self.temperature) ** progress

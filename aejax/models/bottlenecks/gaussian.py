@@ -1,4 +1,4 @@
-"""Gaussian codes: the bottleneck of variational autoencoders."""
+"""The Gaussian bottleneck of variational autoencoders."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from aejax.models.distributions import (
     StandardNormal,
 )
 from aejax.models.flows import InverseAutoregressive, Planar
-from aejax.models.layers import axis, flatten, fold, normal, require_keys, whole_batch
+from aejax.models.layers import flatten, fold, get_axis, normal, require_keys, whole_batch
 from aejax.registry import Natural
 
 POSTERIORS = ("diagonal", "full", "iaf", "planar")
@@ -26,23 +26,23 @@ PRIORS = ("standard", "mixture", "vamp")
 
 
 class GaussianBottleneck(nn.Module):
-    """A posterior over [batch, features] against a prior: loss `kl`, KL(q(z|x) || p(z)) in nats.
+    """A posterior q(z|x) over [batch, features] and a prior p(z) (Kingma and Welling 2014).
 
-    The KL is exact for diagonal and full posteriors under the standard normal prior, and otherwise
-    log q(z|x) - log p(z) at the drawn z. Kingma and Welling 2014, "Auto-encoding variational Bayes".
+    The loss `kl` is KL(q(z|x) || p(z)) in nats. It is exact for diagonal and full posteriors under the standard normal
+    prior; otherwise it is the estimate log q(z|x) - log p(z) at the sampled z.
 
-    Whatever the encoder, a posterior starts with the standard deviation 1 of the standard normal prior, and without
-    correlations; a flow starts as the same step for every input, with iaf one that scales by 0.88.
+    For any encoder, a posterior starts with standard deviation 1, as the standard normal prior has, and without
+    correlations; a flow starts as the same function for every input, and each step of iaf scales by 0.88.
 
     Attributes:
-      posterior: "diagonal"; "full" covariance; or a diagonal Gaussian through `depth` steps of a flow,
-        "iaf" (Kingma et al. 2016) or "planar" (Rezende and Mohamed 2015).
-      prior: "standard" normal; "mixture" of learned Gaussians; or "vamp", a mixture of the posteriors of
-        learned pseudo-inputs (Tomczak and Welling 2018), diagonal posteriors only.
-      components: of the mixture, or the number of pseudo-inputs.
-      samples: importance samples (Burda et al. 2016); with 1, z has no axis for them.
+      posterior: "diagonal"; "full" covariance; or a diagonal Gaussian transformed by `depth` steps of a flow, "iaf"
+        (Kingma et al. 2016) or "planar" (Rezende and Mohamed 2015).
+      prior: "standard" normal; "mixture" of learned Gaussians; or "vamp", a mixture of the posteriors of learned
+        pseudo-inputs (Tomczak and Welling 2018), for diagonal posteriors only.
+      samples: number of importance samples (Burda et al. 2016); with 1, z has no axis for them.
+      components: number of Gaussians of the mixture, or of pseudo-inputs.
       hidden: width of iaf's hidden layer.
-      shape: of one example, for the pseudo-inputs; `build` gives it.
+      shape: shape of one example, for the pseudo-inputs; `build` sets it.
     """
 
     features: int
@@ -62,7 +62,7 @@ class GaussianBottleneck(nn.Module):
         if self.prior not in PRIORS:
             raise one_of("bottleneck.prior", self.prior, PRIORS)
         self.mean = nn.Dense(d)
-        # Kernels of 0: the exponential of a layer as wide as the mean's is in the thousands for inputs of heavy tails.
+        # Its kernel starts at 0, since for heavy-tailed inputs the exponential of a random layer is in the thousands.
         self.log_std = nn.Dense(d, kernel_init=nn.initializers.zeros)
         if self.posterior == "full":
             self.off_diagonal = nn.Dense(d * (d - 1) // 2, kernel_init=nn.initializers.zeros) if d > 1 else None
@@ -80,9 +80,9 @@ class GaussianBottleneck(nn.Module):
     def __call__(
         self, h: Array, pseudo: Array | None = None, *, keys: Array | None = None, train: bool = False
     ) -> Code:
-        """Draws z with `keys`, which training needs; without them z is the posterior's mean.
+        """Samples z from the posterior, given `keys`, which training needs; otherwise z is the posterior's mean.
 
-        `pseudo` holds the features of the pseudo-inputs, for the VampPrior.
+        The VampPrior needs `pseudo`, the features of its pseudo-inputs.
         """
         require_keys(self, keys, train)
         h = flatten(h).astype(jnp.float32)
@@ -93,14 +93,14 @@ class GaussianBottleneck(nn.Module):
             noise = normal(keys, (self.features,))
         else:
             noise = jnp.stack([normal(fold(keys, k), (self.features,)) for k in range(self.samples)])
-        z, posterior = self._draw(base, h, noise)
+        z, posterior = self._sample(base, h, noise)
         if isinstance(prior, StandardNormal) and not isinstance(posterior, FlowPosterior):
             kl = posterior.kl()
         else:
             kl = posterior.log_prob(z) - prior.log_prob(z)
             kl = kl.mean(0) if z.ndim == 3 else kl
-        # Burda et al. 2016, section 5.1: a unit is active where its mean varies over the inputs.
-        active = whole_batch(posterior.mean, axis(self)).var(0) > 0.01
+        # Burda et al. 2016, section 5.1: a unit is active if its mean varies over the inputs.
+        active = whole_batch(posterior.mean, get_axis(self)).var(0) > 0.01
         return Code(
             z=z,
             losses={"kl": kl},
@@ -111,7 +111,7 @@ class GaussianBottleneck(nn.Module):
         )
 
     def prior_of(self, pseudo: Array | None = None) -> Prior:
-        """p(z), for the VampPrior from the features of the pseudo-inputs."""
+        """Returns p(z), which for the VampPrior is computed from the features of its pseudo-inputs."""
         if self.prior == "mixture":
             return GaussianMixture(self.mixture_logits, self.mixture_mean, self.mixture_log_std)
         if self.prior == "vamp":
@@ -122,14 +122,15 @@ class GaussianBottleneck(nn.Module):
         return StandardNormal(self.features)
 
     def pseudo_inputs(self) -> Array | None:
-        """[components, *shape] for the VampPrior, else None."""
+        """Returns the pseudo-inputs of the VampPrior, [components, *shape], or None under other priors."""
         return self.pseudo if self.prior == "vamp" else None
 
     def _gaussian(self, h: Array) -> DiagonalGaussian:
-        # The clip keeps variances and their inverses finite in float32; a trained posterior is far from it.
+        # The clip keeps variances and their inverses finite in float32; trained posteriors stay far within it.
         return DiagonalGaussian(self.mean(h), jnp.clip(self.log_std(h), -10.0, 10.0))
 
-    def _draw(self, base: DiagonalGaussian, h: Array, noise: Array) -> tuple[Array, Posterior]:
+    def _sample(self, base: DiagonalGaussian, h: Array, noise: Array) -> tuple[Array, Posterior]:
+        """Returns z, made from `noise`, and the posterior whose diagonal part is `base`."""
         if self.posterior == "full":
             d = self.features
             scale = jnp.exp(base.log_std)[..., None] * jnp.eye(d)
@@ -143,7 +144,7 @@ class GaussianBottleneck(nn.Module):
             return z, base
         log_q, mean = base.log_prob(z), base.mean
         for i, step in enumerate(self.flow):
-            if i and self.posterior == "iaf":  # every unit gets to condition on every other
+            if i and self.posterior == "iaf":  # reverses the units, so that each can depend on every other
                 z, mean = z[..., ::-1], mean[..., ::-1]
             (z, log_det), (mean, _) = step(z, h), step(mean, h)
             log_q = log_q - log_det

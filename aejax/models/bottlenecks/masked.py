@@ -1,4 +1,4 @@
-"""The code of masked autoencoders."""
+"""The bottleneck of masked autoencoders."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,25 +9,25 @@ from aejax.models.vit import Tokens
 
 
 class MaskToken(nn.Module):
-    """One learned token in the place of every hidden patch: [batch, visible, c] to [batch, all, c], row by row."""
+    """A learned token that takes the place of every masked patch: [batch, visible, c] to [batch, all, c]."""
 
     @nn.compact
     def __call__(self, x: Array, order: Array | None) -> Array:
-        """`order` as in `Tokens`."""
+        """Returns the tokens of all patches, row by row, from those of the visible ones and `Tokens.order`."""
         batch, visible, c = x.shape
         token = self.param("token", nn.initializers.normal(0.02), (c,))
         if order is None:
             return x
-        hidden = jnp.broadcast_to(token, (batch, order.shape[1] - visible, c))
-        return jnp.take_along_axis(jnp.concatenate([x, hidden], 1), order[:, :, None], 1)
+        masked = jnp.broadcast_to(token, (batch, order.shape[1] - visible, c))
+        return jnp.take_along_axis(jnp.concatenate([x, masked], 1), order[:, :, None], 1)
 
 
 class MaskedBottleneck(nn.Module):
-    """One dense layer for each token, and a learned token in the place of each hidden patch.
+    """One dense layer on each token, and a learned token in the place of each masked patch.
 
-    Gives z [batch, n, features], a token for each patch, row by row, and the mask of the hidden patches,
-    None where nothing is hidden. Reads `Tokens` or, where nothing is ever hidden, tokens [batch, n, c].
-    He et al. 2022, "Masked autoencoders are scalable vision learners", section 3.
+    Reads `Tokens` or, if no patch is ever masked, tokens [batch, n, c]. Returns z [batch, n, features], one token per
+    patch, row by row, and the mask of the masked patches, None if there are none. He et al. 2022, "Masked autoencoders
+    are scalable vision learners", section 3.
     """
 
     features: int
