@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from aejax.errors import InputError, one_of
+from aejax.losses import codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
 from aejax.models.bottlenecks.discrete import straight_through, usage, vectors
-from aejax.models.layers import axis, flatten, learns, require_keys, unit, whole_batch
+from aejax.models.layers import axis, learns, require_keys, unit, whole_batch
 from aejax.sections import Natural
 
 UPDATES = ("ema", "gradient")
@@ -232,12 +233,12 @@ class VectorQuantizer(nn.Module):
 
     def _nearest(self, codebook: Codebook, x: Array, key: Array, train: bool) -> Code:
         e, indices = codebook(x, key, train)
-        losses = {"commitment": jnp.square(x - jax.lax.stop_gradient(e))}
+        losses = {"commitment": commitment_loss(x, e)}
         if self.update == "gradient":
-            losses["codebook"] = jnp.square(jax.lax.stop_gradient(x) - e)
+            losses["codebook"] = codebook_loss(x, e)
         return Code(
             z=jax.lax.stop_gradient(e),
-            losses={name: flatten(value).sum(-1) for name, value in losses.items()},
+            losses=losses,
             metrics=usage(indices, self.codes, axis(self)),
             indices=indices,
         )
