@@ -1,7 +1,7 @@
 """Losses of autoencoders: pure functions of arrays, which `aejax.objectives` and any other training loop can call.
 
 Values are in nats, and losses are to be minimized: a bound of log p(x) is returned with its sign changed. A batch of
-codes has the shape [batch, d]; functions that return a scalar of it want the examples of all devices. Arguments out of
+codes has the shape [batch, d]; functions that return a scalar of it need the examples of all devices. Arguments out of
 range raise InputError. The examples are printed with `numpy.set_printoptions(precision=3, suppress=True)`.
 
     nll = losses.bernoulli_nll(logits, x).sum(-1)  # [batch], summed over pixels
@@ -200,8 +200,8 @@ def aggregate_log_prob(z: Array, mean: Array, log_std: Array) -> tuple[Array, Ar
     """Estimates log q(z) and sum_j log q(z_j), [n] each, of the aggregate posterior q(z).
 
     q(z) is estimated by the mean of the posteriors N(mean, exp(log_std)^2) of a whole batch, [batch, d], and each
-    q(z_j) likewise; z is [n, d]. Minibatch weighted sampling (Chen et al. 2018, equation 3 and appendix C.1) divides by
-    N batch instead of batch, for N training examples: its gradients are the same, its q(z) is N times too small.
+    q(z_j) likewise; z is [n, d]. Minibatch weighted sampling (Chen et al. 2018, equation 3, appendix C.1) divides the
+    sum by another factor N, the number of training examples. Its gradients are the same, its q(z) N times too small.
 
     >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
     >>> aggregate_log_prob(mean, mean, log_std)  # -log 2 pi - log 2, and - 2 log 2
@@ -230,8 +230,8 @@ def mutual_information(log_q: Array, z: Array, mean: Array, log_std: Array) -> A
 def total_correlation(z: Array, mean: Array, log_std: Array) -> Array:
     """Returns log q(z) - sum_j log q(z_j), [n]: its mean estimates the total correlation of the code's units.
 
-    Arguments are as in `aggregate_log_prob`. Where `mutual_information` reaches its bound, this estimate is too large,
-    by what the other lacks. Chen et al. 2018, equation 2.
+    Arguments are as in `aggregate_log_prob`. Where `mutual_information` is too small because of its bound, this
+    estimate is too large by as much. Chen et al. 2018, equation 2.
 
     >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
     >>> total_correlation(mean, mean, log_std)  # one unit tells the other: log 2
