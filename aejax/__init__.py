@@ -4,7 +4,7 @@ Models are Flax linen modules. In training they take `keys=`, a random key for e
 `mutable=[...]` where they keep state beside their parameters: see `aejax.models`.
 """
 
-from aejax import config, models, samplers
+from aejax import config, losses, models, samplers
 from aejax.errors import AejaxError, DivergedError, InputError, LostError, StoppedError, StorageError
 from aejax.inference.encode_split import encode_split, read_latents
 from aejax.inference.run import Run, load_run
@@ -30,6 +30,7 @@ __all__ = [
     "eval_step",
     "fit",
     "load_run",
+    "losses",
     "models",
     "read_latents",
     "samplers",

@@ -23,7 +23,7 @@ from aejax.inference.run import Run, batched
 from aejax.models import Output, abstract_output
 from aejax.objectives import Context
 from aejax.objectives.bounds import log_weights
-from aejax.objectives.likelihoods import AbsoluteError, Bernoulli, DiscretisedLogistic, Gaussian, SquaredError
+from aejax.objectives.likelihoods import AbsoluteError, Bernoulli, DiscretizedLogistic, Gaussian, SquaredError
 
 ACTIVE = 0.01  # variance of a unit's mean from which on it counts as active (Burda et al. 2016, section 5.1)
 _ROWS = 4_096  # decoded at once at most
@@ -53,7 +53,7 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     add("distortion", no_density, lambda: one_draw.distortion.mean(), "nats an example", f"{how}; {draw}")
     best = one_draw.elbo if many is None else many
     of = "the ELBO" if many is None else f"the log-likelihood of {samples:,} importance samples"
-    quantised = test.x.dtype == np.uint8 and not isinstance(run.likelihood, Bernoulli | DiscretisedLogistic)
+    quantised = test.x.dtype == np.uint8 and not isinstance(run.likelihood, Bernoulli | DiscretizedLogistic)
     grid = "; log2(256) added: density at the levels 0 to 255, not dequantised: no code length" if quantised else ""
     add(
         "bits_per_dimension",
@@ -208,7 +208,7 @@ def _meaning(run: Run, part: Part) -> str:
         if np.isin(part.x, (0, 255 if part.x.dtype == np.uint8 else 1)).all():
             return f"{name}, binary values"
         return f"{name} of grey values: a cross-entropy, no probability of the data"
-    if isinstance(run.likelihood, DiscretisedLogistic):
+    if isinstance(run.likelihood, DiscretizedLogistic):
         return f"{name}, probability of the levels 0 to 255"
     return (
         f"{name}, density of values in [0, 1]" if len(run.spec.shape) == 3 else f"{name}, density in the data's units"

@@ -4,21 +4,13 @@ z is [batch, d] or [samples, batch, d]. `log_prob(z)` returns the log density in
 [batch] or [samples, batch].
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from aejax.losses import full_gaussian_kl, gaussian_kl, gaussian_kl_by_unit, normal_log_prob
 from aejax.models.layers import fold, normal
-
-_LOG_2PI = math.log(2 * math.pi)
-
-
-def normal_log_prob(z: Array, mean: Array, log_std: Array) -> Array:
-    """Returns the log density of independent Gaussians in nats, summed over the last axis."""
-    return -0.5 * (jnp.square((z - mean) * jnp.exp(-log_std)) + 2 * log_std + _LOG_2PI).sum(-1)
 
 
 class DiagonalGaussian(struct.PyTreeNode):
@@ -36,11 +28,11 @@ class DiagonalGaussian(struct.PyTreeNode):
 
     def kl_by_unit(self) -> Array:
         """Returns KL(q || N(0, 1)) of each latent unit in nats, [batch, d] (ibid., appendix B)."""
-        return 0.5 * (jnp.square(self.mean) + jnp.exp(2 * self.log_std) - 1) - self.log_std
+        return gaussian_kl_by_unit(self.mean, self.log_std)
 
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) in nats, [batch]."""
-        return self.kl_by_unit().sum(-1)
+        return gaussian_kl(self.mean, self.log_std)
 
     def covariance(self) -> Array:
         """Returns the covariance matrices, [batch, d, d]."""
@@ -60,18 +52,15 @@ class FullGaussian(struct.PyTreeNode):
         """Returns z for standard normal noise of z's shape."""
         return self.mean + jnp.einsum("bij,...bj->...bi", self.scale, noise)
 
-    def _log_det(self) -> Array:
-        return jnp.log(jnp.diagonal(self.scale, axis1=-2, axis2=-1)).sum(-1)
-
     def log_prob(self, z: Array) -> Array:
         scale = jnp.broadcast_to(self.scale, (*z.shape, z.shape[-1]))
         noise = jax.scipy.linalg.solve_triangular(scale, (z - self.mean)[..., None], lower=True)[..., 0]
-        return normal_log_prob(noise, jnp.zeros(()), jnp.zeros(())) - self._log_det()
+        log_det = jnp.log(jnp.diagonal(self.scale, axis1=-2, axis2=-1)).sum(-1)
+        return normal_log_prob(noise, jnp.zeros(()), jnp.zeros(())) - log_det
 
     def kl(self) -> Array:
         """Returns KL(q || N(0, I)) in nats, [batch]."""
-        d = self.mean.shape[-1]
-        return 0.5 * (jnp.square(self.scale).sum((-2, -1)) + jnp.square(self.mean).sum(-1) - d) - self._log_det()
+        return full_gaussian_kl(self.mean, self.scale)
 
     def covariance(self) -> Array:
         """Returns the covariance matrices, [batch, d, d]."""

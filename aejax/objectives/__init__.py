@@ -1,4 +1,4 @@
-"""What is minimised: likelihoods, bounds, terms and their schedules; and the corruption of the input."""
+"""Objectives: likelihoods, bounds, weighted terms and their schedules, and the corruption of the input."""
 
 from aejax.objectives.adversaries import ADVERSARIES, Adversary
 from aejax.objectives.bounds import BOUNDS

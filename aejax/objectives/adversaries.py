@@ -1,7 +1,7 @@
-"""Discriminators that are trained beside the autoencoder, and the terms that they give it.
+"""Discriminators that are trained along with the autoencoder, and the terms that they give it.
 
-An adversary has `terms(critic, context)`, per example [batch], for `objective.weights`, and
-`loss(critic, context)`, which its own optimizer minimises over `critic`, the discriminator's parameters.
+An adversary has `terms(params, context)`, per example [batch], for `objective.weights`, and `loss(params, context)`,
+which its own optimizer minimizes over `params`, the discriminator's parameters.
 """
 
 import dataclasses
@@ -24,7 +24,10 @@ stop = jax.lax.stop_gradient
 
 
 class Discriminator(nn.Module):
-    """Logits [batch], and the last hidden layer. Images pass stride-2 convolutions, all else dense layers."""
+    """A classifier of stride-2 convolutions for images and of dense layers for all other arrays.
+
+    Returns logits [batch] and the last hidden layer, flattened.
+    """
 
     features: Sequence[int]
 
@@ -45,7 +48,7 @@ class Adversary:
 
     Attributes:
       features: widths of the discriminator's hidden layers.
-      lr, b1: of its Adam.
+      lr, b1: learning rate and first decay of the discriminator's Adam.
     """
 
     features: Sequence[int] = (256, 256)
@@ -61,82 +64,91 @@ class Adversary:
         return optax.adam(self.lr, self.b1)
 
     def init(self, key: Array, output: Output) -> Any:
-        """Parameters of the discriminator, from an output of the autoencoder."""
+        """Initializes the discriminator's parameters for the outputs of an autoencoder."""
         return Discriminator(self.features).init(key, self.judged(output))["params"]
 
-    def logit(self, critic: Any, x: Array) -> Array:
-        """[batch]; above 0 where the discriminator takes x for what it should accept."""
-        return self.judge(critic, x)[0]
+    def logit(self, params: Any, x: Array) -> Array:
+        """Returns logits [batch], above 0 where the discriminator takes x for real."""
+        return self.judge(params, x)[0]
 
-    def judge(self, critic: Any, x: Array) -> tuple[Array, Array]:
-        """The logit of x and the discriminator's last hidden layer."""
-        judged: Any = Discriminator(self.features).apply({"params": critic}, x)
+    def judge(self, params: Any, x: Array) -> tuple[Array, Array]:
+        """Returns the logits of x and the discriminator's last hidden layer."""
+        judged: Any = Discriminator(self.features).apply({"params": params}, x)
         return judged
 
     def judged(self, output: Output) -> Array:
-        """What the discriminator reads of an output."""
+        """Returns the part of an output that the discriminator reads: by default the code."""
         return output.code.z[0] if output.code.samples else output.code.z
 
-    def terms(self, critic: Any, c: Context) -> dict[str, Array]:
-        """By name, per example, for the autoencoder; `critic` is held fixed."""
+    def terms(self, params: Any, c: Context) -> dict[str, Array]:
+        """Returns the autoencoder's terms by name, per example, without gradients for `params`."""
         raise NotImplementedError
 
-    def loss(self, critic: Any, c: Context) -> Array:
-        """Of the discriminator, per example [batch]; the autoencoder is held fixed."""
+    def loss(self, params: Any, c: Context) -> Array:
+        """Returns the discriminator's loss, per example [batch], without gradients for the autoencoder."""
         raise NotImplementedError
 
 
-def draws(c: Context) -> Array:
-    """As many draws of the prior as there are examples, of the code's shape; N(0, I) where there is no prior."""
+def prior_samples(c: Context) -> Array:
+    """Draws a sample of the prior for each example, of the code's shape; of N(0, I) where there is no prior."""
     prior = c.output.code.prior
     return stop(prior.sample(c.keys)) if prior else normal(c.keys, c.z.shape[1:])
 
 
 class FactorVAE(Adversary):
-    """`density_ratio`, the discriminator's estimate of the total correlation log q(z) - log prod_j q(z_j)
-    (Kim and Mnih 2018, equations 2 and 3). It tells codes from codes whose units are shuffled over the batch."""
+    """The discriminator of FactorVAE, which tells codes from codes whose units are shuffled over the batch.
 
-    def terms(self, critic, c):
-        return {"density_ratio": self.logit(stop(critic), c.z)}
+    Term: `density_ratio`, the discriminator's estimate of the total correlation log q(z) - log prod_j q(z_j)
+    (Kim and Mnih 2018, equations 2 and 3).
+    """
 
-    def loss(self, critic, c):
+    def terms(self, params, c):
+        return {"density_ratio": self.logit(stop(params), c.z)}
+
+    def loss(self, params, c):
         z = stop(c.whole(c.z))
         scores = c.whole(normal(c.keys, z.shape[1:]))  # their order is a random permutation for each unit
         shuffled = jnp.take_along_axis(z, jnp.argsort(scores, 0), 0)
-        fake = nn.softplus(self.logit(critic, shuffled)).mean()
-        return 0.5 * (nn.softplus(-self.logit(critic, stop(c.z))) + fake)
+        fake = nn.softplus(self.logit(params, shuffled)).mean()
+        return 0.5 * (nn.softplus(-self.logit(params, stop(c.z))) + fake)
 
 
 class AdversarialAutoencoder(Adversary):
-    """`adversarial`, -log D(z), which draws the codes to the prior (Makhzani et al. 2016, section 2)."""
+    """The discriminator of adversarial autoencoders, which tells codes from samples of the prior.
 
-    def terms(self, critic, c):
-        return {"adversarial": nn.softplus(-self.logit(stop(critic), c.z))}
+    Term: `adversarial`, -log D(z), which moves the codes towards the prior (Makhzani et al. 2016, section 2).
+    """
 
-    def loss(self, critic, c):
-        return nn.softplus(-self.logit(critic, draws(c))) + nn.softplus(self.logit(critic, stop(c.z)))
+    def terms(self, params, c):
+        return {"adversarial": nn.softplus(-self.logit(stop(params), c.z))}
+
+    def loss(self, params, c):
+        return nn.softplus(-self.logit(params, prior_samples(c))) + nn.softplus(self.logit(params, stop(c.z)))
 
 
 class VAEGAN(Adversary):
-    """`feature_error`, half the squared error in the discriminator's last hidden layer, for encoder and decoder;
-    `adversarial`, -log D of reconstructions and of decoded draws of the prior, for the decoder alone
-    (Larsen et al. 2016, equations 7 to 9 and algorithm 1)."""
+    """The discriminator of VAE/GANs, which tells inputs from reconstructions and from decoded samples of the prior.
+
+    Terms (Larsen et al. 2016, equations 7 to 9 and algorithm 1): `feature_error`, half the squared error in the
+    discriminator's last hidden layer, for encoder and decoder; and `adversarial`, -log D of reconstructions and of
+    decoded samples of the prior, for the decoder alone.
+    """
 
     def judged(self, output):
         return output.decoded[0] if output.code.samples else output.decoded
 
-    def terms(self, critic, c):
-        error = self.judge(stop(critic), c.mean(self.judged(c.output)))[1] - self.judge(stop(critic), c.x)[1]
-        fakes = (self.logit(stop(critic), c.mean(c.decode(stop(z)))) for z in (c.z, draws(c)))
+    def terms(self, params, c):
+        error = self.judge(stop(params), c.mean(self.judged(c.output)))[1] - self.judge(stop(params), c.x)[1]
+        fakes = (self.logit(stop(params), c.mean(c.decode(stop(z)))) for z in (c.z, prior_samples(c)))
         return {
             "feature_error": 0.5 * jnp.square(error).sum(-1),
             "adversarial": sum((nn.softplus(-logit) for logit in fakes), jnp.zeros(())),
         }
 
-    def loss(self, critic, c):
-        fakes = (stop(c.mean(x)) for x in (self.judged(c.output), c.decode(draws(c))))
-        loss = nn.softplus(-self.logit(critic, c.x))
-        return sum((nn.softplus(self.logit(critic, x)) for x in fakes), loss)
+    def loss(self, params, c):
+        fakes = (stop(c.mean(x)) for x in (self.judged(c.output), c.decode(prior_samples(c))))
+        loss = nn.softplus(-self.logit(params, c.x))
+        return sum((nn.softplus(self.logit(params, x)) for x in fakes), loss)
 
 
 ADVERSARIES: dict[str, type[Adversary]] = {

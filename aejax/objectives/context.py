@@ -1,4 +1,4 @@
-"""What a term may read."""
+"""The context of a term: all that it may read of a batch."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,17 +15,17 @@ class Context:
     """One batch at one step, on one device.
 
     Attributes:
-      apply: of the model: `c.apply(c.variables, z, method="decode", **c.given)`.
-      variables: the model's, with the parameters that are being differentiated.
-      x: [batch, ...], clean.
-      output: for x, which corruption may have changed.
+      apply: the model's, for calls such as `c.apply(c.variables, z, method="decode", **c.given)`.
+      variables: the model's, with the parameters that are differentiated.
+      x: the clean input, [batch, ...].
+      output: the model's output for x, after corruption where there is one.
       keys: a random key for each example, [batch].
-      step: steps done; None in evaluation, where schedules have run out.
+      step: the number of finished steps; None in evaluation, where every schedule has reached its end.
       label: [batch], where the model is conditional.
-      mean: decoded values to the expected x.
-      critic: parameters of the adversary's discriminator.
-      examples: in the training split.
-      axis_name: of the devices that share the batch.
+      mean: maps decoded values to the expected x.
+      critic: the discriminator's parameters, where there is an adversary.
+      examples: the number of examples of the training split.
+      axis_name: the name of the axis of the devices that share the batch.
     """
 
     apply: Callable[..., Any]
@@ -42,7 +42,7 @@ class Context:
 
     @property
     def z(self) -> Array:
-        """The code [batch, *latent]; of several importance samples the first."""
+        """The code [batch, *latent]; the first of several importance samples."""
         return self.output.code.z[0] if self.output.code.samples else self.output.code.z
 
     @property
@@ -51,9 +51,9 @@ class Context:
         return {} if self.label is None else {"label": self.label}
 
     def decode(self, z: Array) -> Array:
-        """Decoded values of z [batch, *latent], running statistics as they are."""
+        """Decodes z [batch, *latent] with the running statistics of evaluation."""
         return self.apply(self.variables, z, method="decode", **self.given)
 
     def whole(self, x: Array) -> Array:
-        """This device's rows to those of all devices."""
+        """Returns the rows of x from all devices, [devices * batch, ...]."""
         return whole_batch(x, self.axis_name)

@@ -19,18 +19,18 @@ def _salt_and_pepper(key: Array, x: Array, level: float) -> Array:
 
 CORRUPTIONS: dict[str, Callable[[Array, Array, float], Array]] = {
     "none": lambda key, x, level: x,
-    # Isotropic noise of deviation `level` (section 3.3).
+    # Isotropic noise of standard deviation `level` (section 3.3).
     "gaussian": lambda key, x, level: x + level * jax.random.normal(key, x.shape),
-    # A share `level` of the values is set to 0 (masking noise, ibid.).
+    # A fraction `level` of the values is set to 0 (masking noise, ibid.).
     "masking": lambda key, x, level: x * jax.random.bernoulli(key, 1 - level, x.shape),
-    # A share `level` of the values is set to 0 or to 1, by a fair coin (ibid.).
+    # A fraction `level` of the values is set to 0 or to 1, by a fair coin (ibid.).
     "salt_and_pepper": _salt_and_pepper,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-    """Noise on the encoder's input in training; the noise of an example depends on its key alone."""
+    """Noise on the encoder's input in training. The noise of an example depends on its key alone."""
 
     name: str = "none"
     level: float = 0.0
@@ -39,12 +39,12 @@ class Corruption:
         if self.name not in CORRUPTIONS:
             raise one_of("corruption.name", self.name, CORRUPTIONS)
         if isinstance(self.level, Array):
-            return  # traced: of runs that train together, see `together.check`
+            return  # traced, in runs that train together: `together.check` has checked it
         if self.level < 0 or (self.name in ("masking", "salt_and_pepper") and self.level >= 1):
-            raise InputError(f"corruption.level must be at least 0, and below 1 for a share; got {self.level}")
+            raise InputError(f"corruption.level must be at least 0, and below 1 for a fraction; got {self.level}")
         if self.name != "none" and self.level == 0:
             raise InputError(f"corruption {self.name!r} needs corruption.level above 0, e.g. 0.3")
 
     def __call__(self, keys: Array, x: Array) -> Array:
-        """x [batch, ...] with noise from a key for each example."""
+        """Adds noise to x [batch, ...], with a random key for each example."""
         return jax.vmap(lambda k, v: CORRUPTIONS[self.name](k, v, self.level))(keys, x)

@@ -1,7 +1,7 @@
-"""What is minimised: a likelihood or a bound, and weighted further terms.
+"""The objective: a likelihood or a bound, plus weighted further terms.
 
-Everything here is per example, [batch], summed over pixels or units, in nats where it is a
-likelihood; the training step averages over the batch.
+Each term is computed per example, [batch], summed over pixels or units, in nats where it is a likelihood. The training
+step averages it over the batch.
 """
 
 import dataclasses
@@ -27,14 +27,13 @@ class Objective:
     """Reconstruction plus the weighted sum of further terms.
 
     Attributes:
-      likelihood: of the input given decoded values.
-      weights: by name, of the bottleneck's `losses`, of the adversary's terms or of TERMS; that of
-        `reconstruction` is 1 unless told.
-      schedules: of a weight, a `name` in SCHEDULES and its arguments; the weight is what it ends at.
-      options: of a term, its arguments; `function` = "package.module:term" is where one is found that
-        is not in TERMS.
-      bound: "elbo", reconstruction + weights, or a `name` in BOUNDS and its arguments; a bound takes the
-        place of `reconstruction` and `kl` in the loss.
+      likelihood: the likelihood of the input given decoded values.
+      weights: weights by name of the bottleneck's `losses`, of the adversary's terms and of terms in TERMS. The
+        weight of `reconstruction` defaults to 1.
+      schedules: schedules by name of a weight: a `name` in SCHEDULES and its arguments. Each ends at the weight.
+      options: arguments by name of a term. `function` = "package.module:term" names a term that is not in TERMS.
+      bound: a `name`, "elbo" or one in BOUNDS, and its arguments. The loss of "elbo" is the weighted sum of
+        `reconstruction` and all other terms. A bound in BOUNDS replaces `reconstruction` and `kl` in it.
     """
 
     likelihood: Likelihood
@@ -60,9 +59,9 @@ class Objective:
             )
 
     def __call__(self, c: Context, adversary: Mapping[str, Array] | None = None) -> dict[str, Array]:
-        """Each component by name and their weighted sum as `loss`, per example [batch].
+        """Computes each term by name, and their weighted sum as `loss`, per example [batch].
 
-        `adversary` holds the terms of an adversary for the autoencoder, per example.
+        `adversary` holds the adversary's terms for the autoencoder, per example.
         """
         terms = {"reconstruction": -self._log_p(c, c.output.decoded)}
         if c.output.code.samples:
@@ -77,10 +76,10 @@ class Objective:
                 terms[name] = jnp.broadcast_to(self._term(name, c, adversary or {}), (c.x.shape[0],))
                 if not (bound and name == "kl"):
                     loss = loss + weight * self._factor(name, c.step) * terms[name]
-        return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged all the same
+        return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged, too
 
     def unfinished(self, steps: int) -> dict[str, int]:
-        """Returns the keys of schedules that take more than `steps`, with the steps that they take."""
+        """Returns the config keys of the schedules that take more than `steps` steps, with their steps."""
         found = {}
         for name in self.weights:
             term = TERMS.get(self.options.get(name, {}).get("function", name))
@@ -92,11 +91,11 @@ class Objective:
         return {f"objective.{key}.steps": taken for key, taken in found.items() if taken > steps}
 
     def mean(self, decoded: Array) -> Array:
-        """The expected input, in the units of the model's input."""
+        """Returns the expected input for decoded values, in the units that the model reads."""
         return self.likelihood.mean(decoded)
 
     def _log_p(self, c: Context, decoded: Array) -> Array:
-        """log p(x | decoded) [..., batch], of the hidden patches alone where the code has some."""
+        """Returns log p(x | decoded), [..., batch], of the hidden patches alone where the code has a mask."""
         log_p = -self.likelihood.nll(decoded, c.x, c.output.log_scale, c.axis_name)
         mask = c.output.code.mask
         if mask is not None:
@@ -106,9 +105,9 @@ class Objective:
         return log_p.sum(tuple(range(1 - c.x.ndim, 0)))
 
     def _term(self, name: str, c: Context, adversary: Mapping[str, Array]) -> Array:
-        for there in (c.output.code.losses, adversary):
-            if name in there:
-                return there[name]
+        for computed in (c.output.code.losses, adversary):
+            if name in computed:
+                return computed[name]
         options = dict(self.options.get(name, {}))
         where = options.pop("function", name)
         if where not in TERMS and ":" not in where:
@@ -133,7 +132,7 @@ class Objective:
 
 
 def _call(section: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-    """`function` with these options bound, or InputError where it does not take one of them."""
+    """Binds `options` to `function`. Raises InputError where it does not take one of them."""
     known = inspect.signature(function, eval_str=True).parameters
     for option, value in options.items():
         if option not in known:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from aejax.errors import InputError
-from aejax.models.distributions import normal_log_prob
+from aejax.losses import normal_log_prob
 from aejax.samplers.likelihood import maximize
 
 WIDEST = 2_048  # latent units: fitting more takes hours

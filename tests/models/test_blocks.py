@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 import aejax
 from aejax.models import MaskedBottleneck, ResNetDecoder, ResNetEncoder, Tokens, ViTDecoder, ViTEncoder, resnet, vit

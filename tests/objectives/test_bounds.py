@@ -350,12 +350,12 @@ def test_what_does_not_fit_is_named():
     tiny = Tiny(4)
     for name in ("miwae", "piwae"):
         for groups in (3, 8):
-            with pytest.raises(aejax.InputError, match=rf"bound.groups={groups} must divide bottleneck.samples=4"):
+            with pytest.raises(aejax.InputError, match=rf"{name}.groups must divide the 4 samples, got {groups}"):
                 tiny.terms(name, groups=groups)
         with pytest.raises(aejax.InputError, match=r"bound.groups must be a whole number above 0, got 0"):
             tiny.terms(name, groups=0)
     for share in (-0.1, 1.5):
-        with pytest.raises(aejax.InputError, match=rf"bound.share must be in \[0, 1\], got {share}"):
+        with pytest.raises(aejax.InputError, match=rf"ciwae.share must be in \[0, 1\], got {share}"):
             tiny.terms("ciwae", share=share)
     with pytest.raises(aejax.InputError, match=r"objective.bound: option 'group' is unknown; did you mean 'groups'"):
         tiny.terms("miwae", group=2)

@@ -15,7 +15,7 @@ from aejax.objectives.likelihoods import (
     AbsoluteError,
     Bernoulli,
     ContinuousBernoulli,
-    DiscretisedLogistic,
+    DiscretizedLogistic,
     Gaussian,
     Laplace,
     SquaredError,
@@ -80,7 +80,7 @@ def test_continuous_bernoulli_is_a_density_with_its_mean(logit):
 @pytest.mark.parametrize("mean", [-0.2, 0.0, 0.5, 1.1])
 def test_discretised_logistic_is_a_distribution_over_256_levels(mean, scale):
     levels = jnp.arange(256) / 255
-    nll = DiscretisedLogistic(scale).nll(jnp.full(256, mean), levels)
+    nll = DiscretizedLogistic(scale).nll(jnp.full(256, mean), levels)
     assert np.isfinite(nll).all()
     assert float(jnp.exp(-nll).sum()) == pytest.approx(1, abs=1e-3)
     edges = (np.arange(257) - 0.5) / 255
@@ -171,7 +171,7 @@ def test_unknown_terms_options_and_schedules_are_named():
         Objective(SquaredError(), {"reconstruction": 2.0}, bound={"name": "iwae"})
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Laplace, DiscretisedLogistic])
+@pytest.mark.parametrize("cls", [Gaussian, Laplace, DiscretizedLogistic])
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_scales_must_be_above_zero(cls, scale):
     with pytest.raises(aejax.InputError, match=r"likelihood.scale must be above 0"):
@@ -182,7 +182,7 @@ def test_variances_must_exist():
     with pytest.raises(aejax.InputError, match=r"likelihood.variance 'learnt' is unknown; did you mean 'learned'"):
         Gaussian(variance="learnt")
     with pytest.raises(aejax.InputError, match="choose 'learned'"):
-        DiscretisedLogistic(variance="optimal")
+        DiscretizedLogistic(variance="optimal")
 
 
 @pytest.mark.parametrize("name", ["gaussian", "masking", "salt_and_pepper"])

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from aejax.errors import InputError
+from aejax.losses import bernoulli_entropy, categorical_entropy, categorical_kl, commitment_loss
 from aejax.models.bottlenecks.code import Code
 from aejax.models.layers import flatten, get_axis, must_update, require_keys, whole_batch
 from aejax.registry import Natural
@@ -148,13 +149,11 @@ class LFQ(nn.Module):
         z = jnp.where(x > 0, 1.0, -1.0)
         indices = ((x > 0) << np.arange(self.bits)).sum(-1).astype(jnp.int32)
         logits = 4 * x / self.temperature
-        # Equals -p log p - (1 - p) log(1 - p), whose gradient would be NaN at p = 0.
-        entropy = jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits)
         return Code(
             z=straight_through(x, z),
             losses={
-                "commitment": flatten(jnp.square(x - z)).sum(-1),
-                "sample_entropy": flatten(entropy).sum(-1),
+                "commitment": commitment_loss(x, z),
+                "sample_entropy": flatten(bernoulli_entropy(logits)).sum(-1),
                 "codebook_entropy": jnp.broadcast_to(-self._codebook_entropy(logits), x.shape[:1]),
             },
             metrics=measure_usage(indices, self.size, get_axis(self)),
@@ -175,7 +174,7 @@ class LFQ(nn.Module):
             table = _split_bits(jnp.arange(self.size), self.bits).T.astype(jnp.float32)  # [bits, codes]
             log_p = jnp.dot(one, table, precision="highest") + jnp.dot(zero, 1 - table, precision="highest")
         log_mean = _log_mean_exp(whole_batch(_log_mean_exp(log_p)[None], get_axis(self)))
-        return -(jnp.exp(log_mean) * log_mean).sum()
+        return categorical_entropy(log_mean).sum()
 
 
 def _split_bits(indices: Array, bits: int) -> Array:
@@ -232,10 +231,9 @@ class GumbelSoftmax(nn.Module):
         temperature = self._anneal(train)
         soft = jax.nn.softmax(scores / temperature)
         indices = scores.argmax(-1).astype(jnp.int32)
-        log_q = jax.nn.log_softmax(logits)
         return Code(
             z=soft if train and not self.hard else straight_through(soft, self.lookup(indices)),
-            losses={"kl": flatten(jnp.exp(log_q) * (log_q + math.log(self.codes))).sum(-1)},
+            losses={"kl": flatten(categorical_kl(logits)).sum(-1)},
             metrics={**measure_usage(indices, self.codes, get_axis(self)), "temperature": temperature},
             indices=indices,
         )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from aejax.errors import InputError, one_of
+from aejax.losses import monte_carlo_kl
 from aejax.models.bottlenecks.code import Code
 from aejax.models.distributions import (
     DiagonalGaussian,
@@ -97,8 +98,7 @@ class GaussianBottleneck(nn.Module):
         if isinstance(prior, StandardNormal) and not isinstance(posterior, FlowPosterior):
             kl = posterior.kl()
         else:
-            kl = posterior.log_prob(z) - prior.log_prob(z)
-            kl = kl.mean(0) if z.ndim == 3 else kl
+            kl = monte_carlo_kl(posterior.log_prob(z), prior.log_prob(z))
         # Burda et al. 2016, section 5.1: a unit is active if its mean varies over the inputs.
         active = whole_batch(posterior.mean, get_axis(self)).var(0) > 0.01
         return Code(

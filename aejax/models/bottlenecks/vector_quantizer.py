@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from aejax.errors import InputError, one_of
+from aejax.losses import codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
 from aejax.models.bottlenecks.discrete import measure_usage, project, straight_through
-from aejax.models.layers import flatten, get_axis, must_update, require_keys, scale_to_unit, whole_batch
+from aejax.models.layers import get_axis, must_update, require_keys, scale_to_unit, whole_batch
 from aejax.registry import Natural
 
 UPDATES = ("ema", "gradient")
@@ -231,12 +232,12 @@ class VectorQuantizer(nn.Module):
 
     def _quantize_by(self, codebook: Codebook, x: Array, key: Array, train: bool) -> Code:
         e, indices = codebook(x, key, train)
-        losses = {"commitment": jnp.square(x - jax.lax.stop_gradient(e))}
+        losses = {"commitment": commitment_loss(x, e)}
         if self.update == "gradient":
-            losses["codebook"] = jnp.square(jax.lax.stop_gradient(x) - e)
+            losses["codebook"] = codebook_loss(x, e)
         return Code(
             z=jax.lax.stop_gradient(e),
-            losses={name: flatten(value).sum(-1) for name, value in losses.items()},
+            losses=losses,
             metrics=measure_usage(indices, self.codes, get_axis(self)),
             indices=indices,
         )
