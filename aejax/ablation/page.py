@@ -8,10 +8,10 @@ from importlib import metadata, resources
 from string import Template
 from typing import Any
 
-from aejax.ablation.collect import Ablation, show
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import better
 from aejax.ablation.table import Cell, Row, counted, difference_and_interval, mean_and_spread
+from aejax.ablation.trials import Ablation, show
 from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES
 from aejax.evaluation.report import svg

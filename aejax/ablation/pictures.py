@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from aejax.ablation.collect import Ablation, Setting, show
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import deviation, direction
 from aejax.ablation.table import Row, finite
+from aejax.ablation.trials import Ablation, Setting, show
 from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES, MUTED, SERIES, new, style
 from aejax.evaluation.subject import Skipped

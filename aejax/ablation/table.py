@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from aejax.ablation.collect import ABSENT, Ablation, Setting, show
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import Difference, better, deviation, difference, direction, redefined
+from aejax.ablation.trials import ABSENT, Ablation, Setting, show
 from aejax.errors import InputError, one_of
 
 # Shown unless told, where runs have them.

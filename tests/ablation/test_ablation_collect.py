@@ -8,7 +8,7 @@ from workdirs import evaluation, run, sweep
 import aejax
 from aejax import InputError
 from aejax.ablation import collect, plan
-from aejax.ablation.collect import show
+from aejax.ablation.trials import show
 
 RATES = [{"optim.lr": 0.01}, {"optim.lr": 0.001}]
 
