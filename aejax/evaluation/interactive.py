@@ -56,10 +56,10 @@ def view(subject: Subject, projection: str = "pca") -> View:
         "Point at one, or move with the arrow keys, to see it."
     )
     section = (
-        f'<section><h2>Map of the codes</h2><div class="card">{_legend(names, -1 in place)}'
-        f'<div class="map">{_scatter(points[kept], place)}<div id="example" aria-live="polite">'
-        f'<strong id="name"></strong>{shown}<div class="muted">Squared error <span id="error"></span></div></div>'
-        f'</div><p class="muted caption">{html.escape(caption)}</p></div></section>'
+        f'<div class="card map">{_scatter(points[kept], place)}<div class="side">'
+        f'<div id="example" aria-live="polite"><strong id="name"></strong>{shown}'
+        f'<div class="muted">Squared error <span id="error"></span></div></div>'
+        f'{_legend(names, -1 in place)}<p class="muted">{html.escape(caption)}</p></div></div>'
     )
     return View(rules, section, data | more)
 

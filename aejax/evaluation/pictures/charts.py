@@ -24,7 +24,8 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         figure = new(2.2 * rows + 0.4)
         figure.set_layout_engine("constrained", h_pad=0.08)
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-        for axes in panels[len(names) :]:
+        spare = panels[len(names) :]
+        for axes in spare:
             axes.set_axis_off()
         for axes, name in zip(panels, names, strict=False):
             for k, (part, marker) in enumerate((("train", ""), ("validation", "o"))):
@@ -42,7 +43,10 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         for axes in panels[max(len(names) - columns, 0) : len(names)]:
             axes.set_xlabel("step")
         handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles, loc="outside upper right", ncols=2)
+        if len(spare):
+            spare[0].legend(handles.values(), handles, loc="center")
+        else:
+            figure.legend(handles.values(), handles, loc="outside upper right", ncols=2)
     return figure
 
 

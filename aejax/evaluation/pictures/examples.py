@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from aejax.evaluation.pictures.style import MUTED, SERIES, height_of, in_rows, new, show, style
+from aejax.evaluation.pictures.style import MUTED, SERIES, WIDTH, height_of, in_rows, new, show, style
 from aejax.evaluation.reconstruction import squared_errors
 
 COLUMNS = 8
@@ -30,7 +30,11 @@ def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLU
     with style():
         figure = new(sum(height_of(t) for t in tiles) + 0.3 * len(tiles))
         for axes, band, (name, chosen) in zip(np.atleast_1d(figure.subplots(len(tiles))), tiles, rows, strict=True):
-            show(axes, band, columns=[f"{e:.2g}" for e in errors[chosen]])
+            below = [f"{e:.0f}" if 10 <= e < 1e5 else f"{e:.2g}" for e in errors[chosen]]
+            show(axes, band, columns=below)
+            # No wider than their images: a digit is about 0.64 of its size wide.
+            tile = 72 * (WIDTH - 0.8) / columns
+            axes.tick_params(axis="x", labelsize=min(9, tile / (0.7 * max(map(len, below)))))
             if chosen[0] == bands[name][0]:  # the first row of its band
                 axes.set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
