@@ -126,6 +126,7 @@ def _settings(ablation: Ablation, rows: Sequence[Row], remarks: Sequence[str]) -
 
 
 def _table(ablation: Ablation, rows: Sequence[Row], metric: str, id: str) -> str:
+    """Returns a card with the table of a metric, which a click on a heading sorts."""
     heads = [*((name, "") for name in short(ablation.axes).values()), ("Mean", "number"), ("n", "number")]
     heads += [("Difference", "number"), ("95% interval", "number"), ("How", "")]
     head = "".join(f'<th scope="col" class="{c}"><button>{text(name)}</button></th>' for name, c in heads)
@@ -140,6 +141,7 @@ def _table(ablation: Ablation, rows: Sequence[Row], metric: str, id: str) -> str
 
 
 def _row(row: Row, cell: Cell, color: str) -> str:
+    """Returns the row of a setting, marked with its color."""
     mean, spread = mean_and_spread(cell)
     value, interval = difference_and_interval(cell)
     d = cell.difference
@@ -160,4 +162,5 @@ def _row(row: Row, cell: Cell, color: str) -> str:
 
 
 def _values(rows: Sequence[Row], axis: str) -> list[str]:
+    """Returns each value of the axis once."""
     return list(dict.fromkeys(show(row.setting.values[axis]) for row in rows))

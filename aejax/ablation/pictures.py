@@ -1,4 +1,4 @@
-"""Pictures of an ablation: all settings side by side, a metric along each axis, the curves of the loss."""
+"""Pictures of an ablation: all settings, the curves of the loss, and each metric along each axis."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _BARS: dict[str, Any] = {"capsize": 3, "elinewidth": 1.2, "ms": 5, "lw": 1.6}
 
 
 def draw(ablation: Ablation, rows: Sequence[Row]) -> dict[str, Picture | Skipped]:
-    """All pictures by name, those along an axis by the axis' key."""
+    """Draws all pictures; returns them by name, those along an axis by its key."""
     pictures: dict[str, Picture | Skipped] = {"settings": settings(ablation, rows), "curves": curves(ablation, rows)}
     return pictures | {axis: along(ablation, rows, axis) for axis in ablation.axes if axis != "run"}
 
@@ -42,9 +42,9 @@ def colors(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def settings(ablation: Ablation, rows: Sequence[Row], most: int = 40) -> Picture | Skipped:
-    """Each setting's mean, deviation and seeds as a line of dots, a panel for each metric."""
+    """Draws the mean, standard deviation and seeds of each setting in a line, with a panel for each metric."""
     if len(rows) < 2:
-        return Skipped("there is one setting")
+        return Skipped("there is only one setting")
     if len(rows) > most:
         return Skipped(f"{len(rows)} settings are more than a picture of {most} lines holds")
     metrics, color = list(rows[0].cells), colors(rows)
@@ -69,14 +69,14 @@ def settings(ablation: Ablation, rows: Sequence[Row], most: int = 40) -> Picture
 
 
 def along(ablation: Ablation, rows: Sequence[Row], axis: str) -> Picture | Skipped:
-    """Each metric against an axis: a line for each setting of the other axes if they are few, else their mean."""
+    """Draws each metric along an axis: a line for each setting of the other axes if they are few, else their mean."""
     metrics, name = list(rows[0].cells), short(ablation.axes)[axis]
     values = _ordered([row.setting.values[axis] for row in rows])
     lines = _lines(rows, axis)
     if not lines:
         return Skipped(f"no two settings differ in {axis} alone")
     several, color = len(lines) > len(LINES), colors(rows)
-    # Nothing lies between two categories, but one must see which dots belong together.
+    # Nothing lies between two categories, but a reader must see which dots belong together.
     dashes = [dash if all(map(_is_number, values)) else ":" for dash in LINES.values()]
     with style():
         columns = min(len(metrics), 2)
@@ -139,7 +139,7 @@ def curves(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
 
 
 def _curve(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps that all seeds were validated at, mean and standard deviation of their losses there, each [steps]."""
+    """Returns the steps at which all seeds were validated, and the mean and standard deviation of their losses."""
     runs = setting.trials.values()
     losses = [{r["step"]: r["validation/loss"] for r in t.history if "validation/loss" in r} for t in runs]
     steps = sorted(set.intersection(*(set(seed) for seed in losses)))
@@ -149,7 +149,7 @@ def _curve(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
-    """The setting by what it has other than the baseline."""
+    """Returns the name of a setting: the values in which it differs from the baseline."""
     base = next(r.setting for r in rows if r.is_baseline)
     names = short(list(base.values))
     if len(names) == 1:
@@ -160,7 +160,7 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _lines(rows: Sequence[Row], axis: str) -> dict[str, list[Row]]:
-    """Rows that differ in this axis alone, by what they share; only where there are at least two."""
+    """Returns groups of at least two rows that differ in this axis alone, by the values that they share."""
     lines: dict[str, list[Row]] = {}
     for row in rows:
         shared = {a: v for a, v in row.setting.values.items() if a != axis}
@@ -171,7 +171,7 @@ def _lines(rows: Sequence[Row], axis: str) -> dict[str, list[Row]]:
 
 
 def _marginal(lines: Sequence[Sequence[Row]], axis: str, metric: str) -> Points:
-    """By value of the axis and seed, the mean over the lines that have all values that any has."""
+    """Returns the mean over the complete lines, those with all values of the axis, by value and seed."""
     values = dict.fromkeys(show(row.setting.values[axis]) for line in lines for row in line)
     whole = [line for line in lines if len(line) == len(values)] or list(lines)
     found: dict[str, dict[int, list[float]]] = {value: {} for value in values}
@@ -179,7 +179,7 @@ def _marginal(lines: Sequence[Sequence[Row]], axis: str, metric: str) -> Points:
         for row in line:
             for seed, v in finite(row.setting, metric).items():
                 found[show(row.setting.values[axis])].setdefault(seed, []).append(v)
-    # A seed that some settings lack would have the mean of others.
+    # Where some settings lack a seed, its mean would be over other settings.
     return {
         value: {seed: fmean(vs) for seed, vs in seeds.items() if len(vs) == max(map(len, seeds.values()))}
         for value, seeds in found.items()
@@ -187,17 +187,18 @@ def _marginal(lines: Sequence[Sequence[Row]], axis: str, metric: str) -> Points:
 
 
 def _ordered(values: Sequence[Any]) -> list[Any]:
-    """The values of an axis once each, numbers by size, others as they come."""
+    """Returns each value of an axis once: numbers in order of size, others as they come."""
     once = list({show(v): v for v in values}.values())
     return sorted(once) if all(_is_number(v) for v in once) else once
 
 
 def _is_number(value: Any) -> bool:
+    """Returns whether the value is a number, which a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _scale(axes: Axes, values: Sequence[Any]) -> dict[str, float]:
-    """Sets the ticks of the axis; the place of each value on it: numbers by size, on a log scale over decades."""
+    """Sets the ticks of the axis and returns the position of each value: a log scale where numbers span decades."""
     if not all(_is_number(v) for v in values):
         names = [_cut(show(v), 14) for v in values]
         slanted = len(values) * max(map(len, names)) > 24
@@ -206,7 +207,7 @@ def _scale(axes: Axes, values: Sequence[Any]) -> dict[str, float]:
         return {show(v): float(i) for i, v in enumerate(values)}
     least = min((v for v in values if v > 0), default=0)
     if least and min(values) >= 0 and max(values) >= 10 * least:
-        # Zero has no logarithm: it stands one step below the least value.
+        # Zero has no logarithm: it is drawn one step below the smallest positive value.
         axes.set_xscale("log") if min(values) else axes.set_xscale("symlog", linthresh=least)
     if len(values) <= 6:
         if sum(len(show(v)) for v in values) > 20:
@@ -236,9 +237,10 @@ def _line(
 
 
 def _title(ablation: Ablation, metric: str) -> str:
-    """Its last part, with an arrow to where it is better."""
+    """Returns the last part of a metric's name, with an arrow to where it is better."""
     return metric.split("/")[-1].replace("_", " ") + {-1: " ↓", 0: "", 1: " ↑"}[direction(metric, ablation.keys)]
 
 
 def _cut(text: str, most: int = 44) -> str:
+    """Returns the text, shortened to at most `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -52,7 +52,7 @@ def measure(subject: Subject, bins: int = 20, examples: int = 10_000, group: int
     if len(varying) < 2:
         return _skipped("fewer than two factors of variation take several values in the data")
     if not 2 <= units <= LARGEST:
-        return _skipped(f"the code has {units:,} units; units are compared where there are 2 to {LARGEST}")
+        return _skipped(f"the number of units is {units:,}; they are compared where there are 2 to {LARGEST}")
     fit = (train.flat_latents, train.factors[:, varying])
     score = (test.flat_latents, test.factors[:, varying])
     information = mutual_information(*score, bins)

@@ -76,15 +76,15 @@ def _legend(names: list[str], others: bool) -> str:
 
 def _scatter(points: np.ndarray, place: np.ndarray) -> str:
     """Returns circles in a box 1,000 wide with one scale for both axes, over a few grid lines with their values."""
-    centre, extent = (points.max(0) + points.min(0)) / 2, np.maximum(np.ptp(points, axis=0) * 1.06, 1e-6)
+    center, extent = (points.max(0) + points.min(0)) / 2, np.maximum(np.ptp(points, axis=0) * 1.06, 1e-6)
     scale = min(1000 / extent[0], 900 / extent[1])
     size = np.array([1000, max(600, scale * extent[1])])
-    x, y = ((points - centre) * scale * [1, -1] + size / 2).T
+    x, y = ((points - center) * scale * [1, -1] + size / 2).T
     lines = []
     for axis in (0, 1):
         half = size[axis] / 2 / scale
-        for value in MaxNLocator(6).tick_values(centre[axis] - half, centre[axis] + half)[1:-1]:
-            at = (value - centre[axis]) * scale * (1, -1)[axis] + size[axis] / 2
+        for value in MaxNLocator(6).tick_values(center[axis] - half, center[axis] + half)[1:-1]:
+            at = (value - center[axis]) * scale * (1, -1)[axis] + size[axis] / 2
             if axis == 0:
                 lines.append(f'<path d="M{at:.1f} 0V{size[1]:.0f}"/><text x="{at + 5:.1f}" y="{size[1] - 7:.0f}">')
             else:

@@ -387,7 +387,7 @@ def test_traversals_start_from_the_first_example(conditional):
 def test_pictures_of_a_discrete_code(discrete):
     found, skipped = drawn(discrete)
     assert set(found) == {"reconstructions", "samples", "map", "usage"}
-    assert skipped["traversals"] == "a discrete code has no units to move along"
+    assert skipped["traversals"] == "a discrete code has no units to vary"
     indices = discrete.run.indices(discrete.test.x)
     for book, stairs in enumerate(found["usage"].figure.axes[0].patches):
         counts = np.sort(np.bincount(indices[..., book].ravel()))[::-1]
@@ -397,7 +397,7 @@ def test_pictures_of_a_discrete_code(discrete):
 def test_pictures_of_vectors(points):
     found, skipped = drawn(points[1])
     assert set(found) == {"reconstructions", "samples", "map", "activity"}
-    assert skipped["interpolations"] == "examples of (6,) are no images of 1 or 3 channels"
+    assert skipped["interpolations"] == "examples of (6,) are not images of 1 or 3 channels"
     heights = [p.get_height() for p in found["activity"].figure.axes[0].patches]
     np.testing.assert_allclose(heights, np.sort(points[1].test.latents.std(0))[::-1], rtol=1e-5)
 

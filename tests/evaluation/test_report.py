@@ -96,9 +96,9 @@ def test_figures_stand_beside_their_protocols_and_nothing_is_markup(page):
     assert f'<p class="protocol">{html.escape("mean over 60 </script><b>examples</b>")}</p></details>' in text
     assert "PSNR is for images &gt; 8x8" in text
     assert "<b>" not in text
-    assert "Plane: the code is not a plane of two numbers" in text
+    assert "Plane: the code does not have two units" in text
     assert "step 8, " in text
-    assert "<title>VAE on arrays</title>" in text
+    assert "<title>VAE on array-" in text
     assert f"jax {aejax.run.jax.__version__}" in text
     assert text.count("<figure") == text.count("<figcaption") == 5
     assert str(Path.cwd()) not in text
