@@ -119,7 +119,7 @@ class Study:
         return _optuna().trial.Trial(self._study, trial_id)
 
     def _take(self, number: int) -> bool:
-        """Locks the trial, if it is free, and returns whether it was: byte 0 is the study's lock, byte 1 + n trial n's."""
+        """Locks the trial, if it is free, and returns whether it was. Byte 0 locks the study, byte 1 + n trial n."""
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + number)
         except (BlockingIOError, PermissionError):

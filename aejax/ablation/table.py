@@ -139,7 +139,7 @@ def remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: s
     for m in metrics:
         if keys := redefined(m, ablation.keys):
             lines.append(
-                f"{m} means something else for each {' and '.join(keys)}: its values cannot be compared, and none is best."
+                f"{m} means something else for each {' and '.join(keys)}: its values do not compare, and none is best."
             )
     if not any(baseline.of(m) for m in metrics):
         lines.append(f"The baseline {baseline.label} has no finished run: there are no differences from it.")

@@ -182,7 +182,7 @@ def factor_vae_score(
 def _votes(
     codes: np.ndarray, factors: np.ndarray, group: int, votes: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns, for each vote, the unit that varies least and the factor whose value the group shares."""
+    """Returns the unit that varies least and the factor whose value the group shares, for each vote."""
     factor = np.sort(rng.integers(factors.shape[1], size=votes))
     unit = []
     for k, count in enumerate(np.bincount(factor, minlength=factors.shape[1])):

@@ -45,7 +45,7 @@ def evaluate(
 
 
 def as_json(measures: Mapping[str, Measures]) -> dict[str, Any]:
-    """Returns, by group and metric, the value, unit and protocol, or why the metric was skipped."""
+    """Returns the value, unit and protocol of each metric by group and name, or why it was skipped."""
     return {
         group: {name: dict(m._asdict()) if isinstance(m, Measure) else {"skipped": m.reason} for name, m in ms.items()}
         for group, ms in measures.items()
