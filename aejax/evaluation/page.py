@@ -90,6 +90,7 @@ def render(
 
 
 def _colors(classes: Sequence[str]) -> str:
+    """Returns CSS variables for the colors of the classes; class -1 holds all others."""
     return " ".join(f"--c{k}: {c};" for k, c in enumerate(classes)) + " --c-1: var(--muted);"
 
 
@@ -110,9 +111,8 @@ def gallery(pictures: Mapping[str, Picture | Skipped], title: Callable[[str], st
             f'<figure class="card" style="order: {len(cards)}"><h3>{text(title(name))}</h3>{image}'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-        size = re.search(r'viewBox="0 0 (\S+) (\S+)"', image)
-        assert size
-        shapes.append(Shape(float(size[2]) / float(size[1]), _WORDS + _LINE * math.ceil(len(picture.caption) / 66)))
+        width, height = map(float, re.findall(r'viewBox="0 0 (\S+) (\S+)"', image)[0])
+        shapes.append(Shape(height / width, _WORDS + _LINE * math.ceil(len(picture.caption) / 66)))
     left, share = columns(shapes)
     halves = ["".join(card for i, card in enumerate(cards) if (i in left) == first) for first in (True, False)]
     inside = "".join(f'<div class="column">{half}</div>' for half in halves if half)

@@ -58,7 +58,8 @@ def reconstructions(subject: Subject) -> Picture | Skipped:
     """Draws inputs of the test part and their reconstructions."""
     test = subject.test
     if test.inputs.ndim == 2:
-        caption = f"The first 500 of {test}: each input, joined to its reconstruction, by first coordinates."
+        shown = f"{min(500, len(test)):,} examples of {test.name}"
+        caption = f"The first coordinates of {shown}, each joined to its reconstruction."
     elif drawable(test.inputs.shape[1:]):
         caption = (
             f"Inputs above their reconstructions, with the squared error below: the first, worst and best of {test}."
