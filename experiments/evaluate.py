@@ -16,7 +16,6 @@ from tqdm import tqdm
 import aejax
 from aejax import evaluation
 from aejax.evaluation import generation, likelihood, pictures, report
-from aejax.evaluation.evaluate import as_json
 from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
 from aejax.files import inside, local, read_json, writable, write_whole
 from experiments import main
@@ -56,7 +55,7 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
     with tqdm(total=total, unit=" parts", desc=workdir, dynamic_ncols=True, disable=None) as bar:
         for name, found in evaluation.evaluate(subject, _GROUPS.value, options):
             measures[name] = found
-            figures |= as_json({name: found})  # groups that an earlier call measured stay
+            figures |= evaluation.as_json({name: found})  # groups that an earlier call measured stay
             write_whole(file, json.dumps(figures, indent=2) + "\n")
             bar.update()
         if _FIGURES.value:
@@ -66,7 +65,7 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
                 bar.update()
             bar.write(str(publish(subject, measures, drawn, folder)))
             bar.update()
-    return as_json(measures)
+    return evaluation.as_json(measures)
 
 
 def before(file: Path) -> dict[str, Any]:

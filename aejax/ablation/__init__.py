@@ -1,7 +1,7 @@
-"""Many runs of one config: which (`plan`), and what difference it makes: settings over seeds, tables, one page."""
+"""Ablations, many runs of one config: their plan, and the comparison of settings over seeds, as tables and a page."""
 
-from aejax.ablation.collect import Ablation, Setting, Trial, collect
 from aejax.ablation.table import Cell, Row, as_csv, as_latex, as_text, runs_as_csv, tabulate
+from aejax.ablation.trials import Ablation, Setting, Trial, collect
 
 __all__ = [
     "Ablation",

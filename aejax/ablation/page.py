@@ -1,38 +1,45 @@
-"""The report of an ablation: one HTML file that reads no other, in the manner of a run's report."""
+"""The report of an ablation: one HTML file that reads no other, built like a run's report."""
 
 import datetime
-import html
-import json
+import math
 from collections.abc import Mapping, Sequence
-from importlib import metadata, resources
-from string import Template
+from importlib import metadata
 from typing import Any
 
-from aejax.ablation.collect import Ablation, show
+from aejax.ablation.pictures import colors
 from aejax.ablation.plan import short
-from aejax.ablation.statistics import better
+from aejax.ablation.statistics import better, direction
 from aejax.ablation.table import Cell, Row, counted, difference_and_interval, mean_and_spread
+from aejax.ablation.trials import Ablation, show
+from aejax.evaluation.family import family
+from aejax.evaluation.page import Section, Tile, facts, gallery, render, text, words
 from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES
-from aejax.evaluation.report import svg
 from aejax.evaluation.subject import Skipped
 
 _RULES = """
 .settings { margin-bottom: 16px; overflow-wrap: anywhere; }
 .settings ul { margin: 0; padding-left: 20px; }
-.wide { overflow-x: auto; }
+.settings h3 { overflow-wrap: anywhere; }
+.wide {
+  overflow-x: auto;
+  background: linear-gradient(to left, var(--card) 40%, transparent) right / 56px 100% no-repeat local,
+    linear-gradient(to left, rgb(125 130 150 / 0.45), transparent) right / 20px 100% no-repeat scroll;
+}
 .wide table { font-variant-numeric: tabular-nums; }
-.wide th, .wide td { white-space: nowrap; width: auto; overflow-wrap: normal; padding: 7px 20px 7px 0; }
-.wide th:first-child { width: auto; }
+.wide th, .wide td { white-space: nowrap; overflow-wrap: normal; padding: 7px 20px 7px 0; }
+.wide tr > :first-child { position: sticky; left: 0; background: var(--card); }
+.wide i { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 9px; }
+.hint { margin: 8px 0 0; font-size: 14px; }
 .wide thead th { vertical-align: bottom; }
 .wide th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
 .wide th[aria-sort="ascending"] button::after { content: " ↑"; }
 .wide th[aria-sort="descending"] button::after { content: " ↓"; }
 .wide .best { font-weight: 700; }
 .wide .number { text-align: right; }
-.wide small { color: var(--muted); font-size: 13px; font-weight: 400; }
+.wide small { font-size: 13px; font-weight: 400; }
 """
-_SORT = """
+_SCRIPT = """
 <script>
 for (const button of document.querySelectorAll(".wide thead button")) button.addEventListener("click", () => {
   const head = button.closest("th"), body = head.closest("table").tBodies[0];
@@ -46,6 +53,12 @@ for (const button of document.querySelectorAll(".wide thead button")) button.add
   };
   body.append(...Array.from(body.rows).sort((a, b) => order(key(a), key(b))));
 });
+const hints = () => {
+  for (const wide of document.querySelectorAll(".wide"))
+    wide.nextElementSibling.hidden = wide.scrollWidth <= wide.clientWidth;
+};
+addEventListener("resize", hints);
+hints();
 </script>
 """
 
@@ -57,84 +70,97 @@ def page(
     remarks: Sequence[str],
     title: str,
 ) -> str:
-    """The whole page."""
-    runs = sum(len(row.setting.trials) for row in rows)
-    facts = {
+    """Returns the whole page."""
+    baseline = next(row.setting for row in rows if row.is_baseline)
+    runs, planned = sum(len(row.setting.trials) for row in rows), sum(row.setting.planned for row in rows)
+    found = {
         "Axes": "; ".join(f"{a}: {', '.join(_values(rows, a))}" for a in ablation.axes if a != "run") or "none",
-        "Baseline": next(row.setting.label for row in rows if row.is_baseline),
-        "Runs": f"{runs:,} finished of {sum(row.setting.planned for row in rows):,}, in {len(rows)} settings",
+        "Baseline": baseline.label,
+        "Runs": f"{runs:,} finished of {planned:,}, in {len(rows)} settings",
         "Version": f"aejax {metadata.version('aejax')}",
     }
-    return Template((resources.files("aejax.evaluation") / "report.html").read_text("utf-8")).substitute(
-        title=_text(title),
-        subtitle=_text(f"{datetime.date.today():%d %B %Y}"),
-        facts="".join(f"<dt>{k}</dt><dd>{_text(v)}</dd>" for k, v in facts.items()),
-        config=_text(json.dumps(ablation.config, indent=2)),
-        colours=" ".join(f"--c{k}: {c};" for k, c in enumerate(CLASSES)),
-        fills="",
-        sprites=_RULES,
-        body=_tables(ablation, rows, remarks) + _figures(pictures) + _SORT,
-        data="null",
+    drawn = gallery(pictures, lambda name: words(name) if name in ("settings", "curves") else f"Along {name}")
+    kind = f"{family(baseline.config)} on {baseline.config.get('data.name', 'data of its own')}"
+    return render(
+        title=title,
+        subtitle=f"Baseline: {kind}, {baseline.label}. {datetime.date.today():%d %B %Y}",
+        tiles=[*_tiles(ablation, rows), Tile("Runs", f"{runs:,}", f"finished of {planned:,}, in {len(rows)} settings")],
+        sections=[
+            Section("pictures", "Pictures", drawn),
+            _settings(ablation, rows, remarks),
+            Section("ablation", "The ablation", facts(found)),
+        ],
+        config=ablation.config,
+        rules=_RULES,
     )
 
 
-def _tables(ablation: Ablation, rows: Sequence[Row], remarks: Sequence[str]) -> str:
-    tables = "".join(_table(ablation, rows, metric) for metric in rows[0].cells)
-    notes = "".join(f"<li>{_text(note)}</li>" for note in ablation.notes)
-    lines = "".join(f'<p class="muted">{_text(line)}</p>' for line in remarks)
-    left_out = f'<div class="card settings"><h3>Left out</h3><ul>{notes}</ul></div>' if notes else ""
-    return f"<section><h2>Settings</h2>{lines}{tables}{left_out}</section>"
+def _tiles(ablation: Ablation, rows: Sequence[Row], most: int = 5) -> list[Tile]:
+    """Returns the best mean of each metric that has a direction, beside the baseline's."""
+    tiles = []
+    for metric in rows[0].cells:
+        sign = direction(metric, ablation.keys)
+        means = {row.setting.label: row.cells[metric].mean for row in rows}
+        known = {label: sign * mean for label, mean in means.items() if sign and mean is not None}
+        if not known:
+            continue
+        best = max(rows, key=lambda row, known=known: known.get(row.setting.label, -math.inf))  # type: ignore[misc]
+        mean, spread = mean_and_spread(best.cells[metric])
+        value, interval = difference_and_interval(best.cells[metric])
+        note = "the baseline" if best.is_baseline else best.setting.label
+        note += f"; {value} from the baseline" * bool(value) + f", 95% interval {interval}" * bool(interval)
+        name = f"{'Lowest' if sign < 0 else 'Highest'} {words(metric.split('/')[-1], start=False)}"
+        tiles.append(Tile(name, f"{mean} ± {spread}" if spread else mean, note))
+    return tiles[:most]
 
 
-def _table(ablation: Ablation, rows: Sequence[Row], metric: str) -> str:
+def _settings(ablation: Ablation, rows: Sequence[Row], remarks: Sequence[str]) -> Section:
+    """Returns a table for each metric, and what was left out."""
+    metrics = {f"metric-{i}": metric for i, metric in enumerate(rows[0].cells)}
+    tables = "".join(_table(ablation, rows, metric, id) for id, metric in metrics.items())
+    notes = "".join(f"<li>{text(note)}</li>" for note in ablation.notes)
+    lines = "".join(f'<p class="muted">{text(line)}</p>' for line in remarks)
+    left_out = f'<div class="card settings" id="left-out"><h3>Left out</h3><ul>{notes}</ul></div>' if notes else ""
+    parts = metrics | ({"left-out": "Left out"} if notes else {})
+    return Section("settings", "Settings", f"{lines}{tables}{left_out}{_SCRIPT}", parts)
+
+
+def _table(ablation: Ablation, rows: Sequence[Row], metric: str, id: str) -> str:
+    """Returns a card with the table of a metric, which a click on a heading sorts."""
     heads = [*((name, "") for name in short(ablation.axes).values()), ("Mean", "number"), ("n", "number")]
     heads += [("Difference", "number"), ("95% interval", "number"), ("How", "")]
-    head = "".join(f'<th scope="col" class="{c}"><button>{_text(name)}</button></th>' for name, c in heads)
-    body = "".join(_row(row, row.cells[metric]) for row in rows)
-    words = better(metric, ablation.keys)
-    title = _text(metric) + (f' <span class="muted">{words}</span>' if words else "")
+    head = "".join(f'<th scope="col" class="{c}"><button>{text(name)}</button></th>' for name, c in heads)
+    color = colors(rows)
+    body = "".join(_row(row, row.cells[metric], color[row.setting.label]) for row in rows)
+    way = better(metric, ablation.keys)
+    title = text(metric) + (f' <span class="muted">{way}</span>' if way else "")
     inside = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="card settings"><h3>{title}</h3><div class="wide" tabindex="0">{inside}</div></div>'
+    hint = '<p class="muted hint" hidden>More columns: scroll sideways →</p>'
+    wide = f'<div class="wide" tabindex="0">{inside}</div>{hint}'
+    return f'<div class="card settings" id="{id}"><h3>{title}</h3>{wide}</div>'
 
 
-def _row(row: Row, cell: Cell) -> str:
+def _row(row: Row, cell: Cell, color: str) -> str:
+    """Returns the row of a setting, marked with its color."""
     mean, spread = mean_and_spread(cell)
     value, interval = difference_and_interval(cell)
     d = cell.difference
     how = "baseline" if row.is_baseline else d.how if d else ""
-    cells = [_cell(show(v), v if isinstance(v, int | float) else show(v)) for v in row.setting.values.values()]
-    shown = _text(mean) + (f" <small>± {_text(spread)}</small>" if spread else "")
-    best = "number best" if cell.best else "number"
-    cells.append(_cell(shown, cell.mean, best, escaped=True))
-    cells.append(_cell(counted(row.setting, cell), len(cell.values), "number"))
-    cells.append(_cell(value, d.value if d else 0.0 if row.is_baseline else None, "number"))
-    cells.append(_cell(interval, d.low if d else None, "number"))
-    cells.append(_cell(how, how))
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _cell(text: str, key: Any, kind: str = "", escaped: bool = False) -> str:
-    inside = text if escaped else _text(text)
-    return f'<td class="{kind}" data-key="{_text("" if key is None else key)}">{inside}</td>'
-
-
-def _figures(pictures: Mapping[str, Picture | Skipped]) -> str:
-    drawn, skipped = [], []
-    for name, p in pictures.items():
-        if isinstance(p, Skipped):
-            skipped.append(f"<li>{_text(name)}: {_text(p.reason)}</li>")
-            continue
-        caption = _text(p.caption)
-        image = svg(p.figure, name).replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
-        title = _text(name.capitalize() if name in ("settings", "curves") else f"Along {name}")
-        drawn.append(f'<figure class="card"><h3>{title}</h3>{image}<figcaption>{caption}</figcaption></figure>')
-    left_out = f'<p class="muted">Not drawn:</p><ul class="muted">{"".join(skipped)}</ul>' if skipped else ""
-    return f'<section><h2>Pictures</h2><div class="figures">{"".join(drawn)}</div>{left_out}</section>'
+    cells: list[tuple[str, Any, str]] = [
+        *((show(v), v if isinstance(v, int | float) else show(v), "") for v in row.setting.values.values()),
+        (mean, cell.mean, "number best" if cell.best else "number"),
+        (counted(row.setting, cell), len(cell.values), "number"),
+        (value, d.value if d else 0.0 if row.is_baseline else None, "number"),
+        (interval, d.low if d else None, "number"),
+        (how, how, ""),
+    ]
+    shown = [text(words) for words, *_ in cells]
+    shown[0] = f'<i class="c{CLASSES.index(color) if color in CLASSES else -1}"></i>{shown[0]}'
+    shown[len(row.setting.values)] += f" <small>± {text(spread)}</small>" if spread else ""
+    opened = (f'<td class="{kind}" data-key="{text("" if key is None else key)}">' for _, key, kind in cells)
+    return "<tr>" + "".join(f"{tag}{inside}</td>" for tag, inside in zip(opened, shown, strict=True)) + "</tr>"
 
 
 def _values(rows: Sequence[Row], axis: str) -> list[str]:
+    """Returns each value of the axis once."""
     return list(dict.fromkeys(show(row.setting.values[axis]) for row in rows))
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))

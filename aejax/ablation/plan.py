@@ -1,4 +1,4 @@
-"""From a config and what is to differ to the runs of an ablation, each with a name and a config of its own."""
+"""The plan of an ablation: from a config and overrides to runs, each with its own name and config."""
 
 import ast
 import contextlib
@@ -19,12 +19,12 @@ Overrides = Mapping[str, Any]
 
 
 class Planned(NamedTuple):
-    """A run that is to be.
+    """A run that is planned.
 
     Attributes:
-      name: of its folder, made of what differs.
-      overrides: value by key, e.g. {"optim.lr": 1e-3}; a mapping takes the place of a whole section.
-      config: with the overrides in it, checked and locked.
+      name: of its folder, built from what differs.
+      overrides: value by key, e.g. {"optim.lr": 1e-3}; a mapping replaces a whole section.
+      config: with the overrides, checked and locked.
     """
 
     name: str
@@ -33,19 +33,19 @@ class Planned(NamedTuple):
 
 
 def added(sweep: Callable[[Callable[..., None]], None]) -> list[Overrides]:
-    """What `sweep(add)` adds, by calls such as `add(**{"optim.lr": 1e-3, "seed": 1})`."""
+    """Returns what `sweep(add)` adds, by calls such as `add(**{"optim.lr": 1e-3, "seed": 1})`."""
     found: list[Overrides] = []
     sweep(lambda **overrides: found.append(overrides))
     return found
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[Overrides]:
-    """All combinations; the last axis is the fastest."""
+    """Returns all combinations of the values of the axes; the last axis varies fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def values(text: str) -> list[Any]:
-    """The values in "2,8,32", "(64,32),(128,64)" or "relu,gelu"."""
+    """Parses the values in "2,8,32", "(64,32),(128,64)" or "relu,gelu"."""
     parts = re.findall(r"(?:\([^()]*\)|\[[^\[\]]*\]|[^,])+", text)
     if not parts:
         raise InputError("a swept key has no values; give some with commas, e.g. --sweep.optim.lr=1e-3,1e-4")
@@ -53,23 +53,24 @@ def values(text: str) -> list[Any]:
 
 
 def _value(text: str) -> Any:
+    """Parses a literal of Python, "true" or "false"; returns any other text as it is."""
     try:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (SyntaxError, ValueError, TypeError):  # the last of what cannot be a key, as in {[1]: 2}
+    except (SyntaxError, ValueError, TypeError):  # TypeError is of what cannot be a key, as in {[1]: 2}
         return text
     except (RecursionError, MemoryError) as error:  # of Python's parser
         raise InputError(f"the swept value {shown(text)} is nested too deeply") from error
 
 
 def plan(config: ConfigDict, overrides: Iterable[Overrides], seeds: int = 1) -> list[Planned]:
-    """The runs, all checked.
+    """Returns the planned runs, all checked.
 
     Args:
-      config: what they have in common.
+      config: that they have in common.
       overrides: of each setting.
-      seeds: runs of each setting, with the config's seed and those after it.
+      seeds: number of runs of each setting, with the config's seed and the following ones.
 
-    Raises InputError where a key or value does not fit, or two runs are the same.
+    Raises InputError where a key or a value does not fit, or two runs are the same.
     """
     settings = [dict(o) for o in overrides] or [{}]
     if seeds > 1:
@@ -92,7 +93,7 @@ def plan(config: ConfigDict, overrides: Iterable[Overrides], seeds: int = 1) -> 
 
 
 def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
-    """The config with these overrides, checked and locked; InputError where a key or value does not fit."""
+    """Returns the config with these overrides, checked and locked; InputError where a key or a value does not fit."""
     config = config_lib.lock(config.copy_and_resolve_references())
     for key, value in overrides.items():
         place = config
@@ -111,14 +112,14 @@ def overridden(config: ConfigDict, overrides: Overrides) -> ConfigDict:
         except (TypeError, OverflowError) as error:
             wanted = type(place[last]).__name__
             raise InputError(f"the key {key} holds a {wanted}; {shown(value)} does not fit") from error
-        config_lib.lock(config)  # a section that was replaced is as open as it was
+        config_lib.lock(config)  # a section that was replaced is not locked yet
     config_lib.check(config)
     resolve_trackers(config.tracking)
     return config
 
 
 def _names(settings: Sequence[Overrides]) -> list[str]:
-    """Short and unlike each other: what differs, by the shortest end of each key that tells it from the others."""
+    """Returns short names of the settings: what differs between them, by the `short` name of each key."""
     keys = dict.fromkeys(key for setting in settings for key in setting)
     first = {key: settings[0].get(key) for key in keys}
     differ = [key for key in keys if any(key not in s or s[key] != first[key] for s in settings)] or list(keys)
@@ -127,17 +128,19 @@ def _names(settings: Sequence[Overrides]) -> list[str]:
 
 
 def short(axes: Sequence[str]) -> dict[str, str]:
-    """The least of the ends of each dotted key that tells it from the others: `optim.lr` is `lr`."""
+    """Returns the shortest unique end of each dotted key: `lr` for `optim.lr`."""
     ends = {a: [".".join(a.split(".")[-n:]) for n in range(1, a.count(".") + 2)] for a in axes}
     others = {a: {e for b, own in ends.items() if b != a for e in own} for a in axes}
     return {a: next((e for e in own if e not in others[a]), a) for a, own in ends.items()}
 
 
 def _name(what: Mapping[str, Any]) -> str:
+    """Returns the name of a folder for these values by key."""
     return file_name("_".join(f"{key}={_text(value)}" for key, value in what.items()) or "base")
 
 
 def _text(value: Any) -> str:
+    """Returns the value as a part of a folder's name."""
     if isinstance(value, Mapping):
         return "-".join(_text(v) for v in value.values())
     if isinstance(value, tuple | list):
@@ -146,6 +149,6 @@ def _text(value: Any) -> str:
 
 
 def to_json(config: ConfigDict, runs: Sequence[Planned]) -> str:
-    """The plan as it is written beside the runs, see `compare`."""
+    """Returns the plan as JSON, which is written next to the runs for `compare`."""
     listed = [{"name": run.name, "overrides": run.overrides} for run in runs]
     return json.dumps({"config": config_lib.to_dict(config), "runs": listed}, indent=2)

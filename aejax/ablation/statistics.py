@@ -1,4 +1,4 @@
-"""Means over seeds, and how sure one can be of a difference between two settings."""
+"""Statistics over seeds: means, standard deviations, and confidence intervals of differences."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from scipy import stats
 
 CONFIDENCE = 0.95
-# By the last part of a metric's name. What is in neither is neither good nor bad, e.g. a rate or a KL.
+# Last parts of metrics' names. A metric in neither has no better direction, e.g. a rate or a KL.
 LOWER = {"loss", "squared_error", "squared_error_per_value", "bound", "bits_per_dimension", "dead_codes", "dead_units"}
 HIGHER = {
     *("psnr", "ssim", "elbo", "log_likelihood", "variance_explained", "linear_probe_accuracy", "knn_accuracy"),
@@ -16,19 +16,19 @@ HIGHER = {
     *("sap", "factor_vae_score", "dci_disentanglement", "dci_completeness", "dci_informativeness"),
 }
 _DENSITIES = {"elbo", "log_likelihood", "distortion", "bits_per_dimension"}
-# Settings by which a metric means something else, so that its values do not compare: any, of other data; a density of
-# the data; a loss, by what it sums, over which values, in which units.
+# Prefixes of keys that redefine a metric, so that its values cannot be compared: other data redefine all metrics,
+# another likelihood those of densities, and another objective, likelihood or unit the losses.
 _OF_ALL = ("data.name", "data.size", "data.held_out", "data.validation", "data.test")
 _OF_DENSITIES = ("likelihood.",)
 _OF_LOSSES = ("objective.", "likelihood.", "adversary.", "data.standardize", "encoder.mask_ratio")
 
 
 class Difference(NamedTuple):
-    """Of two means.
+    """The difference of two means.
 
     Attributes:
-      value: the one minus the other.
-      low, high: of the interval of `CONFIDENCE`; None where there are too few seeds for one.
+      value: the first mean minus the second.
+      low, high: ends of the confidence interval; None where there are too few seeds for one.
       how: "paired" or "Welch", and over how many seeds.
     """
 
@@ -39,7 +39,7 @@ class Difference(NamedTuple):
 
 
 def direction(metric: str, axes: Sequence[str] = ()) -> int:
-    """-1 where lower is better, 1 where higher is, 0 where neither, also for metrics that the axes redefine."""
+    """Returns -1 where lower is better, 1 where higher is, 0 where neither is or the axes redefine the metric."""
     name = metric.rsplit("/", 1)[-1]
     if redefined(metric, axes):
         return 0
@@ -49,12 +49,12 @@ def direction(metric: str, axes: Sequence[str] = ()) -> int:
 
 
 def better(metric: str, axes: Sequence[str]) -> str:
-    """The direction in words."""
+    """Returns the direction in words."""
     return {-1: "lower is better", 0: "", 1: "higher is better"}[direction(metric, axes)]
 
 
 def redefined(metric: str, axes: Sequence[str]) -> list[str]:
-    """The axes by which the metric means something else."""
+    """Returns the axes that redefine the metric."""
     by: tuple[str, ...] = _OF_ALL
     if metric in ("validation/loss", "train/loss", "validation/bound", "train/bound"):
         by += _OF_LOSSES
@@ -64,15 +64,15 @@ def redefined(metric: str, axes: Sequence[str]) -> list[str]:
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """The standard deviation over seeds (n - 1 in the denominator); None for one seed."""
+    """Returns the standard deviation over seeds (n - 1 in the denominator); None for one seed."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference | None:
-    """The mean of a minus that of b, each by seed; None where either has none.
+    """Returns the mean of a minus the mean of b, both by seed; None where either is empty.
 
-    Seeds that both have, if at least two, are paired: Student's t of their differences. Otherwise Welch's t of
-    all values (Welch 1947), which needs two of each.
+    If a and b have at least two seeds in common, these are paired, and the interval is Student's of their
+    differences. Otherwise it is Welch's of all values (Welch 1947), which needs two of each.
     """
     if not (a and b):
         return None
@@ -90,5 +90,6 @@ def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference | N
 
 
 def _interval(value: float, error: float, degrees: float, how: str) -> Difference:
+    """Returns the difference with its interval, from its standard error and degrees of freedom."""
     half = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
     return Difference(value, value - half, value + half, how)

@@ -1,4 +1,4 @@
-"""An Optuna study in a folder: each trial is one process's, and whoever comes next goes on with what was left."""
+"""An Optuna study in a folder, shared by processes: each trial belongs to one, and abandoned ones are taken over."""
 
 import contextlib
 import fcntl
@@ -15,21 +15,26 @@ _NAME = "study"
 
 
 class Study:
-    """Trials that processes of one machine share.
+    """Trials that the processes of one machine share.
 
-    It lies in study.db, which survives `kill -9`. Who is at which trial is known by a lock on study.lock, which ends
-    with the process: a trial that is unfinished and not locked was left, and `claim` gives it out again.
+    They are stored in study.db, which survives `kill -9`. A process holds a lock on study.lock for its trial until it
+    ends: a trial that is unfinished and not locked was abandoned, and `claim` returns it again.
 
-    What a trial suggests is a function of the seed, its number, and the trials that were finished when it began: of
-    one process, the same on every machine with the same version of Optuna.
+    What a trial suggests is a function of the seed, its number, and the trials that were finished when it began: with
+    one process, it is the same on every machine with the same version of Optuna.
     """
 
     def __init__(
         self, folder: Path, direction: str, about: Mapping[str, str], *, seed: int = 0, prune: bool = True
     ) -> None:
-        """Opens the study, or begins it; InputError where that of the folder is `about` something else.
+        """Opens the study of the folder, or creates it.
 
-        `direction` is "minimize" or "maximize". With `prune`, a trial ends that is worse than the median of others.
+        Args:
+          direction: "minimize" or "maximize".
+          about: what the study is about, by name; stored with it.
+          prune: whether a trial ends early that is worse than the median of the others.
+
+        Raises InputError where the folder's study is `about` something else.
         """
         optuna = _optuna()
         self._samples = lambda number: optuna.samplers.TPESampler(
@@ -58,7 +63,7 @@ class Study:
                 if before.get(key, value) != value:
                     raise InputError(
                         f"{folder} holds a study of another {key} ({_difference(before[key], value)}); "
-                        f"choose another workdir, or the {key} it was begun with"
+                        f"choose another workdir, or the {key} that it began with"
                     )
                 self._study.set_user_attr(key, value)
             unless_open.pop_all()
@@ -70,7 +75,7 @@ class Study:
         self._open.close()
 
     def claim(self, trials: int) -> Any | None:
-        """An Optuna trial that is now this process's: one that was left, or a new one while there are fewer."""
+        """Returns an Optuna trial for this process: an abandoned one, or a new one if there are fewer than `trials`."""
         states = _optuna().trial.TrialState
         with self._alone(), self._readable():
             begun = [trial for trial in self.trials if trial.state != states.WAITING]
@@ -84,36 +89,37 @@ class Study:
         return trial
 
     def tell(self, trial: Any, *, value: float | None = None, pruned: str = "", failed: str = "") -> None:
-        """What the trial came to: a value, or why it has none. Samplers avoid what was pruned, not what failed."""
+        """Records the trial's value, or why it has none; samplers avoid what was pruned, but not what failed."""
         states = _optuna().trial.TrialState
         state = states.FAIL if failed else states.PRUNED if pruned else states.COMPLETE
         with self._readable():
             if pruned or failed:
                 trial.set_user_attr("why", pruned or failed)
-        # Locked, or one who claims might see it running, then unlocked, and take it for one that was left
+        # Under the lock: else another process might see it running, then unlocked, and take it for abandoned.
         with self._alone(), self._readable():
             self._study.tell(trial, value, state)
             fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + trial.number)
 
     @property
     def trials(self) -> list[Any]:
-        """All trials as Optuna knows them, in their order."""
+        """Returns all trials as Optuna stores them, in their order."""
         with self._readable():
             return self._study.get_trials(deepcopy=False)
 
     @property
     def best(self) -> Any | None:
-        """The complete trial of the best value; None where there is none."""
+        """Returns the complete trial of the best value; None where there is none."""
         complete = _optuna().trial.TrialState.COMPLETE
         return self._study.best_trial if any(trial.state == complete for trial in self.trials) else None
 
     def _again(self, number: int) -> Any:
+        """Returns the Optuna trial of this number."""
         study_id = self._storage.get_study_id_from_name(_NAME)
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
         return _optuna().trial.Trial(self._study, trial_id)
 
     def _take(self, number: int) -> bool:
-        """Whether the trial is this process's: byte 0 of the lock is the whole study, byte 1 + n trial n."""
+        """Locks the trial, if it is free, and returns whether it was. Byte 0 locks the study, byte 1 + n trial n."""
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + number)
         except (BlockingIOError, PermissionError):
@@ -122,7 +128,7 @@ class Study:
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turns whatever Optuna, SQLAlchemy or JSON raise for a damaged file or a full disk into one line."""
+        """Turns any error of Optuna, SQLAlchemy or JSON for a damaged file or a full disk into a StorageError."""
         try:
             yield
         except (AejaxError, OSError):
@@ -135,6 +141,7 @@ class Study:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
+        """Locks the whole study."""
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, 0)
         except OSError as error:
@@ -148,7 +155,7 @@ class Study:
 
 
 def tried(search: Callable[[Any], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The overrides of a trial that is in no study. InputError where `search` cannot make them."""
+    """Returns the overrides of a trial outside any study; InputError where `search` cannot make them."""
     trial = _optuna().create_study().ask()
     try:
         given = search(trial)
@@ -160,7 +167,7 @@ def tried(search: Callable[[Any], Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _difference(before: str, now: str) -> str:
-    """Of two texts, or of two objects in JSON, what differs."""
+    """Describes what differs between two texts, or between two objects in JSON."""
     try:
         old, new = parse_object(before), parse_object(now)
     except (TypeError, ValueError):
@@ -170,6 +177,7 @@ def _difference(before: str, now: str) -> str:
 
 
 def _optuna() -> Any:
+    """Imports Optuna; InputError where it is not installed."""
     try:
         import optuna
     except ImportError as error:

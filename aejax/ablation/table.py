@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from aejax.ablation.collect import ABSENT, Ablation, Setting, show
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import Difference, better, deviation, difference, direction, redefined
+from aejax.ablation.trials import ABSENT, Ablation, Setting, show
 from aejax.errors import InputError, one_of
 
-# Shown unless told, where runs have them.
+# Metrics that are shown by default, where runs have them.
 _USUAL = (
     *("validation/loss", "validation/squared_error", "likelihood/elbo", "reconstruction/psnr"),
     *("representation/linear_probe_accuracy", "disentanglement/mig"),
@@ -26,9 +26,9 @@ class Cell(NamedTuple):
     Attributes:
       values: by seed.
       mean, deviation: over seeds; None where there are too few.
-      best: whether no other setting's mean is better, and no interval of a difference from one includes 0.
-      difference: from the baseline; None for the baseline itself, where one of the two has no value, or where the
-        metric means something else for the two.
+      best: whether no other setting has a better mean, and no interval of a difference from another includes 0.
+      difference: from the baseline; None for the baseline itself, where one of the two has no value, or where their
+        configs redefine the metric.
     """
 
     values: dict[int, float]
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def chosen_metrics(ablation: Ablation, wanted: Sequence[str] = ()) -> list[str]:
-    """The metrics that are wanted, or the usual ones; InputError where no run has one."""
+    """Returns the wanted metrics, by default the usual ones; InputError where no run has one."""
     known = ablation.metrics
     for name in wanted:
         if name not in known:
@@ -57,15 +57,16 @@ def chosen_metrics(ablation: Ablation, wanted: Sequence[str] = ()) -> list[str]:
 
 
 def _same_as_loss(ablation: Ablation, metric: str) -> bool:
+    """Returns whether the metric is the squared error, and that is the loss."""
     return metric == "validation/squared_error" and all(
         s.of(metric) == s.of("validation/loss") for s in ablation.settings
     )
 
 
 def chosen_baseline(ablation: Ablation, wanted: str = "") -> Setting:
-    """The setting that `wanted` names by a run of it, or by values as `optim.lr=0.001`; unless told, the default.
+    """Returns the setting that `wanted` names, by one of its runs or by values such as `optim.lr=0.001`.
 
-    Values that are left open are the default's: the plan's own setting, or else the first. Raises InputError
+    Values that are not given are those of the default: the plan's own setting, or else the first. Raises InputError
     where there is no such setting.
     """
     first = ablation.default or ablation.settings[0]
@@ -85,7 +86,7 @@ def chosen_baseline(ablation: Ablation, wanted: str = "") -> Setting:
 
 
 def _reads(value: Any, text: str) -> bool:
-    """Is `text` this value? Numbers are compared as numbers."""
+    """Returns whether `text` is this value; numbers are compared as numbers."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(text) == value
@@ -95,7 +96,7 @@ def _reads(value: Any, text: str) -> bool:
 
 
 def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> list[Row]:
-    """The rows of all settings."""
+    """Returns a row for each setting."""
     means = {m: [v for s in ablation.settings if (v := _mean(finite(s, m))) is not None] for m in metrics}
     best = {m: _best(means[m], direction(m, ablation.keys)) for m in metrics}
 
@@ -114,40 +115,41 @@ def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> l
 
 
 def finite(setting: Setting, metric: str) -> dict[int, float]:
-    """The metric by seed, but for NaN and infinity."""
+    """Returns the metric by seed, without NaN and infinity."""
     return {seed: v for seed, v in setting.of(metric).items() if math.isfinite(v)}
 
 
 def _mean(values: dict[int, float]) -> float | None:
+    """Returns the mean; None without values."""
     return fmean(values.values()) if values else None
 
 
 def _best(means: Sequence[float], sign: int) -> float | None:
-    """The best of several; nothing is best alone, or where neither less nor more is better."""
+    """Returns the best of several means; None for a single one, or without a direction."""
     return (max if sign > 0 else min)(means) if sign and len(means) > 1 else None
 
 
 def remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: str) -> list[str]:
-    """What one must know to read the table, a line each."""
+    """Returns what a reader must know to judge the table, a line each."""
     which = {"last": "the last validation", "best": "the validation of the least loss"}[at]
     lines = [
-        f"Mean ± standard deviation over seeds, at {which}; differences from {baseline.label}, with intervals of 95% "
-        "for each comparison alone: of many, some leave out 0 by chance.",
+        f"Mean ± standard deviation over seeds, at {which}. Differences are from {baseline.label}, each with a 95% "
+        "confidence interval for this comparison alone: among many, some exclude 0 by chance.",
     ]
     for m in metrics:
         if keys := redefined(m, ablation.keys):
             lines.append(
-                f"{m} means something else for each {' and '.join(keys)}: such values do not compare, none is the best."
+                f"{m} means something else for each {' and '.join(keys)}: its values do not compare, and none is best."
             )
     if not any(baseline.of(m) for m in metrics):
         lines.append(f"The baseline {baseline.label} has no finished run: there are no differences from it.")
     elif all(len(s.trials) < 2 for s in ablation.settings):
-        lines.append("One seed each: nothing tells a difference from chance, so there are no intervals.")
+        lines.append("There is one seed for each setting, and so no interval: a difference may be chance.")
     return lines
 
 
 def number(value: float, spread: float | None = None) -> str:
-    """To the second digit of its spread, or four digits."""
+    """Formats the value to the second digit of its spread, or with four digits."""
     if not spread:
         return f"{value:.4g}"
     digits = 1 - math.floor(math.log10(spread))
@@ -157,7 +159,7 @@ def number(value: float, spread: float | None = None) -> str:
 
 
 def mean_and_spread(cell: Cell) -> tuple[str, str]:
-    """As texts; "-" without a value, no spread for one seed."""
+    """Returns the mean and the standard deviation as texts: "-" without a value, "" for one seed."""
     if cell.mean is None:
         return "-", ""
     spread = cell.deviation
@@ -165,7 +167,7 @@ def mean_and_spread(cell: Cell) -> tuple[str, str]:
 
 
 def difference_and_interval(cell: Cell) -> tuple[str, str]:
-    """As texts; both empty where there is none."""
+    """Returns the difference and its interval as texts; both are empty where there is none."""
     d = cell.difference
     if d is None:
         return "", ""
@@ -177,12 +179,12 @@ def difference_and_interval(cell: Cell) -> tuple[str, str]:
 
 
 def counted(setting: Setting, cell: Cell) -> str:
-    """How many runs, and of how many."""
+    """Returns the number of runs, and of how many where some are missing."""
     return f"{len(cell.values)}" + (f" of {setting.planned}" if len(cell.values) < setting.planned else "")
 
 
 def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
-    """A block of lines for each metric; the best in bold of a terminal, or marked by a star."""
+    """Returns a block of lines for each metric; the best is marked by a star, or bold in a terminal."""
     names = short(ablation.axes)
     blocks = []
     for metric in rows[0].cells:
@@ -210,7 +212,7 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
 
 
 def runs_as_csv(ablation: Ablation) -> str:
-    """A row for each run, also of those that do not count: axes, seed, why it does not, metrics."""
+    """Returns CSV with a row for each run, even if it does not count: axes, seed, the problem, metrics."""
     metrics = ablation.metrics
     head = ["run", *ablation.axes, "seed", "steps", "problem", *metrics]
     lines = []
@@ -221,7 +223,7 @@ def runs_as_csv(ablation: Ablation) -> str:
 
 
 def as_csv(ablation: Ablation, rows: Sequence[Row]) -> str:
-    """A row for each setting and metric, nothing rounded."""
+    """Returns CSV with a row for each setting and metric, nothing rounded."""
     head = [*ablation.axes, "metric", "mean", "deviation", "n", "best", "baseline", "difference", "low", "high", "how"]
     lines = []
     for row in rows:
@@ -243,7 +245,7 @@ def _csv(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
 
 
 def _inert(cell: Any) -> Any:
-    """Returns the cell, behind ' where it is text that a spreadsheet would run; numbers stay numbers."""
+    """Returns the cell, with a leading ' where a spreadsheet would run the text; numbers stay numbers."""
     if not isinstance(cell, str) or not re.match(r"\s*[=+\-@]|[\t\r\n]", cell):
         return cell
     try:
@@ -254,7 +256,7 @@ def _inert(cell: Any) -> Any:
 
 
 def as_latex(ablation: Ablation, rows: Sequence[Row]) -> str:
-    """A tabular of booktabs: means and deviations, the best in bold."""
+    """Returns a LaTeX tabular in the style of booktabs: means and standard deviations, the best in bold."""
     metrics = list(rows[0].cells)
     heads = [_tex(n) for n in short(ablation.axes).values()] + [_tex(m) for m in metrics] + ["$n$"]
     lines = [

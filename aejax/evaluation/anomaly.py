@@ -1,4 +1,4 @@
-"""How well a run tells examples of a class that it has never seen from those that it knows."""
+"""Anomaly detection: how well a run separates a held-out class from the classes that it was trained on."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SCORES = ("squared_error", "negative_elbo")
 
 
 def measure(subject: Subject) -> Measures:
-    """AUROC of the held-out class of the test part against the others, for each score."""
+    """Returns the AUROC of the held-out class of the test part against the others, for each score."""
     if reason := _no_classes(subject):
         return {f"auroc_{name}": Skipped(reason) for name in SCORES}
     held_out, test = subject.run.config.data.held_out, subject.test
@@ -25,17 +25,18 @@ def measure(subject: Subject) -> Measures:
         measures["auroc_negative_elbo"] = Skipped(reason)
     else:
         found["negative_elbo"] = -subject.once(likelihood.parts_of_test).elbo
-    how = f"label {held_out} of {test} ({anomalous.sum():,}) against the others; train and validation have none of it"
+    how = f"label {held_out} of {test} ({anomalous.sum():,}) against the others; train and validation hold none of it"
     for name, score in found.items():
         measures[f"auroc_{name}"] = Measure(float(roc_auc_score(anomalous, score)), "0.5 by chance, 1 at best", how)
     return measures
 
 
 def scores(run: Run, x: Any, label: Any = None, scale: float | None = None) -> dict[str, np.ndarray]:
-    """How unusual each example is to the run, by the name of the score, each [n]: the higher the more.
+    """Returns anomaly scores [n] by name; higher means more unusual.
 
-    `squared_error` of the deterministic reconstruction, in the user's units and summed over values;
-    `negative_elbo` in nats, where the run has an ELBO. Arguments as of `likelihood.log_likelihood`.
+    `squared_error` is that of the deterministic reconstruction, in the user's units and summed over values.
+    `negative_elbo`, in nats, is there where the run has an ELBO. The arguments are those of
+    `likelihood.log_likelihood`.
     """
     found = {"squared_error": squared_errors(run.in_users_units(x), run.reconstruct(x, label))}
     if not likelihood.no_elbo(run):
@@ -44,10 +45,13 @@ def scores(run: Run, x: Any, label: Any = None, scale: float | None = None) -> d
 
 
 def auroc(run: Run, normal: Any, anomalous: Any, labels: tuple[Any, Any] = (None, None)) -> dict[str, float]:
-    """The area under the ROC curve of each of the run's `scores`: the chance that it is higher for an
-    example drawn from `anomalous` than for one from `normal`.
+    """Returns the area under the ROC curve of each of the run's `scores`.
 
-    `labels` go with the two, where the run is conditional. A likelihood of optimal variance takes that of `normal`.
+    It is the probability that the score is higher for an example of `anomalous` than for one of `normal`. A
+    likelihood with optimal variance uses the variance of `normal`.
+
+    Args:
+      labels: of `normal` and of `anomalous`, where the run is conditional.
     """
     scale = likelihood.optimal_scale(run, normal, label=labels[0])
     known, strange = (scores(run, x, y, scale) for x, y in zip((normal, anomalous), labels, strict=True))
@@ -56,12 +60,12 @@ def auroc(run: Run, normal: Any, anomalous: Any, labels: tuple[Any, Any] = (None
 
 
 def _no_classes(subject: Subject) -> str | None:
-    """Why the subject has no two kinds of examples; None where it has."""
+    """Returns why the subject lacks normal or anomalous examples; None where it has both."""
     held_out, label = subject.run.config.data.held_out, subject.test.label
     if held_out < 0:
         return "no class was held out: train with data.held_out=<label>, or give anomaly.auroc your own arrays"
     if subject.run.config.classes:
-        return "a conditional run would be told the label that it never saw: train with classes=0"
+        return "a conditional run would be given the label that it was never trained on: train with classes=0"
     if label is None or len(np.unique(label == held_out)) < 2:
-        return f"the {subject.test.name} part has not both label {held_out} and others"
+        return f"the {subject.test.name} part lacks examples of label {held_out} or of the others"
     return None

@@ -1,4 +1,4 @@
-"""How a run uses its code: which of the discrete codes, which of the units, and how much of the data they carry."""
+"""Usage of the code: of discrete codes, of latent units, and the variance of the data that they explain."""
 
 import numpy as np
 
@@ -7,23 +7,23 @@ from aejax.models import ResidualQuantizer
 
 
 def measure(subject: Subject) -> Measures:
-    """Usage of the deterministic codes of the test part, and the variance that they explain."""
+    """Returns how the deterministic codes of the test part are used, and the variance that they explain."""
     return {**_discrete(subject), **_units(subject), "variance_explained": _explained(subject)}
 
 
 def perplexity(indices: np.ndarray) -> float:
-    """exp of the entropy of the codes' shares among all indices, of any shape; from 1 to the number of codes."""
-    shares = np.unique(indices, return_counts=True)[1] / indices.size
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+    """Returns exp(entropy) of the codes' frequencies among indices of any shape, from 1 to the number of codes."""
+    frequencies = np.unique(indices, return_counts=True)[1] / indices.size
+    return float(np.exp(-(frequencies * np.log(frequencies)).sum()))
 
 
 def dead(indices: np.ndarray, size: int) -> float:
-    """The share of `size` codes that is nowhere among the indices."""
+    """Returns the fraction of `size` codes that no index names."""
     return 1 - len(np.unique(indices)) / size
 
 
 def variance_explained(inputs: np.ndarray, outputs: np.ndarray) -> float:
-    """1 - sum |x - x'|^2 / sum |x - mean|^2, over all values; the mean of each value is that of `inputs`."""
+    """Returns 1 - sum |x - x'|^2 / sum |x - mean|^2 over all values; `inputs` give the mean of each value."""
     left = np.square(inputs - outputs).sum(dtype=np.float64)
     return float(1 - left / np.square(inputs - inputs.mean(0, dtype=np.float64)).sum(dtype=np.float64))
 
@@ -35,16 +35,16 @@ def _discrete(subject: Subject) -> Measures:
         reason = Skipped(f"bottleneck {run.config.bottleneck.name!r} has no discrete codes")
         return dict.fromkeys(("perplexity", "dead_codes", "perplexity_by_position"), reason)
     indices = run.indices(test.x, test.condition)
-    levels = [indices]  # each with codes of its own
+    levels = [indices]  # each with its own codes
     if isinstance(run.model.bottleneck, ResidualQuantizer):
         levels = list(np.moveaxis(indices, -1, 0))
     levels = [level.reshape(len(test), -1) for level in levels]  # [n, positions]
     positions = levels[0].shape[1]
-    how = f"{levels[0].size:,} indices of {test}, {positions:,} an example" + _mean_of(len(levels), "level")
+    how = f"{levels[0].size:,} indices of {test}, {positions:,} per example" + _mean_of(len(levels), "level")
     unit = f"of {size:,} codes"
     measures: Measures = {
         "perplexity": Measure(float(np.mean([perplexity(level) for level in levels])), unit, how),
-        "dead_codes": Measure(float(np.mean([dead(level, size) for level in levels])), f"share {unit}", how),
+        "dead_codes": Measure(float(np.mean([dead(level, size) for level in levels])), f"fraction {unit}", how),
         "perplexity_by_position": Skipped("an example is one code: there is one position"),
     }
     if positions > 1:
@@ -73,8 +73,8 @@ def _units(subject: Subject) -> Measures:
         return dict.fromkeys(("l0", "dead_units"), Skipped(reason))
     unit = f"of {active.shape[1]:,} units"
     return {
-        "l0": Measure(float(active.sum(1).mean()), unit, f"units that are not 0, mean over {test}"),
-        "dead_units": Measure(float(1 - active.any(0).mean()), f"share {unit}", f"units that are 0 for all {test}"),
+        "l0": Measure(float(active.sum(1).mean()), unit, f"number of units that are not 0, mean over {test}"),
+        "dead_units": Measure(float(1 - active.any(0).mean()), f"fraction {unit}", f"units that are 0 for all {test}"),
     }
 
 
@@ -82,5 +82,5 @@ def _explained(subject: Subject) -> Measure | Skipped:
     test = subject.test
     if np.ptp(test.inputs, 0).max() == 0:
         return Skipped(f"all {test} are the same: there is no variance to explain")
-    how = f"{test}, about their own mean, all values together; deterministic code"
-    return Measure(variance_explained(test.inputs, test.reconstructions), "share of the variance, 1 at most", how)
+    how = f"{test}, about their own mean, over all values together; deterministic code"
+    return Measure(variance_explained(test.inputs, test.reconstructions), "fraction of the variance, at most 1", how)

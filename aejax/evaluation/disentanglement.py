@@ -1,7 +1,7 @@
-"""How well single numbers of a code, its units, separate the known factors of variation of the data.
+"""Disentanglement: how well the single units of a code separate the known factors of variation of the data.
 
-Codes are [n, units], factors whole numbers [n, factors], whose values count as categories. Mutual
-information is of histograms, as in Locatello et al. 2019, whose names for the metrics are used here.
+Codes are [n, units], factors integers [n, factors], whose values are categories. Mutual information is computed
+from histograms, as in Locatello et al. 2019, whose names for the metrics are used here.
 """
 
 import math
@@ -25,19 +25,21 @@ METRICS = (
     "dci_completeness",
     "dci_informativeness",
 )
-LARGEST = 128  # units: of more, the forests take minutes
+LARGEST = 128  # units: with more, the forests take minutes
 TREES = 30
 UNIT = "from 0 to 1"
 
 
 def measure(subject: Subject, bins: int = 20, examples: int = 10_000, group: int = 64, votes: int = 5_000) -> Measures:
-    """All metrics of the deterministic code; factors that do not vary in the data at hand are left out.
+    """Returns all metrics of the deterministic code; factors that do not vary in the data are left out.
 
     Args:
-      bins: of equal width, from the least to the largest value of each unit.
-      examples: at most, of each split.
-      group: examples that share a factor's value, for each vote of the FactorVAE score.
-      votes: to find the majorities, and as many to score them.
+      bins: number of bins of equal width, from the smallest to the largest value of each unit.
+      examples: the most that are used of each split.
+      group: number of examples that share a factor's value, for each vote of the FactorVAE score.
+      votes: number of votes that find the majorities, and of those that score them.
+
+    Raises InputError where an argument is too small.
     """
     for name, value, least in (("bins", bins, 2), ("examples", examples, 2), ("group", group, 2), ("votes", votes, 1)):
         if value < least:
@@ -48,9 +50,9 @@ def measure(subject: Subject, bins: int = 20, examples: int = 10_000, group: int
         return _skipped("the data has no known factors of variation")
     varying = _varying(train.factors, test.factors)
     if len(varying) < 2:
-        return _skipped("fewer than two factors of variation take several values in the data at hand")
+        return _skipped("fewer than two factors of variation take several values in the data")
     if not 2 <= units <= LARGEST:
-        return _skipped(f"a code of {units:,} numbers: its units are compared where it has 2 to {LARGEST}")
+        return _skipped(f"the number of units is {units:,}; they are compared where there are 2 to {LARGEST}")
     fit = (train.flat_latents, train.factors[:, varying])
     score = (test.flat_latents, test.factors[:, varying])
     information = mutual_information(*score, bins)
@@ -58,7 +60,7 @@ def measure(subject: Subject, bins: int = 20, examples: int = 10_000, group: int
     counted = f"{test}; {sizes}; mutual information of {bins} bins of equal width"
     measures: Measures = {
         "mig": Measure(mutual_information_gap(information, score[1]), UNIT, counted),
-        "modularity": Measure(modularity(information), UNIT, f"{counted}; units without information left out"),
+        "modularity": Measure(modularity(information), UNIT, f"{counted}; units without information are left out"),
     }
     if subject.unseen:
         return measures | dict.fromkeys(METRICS[2:], subject.unseen)
@@ -76,7 +78,7 @@ def measure(subject: Subject, bins: int = 20, examples: int = 10_000, group: int
         (found.completeness, forests),
         (
             found.informativeness,
-            f"mean accuracy over factors of {forests}; always the most frequent value: {chance:.3f}",
+            f"mean accuracy over factors of {forests}; predicting the most frequent value: {chance:.3f}",
         ),
     )
     return measures | {n: Measure(v, UNIT, how) for n, (v, how) in zip(METRICS[2:], values, strict=True)}
@@ -87,14 +89,14 @@ def _skipped(reason: str) -> Measures:
 
 
 def _varying(*factors: np.ndarray) -> np.ndarray:
-    """The numbers of the factors that take several values in each part."""
+    """Returns the indices of the factors that take several values in each part."""
     if len({part.shape[1] for part in factors}) > 1:
         raise InputError(f"the splits have different numbers of factors: {[part.shape[1] for part in factors]}")
     return np.flatnonzero(np.all([(part != part[0]).any(0) for part in factors], 0))
 
 
 def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -> np.ndarray:
-    """Of each unit, in `bins` bins of equal width, with each factor, [units, factors], in nats."""
+    """Returns the mutual information [units, factors], in nats, of units in `bins` bins of equal width and factors."""
     low, span = codes.min(0), np.ptp(codes, 0)
     place = (codes - low) / np.where(span > 0, span, 1)
     cells = np.minimum((place * bins).astype(int), bins - 1)
@@ -102,9 +104,10 @@ def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int = 20) -
 
 
 def mutual_information_gap(information: np.ndarray, factors: np.ndarray) -> float:
-    """MIG (Chen et al. 2018), mean over factors.
+    """Returns MIG (Chen et al. 2018), the mean over factors.
 
-    How much more the first unit tells of a factor than the second, as a share of the factor's entropy.
+    It is the difference of mutual information with a factor between the best and the second best unit, as a
+    fraction of the factor's entropy.
 
     Args:
       information: [units, factors], at least two units, see `mutual_information`.
@@ -114,28 +117,28 @@ def mutual_information_gap(information: np.ndarray, factors: np.ndarray) -> floa
 
 
 def modularity(information: np.ndarray) -> float:
-    """Ridgeway and Mozer 2018: 1 where each unit tells of one factor only; mean over units.
+    """Returns the modularity (Ridgeway and Mozer 2018): 1 where each unit informs about one factor only.
 
-    A unit that tells of none is left out; 0 where all are so.
+    It is the mean over units. A unit without information is left out; the result is 0 where all units are.
 
     Args:
       information: [units, factors], at least two factors, see `mutual_information`.
     """
     squares = np.square(information)
     most = squares.max(1)
-    told = most > 1e-20  # rounding leaves a constant unit a little
-    deviation = (squares.sum(1) - most)[told] / (most[told] * (information.shape[1] - 1))
-    return float(np.mean(1 - deviation)) if told.any() else 0.0
+    informed = most > 1e-20  # rounding leaves a constant unit a little
+    deviation = (squares.sum(1) - most)[informed] / (most[informed] * (information.shape[1] - 1))
+    return float(np.mean(1 - deviation)) if informed.any() else 0.0
 
 
 def separated_attribute_predictability(
     codes: np.ndarray, factors: np.ndarray, test_codes: np.ndarray, test_factors: np.ndarray
 ) -> float:
-    """SAP (Kumar et al. 2018), mean over factors.
+    """Returns SAP (Kumar et al. 2018), the mean over factors.
 
-    How much better the first unit alone predicts a factor than the second, in balanced accuracy of
-    thresholds, one fewer than the factor has values. A perfect code has 1 - 1 / values, as the second
-    unit guesses.
+    It is the difference in balanced accuracy between the best and the second best unit, each alone predicting a
+    factor by thresholds, one fewer than the factor has values. A perfect code has 1 - 1 / values, as its second
+    best unit guesses.
     """
     gaps = []
     for values, test_values in zip(factors.T, test_factors.T, strict=True):
@@ -160,11 +163,11 @@ def factor_vae_score(
     group: int = 64,
     votes: int = 5_000,
 ) -> float:
-    """Kim and Mnih 2018: accuracy of the majority vote, chance 1 / factors.
+    """Returns the FactorVAE score (Kim and Mnih 2018): the accuracy of the majority vote, by chance 1 / factors.
 
-    In a group of examples that share a factor's value, the unit that varies least, in proportion to its
-    deviation over all, votes for that factor. Units whose deviation is below a twentieth of the
-    largest, collapsed ones, do not vote.
+    In a group of examples that share a factor's value, the unit that varies least, relative to its standard
+    deviation over all examples, votes for that factor. Collapsed units, whose standard deviation is below a
+    twentieth of the largest, do not vote.
     """
     deviation = codes.std(0)
     active = deviation >= 0.05 * deviation.max()
@@ -179,7 +182,7 @@ def factor_vae_score(
 def _votes(
     codes: np.ndarray, factors: np.ndarray, group: int, votes: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each vote the unit that varies least and the factor whose value the group shares."""
+    """Returns the unit that varies least and the factor whose value the group shares, for each vote."""
     factor = np.sort(rng.integers(factors.shape[1], size=votes))
     unit = []
     for k, count in enumerate(np.bincount(factor, minlength=factors.shape[1])):
@@ -193,21 +196,23 @@ def _votes(
 
 
 class DCI(NamedTuple):
+    """The three scores of `dci`."""
+
     disentanglement: float
     completeness: float
     informativeness: float
 
 
 def dci(codes: np.ndarray, factors: np.ndarray, test_codes: np.ndarray, test_factors: np.ndarray) -> DCI:
-    """Eastwood and Williams 2018, with random forests that predict each factor from the code.
+    """Returns DCI (Eastwood and Williams 2018), from random forests that predict each factor from the code.
 
-    Disentanglement: whether a unit matters for one factor only, units weighted by how much they
-    matter; completeness: whether one unit is enough for a factor; informativeness, here the accuracy
-    on the test examples (the paper has the error).
+    Disentanglement says whether a unit matters for one factor only, weighted by how much it matters; completeness,
+    whether one unit suffices for a factor; informativeness is the accuracy on the test examples (the paper reports
+    the error).
     """
     importance, accuracy = [], []
     for values, test_values in zip(factors.T, test_factors.T, strict=True):
-        # Each split chooses among all units, or units that do not matter would be used for want of others.
+        # Each split chooses among all units; else units that do not matter would be used where no other is offered.
         forest = RandomForestClassifier(TREES, max_features=None, min_samples_leaf=5, n_jobs=-1, random_state=0)
         forest.fit(codes, values)
         importance.append(forest.feature_importances_)
@@ -217,13 +222,14 @@ def dci(codes: np.ndarray, factors: np.ndarray, test_codes: np.ndarray, test_fac
 
 
 def concentration(importance: np.ndarray) -> float:
-    """1 - the entropy of each row's shares, by base its length; mean over rows, weighted by their sums.
+    """Returns the mean over rows, weighted by their sums, of 1 - the entropy of the normalized row.
 
-    1 where each row has one entry, 0 where all entries are equal, or nothing matters.
+    The base of the entropy is the row's length: the result is 1 where each row has one entry, and 0 where all
+    entries are equal or all are 0.
     """
     weights = importance.sum(1)
-    live = weights > 0
-    if not live.any():
+    used = weights > 0
+    if not used.any():
         return 0.0
-    spread = entropy(importance[live], base=importance.shape[1], axis=1)
-    return float(np.average(1 - spread, weights=weights[live]))
+    spread = entropy(importance[used], base=importance.shape[1], axis=1)
+    return float(np.average(1 - spread, weights=weights[used]))

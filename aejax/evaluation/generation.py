@@ -1,4 +1,4 @@
-"""How near generated examples are to real ones, in a space of features that the user names."""
+"""Generation: how close generated examples are to real ones, in a space of features that the user chooses."""
 
 import warnings
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from aejax.inference.run import Run
 from aejax.registry import named
 
 NEIGHBOURS = 3
-WIDEST = 2_048  # features, Inception's: a covariance of more takes minutes, and far more examples than one has
-_HIDDEN, _EXAMPLES, _EPOCHS = 128, 10_000, 20  # of the classifier: some ten seconds for 28x28 images
+WIDEST = 2_048  # features, as many as Inception's: a wider covariance takes minutes and far more examples
+_HIDDEN, _EXAMPLES, _EPOCHS = 128, 10_000, 20  # of the classifier: about ten seconds for 28x28 images
 
-Features = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # of x in the user's units and the labels: [n, d]
+Features = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # from x in the user's units and labels to [n, d]
 
 
 class Space(NamedTuple):
-    """Features, and what they are."""
+    """A function to features, and what these are in words."""
 
     features: Features
     meaning: str
@@ -33,10 +33,11 @@ class Space(NamedTuple):
 def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Measures:
     """Returns distances between `num` generated examples and as many of the test part.
 
-    Of a conditional model also `conditional_accuracy`, see there.
+    A conditional run has its `conditional_accuracy` as well.
 
-    `features` are those of the run's "encoder", its flat latents; of a "classifier" trained on the train
-    labels, its last hidden layer; or "package.module:function", from x in the user's units to [n, d].
+    Args:
+      features: "encoder", the run's flat latents; "classifier", the last hidden layer of a network trained on the
+        train labels; or "package.module:function", from x in the user's units to [n, d].
     """
     check(features, num)
     found = _space(subject, features)
@@ -47,7 +48,7 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     count = len(test)
     real = _features(subject, found, test.inputs, test.condition)
     if count < 2 or real.shape[1] > WIDEST:
-        reason = f"features of {real.shape[1]:,} numbers are more than {WIDEST:,}; choose another space of features"
+        reason = f"there are {real.shape[1]:,} features, more than {WIDEST:,}; choose others"
         return dict.fromkeys(names, Skipped(reason if count > 1 else f"{test} have no covariance"))
     try:
         drawn = subject.run.generate(count, seed=0, label=test.condition)
@@ -55,35 +56,37 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
         return dict.fromkeys(names, Skipped(str(error)))
     generated = _features(subject, found, _in_range(drawn), test.condition)
     train = subject.train.take(count)
-    how = f"{found.meaning} ({real.shape[1]:,} numbers; not Inception FID)"
+    how = f"{found.meaning} ({real.shape[1]:,} features; not the FID of Inception)"
     against = f"{count:,} generated {_origin(subject.run)}, seed 0, against {test}"
     if subject.run.config.classes:
         against += ", with their labels"
-    biased = "" if count > real.shape[1] else "; fewer examples than features: singular covariances, far from exact"
+    biased = "" if count > real.shape[1] else "; fewer examples than features: singular covariances, a rough value"
     measures: Measures = {
-        "frechet_distance": Measure(frechet_distance(real, generated), "squared features", f"{against}; {how}{biased}"),
+        "frechet_distance": Measure(
+            frechet_distance(real, generated), "squared feature units", f"{against}; {how}{biased}"
+        ),
         "frechet_distance_of_train": subject.unseen
         or Measure(
             frechet_distance(real, _features(subject, found, train.inputs, train.condition)),
-            "squared features",
-            f"{train} against {test}; {how}{biased}; for comparison",
+            "squared feature units",
+            f"{train} against {test}, for comparison; {how}{biased}",
         ),
     }
     if count <= NEIGHBOURS:
-        return measures | dict.fromkeys(names[2:], Skipped(f"{test} have no {NEIGHBOURS} neighbours each"))
-    protocol = f"{against}; {NEIGHBOURS} neighbours; {how}"
+        return measures | dict.fromkeys(names[2:], Skipped(f"{test} do not have {NEIGHBOURS} neighbors each"))
+    protocol = f"{against}; {NEIGHBOURS} nearest neighbors; {how}"
     for name, value in zip(names[2:], precision_and_recall(real, generated), strict=True):
-        measures[name] = Measure(value, "share", protocol)
+        measures[name] = Measure(value, "fraction", protocol)
     if test.condition is not None:
         measures["conditional_accuracy"] = conditional_accuracy(subject, _in_range(drawn), test.condition)
     return measures
 
 
 def conditional_accuracy(subject: Subject, generated: np.ndarray, asked: np.ndarray) -> Measure | Skipped:
-    """Returns the fraction of generated [n, ...] that a classifier assigns to the label [n] they were asked for.
+    """Returns the fraction of `generated` [n, ...] that a classifier assigns to the label in `asked` [n].
 
-    The classifier is a small network trained on the train labels; its accuracy on the test part is the most that can be
-    expected.
+    The classifier is a small network trained on the train labels; its accuracy on the test part is the most that
+    can be expected.
     """
     model = subject.once(_fitted_classifier)
     if isinstance(model, Skipped):
@@ -95,7 +98,7 @@ def conditional_accuracy(subject: Subject, generated: np.ndarray, asked: np.ndar
 
 
 def check(features: str, num: int) -> None:
-    """Raises InputError where no such features or so few examples can be had, before anything is computed."""
+    """Checks the arguments of `measure` before anything is computed; InputError where one does not fit."""
     if isinstance(num, bool) or not isinstance(num, int) or num < 2:
         raise InputError(f"num must be at least 2 examples, got {num!r}")
     if features not in SPACES:
@@ -103,7 +106,7 @@ def check(features: str, num: int) -> None:
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared Fréchet distance of the Gaussians with the mean and covariance of a [n, d] and b [m, d].
+    """Returns the squared Fréchet distance of the Gaussians fitted to a [n, d] and b [m, d].
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017, equation 6).
     """
@@ -114,7 +117,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def gaussian_distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: np.ndarray) -> float:
-    """The same of the means [d] and covariances [d, d] themselves, singular ones too."""
+    """Returns the squared Fréchet distance of Gaussians by their means [d] and covariances [d, d], even singular."""
     # A B has the eigenvalues of the symmetric A^(1/2) B A^(1/2), whose square roots are real.
     values, vectors = np.linalg.eigh(a)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
@@ -123,16 +126,16 @@ def gaussian_distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: 
 
 
 def precision_and_recall(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> tuple[float, float]:
-    """Shares of the generated [m, d] near the real [n, d], and of the real near the generated.
+    """Returns the fraction of generated [m, d] near the real [n, d], and that of real near the generated.
 
-    Near is within a ball around an example of the other kind that reaches to its k-th nearest neighbour of its
-    own kind (Kynkäänniemi et al. 2019, equations 1 and 2).
+    An example is near if it lies in the ball around an example of the other kind that reaches to the k-th nearest
+    neighbor of that example's own kind (Kynkäänniemi et al. 2019, equations 1 and 2).
     """
     return _covered(generated, real, k), _covered(real, generated, k)
 
 
 def _covered(x: np.ndarray, manifold: np.ndarray, k: int) -> float:
-    """The share of x [n, d] within the balls of the manifold [m, d]."""
+    """Returns the fraction of x [n, d] within the balls around the manifold [m, d]."""
     kth = lambda distances, start: np.partition(distances, k, 1)[:, k]  # noqa: E731  the 0th is the example itself
     radii = np.concatenate(list(pairwise_distances_chunked(manifold, reduce_func=kth, working_memory=128)))
     inside = lambda distances, start: (distances <= radii).any(1)  # noqa: E731
@@ -147,14 +150,13 @@ def _encoder(subject: Subject) -> Space:
 
 
 def _fitted_classifier(subject: Subject) -> Pipeline | Skipped:
-    """Returns a small network that tells the train labels apart; within a bounded time."""
+    """Returns a small network fitted to the train labels, within a bounded time."""
     train = subject.train.take(_EXAMPLES)
     if train.label is None or len(np.unique(train.label)) < 2:
         return Skipped("a classifier needs train data of several labels; choose features='encoder'")
     network = MLPClassifier(_HIDDEN, max_iter=_EPOCHS, random_state=0)
-    scaler = (
-        StandardScaler() if train.inputs.ndim == 2 else "passthrough"
-    )  # of images, noise at the rim would count most
+    # Standardizing images would weigh the noise at their borders most.
+    scaler = StandardScaler() if train.inputs.ndim == 2 else "passthrough"
     model = make_pipeline(scaler, network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are few on purpose
@@ -165,7 +167,7 @@ def _description(subject: Subject, model: Pipeline) -> str:
     meaning, test = f"a classifier of {_HIDDEN} units trained on {subject.train.take(_EXAMPLES)}", subject.test
     if test.label is None:
         return meaning
-    return f"{meaning}, {model.score(test.inputs.reshape(len(test), -1), test.label):.1%} right on {test}"
+    return f"{meaning}, {model.score(test.inputs.reshape(len(test), -1), test.label):.1%} correct on {test}"
 
 
 def _classifier(subject: Subject) -> Space | Skipped:
@@ -178,7 +180,7 @@ def _classifier(subject: Subject) -> Space | Skipped:
 
 
 def hidden(network: MLPClassifier, x: np.ndarray) -> np.ndarray:
-    """The hidden layer of a fitted network of one, [n, units]."""
+    """Returns the hidden layer [n, units] of a fitted network that has one."""
     return np.maximum(x @ network.coefs_[0] + network.intercepts_[0], 0)
 
 
@@ -195,7 +197,7 @@ def _space(subject: Subject, name: str) -> Space | Skipped:
 def _origin(run: Run) -> str:
     if hasattr(run.model.bottleneck, "prior_of"):
         return "from its prior"
-    return f"after its {len(run.latents):,} saved latents, for want of a prior"
+    return f"from a fit to its {len(run.latents):,} saved latents, as it has no prior"
 
 
 def _features(subject: Subject, space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
@@ -206,5 +208,5 @@ def _features(subject: Subject, space: Space, x: np.ndarray, label: np.ndarray |
 
 
 def _in_range(x: np.ndarray) -> np.ndarray:
-    """Generated images as the run reads images: in [0, 1]."""
+    """Returns images clipped to [0, 1], the range that the run reads; other arrays as they are."""
     return np.clip(x, 0, 1) if x.ndim == 4 else x

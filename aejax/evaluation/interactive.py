@@ -1,4 +1,4 @@
-"""The map of the codes as HTML, where each point shows its example; report.html holds the script."""
+"""The map of the codes as HTML, where each point shows its example; the script is in report.html."""
 
 import base64
 import html
@@ -16,14 +16,14 @@ from aejax.evaluation.pictures.style import drawable, in_rows
 from aejax.evaluation.reconstruction import squared_errors
 from aejax.evaluation.subject import Subject
 
-VALUES = 1_600_000  # of all images together: 2,000 of 28x28
-SIDE = 32  # pixels that an image has at most
-SHOWN = 112  # pixels on the screen
-NUMBERS = 12  # of a vector at most
+VALUES = 1_600_000  # at most of all images together: 2,000 of 28x28
+SIDE = 32  # pixels of an image at most
+SHOWN = 112  # pixels of an image on the screen
+NUMBERS = 12  # shown of a vector at most
 
 
 class View(NamedTuple):
-    """The page's style rules, its section, and what its script reads."""
+    """The CSS rules of the map, its HTML, and what the page's script reads."""
 
     rules: str
     section: str
@@ -31,7 +31,7 @@ class View(NamedTuple):
 
 
 def view(subject: Subject, projection: str = "pca") -> View:
-    """At most 2,000 examples of the test part at the places of their codes, see `pictures.latents.project`."""
+    """Returns the map of at most 2,000 examples of the test part; `projection` as in `pictures.latents.project`."""
     points, axes = subject.once(projected, projection)
     part = subject.test.take(ON_THE_MAP)
     image = drawable(part.inputs.shape[1:])
@@ -52,20 +52,20 @@ def view(subject: Subject, projection: str = "pca") -> View:
     else:
         rules, shown, more = "", _TABLE, {"inputs": _numbers(inputs), "outputs": _numbers(outputs)}
     caption = (
-        f"{count:,} examples of {part.name}, across by {axes[0]}, up by {axes[1]}. "
-        "Point at one, or move with the arrow keys, to see it."
+        f"{count:,} examples of {part.name}; horizontal: {axes[0]}; vertical: {axes[1]}. "
+        "Point at a code, or move with the arrow keys, to see its example."
     )
     section = (
-        f'<section><h2>Map of the codes</h2><div class="card">{_legend(names, -1 in place)}'
-        f'<div class="map">{_scatter(points[kept], place)}<div id="example" aria-live="polite">'
-        f'<strong id="name"></strong>{shown}<div class="muted">Squared error <span id="error"></span></div></div>'
-        f'</div><p class="muted caption">{html.escape(caption)}</p></div></section>'
+        f'<div class="card map">{_scatter(points[kept], place)}<div class="side">'
+        f'<div id="example" aria-live="polite"><strong id="name"></strong>{shown}'
+        f'<div class="muted">Squared error <span id="error"></span></div></div>'
+        f'{_legend(names, -1 in place)}<p class="muted">{html.escape(caption)}</p></div></div>'
     )
     return View(rules, section, data | more)
 
 
 def _legend(names: list[str], others: bool) -> str:
-    """A button for each label, to see its points alone."""
+    """Returns a button for each label, which shows the points of that label alone."""
     entries = [(k, name) for k, name in enumerate(names) if name] + [(-1, "others")] * others
     buttons = (
         f'<button type="button" value="{k}" aria-pressed="false"><i class="c{k}"></i>{html.escape(name)}</button>'
@@ -75,16 +75,16 @@ def _legend(names: list[str], others: bool) -> str:
 
 
 def _scatter(points: np.ndarray, place: np.ndarray) -> str:
-    """Circles in a box 1,000 wide with one scale for both axes, over a few lines with their values."""
-    centre, extent = (points.max(0) + points.min(0)) / 2, np.maximum(np.ptp(points, axis=0) * 1.06, 1e-6)
+    """Returns circles in a box 1,000 wide with one scale for both axes, over a few grid lines with their values."""
+    center, extent = (points.max(0) + points.min(0)) / 2, np.maximum(np.ptp(points, axis=0) * 1.06, 1e-6)
     scale = min(1000 / extent[0], 900 / extent[1])
     size = np.array([1000, max(600, scale * extent[1])])
-    x, y = ((points - centre) * scale * [1, -1] + size / 2).T
+    x, y = ((points - center) * scale * [1, -1] + size / 2).T
     lines = []
     for axis in (0, 1):
         half = size[axis] / 2 / scale
-        for value in MaxNLocator(6).tick_values(centre[axis] - half, centre[axis] + half)[1:-1]:
-            at = (value - centre[axis]) * scale * (1, -1)[axis] + size[axis] / 2
+        for value in MaxNLocator(6).tick_values(center[axis] - half, center[axis] + half)[1:-1]:
+            at = (value - center[axis]) * scale * (1, -1)[axis] + size[axis] / 2
             if axis == 0:
                 lines.append(f'<path d="M{at:.1f} 0V{size[1]:.0f}"/><text x="{at + 5:.1f}" y="{size[1] - 7:.0f}">')
             else:
@@ -98,7 +98,7 @@ def _scatter(points: np.ndarray, place: np.ndarray) -> str:
 
 
 def _images(inputs: np.ndarray, outputs: np.ndarray) -> tuple[str, str, dict[str, Any]]:
-    """The sprite sheets' rules, their places in the panel, and their number of columns for the script."""
+    """Returns the sprite sheets' CSS rules, their HTML, and their number of columns for the script."""
     columns = math.ceil(math.sqrt(len(inputs)))
     rules, places = [], []
     for name, images in (("input", inputs), ("reconstruction", outputs)):
@@ -115,7 +115,7 @@ def _images(inputs: np.ndarray, outputs: np.ndarray) -> tuple[str, str, dict[str
 
 
 def sheet(images: np.ndarray, columns: int) -> str:
-    """Images [n, h, w, c] in [0, 1], row by row without gaps, as the data URI of one PNG."""
+    """Returns images [n, h, w, c] in [0, 1], row by row without gaps, as the data URI of one PNG."""
     tiles = np.nan_to_num(in_rows(images, columns))
     rows, columns, h, w, c = tiles.shape
     whole = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
@@ -126,7 +126,7 @@ def sheet(images: np.ndarray, columns: int) -> str:
 
 
 def _shrunk(image: np.ndarray) -> np.ndarray:
-    """[h, w, c] in [0, 1], with no side above SIDE."""
+    """Returns the image [h, w, c] in [0, 1], shrunk until no side exceeds SIDE."""
     h, w, _ = image.shape
     if max(h, w) <= SIDE:
         return image

@@ -1,4 +1,4 @@
-"""How well a run copies its input, beside PCA with as many components."""
+"""Reconstruction: how well a run copies its input, compared with PCA of as many components."""
 
 import math
 
@@ -8,52 +8,56 @@ from sklearn.decomposition import PCA
 
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 
-SSIM_SIDE = 7  # of skimage's window
-WIDEST, NUMBERS = 4_096, 100_000_000  # values, and numbers of all examples, that PCA reads: some gigabytes
+SSIM_SIDE = 7  # pixels of skimage's window
+WIDEST, NUMBERS = 4_096, 100_000_000  # values per example, and of all examples, that PCA reads: some gigabytes
 
 
 def measure(subject: Subject) -> Measures:
-    """Errors of the deterministic reconstruction on the test part, in the user's units."""
+    """Returns errors of the deterministic reconstruction on the test part, in the user's units."""
     test = subject.test
     error = squared_error(test.inputs, test.reconstructions)
     how = f"mean over {test}; deterministic code"
     values = math.prod(test.inputs.shape[1:])
     image = test.inputs.ndim == 4
     measures: Measures = {
-        "squared_error": Measure(error, "squared input units, summed over an example's values", how),
-        "squared_error_per_value": Measure(error / values, "squared input units", f"{how}; over {values:,} values"),
+        "squared_error": Measure(error, "squared input units per example", f"{how}; summed over values"),
+        "squared_error_per_value": Measure(
+            error / values, "squared input units per value", f"{how}; over {values:,} values"
+        ),
         "pca_squared_error": _pca(subject),
         "psnr": Skipped("PSNR is for images"),
         "ssim": Skipped("SSIM is for images"),
     }
     if image:
         psnr = peak_signal_to_noise(test.inputs, test.reconstructions)
-        measures["psnr"] = Measure(psnr, "dB", f"mean over {test} of each image's; data range 1; deterministic code")
+        measures["psnr"] = Measure(
+            psnr, "dB", f"mean over {test} of each image's PSNR; data range 1; deterministic code"
+        )
         measures["ssim"] = _ssim(subject)
     return measures
 
 
 def squared_errors(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """Of each example [n], in the units of the inputs [n, ...], summed over its values."""
+    """Returns the squared error of each example [n], summed over its values, in squared units of `inputs` [n, ...]."""
     return np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).sum(1)
 
 
 def squared_error(inputs: np.ndarray, outputs: np.ndarray) -> float:
-    """Their mean over examples."""
+    """Returns the mean of the squared errors over examples."""
     return float(squared_errors(inputs, outputs).mean())
 
 
 def peak_signal_to_noise(inputs: np.ndarray, outputs: np.ndarray) -> float:
-    """10 log10(1 / mean squared error) of each image in [0, 1], averaged over images, in dB.
+    """Returns the mean over images in [0, 1] of 10 log10(1 / mean squared error), in dB.
 
-    An exact copy counts as 100 dB, which 1e-10 of squared error has.
+    An exact copy counts as 100 dB, the value for a squared error of 1e-10.
     """
     errors = squared_errors(inputs, outputs) / math.prod(inputs.shape[1:])
     return float(-10 * np.log10(np.maximum(errors, 1e-10)).mean())
 
 
 def _ssim(subject: Subject) -> Measure | Skipped:
-    """Wang et al. 2004, with skimage's uniform window."""
+    """Returns SSIM (Wang et al. 2004), with skimage's uniform window."""
     test = subject.test
     if min(test.inputs.shape[1:3]) < SSIM_SIDE:
         return Skipped(f"SSIM's window of {SSIM_SIDE}x{SSIM_SIDE} is larger than images of {test.inputs.shape[1:3]}")
@@ -65,18 +69,18 @@ def _ssim(subject: Subject) -> Measure | Skipped:
 
 
 def _pca(subject: Subject) -> Measure | Skipped:
-    """The squared error that PCA leaves with as many components as the code has numbers."""
+    """Returns the squared error of PCA with as many components as the code has numbers."""
     train, test = subject.train, subject.test
     components = math.prod(subject.run.latents.shape[1:])
     values = math.prod(test.inputs.shape[1:])
     if components >= min(values, len(train)):
-        return Skipped(f"the code's {components:,} numbers leave PCA nothing to lose: no fewer than values or examples")
+        return Skipped(f"PCA with the code's {components:,} numbers is exact: there are no more values or examples")
     if values > WIDEST:
-        return Skipped(f"PCA of {values:,} values takes too long: at most {WIDEST:,}")
+        return Skipped(f"PCA of {values:,} values would take too long; it is measured for at most {WIDEST:,}")
     train = train.take(max(NUMBERS // values, components + 1))
-    # In float32 the covariance of values far from 0 would cancel.
+    # In float32 the covariance of values far from 0 would lose its digits.
     fit, flat = (part.inputs.reshape(len(part), -1).astype(np.float64) for part in (train, test))
     pca = PCA(components, svd_solver="covariance_eigh").fit(fit)
     error = squared_error(flat, pca.inverse_transform(pca.transform(flat)))
     how = f"PCA of {components} components, fitted on {train}; mean over {test}"
-    return Measure(error, "squared input units, summed over an example's values", how)
+    return Measure(error, "squared input units per example", f"{how}; summed over values")

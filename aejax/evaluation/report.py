@@ -1,30 +1,32 @@
-"""A report of a run in one HTML file that reads no other: metrics, pictures and a map of the codes."""
+"""The report of a run in one HTML file that reads no other: figures, pictures, a map of the codes."""
 
 import datetime
-import html
-import io
-import json
 import platform
-import re
 from collections.abc import Mapping
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import jax
-import matplotlib
-from matplotlib.figure import Figure
 
 from aejax import config as config_lib
 from aejax.evaluation import interactive
+from aejax.evaluation.family import family
+from aejax.evaluation.page import Section, Tile, facts, gallery, render, text, words
 from aejax.evaluation.pictures import Picture
-from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, style
-from aejax.evaluation.subject import Measures, Skipped, Subject
+from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 from aejax.files import local, write_whole
 
-# Words of the names of metrics that are written in capitals.
-ACRONYMS = {"auroc", "dci", "elbo", "kl", "knn", "mig", "pca", "psnr", "sap", "ssim"}
+# A tile for the first metric of each line that was measured.
+_HEADLINES = (
+    ("squared_error",),
+    ("pca_squared_error",),
+    ("log_likelihood", "elbo"),
+    ("perplexity", "l0", "active_units", "variance_explained"),
+    ("linear_probe_accuracy", "mig"),
+    ("auroc_squared_error", "frechet_distance"),
+)
+_FIRST = ("reconstructions", "samples", "plane", "traversals", "interpolations")  # of the pictures, in this order
 
 
 def write(
@@ -38,119 +40,92 @@ def write(
 
     Args:
       measures: by group, as `evaluate` yields them.
-      figures: by name; "map" stands as an interactive map in the place of its figure.
+      figures: by name; an interactive map replaces the figure named "map".
       projection: of the map, see `pictures.latents.project`.
     """
     run = subject.run
     config = config_lib.to_dict(run.config)
-    title = f"{config['bottleneck']['name']} autoencoder on {config['data']['name']}".replace("_", " ")
-    mapped = isinstance(figures.get("map"), Picture)
-    view = interactive.view(subject, projection) if mapped else interactive.View("", "", {})
-    pictures = {name: p for name, p in figures.items() if name != "map" or isinstance(p, Skipped)}
-    page = Template((resources.files("aejax.evaluation") / "report.html").read_text("utf-8")).substitute(
-        title=_text(title[0].upper() + title[1:]),
-        subtitle=_text(f"Step {run.step:,}, {datetime.date.today():%d %B %Y}"),
-        facts="".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in _facts(subject).items()),
-        config=_text(json.dumps(config, indent=2)),
-        colours=" ".join(f"--c{k}: {c};" for k, c in enumerate(CLASSES)) + " --c-1: var(--muted);",
-        fills="\n".join(f".c{k} {{ fill: var(--c{k}); background: var(--c{k}); }}" for k in range(-1, len(CLASSES))),
-        sprites=view.rules,
-        body=_tables(measures) + view.section + _figures(pictures),
-        # In a script nothing is unescaped, so that no "<" may stand there.
-        data=json.dumps(view.data).replace("<", "\\u003c"),
+    view = interactive.view(subject, projection) if isinstance(figures.get("map"), Picture) else None
+    names = [*(n for n in _FIRST if n in figures), *(n for n in figures if n not in _FIRST)]
+    pictures = {n: figures[n] for n in names if n != "map" or view is None}
+    sections = [Section("pictures", "Pictures", gallery(pictures, words))] if pictures else []
+    sections += [Section("codes", "Map of the codes", view.section)] if view else []
+    sections += [_metrics(measures), _about(subject)] if measures else [_about(subject)]
+    page = render(
+        title=f"{family(config)} on {config['data']['name']}".replace("_", " "),
+        subtitle=f"{_shapes(subject)}, step {run.step:,}, {subject.test}, {datetime.date.today():%d %B %Y}",
+        tiles=_tiles(measures),
+        sections=sections,
+        config=config,
+        rules=view.rules if view else "",
+        data=view.data if view else None,
     )
     file = local(folder) / "report.html"
     write_whole(file, page)
     return file
 
 
-def svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element in the page's own ink, text as text."""
-    buffer = io.StringIO()
-    with style(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata=nothing)
-    drawn = buffer.getvalue()
-    drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor").replace(MUTED, "var(--muted)")
-    # Matplotlib numbers its groups in every figure alike, and nothing refers to them; what is referred to has a hash.
-    return re.sub(r' id="[A-Za-z.]+(2d)?_\d+"', "", drawn)
+def _tiles(measures: Mapping[str, Measures]) -> list[Tile]:
+    """Returns the headline figures, those of the first metric of each line that was measured."""
+    found = {name: m for group in measures.values() for name, m in group.items() if isinstance(m, Measure)}
+    chosen = [next((n for n in names if n in found), None) for names in _HEADLINES]
+    return [Tile(words(n), f"{found[n].value:.4g}", found[n].unit) for n in chosen if n]
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _words(name: str) -> str:
-    """A metric's or a picture's name as one reads it."""
-    words = [w.upper() if w in ACRONYMS else w for w in name.split("_")]
-    return _text(" ".join([words[0][:1].upper() + words[0][1:], *words[1:]]))
-
-
-def _facts(subject: Subject) -> dict[str, str]:
-    """What one must know of a run to read its figures."""
-    run, config = subject.run, subject.run.config
-    sections = {key: config_lib.to_dict(config[key]) for key in ("encoder", "bottleneck", "decoder", "likelihood")}
-    weights = config_lib.to_dict(config.objective.weights)
-    versions = {p: metadata.version(p) for p in ("aejax", "jax", "flax", "numpy")} | {
-        "Python": platform.python_version()
-    }
-    return {
-        "Data": f"{config.data.name}; {subject.test}, {subject.train}",
-        "Shapes": f"{_shape(run.spec.shape)} to {_shape(run.latents.shape[1:])}",
-        **{key.capitalize(): _section(section) for key, section in sections.items()},
-        "Terms": ", ".join(f"{k} (weight {v:g})" for k, v in weights.items()) or "none but the reconstruction",
-        "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
-        "Device": jax.devices()[0].device_kind,
-    }
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _section(section: dict[str, Any]) -> str:
-    plain = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
-    rest = "; ".join(f"{k.replace('_', ' ')} {v}" for k, v in plain.items())
-    return f"{section['name']} ({rest})" if rest else section["name"]
-
-
-def _tables(measures: Mapping[str, Measures]) -> str:
-    """A table for each group, then what was skipped."""
-    parts: list[str] = []
+def _metrics(measures: Mapping[str, Measures]) -> Section:
+    """Returns a card for each group, whose metrics unfold to their protocols; then what was not measured, and why."""
+    cards: list[str] = []
+    parts: dict[str, str] = {}
     skipped: dict[str, list[str]] = {}  # metrics by reason
     for group, found in measures.items():
         rows = []
         for name, m in found.items():
             if isinstance(m, Skipped):
-                skipped.setdefault(m.reason, []).append(_words(name))
+                skipped.setdefault(m.reason, []).append(words(name))
                 continue
-            cells = {"value": f"{m.value:.4g}", "unit": m.unit, "protocol": m.protocol}
-            columns = "".join(f'<td class="{k}">{_text(v)}</td>' for k, v in cells.items())
-            rows.append(f'<tr><th scope="row">{_words(name)}</th>{columns}</tr>')
+            cells = {"name": words(name), "value": f"{m.value:.4g}", "unit": m.unit}
+            line = " ".join(f'<span class="{k}">{text(v)}</span>' for k, v in cells.items())
+            protocol = f'<p class="protocol">{text(m.protocol)}</p>'
+            rows.append(f'<details class="metric"><summary>{line}</summary>{protocol}</details>')
         if rows:
-            heads = "".join(f'<th scope="col">{h}</th>' for h in ("Metric", "Value", "Unit", "How it was measured"))
-            parts.append(_table(_words(group), f"<thead><tr>{heads}</tr></thead>", rows))
+            parts[f"metrics-{group}"] = words(group)
+            title = f"<h3>{text(words(group))}</h3>"
+            cards.append(f'<div class="card metrics" id="metrics-{group}">{title}{"".join(rows)}</div>')
     if skipped:
-        rows = [
-            f'<tr><th scope="row">{", ".join(names)}</th><td class="reason">{_text(reason)}</td></tr>'
-            for reason, names in skipped.items()
-        ]
-        parts.append(_table("Not measured", "", rows))
-    return f"<section><h2>Metrics</h2>{''.join(parts)}</section>" if parts else ""
+        parts["skipped"] = "Not measured"
+        lines = facts({", ".join(names): reason for reason, names in skipped.items()})
+        cards.append(f'<div class="card metrics" id="skipped"><h3>Not measured</h3>{lines}</div>')
+    hint = '<p class="muted">Each metric unfolds to how it was measured. <button id="unfold">Unfold all</button></p>'
+    return Section("metrics", "Metrics", (hint if len(parts) > bool(skipped) else "") + "".join(cards), parts)
 
 
-def _table(title: str, head: str, rows: list[str]) -> str:
-    return f'<div class="card metrics"><h3>{title}</h3><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+def _about(subject: Subject) -> Section:
+    """Returns what a reader must know of the run to judge its figures."""
+    config = subject.run.config
+    modules = {key: config_lib.to_dict(config[key]) for key in ("encoder", "bottleneck", "decoder", "likelihood")}
+    weights = config_lib.to_dict(config.objective.weights)
+    versions = {p: metadata.version(p) for p in ("aejax", "jax", "flax", "numpy")} | {
+        "Python": platform.python_version()
+    }
+    found = {
+        "Data": f"{config.data.name}; {subject.test}, {subject.train}",
+        "Shapes": _shapes(subject),
+        **{key.capitalize(): _module(module) for key, module in modules.items()},
+        "Terms": ", ".join(f"{k} (weight {v:g})" for k, v in weights.items()) or "only the reconstruction",
+        "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
+        "Device": jax.devices()[0].device_kind,
+    }
+    return Section("run", "The run", facts(found))
 
 
-def _figures(figures: Mapping[str, Picture | Skipped]) -> str:
-    drawn, skipped = [], []
-    for name, p in figures.items():
-        if isinstance(p, Skipped):
-            skipped.append(f"<li>{_words(name)}: {_text(p.reason)}</li>")
-            continue
-        caption = _text(p.caption)
-        image = svg(p.figure, name).replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
-        drawn.append(f'<figure class="card"><h3>{_words(name)}</h3>{image}<figcaption>{caption}</figcaption></figure>')
-    left_out = f'<p class="muted">Left out:</p><ul class="muted">{"".join(skipped)}</ul>' if skipped else ""
-    return f'<section><h2>Pictures</h2><div class="figures">{"".join(drawn)}</div>{left_out}</section>'
+def _shapes(subject: Subject) -> str:
+    """Returns the shapes of an example and of its code."""
+    inputs, code = (" x ".join(map(str, s)) for s in (subject.run.spec.shape, subject.run.latents.shape[1:]))
+    return f"{inputs} to {code}"
+
+
+def _module(section: Mapping[str, Any]) -> str:
+    """Returns the name and the options of a module of the config."""
+    plain = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in section.items() if k != "name"}
+    rest = "; ".join(f"{k.replace('_', ' ')} {v}" for k, v in plain.items())
+    return f"{section['name']} ({rest})" if rest else section["name"]

@@ -1,4 +1,4 @@
-"""What a code is good for: labels read from it, and neighbourhoods of the data kept in it."""
+"""Representation: labels that can be read from a code, and neighborhoods of the data that it keeps."""
 
 import math
 import warnings
@@ -16,20 +16,20 @@ from sklearn.preprocessing import StandardScaler
 from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 
-NUMBERS = 20_000_000  # of all codes that a probe reads: of larger codes fewer examples are taken
-RANKED = 2_000  # examples whose distances are ranked against each other
+NUMBERS = 20_000_000  # of all codes together that a probe reads: of larger codes it reads fewer examples
+RANKED = 2_000  # examples at most whose distances are ranked
 OF_LABELS = ("linear_probe_accuracy", "knn_accuracy", "adjusted_rand_index", "normalised_mutual_information")
 OF_NEIGHBOURHOODS = ("trustworthiness", "continuity")
 
 
 def measure(subject: Subject, neighbours: int = 5, examples: int = 10_000) -> Measures:
-    """All metrics of the deterministic code, flattened.
+    """Returns all metrics of the deterministic code, flattened; skipped where there are too few examples.
 
     Args:
-      neighbours: of an example that are looked at.
-      examples: at most, of each split.
+      neighbours: how many of an example's nearest neighbors count.
+      examples: the most that are used of each split.
 
-    Raises InputError where neighbours is below 1. Skipped where there are not more examples than neighbours.
+    Raises InputError where `neighbours` is below 1.
     """
     if neighbours < 1:
         raise InputError(f"neighbours must be at least 1, got {neighbours}")
@@ -55,9 +55,9 @@ def _of_labels(subject: Subject, neighbours: int, examples: int) -> Measures:
     probe = linear_probe(train.flat_latents, train.label, test.flat_latents, test.label)
     nearest = nearest_neighbours(train.flat_latents, train.label, test.flat_latents, test.label, neighbours)
     values = (
-        (probe, "share predicted right", f"multinomial logistic regression {fitted}, standardised"),
-        (nearest, "share predicted right", f"vote of {neighbours} nearest neighbours {fitted}"),
-        (rand, "1 at best, 0 by chance", clusters),
+        (probe, "fraction predicted correctly", f"multinomial logistic regression {fitted}, standardized"),
+        (nearest, "fraction predicted correctly", f"vote of {neighbours} nearest neighbors {fitted}"),
+        (rand, "0 by chance, 1 at best", clusters),
         (information, "from 0 to 1", clusters),
     )
     return {name: Measure(*value) for name, value in zip(OF_LABELS, values, strict=True)}
@@ -69,21 +69,23 @@ def _of_neighbourhoods(subject: Subject, neighbours: int, examples: int) -> Meas
         reason = f"neighbours={neighbours} needs more than {2 * neighbours} examples, there are {test}"
         return dict.fromkeys(OF_NEIGHBOURHOODS, Skipped(reason))
     inputs, codes = test.inputs.reshape(len(test), -1), test.flat_latents
-    how = f"{neighbours} neighbours among {test}; Euclidean distances of flattened inputs and code"
+    how = f"{neighbours} neighbors among {test}; Euclidean distances of flattened inputs and code"
     trust, kept = (trustworthiness(a, b, n_neighbors=neighbours) for a, b in ((inputs, codes), (codes, inputs)))
     return {
         "trustworthiness": Measure(
-            float(trust), "from 0 to 1", f"neighbours in the code that are so in the data; {how}"
+            float(trust), "from 0 to 1", f"how far neighbors in the code are neighbors in the data; {how}"
         ),
-        "continuity": Measure(float(kept), "from 0 to 1", f"neighbours in the data that are so in the code; {how}"),
+        "continuity": Measure(
+            float(kept), "from 0 to 1", f"how far neighbors in the data are neighbors in the code; {how}"
+        ),
     }
 
 
 def linear_probe(codes: np.ndarray, label: np.ndarray, test_codes: np.ndarray, test_label: np.ndarray) -> float:
-    """Accuracy of a multinomial logistic regression on codes [n, d], standardised (Alain and Bengio 2016)."""
+    """Returns the accuracy of a multinomial logistic regression on standardized codes (Alain and Bengio 2016)."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is a probe: a near optimum will do
+        warnings.simplefilter("ignore", ConvergenceWarning)  # for a probe, nearly the optimum suffices
         probe.fit(codes.astype(np.float64), label)
     return float(probe.score(test_codes.astype(np.float64), test_label))
 
@@ -91,16 +93,15 @@ def linear_probe(codes: np.ndarray, label: np.ndarray, test_codes: np.ndarray, t
 def nearest_neighbours(
     codes: np.ndarray, label: np.ndarray, test_codes: np.ndarray, test_label: np.ndarray, neighbours: int = 5
 ) -> float:
-    """Accuracy of the vote of the nearest `codes` [n, d], by Euclidean distance."""
+    """Returns the accuracy of the vote of the nearest `codes` [n, d], by Euclidean distance."""
     return float(KNeighborsClassifier(neighbours).fit(codes, label).score(test_codes, test_label))
 
 
 def clustering(codes: np.ndarray, label: np.ndarray) -> tuple[float, float]:
-    """Agreement of k-means, the best of five starts, with the labels.
+    """Returns how well k-means, the best of five starts, agrees with the labels.
 
-    Returns:
-      The adjusted Rand index (Hubert and Arabie 1985) and the mutual information, normalised by the
-      mean of both entropies.
+    The two figures are the adjusted Rand index (Hubert and Arabie 1985) and the mutual information, normalized by
+    the mean of both entropies.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct codes than labels

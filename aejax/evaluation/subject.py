@@ -1,4 +1,4 @@
-"""What every metric reads, a run beside its data; and what every metric returns."""
+"""The subject of an evaluation, a run with its data, which every metric reads; and what a metric returns."""
 
 import dataclasses
 import functools
@@ -13,11 +13,11 @@ from aejax.inference.run import Run
 
 
 class Measure(NamedTuple):
-    """A figure, and what one must know to read it.
+    """A figure, and what a reader must know to judge it.
 
     Attributes:
       value: of the metric.
-      unit: e.g. "nats an example".
+      unit: e.g. "nats per example".
       protocol: split, sample counts and reduction, in one line.
     """
 
@@ -27,7 +27,7 @@ class Measure(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A metric that this run or this data cannot have, and why."""
+    """The reason why this run or this data has no such metric."""
 
     reason: str
 
@@ -37,7 +37,7 @@ Measures = dict[str, Measure | Skipped]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-    """Examples of one split as the run sees them; what is derived is computed once, when first asked for.
+    """Examples of one split as the run sees them; what is derived from them is computed once, on first use.
 
     Attributes:
       name: of the split, for protocols.
@@ -61,38 +61,38 @@ class Part:
 
     @property
     def condition(self) -> np.ndarray | None:
-        """The labels that the run's methods take: None where the run is not conditional."""
+        """Returns the labels that the run's methods take: None where the run is not conditional."""
         return self.label if self.run.config.classes else None
 
     @functools.cached_property
     def inputs(self) -> np.ndarray:
-        """x in the user's units, [n, *shape] float32."""
+        """Returns x in the user's units, [n, *shape] float32."""
         return self.run.in_users_units(self.x)
 
     @functools.cached_property
     def latents(self) -> np.ndarray:
-        """[n, *latent], deterministic."""
+        """Returns the deterministic codes [n, *latent]."""
         return self.run.encode(self.x, self.condition)
 
     @property
     def flat_latents(self) -> np.ndarray:
-        """[n, numbers of a code]."""
+        """Returns the deterministic codes, flattened to [n, units]."""
         return self.latents.reshape(len(self), -1)
 
     @functools.cached_property
     def reconstructions(self) -> np.ndarray:
-        """Of the deterministic code, in the user's units."""
+        """Returns what the deterministic codes decode to, in the user's units."""
         return self.run.decode(self.latents, self.condition)
 
     def take(self, count: int, seed: int = 0) -> "Part":
-        """`count` examples drawn without replacement, always the same; all, where there are no more."""
+        """Returns `count` examples drawn without replacement, always the same; all where there are no more."""
         if count >= len(self):
             return self
         if (count, seed) not in self._taken:
             rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
             pick = lambda a: None if a is None else a[rows]  # noqa: E731
             part = dataclasses.replace(self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors))
-            for derived in ("inputs", "latents", "reconstructions"):  # rather than compute them again
+            for derived in ("inputs", "latents", "reconstructions"):  # which spares computing them again
                 if derived in self.__dict__:
                     part.__dict__[derived] = self.__dict__[derived][rows]
             self._taken[count, seed] = part
@@ -104,8 +104,8 @@ class Subject:
     """A run and the data that it is measured on.
 
     Attributes:
-      test: what is scored.
-      train: what probes and references are fitted on.
+      test: the part that is scored.
+      train: the part that probes and references are fitted on.
     """
 
     run: Run
@@ -115,14 +115,14 @@ class Subject:
 
     @classmethod
     def of(cls, run: Run, splits: data.Splits | None = None, split: str = "test", limit: int = 60_000) -> "Subject":
-        """The run beside its own data, or `splits`.
+        """Returns the run with its own data, or with `splits`.
 
         Args:
-          split: to score: "train", "validation" or "test".
-          limit: examples of a split that are used at most, drawn always the same; the protocols say how many.
+          split: that is scored: "train", "validation" or "test".
+          limit: the most examples that are used of a split, always the same; the protocols say how many they are.
 
-        Raises InputError where the data cannot be had or is not what the run was trained on (`splits` that are given
-        are not checked), or there is no such split.
+        Raises InputError where the data cannot be loaded, where it is not what the run was trained on (given
+        `splits` are not checked), or where there is no such split.
         """
         if split not in data.Splits._fields:
             raise InputError(f"split {split!r} is unknown; choose one of: {', '.join(data.Splits._fields)}")
@@ -131,17 +131,17 @@ class Subject:
         splits = splits or data.load(run.config.data, run.trained_on)
         train, test = (_part(run, getattr(splits, name), name, limit) for name in ("train", split))
         if split == "test" and (held_out := run.config.data.held_out) >= 0:
-            test = dataclasses.replace(test, name=f"test, label {held_out} among them, which train has not")
+            test = dataclasses.replace(test, name=f"test, with label {held_out}, which train lacks")
         return cls(run, train, test)
 
     @property
     def unseen(self) -> Skipped | None:
-        """Why what is fitted on the train part cannot be scored, where the test part is that part; else None."""
+        """Returns why nothing can be fitted on train and scored on test, where both are the same part; else None."""
         same = self.test.name == self.train.name
-        return Skipped("fitted on the train part, it needs another part to be scored on") if same else None
+        return Skipped("it is fitted on the train part and needs another part to be scored on") if same else None
 
     def once(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """`function(self, *arguments)`, computed once: what several metrics share."""
+        """Returns `function(self, *arguments)`, computed once for the metrics that share it."""
         key = (function, arguments)
         if key not in self._memory:
             self._memory[key] = function(self, *arguments)
@@ -150,6 +150,6 @@ class Subject:
 
 def _part(run: Run, source: data.Source, name: str, limit: int) -> Part:
     if source.shape != run.spec.shape:
-        raise InputError(f"the run reads examples of {run.spec.shape}, the {name} split holds {source.shape}")
+        raise InputError(f"the run reads examples of {run.spec.shape}, but the {name} split holds {source.shape}")
     arrays = data.read(source.sample(limit))
     return Part(run, name, arrays["x"], arrays.get("label"), arrays.get("factors"))

@@ -8,7 +8,7 @@ from workdirs import evaluation, run, sweep
 import aejax
 from aejax import InputError
 from aejax.ablation import collect, plan
-from aejax.ablation.collect import show
+from aejax.ablation.trials import show
 
 RATES = [{"optim.lr": 0.01}, {"optim.lr": 0.001}]
 
@@ -25,7 +25,7 @@ def test_a_plan_is_read_in_its_order_and_its_own_setting_is_the_default(tmp_path
 def test_data_that_training_leaves_is_no_common_ground(tmp_path):
     sizes = [{"data.train": f"train[:{n}%]"} for n in (20, 60)]
     (note,) = collect([sweep(tmp_path / "a", sizes, [[3.0], [4.0]])]).notes
-    assert note.startswith("data.train differs, and validation examples are of what it leaves")
+    assert note.startswith("data.train differs, and so do the validation examples")
     named = [{"data.validation": "test", **size} for size in sizes]
     assert collect([sweep(tmp_path / "b", named, [[3.0], [4.0]])]).notes == []
 

@@ -7,12 +7,15 @@ import sys
 import numpy as np
 import pytest
 from conftest import command, mostly_slow
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from workdirs import run, sweep
 
 from aejax.ablation import collect, page, pictures, tabulate
 from aejax.ablation.table import chosen_baseline
 from aejax.evaluation import Skipped
+from aejax.evaluation.pictures.style import CLASSES
 
 LOSS = "validation/loss"
 GRID = [{"optim.lr": lr, "ema": ema} for lr in (0.01, 0.001, 0.1) for ema in (0.0, 0.9)]
@@ -142,9 +145,34 @@ def test_curves_are_means_over_seeds_with_a_band(tmp_path):
 def test_of_many_settings_the_baseline_and_the_lowest_are_named(tmp_path):
     root = sweep(tmp_path, [{"ema": e / 10} for e in range(9)], [[10.0 - e] for e in range(9)])
     figure = pictures.curves(*of(root)).figure
-    want = ["ema=0 (baseline)", *(f"ema=0.{e}" for e in (8, 7, 6, 5, 4))]
+    want = ["ema=0 (baseline)", *(f"ema=0.{e}" for e in (8, 7, 6, 5, 4, 3, 2))]
     assert texts(figure.legends[0].texts) == want
     assert len(figure.axes[0].lines) == 9
+
+
+def test_a_setting_has_one_color_in_every_picture_and_in_the_table(tmp_path):
+    found, rows = of(sweep(tmp_path, GRID, [*VALUES[:-1], [2.0, 1.2]]))  # no two have the same mean
+    color = pictures.colors(rows)
+    assert len(set(color.values())) == len(rows)
+    assert color["lr=0.001, ema=0"] == CLASSES[0]  # the baseline
+    (axes,) = pictures.settings(found, rows).figure.axes
+    drawn = [c.lines[0].get_color() for c in axes.containers if isinstance(c, ErrorbarContainer)]
+    assert drawn == list(map(color.get, (row.setting.label for row in rows)))
+    (axes,) = pictures.curves(found, rows).figure.axes
+    last = {round(row.cells[LOSS].mean, 6): color[row.setting.label] for row in rows}
+    assert {round(line.get_ydata()[-1], 6): line.get_color() for line in axes.lines} == last
+    for axis in found.axes:
+        (axes,) = pictures.along(found, rows, axis).figure.axes
+        dots = {}
+        for line in axes.collections:
+            if isinstance(line, PathCollection):
+                dots |= {
+                    round(y, 6): to_hex(c) for (_, y), c in zip(line.get_offsets(), line.get_facecolors(), strict=True)
+                }
+        assert dots == last
+    text = page.page(found, rows, {}, [], "t")
+    swatches = re.findall(r'<i class="c(\d)"></i>', text)
+    assert [CLASSES[int(k)] for k in swatches] == [color[row.setting.label] for row in rows]
 
 
 # The page
@@ -197,6 +225,14 @@ def test_the_page_fits_can_be_read_and_asks_for_nothing(browser, tmp_path, width
     assert len(drawn) == 4
     assert min(drawn) > 50
     assert "failed: a long reason" in browser.value("document.querySelector('.settings li').innerText")
+    tops = "['.tiles', 'nav', 'figure svg'].map((s) => document.querySelector(s).getBoundingClientRect().top)"
+    tiles, contents, picture = browser.value(tops)
+    assert tiles < contents < picture < (900 if width > 600 else 1200)
+    targets = browser.value("[...document.querySelectorAll('nav a')].map((a) => document.querySelector(a.hash)?.id)")
+    assert targets == ["pictures", "settings", "metric-0", "left-out", "ablation"]
+    hint = "document.querySelector('.hint').checkVisibility()"
+    assert browser.value("((w) => w.scrollWidth > w.clientWidth)(document.querySelector('.wide'))") == (width < 600)
+    assert browser.value(hint) == (width < 600)
     assert browser.complaints() == []
     assert browser.asked() == {"file"}
 

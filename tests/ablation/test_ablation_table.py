@@ -189,7 +189,7 @@ def test_remarks_say_what_the_table_cannot(tmp_path):
     said = " ".join(remarks(found, [LOSS], rows[0].setting, "best"))
     assert "the validation of the least loss" in said
     assert "validation/loss means something else for each objective.weights.kl" in said
-    assert "One seed each" in said
+    assert "one seed for each setting" in said
     assert not any(row.cells[LOSS].best for row in rows)
     absent = sweep(
         tmp_path / "b", GRID[2:], [[3.0, 2.0], [1.0, 2.0]], ["lr=0.001,ema=0.0,seed=0", "lr=0.001,ema=0.0,seed=1"]

@@ -84,7 +84,7 @@ def test_what_a_run_cannot_have_is_skipped_and_says_how_to_have_it():
     assert set(anomaly.auroc(deterministic, x[label != 2], x[label == 2])) == {"squared_error"}
     for other in (None, label * 0):
         found = anomaly.measure(subject_of(deterministic, x, label=other))
-        assert "has not both label 2 and others" in found["auroc_squared_error"].reason
+        assert "lacks examples of label 2 or of the others" in found["auroc_squared_error"].reason
     found = anomaly.measure(subject_of(plane_run(2, classes=3), x, label=label))
     assert all(isinstance(m, Skipped) and "classes=0" in m.reason for m in found.values())
 

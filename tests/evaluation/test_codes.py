@@ -60,7 +60,7 @@ def test_usage_is_of_the_whole_part_and_of_each_position():
     expected = np.mean([by_hand(indices[:, i]) for i in range(3)])
     assert found["perplexity_by_position"].value == pytest.approx(expected)
     assert 1 < expected < found["perplexity"].value  # positions have habits of their own
-    assert "900 indices of 300 examples of test, 3 an example" in found["perplexity"].protocol
+    assert "900 indices of 300 examples of test, 3 per example" in found["perplexity"].protocol
     assert isinstance(found["l0"], Skipped)
     assert isinstance(found["variance_explained"], Measure)
 

@@ -263,8 +263,8 @@ def test_examples_and_bins_are_those_asked_for():
     [
         (np.zeros((40, 2)), None, "the data has no known factors"),
         (np.zeros((40, 2)), np.stack([np.arange(40) % 2, np.ones(40)], 1).astype(int), "fewer than two factors"),
-        (np.zeros((24, 1)), shuffled(2, 3, times=4), "a code of 1 numbers"),
-        (np.zeros((24, 43, 3)), shuffled(2, 3, times=4), "a code of 129 numbers"),
+        (np.zeros((24, 1)), shuffled(2, 3, times=4), "the number of units is 1;"),
+        (np.zeros((24, 43, 3)), shuffled(2, 3, times=4), "the number of units is 129;"),
     ],
 )
 def test_what_cannot_be_measured_is_skipped(x, factors, reason):

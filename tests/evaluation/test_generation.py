@@ -109,13 +109,13 @@ def test_a_perfect_generator_is_near_and_others_are_farther(linear):
     assert perfect["recall"].value > 0.9
     how = perfect["frechet_distance"].protocol
     assert "1,000 generated from its prior, seed 0, against 1,000 examples of test" in how
-    assert "the run's own flat latents (2 numbers; not Inception FID)" in how
+    assert "the run's own flat latents (2 features; not the FID of Inception)" in how
     other = generation.measure(subject_of(linear, 0.5 * test + W[0], train), num=1000)
     # Latents of mean (1, 0) and half the deviation: 1 + 2 / 4.
     assert other["frechet_distance"].value == pytest.approx(1.5, abs=0.15)
     assert other["precision"].value < 0.8 < other["recall"].value
     own = generation.measure(subject_of(linear, test, train), "numpy:asarray", num=1000)
-    assert own["frechet_distance"].protocol.endswith("features numpy:asarray (6 numbers; not Inception FID)")
+    assert own["frechet_distance"].protocol.endswith("features numpy:asarray (6 features; not the FID of Inception)")
     generated = linear.generate(1000, seed=0)
     real = subject_of(linear, test).test.take(1000).x
     assert own["frechet_distance"].value == pytest.approx(generation.frechet_distance(real, generated), abs=1e-6)
@@ -151,7 +151,7 @@ def test_bad_options_are_refused(linear, options, message):
 def test_wide_features_are_skipped(monkeypatch, linear):
     monkeypatch.setattr(generation, "WIDEST", 1)
     found = generation.measure(subject_of(linear, vectors(20)))
-    assert all("2 numbers are more than 1; choose another" in m.reason for m in found.values())
+    assert all("there are 2 features, more than 1; choose others" in m.reason for m in found.values())
 
 
 @pytest.mark.parametrize(("moved", "accuracy"), mostly_slow([(9.0, 1.0), (0.0, 0.5)]))
@@ -167,7 +167,7 @@ def test_a_classifier_reads_the_label_that_was_asked_for(moved, accuracy):
     found = generation.measure(subject_of(run, x, label=label), num=200)["conditional_accuracy"]
     assert found.value == pytest.approx(accuracy, abs=0.05)  # of 200 random labels
     assert "200 generated, seed 0" in found.protocol
-    assert "100.0% right" in found.protocol
+    assert "100.0% correct" in found.protocol
 
 
 def test_conditional_runs_draw_the_labels_of_the_test_part():
@@ -246,7 +246,7 @@ def test_drawn_images_are_clipped_to_where_images_lie(digits):
 @pytest.mark.slow
 def test_a_run_without_a_prior_says_what_it_draws_after():
     found = generation.measure(subject_of(fresh(mlp(), vectors(8)), vectors(20)))
-    assert "20 generated after its 8 saved latents, for want of a prior" in found["recall"].protocol
+    assert "20 generated from a fit to its 8 saved latents, as it has no prior" in found["recall"].protocol
 
 
 def test_a_classifier_needs_labels(linear):

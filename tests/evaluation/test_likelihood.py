@@ -270,7 +270,7 @@ def test_the_optimal_scale_is_that_of_the_train_part(name, power):
     scale = deviation(train)
     log_p = norm(MEAN, scale).logpdf(test) if power == 2 else -np.abs(test - MEAN) / scale - math.log(2 * scale)
     assert found["distortion"].value == pytest.approx(-log_p.sum(1).mean(), rel=1e-5)
-    assert f"scale {scale:.4g}, the best for the 300 examples of train" in found["elbo"].protocol
+    assert f"scale {scale:.4g}, the optimum for 300 examples of train" in found["elbo"].protocol
     alone = -likelihood.parts(run, test).distortion.mean()
     assert alone > log_p.sum(1).mean() + 0.1  # its own scale suits an array better
 
@@ -307,7 +307,7 @@ def test_active_units_are_those_whose_mean_moves(exact):
                 module("gumbel", codes=4),
                 "gaussian",
                 ["elbo", "rate", "distortion", "bits_per_dimension"],
-                "no densities of its code to weigh samples with",
+                "no densities of its code for importance weights",
             ),
         ]
     ),

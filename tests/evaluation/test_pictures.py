@@ -1,19 +1,20 @@
 """What the figures hold, by their artists' data; and which of them a run has."""
 
+import itertools
 import sys
 import types
 
 import numpy as np
 import pytest
 from conftest import mlp, one_device, vectors
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 import aejax
 from aejax import data
 from aejax.config import module
 from aejax.evaluation import Skipped, Subject, pictures
 from aejax.evaluation.pictures import charts, examples, latents, of_subject
-from aejax.evaluation.pictures.style import CLASSES, MUTED, gap_of, in_rows, mosaic
+from aejax.evaluation.pictures.style import CLASSES, CLASSES_IN_THE_DARK, MUTED, gap_of, in_rows, mosaic
 
 LABEL = np.arange(60, dtype=np.int32) % 3
 
@@ -74,6 +75,17 @@ def test_reconstructions_show_the_first_the_worst_and_the_best():
         assert texts(axes.get_xticklabels()) == [f"{e:.2g}" for e in errors[rows]]
 
 
+def test_errors_fit_below_their_images():
+    errors = np.array([123_456.0, 99_999.0, 1_234.0, 200.0, 0.25, 1e-5, 3e-5, 2e-7])
+    inputs = np.zeros((8, 8, 8, 1))
+    figure = examples.reconstructions(inputs, inputs + np.sqrt(errors / 64)[:, None, None, None])
+    (axes,) = figure.axes
+    assert texts(axes.get_xticklabels()) == ["1.2e+05", "99999", "1234", "200", "0.25", "1e-05", "3e-05", "2e-07"]
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(a.x1 + 1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
 def test_few_reconstructions_are_shown_once():
     figure = examples.reconstructions(np.zeros((3, 8, 8, 1)), np.ones((3, 8, 8, 1)))
     assert [axes.get_ylabel() for axes in figure.axes] == ["first"]
@@ -99,6 +111,26 @@ def test_samples_go_row_by_row():
 
 
 # Charts
+
+
+def oklab(colors):
+    """Ottosson 2020, "A perceptual color space for image processing": from linear sRGB [n, 3]."""
+    to_lms = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]
+    to_lab = [
+        [0.2104543, 0.7936178, -0.0040720],
+        [1.9779985, -2.4285922, 0.4505937],
+        [0.0259040, 0.7827718, -0.8086758],
+    ]
+    return np.cbrt(colors @ np.array(to_lms).T) @ np.array(to_lab).T
+
+
+def test_ten_labels_differ_in_the_dark():
+    encoded = np.array([to_rgb(color) for color in (*CLASSES_IN_THE_DARK, "#1b1d24")])  # the last is the card's
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    light = linear @ [0.2126, 0.7152, 0.0722] + 0.05
+    assert (light[:-1] / light[-1]).min() > 4.4
+    lab = oklab(linear)
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2)) > 0.12
 
 
 def test_curves_show_every_record():
@@ -357,7 +389,7 @@ def test_traversals_start_from_the_first_example(conditional):
 def test_pictures_of_a_discrete_code(discrete):
     found, skipped = drawn(discrete)
     assert set(found) == {"reconstructions", "samples", "map", "usage"}
-    assert skipped["traversals"] == "a discrete code has no units to move along"
+    assert skipped["traversals"] == "a discrete code has no units to vary"
     indices = discrete.run.indices(discrete.test.x)
     for book, stairs in enumerate(found["usage"].figure.axes[0].patches):
         counts = np.sort(np.bincount(indices[..., book].ravel()))[::-1]
@@ -367,7 +399,7 @@ def test_pictures_of_a_discrete_code(discrete):
 def test_pictures_of_vectors(points):
     found, skipped = drawn(points[1])
     assert set(found) == {"reconstructions", "samples", "map", "activity"}
-    assert skipped["interpolations"] == "examples of (6,) are no images of 1 or 3 channels"
+    assert skipped["interpolations"] == "examples of (6,) are not images of 1 or 3 channels"
     heights = [p.get_height() for p in found["activity"].figure.axes[0].patches]
     np.testing.assert_allclose(heights, np.sort(points[1].test.latents.std(0))[::-1], rtol=1e-5)
 

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import mlp, one_device, vectors
+from conftest import config_of, mlp, one_device, vectors
+from matplotlib.colors import to_hex
 from PIL import Image
 
 import aejax
 from aejax import data
-from aejax.config import module
+from aejax.config import module, to_dict
 from aejax.evaluation import Measure, Skipped, Subject, interactive, pictures, report
+from aejax.evaluation import page as page_of
+from aejax.evaluation.family import family
+from aejax.evaluation.pictures.style import CLASSES, CLASSES_IN_THE_DARK
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +42,37 @@ MEASURES = {
     "reconstruction": {
         "pca_squared_error": Measure(12.345678, "<nats> & more", "mean over 60 </script><b>examples</b>"),
         "psnr": Skipped("PSNR is for images > 8x8"),
-    }
+    },
+    "likelihood": {
+        "elbo": Measure(-107.61, "nats per example", "mean over 60 examples"),
+        "active_units": Measure(3.0, "of 3 units", "variance above 0.01"),
+    },
+    "representation": {"linear_probe_accuracy": Measure(0.87, "fraction predicted correctly", "logistic regression")},
+    "generation": {"frechet_distance": Measure(0.81, "squared feature units", "60 generated " * 30)},
+}
+FAMILIES = {
+    "aae": "Adversarial autoencoder",
+    "beta_tcvae": "β-TCVAE",
+    "beta_vae": "β-VAE (β = 4)",
+    "conditional_vae": "Conditional VAE",
+    "contractive": "Contractive autoencoder",
+    "conv": "Convolutional autoencoder",
+    "denoising": "Denoising autoencoder",
+    "dip_vae": "DIP-VAE",
+    "factor_vae": "FactorVAE",
+    "flow_vae": "Flow VAE",
+    "info_vae": "InfoVAE",
+    "iwae": "IWAE",
+    "mae": "Masked autoencoder",
+    "rae": "Regularized autoencoder",
+    "sparse": "Sparse autoencoder",
+    "stacked": "Autoencoder",
+    "topk": "k-sparse autoencoder",
+    "vae": "VAE",
+    "vae_gan": "VAE-GAN",
+    "vamp_vae": "VampPrior VAE",
+    "vq_vae": "VQ-VAE",
+    "wae": "Wasserstein autoencoder",
 }
 
 
@@ -58,12 +92,14 @@ def embedded(page):
 @pytest.mark.slow
 def test_figures_stand_beside_their_protocols_and_nothing_is_markup(page):
     text = page.read_text()
-    for cell in ("PCA squared error", "12.35", "<nats> & more", "mean over 60 </script><b>examples</b>"):
-        assert f">{html.escape(cell)}</t" in text
+    for cell in ("PCA squared error", "12.35", "<nats> & more"):
+        assert f">{html.escape(cell)}</span>" in text
+    assert f'<p class="protocol">{html.escape("mean over 60 </script><b>examples</b>")}</p></details>' in text
     assert "PSNR is for images &gt; 8x8" in text
     assert "<b>" not in text
-    assert "Plane: the code is not a plane of two numbers" in text
-    assert "Step 8, " in text
+    assert "Plane: the code does not have two units" in text
+    assert "step 8, " in text
+    assert "<title>VAE on array-" in text
     assert f"jax {aejax.inference.run.jax.__version__}" in text
     assert text.count("<figure") == text.count("<figcaption") == 5
     assert str(Path.cwd()) not in text
@@ -76,6 +112,26 @@ def test_ids_are_unique_and_what_is_referred_to_is_there(page):
     used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
     assert used
     assert {a or b for a, b in used} <= set(ids)
+
+
+def test_the_title_names_the_family():
+    assert {name: family(to_dict(config_of(name))) for name in FAMILIES} == FAMILIES
+    assert family({"bottleneck": {"name": "of.ones:Own"}, "corruption": {"name": "gaussian"}, "classes": 3}) == (
+        "Conditional denoising autoencoder"
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_columns_are_equally_high(seed):
+    rng = np.random.default_rng(seed)
+    shapes = [page_of.Shape(*each) for each in rng.uniform([0.5, 100], [1.3, 200], (7, 2))]
+    left, share = page_of.columns(shapes)
+    assert 0 in left
+    assert 1 not in left
+    widths = np.where([i in left for i in range(7)], share, 1 - share) * (1032 - 16)
+    heights = [(w - 42) * s.height + s.more + 16 for w, s in zip(widths, shapes, strict=True)]
+    assert sum(heights[i] for i in left) == pytest.approx(sum(heights) / 2)
+    assert page_of.columns(shapes[:1]) == ({0}, 1)
 
 
 def test_labels_cannot_end_the_script(subject, tmp_path, monkeypatch):
@@ -148,12 +204,42 @@ def test_the_page_fits_can_be_read_and_asks_for_nothing(browser, page, width, da
     assert browser.value(f"document.querySelector('details').open = true, {inside}")
     background = browser.value("getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", background))) < 60) == dark
-    names = "h1,dt,dd,.value,.unit,.protocol,.reason,figcaption,figure svg text,#map text,button"
+    names = "h1,dt,dd,small,nav a,.value,.unit,.protocol,figcaption,figure svg text,#map text,button"
     ratios = browser.contrasts(names)
-    assert len(ratios) == 11
+    assert len(ratios) == 12
     assert min(ratios.values()) > 4.5, ratios  # WCAG 2.1, AA
+    colors = browser.value("[0, 1, 2, 3].map((k) => getComputedStyle(document.querySelector(`circle.c${k}`)).fill)")
+    expected = (CLASSES_IN_THE_DARK if dark else CLASSES)[:4]
+    assert [to_hex([int(v) / 255 for v in re.findall(r"\d+", color)]) for color in colors] == list(expected)
     assert browser.complaints() == []
     assert browser.asked() == {"file", "data"}
+
+
+@pytest.mark.parametrize(("width", "most"), [(1280, 900), (390, 1200)])
+def test_headlines_contents_and_pictures_come_first_and_protocols_are_folded(browser, page, width, most):
+    browser.open(page, width)
+    tops = "['.tiles', 'nav', 'figure svg'].map((s) => document.querySelector(s).getBoundingClientRect().top)"
+    tiles, contents, picture = browser.value(tops)
+    assert tiles < contents < picture < most
+    assert browser.value("document.querySelectorAll('.tiles li').length") == 5
+    targets = browser.value("[...document.querySelectorAll('nav a')].map((a) => document.querySelector(a.hash)?.id)")
+    groups = [f"metrics-{group}" for group in MEASURES]
+    assert targets == ["pictures", "codes", "metrics", *groups, "skipped", "run"]
+    shown = "[...document.querySelectorAll('.protocol')].map((p) => p.checkVisibility({contentVisibilityAuto: true}))"
+    assert browser.value(shown) == [False] * 5
+    browser.value("document.querySelector('.metric summary').click()")
+    assert browser.value(shown) == [True] + [False] * 4
+    browser.value("document.getElementById('unfold').click()")
+    assert browser.value(shown) == [True] * 5
+    assert browser.value("document.documentElement.scrollWidth") == width
+
+
+def test_no_column_ends_in_a_hole(browser, page):
+    browser.open(page)
+    spare = "(f) => f.getBoundingClientRect().bottom - f.querySelector('figcaption').getBoundingClientRect().bottom"
+    spares = browser.value(f"[...document.querySelectorAll('.column figure:last-child')].map({spare})")
+    assert len(spares) == 2
+    assert max(spares) < 80  # of them 21 are the card's own frame
 
 
 def place(browser, i):

@@ -131,9 +131,9 @@ def test_spatial_codes_are_flattened_and_protocols_count():
     assert of.measure(subject(x, x.reshape(400, 2, 2, 1), label), examples=50) == flat
     assert all(isinstance(m, Measure) for m in flat.values())
     assert "fitted on 50 examples of train, scored on 50 examples of test" in flat["knn_accuracy"].protocol
-    assert "5 nearest neighbours" in flat["knn_accuracy"].protocol
+    assert "5 nearest neighbors" in flat["knn_accuracy"].protocol
     assert "4 clusters, as many as labels, on 50 examples of test" in flat["adjusted_rand_index"].protocol
-    assert "5 neighbours among 50 examples of test" in flat["continuity"].protocol
+    assert "5 neighbors among 50 examples of test" in flat["continuity"].protocol
     assert flat["linear_probe_accuracy"].value == flat["knn_accuracy"].value == 1
 
 
@@ -194,6 +194,6 @@ def test_what_was_fitted_on_a_part_is_not_scored_on_it():
     x = np.random.default_rng(0).normal(size=(100, 3))
     given = subject(x, x, np.arange(100) % 2)
     measures = of.measure(Subject(given.run, given.train, given.train))
-    reason = Skipped("fitted on the train part, it needs another part to be scored on")
+    reason = Skipped("it is fitted on the train part and needs another part to be scored on")
     assert {name for name, m in measures.items() if m == reason} == set(OF_LABELS)
     assert measures["trustworthiness"].value == 1

@@ -1,4 +1,4 @@
-"""Charts of a training and of a code, in lines and bars."""
+"""Charts of a training and of a code, with lines and bars."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from aejax.evaluation.pictures.style import CLASSES, SERIES, new, style
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Each logged term over the steps, training as a line and validation as dots on a line."""
+    """Draws each logged term over the steps, training as a line and validation as a line with dots."""
     names = sorted({key.split("/", 1)[1] for record in history for key in record if key.startswith("validation/")})
-    names = [n for n in names if not n.endswith("_per_value")]  # the same curve on another scale
+    names = [n for n in names if not n.endswith("_per_value")]  # the same curves on another scale
     series = {n: [r[f"validation/{n}"] for r in history if f"validation/{n}" in r] for n in names}
-    names = [n for n in names if n == "loss" or series[n] != series["loss"]]  # a lone term is the loss
+    names = [n for n in names if n == "loss" or series[n] != series["loss"]]  # a single term equals the loss
     names.sort(key=lambda n: n != "loss")
     with style():
         columns = min(len(names), 2)
@@ -24,7 +24,8 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         figure = new(2.2 * rows + 0.4)
         figure.set_layout_engine("constrained", h_pad=0.08)
         panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-        for axes in panels[len(names) :]:
+        spare = panels[len(names) :]
+        for axes in spare:
             axes.set_axis_off()
         for axes, name in zip(panels, names, strict=False):
             for k, (part, marker) in enumerate((("train", ""), ("validation", "o"))):
@@ -42,23 +43,26 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         for axes in panels[max(len(names) - columns, 0) : len(names)]:
             axes.set_xlabel("step")
         handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles, loc="outside upper right", ncols=2)
+        if len(spare):
+            spare[0].legend(handles.values(), handles, loc="center")
+        else:
+            figure.legend(handles.values(), handles, loc="outside upper right", ncols=2)
     return figure
 
 
 def usage(counts: Sequence[np.ndarray], size: int) -> Figure:
-    """How often each of `size` codes is used, most used first: a line for the counts [codes in use] of each book."""
+    """Draws how often each of `size` codes is used, most used first: a line for the counts of each codebook."""
     with style():
         figure = new(3.0)
         axes = figure.subplots()
         for book, used in enumerate(counts):
-            shares = 100 * np.sort(used)[::-1] / used.sum()
-            edges = np.arange(len(shares) + 1) + 0.5
-            colour = SERIES[0] if len(counts) == 1 else CLASSES[book % len(CLASSES)]
-            axes.stairs(shares, edges, fill=len(counts) == 1, color=colour, lw=1.6, label=f"book {book + 1}")
-        axes.axhline(100 / size, color=SERIES[1], ls="--", lw=1.2, label="all codes alike")
-        axes.set(xlabel="code, most used first", ylabel="share of all (%)", ylim=(0, None))
-        # A code that is not a book can have far more places than are ever seen.
+            percent = 100 * np.sort(used)[::-1] / used.sum()
+            edges = np.arange(len(percent) + 1) + 0.5
+            color = SERIES[0] if len(counts) == 1 else CLASSES[book % len(CLASSES)]
+            axes.stairs(percent, edges, fill=len(counts) == 1, color=color, lw=1.6, label=f"codebook {book + 1}")
+        axes.axhline(100 / size, color=SERIES[1], ls="--", lw=1.2, label="uniform usage")
+        axes.set(xlabel="code, most used first", ylabel="usage (%)", ylim=(0, None))
+        # A code without a codebook can have far more values than are ever used.
         axes.set_xlim(0.5, min(size, 4 * max(map(len, counts))) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.legend(loc="upper right")
@@ -66,7 +70,7 @@ def usage(counts: Sequence[np.ndarray], size: int) -> Figure:
 
 
 def activity(deviations: np.ndarray, threshold: float | None = None) -> Figure:
-    """The standard deviation of each latent unit [units] over the examples, largest first."""
+    """Draws the standard deviation of each latent unit [units] over the examples, largest first."""
     with style():
         figure = new(3.0)
         axes = figure.subplots()

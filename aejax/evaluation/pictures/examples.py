@@ -1,20 +1,20 @@
-"""Examples, and what a run makes of them and makes up."""
+"""Pictures of examples: reconstructions and samples."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from aejax.evaluation.pictures.style import MUTED, SERIES, height_of, in_rows, new, show, style
+from aejax.evaluation.pictures.style import MUTED, SERIES, WIDTH, height_of, in_rows, new, show, style
 from aejax.evaluation.reconstruction import squared_errors
 
 COLUMNS = 8
 
 
 def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLUMNS) -> Figure:
-    """Inputs above their reconstructions: the first, and those with the largest and the least squared error.
+    """Draws inputs above their reconstructions: the first, and those of the largest and the smallest squared error.
 
-    Images [n, h, w, c] or vectors [n, d]. The error, summed over an example's values, stands below each image.
+    The examples are images [n, h, w, c], each with its error, summed over values, below it; or vectors [n, d].
     """
     if inputs.ndim == 2:
         return points(inputs, outputs, ("input", "reconstruction"), joined=True)
@@ -30,7 +30,11 @@ def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLU
     with style():
         figure = new(sum(height_of(t) for t in tiles) + 0.3 * len(tiles))
         for axes, band, (name, chosen) in zip(np.atleast_1d(figure.subplots(len(tiles))), tiles, rows, strict=True):
-            show(axes, band, columns=[f"{e:.2g}" for e in errors[chosen]])
+            below = [f"{e:.0f}" if 10 <= e < 1e5 else f"{e:.2g}" for e in errors[chosen]]
+            show(axes, band, columns=below)
+            # No wider than their images: a digit is about 0.64 of its size wide.
+            tile = 72 * (WIDTH - 0.8) / columns
+            axes.tick_params(axis="x", labelsize=min(9, tile / (0.7 * max(map(len, below)))))
             if chosen[0] == bands[name][0]:  # the first row of its band
                 axes.set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
@@ -39,9 +43,9 @@ def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLU
 def points(
     first: np.ndarray, second: np.ndarray, names: tuple[str, str], joined: bool = False, limit: int = 500
 ) -> Figure:
-    """Two sets of vectors [n, d] in their first coordinates, by pairs; `joined` draws what belongs together.
+    """Draws the first `limit` of two sets of vectors [n, d] in pairs of their first coordinates.
 
-    At most the first `limit` of each.
+    With `joined`, a line connects each vector of the first set to its counterpart in the second.
     """
     first, second = first[:limit], second[:limit]
     pairs = [(i, i + 1) for i in range(min(first.shape[1], 3) - 1)] or [(0, 0)]
@@ -60,7 +64,7 @@ def points(
 
 
 def samples(images: np.ndarray, columns: int = COLUMNS, rows: Sequence[str] = ()) -> Figure:
-    """Images [n, h, w, c], row by row; each row under its name, if any."""
+    """Draws images [n, h, w, c] row by row, each row with its name, if any."""
     tiles = in_rows(images, columns)
     with style():
         figure = new(height_of(tiles))

@@ -1,4 +1,4 @@
-"""The space of the codes: maps of it, and what the decoder makes of its places."""
+"""Pictures of the latent space: maps of codes, and what points of it decode to."""
 
 import importlib
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +16,7 @@ PROJECTIONS = ("pca", "tsne", "umap")
 
 
 def check_projection(method: str) -> None:
-    """Raises InputError where the method is unknown or not installed."""
+    """Checks the method of a projection; InputError where it is unknown or not installed."""
     if method not in PROJECTIONS:
         raise one_of("projection", method, PROJECTIONS)
     if method == "umap":
@@ -27,10 +27,10 @@ def check_projection(method: str) -> None:
 
 
 def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np.ndarray, tuple[str, str]]:
-    """Codes [n, d] to points [n, 2] of a plane, and the names of its two axes.
+    """Projects codes [n, d] to points [n, 2] of a plane; returns these and the names of its two axes.
 
-    Codes of two numbers stay what they are; others go through PCA, t-SNE (van der Maaten and Hinton 2008)
-    or UMAP (McInnes et al. 2018). Raises InputError where d is 1, or the method is unknown or not installed.
+    Codes of two numbers stay as they are; others are projected by PCA, t-SNE (van der Maaten and Hinton 2008) or
+    UMAP (McInnes et al. 2018). Raises InputError where d is 1, or the method is unknown or not installed.
     """
     if latents.shape[1] < 2:
         raise InputError("a code of one number has no plane")
@@ -40,7 +40,7 @@ def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np
     if method == "pca":
         pca = PCA(2, random_state=seed)
         points = pca.fit_transform(latents)
-        first, second = (f"component {k + 1} ({100 * r:.0f}% of the variance)" for k, r in enumerate(_shares(pca)))
+        first, second = (f"component {k + 1} ({100 * r:.0f}% of the variance)" for k, r in enumerate(_ratios(pca)))
         return points, (first, second)
     if (latents == latents[:1]).all():  # t-SNE divides by their spread, and scikit-learn's then ends the process
         raise InputError(f"all codes are the same: {method} has nothing to tell apart; choose pca")
@@ -51,14 +51,15 @@ def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np
     return umap.UMAP(random_state=seed, n_jobs=1).fit_transform(latents), ("UMAP 1", "UMAP 2")
 
 
-def _shares(pca: PCA) -> np.ndarray:
+def _ratios(pca: PCA) -> np.ndarray:
+    """Returns the fraction of the variance that each component explains."""
     return np.nan_to_num(pca.explained_variance_ratio_)  # 0 / 0 where all codes are the same
 
 
 def classes(label: np.ndarray | None, number: int) -> tuple[np.ndarray, list[str]]:
-    """The class of each of `number` points, an index of a colour, and the name of each class.
+    """Returns the class of each of `number` points, the index of a color, and the name of each class.
 
-    The classes are the labels; of more than ten the nine most frequent, and all others as -1.
+    The classes are the labels. Of more than ten labels the nine most frequent are classes; all others are -1.
     """
     if label is None:
         return np.zeros(number, int), [""]
@@ -72,13 +73,13 @@ def classes(label: np.ndarray | None, number: int) -> tuple[np.ndarray, list[str
 
 
 def latent_map(points: np.ndarray, names: tuple[str, str], label: np.ndarray | None = None) -> Figure:
-    """Points [n, 2] coloured by label, with the label's name at the median of its points."""
+    """Draws points [n, 2] colored by label, with the label's name at the median of its points."""
     place, named = classes(label, len(points))
     with style():
         figure = new(4.8)
         axes = figure.subplots()
-        colours = np.array([*CLASSES, MUTED])[place]
-        axes.scatter(points[:, 0], points[:, 1], s=9, c=colours, lw=0, alpha=0.8, rasterized=True)
+        colors = np.array([*CLASSES, MUTED])[place]
+        axes.scatter(points[:, 0], points[:, 1], s=9, c=colors, lw=0, alpha=0.8, rasterized=True)
         for k, name in enumerate(named):
             if name:
                 x, y = np.median(points[place == k], 0)
@@ -90,9 +91,9 @@ def latent_map(points: np.ndarray, names: tuple[str, str], label: np.ndarray | N
 
 
 def grid(latents: np.ndarray, side: int = 20, margin: float = 0.01) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A lattice on the plane of 2-D codes [n, 2], between the quantiles `margin` and 1 - `margin` of each unit.
+    """Returns a grid of codes between the quantiles `margin` and 1 - `margin` of each unit of codes [n, 2].
 
-    Returns the codes [side * side, 2], the top row first, and the values of unit 1 (rising) and unit 2 (falling).
+    The results are the codes [side * side, 2], top row first, and the values of unit 1 (rising) and 2 (falling).
     """
     low, high = np.quantile(latents, [margin, 1 - margin], axis=0)
     first, second = np.linspace(low[0], high[0], side), np.linspace(high[1], low[1], side)
@@ -100,7 +101,7 @@ def grid(latents: np.ndarray, side: int = 20, margin: float = 0.01) -> tuple[np.
 
 
 def plane(images: np.ndarray, first: np.ndarray, second: np.ndarray) -> Figure:
-    """What the codes of `grid` decode to, [side * side, h, w, c], at their places in the plane."""
+    """Draws what the codes of `grid` decode to, [side * side, h, w, c], at their places in the plane."""
     side = len(first)
     tiles = images.reshape(side, side, *images.shape[1:])
     with style():
@@ -118,9 +119,9 @@ def plane(images: np.ndarray, first: np.ndarray, second: np.ndarray) -> Figure:
 def traversal(
     latents: np.ndarray, start: np.ndarray, quantiles: Sequence[float], rows: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes that differ from `start` [d] in one unit: [units, quantiles, d], and the units.
+    """Returns codes [units, quantiles, d] that differ from `start` [d] in one unit, and the units.
 
-    The units are those that vary most over the codes [n, d], at most `rows`; each goes through its own quantiles.
+    The units are the `rows` that vary most over the codes [n, d]; each takes the values of its own quantiles.
     """
     units = np.argsort(-latents.std(0), kind="stable")[:rows]
     codes = np.broadcast_to(start, (len(units), len(quantiles), len(start))).astype(np.float32)
@@ -130,7 +131,7 @@ def traversal(
 
 
 def traversals(tiles: np.ndarray, units: Iterable[int], quantiles: Sequence[float]) -> Figure:
-    """What `traversal`'s codes decode to, [units, quantiles, h, w, c]: a row for each unit."""
+    """Draws what the codes of `traversal` decode to, [units, quantiles, h, w, c]: a row for each unit."""
     with style():
         figure = new(height_of(tiles))
         rows = [f"unit {u + 1}" for u in units]
@@ -139,15 +140,15 @@ def traversals(tiles: np.ndarray, units: Iterable[int], quantiles: Sequence[floa
 
 
 def lerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """From a [d] to b [d] on the straight line, at the shares t: [len(t), d]."""
+    """Interpolates linearly from a [d] to b [d] at the fractions t: [len(t), d]."""
     return (1 - t)[:, None] * a + t[:, None] * b
 
 
 def slerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """From a [d] to b [d] at the shares t, [len(t), d]: directions on a great circle, lengths on a line.
+    """Interpolates from a [d] to b [d] at the fractions t: directions on a great circle, lengths linearly.
 
-    Directions go by Shoemake 1985, "Animating rotation with quaternion curves", section 3.3. Where they are the
-    same or opposite, or there is none, all goes on the straight line.
+    The directions follow Shoemake 1985, "Animating rotation with quaternion curves", section 3.3. Where they are the
+    same or opposite, or a length is 0, the interpolation is linear.
     """
     lengths = np.linalg.norm(a), np.linalg.norm(b)
     cosine = a @ b / (lengths[0] * lengths[1]) if all(lengths) else 1.0
@@ -163,7 +164,7 @@ PATHS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def interpolations(pairs: Sequence[np.ndarray]) -> Figure:
-    """For each pair of examples, what the codes between them decode to: [paths, steps, h, w, c], linear on top."""
+    """Draws what the codes between each pair of examples decode to, [paths, steps, h, w, c], linear on top."""
     with style():
         figure = new(sum(height_of(tiles) + 0.12 for tiles in pairs))
         for axes, tiles in zip(np.atleast_1d(figure.subplots(len(pairs))), pairs, strict=True):

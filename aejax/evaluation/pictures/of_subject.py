@@ -1,4 +1,4 @@
-"""Which pictures there are of a run, and what each shows."""
+"""The pictures of a run, each with a caption or the reason why it is skipped."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping
@@ -16,20 +16,20 @@ from aejax.files import inside, local, writable, write_whole
 from aejax.inference.run import Run
 from aejax.workdir import metrics_log
 
-ON_THE_MAP = 2_000  # examples
+ON_THE_MAP = 2_000  # examples at most
 QUANTILES = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.98)
 STEPS = 10  # of an interpolation
 
 
 class Picture(NamedTuple):
-    """A figure, and what it shows in one sentence."""
+    """A figure and its caption."""
 
     figure: Figure
     caption: str
 
 
 def of_logs(workdir: str | Path) -> Picture | Skipped:
-    """The loss curves of a training."""
+    """Returns the loss curves of a training."""
     history = metrics_log.read(local(workdir))
     if not any("validation/loss" in record for record in history):
         return Skipped("the workdir holds no validation yet")
@@ -46,7 +46,8 @@ def save(run: Run, workdir: str | Path) -> list[Path]:
 
 
 def as_png(figure: Figure, file: Path) -> Path:
-    with style():  # ticks are made only now
+    """Writes the figure as PNG to the file and returns its path."""
+    with style():  # Matplotlib makes the ticks only now
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=180, bbox_inches="tight", facecolor="white")
     write_whole(file, buffer.getvalue())
@@ -54,17 +55,22 @@ def as_png(figure: Figure, file: Path) -> Path:
 
 
 def reconstructions(subject: Subject) -> Picture | Skipped:
+    """Draws inputs of the test part and their reconstructions."""
     test = subject.test
     if test.inputs.ndim == 2:
-        caption = f"Each input and its reconstruction in their first coordinates, the first 500 of {test}."
+        shown = f"{min(500, len(test)):,} examples of {test.name}"
+        caption = f"The first coordinates of {shown}, each joined to its reconstruction."
     elif drawable(test.inputs.shape[1:]):
-        caption = f"Inputs above their reconstructions, squared error below: first, worst and best of {test}."
+        caption = (
+            f"Inputs above their reconstructions, with the squared error below: the first, worst and best of {test}."
+        )
     else:
-        return _no_image(subject) or Skipped("nothing to show")
+        return _no_image(subject) or Skipped("there is nothing to show")
     return Picture(examples.reconstructions(test.inputs, test.reconstructions), caption)
 
 
 def samples(subject: Subject) -> Picture | Skipped:
+    """Draws samples of the model; skipped where it cannot generate."""
     try:
         return _samples(subject)
     except InputError as error:  # too few saved latents
@@ -76,88 +82,96 @@ def _samples(subject: Subject) -> Picture | Skipped:
     if test.inputs.ndim == 2:
         drawn = run.generate(500, label=_first(test.condition, 500))
         figure = examples.points(test.inputs, drawn, ("data", "samples"))
-        return Picture(figure, "Samples of the model beside as many examples, in their first coordinates.")
+        return Picture(figure, "Samples of the model and as many examples, by their first coordinates.")
     if reason := _no_image(subject):
         return reason
     rows, columns = 8, examples.COLUMNS
     if test.condition is None:
-        return Picture(examples.samples(run.generate(rows * columns)), "Samples of the model, none of them chosen.")
+        return Picture(examples.samples(run.generate(rows * columns)), "Samples of the model, not selected.")
     label = np.unique(test.condition)[:10]
     drawn = run.generate(len(label) * columns, label=np.repeat(label, columns))
     return Picture(examples.samples(drawn, rows=[str(v) for v in label]), "Samples of the model, a row for each label.")
 
 
 def latent_map(subject: Subject, projection: str = "pca") -> Picture | Skipped:
+    """Draws the map of the codes of the test part."""
     if reason := no_map(subject):
         return reason
     points, names = subject.once(projected, projection)
     part = subject.test.take(ON_THE_MAP)
-    coloured = "" if part.label is None else ", coloured by label"
-    return Picture(latents.latent_map(points, names, part.label), f"The codes of {part}{coloured}.")
+    colored = "" if part.label is None else ", colored by label"
+    return Picture(latents.latent_map(points, names, part.label), f"The codes of {part}{colored}.")
 
 
 def plane(subject: Subject) -> Picture | Skipped:
+    """Draws what a grid over a code of two units decodes to."""
     if subject.test.latents.shape[1:] != (2,):
-        return Skipped("the code is not a plane of two numbers")
+        return Skipped("the code does not have two units")
     if reason := _no_units(subject) or _no_image(subject):
         return reason
     codes, first, second = latents.grid(subject.test.latents)
     label, of_label = _one_label(subject, len(codes))
     figure = latents.plane(subject.run.decode(codes, label), first, second)
-    return Picture(figure, f"What the plane of the codes decodes to, from 1% to 99% of each unit{of_label}.")
+    return Picture(
+        figure, f"What the plane of the codes decodes to, from the 1% to the 99% quantile of each unit{of_label}."
+    )
 
 
 def traversals(subject: Subject) -> Picture | Skipped:
+    """Draws what the first example decodes to while one unit at a time varies."""
     if reason := _no_units(subject) or _no_image(subject):
         return reason
     test = subject.test
     if test.latents.ndim > 2:
-        return Skipped("one number of a spatial code changes next to nothing")
+        return Skipped("a single unit of a spatial code changes almost nothing")
     codes, units = latents.traversal(test.flat_latents, test.flat_latents[0], QUANTILES)
     label, of_label = _one_label(subject, codes.shape[0] * codes.shape[1])
     images = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
     figure = latents.traversals(images.reshape(*codes.shape[:2], *images.shape[1:]), units, QUANTILES)
-    caption = f"One unit at a time moves through its quantiles, the most varying unit first{of_label}"
-    return Picture(figure, f"{caption}; all others stay at the first example's code.")
+    caption = f"One unit at a time takes the values of its quantiles, the most varying unit first{of_label}"
+    return Picture(figure, f"{caption}; the other units have the values of the first example.")
 
 
 def interpolations(subject: Subject) -> Picture | Skipped:
+    """Draws what codes between those of two examples decode to."""
     if reason := _no_units(subject) or _no_image(subject):
         return reason
     test, t = subject.test, np.linspace(0, 1, STEPS)
     pairs = _pairs(test.label, len(test), alike=test.condition is not None)
     if not pairs:
-        return Skipped("one example alone has nothing to go to")
+        return Skipped("there are no two examples to interpolate between")
     flat, tiles = test.flat_latents, []
     for a, b in pairs:
         codes = np.concatenate([path(flat[a], flat[b], t) for path in latents.PATHS.values()])
         label = None if test.condition is None else np.repeat(test.condition[a], len(codes))
         images = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
         tiles.append(images.reshape(len(latents.PATHS), STEPS, *images.shape[1:]))
-    caption = "Between the reconstructions of two examples: codes on the straight line, and below on the great circle."
+    caption = "What codes between those of two examples decode to: on the straight line, and below on the great circle."
     return Picture(latents.interpolations(tiles), caption)
 
 
 def usage(subject: Subject) -> Picture | Skipped:
+    """Draws how often each discrete code is used."""
     size, test = subject.run.codebook_size, subject.test
     if size is None:
         return Skipped("the code is not discrete")
     indices = subject.run.indices(test.x, test.condition)
-    several = indices.ndim == test.latents.ndim  # a residual code has a last axis of books
+    several = indices.ndim == test.latents.ndim  # a residual code has a last axis of codebooks
     books = indices.reshape(-1, indices.shape[-1]).T if several else indices.reshape(1, -1)
     counts = [np.sort(np.unique(book, return_counts=True)[1])[::-1] for book in books]
     used = ", ".join(f"{len(c):,}" for c in counts)
-    caption = f"How often {test} use each of the {size:,} codes; in use: {used}."
+    caption = f"How often {test} use each of the {size:,} codes; {used} of them are used."
     return Picture(charts.usage(counts, size), caption)
 
 
 def activity(subject: Subject) -> Picture | Skipped:
+    """Draws the standard deviation of each unit of the code."""
     if reason := _no_units(subject):
         return reason
     gaussian = subject.run.config.bottleneck.name == "gaussian"
     # The threshold of Burda et al. 2016, section 5.1: a variance of 0.01.
     figure = charts.activity(subject.test.flat_latents.std(0), 0.1 if gaussian else None)
-    return Picture(figure, f"How much each unit of the code varies over {subject.test}.")
+    return Picture(figure, f"The standard deviation of each unit of the code over {subject.test}.")
 
 
 PICTURES: dict[str, Callable[..., Picture | Skipped]] = {
@@ -173,17 +187,18 @@ PICTURES: dict[str, Callable[..., Picture | Skipped]] = {
 
 
 def draw(subject: Subject, options: Mapping[str, Mapping[str, Any]] = {}) -> Iterator[tuple[str, Picture | Skipped]]:
-    """Each picture's name and the picture, or why there is none, as soon as it is there.
+    """Yields the name of each picture and the picture, or why it is skipped, as soon as it is drawn.
 
-    `options` of a picture are arguments of its function, e.g. {"map": {"projection": "tsne"}}.
+    Args:
+      options: arguments of the pictures' functions, e.g. {"map": {"projection": "tsne"}}.
     """
     return ((name, picture(subject, **options.get(name, {}))) for name, picture in PICTURES.items())
 
 
 def no_map(subject: Subject) -> Skipped | None:
-    """Why the codes have no map, if so."""
+    """Returns why the codes have no map; None where they have one."""
     if subject.test.flat_latents.shape[1] < 2:
-        return Skipped("a code of one number has no plane")
+        return Skipped("a code of one unit has no plane")
     if len(subject.test) < 3:
         return Skipped("a map needs at least three examples")
     codes = subject.test.take(ON_THE_MAP).flat_latents
@@ -191,17 +206,17 @@ def no_map(subject: Subject) -> Skipped | None:
 
 
 def projected(subject: Subject, projection: str) -> tuple[np.ndarray, tuple[str, str]]:
-    """The points of the map, for `subject.once`."""
+    """Returns the points of the map and the names of its axes, for `subject.once`."""
     return latents.project(subject.test.take(ON_THE_MAP).flat_latents, projection)
 
 
 def _no_image(subject: Subject) -> Skipped | None:
     shape = subject.test.inputs.shape[1:]
-    return None if drawable(shape) else Skipped(f"examples of {shape} are no images of 1 or 3 channels")
+    return None if drawable(shape) else Skipped(f"examples of {shape} are not images of 1 or 3 channels")
 
 
 def _no_units(subject: Subject) -> Skipped | None:
-    return Skipped("a discrete code has no units to move along") if _discrete(subject) else None
+    return Skipped("a discrete code has no units to vary") if _discrete(subject) else None
 
 
 def _discrete(subject: Subject) -> bool:
@@ -213,13 +228,13 @@ def _first(label: np.ndarray | None, count: int) -> np.ndarray | None:
 
 
 def _one_label(subject: Subject, count: int) -> tuple[np.ndarray | None, str]:
-    """The first example's label, as often as needed, and words for the caption; none where none is read."""
+    """Returns the first example's label, `count` times, and words for the caption; None without a condition."""
     condition = subject.test.condition
     return (None, "") if condition is None else (np.repeat(condition[0], count), f", with label {condition[0]}")
 
 
 def _pairs(label: np.ndarray | None, number: int, alike: bool, count: int = 4) -> list[tuple[int, int]]:
-    """Pairs of examples, in their order: each example once, of unlike labels, or of like ones for conditional runs."""
+    """Returns pairs of examples, each used once, with equal labels where `alike`, else with different ones."""
     free = list(range(min(number, 1_000)))
     pairs: list[tuple[int, int]] = []
     while len(free) > 1 and len(pairs) < count:

@@ -1,4 +1,4 @@
-"""All groups of metrics of a run, with their protocols."""
+"""All groups of metrics of a run: `evaluate` measures them, each figure with its protocol."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,10 +25,12 @@ def evaluate(
     groups: Iterable[str] = tuple(GROUPS),
     options: Mapping[str, Mapping[str, Any]] = {},
 ) -> Iterator[tuple[str, Measures]]:
-    """Each group's name and its measures, as soon as they are there.
+    """Yields the name of each group and its measures as soon as they are computed.
 
-    `options` of a group are arguments of its function, e.g. {"likelihood": {"samples": 1000}}. Raises
-    InputError, before anything is computed, where a group or an option is unknown.
+    Args:
+      options: arguments of the groups' functions, e.g. {"likelihood": {"samples": 1000}}.
+
+    Raises InputError, before anything is computed, where a group or an option is unknown.
     """
     groups = list(groups)
     for name in (*groups, *options):
@@ -43,7 +45,7 @@ def evaluate(
 
 
 def as_json(measures: Mapping[str, Measures]) -> dict[str, Any]:
-    """By group and metric: value, unit and protocol, or why it was skipped."""
+    """Returns the value, unit and protocol of each metric by group and name, or why it was skipped."""
     return {
         group: {name: dict(m._asdict()) if isinstance(m, Measure) else {"skipped": m.reason} for name, m in ms.items()}
         for group, ms in measures.items()

@@ -1,4 +1,4 @@
-"""Reads a folder of workdirs: which runs there are, in what they differ, what each has reached."""
+"""The trials of an ablation, read from folders of workdirs: in what they differ, and what each has reached."""
 
 import json
 import math
@@ -17,18 +17,18 @@ from aejax.workdir.lifecycle import why_ended
 
 PLAN = "sweep.json"
 ABSENT = "-"
-_MOST_AXES = 6  # runs that differ in more are told apart by their names
+_MOST_AXES = 6  # runs that differ in more are distinguished by their names
 _NO_AXES = ("seed", *config_lib.FREE)
 
 
 class Trial(NamedTuple):
-    """A run.
+    """A run of an ablation.
 
     Attributes:
       name: of the run, unique.
-      config: its config by dotted key.
-      steps: that were done at the last validation.
-      metrics: at the step that was asked for, e.g. "validation/loss"; of evaluations, e.g. "likelihood/elbo".
+      config: by dotted key.
+      steps: done at the last validation.
+      metrics: at the chosen step, e.g. "validation/loss"; those of evaluations, e.g. "likelihood/elbo".
       history: the records of metrics.jsonl.
       problem: why the run does not count; "" where it does.
     """
@@ -49,11 +49,11 @@ class Setting(NamedTuple):
     """Runs that differ only in their seed.
 
     Attributes:
-      label: the values of the axes as one reads them.
+      label: the values of the axes in words.
       values: by axis.
-      config: by dotted key, but for the seed that of all its runs.
-      trials: by seed, those that count.
-      planned: how many runs there are or should be.
+      config: by dotted key; that of all its runs, except for the seed.
+      trials: those that count, by seed.
+      planned: the number of runs that there are or should be.
     """
 
     label: str
@@ -63,20 +63,20 @@ class Setting(NamedTuple):
     planned: int
 
     def of(self, metric: str) -> dict[int, float]:
-        """The metric by seed, where it was measured."""
+        """Returns the metric by seed, where it was measured."""
         return {seed: t.metrics[metric] for seed, t in sorted(self.trials.items()) if metric in t.metrics}
 
 
 class Ablation(NamedTuple):
-    """Runs and what one needs to compare them.
+    """Runs and what is needed to compare them.
 
     Attributes:
       keys: of the config, in which the runs differ, in the order of the plan.
-      axes: the same; ("run",) where they are too many.
+      axes: the same keys; ("run",) where they are too many.
       settings: in the order of the plan.
-      trials: all runs, also those that do not count.
-      config: that the plan starts from, by dotted key; without a plan, the first run's.
-      default: the setting that equals it, where a plan says so.
+      trials: all runs, including those that do not count.
+      config: that the plan starts from, by dotted key; without a plan, the config of the first run.
+      default: the setting with the config of the plan; None where there is none.
       notes: what was left out, and why, a line each.
     """
 
@@ -90,15 +90,15 @@ class Ablation(NamedTuple):
 
     @property
     def metrics(self) -> list[str]:
-        """All metrics that some run has."""
+        """Returns all metrics that some run has."""
         return list(dict.fromkeys(m for s in self.settings for t in s.trials.values() for m in t.metrics))
 
 
 def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
-    """The runs of all folders, each a workdir or a folder of workdirs.
+    """Reads the runs of all folders, each a workdir or a folder of workdirs.
 
     Args:
-      at: "last", the newest validation, or "best", the one of the least loss.
+      at: "last", the newest validation, or "best", the one with the smallest loss.
 
     Raises InputError where a folder holds no runs, or no run is finished.
     """
@@ -127,14 +127,14 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
     settings = {key: _setting(group, axes) for key, group in groups.items()}
     default = settings.get(_key(base, keys)) if base else None
     if "data.train" in keys and not trials[0].config.get("data.validation"):
-        notes.append("data.train differs, and validation examples are of what it leaves; name them by data.validation")
+        notes.append("data.train differs, and so do the validation examples taken from it; set data.validation")
     notes += [f"{t.name}: {t.problem}; not counted" for t in trials if t.problem]
     notes += [f"{t.name}: {note}" for t in trials if not t.problem for note in _odd(t)]
     return Ablation(keys, axes, list(settings.values()), trials, base or trials[0].config, default, notes)
 
 
 def show(value: Any) -> str:
-    """A config's value as one reads it."""
+    """Returns a value of a config in words."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
@@ -147,7 +147,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, list[str]]:
-    """The runs of a folder, its plan, if it has one, and notes on what the plan does not know."""
+    """Returns the runs of a folder, its plan, if it has one, and notes on runs outside the plan."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; give the --workdir of a sweep, or a folder of workdirs")
     if _is_run(folder):
@@ -173,20 +173,20 @@ def _listed(plan: Mapping[str, Any]) -> list[Any]:
 
 
 def _is_planned(run: Any) -> bool:
-    """Whether an entry of a plan has overrides and the name of a folder beside the plan."""
+    """Returns whether an entry of a plan has overrides and the name of a folder next to the plan."""
     if not (isinstance(run, dict) and isinstance(run.get("name"), str) and isinstance(run.get("overrides"), dict)):
         return False
     return bool(run["name"]) and Path(run["name"]).name == run["name"] and "\0" not in run["name"]
 
 
 def _planned(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat config of a run to be; a mapping takes the place of a whole section."""
+    """Returns the flat config of a planned run; a mapping replaces a whole section."""
     replaced = tuple(f"{key}." for key, value in overrides.items() if isinstance(value, Mapping))
     return {key: value for key, value in base.items() if not key.startswith(replaced)} | _flat(overrides)
 
 
 def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
-    """The run of a workdir, or of a plan for one that is not there."""
+    """Returns the run of a workdir, or the planned one where there is no workdir yet."""
     name = printable(folder.name)
     if not _is_run(folder):
         return Trial(name, planned, problem=why_ended(folder) or "not started")
@@ -197,7 +197,7 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
         raise InputError(f"{folder / 'config.json'} is no config of a run; give folders that hold runs alone")
     history = metrics_log.read(folder)
     validated = [r for r in history if "validation/loss" in r]
-    steps = validated[-1]["step"] if validated else 0  # the losses of later steps may be there without what they led to
+    steps = validated[-1]["step"] if validated else 0  # losses of later steps may exist without their validation
     if why := why_ended(folder):
         return Trial(name, config, steps, {}, history, f"{why} (step {steps:,} of {config['steps']:,})")
     if not _is_finished(config, steps, [r["validation/loss"] for r in validated]):
@@ -208,14 +208,14 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
 
 
 def _is_finished(config: Mapping[str, Any], steps: int, losses: Sequence[float]) -> bool:
-    """Whether all steps are done, or `patience` has ended the run."""
+    """Returns whether all steps are done, or `patience` has ended the run."""
     patience = config.get("patience", 0)
     stale = bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
     return steps >= config["steps"] or stale
 
 
 def _evaluated(folder: Path, step: int) -> dict[str, float]:
-    """The metrics of an evaluation of this step on the test split, as group/name."""
+    """Returns the metrics of an evaluation of this step on the test split, as group/name."""
     file = folder / "evaluation" / str(step) / "metrics.json"
     try:
         groups = read_json(file) if file.exists() else {}
@@ -229,10 +229,12 @@ def _evaluated(folder: Path, step: int) -> dict[str, float]:
 
 
 def _odd(trial: Trial) -> list[str]:
+    """Returns notes on metrics that are not finite."""
     return [f"{name} is {value}" for name, value in trial.metrics.items() if not math.isfinite(value)]
 
 
 def _json(file: Path) -> dict[str, Any]:
+    """Reads an object of JSON; InputError where the file is damaged."""
     try:
         return read_json(file)
     except StorageError as error:
@@ -240,23 +242,24 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _overrides(plan: Mapping[str, Any]) -> list[str]:
+    """Returns the dotted keys that the plan overrides."""
     return list(dict.fromkeys(key for run in plan["runs"] for key in _flat(run["overrides"])))
 
 
 def _axes(configs: Sequence[Mapping[str, Any]], planned: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The keys in which configs differ, those of the plans first."""
+    """Returns the keys in which configs differ, those of the plans first."""
     keys = dict.fromkeys([*(k for plan in planned for k in plan), *(k for c in configs for k in c)])
     return tuple(k for k in keys if k not in _NO_AXES and len({_key(c, [k]) for c in configs}) > 1)
 
 
 def _key(config: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The values of these keys; a plan may say 1 where the config has 1.0."""
+    """Returns the values of these keys as one text; a plan may say 1 where the config has 1.0."""
     values = [config.get(k, ABSENT) for k in keys]
     return json.dumps([float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values])
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values by dotted key, their texts as they can be printed, written and drawn."""
+    """Returns the values by dotted key, with texts that can be printed, written and drawn."""
     return {printable(key): _printable(value) for key, value in config_lib.flatten(values)}
 
 
@@ -267,7 +270,7 @@ def _printable(value: Any) -> Any:
 
 
 def _without_repeats(trials: Sequence[Trial], keys: Sequence[str]) -> list[Trial]:
-    """The trials, marked where one of the same setting and seed came before."""
+    """Returns the trials, those marked that repeat the setting and the seed of another."""
     first: dict[str, str] = {}
     marked = []
     for t in trials:
@@ -277,6 +280,7 @@ def _without_repeats(trials: Sequence[Trial], keys: Sequence[str]) -> list[Trial
 
 
 def _setting(group: Sequence[Trial], axes: tuple[str, ...]) -> Setting:
+    """Returns the setting of runs that differ only in their seed."""
     names = short(axes)
     values = {a: group[0].name if a == "run" else group[0].config.get(a, ABSENT) for a in axes}
     label = ", ".join(show(v) if a == "run" else f"{names[a]}={show(v)}" for a, v in values.items())
