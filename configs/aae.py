@@ -5,13 +5,13 @@
 About 45 seconds on two CPU cores; squared error 9.0 a test image.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("dense", features=16))
+    config = presets.mlp(module("dense", features=16))
     config.objective.weights.adversarial = 1.0
     config.adversary = module("aae", features=(256, 256), lr=2e-4)
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

@@ -5,12 +5,12 @@
 About 60 seconds on two CPU cores; squared error 17.9 a test image, 124 nats.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("gaussian", features=16))
+    config = presets.mlp(module("gaussian", features=16))
     config.objective.weights = {"mutual_information": 1.0, "total_correlation": 4.0, "dimension_kl": 1.0}
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

@@ -9,13 +9,13 @@ About 54 seconds on two CPU cores; squared error 18.9 a test image, 127 nats.
 gives each unit 0.5 nats free, at beta = 1 (Kingma et al. 2016).
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, warmup=False, cyclical=False, capacity=False, free_bits=False)
-    config = common.mlp(module("gaussian", features=16))
+    config = presets.mlp(module("gaussian", features=16))
     objective = config.objective
     if flags.capacity:
         objective.weights.capacity = 10.0
@@ -29,7 +29,7 @@ def get_config(arg=""):
         objective.schedules.kl = {"name": "linear", "steps": 1_000}
     if flags.cyclical:
         objective.schedules.kl = {"name": "cyclical", "steps": 1_600}
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)
 
 
 def sweep(add):

@@ -9,13 +9,13 @@ the digit that was asked for, and 73% after `--config.steps=6000` (`python -m ex
 --workdir=runs/conditional_vae --groups=generation`, experiments/results/conditional_vae).
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("gaussian", features=16))
+    config = presets.mlp(module("gaussian", features=16))
     config.classes = 10
     config.objective.weights.kl = 1.0
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

@@ -6,14 +6,14 @@
 About 49 seconds on two CPU cores; squared error 14.8 a test image.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("dense", features=64, activation="sigmoid"), hidden=())
+    config = presets.mlp(module("dense", features=64, activation="sigmoid"), hidden=())
     config.objective.weights.contractive = 0.1
     config.optim.lr = 1e-2  # sigmoids learn slowly
-    common.shorten(config, 1_000)
-    return common.finish(config, flags.tiny)
+    presets.shorten(config, 1_000)
+    return presets.finish(config, flags.tiny)

@@ -8,15 +8,15 @@ A share of 0.3 of the pixels is set to 0; `denoising.py:gaussian` adds noise of 
 sets that share to 0 or 1.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, gaussian=False, salt_and_pepper=False)
-    config = common.mlp(module("dense", features=32))
+    config = presets.mlp(module("dense", features=32))
     config.corruption = {"name": "masking", "level": 0.3}
     for name in ("gaussian", "salt_and_pepper"):
         if flags[name]:
             config.corruption.name = name
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

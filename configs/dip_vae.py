@@ -7,13 +7,13 @@ About 36 seconds on two CPU cores; squared error 12.4 a test image, 116 nats.
 `dip_vae.py:ii` draws that of the codes themselves.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, ii=False)
-    config = common.mlp(module("gaussian", features=16))
+    config = presets.mlp(module("gaussian", features=16))
     config.objective.weights = {"kl": 1.0, "dip": 10.0}
     config.objective.options.dip = {"kind": 2, "diagonal": 1.0} if flags.ii else {"kind": 1, "diagonal": 10.0}
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

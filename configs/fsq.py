@@ -5,10 +5,10 @@
 About 47 seconds on two CPU cores; squared error 5.3 a test image.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    return common.finish(common.resnet(module("fsq", levels=(8, 6, 5))), flags.tiny)
+    return presets.finish(presets.resnet(module("fsq", levels=(8, 6, 5))), flags.tiny)

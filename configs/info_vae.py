@@ -5,13 +5,13 @@
 About 56 seconds on two CPU cores; squared error 19.9 a test image, 148 nats.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("gaussian", features=16))
+    config = presets.mlp(module("gaussian", features=16))
     config.objective.weights.mmd = 1_000.0
     config.objective.options.mmd = {"kernel": "rbf"}
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

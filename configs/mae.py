@@ -6,14 +6,14 @@ the rest; the loss is that of the hidden patches (He et al. 2022).
 About 53 seconds on two CPU cores; squared error 735.1 a test image.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mnist()
-    common.shorten(config, 800)
+    config = presets.mnist()
+    presets.shorten(config, 800)
     config.encoder = module("vit", patch=4, features=64, layers=2, heads=4, mask_ratio=0.75)
     config.bottleneck = module("masked", features=32)
     config.decoder = module("vit", patch=4, features=32, layers=1, heads=4)
@@ -22,4 +22,4 @@ def get_config(arg=""):
         config.encoder.features = config.decoder.features = config.bottleneck.features = 8
         config.encoder.patch = config.decoder.patch = 2
         config.data.name = "digits"
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

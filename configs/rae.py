@@ -7,13 +7,13 @@ About 153 seconds on two CPU cores; squared error 15.9 a test image.
 `rae.py:spectral` normalises the decoder's kernels by their largest singular value, `:l2` penalises them.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, spectral=False, l2=False)
-    config = common.mlp(module("dense", features=16))
+    config = presets.mlp(module("dense", features=16))
     config.likelihood = module("squared_error")
     config.objective.weights.code_l2 = 1e-2
     if flags.spectral:
@@ -22,5 +22,5 @@ def get_config(arg=""):
         config.objective.weights.decoder_l2 = 1e-4
     else:
         config.objective.weights.gradient_penalty = 1e-3
-        common.shorten(config, 600)
-    return common.finish(config, flags.tiny)
+        presets.shorten(config, 600)
+    return presets.finish(config, flags.tiny)

@@ -6,14 +6,14 @@
 About 73 seconds on two CPU cores; squared error 4.3 a test image.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.resnet(module("residual_vq", levels=4, codes=64, features=16, kmeans=True, revive_after=50))
+    config = presets.resnet(module("residual_vq", levels=4, codes=64, features=16, kmeans=True, revive_after=50))
     config.objective.weights.commitment = 0.25
     if flags.tiny:
         config.bottleneck.levels, config.bottleneck.codes = 2, 8
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

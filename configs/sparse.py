@@ -7,17 +7,17 @@ About 10 seconds on two CPU cores; squared error 10.7 a test image.
 `sparse.py:l1` has relus, the sum of their activations and squared error instead, and a pre-encoder bias.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, l1=False)
-    config = common.mlp(module("dense", features=512, activation="relu" if flags.l1 else "sigmoid"), hidden=())
+    config = presets.mlp(module("dense", features=512, activation="relu" if flags.l1 else "sigmoid"), hidden=())
     if flags.l1:
         config.likelihood = module("squared_error")
         config.objective.weights.l1 = 0.5
     else:
         config.objective.weights.kl_sparsity = 1.0
         config.objective.options.kl_sparsity = {"target": 0.05}
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

@@ -7,17 +7,17 @@ About 39 seconds on two CPU cores; squared error 9.9 a test image, 108 nats.
 Options: `vae.py:sigma` for a Gaussian likelihood with the optimal variance (Rybkin et al. 2021).
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, sigma=False)
-    config = common.mlp(module("gaussian", features=16))
+    config = presets.mlp(module("gaussian", features=16))
     config.objective.weights.kl = 1.0
     if flags.sigma:
         config.likelihood = module("gaussian", variance="optimal")
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)
 
 
 def search(trial):

@@ -9,13 +9,13 @@ About 90 seconds on two CPU cores; squared error 5.4 a test image.
 gradient of the rotation trick (Fifty et al. 2024).
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, gradient=False, cosine=False, rotation=False)
-    config = common.resnet(module("vq", codes=256, features=16, kmeans=True, revive_after=50))
+    config = presets.resnet(module("vq", codes=256, features=16, kmeans=True, revive_after=50))
     config.objective.weights.commitment = 0.25
     if flags.gradient:
         config.bottleneck = module("vq", codes=256, features=16, update="gradient")
@@ -26,4 +26,4 @@ def get_config(arg=""):
         config.bottleneck.gradient = "rotation"
     if flags.tiny:
         config.bottleneck.codes = 8
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

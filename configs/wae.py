@@ -6,13 +6,13 @@
 About 40 seconds on two CPU cores; squared error 11.6 a test image.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("dense", features=16))
+    config = presets.mlp(module("dense", features=16))
     config.likelihood = module("squared_error")
     config.objective.weights.mmd = 10.0
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 
 import aejax
 from aejax import data, logs
+from aejax.cli import command
 from aejax.storage import local, read_json, writable, write_whole
-from experiments import main
 from experiments.machine import machine
 
 _FOLDER = flags.DEFINE_string("folder", "experiments/results/families", "Folder of the figures; the table is beside.")
@@ -188,4 +188,4 @@ def families() -> None:
 
 
 if __name__ == "__main__":
-    main.run(families)
+    command.run(families)

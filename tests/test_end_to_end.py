@@ -102,7 +102,7 @@ LONG = (
 
 
 def test_signals_are_asked_for_and_the_second_ctrl_c_interrupts():
-    from experiments.main import until_signal
+    from aejax.cli.command import until_signal
 
     before = signal.getsignal(signal.SIGINT)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -21,7 +21,6 @@ from aejax.ablation.plan import overridden
 from aejax.config import to_dict
 from aejax.workdir import why_ended
 from configs import vae
-from experiments import main
 
 optuna = pytest.importorskip("optuna")
 
@@ -62,7 +61,7 @@ def search(monkeypatch, tmp_path):
             delattr(flags.FLAGS, name)
         monkeypatch.setattr(sys, "argv", ["search", f"--workdir={tmp_path / workdir}", *arguments])
         try:
-            main.run(module.search)
+            module.main()
         except SystemExit as error:
             return error.code
         return 0

@@ -14,9 +14,8 @@ from conftest import command
 import aejax
 from aejax import checkpoint
 from aejax.ablation.plan import grid, plan
+from aejax.cli.launching.job import STOPPED, Result
 from configs import basic
-from experiments import main
-from experiments.launching.job import STOPPED, Result
 
 # ml-collections reads the config file by it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -31,10 +30,9 @@ def sweep(monkeypatch, tmp_path):
         module = command("sweep")
         for name in [n for n in flags.FLAGS if n.startswith("config.")]:
             delattr(flags.FLAGS, name)
-        axes = {}
         monkeypatch.setattr(sys, "argv", ["sweep", *FLAGS, f"--workdir={tmp_path}", *more])
         try:
-            main.run(lambda: module.sweep(axes), before=lambda argv: axes.update(module.take_axes(argv)))
+            module.main()
         except SystemExit as error:
             return error.code
         return 0
@@ -120,7 +118,7 @@ def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(main, "until_signal", Asked)
+    monkeypatch.setattr("aejax.cli.command.until_signal", Asked)
     monkeypatch.setattr(sys.modules["aejax.train"], "train_together", train)  # imported anew by the command
     assert sweep.run("--together=1") == 75
     assert trained == ["lr=0.01"]

@@ -11,10 +11,10 @@ from runs import train
 
 import aejax
 from aejax import samplers, storage
+from aejax.cli.launching.job import start
 from aejax.data import from_array
 from aejax.encode import encode_split
 from aejax.evaluation import pictures
-from experiments.launching.job import start
 
 
 @pytest.fixture(scope="module")

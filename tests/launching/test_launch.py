@@ -12,8 +12,8 @@ import pytest
 from conftest import command
 
 import aejax
-from experiments.launching import hosts
-from experiments.launching.job import Job
+from aejax.cli.launching import hosts
+from aejax.cli.launching.job import Job
 
 ROOT = Path(__file__).parents[2]
 AWKWARD = (
@@ -119,12 +119,12 @@ def test_mistakes_are_one_line(arguments, error, monkeypatch):
     launch = command("launch")
     monkeypatch.setattr(sys, "argv", ["launch", *arguments])
     with pytest.raises(SystemExit, match=f"^error: .*{re.escape(error)}") as refused:
-        launch.command()
+        launch.main()
     assert "\n" not in str(refused.value)
 
 
 def test_lines_of_hosts(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["launch", "--executor=hosts", "--hosts=a,b", "--config=c", "--workdir=w"])
-    command("launch").command()
+    command("launch").main()
     lines = capsys.readouterr().out.splitlines()
     assert [shlex.split(line)[:2] for line in lines] == [["ssh", "a"], ["ssh", "b"]]

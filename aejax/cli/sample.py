@@ -17,10 +17,10 @@ from ml_collections import config_flags
 
 import aejax
 from aejax import Run, samplers, sampling
+from aejax.cli import command
 from aejax.errors import one_of
 from aejax.evaluation.pictures import as_png, drawable, examples
 from aejax.storage import local, replacing, writable
-from experiments import main
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
 _NUM = flags.DEFINE_integer("num", 64, "Examples to draw.")
@@ -42,7 +42,7 @@ _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or be
 
 def section() -> dict[str, Any] | None:
     """Name and options of the sampler that the flags ask for; None for the model's prior."""
-    config = {} if _PRIOR.value is None else main.loaded(_PRIOR.value).to_dict()
+    config = {} if _PRIOR.value is None else command.loaded(_PRIOR.value).to_dict()
     name = _SAMPLER.value or config.get("name", "prior")
     if name not in ("prior", *samplers.SAMPLERS):
         raise one_of("sampler", name, ["prior", *samplers.SAMPLERS])
@@ -56,8 +56,9 @@ def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> N
     if out.suffix == ".png":
         as_png(picture(run, drawn), out)
         return
+    arrays: dict[str, Any] = {"samples": drawn} if label is None else {"samples": drawn, "label": label}
     with replacing(out) as file:
-        np.savez(file, samples=drawn, **({} if label is None else {"label": label}))
+        np.savez(file, **arrays)
 
 
 def picture(run: Run, drawn: np.ndarray) -> Figure:
@@ -75,7 +76,7 @@ def sample() -> None:
         raise aejax.InputError(f"--out={out} must be a file that ends in .png or .npz")
     wanted = section()
     writable(out.parent)
-    run = main.load(workdir, _STEP.value)
+    run = command.load(workdir, _STEP.value)
     if out.suffix == ".png" and len(run.spec.shape) == 3 and not drawable(run.spec.shape):
         raise aejax.InputError(f"examples of {run.spec.shape} are no images of 1 or 3 channels; write them to an .npz")
     label = sampling.labels(run, num, _LABEL.value)
@@ -87,5 +88,5 @@ def sample() -> None:
     print(out)
 
 
-if __name__ == "__main__":
-    main.run(sample)
+def main() -> None:
+    command.run(sample)

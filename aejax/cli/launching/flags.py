@@ -5,14 +5,14 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.launching.job import Executor
-from experiments.launching.local import Local
-from experiments.launching.slurm import Resources, Slurm
+from aejax.cli.launching.job import Executor
+from aejax.cli.launching.local import Local
+from aejax.cli.launching.slurm import Resources, Slurm
 
 
 def resources() -> Callable[[], Resources]:
     """Defines --slurm.*; returns what reads them."""
-    given = {
+    given: dict[str, flags.FlagHolder] = {
         "partition": flags.DEFINE_string("slurm.partition", None, "Partition to run in."),
         "account": flags.DEFINE_string("slurm.account", None, "Account to charge."),
         "qos": flags.DEFINE_string("slurm.qos", None, "Quality of service."),

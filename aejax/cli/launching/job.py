@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 STOPPED = os.EX_TEMPFAIL  # exit status of a command that was stopped, has saved, and goes on when it is given again
 
@@ -44,7 +44,9 @@ class Executor(Protocol):
         ...
 
 
-def start(argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None = None, **options) -> subprocess.Popen:
+def start(
+    argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen:
     """Starts Python with `argv`, printing to `log`, or to this terminal where that is None; `options` are Popen's."""
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)

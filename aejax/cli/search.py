@@ -25,23 +25,22 @@ from aejax import data, logs
 from aejax.ablation import statistics
 from aejax.ablation.plan import Overrides, overridden
 from aejax.ablation.study import Study, tried
+from aejax.cli import command
+from aejax.cli.config_flag import config_flag
 from aejax.errors import in_one_line
 from aejax.storage import inside, local, writable
 from aejax.workdir import end, is_finished
-from experiments import main
-from experiments.config_flag import config_flag
 
 _CONFIG = config_flag(
     "Config file that has search(trial), e.g. configs/vae.py; what it is set to holds for all trials."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study and of all trials.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study and of all trials.", required=True)
 _TRIALS = flags.DEFINE_integer("trials", 20, "Trials of the study, with those that are done.", lower_bound=1)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Of what is suggested; the trials are trained with the config's.", lower_bound=0
 )
 _OBJECTIVE = flags.DEFINE_string("objective", "validation/loss", "Metric of a validation, as metrics.jsonl names it.")
 _PRUNE = flags.DEFINE_bool("prune", True, "End a trial that is worse than the median of others at a validation.")
-flags.mark_flags_as_required(["config", "workdir"])
 
 
 def folder_of(workdir: Path, number: int) -> Path:
@@ -174,21 +173,21 @@ def summary(study: Study, workdir: Path) -> str:
 
 
 def search() -> None:
-    config, workdir, objective = main.loaded(_CONFIG.value), local(_WORKDIR.value).absolute(), _OBJECTIVE.value
+    config, workdir, objective = command.loaded(_CONFIG.value), local(_WORKDIR.value).absolute(), _OBJECTIVE.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    search_of_config = main.defined(file, "search")
+    search_of_config = command.defined(file, "search")
     if search_of_config is None:
         raise aejax.InputError(f"{file} has no search(trial); write one as in configs/vae.py")
     given = tried(search_of_config)
     config = config_lib.from_dict(config.copy_and_resolve_references().to_dict())
     overridden(config, given)  # raises before a trial is spent
     way = direction(objective, [key for key, _ in config_lib.flat(given)])
-    load = main.loads_once()
+    load = command.loads_once()
     load(config.data)
     fixed = {key: value for key, value in config_lib.flat(config_lib.to_dict(config)) if key not in config_lib.FREE}
     about = {"config": json.dumps(fixed), "objective": objective}
     opened = Study(writable(workdir), way, about, seed=_SEED.value, prune=_PRUNE.value)
-    with opened as study, main.until_signal() as asked:
+    with opened as study, command.until_signal() as asked:
         while not asked() and (trial := study.claim(_TRIALS.value)):
             folder = folder_of(workdir, trial.number)
             print(f"{folder.name} ...", file=sys.stderr)
@@ -200,5 +199,5 @@ def search() -> None:
         print(summary(study, workdir))
 
 
-if __name__ == "__main__":
-    main.run(search)
+def main() -> None:
+    command.run(search)

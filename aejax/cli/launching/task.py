@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.launching.job import STOPPED, Job, last_line, start
+from aejax.cli.launching.job import STOPPED, Job, last_line, start
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aejax
-from experiments.launching.job import STOPPED, Job, Result, last_line, start
+from aejax.cli.launching.job import STOPPED, Job, Result, last_line, start
 
 POLL = 0.1  # seconds
 GRACE = 10.0  # seconds that the processes of a job have after SIGTERM when one of them has died: the rest wait for it
@@ -41,8 +41,8 @@ class Local:
             while waiting or running:
                 if stop() and not told:
                     told = True
-                    for job in running.values():
-                        job.leave()
+                    for started in running.values():
+                        started.leave()
                     yield from (Result(job.name, STOPPED, "not started") for job in waiting)
                     waiting.clear()
                 for slot in range(self.at_once):
@@ -50,22 +50,23 @@ class Local:
                         shared = shares.count(shares[slot]) > 1
                         envs = environments(kind, shares[slot], waiting[0].processes, self, shared)
                         running[slot] = _Running(waiting.pop(0), envs, self.stream)
-                for slot, job in list(running.items()):
-                    result = job.result()
+                for slot, started in list(running.items()):
+                    result = started.result()
                     if result:
                         del running[slot]
                         yield result
                 time.sleep(POLL)
         finally:  # a second Ctrl-C, or a caller that has had enough
-            for job in running.values():
-                job.kill()
+            for started in running.values():
+                started.kill()
 
 
 class _Running:
     """The processes of one job."""
 
     def __init__(self, job: Job, envs: Sequence[Mapping[str, str]], stream: bool):
-        self.job, self.stream, self.died, self.deadline = job, stream, None, float("inf")
+        self.job, self.stream, self.deadline = job, stream, float("inf")
+        self.died: int | None = None  # the first process that failed
         self.processes = list[subprocess.Popen]()
         port = free_port()
         try:
@@ -137,7 +138,7 @@ def accelerators() -> tuple[str, list[str]]:
         ("gpu", "CUDA_VISIBLE_DEVICES", ("nvidia[0-9]*",)),
         ("tpu", "TPU_VISIBLE_CHIPS", ("accel[0-9]*", "vfio/[0-9]*")),
     ):
-        files = next((found for pattern in patterns if (found := list(Path("/dev").glob(pattern)))), [])
+        files = next((there for pattern in patterns if (there := list(Path("/dev").glob(pattern)))), [])
         found = [str(number) for number in range(len(files))]  # from 0, whatever the files of a container are called
         if variable in os.environ:
             found = [device for device in os.environ[variable].split(",") if device not in ("", "-1")]

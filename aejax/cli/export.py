@@ -5,7 +5,7 @@
 
 from absl import flags
 
-from experiments import main
+from aejax.cli import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
@@ -13,9 +13,9 @@ _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or be
 
 
 def export() -> None:
-    folder = main.load(_WORKDIR.value, _STEP.value).export(_OUT.value)
+    folder = command.load(_WORKDIR.value, _STEP.value).export(_OUT.value)
     print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
-if __name__ == "__main__":
-    main.run(export)
+def main() -> None:
+    command.run(export)

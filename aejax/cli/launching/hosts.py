@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Sequence
 
 import aejax
-from experiments.launching.job import Job
-from experiments.launching.local import together
+from aejax.cli.launching.job import Job
+from aejax.cli.launching.local import together
 
 PORT = 8476
 PYTHON = ".venv/bin/python"  # as the README installs it

@@ -12,15 +12,17 @@ from absl import flags
 
 import aejax
 from aejax import processes
+from aejax.cli import command
+from aejax.cli.config_flag import config_flag
+from aejax.cli.launching.job import STOPPED
 from aejax.preflight import preflight
 from aejax.storage import check_writable, local
 from aejax.workdir import is_finished
-from experiments import main
-from experiments.config_flag import config_flag
-from experiments.launching.job import STOPPED
 
 _CONFIG = config_flag("Config file, e.g. configs/conv.py or configs/conv.py:tiny.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the whole experiment; the same command goes on in it.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the whole experiment; the same command goes on in it.", required=True
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "Of several processes: where the first listens, host:port.")
 _PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are.")
 _PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0.")
@@ -40,7 +42,6 @@ _PROFILE = flags.DEFINE_string(
     "the workdir by the first process. A trace holds whole dispatches, which may be of several steps each, see the "
     "line that tells where it is.",
 )
-flags.mark_flags_as_required(["config", "workdir"])
 
 
 def steps(text: str) -> range | None:
@@ -59,7 +60,7 @@ def amount(gib: float) -> str:
 def train() -> None:
     if _DEBUG_NANS.value:
         jax.config.update("jax_debug_nans", True)
-    config, workdir = main.loaded(_CONFIG.value), local(_WORKDIR.value)
+    config, workdir = command.loaded(_CONFIG.value), local(_WORKDIR.value)
     profiled = steps(_PROFILE.value)
     if _CHECK.value:
         check_writable(local(workdir))
@@ -75,7 +76,7 @@ def train() -> None:
     if not several and (_PROCESSES.value or _PROCESS.value != -1):
         raise aejax.InputError("--processes and --process need --coordinator=host:port")
     with processes.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) if several else nullcontext():
-        with main.until_signal() as asked:
+        with command.until_signal() as asked:
             run = aejax.train(config, workdir, stop=asked, profiled=profiled)
         primary = not several or jax.process_index() == 0
     if not is_finished(config, workdir):  # whichever process was asked to stop
@@ -91,5 +92,5 @@ def train() -> None:
     print(f"step {run.step:,}: latents {run.latents.shape[1:]}; load them with aejax.load_run({str(workdir)!r})")
 
 
-if __name__ == "__main__":
-    main.run(train)
+def main() -> None:
+    command.run(train)

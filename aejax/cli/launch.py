@@ -12,13 +12,13 @@ from pathlib import Path
 from absl import flags
 
 import aejax
+from aejax.cli import command
+from aejax.cli.launching import hosts
+from aejax.cli.launching.flags import resources
+from aejax.cli.launching.job import Job
+from aejax.cli.launching.local import Local
+from aejax.cli.launching.slurm import Slurm
 from aejax.storage import local
-from experiments import main
-from experiments.launching import hosts
-from experiments.launching.flags import resources
-from experiments.launching.job import Job
-from experiments.launching.local import Local
-from experiments.launching.slurm import Slurm
 
 _EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "hosts"], "Where the processes run.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "local, slurm: number of processes.", lower_bound=1)
@@ -67,17 +67,13 @@ def launch(theirs: list[str]) -> None:
         return
     here = Local(devices_per_process=_DEVICES.value, stream=True)
     executor = here if _EXECUTOR.value == "local" else Slurm(workdir.with_name(f"{workdir.name}.slurm"), _RESOURCES())
-    with main.until_signal() as asked:
+    with command.until_signal() as asked:
         (result,) = executor.run([job], asked)
     if result.error:
         print(f"error: {result.error.removeprefix('error: ')}", file=sys.stderr)
     sys.exit(result.status)
 
 
-def command() -> None:
+def main() -> None:
     theirs: list[str] = []
-    main.run(lambda: launch(theirs), before=lambda argv: theirs.extend(divide(argv)))
-
-
-if __name__ == "__main__":
-    command()
+    command.run(lambda: launch(theirs), before=lambda argv: theirs.extend(divide(argv)))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import aejax
-from experiments.launching.job import STOPPED, Job, Result, last_line
-from experiments.launching.task import Task
+from aejax.cli.launching.job import STOPPED, Job, Result, last_line
+from aejax.cli.launching.task import Task
 
 RESTARTS = 1000  # after a time limit; a run that goes on where it was may need many
 

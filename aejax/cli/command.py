@@ -24,9 +24,8 @@ from ml_collections import ConfigDict
 import aejax
 from aejax import config as config_lib
 from aejax import data, processes
+from aejax.cli.launching.job import STOPPED
 from aejax.storage import cache_of_user, local, writable
-from experiments.launching.job import STOPPED
-from experiments.machine import cpuinfo
 
 _PATIENCE = 120  # seconds
 
@@ -123,7 +122,9 @@ def _keep_programs(folder: str | None) -> None:
 
 def _programs_of_user() -> Path:
     """A folder for this kind of processor: JAX does not tell the programs of one CPU from those of another."""
-    features = next((line for line in cpuinfo() if line.startswith(("flags", "Features"))), "")
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return cache_of_user() / f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
 
 

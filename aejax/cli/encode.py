@@ -5,8 +5,8 @@ Cut off, even by kill -9, the same command goes on. `aejax.encode.read_latents` 
 
 from absl import flags
 
+from aejax.cli import command
 from aejax.encode import check_out, encode_split, split_of
-from experiments import main
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
 _OUT = flags.DEFINE_string("out", None, "File to write: .npz, or .array_record for large sets.", required=True)
@@ -17,11 +17,11 @@ _CHUNK = flags.DEFINE_integer("chunk", 0, "Examples between two points to go on 
 
 def encode() -> None:
     out = check_out(_OUT.value)
-    run = main.load(_WORKDIR.value, _STEP.value)
+    run = command.load(_WORKDIR.value, _STEP.value)
     source = split_of(run, _SPLIT.value)
     encode_split(run, source, out, _CHUNK.value)
     print(f"{out}: {len(source):,} examples of {_SPLIT.value}, latents {run.latents.shape[1:]}, step {run.step:,}")
 
 
-if __name__ == "__main__":
-    main.run(encode)
+def main() -> None:
+    command.run(encode)

@@ -26,16 +26,16 @@ from ml_collections import ConfigDict, config_flags
 import aejax
 from aejax import checkpoint, data, logs, together
 from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
+from aejax.cli import command
+from aejax.cli.config_flag import config_flag
+from aejax.cli.launching.flags import executors
+from aejax.cli.launching.job import STOPPED, Job
 from aejax.storage import inside, local, writable, write_whole
 from aejax.train import make_task, train_together
 from aejax.workdir import is_finished, why_ended
-from experiments import main
-from experiments.config_flag import config_flag
-from experiments.launching.flags import executors
-from experiments.launching.job import STOPPED, Job
 
 _CONFIG = config_flag("Config file, e.g. configs/vae.py or configs/vae.py:tiny; what it is set to holds for all runs.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each setting, from the config's seed on.", lower_bound=1)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs and what is left of them, and do nothing.")
 _TOGETHER = flags.DEFINE_integer(
@@ -47,7 +47,6 @@ _TOGETHER = flags.DEFINE_integer(
 )
 _ONLY = flags.DEFINE_list("only", [], "Names of the runs to do; all unless told.")
 _EXECUTOR = executors()
-flags.mark_flags_as_required(["config", "workdir"])
 
 
 def take_axes(argv: list[str]) -> dict[str, list[Any]]:
@@ -67,7 +66,7 @@ def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
     """Of the grid, or of `sweep(add)` in the config file."""
     if axes:
         return grid(axes)
-    sweep_of_config = main.defined(file, "sweep")
+    sweep_of_config = command.defined(file, "sweep")
     return added(sweep_of_config) if sweep_of_config else []
 
 
@@ -121,7 +120,7 @@ def _better_alone(config: ConfigDict, splits: data.Splits) -> bool:
 
 def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:
     """Trains group after group; returns the errors by name. What fails does not stop the rest."""
-    load = main.loads_once()
+    load = command.loads_once()
     errors: dict[str, str] = {}
     finished, begin = 0, time.monotonic()
     for group in groups(runs, workdir, _TOGETHER.value):
@@ -171,7 +170,7 @@ def launch_all(
 
 
 def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
-    config, workdir = main.loaded(_CONFIG.value), local(_WORKDIR.value)
+    config, workdir = command.loaded(_CONFIG.value), local(_WORKDIR.value)
     runs = plan(config, overrides(axes, config_flags.get_config_filename(flags.FLAGS["config"])), _SEEDS.value)
     for name in _ONLY.value:
         if name not in [run.name for run in runs]:
@@ -186,7 +185,7 @@ def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
     left = [run for run in listed if stands[run.name] != "finished"]
     if len(left) < len(listed):
         print(f"{len(listed) - len(left)} of {len(listed)} runs are finished already")
-    with main.until_signal() as asked:
+    with command.until_signal() as asked:
         here = flags.FLAGS.executor == "local" and flags.FLAGS.jobs == 1
         errors = run_all(left, workdir, asked) if here else launch_all(left, workdir, asked, argv)
     if asked():
@@ -196,7 +195,7 @@ def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
         raise aejax.AejaxError(f"{len(errors)} of {len(listed)} runs failed; the same command tries them again:{lines}")
 
 
-if __name__ == "__main__":
+def main() -> None:
     axes: dict[str, list[Any]] = {}
     given = sys.argv[1:]
-    main.run(lambda: sweep(axes, given), before=lambda argv: axes.update(take_axes(argv)))
+    command.run(lambda: sweep(axes, given), before=lambda argv: axes.update(take_axes(argv)))

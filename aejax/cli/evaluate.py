@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 import aejax
 from aejax import evaluation
+from aejax.cli import command
 from aejax.evaluation import generation, likelihood, pictures, report
 from aejax.evaluation.evaluate import as_json
 from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
 from aejax.storage import inside, local, read_json, writable, write_whole
-from experiments import main
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of an experiment, or several with commas.", required=True)
 _GROUPS = flags.DEFINE_list("groups", list(evaluation.GROUPS), f"Among: {', '.join(evaluation.GROUPS)}.")
@@ -45,7 +45,7 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
     else:
         folder = writable(inside(local(workdir), "evaluation", f"{run.step}{part}"))
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "likelihood": {"samples": _SAMPLES.value},
         "representation": {"neighbours": _NEIGHBOURS.value},
         "generation": {"features": _FEATURES.value, "num": _NUM.value},
@@ -122,9 +122,9 @@ def evaluate() -> None:
             raise aejax.InputError(f"--{name} is empty; name one, or several with commas")
     check_projection(_PROJECTION.value)
     # All are there before the first is measured.
-    runs = {workdir: main.load(workdir, _STEP.value) for workdir in workdirs}
+    runs = {workdir: command.load(workdir, _STEP.value) for workdir in workdirs}
     print(table({workdir: measure(workdir, run) for workdir, run in runs.items()}))
 
 
-if __name__ == "__main__":
-    main.run(evaluate)
+def main() -> None:
+    command.run(evaluate)

@@ -12,10 +12,10 @@ from absl import flags
 import aejax
 from aejax import ablation
 from aejax.ablation import page, pictures, table
+from aejax.cli import command
 from aejax.errors import printable
 from aejax.evaluation.pictures import Picture, as_png
 from aejax.storage import file_name, inside, local, writable, write_whole
-from experiments import main
 
 _METRICS = flags.DEFINE_list("metrics", [], "E.g. validation/loss,likelihood/elbo; the usual ones that runs have.")
 _AT = flags.DEFINE_enum("at", "last", ["last", "best"], "Which validation: the newest, or that of the least loss.")
@@ -51,5 +51,5 @@ def compare(folders: list[str]) -> None:
     print(*["", *remarks, *found.notes, out / "report.html"], sep="\n")
 
 
-if __name__ == "__main__":
-    main.run(compare, positional=True)
+def main() -> None:
+    command.run(compare, positional=True)
