@@ -1,0 +1,6 @@
+"""The command `aejax search`, for a clone."""
+
+from aejax.cli.__main__ import main
+
+if __name__ == "__main__":
+    main("search")
