@@ -1,12 +1,24 @@
-"""What the experiments on MNIST share: no experiment of its own."""
+"""Parts of configs: what the configs that ship share, and what a config file of one's own may start from.
 
-import aejax
+from aejax import presets
 from aejax.config import module
 
+def get_config(arg=""):
+    config = presets.mlp(module("gaussian", features=16))
+    config.objective.weights.kl = 1.0
+    return presets.finish(config, tiny=arg == "tiny")
+"""
 
-def mnist():
-    """A config on MNIST, without a model: 2,000 steps of 128 images."""
-    config = aejax.config.default()
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from aejax.config import default, lock, module, shrink
+
+
+def mnist() -> ConfigDict:
+    """Returns a config for MNIST without a model: 2,000 steps of 128 images."""
+    config = default()
     config.data.name = "mnist"
     config.steps, config.checkpoint_every, config.log_every = 2_000, 1_000, 50
     config.likelihood = module("bernoulli")
@@ -14,36 +26,36 @@ def mnist():
     return config
 
 
-def mlp(bottleneck, hidden=(512, 256)):
-    """784 - hidden - bottleneck - hidden mirrored - 784, dense."""
+def mlp(bottleneck: ConfigDict, hidden: Sequence[int] = (512, 256)) -> ConfigDict:
+    """Returns `mnist` with a dense model: 784, `hidden`, the bottleneck, `hidden` mirrored, 784."""
     config = mnist()
-    config.encoder = module("mlp", features=hidden)
+    config.encoder = module("mlp", features=tuple(hidden))
     config.bottleneck = bottleneck
-    config.decoder = module("mlp", features=hidden[::-1])
+    config.decoder = module("mlp", features=tuple(hidden[::-1]))
     return config
 
 
-def resnet(bottleneck, features=(16, 32)):
-    """Residual stages down to 7x7 and up again, 500 steps."""
+def resnet(bottleneck: ConfigDict, features: Sequence[int] = (16, 32)) -> ConfigDict:
+    """Returns `mnist` with residual stages down to 7x7 and up again, for 500 steps."""
     config = mnist()
     shorten(config, 500)
-    config.encoder = module("resnet", features=features)
+    config.encoder = module("resnet", features=tuple(features))
     config.bottleneck = bottleneck
-    config.decoder = module("resnet", features=features[::-1])
+    config.decoder = module("resnet", features=tuple(features[::-1]))
     return config
 
 
-def shorten(config, steps):
-    """Fewer steps, for models that take longer for each."""
+def shorten(config: ConfigDict, steps: int) -> None:
+    """Sets fewer steps, for models that take longer for each step."""
     config.steps, config.checkpoint_every, config.log_every = steps, steps // 2, 20
 
 
-def finish(config, tiny):
+def finish(config: ConfigDict, tiny: bool) -> ConfigDict:
     """Locks the config; `tiny` first makes it run in seconds, on 8x8 digits with one narrow layer or stage each way."""
     if tiny:
         config.data.name = "digits"
         for part in (config.encoder, config.decoder):
             if not isinstance(part.features, int):
                 part.features = (8,)[: len(part.features)]
-        aejax.config.shrink(config)
-    return aejax.config.lock(config)
+        shrink(config)
+    return lock(config)

@@ -1,6 +1,6 @@
 """The adversarial autoencoder: a discriminator draws deterministic codes to N(0, I) (Makhzani et al. 2016).
 
-    python -m experiments.train --config=configs/aae.py --workdir=runs/aae
+    aejax train --config=aae --workdir=runs/aae
 
 About 45 seconds on two CPU cores; squared error 9.0 a test image.
 """

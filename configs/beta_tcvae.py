@@ -1,6 +1,6 @@
 """The beta-TCVAE: the KL in three parts, total correlation weighted by 4 (Chen et al. 2018).
 
-    python -m experiments.train --config=configs/beta_tcvae.py --workdir=runs/beta_tcvae
+    aejax train --config=beta_tcvae --workdir=runs/beta_tcvae
 
 About 60 seconds on two CPU cores; squared error 17.9 a test image, 124 nats.
 """

@@ -1,7 +1,7 @@
 """The contractive autoencoder: 784-64-784 with sigmoid codes, the exact Jacobian of the encoder penalised
 (Rifai et al. 2011).
 
-    python -m experiments.train --config=configs/contractive.py --workdir=runs/contractive
+    aejax train --config=contractive --workdir=runs/contractive
 
 About 49 seconds on two CPU cores; squared error 14.8 a test image.
 """

@@ -1,11 +1,11 @@
 """The convolutional autoencoder of the textbooks, 28x28x1 -> 7x7x256 -> 28x28x1; nothing is flattened.
 
-    python -m experiments.train --config=configs/conv.py --workdir=runs/conv
+    aejax train --config=conv --workdir=runs/conv
 
 trains on scikit-learn's digits (8x8, enlarged to 28x28): about 75 seconds on two CPU cores, squared
 error 0.8 a validation image. On MNIST, once TFDS has it or can fetch it:
 
-    python -m experiments.train --config=configs/conv.py:mnist --workdir=runs/conv_mnist
+    aejax train --config=conv:mnist --workdir=runs/conv_mnist
 
 About 112 seconds on two CPU cores; squared error 2.3 a test image. The code is larger than the input, as the textbooks
 draw it: a warning says so.

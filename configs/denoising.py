@@ -1,10 +1,10 @@
 """The denoising autoencoder: 784-512-256-32, the input's noise is to be undone (Vincent et al. 2010).
 
-    python -m experiments.train --config=configs/denoising.py --workdir=runs/denoising
+    aejax train --config=denoising --workdir=runs/denoising
 
 About 14 seconds on two CPU cores; squared error 10.6 a test image.
 
-A share of 0.3 of the pixels is set to 0; `denoising.py:gaussian` adds noise of deviation 0.3, `:salt_and_pepper`
+A share of 0.3 of the pixels is set to 0; `denoising:gaussian` adds noise of deviation 0.3, `:salt_and_pepper`
 sets that share to 0 or 1.
 """
 

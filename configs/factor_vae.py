@@ -1,6 +1,6 @@
 """FactorVAE: a discriminator estimates the total correlation, weighted by 10 (Kim and Mnih 2018).
 
-    python -m experiments.train --config=configs/factor_vae.py --workdir=runs/factor_vae
+    aejax train --config=factor_vae --workdir=runs/factor_vae
 
 About 40 seconds on two CPU cores; squared error 10.4 a test image, 109 nats.
 """

@@ -1,6 +1,6 @@
 """Finite scalar quantisation: 7x7 codes of 8 x 6 x 5 = 240 fixed points, nothing to collapse (Mentzer et al. 2024).
 
-    python -m experiments.train --config=configs/fsq.py --workdir=runs/fsq
+    aejax train --config=fsq --workdir=runs/fsq
 
 About 47 seconds on two CPU cores; squared error 5.3 a test image.
 """

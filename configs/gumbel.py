@@ -1,7 +1,7 @@
 """A VAE with categorical codes, 16 variables of 16 classes, by the Gumbel-softmax (Jang et al. 2017;
 Maddison et al. 2017), its temperature falling from 1 to 0.5.
 
-    python -m experiments.train --config=configs/gumbel.py --workdir=runs/gumbel
+    aejax train --config=gumbel --workdir=runs/gumbel
 
 About 45 seconds on two CPU cores; squared error 20.3 a test image, 137 nats.
 """

@@ -1,6 +1,6 @@
 """InfoVAE, or MMD-VAE: no KL, but the aggregate posterior is drawn to the prior (Zhao et al. 2019).
 
-    python -m experiments.train --config=configs/info_vae.py --workdir=runs/info_vae
+    aejax train --config=info_vae --workdir=runs/info_vae
 
 About 56 seconds on two CPU cores; squared error 19.9 a test image, 148 nats.
 """

@@ -1,10 +1,10 @@
 """The importance weighted autoencoder, 8 samples (Burda et al. 2016).
 
-    python -m experiments.train --config=configs/iwae.py --workdir=runs/iwae
+    aejax train --config=iwae --workdir=runs/iwae
 
 About 58 seconds on two CPU cores; squared error 12.1 a test image, 110 nats.
 
-`iwae.py:dreg` has the doubly reparameterised gradient (Tucker et al. 2019); `:miwae`, `:ciwae` and `:piwae`
+`iwae:dreg` has the doubly reparameterised gradient (Tucker et al. 2019); `:miwae`, `:ciwae` and `:piwae`
 are those of Rainforth et al. 2018.
 """
 

@@ -1,7 +1,7 @@
 """The JumpReLU autoencoder: 784-1024 units, each with a threshold that is learned under an L0 penalty
 (Rajamanoharan et al. 2024).
 
-    python -m experiments.train --config=configs/jumprelu.py --workdir=runs/jumprelu
+    aejax train --config=jumprelu --workdir=runs/jumprelu
 
 About 48 seconds on two CPU cores; squared error 3.1 a test image.
 """

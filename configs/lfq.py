@@ -1,6 +1,6 @@
 """Lookup-free quantisation: 7x7 codes of 8 signs (Yu et al. 2024).
 
-    python -m experiments.train --config=configs/lfq.py --workdir=runs/lfq
+    aejax train --config=lfq --workdir=runs/lfq
 
 About 39 seconds on two CPU cores; squared error 7.7 a test image.
 """

@@ -1,7 +1,7 @@
 """The masked autoencoder: a small vision transformer sees a quarter of the 4x4 patches and another one fills in
 the rest; the loss is that of the hidden patches (He et al. 2022).
 
-    python -m experiments.train --config=configs/mae.py --workdir=runs/mae
+    aejax train --config=mae --workdir=runs/mae
 
 About 53 seconds on two CPU cores; squared error 735.1 a test image.
 """

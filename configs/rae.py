@@ -1,10 +1,10 @@
 """The regularised autoencoder: small codes and a decoder of small gradients instead of noise (Ghosh et al. 2020).
 
-    python -m experiments.train --config=configs/rae.py --workdir=runs/rae
+    aejax train --config=rae --workdir=runs/rae
 
 About 153 seconds on two CPU cores; squared error 15.9 a test image.
 
-`rae.py:spectral` normalises the decoder's kernels by their largest singular value, `:l2` penalises them.
+`rae:spectral` normalises the decoder's kernels by their largest singular value, `:l2` penalises them.
 """
 
 from aejax import presets

@@ -1,7 +1,7 @@
 """Residual VQ: each 7x7 code is the sum of 4 from books of 64, each coding what the ones before left
 (Zeghidour et al. 2021).
 
-    python -m experiments.train --config=configs/residual_vq.py --workdir=runs/residual_vq
+    aejax train --config=residual_vq --workdir=runs/residual_vq
 
 About 73 seconds on two CPU cores; squared error 4.3 a test image.
 """

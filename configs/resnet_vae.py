@@ -1,6 +1,6 @@
 """A VAE of residual convolutions, 28x28 -> 7x7 -> 16, with group normalisation.
 
-    python -m experiments.train --config=configs/resnet_vae.py --workdir=runs/resnet_vae
+    aejax train --config=resnet_vae --workdir=runs/resnet_vae
 
 About 94 seconds on two CPU cores; squared error 18.7 a test image, 137 nats.
 """

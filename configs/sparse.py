@@ -1,10 +1,10 @@
 """The sparse autoencoder: 784-512 sigmoids, each to be active in 5% of the images (Ng 2011).
 
-    python -m experiments.train --config=configs/sparse.py --workdir=runs/sparse
+    aejax train --config=sparse --workdir=runs/sparse
 
 About 10 seconds on two CPU cores; squared error 10.7 a test image.
 
-`sparse.py:l1` has relus, the sum of their activations and squared error instead, and a pre-encoder bias.
+`sparse:l1` has relus, the sum of their activations and squared error instead, and a pre-encoder bias.
 """
 
 from aejax import presets

@@ -1,6 +1,6 @@
 """An autoencoder whose codes have unit length: 784-512-256-16 on the sphere.
 
-    python -m experiments.train --config=configs/spherical.py --workdir=runs/spherical
+    aejax train --config=spherical --workdir=runs/spherical
 
 About 19 seconds on two CPU cores; squared error 10.0 a test image.
 """

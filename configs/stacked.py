@@ -1,11 +1,11 @@
 """The stacked autoencoder: 5 -> 4 -> 3 -> 2 -> 3 -> 4 -> 5 on points of a curved sheet in 5-D space.
 
-    python -m experiments.train --config=configs/stacked.py --workdir=runs/stacked
+    aejax train --config=stacked --workdir=runs/stacked
 
 (about 8 seconds on two CPU cores; squared error 0.012 a point, where PCA's plane leaves 0.32), and with
 the same code 784-1000-500-250-30 on MNIST (Hinton and Salakhutdinov 2006):
 
-    python -m experiments.train --config=configs/stacked.py:mnist --workdir=runs/stacked_mnist
+    aejax train --config=stacked:mnist --workdir=runs/stacked_mnist
 
 About 93 seconds on two CPU cores; squared error 5.0 a test image. 30 components of PCA leave 13.87.
 

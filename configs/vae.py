@@ -1,10 +1,10 @@
 """The variational autoencoder, 784-512-256-16 (Kingma and Welling 2014).
 
-    python -m experiments.train --config=configs/vae.py --workdir=runs/vae
+    aejax train --config=vae --workdir=runs/vae
 
 About 39 seconds on two CPU cores; squared error 9.9 a test image, 108 nats.
 
-Options: `vae.py:sigma` for a Gaussian likelihood with the optimal variance (Rybkin et al. 2021).
+Options: `vae:sigma` for a Gaussian likelihood with the optimal variance (Rybkin et al. 2021).
 """
 
 from aejax import presets
@@ -21,7 +21,7 @@ def get_config(arg=""):
 
 
 def search(trial):
-    """Rate, width and code of the least validation loss: python -m experiments.search.
+    """Rate, width and code of the least validation loss: aejax search.
 
     Not the KL weight: the loss is a sum that has it in it, and the least weight would win.
     """

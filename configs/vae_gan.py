@@ -1,7 +1,7 @@
 """VAE-GAN: the reconstruction is judged in the features of a discriminator, which also makes draws look real
 (Larsen et al. 2016).
 
-    python -m experiments.train --config=configs/vae_gan.py --workdir=runs/vae_gan
+    aejax train --config=vae_gan --workdir=runs/vae_gan
 
 About 76 seconds on two CPU cores; squared error 34.0 a test image, 212 nats.
 """

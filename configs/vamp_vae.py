@@ -1,11 +1,11 @@
 """A VAE with the VampPrior: the prior is a mixture of the posteriors of 100 learned pseudo-inputs
 (Tomczak and Welling 2018).
 
-    python -m experiments.train --config=configs/vamp_vae.py --workdir=runs/vamp_vae
+    aejax train --config=vamp_vae --workdir=runs/vamp_vae
 
 About 58 seconds on two CPU cores; squared error 10.1 a test image, 105 nats.
 
-`vamp_vae.py:mixture` learns 100 Gaussians instead.
+`vamp_vae:mixture` learns 100 Gaussians instead.
 """
 
 from aejax import presets

@@ -1,11 +1,11 @@
 """VQ-VAE: residual convolutions, 7x7 codes from a book of 256 that follows by moving averages
 (van den Oord et al. 2017; Razavi et al. 2019), begun by k-means, with dead codes revived.
 
-    python -m experiments.train --config=configs/vq_vae.py --workdir=runs/vq_vae
+    aejax train --config=vq_vae --workdir=runs/vq_vae
 
 About 90 seconds on two CPU cores; squared error 5.4 a test image.
 
-`vq_vae.py:gradient` learns the book by the codebook loss; `:cosine` compares directions; `:rotation` has the
+`vq_vae:gradient` learns the book by the codebook loss; `:cosine` compares directions; `:rotation` has the
 gradient of the rotation trick (Fifty et al. 2024).
 """
 

@@ -1,7 +1,7 @@
 """The Wasserstein autoencoder, WAE-MMD: deterministic codes whose distribution is drawn to N(0, I)
 (Tolstikhin et al. 2018).
 
-    python -m experiments.train --config=configs/wae.py --workdir=runs/wae
+    aejax train --config=wae --workdir=runs/wae
 
 About 40 seconds on two CPU cores; squared error 11.6 a test image.
 """

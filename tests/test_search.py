@@ -94,8 +94,9 @@ def test_what_diverges_or_does_not_fit_is_told_and_the_study_goes_on(search, tmp
     best = min(found, key=found.get)
     assert f"the best, validation/loss {found[best]:.5g}: {search.workdir}/trial_{best:03d}\n" in told
     line = told.splitlines()[-1]
-    assert shlex.split(line)[:3] == ["python", "-m", "experiments.train"]
-    subprocess.run([sys.executable, *shlex.split(line)[1:]], check=True, capture_output=True)
+    name, *arguments = shlex.split(line)
+    assert name == "aejax"
+    subprocess.run([sys.executable, "-m", "aejax.cli", *arguments], check=True, capture_output=True)
     anew = aejax.load_run(tmp_path / "study_best")
     assert to_dict(anew.config) == to_dict(aejax.load_run(search.workdir / f"trial_{best:03d}").config)
 

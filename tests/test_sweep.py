@@ -156,7 +156,7 @@ def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch, capsys):
     (sweep.workdir / "batch_size=8_lr=0.01/ended.txt").write_text("failed: its own error\n")
     errors = module.launch_all(runs, sweep.workdir, lambda: False, given)
     assert errors == {"batch_size=8_lr=0.01": "its own error", "batch_size=8_lr=0.001": "out of memory"}
-    same = ("-m", "experiments.sweep", *given, "--executor=local", "--jobs=1")
+    same = ("-m", "aejax.cli", "sweep", *given, "--executor=local", "--jobs=1")
     assert [job.argv for job in submitted] == [
         (*same, "--only=batch_size=16_lr=0.01,batch_size=16_lr=0.001"),
         (*same, "--only=batch_size=8_lr=0.01,batch_size=8_lr=0.001"),

@@ -6,7 +6,6 @@ import io
 import os
 import platform
 import re
-import runpy
 import signal
 import sys
 import threading
@@ -129,8 +128,6 @@ def _programs_of_user() -> Path:
 
 
 def _read_flags(argv: list[str]) -> list[str]:
-    files = re.compile(r"(--?(?:config|prior)=)(~[^:]*)")  # ~ stays as it is behind =, in most shells
-    argv[1:] = [files.sub(lambda found: found[1] + str(local(found[2])), a) if files.match(a) else a for a in argv[1:]]
     try:
         return flags.FLAGS(argv)[1:]
     except flags.Error as error:
@@ -150,20 +147,6 @@ def _read_flags(argv: list[str]) -> list[str]:
     except SystemExit as error:
         asked = any(a.lstrip("-").partition("=")[0] in ("?", "help", "helpfull", "helpshort", "helpxml") for a in argv)
         raise SystemExit(0 if asked else error.code) from error  # absl exits with 1 after --help
-
-
-def loaded(config: ConfigDict) -> ConfigDict:
-    """The config of a config flag, or InputError where its file could not be found."""
-    try:
-        config.is_locked  # noqa: B018  any attribute raises where loading failed
-    except OSError as error:
-        raise aejax.InputError(f"no such config file: {str(error).split()[-1]}; check its path") from error
-    return config
-
-
-def defined(file: str, name: str) -> Callable[..., Any] | None:
-    """A function of a config file, given as its flag was, e.g. configs/vae.py:tiny."""
-    return runpy.run_path(file.partition(":")[0]).get(name)
 
 
 def loads_once() -> Callable[[ConfigDict], data.Splits]:

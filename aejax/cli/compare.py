@@ -1,6 +1,6 @@
-"""Compares runs, e.g. of a sweep: python -m experiments.compare runs/ablation
+"""Compares runs, e.g. of a sweep: aejax compare runs/ablation
 
-Takes folders of workdirs, or workdirs: python -m experiments.compare runs/vae runs/beta_vae. Runs that differ only
+Takes folders of workdirs, or workdirs: aejax compare runs/vae runs/beta_vae. Runs that differ only
 in their seed are one setting. Writes table.csv (a row for each setting and metric), runs.csv (a row for each run),
 table.tex, report.html and each picture as PNG into compare/ of the first folder, and prints the table.
 """
@@ -27,7 +27,7 @@ _OUT = flags.DEFINE_string("out", "", "Folder to write; compare/ in the first fo
 
 def compare(folders: list[str]) -> None:
     if not folders:
-        raise aejax.InputError("no folder is given; write python -m experiments.compare FOLDER")
+        raise aejax.InputError("no folder is given; write aejax compare FOLDER")
     found = ablation.collect(folders, _AT.value)
     metrics = table.chosen_metrics(found, _METRICS.value)
     baseline = table.chosen_baseline(found, _BASELINE.value)

@@ -1,4 +1,4 @@
-"""Writes the latents of a split: python -m experiments.encode --workdir=runs/conv --split=test --out=latents.npz
+"""Writes the latents of a split: aejax encode --workdir=runs/conv --split=test --out=latents.npz
 
 Cut off, even by kill -9, the same command goes on. `aejax.encode.read_latents` reads what it wrote.
 """

@@ -1,4 +1,4 @@
-"""Tells how good a run is: python -m experiments.evaluate --workdir=runs/conv
+"""Tells how good a run is: aejax evaluate --workdir=runs/conv
 
 Writes metrics.json, each figure with its protocol, pictures and report.html into evaluation/<step>/ of the
 workdir (evaluation/<step>-<split>/ where the split is not test). Several workdirs, --workdir=runs/a,runs/b, are

@@ -1,4 +1,4 @@
-"""Writes a run as programs for JAX alone: python -m experiments.export --workdir=runs/conv --out=programs
+"""Writes a run as programs for JAX alone: aejax export --workdir=runs/conv --out=programs
 
 `aejax.export` says what they are and how JAX calls them.
 """

@@ -1,4 +1,4 @@
-"""Starts one training over several processes: python -m experiments.launch --processes=2 --config=... --workdir=...
+"""Starts one training over several processes: aejax launch --processes=2 --config=... --workdir=...
 
 The processes are of this machine, of a job in SLURM's queue (--executor=slurm), or of several hosts (--executor=hosts):
 then the lines are printed that start them, to be copied into a shell. Any flag that is not one of these is handed on to
@@ -60,7 +60,7 @@ def launch(theirs: list[str]) -> None:
     workdir = Path(os.path.abspath(local(given["workdir"])))
     # Beside the workdir: a training begins in an empty one.
     job = Job(
-        workdir.name, ("-m", "experiments.train", *theirs), workdir.with_name(f"{workdir.name}.log"), _PROCESSES.value
+        workdir.name, ("-m", "aejax.cli", "train", *theirs), workdir.with_name(f"{workdir.name}.log"), _PROCESSES.value
     )
     if _EXECUTOR.value == "hosts":
         print("\n".join(lines(job)))

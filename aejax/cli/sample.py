@@ -1,8 +1,8 @@
-"""Draws new examples: python -m experiments.sample --workdir=runs/vae --num=64 --out=samples.png
+"""Draws new examples: aejax sample --workdir=runs/vae --num=64 --out=samples.png
 
 By the model's own prior (of a model without one: from the saved latents), or by a sampler that is fitted on
 the codes of the train split, on the first call, and kept in the workdir under samplers/<step>/<sampler>:
---sampler=gaussian, mixture, flow, or autoregressive for discrete codes. --prior=configs/priors/transformer.py
+--sampler=gaussian, mixture, flow, or autoregressive for discrete codes. --prior=transformer
 names a sampler with its options. An --out of .npz gets the arrays, one of .png a picture.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
-from ml_collections import config_flags
 
 import aejax
 from aejax import Run, samplers, sampling
 from aejax.cli import command
+from aejax.cli.config_flag import config_flag
 from aejax.errors import one_of
 from aejax.evaluation.pictures import as_png, drawable, examples
 from aejax.storage import local, replacing, writable
@@ -28,12 +28,8 @@ _OUT = flags.DEFINE_string(
     "out", None, "File to write: .png, or .npz with `samples` and, if any, `label`.", required=True
 )
 _SAMPLER = flags.DEFINE_string("sampler", None, f"prior, the default, or one of: {', '.join(samplers.SAMPLERS)}.")
-_PRIOR = config_flags.DEFINE_config_file(
-    "prior",
-    None,
-    "Config of a sampler, e.g. configs/priors/transformer.py.",
-    lock_config=False,
-    accept_new_attributes=True,
+_PRIOR = config_flag(
+    "prior", "Config of a sampler: a name, e.g. transformer, or a file of your own.", "priors", required=False
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
 _LABEL = flags.DEFINE_integer("label", None, "Of a conditional run; all of them in turn unless told.")
@@ -42,7 +38,7 @@ _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or be
 
 def section() -> dict[str, Any] | None:
     """Name and options of the sampler that the flags ask for; None for the model's prior."""
-    config = {} if _PRIOR.value is None else command.loaded(_PRIOR.value).to_dict()
+    config = {} if _PRIOR.value is None else _PRIOR.value.to_dict()
     name = _SAMPLER.value or config.get("name", "prior")
     if name not in ("prior", *samplers.SAMPLERS):
         raise one_of("sampler", name, ["prior", *samplers.SAMPLERS])

@@ -1,4 +1,4 @@
-"""Searches a config's hyperparameters: python -m experiments.search --config=configs/vae.py --workdir=runs/search
+"""Searches a config's hyperparameters: aejax search --config=vae --workdir=runs/search
 
 `search(trial)` of the config file takes an Optuna trial and returns overrides by dotted key, e.g.
 `{"optim.lr": trial.suggest_float("lr", 1e-4, 1e-2, log=True)}`. Each trial trains in a folder of its own, trial_007,
@@ -26,14 +26,12 @@ from aejax.ablation import statistics
 from aejax.ablation.plan import Overrides, overridden
 from aejax.ablation.study import Study, tried
 from aejax.cli import command
-from aejax.cli.config_flag import config_flag
+from aejax.cli.config_flag import config_flag, defined
 from aejax.errors import in_one_line
 from aejax.storage import inside, local, writable
 from aejax.workdir import end, is_finished
 
-_CONFIG = config_flag(
-    "Config file that has search(trial), e.g. configs/vae.py; what it is set to holds for all trials."
-)
+_CONFIG = config_flag("config", "Config of all trials, with search(trial): a name, e.g. vae, or a file of your own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study and of all trials.", required=True)
 _TRIALS = flags.DEFINE_integer("trials", 20, "Trials of the study, with those that are done.", lower_bound=1)
 _SEED = flags.DEFINE_integer(
@@ -148,8 +146,8 @@ def again(trial: Any, folder: Path, out: Path) -> str:
         return shlex.join(["python", "-c", code])
     values = {**config_flags.get_override_values(flag), **overrides}
     shown = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    command = ["python", "-m", "experiments.train", f"--config={config_flags.get_config_filename(flag)}"]
-    return shlex.join([*command, *(f"--config.{k}={v}" for k, v in shown.items()), f"--workdir={out}"])
+    config = f"--config={config_flags.get_config_filename(flag)}"
+    return shlex.join(["aejax", "train", config, *(f"--config.{k}={v}" for k, v in shown.items()), f"--workdir={out}"])
 
 
 def summary(study: Study, workdir: Path) -> str:
@@ -173,9 +171,9 @@ def summary(study: Study, workdir: Path) -> str:
 
 
 def search() -> None:
-    config, workdir, objective = command.loaded(_CONFIG.value), local(_WORKDIR.value).absolute(), _OBJECTIVE.value
+    config, workdir, objective = _CONFIG.value, local(_WORKDIR.value).absolute(), _OBJECTIVE.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    search_of_config = command.defined(file, "search")
+    search_of_config = defined(file, "search")
     if search_of_config is None:
         raise aejax.InputError(f"{file} has no search(trial); write one as in configs/vae.py")
     given = tried(search_of_config)

@@ -1,8 +1,8 @@
-"""Runs an ablation: python -m experiments.sweep --config=configs/vae.py --workdir=runs/ablation
+"""Runs an ablation: aejax sweep --config=vae --workdir=runs/ablation
 
 The runs are those that `sweep(add)` of the config file adds, or a grid:
 
-    python -m experiments.sweep --config=configs/vae.py --workdir=runs/ablation \\
+    aejax sweep --config=vae --workdir=runs/ablation \\
         --sweep.bottleneck.features=2,8,32 --sweep.optim.lr=1e-3,1e-4 --seeds=3
 
 Each has its own folder in the workdir, named by what differs, where `experiments.train` would go on with it. The
@@ -27,14 +27,14 @@ import aejax
 from aejax import checkpoint, data, logs, together
 from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
 from aejax.cli import command
-from aejax.cli.config_flag import config_flag
+from aejax.cli.config_flag import config_flag, defined
 from aejax.cli.launching.flags import executors
 from aejax.cli.launching.job import STOPPED, Job
 from aejax.storage import inside, local, writable, write_whole
 from aejax.train import make_task, train_together
 from aejax.workdir import is_finished, why_ended
 
-_CONFIG = config_flag("Config file, e.g. configs/vae.py or configs/vae.py:tiny; what it is set to holds for all runs.")
+_CONFIG = config_flag("config", "Config of all runs: a name, e.g. vae or vae:tiny, or a file of your own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each setting, from the config's seed on.", lower_bound=1)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs and what is left of them, and do nothing.")
@@ -66,7 +66,7 @@ def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
     """Of the grid, or of `sweep(add)` in the config file."""
     if axes:
         return grid(axes)
-    sweep_of_config = command.defined(file, "sweep")
+    sweep_of_config = defined(file, "sweep")
     return added(sweep_of_config) if sweep_of_config else []
 
 
@@ -156,7 +156,7 @@ def launch_all(
     for group in divided.values():
         only = f"--only={','.join(run.name for run in group)}"
         # Of a flag that is given twice the last one counts.
-        argv_of_job = ("-m", "experiments.sweep", *argv, "--executor=local", "--jobs=1", only)
+        argv_of_job = ("-m", "aejax.cli", "sweep", *argv, "--executor=local", "--jobs=1", only)
         jobs.append(Job(group[0].name, argv_of_job, logs_folder / f"{group[0].name}.log"))
     errors = {}
     for i, result in enumerate(_EXECUTOR(logs_folder).run(jobs, asked), 1):
@@ -170,7 +170,7 @@ def launch_all(
 
 
 def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
-    config, workdir = command.loaded(_CONFIG.value), local(_WORKDIR.value)
+    config, workdir = _CONFIG.value, local(_WORKDIR.value)
     runs = plan(config, overrides(axes, config_flags.get_config_filename(flags.FLAGS["config"])), _SEEDS.value)
     for name in _ONLY.value:
         if name not in [run.name for run in runs]:

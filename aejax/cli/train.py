@@ -1,4 +1,4 @@
-"""Trains what a config describes: python -m experiments.train --config=configs/conv.py --workdir=runs/conv
+"""Trains what a config describes: aejax train --config=conv --workdir=runs/conv
 
 Exit status: 0 when it is done; 75 when it was asked to stop, by SIGTERM or Ctrl-C, and has saved: the same command
 goes on; 1 after an error, which is told in one line.
@@ -19,7 +19,7 @@ from aejax.preflight import preflight
 from aejax.storage import check_writable, local
 from aejax.workdir import is_finished
 
-_CONFIG = config_flag("Config file, e.g. configs/conv.py or configs/conv.py:tiny.")
+_CONFIG = config_flag("config", "Config: a name, e.g. conv or conv:tiny, or a file of your own.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the whole experiment; the same command goes on in it.", required=True
 )
@@ -60,7 +60,7 @@ def amount(gib: float) -> str:
 def train() -> None:
     if _DEBUG_NANS.value:
         jax.config.update("jax_debug_nans", True)
-    config, workdir = command.loaded(_CONFIG.value), local(_WORKDIR.value)
+    config, workdir = _CONFIG.value, local(_WORKDIR.value)
     profiled = steps(_PROFILE.value)
     if _CHECK.value:
         check_writable(local(workdir))

@@ -1,7 +1,7 @@
 """The prior of discrete codes: a causal transformer over them, row by row, trained by maximum likelihood
 (van den Oord et al. 2017, section 3.3).
 
-    python -m experiments.sample --workdir=runs/vq_vae --prior=configs/priors/transformer.py --num=64 --out=samples.png
+    aejax sample --workdir=runs/vq_vae --prior=transformer --num=64 --out=samples.png
 
 A config of a prior is one section: the name of a sampler in aejax.samplers.SAMPLERS and its options. Any of
 them is a flag, e.g. --prior.steps=5000. The number of codes is the run's own.

@@ -252,7 +252,7 @@ def test_workdirs_are_compared_in_the_first_of_them(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no folder is given; write python -m experiments.compare FOLDER"),
+        ([], "no folder is given; write aejax compare FOLDER"),
         (["{}", "--at=first"], "first"),
         (["{}", "--metrics=loss"], "metric 'loss' is unknown"),
         (["{}", "--baseline=x"], "--baseline=x is no setting"),

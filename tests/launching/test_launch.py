@@ -46,7 +46,7 @@ def spoken_by_shell(line, tmp_path, program):
 
 
 def test_a_shell_hands_the_hosts_the_very_arguments(tmp_path):
-    job = Job("x", ("-m", "experiments.train", *AWKWARD), tmp_path / "log")
+    job = Job("x", ("-m", "aejax.cli", "train", *AWKWARD), tmp_path / "log")
     lines = hosts.over_ssh(job, ["a", "me@b"], "folder")
     for i, (line, host) in enumerate(zip(lines, ["a", "me@b"], strict=True)):
         local, remote = spoken_by_shell(line, tmp_path, "ssh")
@@ -63,7 +63,7 @@ def test_a_folder_in_the_home_of_the_host(tmp_path):
 
 
 def test_a_shell_hands_the_pod_the_very_arguments(tmp_path):
-    job = Job("x", ("-m", "experiments.train", *AWKWARD), tmp_path / "log")
+    job = Job("x", ("-m", "aejax.cli", "train", *AWKWARD), tmp_path / "log")
     local, remote = spoken_by_shell(hosts.over_gcloud(job, "pod", "folder"), tmp_path, "gcloud")
     assert local[:-1] == ["compute", "tpus", "tpu-vm", "ssh", "pod", "--worker=all"]
     assert remote == [*job.argv, "--distributed"]
@@ -91,7 +91,7 @@ def test_one_training(tmp_path):
     assert json.loads((workdir / "config.json").read_text())["seed"] == 3
     failed = launch("--config=configs/none.py", f"--workdir={workdir}")
     assert failed.returncode == 1
-    assert failed.stderr == "error: no such config file: 'configs/none.py'; check its path\n"
+    assert failed.stderr == "error: flag --config=configs/none.py: there is no such file; check its path\n"
 
 
 def test_the_workdir_may_be_this_folder(tmp_path):

@@ -14,7 +14,7 @@ STOPPED = os.EX_TEMPFAIL  # exit status of a command that was stopped, has saved
 
 @dataclass(frozen=True)
 class Job:
-    """A command of Python's, e.g. ("-m", "experiments.train", "--config=...", "--workdir=...").
+    """A command of Python's, e.g. ("-m", "aejax.cli", "train", "--config=...", "--workdir=...").
 
     With several `processes` each gets the flags by which they find each other. `log` gets what the command prints,
     behind what it holds; process 1 writes beside it, to <stem>.1<suffix>, and so on.
