@@ -29,7 +29,7 @@ def main(*command: str) -> None:
     """Runs the command of the given name, or the command that the first argument names."""
     name, *arguments = [*command, *sys.argv[1:]] or ["help"]
     if name.lstrip("-") in ("help", "h"):
-        print(HELP, *(f"  {command:<10}{summary}" for command, summary in COMMANDS.items()), sep="\n")
+        print("\n".join([HELP, *(f"  {command:<10}{summary}" for command, summary in COMMANDS.items())]))
         return
     if name not in COMMANDS:
         sys.exit(f"error: {one_of('command', name, COMMANDS)}")

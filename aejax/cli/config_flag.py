@@ -1,5 +1,6 @@
 """Flags that name a config: a file, or by its name one of the configs that ship with aejax, e.g. vae or vae:tiny."""
 
+import difflib
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 import aejax
-from aejax.errors import InputError, one_of
+from aejax.errors import InputError
 from aejax.storage import local
 
 flags.disclaim_key_flags()  # --help lists the flags under their command
@@ -34,7 +35,9 @@ def config_file(value: str, folder: str = "") -> Path:
         return file
     if text.isidentifier():
         if text not in names:
-            raise one_of("config", text, names)
+            near = difflib.get_close_matches(text, names, 1)
+            choice = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(sorted(names))}"
+            raise InputError(f"no config is called {text!r}; {choice}")
         return names[text]
     ships = f"write {file.stem} for the config that ships with aejax" if file.stem in names else "check its path"
     raise InputError(f"there is no such file; {ships}")
