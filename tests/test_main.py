@@ -46,7 +46,7 @@ def test_other_processors_have_their_own_programs(monkeypatch):
 
 def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match=r"are not kept: .* choose a folder by --compilation_cache="):
+    with pytest.warns(UserWarning, match=r"are not cached: .* choose a folder by --compilation_cache="):
         command._keep_programs(str(tmp_path / "file/inside"))
     assert jax.config.jax_compilation_cache_dir is None
 
@@ -60,7 +60,7 @@ def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
     ],
 )
 def test_a_reader_who_leaves_ends_the_command_without_a_traceback(what, status, told):
-    code = f"""import aejax, sys; from aejax.cli import command
+    code = f"""import aejax, sys; from aejax.cli.command import run
 sys.argv = ["command", "--compilation_cache="]
 def command():
     {what}
@@ -106,7 +106,7 @@ def test_a_kept_program_that_was_cut_off_is_said_once_and_replaced(tmp_path, mon
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         compilation_cache.reset_cache()
-    said = f"warning: a program kept in {tmp_path} cannot be read and is compiled anew\n"
+    said = f"warning: a cached program in {tmp_path} cannot be read and is compiled again\n"
     assert capsys.readouterr().err == said
 
 

@@ -122,7 +122,7 @@ def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
     monkeypatch.setattr(sys.modules["aejax.train"], "train_together", train)  # imported anew by the command
     assert sweep.run("--together=1") == 75
     assert trained == ["lr=0.01"]
-    assert "goes on from here" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("kmeans", "sizes"), [(False, [2]), (True, [1, 1])])

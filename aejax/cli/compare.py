@@ -1,8 +1,8 @@
-"""Compares runs, e.g. of a sweep: aejax compare runs/ablation
+"""Comparison of runs, e.g. of a sweep: aejax compare runs/ablation
 
-Takes folders of workdirs, or workdirs: aejax compare runs/vae runs/beta_vae. Runs that differ only
-in their seed are one setting. Writes table.csv (a row for each setting and metric), runs.csv (a row for each run),
-table.tex, report.html and each picture as PNG into compare/ of the first folder, and prints the table.
+The arguments are folders of workdirs, or workdirs: aejax compare runs/vae runs/beta_vae. Runs that differ only in their
+seed are one setting. The command prints a table and writes table.csv (a row for each setting and metric), runs.csv (a
+row for each run), table.tex, report.html and the pictures as PNG to compare/ in the first folder.
 """
 
 import sys
@@ -17,12 +17,16 @@ from aejax.errors import printable
 from aejax.evaluation.pictures import Picture, as_png
 from aejax.storage import file_name, inside, local, writable, write_whole
 
-_METRICS = flags.DEFINE_list("metrics", [], "E.g. validation/loss,likelihood/elbo; the usual ones that runs have.")
-_AT = flags.DEFINE_enum("at", "last", ["last", "best"], "Which validation: the newest, or that of the least loss.")
-_BASELINE = flags.DEFINE_string(
-    "baseline", "", "Run, or values as optim.lr=0.001; the sweep's own config, or the first."
+_METRICS = flags.DEFINE_list(
+    "metrics", [], "E.g. validation/loss,likelihood/elbo. Defaults to the usual metrics that the runs have."
 )
-_OUT = flags.DEFINE_string("out", "", "Folder to write; compare/ in the first folder unless told.")
+_AT = flags.DEFINE_enum(
+    "at", "last", ["last", "best"], "Which validation: the last one, or the one with the lowest loss."
+)
+_BASELINE = flags.DEFINE_string(
+    "baseline", "", "Run, or values such as optim.lr=0.001. Defaults to the sweep's config, or to the first setting."
+)
+_OUT = flags.DEFINE_string("out", "", "Folder to write to. Defaults to compare/ in the first folder.")
 
 
 def compare(folders: list[str]) -> None:

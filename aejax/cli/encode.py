@@ -1,6 +1,6 @@
-"""Writes the latents of a split: aejax encode --workdir=runs/conv --split=test --out=latents.npz
+"""Encoding of a split: aejax encode --workdir=runs/conv --split=test --out=latents.npz
 
-Cut off, even by kill -9, the same command goes on. `aejax.encode.read_latents` reads what it wrote.
+After an interruption, even by kill -9, the same command resumes. `aejax.encode.read_latents` reads the file.
 """
 
 from absl import flags
@@ -12,7 +12,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", req
 _OUT = flags.DEFINE_string("out", None, "File to write: .npz, or .array_record for large sets.", required=True)
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or TFDS syntax, e.g. test[:10%].")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
-_CHUNK = flags.DEFINE_integer("chunk", 0, "Examples between two points to go on from; 0: some 32 MiB.")
+_CHUNK = flags.DEFINE_integer("chunk", 0, "Examples between two points to resume from. 0: about 32 MiB.")
 
 
 def encode() -> None:

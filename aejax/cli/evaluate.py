@@ -1,8 +1,8 @@
-"""Tells how good a run is: aejax evaluate --workdir=runs/conv
+"""Evaluation of a run: aejax evaluate --workdir=runs/conv
 
-Writes metrics.json, each figure with its protocol, pictures and report.html into evaluation/<step>/ of the
-workdir (evaluation/<step>-<split>/ where the split is not test). Several workdirs, --workdir=runs/a,runs/b, are
-also printed side by side.
+The command writes metrics.json, where each figure has its protocol, pictures and report.html to evaluation/<step>/ in
+the workdir (evaluation/<step>-<split>/ for a split other than test). It prints the figures, side by side for several
+workdirs: --workdir=runs/a,runs/b.
 """
 
 import json
@@ -24,21 +24,21 @@ from aejax.storage import inside, local, read_json, writable, write_whole
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of an experiment, or several with commas.", required=True)
 _GROUPS = flags.DEFINE_list("groups", list(evaluation.GROUPS), f"Among: {', '.join(evaluation.GROUPS)}.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split to score: train, validation or test.")
-_OUT = flags.DEFINE_string("out", "", "Folder to write; evaluation/<step> in the workdir unless told.")
+_OUT = flags.DEFINE_string("out", "", "Folder to write to. Defaults to evaluation/<step> in the workdir.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
-_LIMIT = flags.DEFINE_integer("limit", 60_000, "Examples of a split that are used at most.")
+_LIMIT = flags.DEFINE_integer("limit", 60_000, "Largest number of examples used from a split.")
 _FIGURES = flags.DEFINE_bool("figures", True, "Draw pictures and write report.html.")
-_PROJECTION = flags.DEFINE_enum("projection", "pca", PROJECTIONS, "Of the map of the codes.")
-_SAMPLES = flags.DEFINE_integer("samples", 200, "Importance samples of each example, for the log-likelihood.")
+_PROJECTION = flags.DEFINE_enum("projection", "pca", PROJECTIONS, "Projection for the map of the codes.")
+_SAMPLES = flags.DEFINE_integer("samples", 200, "Importance samples per example for the log-likelihood.")
 _FEATURES = flags.DEFINE_string(
-    "features", "encoder", "For generation: encoder, classifier or package.module:function."
+    "features", "encoder", "Features that generation is measured by: encoder, classifier or package.module:function."
 )
-_NUM = flags.DEFINE_integer("num", 5_000, "Examples to generate, and to compare with.")
-_NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Of an example, for k-NN accuracy and trustworthiness.")
+_NUM = flags.DEFINE_integer("num", 5_000, "Number of generated examples, and of real ones that they are compared with.")
+_NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Neighbors of an example, for k-NN accuracy and trustworthiness.")
 
 
 def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
-    """The figures of one workdir, as they are written to its metrics.json."""
+    """Measures one run. Returns the figures as they are written to its metrics.json."""
     part = "" if _SPLIT.value == "test" else f"-{_SPLIT.value}"
     if _OUT.value:
         folder = writable(local(_OUT.value))
@@ -56,7 +56,7 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
     with tqdm(total=total, unit=" parts", desc=workdir, dynamic_ncols=True, disable=None) as bar:
         for name, found in evaluation.evaluate(subject, _GROUPS.value, options):
             measures[name] = found
-            figures |= as_json({name: found})  # groups that an earlier call measured stay
+            figures |= as_json({name: found})  # other groups keep the figures of an earlier call
             write_whole(file, json.dumps(figures, indent=2) + "\n")
             bar.update()
         if _FIGURES.value:
@@ -70,11 +70,11 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
 
 
 def before(file: Path) -> dict[str, Any]:
-    """Returns what an earlier call measured; nothing, with a warning, where the file is damaged."""
+    """Returns the figures of an earlier call. Warns and returns none if the file is damaged."""
     try:
         return read_json(file) if file.exists() else {}
     except aejax.StorageError as error:
-        warnings.warn(f"{error}; what it held is lost, and measured again where it is asked for", stacklevel=2)
+        warnings.warn(f"{error}; its figures are lost, and are measured again where they are asked for", stacklevel=2)
         return {}
 
 
@@ -84,7 +84,7 @@ def publish(
     drawn: dict[str, pictures.Picture | evaluation.Skipped],
     folder: Path,
 ) -> Path:
-    """Writes each picture as PNG, and the report, whose path it returns."""
+    """Writes the pictures as PNG, and the report. Returns the path of the report."""
     for name, picture in drawn.items():
         if isinstance(picture, pictures.Picture):
             pictures.as_png(picture.figure, folder / f"{name}.png")
@@ -92,7 +92,7 @@ def publish(
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:
-    """A line for each metric, a column for each workdir; then what was skipped, and why."""
+    """Returns a table with a line for each metric and a column for each workdir, then the skipped metrics and why."""
     flat = {w: {f"{g}/{name}": m for g, ms in f.items() for name, m in ms.items()} for w, f in figures.items()}
     metrics = dict.fromkeys(metric for found in flat.values() for metric in found)
     shown = [m for m in metrics if any("value" in found.get(m, {}) for found in flat.values())]
@@ -103,7 +103,7 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
         cells = {w: found.get(metric, {}).get("value") for w, found in flat.items()}
         columns = (f"  {'-' if v is None else f'{v:.5g}':>{widths[w]}}" for w, v in cells.items())
         lines.append(f"{metric:<{first}}" + "".join(columns))
-    skipped: dict[str, dict[str, None]] = {}  # by reason, each metric once
+    skipped: dict[str, dict[str, None]] = {}  # the metrics by reason, each metric once
     for found in flat.values():
         for metric, cell in found.items():
             if "skipped" in cell:
@@ -121,7 +121,7 @@ def evaluate() -> None:
         if not all(values) or not values:
             raise aejax.InputError(f"--{name} is empty; name one, or several with commas")
     check_projection(_PROJECTION.value)
-    # All are there before the first is measured.
+    # All workdirs are loaded before the first is measured, so that a wrong one costs nothing.
     runs = {workdir: command.load(workdir, _STEP.value) for workdir in workdirs}
     print(table({workdir: measure(workdir, run) for workdir, run in runs.items()}))
 

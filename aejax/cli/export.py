@@ -1,6 +1,6 @@
-"""Writes a run as programs for JAX alone: aejax export --workdir=runs/conv --out=programs
+"""Export of a run as programs for JAX alone: aejax export --workdir=runs/conv --out=programs
 
-`aejax.export` says what they are and how JAX calls them.
+`aejax.export` describes the programs and how JAX calls them.
 """
 
 from absl import flags

@@ -1,8 +1,8 @@
-"""Starts one training over several processes: aejax launch --processes=2 --config=... --workdir=...
+"""Training with several processes: aejax launch --processes=2 --config=... --workdir=...
 
-The processes are of this machine, of a job in SLURM's queue (--executor=slurm), or of several hosts (--executor=hosts):
-then the lines are printed that start them, to be copied into a shell. Any flag that is not one of these is handed on to
-experiments.train. Ctrl-C and SIGTERM reach all processes, which save and leave; the same command goes on.
+The processes run on this machine, in a SLURM job (--executor=slurm) or on several hosts (--executor=hosts). For hosts,
+the command prints the lines that start them, to be copied into a shell. All flags other than those below are passed on
+to `aejax train`. Ctrl-C and SIGTERM reach all processes, which save and exit. The same command resumes the training.
 """
 
 import os
@@ -23,17 +23,19 @@ from aejax.storage import local
 _EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "hosts"], "Where the processes run.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "local, slurm: number of processes.", lower_bound=1)
 _DEVICES = flags.DEFINE_integer(
-    "devices_per_process", None, "local: run on CPU and make XLA see so many devices.", lower_bound=1
+    "devices_per_process", None, "local: run on CPU, with this number of devices for XLA.", lower_bound=1
 )
-_HOSTS = flags.DEFINE_list("hosts", [], "hosts: machines that ssh reaches, one process each; the first coordinates.")
+_HOSTS = flags.DEFINE_list(
+    "hosts", [], "hosts: machines that ssh reaches, with one process each. The first one coordinates."
+)
 _TPU = flags.DEFINE_string("tpu", None, "hosts: name of a TPU VM or pod.")
-_FOLDER = flags.DEFINE_string("folder", "aejax", "hosts: folder of the checkout there, with its .venv.")
+_FOLDER = flags.DEFINE_string("folder", "aejax", "hosts: folder there that holds the .venv with aejax.")
 _RESOURCES = resources()
 OURS = {f.name for f in (_EXECUTOR, _PROCESSES, _DEVICES, _HOSTS, _TPU, _FOLDER)} | {"help", "helpshort", "helpfull"}
 
 
 def divide(argv: list[str]) -> list[str]:
-    """Takes what is not a flag of this command out of argv; returns it."""
+    """Takes arguments that are not flags of this command out of `argv`. Returns them."""
     for argument in argv[1:]:
         if not argument.startswith("-"):
             raise aejax.InputError(f"{argument!r} is not a flag; write --name=value")
@@ -43,7 +45,7 @@ def divide(argv: list[str]) -> list[str]:
 
 
 def lines(job: Job) -> list[str]:
-    """What to copy into a shell."""
+    """Returns the lines to copy into a shell."""
     if bool(_HOSTS.value) == bool(_TPU.value):
         raise aejax.InputError("--executor=hosts needs either --hosts=a,b,c or --tpu=NAME")
     if _TPU.value:
@@ -52,13 +54,13 @@ def lines(job: Job) -> list[str]:
 
 
 def launch(theirs: list[str]) -> None:
-    """Exits with the status of the training."""
+    """Runs the training with the flags `theirs`, and exits with its status."""
     given = dict(a.lstrip("-").split("=", 1) for a in theirs if "=" in a)
     for name in ("config", "workdir"):
         if not given.get(name):
             raise aejax.InputError(f"--{name}=... is missing")
     workdir = Path(os.path.abspath(local(given["workdir"])))
-    # Beside the workdir: a training begins in an empty one.
+    # The log lies beside the workdir, as a training must begin in an empty folder.
     job = Job(
         workdir.name, ("-m", "aejax.cli", "train", *theirs), workdir.with_name(f"{workdir.name}.log"), _PROCESSES.value
     )

@@ -1,9 +1,9 @@
-"""Draws new examples: aejax sample --workdir=runs/vae --num=64 --out=samples.png
+"""Generation of new examples: aejax sample --workdir=runs/vae --num=64 --out=samples.png
 
-By the model's own prior (of a model without one: from the saved latents), or by a sampler that is fitted on
-the codes of the train split, on the first call, and kept in the workdir under samplers/<step>/<sampler>:
---sampler=gaussian, mixture, flow, or autoregressive for discrete codes. --prior=transformer
-names a sampler with its options. An --out of .npz gets the arrays, one of .png a picture.
+Samples come from the model's own prior (if it has none, from the saved latents) or from a sampler:
+--sampler=gaussian, mixture, flow, or autoregressive for discrete codes. The first call fits the sampler to the codes of
+the train split and keeps it in the workdir, in samplers/<step>/<sampler>. --prior=transformer names a sampler with its
+options. An --out that ends in .npz gets arrays, one that ends in .png a picture.
 """
 
 import math
@@ -23,21 +23,21 @@ from aejax.evaluation.pictures import as_png, drawable, examples
 from aejax.storage import local, replacing, writable
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
-_NUM = flags.DEFINE_integer("num", 64, "Examples to draw.")
+_NUM = flags.DEFINE_integer("num", 64, "Number of examples.")
 _OUT = flags.DEFINE_string(
     "out", None, "File to write: .png, or .npz with `samples` and, if any, `label`.", required=True
 )
-_SAMPLER = flags.DEFINE_string("sampler", None, f"prior, the default, or one of: {', '.join(samplers.SAMPLERS)}.")
+_SAMPLER = flags.DEFINE_string("sampler", None, f"prior (the default) or one of: {', '.join(samplers.SAMPLERS)}.")
 _PRIOR = config_flag(
     "prior", "Config of a sampler: a name, e.g. transformer, or a file of your own.", "priors", required=False
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
-_LABEL = flags.DEFINE_integer("label", None, "Of a conditional run; all of them in turn unless told.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
+_LABEL = flags.DEFINE_integer("label", None, "Label, for a conditional run. Defaults to all labels in turn.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
 
 
 def section() -> dict[str, Any] | None:
-    """Name and options of the sampler that the flags ask for; None for the model's prior."""
+    """Returns the name and options of the sampler that the flags ask for, or None for the model's prior."""
     config = {} if _PRIOR.value is None else _PRIOR.value.to_dict()
     name = _SAMPLER.value or config.get("name", "prior")
     if name not in ("prior", *samplers.SAMPLERS):
@@ -48,7 +48,7 @@ def section() -> dict[str, Any] | None:
 
 
 def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> None:
-    """The picture or the arrays, whole or not at all."""
+    """Writes the picture or the arrays, whole or not at all."""
     if out.suffix == ".png":
         as_png(picture(run, drawn), out)
         return
@@ -58,7 +58,7 @@ def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> N
 
 
 def picture(run: Run, drawn: np.ndarray) -> Figure:
-    """Images in a square grid; vectors as points over those of the data."""
+    """Draws images in a square grid, or vectors as points over the points of the data."""
     if drawn.ndim == 2:
         return examples.points(run.inputs, drawn, ("data", "samples"))
     return examples.samples(drawn, math.ceil(math.sqrt(len(drawn))))
@@ -74,7 +74,7 @@ def sample() -> None:
     writable(out.parent)
     run = command.load(workdir, _STEP.value)
     if out.suffix == ".png" and len(run.spec.shape) == 3 and not drawable(run.spec.shape):
-        raise aejax.InputError(f"examples of {run.spec.shape} are no images of 1 or 3 channels; write them to an .npz")
+        raise aejax.InputError(f"examples of {run.spec.shape} are not images of 1 or 3 channels; write them to an .npz")
     label = sampling.labels(run, num, _LABEL.value)
     sampler = None
     if wanted:

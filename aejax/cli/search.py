@@ -1,11 +1,12 @@
-"""Searches a config's hyperparameters: aejax search --config=vae --workdir=runs/search
+"""Hyperparameter search: aejax search --config=vae --workdir=runs/search
 
-`search(trial)` of the config file takes an Optuna trial and returns overrides by dotted key, e.g.
-`{"optim.lr": trial.suggest_float("lr", 1e-4, 1e-2, log=True)}`. Each trial trains in a folder of its own, trial_007,
-which `experiments.compare` reads; one that is worse than the median at a validation ends there.
+`search(trial)` in the config file takes an Optuna trial and returns overrides by dotted key, e.g.
+`{"optim.lr": trial.suggest_float("lr", 1e-4, 1e-2, log=True)}`. Each trial trains in a folder of its own, e.g.
+trial_007, which `aejax compare` reads. A trial that is worse than the median at a validation ends there.
 
---trials counts all trials of the study: the same command goes on where it was left, with the trial that was under way
-from its checkpoint, and does nothing when all are done. Several at once share the trials. Needs the extra `optuna`.
+--trials counts all trials of the study. The same command resumes the study, and an unfinished trial from its
+checkpoint, and does nothing when all trials are finished. Several commands at once share the trials. The command needs
+the extra `optuna`.
 """
 
 import json
@@ -33,12 +34,14 @@ from aejax.workdir import end, is_finished
 
 _CONFIG = config_flag("config", "Config of all trials, with search(trial): a name, e.g. vae, or a file of your own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study and of all trials.", required=True)
-_TRIALS = flags.DEFINE_integer("trials", 20, "Trials of the study, with those that are done.", lower_bound=1)
+_TRIALS = flags.DEFINE_integer("trials", 20, "Trials of the study, finished ones included.", lower_bound=1)
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Of what is suggested; the trials are trained with the config's.", lower_bound=0
+    "seed", 0, "Seed of the suggestions. The trials train with the config's seed.", lower_bound=0
 )
-_OBJECTIVE = flags.DEFINE_string("objective", "validation/loss", "Metric of a validation, as metrics.jsonl names it.")
-_PRUNE = flags.DEFINE_bool("prune", True, "End a trial that is worse than the median of others at a validation.")
+_OBJECTIVE = flags.DEFINE_string(
+    "objective", "validation/loss", "Metric of a validation, by its name in metrics.jsonl."
+)
+_PRUNE = flags.DEFINE_bool("prune", True, "End a trial that is worse than the median of the others at a validation.")
 
 
 def folder_of(workdir: Path, number: int) -> Path:
@@ -46,7 +49,7 @@ def folder_of(workdir: Path, number: int) -> Path:
 
 
 def direction(objective: str, keys: list[str]) -> str:
-    """As Optuna names it; InputError where less is no better than more, or the keys change what the metric means."""
+    """Returns Optuna's name for the better direction. Raises InputError if there is none or `keys` redefine it."""
     if changed := statistics.redefined(objective, keys):
         other = "validation/squared_error"
         choose = "" if statistics.redefined(other, changed) else f"choose --objective={other}, or "
@@ -62,7 +65,7 @@ def direction(objective: str, keys: list[str]) -> str:
 
 
 def validations(folder: Path, objective: str) -> dict[int, float]:
-    """The objective by step."""
+    """Returns the objective by step."""
     records = [record for record in logs.read(folder) if "validation/loss" in record]
     for record in records:
         if objective not in record:
@@ -72,9 +75,9 @@ def validations(folder: Path, objective: str) -> dict[int, float]:
 
 
 def reports(trial: Any, told: set[int], folder: Path, objective: str) -> Callable[[], bool]:
-    """A question: has the pruner had enough of the trial? It is told each validation but those of the steps `told`."""
+    """Returns a function that tells whether to prune the trial, and reports validations except at the steps `told`."""
     enough: bool | None = None
-    read = -1  # bytes of the file, which grows far less often than is asked
+    read = -1  # bytes of the file, which grows far less often than this is called
 
     def ask() -> bool:
         nonlocal enough, read
@@ -103,7 +106,7 @@ def run_trial(
     load: Callable[[ConfigDict], data.Splits],
     asked: Callable[[], bool],
 ) -> str:
-    """Trains the trial, and tells the study what it came to, as it tells it here; "" where it was asked to stop."""
+    """Trains the trial and tells the study its result. Returns the result as text, or "" if asked to stop."""
     objective, begin = _OBJECTIVE.value, time.monotonic()
     try:
         given = search(trial)
@@ -117,18 +120,18 @@ def run_trial(
             return ""
         last, value = max(found.items())
     except aejax.DivergedError as error:
-        study.tell(trial, pruned=f"failed: {error}")  # as bad as can be, so that others keep away from there
+        study.tell(trial, pruned=f"failed: {error}")  # the worst value, so that later trials keep away from it
         return f"failed: {error}"
     except (aejax.StoppedError, aejax.StorageError, BrokenPipeError):
         raise
     except Exception as error:
-        if type(error) is aejax.AejaxError:  # of the objective, the same for all
+        if type(error) is aejax.AejaxError:  # about the objective, the same for every trial
             raise
         why = f"failed: {in_one_line(error)}"
         study.tell(trial, failed=why)
         return why
     if finished:
-        pruned()  # told of the last one
+        pruned()  # reports the last validation
         study.tell(trial, value=value)
         return f"{objective} {value:.5g}, {time.monotonic() - begin:.0f} s"
     why = f"pruned: {objective} {value:.5g}"
@@ -138,7 +141,7 @@ def run_trial(
 
 
 def again(trial: Any, folder: Path, out: Path) -> str:
-    """The command that trains a trial's config anew, in `out`."""
+    """Returns the command that trains a trial's config again, in `out`."""
     flag = flags.FLAGS["config"]
     overrides = trial.user_attrs["overrides"]
     if any(isinstance(value, Mapping) for value in overrides.values()):  # a flag cannot take keys out of a section
@@ -151,7 +154,7 @@ def again(trial: Any, folder: Path, out: Path) -> str:
 
 
 def summary(study: Study, workdir: Path) -> str:
-    """The best trial and how to train it anew, how many came to what, and what failed."""
+    """Returns the best trial and how to train it again, the number of trials by result, and why some failed."""
     trials, best = study.trials, study.best
     reasons = {t.number: t.user_attrs.get("why", "") for t in trials}
     failed = {number: why for number, why in reasons.items() if why.startswith("failed: ")}
@@ -159,12 +162,12 @@ def summary(study: Study, workdir: Path) -> str:
     shown = ", ".join(f"{count} {name.lower()}" for name, count in counts.items() if count)
     lines = [f"{len(trials)} trials: {shown}", *(f"  {folder_of(workdir, n).name}: {why}" for n, why in failed.items())]
     if best is None:
-        raise aejax.AejaxError("no trial came to its end; " + "\n".join(lines))
+        raise aejax.AejaxError("no trial is complete; " + "\n".join(lines))
     folder = folder_of(workdir, best.number)
     values = "".join(f"\n  {key}={value}" for key, value in best.user_attrs["overrides"].items())
     lines += [
         f"the best, {_OBJECTIVE.value} {best.value:.5g}: {folder}{values}",
-        "to train it anew:",
+        "to train it again:",
         again(best, folder, workdir.with_name(f"{workdir.name}_best")),
     ]
     return "\n".join(lines)
@@ -178,7 +181,7 @@ def search() -> None:
         raise aejax.InputError(f"{file} has no search(trial); write one as in configs/vae.py")
     given = tried(search_of_config)
     config = config_lib.from_dict(config.copy_and_resolve_references().to_dict())
-    overridden(config, given)  # raises before a trial is spent
+    overridden(config, given)  # raises before any trial starts
     way = direction(objective, [key for key, _ in config_lib.flat(given)])
     load = command.loads_once()
     load(config.data)
@@ -193,7 +196,7 @@ def search() -> None:
             if done:
                 print(f"{folder.name}: {done}", flush=True)
         if asked():
-            raise aejax.StoppedError("stopped; the same command goes on from here")
+            raise aejax.StoppedError("stopped; the same command resumes")
         print(summary(study, workdir))
 
 

@@ -1,15 +1,15 @@
-"""Runs an ablation: aejax sweep --config=vae --workdir=runs/ablation
+"""Ablation of a config: aejax sweep --config=vae --workdir=runs/ablation
 
-The runs are those that `sweep(add)` of the config file adds, or a grid:
+The runs are what `sweep(add)` in the config file adds, or a grid:
 
     aejax sweep --config=vae --workdir=runs/ablation \\
         --sweep.bottleneck.features=2,8,32 --sweep.optim.lr=1e-3,1e-4 --seeds=3
 
-Each has its own folder in the workdir, named by what differs, where `experiments.train` would go on with it. The
-same command skips what is finished, goes on with what is not, and tells at the end what failed and why.
+Each run has its own folder in the workdir, named by what differs, where `aejax train` would resume it. The same
+command skips finished runs, resumes the others, and prints at the end which runs failed and why.
 
-Runs that differ only in their seed and in numbers train in one program. --jobs=2 trains in so many processes at a
-time, which divide the devices of this machine; --executor=slurm submits them.
+Runs that differ only in their seed and in hyperparameters that are numbers train in one program. --jobs=2 trains in two
+processes at a time, which divide the devices of this machine. --executor=slurm submits the processes as jobs.
 """
 
 import math
@@ -36,21 +36,23 @@ from aejax.workdir import is_finished, why_ended
 
 _CONFIG = config_flag("config", "Config of all runs: a name, e.g. vae or vae:tiny, or a file of your own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each setting, from the config's seed on.", lower_bound=1)
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs and what is left of them, and do nothing.")
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "Runs of each setting, with seeds that count up from the config's.", lower_bound=1
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs and how far each is, and train nothing.")
 _TOGETHER = flags.DEFINE_integer(
     "together",
     8,
-    "Runs that one program trains at most, where they differ only in their seed and in numbers such as optim.lr. "
-    "Convolutions on CPU and codes that begin by k-means train one after the other all the same.",
+    "Most runs that one program trains, if they differ only in their seed and in numbers such as optim.lr. "
+    "Convolutions on CPU and codes that begin by k-means always train one after the other.",
     lower_bound=1,
 )
-_ONLY = flags.DEFINE_list("only", [], "Names of the runs to do; all unless told.")
+_ONLY = flags.DEFINE_list("only", [], "Names of the runs to train. Defaults to all.")
 _EXECUTOR = executors()
 
 
 def take_axes(argv: list[str]) -> dict[str, list[Any]]:
-    """Takes each --sweep.KEY=VALUES out of argv; the values by key."""
+    """Takes each --sweep.KEY=VALUES out of `argv`. Returns the values by key."""
     axes: dict[str, list[Any]] = {}
     for argument in [a for a in argv if a.startswith(("--sweep.", "-sweep."))]:
         argv.remove(argument)
@@ -63,7 +65,7 @@ def take_axes(argv: list[str]) -> dict[str, list[Any]]:
 
 
 def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
-    """Of the grid, or of `sweep(add)` in the config file."""
+    """Returns the overrides of each run, from the grid or from `sweep(add)` in the config file."""
     if axes:
         return grid(axes)
     sweep_of_config = defined(file, "sweep")
@@ -71,7 +73,7 @@ def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
 
 
 def status(workdir: Path, run: Planned) -> str:
-    """Finished, failed: why, interrupted or new; InputError where its folder holds a run of another config."""
+    """Returns "finished", "failed: " and why, "interrupted" or "new". Raises InputError for another config's run."""
     folder = inside(workdir, run.name)
     if not folder.exists():
         return "new"
@@ -80,7 +82,7 @@ def status(workdir: Path, run: Planned) -> str:
 
 
 def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
-    """Runs that may train in one program: alike but for seed and numbers, and equally far; in the plan's order."""
+    """Groups runs that may train in one program: at the same step, differing in seed and numbers, in plan order."""
     alike: dict[tuple[str, int], list[Planned]] = {}
     for run in runs:
         begin = max(checkpoint.steps(workdir / run.name), default=0)
@@ -91,7 +93,7 @@ def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Plann
 def train_group(
     runs: Sequence[Planned], workdir: Path, load: Callable[[ConfigDict], data.Splits], stop: Callable[[], bool]
 ) -> list[Any]:
-    """Of each run what it came to, or the error that ended it."""
+    """Trains the runs, together if that is faster. Returns the result of each, or the error that ended it."""
     folders, config = [workdir / run.name for run in runs], runs[0].config
     try:
         if len(runs) == 1 or not _better_alone(config, load(config.data)):
@@ -101,7 +103,7 @@ def train_group(
     except Exception as error:
         if len(runs) == 1:
             return [error]
-        # One of them, perhaps, stands in the way of the others.
+        # Perhaps one run stops the others, so each is tried alone.
     found: list[Any] = []
     for run in runs:
         if not stop():
@@ -110,7 +112,7 @@ def train_group(
 
 
 def _better_alone(config: ConfigDict, splits: data.Splits) -> bool:
-    """Together they are several times slower: k-means, which vmap does at every step, and several kernels on CPU."""
+    """Tells whether vmap is several times slower: k-means would run at every step, and convolutions are slow on CPU."""
     if config.bottleneck.get("kmeans"):
         return True
     if jax.default_backend() != "cpu":
@@ -119,7 +121,7 @@ def _better_alone(config: ConfigDict, splits: data.Splits) -> bool:
 
 
 def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:
-    """Trains group after group; returns the errors by name. What fails does not stop the rest."""
+    """Trains group after group, also after failures. Returns the errors by name."""
     load = command.loads_once()
     errors: dict[str, str] = {}
     finished, begin = 0, time.monotonic()
@@ -147,15 +149,15 @@ def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -
 def launch_all(
     runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool], argv: Sequence[str]
 ) -> dict[str, str]:
-    """Has others train group after group, by this command with --only; returns the errors by name."""
+    """Trains each group in a job, by this command with --only. Returns the errors by name."""
     jobs, most = [], _TOGETHER.value
-    if flags.FLAGS.executor == "local":  # each of the jobs at a time gets some
+    if flags.FLAGS.executor == "local":  # so that each job gets some of the runs
         most = min(most, math.ceil(len(runs) / flags.FLAGS.jobs))
     divided = {group[0].name: group for group in groups(runs, workdir, most)}
     logs_folder = inside(workdir, "logs")
     for group in divided.values():
         only = f"--only={','.join(run.name for run in group)}"
-        # Of a flag that is given twice the last one counts.
+        # If a flag is given twice, the last one counts.
         argv_of_job = ("-m", "aejax.cli", "sweep", *argv, "--executor=local", "--jobs=1", only)
         jobs.append(Job(group[0].name, argv_of_job, logs_folder / f"{group[0].name}.log"))
     errors = {}
@@ -189,10 +191,10 @@ def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
         here = flags.FLAGS.executor == "local" and flags.FLAGS.jobs == 1
         errors = run_all(left, workdir, asked) if here else launch_all(left, workdir, asked, argv)
     if asked():
-        raise aejax.StoppedError("stopped; the same command goes on from here")
+        raise aejax.StoppedError("stopped; the same command resumes")
     if errors:
         lines = "".join(f"\n  {name}: {error}" for name, error in errors.items())
-        raise aejax.AejaxError(f"{len(errors)} of {len(listed)} runs failed; the same command tries them again:{lines}")
+        raise aejax.AejaxError(f"{len(errors)} of {len(listed)} runs failed; the same command tries again:{lines}")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Trains what a config describes: aejax train --config=conv --workdir=runs/conv
+"""Training of a config: aejax train --config=conv --workdir=runs/conv
 
-Exit status: 0 when it is done; 75 when it was asked to stop, by SIGTERM or Ctrl-C, and has saved: the same command
-goes on; 1 after an error, which is told in one line.
+The exit status is 0 when the training is complete; 75 when SIGTERM or Ctrl-C stopped it after saving, so that the same
+command resumes it; 1 after an error, which is printed in one line.
 """
 
 import sys
@@ -21,31 +21,30 @@ from aejax.workdir import is_finished
 
 _CONFIG = config_flag("config", "Config: a name, e.g. conv or conv:tiny, or a file of your own.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the whole experiment; the same command goes on in it.", required=True
+    "workdir", None, "Folder of the whole experiment. The same command resumes in it.", required=True
 )
-_COORDINATOR = flags.DEFINE_string("coordinator", "", "Of several processes: where the first listens, host:port.")
-_PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are.")
-_PROCESS = flags.DEFINE_integer("process", -1, "Which one this is, from 0.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "With several processes: where the first one listens, host:port.")
+_PROCESSES = flags.DEFINE_integer("processes", 0, "Number of processes.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Number of this process, from 0.")
 _DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed", False, "Several processes, of which the cluster's environment tells."
+    "distributed", False, "Several processes, which the cluster's environment describes."
 )
 _CHECK = flags.DEFINE_boolean(
-    "check", False, "Train one batch, tell shapes, loss and memory, and exit; the workdir is left alone."
+    "check", False, "Train one batch, print shapes, loss and memory, and exit. Nothing is written to the workdir."
 )
 _DEBUG_NANS = flags.DEFINE_boolean(
-    "debug_nans", False, "Raise in the operation that made the first NaN, with its traceback; much slower."
+    "debug_nans", False, "Raise in the operation that made the first NaN, with its traceback. Much slower."
 )
 _PROFILE = flags.DEFINE_string(
     "profile",
     "",
-    "Steps that JAX's profiler traces, e.g. 100:110 for those from step 100 to step 110; written to plugins/profile in "
-    "the workdir by the first process. A trace holds whole dispatches, which may be of several steps each, see the "
-    "line that tells where it is.",
+    "Steps for JAX's profiler, e.g. 100:110 for those from step 100 to step 110. The first process writes the trace to "
+    "plugins/profile in the workdir. It holds whole dispatches, which may be of several steps each.",
 )
 
 
 def steps(text: str) -> range | None:
-    """Of --profile."""
+    """Returns the steps that the text of --profile names, or None if it is empty."""
     first, colon, last = text.partition(":")
     if text and not (colon and first.isdigit() and last.isdigit()):
         raise aejax.InputError(f"--profile={text} must be two steps, first:last, e.g. --profile=100:110")
@@ -53,7 +52,7 @@ def steps(text: str) -> range | None:
 
 
 def amount(gib: float) -> str:
-    """Returns an amount of memory with its unit."""
+    """Returns an amount of memory as text with its unit."""
     return f"{gib:,.4g} GiB" if gib >= 1 else f"{gib * 1024:,.4g} MiB"
 
 
@@ -79,13 +78,13 @@ def train() -> None:
         with command.until_signal() as asked:
             run = aejax.train(config, workdir, stop=asked, profiled=profiled)
         primary = not several or jax.process_index() == 0
-    if not is_finished(config, workdir):  # whichever process was asked to stop
+    if not is_finished(config, workdir):  # in all processes, whichever of them got the signal
         if primary:
-            print(f"saved at step {run.step:,} of {config.steps:,}; the same command goes on from there")
+            print(f"saved at step {run.step:,} of {config.steps:,}; the same command resumes from there")
         sys.exit(STOPPED)
     if not primary:
         return
-    from aejax.evaluation import pictures  # matplotlib and scikit-learn: half a second that training need not wait for
+    from aejax.evaluation import pictures  # imports matplotlib and scikit-learn, which take half a second
 
     for picture in pictures.save(run, workdir):
         print(picture)
