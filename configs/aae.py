@@ -1,4 +1,4 @@
-"""The adversarial autoencoder: a discriminator draws deterministic codes to N(0, I) (Makhzani et al. 2016).
+"""The adversarial autoencoder: a discriminator pulls deterministic codes toward N(0, I) (Makhzani et al. 2016).
 
     aejax train --config=aae --workdir=runs/aae
 

@@ -2,7 +2,7 @@
 
     aejax train --config=basic --workdir=runs/basic
 
-About 5 seconds on two CPU cores. It finds the plane that PCA finds, so its squared error is PCA's,
+About 5 seconds on two CPU cores. It finds the same plane as PCA, so its squared error is that of PCA,
 about the variance off the plane: 0.05^2 = 0.0025 a point.
 """
 

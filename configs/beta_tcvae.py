@@ -1,4 +1,4 @@
-"""The beta-TCVAE: the KL in three parts, total correlation weighted by 4 (Chen et al. 2018).
+"""The beta-TCVAE: the KL is split into three parts, with a weight of 4 on the total correlation (Chen et al. 2018).
 
     aejax train --config=beta_tcvae --workdir=runs/beta_tcvae
 

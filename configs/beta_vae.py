@@ -4,9 +4,9 @@
 
 About 54 seconds on two CPU cores; squared error 18.9 a test image, 127 nats.
 
-`beta_vae:warmup` raises the weight from 0 over 1,000 steps (Bowman et al. 2016), `:cyclical` four times
-(Fu et al. 2019), `:capacity` lets the code have 25 nats in the end (Burgess et al. 2018), `:free_bits`
-gives each unit 0.5 nats free, at beta = 1 (Kingma et al. 2016).
+`beta_vae:warmup` raises the weight from 0 over 1,000 steps (Bowman et al. 2016), `:cyclical` does so four times
+(Fu et al. 2019), `:capacity` raises the code's target KL to 25 nats (Burgess et al. 2018), and `:free_bits` does not
+penalize the first 0.5 nats of each unit, at beta = 1 (Kingma et al. 2016).
 """
 
 from aejax import presets
@@ -33,7 +33,7 @@ def get_config(arg=""):
 
 
 def sweep(add):
-    """From the autoencoder to beta = 16, three seeds each: aejax sweep."""
+    """Adds runs from beta = 0, an autoencoder, to beta = 16, with three seeds each: aejax sweep."""
     for beta in (0.0, 1.0, 4.0, 16.0):
         for seed in range(3):
             add(**{"objective.weights.kl": beta, "seed": seed})

@@ -1,11 +1,11 @@
-"""The conditional VAE: encoder and decoder are given the digit's label (Sohn et al. 2015).
+"""The conditional VAE: encoder and decoder get the digit's label (Sohn et al. 2015).
 
     aejax train --config=conditional_vae --workdir=runs/conditional_vae
 
 About 34 seconds on two CPU cores; squared error 10.1 a test image, 106 nats.
 
-Then `run.generate(10, label=np.arange(10))` draws an image for each digit. A classifier reads 49% of such images as
-the digit that was asked for, and 73% after `--config.steps=6000` (`aejax evaluate
+`run.generate(10, label=np.arange(10))` then generates an image of each digit. A classifier reads 49% of such images as
+the requested digit, and 73% after `--config.steps=6000` (`aejax evaluate
 --workdir=runs/conditional_vae --groups=generation`, experiments/results/conditional_vae).
 """
 

@@ -1,5 +1,5 @@
-"""The contractive autoencoder: 784-64-784 with sigmoid codes, the exact Jacobian of the encoder penalised
-(Rifai et al. 2011).
+"""The contractive autoencoder: 784-64-784 with sigmoid codes and a penalty on the exact Jacobian of the
+encoder (Rifai et al. 2011).
 
     aejax train --config=contractive --workdir=runs/contractive
 

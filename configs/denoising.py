@@ -1,11 +1,11 @@
-"""The denoising autoencoder: 784-512-256-32, the input's noise is to be undone (Vincent et al. 2010).
+"""The denoising autoencoder: 784-512-256-32, which removes noise from its input (Vincent et al. 2010).
 
     aejax train --config=denoising --workdir=runs/denoising
 
 About 14 seconds on two CPU cores; squared error 10.6 a test image.
 
-A share of 0.3 of the pixels is set to 0; `denoising:gaussian` adds noise of deviation 0.3, `:salt_and_pepper`
-sets that share to 0 or 1.
+A fraction of 0.3 of the pixels is set to 0. `denoising:gaussian` adds noise with a standard deviation of 0.3,
+`:salt_and_pepper` sets the same fraction to 0 or 1.
 """
 
 from aejax import presets

@@ -1,10 +1,10 @@
-"""DIP-VAE-I: the covariance of the posterior means is drawn to the identity (Kumar et al. 2018).
+"""DIP-VAE-I: the covariance of the posterior means is pulled toward the identity (Kumar et al. 2018).
 
     aejax train --config=dip_vae --workdir=runs/dip_vae
 
 About 36 seconds on two CPU cores; squared error 12.4 a test image, 116 nats.
 
-`dip_vae:ii` draws that of the codes themselves.
+`dip_vae:ii` does the same with the covariance of the codes (DIP-VAE-II).
 """
 
 from aejax import presets

@@ -1,4 +1,4 @@
-"""FactorVAE: a discriminator estimates the total correlation, weighted by 10 (Kim and Mnih 2018).
+"""FactorVAE: a discriminator estimates the total correlation, which has a weight of 10 (Kim and Mnih 2018).
 
     aejax train --config=factor_vae --workdir=runs/factor_vae
 

@@ -4,7 +4,7 @@
 
 About 72 seconds on two CPU cores; squared error 10.3 a test image, 107 nats.
 
-`flow_vae:planar` has eight planar steps (Rezende and Mohamed 2015), `:full` a Gaussian of full covariance.
+`flow_vae:planar` has eight planar steps (Rezende and Mohamed 2015), `:full` a Gaussian with full covariance.
 """
 
 from aejax import presets

@@ -1,4 +1,4 @@
-"""Finite scalar quantisation: 7x7 codes of 8 x 6 x 5 = 240 fixed points, nothing to collapse (Mentzer et al. 2024).
+"""Finite scalar quantization: 7x7 codes of 8 x 6 x 5 = 240 fixed points, which cannot collapse (Mentzer et al. 2024).
 
     aejax train --config=fsq --workdir=runs/fsq
 

@@ -1,5 +1,5 @@
-"""A VAE with categorical codes, 16 variables of 16 classes, by the Gumbel-softmax (Jang et al. 2017;
-Maddison et al. 2017), its temperature falling from 1 to 0.5.
+"""A VAE with categorical codes, 16 variables of 16 classes, by the Gumbel-softmax with a temperature that falls from
+1 to 0.5 (Jang et al. 2017; Maddison et al. 2017).
 
     aejax train --config=gumbel --workdir=runs/gumbel
 

@@ -1,4 +1,4 @@
-"""InfoVAE, or MMD-VAE: no KL, but the aggregate posterior is drawn to the prior (Zhao et al. 2019).
+"""InfoVAE, or MMD-VAE: no KL, but the MMD pulls the aggregate posterior toward the prior (Zhao et al. 2019).
 
     aejax train --config=info_vae --workdir=runs/info_vae
 

@@ -1,11 +1,11 @@
-"""The importance weighted autoencoder, 8 samples (Burda et al. 2016).
+"""The importance weighted autoencoder with 8 samples (Burda et al. 2016).
 
     aejax train --config=iwae --workdir=runs/iwae
 
 About 58 seconds on two CPU cores; squared error 12.1 a test image, 110 nats.
 
-`iwae:dreg` has the doubly reparameterised gradient (Tucker et al. 2019); `:miwae`, `:ciwae` and `:piwae`
-are those of Rainforth et al. 2018.
+`iwae:dreg` has the doubly reparameterized gradient (Tucker et al. 2019). `:miwae`, `:ciwae` and `:piwae`
+are the bounds of Rainforth et al. 2018.
 """
 
 from aejax import presets

@@ -1,4 +1,4 @@
-"""The JumpReLU autoencoder: 784-1024 units, each with a threshold that is learned under an L0 penalty
+"""The JumpReLU autoencoder: 784-1024, where each unit has a threshold that is learned under an L0 penalty
 (Rajamanoharan et al. 2024).
 
     aejax train --config=jumprelu --workdir=runs/jumprelu

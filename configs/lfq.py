@@ -1,4 +1,4 @@
-"""Lookup-free quantisation: 7x7 codes of 8 signs (Yu et al. 2024).
+"""Lookup-free quantization: 7x7 codes of 8 signs (Yu et al. 2024).
 
     aejax train --config=lfq --workdir=runs/lfq
 
@@ -12,6 +12,6 @@ from aejax.config import module, parse_arg
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
     config = presets.resnet(module("lfq", bits=8))
-    # The entropy of the codes is one number, those of the samples are summed over 49 positions.
+    # The entropy of the codes is one number, but the entropies of the samples are summed over 49 positions.
     config.objective.weights = {"commitment": 0.25, "sample_entropy": 0.02, "codebook_entropy": 4.9}
     return presets.finish(config, flags.tiny)

@@ -1,5 +1,5 @@
-"""The masked autoencoder: a small vision transformer sees a quarter of the 4x4 patches and another one fills in
-the rest; the loss is that of the hidden patches (He et al. 2022).
+"""The masked autoencoder: a small vision transformer sees a quarter of the 4x4 patches, and another one predicts the
+hidden patches, which alone have a loss (He et al. 2022).
 
     aejax train --config=mae --workdir=runs/mae
 

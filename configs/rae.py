@@ -1,10 +1,10 @@
-"""The regularised autoencoder: small codes and a decoder of small gradients instead of noise (Ghosh et al. 2020).
+"""The regularized autoencoder: penalties on the codes and on the decoder's gradients replace noise (Ghosh et al. 2020).
 
     aejax train --config=rae --workdir=runs/rae
 
 About 153 seconds on two CPU cores; squared error 15.9 a test image.
 
-`rae:spectral` normalises the decoder's kernels by their largest singular value, `:l2` penalises them.
+`rae:spectral` divides the decoder's kernels by their largest singular value, `:l2` penalizes them.
 """
 
 from aejax import presets

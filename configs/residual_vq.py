@@ -1,4 +1,4 @@
-"""Residual VQ: each 7x7 code is the sum of 4 from books of 64, each coding what the ones before left
+"""Residual VQ: each 7x7 code is a sum of entries of 4 codebooks of 64, each of which codes what the ones before left
 (Zeghidour et al. 2021).
 
     aejax train --config=residual_vq --workdir=runs/residual_vq

@@ -1,4 +1,4 @@
-"""A VAE of residual convolutions, 28x28 -> 7x7 -> 16, with group normalisation.
+"""A VAE of residual convolutions, 28x28 -> 7x7 -> 16, with group normalization.
 
     aejax train --config=resnet_vae --workdir=runs/resnet_vae
 

@@ -1,10 +1,10 @@
-"""The sparse autoencoder: 784-512 sigmoids, each to be active in 5% of the images (Ng 2011).
+"""The sparse autoencoder: 784-512 sigmoids, each of which should be active in 5% of the images (Ng 2011).
 
     aejax train --config=sparse --workdir=runs/sparse
 
 About 10 seconds on two CPU cores; squared error 10.7 a test image.
 
-`sparse:l1` has relus, the sum of their activations and squared error instead, and a pre-encoder bias.
+`sparse:l1` has ReLUs with an L1 penalty, the squared error and a pre-encoder bias instead.
 """
 
 from aejax import presets

@@ -2,16 +2,16 @@
 
     aejax train --config=stacked --workdir=runs/stacked
 
-(about 8 seconds on two CPU cores; squared error 0.012 a point, where PCA's plane leaves 0.32), and with
-the same code 784-1000-500-250-30 on MNIST (Hinton and Salakhutdinov 2006):
+About 8 seconds on two CPU cores; squared error 0.012 a point, and 0.32 for PCA's plane. By the same code,
+784-1000-500-250-30 on MNIST (Hinton and Salakhutdinov 2006):
 
     aejax train --config=stacked:mnist --workdir=runs/stacked_mnist
 
-About 93 seconds on two CPU cores; squared error 5.0 a test image. 30 components of PCA leave 13.87.
+About 93 seconds on two CPU cores; squared error 5.0 a test image. PCA with 30 components has 13.87.
 
 Options, as the textbooks describe them:
-    --config.decoder.tied=True      the decoder's kernels are the encoder's transposed
-    --config.pretrain.steps=500     each layer is first trained as an autoencoder of its own
+    --config.decoder.tied=True      the decoder's kernels are the encoder's, transposed
+    --config.pretrain.steps=500     each layer is first trained as a separate autoencoder
 """
 
 import aejax

@@ -1,11 +1,11 @@
-"""The k-sparse autoencoder: 784-1024, of which 32 units are active, and back, linear (Makhzani and Frey 2014),
-with a pre-encoder bias, and dead units revived by an auxiliary loss (Gao et al. 2024).
+"""The k-sparse autoencoder: 784-1024-784, linear, with 32 active units (Makhzani and Frey 2014), a pre-encoder bias
+and an auxiliary loss that revives dead units (Gao et al. 2024).
 
     aejax train --config=topk --workdir=runs/topk
 
 About 40 seconds on two CPU cores; squared error 8.4 a test image.
 
-`topk:batch` keeps 32 units an image on average over the batch (Bussmann et al. 2024).
+`topk:batch` keeps 32 units per image on average over the batch (Bussmann et al. 2024).
 """
 
 from aejax import presets

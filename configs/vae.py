@@ -21,9 +21,9 @@ def get_config(arg=""):
 
 
 def search(trial):
-    """Rate, width and code of the least validation loss: aejax search.
+    """Suggests learning rate, width and code size for the lowest validation loss: aejax search.
 
-    Not the KL weight: the loss is a sum that has it in it, and the least weight would win.
+    The KL weight is not searched, as it is part of the loss, which the lowest weight would win.
     """
     width = trial.suggest_categorical("width", [256, 512])
     return {

@@ -1,5 +1,5 @@
-"""VAE-GAN: the reconstruction is judged in the features of a discriminator, which also makes draws look real
-(Larsen et al. 2016).
+"""VAE-GAN: the reconstruction error is measured in features of a discriminator, which also makes samples look
+real (Larsen et al. 2016).
 
     aejax train --config=vae_gan --workdir=runs/vae_gan
 

@@ -5,7 +5,7 @@
 
 About 58 seconds on two CPU cores; squared error 10.1 a test image, 105 nats.
 
-`vamp_vae:mixture` learns 100 Gaussians instead.
+`vamp_vae:mixture` learns a mixture of 100 Gaussians instead.
 """
 
 from aejax import presets

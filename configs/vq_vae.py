@@ -1,12 +1,12 @@
-"""VQ-VAE: residual convolutions, 7x7 codes from a book of 256 that follows by moving averages
-(van den Oord et al. 2017; Razavi et al. 2019), begun by k-means, with dead codes revived.
+"""VQ-VAE: residual convolutions and 7x7 codes from a codebook of 256, which moving averages update (van den Oord et al.
+2017; Razavi et al. 2019). The codebook begins by k-means, and dead codes are revived.
 
     aejax train --config=vq_vae --workdir=runs/vq_vae
 
 About 90 seconds on two CPU cores; squared error 5.4 a test image.
 
-`vq_vae:gradient` learns the book by the codebook loss; `:cosine` compares directions; `:rotation` has the
-gradient of the rotation trick (Fifty et al. 2024).
+`vq_vae:gradient` learns the codebook by the codebook loss, `:cosine` compares by cosine similarity, and `:rotation`
+has the gradient of the rotation trick (Fifty et al. 2024).
 """
 
 from aejax import presets

@@ -1,4 +1,4 @@
-"""The Wasserstein autoencoder, WAE-MMD: deterministic codes whose distribution is drawn to N(0, I)
+"""The Wasserstein autoencoder, WAE-MMD: deterministic codes whose distribution is pulled toward N(0, I)
 (Tolstikhin et al. 2018).
 
     aejax train --config=wae --workdir=runs/wae

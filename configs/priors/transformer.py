@@ -1,10 +1,10 @@
-"""The prior of discrete codes: a causal transformer over them, row by row, trained by maximum likelihood
+"""A prior for discrete codes: a causal transformer over the codes, row by row, trained by maximum likelihood
 (van den Oord et al. 2017, section 3.3).
 
     aejax sample --workdir=runs/vq_vae --prior=transformer --num=64 --out=samples.png
 
-A config of a prior is one section: the name of a sampler in aejax.samplers.SAMPLERS and its options. Any of
-them is a flag, e.g. --prior.steps=5000. The number of codes is the run's own.
+The config of a prior is one section: the name of a sampler in aejax.samplers.SAMPLERS and its options. Each option
+is a flag, e.g. --prior.steps=5000. The number of codes is that of the run.
 """
 
 import aejax

@@ -122,7 +122,7 @@ def _profiled(begin: float, arguments: list[str]) -> None:
 
 
 def imports(slowest: int = 12) -> dict[str, float]:
-    """Seconds of `aejax train`'s imports by `python -X importtime`: all; the slowest packages, with what they import."""
+    """Seconds of `aejax train`'s imports by `python -X importtime`: all, and the slowest packages with theirs."""
     command = [sys.executable, "-X", "importtime", "-c", "import aejax.cli.train"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     found = re.findall(r"import time:\s+\d+ \|\s+(\d+) \| +(\S+)", lines)

@@ -47,7 +47,7 @@ class Executor(Protocol):
 def start(
     argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen:
-    """Starts Python with `argv` and Popen's `options`. Its output goes to `log`, or to this terminal if that is None."""
+    """Starts Python with `argv` and Popen's `options`, with its output in `log`, or in this terminal for None."""
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
     with _appended(log) if log else contextlib.nullcontext() as out:
