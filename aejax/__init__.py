@@ -4,13 +4,19 @@ Models are Flax linen modules. In training they take `keys=`, a random key for e
 `mutable=[...]` where they keep state beside their parameters: see `aejax.models`.
 """
 
-from aejax import config, losses, models, samplers
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from aejax.errors import AejaxError, DivergedError, InputError, LostError, StoppedError, StorageError
-from aejax.inference.encode_split import encode_split, read_latents
-from aejax.inference.run import Run, load_run
-from aejax.models import Autoencoder, Code, Output
-from aejax.training.loop import fit, train
-from aejax.training.step import Task, TrainState, eval_step, train_step
+
+if TYPE_CHECKING:
+    from aejax import config, losses, models, samplers
+    from aejax.inference.encode_split import encode_split, read_latents
+    from aejax.inference.run import Run, load_run
+    from aejax.models import Autoencoder, Code, Output
+    from aejax.objectives import Objective
+    from aejax.training.loop import fit, train
+    from aejax.training.step import Task, TrainState, eval_step, init, train_step
 
 __all__ = [
     "AejaxError",
@@ -19,6 +25,7 @@ __all__ = [
     "DivergedError",
     "InputError",
     "LostError",
+    "Objective",
     "Output",
     "Run",
     "StoppedError",
@@ -29,6 +36,7 @@ __all__ = [
     "encode_split",
     "eval_step",
     "fit",
+    "init",
     "load_run",
     "losses",
     "models",
@@ -37,3 +45,34 @@ __all__ = [
     "train",
     "train_step",
 ]
+
+# Imported at their first use: `aejax --help` and the processes that wait for a training need no JAX.
+_MODULES = {
+    "inference.encode_split": ("encode_split", "read_latents"),
+    "inference.run": ("Run", "load_run"),
+    "models": ("Autoencoder", "Code", "Output"),
+    "objectives": ("Objective",),
+    "training.loop": ("fit", "train"),
+    "training.step": ("Task", "TrainState", "eval_step", "init", "train_step"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name, or a module of the package, when it is first used."""
+    for module, names in _MODULES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"aejax.{module}"), name)
+            break
+    else:
+        try:
+            value = importlib.import_module(f"aejax.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"aejax.{name}":
+                raise
+            raise AttributeError(f"module 'aejax' has no attribute {name!r}") from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

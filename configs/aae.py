@@ -1,17 +1,17 @@
-"""The adversarial autoencoder: a discriminator matches deterministic codes to N(0, I) (Makhzani et al. 2016).
+"""The adversarial autoencoder: a discriminator pulls deterministic codes toward N(0, I) (Makhzani et al. 2016).
 
-    python -m experiments.train --config=configs/aae.py --workdir=runs/aae
+    aejax train --config=aae --workdir=runs/aae
 
 About 45 seconds on two CPU cores; squared error 9.0 a test image.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("dense", features=16))
+    config = presets.mlp(module("dense", features=16))
     config.objective.weights.adversarial = 1.0
     config.adversary = module("aae", features=(256, 256), lr=2e-4)
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

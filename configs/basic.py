@@ -1,9 +1,9 @@
 """The basic autoencoder: 3 inputs -> 2 (encoder) -> 3 outputs, linear, on 3-D points near a plane.
 
-    python -m experiments.train --config=configs/basic.py --workdir=runs/basic
+    aejax train --config=basic --workdir=runs/basic
 
-About 5 seconds on two CPU cores. It finds the plane that PCA finds, so that its squared error is the same: about the
-variance orthogonal to the plane, 0.05^2 = 0.0025 a point.
+About 5 seconds on two CPU cores. It finds the same plane as PCA, so its squared error is that of PCA,
+about the variance off the plane: 0.05^2 = 0.0025 a point.
 """
 
 import aejax

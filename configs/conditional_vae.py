@@ -1,21 +1,21 @@
-"""The conditional VAE: encoder and decoder receive the digit's label (Sohn et al. 2015).
+"""The conditional VAE: encoder and decoder get the digit's label (Sohn et al. 2015).
 
-    python -m experiments.train --config=configs/conditional_vae.py --workdir=runs/conditional_vae
+    aejax train --config=conditional_vae --workdir=runs/conditional_vae
 
 About 34 seconds on two CPU cores; squared error 10.1 a test image, 106 nats.
 
-Then `run.generate(10, label=np.arange(10))` generates an image of each digit. A classifier reads 49% of such images as
-the digit that was asked for, and 73% after `--config.steps=6000` (`python -m experiments.evaluate
+`run.generate(10, label=np.arange(10))` then generates an image of each digit. A classifier reads 49% of such images as
+the requested digit, and 73% after `--config.steps=6000` (`aejax evaluate
 --workdir=runs/conditional_vae --groups=generation`, experiments/results/conditional_vae).
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mlp(module("gaussian", features=16))
+    config = presets.mlp(module("gaussian", features=16))
     config.classes = 10
     config.objective.weights.kl = 1.0
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

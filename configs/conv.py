@@ -1,14 +1,14 @@
 """The convolutional autoencoder of the textbooks, 28x28x1 -> 7x7x256 -> 28x28x1, without flattening.
 
-    python -m experiments.train --config=configs/conv.py --workdir=runs/conv
+    aejax train --config=conv --workdir=runs/conv
 
-It trains on scikit-learn's digits (8x8, enlarged to 28x28): about 75 seconds on two CPU cores; squared error 0.8 a
-validation image. On MNIST, which TFDS must have or be able to download:
+trains on scikit-learn's digits (8x8, enlarged to 28x28): about 75 seconds on two CPU cores, squared
+error 0.8 a validation image. On MNIST, if TFDS has it or can download it:
 
-    python -m experiments.train --config=configs/conv.py:mnist --workdir=runs/conv_mnist
+    aejax train --config=conv:mnist --workdir=runs/conv_mnist
 
-About 112 seconds on two CPU cores; squared error 2.3 a test image. The code is larger than the input, as in the
-textbooks, and a warning says so.
+About 112 seconds on two CPU cores; squared error 2.3 a test image. As in the textbooks, the
+code is larger than the input, and a warning says so.
 """
 
 import aejax

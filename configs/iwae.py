@@ -1,15 +1,15 @@
 """The importance weighted autoencoder with 8 samples (Burda et al. 2016).
 
-    python -m experiments.train --config=configs/iwae.py --workdir=runs/iwae
+    aejax train --config=iwae --workdir=runs/iwae
 
 About 58 seconds on two CPU cores; squared error 12.1 a test image, 110 nats.
 
-`iwae.py:dreg` has the doubly reparameterized gradient (Tucker et al. 2019); `:miwae`, `:ciwae` and `:piwae` have the
-bounds of Rainforth et al. 2018.
+`iwae:dreg` has the doubly reparameterized gradient (Tucker et al. 2019). `:miwae`, `:ciwae` and `:piwae`
+are the bounds of Rainforth et al. 2018.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 BOUNDS = {
     "dreg": module("dreg"),
@@ -21,8 +21,8 @@ BOUNDS = {
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, **dict.fromkeys(BOUNDS, False))
-    config = common.mlp(module("gaussian", features=16, samples=8))
+    config = presets.mlp(module("gaussian", features=16, samples=8))
     config.objective.weights.kl = 1.0
-    common.shorten(config, 1_000)
+    presets.shorten(config, 1_000)
     config.objective.bound = next((bound for name, bound in BOUNDS.items() if flags[name]), module("iwae"))
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

@@ -1,20 +1,19 @@
-"""The masked autoencoder: a vision transformer encodes a quarter of the 4x4 patches (He et al. 2022).
+"""The masked autoencoder: a small vision transformer sees a quarter of the 4x4 patches, and another one predicts the
+hidden patches, which alone have a loss (He et al. 2022).
 
-A smaller one decodes all patches; the loss is the error of the masked ones alone.
-
-    python -m experiments.train --config=configs/mae.py --workdir=runs/mae
+    aejax train --config=mae --workdir=runs/mae
 
 About 53 seconds on two CPU cores; squared error 735.1 a test image.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = common.mnist()
-    common.shorten(config, 800)
+    config = presets.mnist()
+    presets.shorten(config, 800)
     config.encoder = module("vit", patch=4, features=64, layers=2, heads=4, mask_ratio=0.75)
     config.bottleneck = module("masked", features=32)
     config.decoder = module("vit", patch=4, features=32, layers=1, heads=4)
@@ -23,4 +22,4 @@ def get_config(arg=""):
         config.encoder.features = config.decoder.features = config.bottleneck.features = 8
         config.encoder.patch = config.decoder.patch = 2
         config.data.name = "digits"
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

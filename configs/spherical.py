@@ -1,14 +1,14 @@
 """The hyperspherical autoencoder: 784-512-256-16, with codes scaled to unit length (Zhao et al. 2019).
 
-    python -m experiments.train --config=configs/spherical.py --workdir=runs/spherical
+    aejax train --config=spherical --workdir=runs/spherical
 
 About 19 seconds on two CPU cores; squared error 10.0 a test image.
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    return common.finish(common.mlp(module("spherical", features=16)), flags.tiny)
+    return presets.finish(presets.mlp(module("spherical", features=16)), flags.tiny)

@@ -1,17 +1,17 @@
 """The stacked autoencoder: 5 -> 4 -> 3 -> 2 -> 3 -> 4 -> 5 on points of a curved sheet in 5-D space.
 
-    python -m experiments.train --config=configs/stacked.py --workdir=runs/stacked
+    aejax train --config=stacked --workdir=runs/stacked
 
-About 8 seconds on two CPU cores; squared error 0.012 a point, where the plane of PCA leaves 0.32. The same config
-builds 784-1000-500-250-30 and its mirror image for MNIST (Hinton and Salakhutdinov 2006):
+About 8 seconds on two CPU cores; squared error 0.012 a point, and 0.32 for PCA's plane. By the same code,
+784-1000-500-250-30 on MNIST (Hinton and Salakhutdinov 2006):
 
-    python -m experiments.train --config=configs/stacked.py:mnist --workdir=runs/stacked_mnist
+    aejax train --config=stacked:mnist --workdir=runs/stacked_mnist
 
-About 93 seconds on two CPU cores; squared error 5.0 a test image. 30 components of PCA leave 13.87.
+About 93 seconds on two CPU cores; squared error 5.0 a test image. PCA with 30 components has 13.87.
 
 Options, as the textbooks describe them:
-    --config.decoder.tied=True      the decoder's kernels are the transposes of the encoder's
-    --config.pretrain.steps=500     each layer is first trained as an autoencoder of its own
+    --config.decoder.tied=True      the decoder's kernels are the encoder's, transposed
+    --config.pretrain.steps=500     each layer is first trained as a separate autoencoder
 """
 
 import aejax

@@ -1,29 +1,29 @@
 """The variational autoencoder: 784-512-256-16 (Kingma and Welling 2014).
 
-    python -m experiments.train --config=configs/vae.py --workdir=runs/vae
+    aejax train --config=vae --workdir=runs/vae
 
 About 39 seconds on two CPU cores; squared error 9.9 a test image, 108 nats.
 
-`vae.py:sigma` has a Gaussian likelihood with the optimal variance (Rybkin et al. 2021).
+Options: `vae:sigma` for a Gaussian likelihood with the optimal variance (Rybkin et al. 2021).
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, sigma=False)
-    config = common.mlp(module("gaussian", features=16))
+    config = presets.mlp(module("gaussian", features=16))
     config.objective.weights.kl = 1.0
     if flags.sigma:
         config.likelihood = module("gaussian", variance="optimal")
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)
 
 
 def search(trial):
-    """Suggests learning rate, widths and code size for the least validation loss: python -m experiments.search.
+    """Suggests learning rate, width and code size for the lowest validation loss: aejax search.
 
-    The KL weight is left out: the loss contains it, so that the smallest weight would win.
+    The KL weight is not searched, as it is part of the loss, which the lowest weight would win.
     """
     width = trial.suggest_categorical("width", [256, 512])
     return {

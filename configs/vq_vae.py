@@ -1,22 +1,21 @@
-"""VQ-VAE: residual convolutions and 7x7 codes from a learned codebook of 256 (van den Oord et al. 2017).
+"""VQ-VAE: residual convolutions and 7x7 codes from a codebook of 256, which moving averages update (van den Oord et al.
+2017; Razavi et al. 2019). The codebook begins by k-means, and dead codes are revived.
 
-The codebook starts by k-means, is updated by moving averages (Razavi et al. 2019), and replaces dead codes.
-
-    python -m experiments.train --config=configs/vq_vae.py --workdir=runs/vq_vae
+    aejax train --config=vq_vae --workdir=runs/vq_vae
 
 About 90 seconds on two CPU cores; squared error 5.4 a test image.
 
-`vq_vae.py:gradient` learns the codebook by a loss instead; `:cosine` compares vectors by their angle; `:rotation` has
-the gradient of the rotation trick (Fifty et al. 2024).
+`vq_vae:gradient` learns the codebook by the codebook loss, `:cosine` compares by cosine similarity, and `:rotation`
+has the gradient of the rotation trick (Fifty et al. 2024).
 """
 
+from aejax import presets
 from aejax.config import module, parse_arg
-from configs import common
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, gradient=False, cosine=False, rotation=False)
-    config = common.resnet(module("vq", codes=256, features=16, kmeans=True, revive_after=50))
+    config = presets.resnet(module("vq", codes=256, features=16, kmeans=True, revive_after=50))
     config.objective.weights.commitment = 0.25
     if flags.gradient:
         config.bottleneck = module("vq", codes=256, features=16, update="gradient")
@@ -27,4 +26,4 @@ def get_config(arg=""):
         config.bottleneck.gradient = "rotation"
     if flags.tiny:
         config.bottleneck.codes = 8
-    return common.finish(config, flags.tiny)
+    return presets.finish(config, flags.tiny)

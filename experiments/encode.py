@@ -1,27 +1,6 @@
-"""Writes the latents of a split: python -m experiments.encode --workdir=runs/conv --split=test --out=latents.npz
+"""The command `aejax encode`, for a clone."""
 
-Cut off, even by kill -9, the same command goes on. `aejax.read_latents` reads what it wrote.
-"""
-
-from absl import flags
-
-from aejax.inference.encode_split import check_out, encode_split, split_of
-from experiments import main
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
-_OUT = flags.DEFINE_string("out", None, "File to write: .npz, or .array_record for large sets.", required=True)
-_SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or TFDS syntax, e.g. test[:10%].")
-_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
-_CHUNK = flags.DEFINE_integer("chunk", 0, "Examples between two points to go on from; 0: some 32 MiB.")
-
-
-def encode() -> None:
-    out = check_out(_OUT.value)
-    run = main.load(_WORKDIR.value, _STEP.value)
-    source = split_of(run, _SPLIT.value)
-    encode_split(run, source, out, _CHUNK.value)
-    print(f"{out}: {len(source):,} examples of {_SPLIT.value}, latents {run.latents.shape[1:]}, step {run.step:,}")
-
+from aejax.cli.__main__ import main
 
 if __name__ == "__main__":
-    main.run(encode)
+    main("encode")

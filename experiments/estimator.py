@@ -19,10 +19,10 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from aejax.cli import command
 from aejax.data import needs_standardizing
 from aejax.files import local, write_whole
 from aejax.sklearn import AutoencoderTransformer
-from experiments import main
 from experiments.machine import machine
 
 _OUT = flags.DEFINE_string("estimator_table", "experiments/results/estimator.json", "File to write.")
@@ -70,4 +70,4 @@ def estimator() -> None:
 
 
 if __name__ == "__main__":
-    main.run(estimator)
+    command.run(estimator)

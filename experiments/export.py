@@ -1,21 +1,6 @@
-"""Writes a run as programs for JAX alone: python -m experiments.export --workdir=runs/conv --out=programs
+"""The command `aejax export`, for a clone."""
 
-`aejax.inference.export` says what they are and how JAX calls them.
-"""
-
-from absl import flags
-
-from experiments import main
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
-_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
-
-
-def export() -> None:
-    folder = main.load(_WORKDIR.value, _STEP.value).export(_OUT.value)
-    print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
-
+from aejax.cli.__main__ import main
 
 if __name__ == "__main__":
-    main.run(export)
+    main("export")

@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 
 import aejax
 from aejax import data
+from aejax.cli import command
 from aejax.files import local, read_json, writable, write_whole
 from aejax.workdir import metrics_log
-from experiments import main
 from experiments.machine import machine
 
 _FOLDER = flags.DEFINE_string("folder", "experiments/results/families", "Folder of the figures; the table is beside.")
@@ -189,4 +189,4 @@ def families() -> None:
 
 
 if __name__ == "__main__":
-    main.run(families)
+    command.run(families)

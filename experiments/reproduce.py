@@ -15,9 +15,9 @@ from absl import flags
 
 import aejax
 from aejax import data
+from aejax.cli import command
 from aejax.evaluation import Measure, Subject, reconstruction
 from aejax.files import local, write_whole
-from experiments import main
 from experiments.machine import machine
 
 _OUT = flags.DEFINE_string("table", "experiments/results/reconstruction.json", "File to write.")
@@ -61,4 +61,4 @@ def reproduce() -> None:
 
 
 if __name__ == "__main__":
-    main.run(reproduce)
+    command.run(reproduce)

@@ -128,13 +128,14 @@ def untrained(config, spec=None, seed=0):
     return aejax.Run(config, spec, 0, jax.tree.map(moved, variables), np.zeros(latents.shape, np.float32), x, x)
 
 
-def command(name: str):
-    """experiments.<name>, imported anew: the flags of all commands in one process would get into each other's way."""
+def command(name: str, package: str = "aejax.cli"):
+    """A command's module, imported anew: the flags of all commands in one process would get into each other's way."""
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        for flag in list(defined) if module.startswith("experiments.") and module != "experiments.main" else ():
+        ours = module.startswith(("aejax.cli.", "experiments.")) and module != "aejax.cli.command"
+        for flag in list(defined) if ours else ():
             delattr(flags.FLAGS, flag.name)
-    sys.modules.pop(f"experiments.{name}", None)
-    return importlib.import_module(f"experiments.{name}")
+    sys.modules.pop(f"{package}.{name}", None)
+    return importlib.import_module(f"{package}.{name}")
 
 
 def events(workdir):

@@ -73,7 +73,7 @@ def test_configs_are_locked_checked_and_documented(name):
     config = module.get_config()
     config_lib.check(config)
     assert config.is_locked
-    assert f"python -m experiments.train --config=configs/{name}.py" in module.__doc__
+    assert f"aejax train --config={name} --workdir=" in module.__doc__
     for arg in arguments(name):
         assert arg in module.__doc__ or arg == "tiny"
     with pytest.raises(aejax.InputError, match="'tinny' is unknown"):

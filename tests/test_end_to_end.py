@@ -77,7 +77,7 @@ def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
     mostly_slow(
         [
             (["--config=configs/conv.py:tinny"], r"config argument 'tinny' is unknown; choose among: tiny, mnist"),
-            (["--config=configs/nope.py"], r"no such config file: 'configs/nope.py'"),
+            (["--config=configs/nope.py"], r"--config=configs/nope.py: there is no such file; check its path"),
             (["--config=configs/conv.py", "--config.optim.lrr=3"], r"Did you mean \"lr\""),
             (["--config=configs/conv.py", "--config.data.name=mnsit"], r"'mnsit' is unknown; did you mean 'mnist'"),
             (["--config=configs/conv.py", "--config.encoder.kernle=5"], r"did you mean 'kernel'"),
@@ -104,7 +104,7 @@ LONG = (
 
 
 def test_signals_are_asked_for_and_the_second_ctrl_c_interrupts():
-    from experiments.main import until_signal
+    from aejax.cli.command import until_signal
 
     before = signal.getsignal(signal.SIGINT)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -54,7 +54,7 @@ def test_conditional_vae_says_how_often_the_digit_is_the_one_asked_for():
         for steps in (2000, 6000)
     ]
     documented = " ".join(importlib.import_module("configs.conditional_vae").__doc__.split())
-    assert "reads {:.0%} of such images as the digit that was asked for, and {:.0%} after".format(*read) in documented
+    assert "reads {:.0%} of such images as the requested digit, and {:.0%} after".format(*read) in documented
 
 
 def test_the_tables_of_speed_are_those_of_the_committed_figures():

@@ -46,7 +46,7 @@ _FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def family(config: Mapping[str, Any]) -> str:
     """Returns the name that the literature has for what the config describes, e.g. "Conditional β-VAE (β = 4)"."""
-    flat = dict(config_lib.flat(config))
+    flat = dict(config_lib.flatten(config))
     fits = lambda key, value: flat.get(key, 0) != 0 if value is _ANY else flat.get(key) == value  # noqa: E731
     name = next(name for name, wanted in _FAMILIES if all(fits(key, value) for key, value in wanted.items()))
     beta = flat.get("objective.weights.kl", 1)

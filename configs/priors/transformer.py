@@ -1,10 +1,10 @@
-"""A prior of discrete codes: a causal transformer, row by row (van den Oord et al. 2017, section 3.3).
+"""A prior for discrete codes: a causal transformer over the codes, row by row, trained by maximum likelihood
+(van den Oord et al. 2017, section 3.3).
 
-    python -m experiments.sample --workdir=runs/vq_vae --prior=configs/priors/transformer.py --num=64 --out=samples.png
+    aejax sample --workdir=runs/vq_vae --prior=transformer --num=64 --out=samples.png
 
-It is trained by maximum likelihood. The config of a prior is one section: the name of a sampler in
-aejax.samplers.SAMPLERS and its options. Each option is a flag, e.g. --prior.steps=5000. The number of codes is the
-run's own.
+The config of a prior is one section: the name of a sampler in aejax.samplers.SAMPLERS and its options. Each option
+is a flag, e.g. --prior.steps=5000. The number of codes is that of the run.
 """
 
 import aejax

@@ -20,8 +20,8 @@ import jax
 from absl import flags
 
 import aejax
+from aejax.cli import command
 from aejax.files import local, read_json, writable, write_whole
-from experiments import main
 from experiments.benchmark import own, report
 from experiments.benchmark.contest import contest
 from experiments.benchmark.forms import forms
@@ -100,4 +100,4 @@ def _write(file: Path, results: dict) -> None:
 
 
 if __name__ == "__main__":
-    main.run(benchmark)
+    command.run(benchmark)

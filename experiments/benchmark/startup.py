@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import re
-import runpy
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from aejax.cli.__main__ import main
 
 CONFIG = "configs/conv.py:mnist"
 # What jax.monitoring calls the stages of a compilation.
@@ -85,9 +86,8 @@ def _profiled(begin: float, arguments: list[str]) -> None:
     """
     import jax
 
-    trainer, logs, main = map(
-        importlib.import_module, ("aejax.training.loop", "aejax.workdir.metrics_log", "experiments.main")
-    )
+    modules = ("aejax.training.loop", "aejax.workdir.metrics_log", "aejax.cli.command")
+    trainer, logs, command = map(importlib.import_module, modules)
     stages: Counter = Counter()
     names = {event: name for name, event in STAGES.items()}
 
@@ -104,9 +104,9 @@ def _profiled(begin: float, arguments: list[str]) -> None:
 
         return call
 
-    def started(command: Any) -> None:
+    def started(train: Any) -> None:
         stages["imports"] = time.perf_counter() - begin
-        command()
+        train()
 
     def done(*_: Any) -> None:
         total = time.perf_counter() - begin
@@ -116,21 +116,21 @@ def _profiled(begin: float, arguments: list[str]) -> None:
 
     jax.monitoring.register_event_duration_secs_listener(on_event)
     trainer.load, trainer.Feed = timed(trainer.load, "data"), timed(trainer.Feed, "data")
-    main.run = (lambda run: lambda command: run(lambda: started(command)))(main.run)
+    command.run = (lambda run: lambda train: run(lambda: started(train)))(command.run)
     logs.Logs.train = done
-    sys.argv = ["experiments.train", *arguments]
-    runpy.run_module("experiments.train", run_name="__main__")
+    sys.argv = ["aejax", "train", *arguments]
+    main()
 
 
 def imports(slowest: int = 12) -> dict[str, float]:
-    """Seconds of the command's imports by `python -X importtime`: all; the slowest packages, with what they import."""
-    command = [sys.executable, "-X", "importtime", "-c", "import experiments.train"]
+    """Seconds of `aejax train`'s imports by `python -X importtime`: all, and the slowest packages with theirs."""
+    command = [sys.executable, "-X", "importtime", "-c", "import aejax.cli.train"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     found = re.findall(r"import time:\s+\d+ \|\s+(\d+) \| +(\S+)", lines)
     seconds = {name: round(int(microseconds) / 1e6, 3) for microseconds, name in found}
     packages = [name for name in seconds if "." not in name]
     top = sorted(packages, key=lambda name: -seconds[name])[:slowest]
-    return {"experiments.train": seconds["experiments.train"], **{name: seconds[name] for name in top}}
+    return {"aejax.cli.train": seconds["aejax.cli.train"], **{name: seconds[name] for name in top}}
 
 
 if __name__ == "__main__":

@@ -260,11 +260,9 @@ def test_the_page_of_one_run(browser, tmp_path):
 
 
 def compare(monkeypatch, *arguments):
-    from experiments import main
-
     module = command("compare")
     monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments), "--compilation_cache="])
-    main.run(module.compare, positional=True)
+    module.main()
 
 
 def test_the_command_writes_all_files_and_prints_the_table(tmp_path, monkeypatch, capsys):
@@ -292,7 +290,7 @@ def test_workdirs_are_compared_in_the_first_of_them(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no folder is given; write python -m experiments.compare FOLDER"),
+        ([], "no folder is given; write aejax compare FOLDER"),
         (["{}", "--at=first"], "first"),
         (["{}", "--metrics=loss"], "metric 'loss' is unknown"),
         (["{}", "--baseline=x"], "--baseline=x is no setting"),
@@ -310,9 +308,7 @@ def test_a_slip_is_one_line(tmp_path, monkeypatch, arguments, message):
 
 
 def test_other_commands_take_no_arguments(tmp_path, monkeypatch):
-    from experiments import main
-
-    command("compare")
-    monkeypatch.setattr(sys, "argv", ["compare", "stray"])
+    module = command("export")
+    monkeypatch.setattr(sys, "argv", ["export", "stray", "--workdir=w", "--out=o"])
     with pytest.raises(SystemExit, match="error: 'stray' is not a flag"):
-        main.run(lambda: None)
+        module.main()

@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from conftest import mostly_slow
 from jax.experimental.compilation_cache import compilation_cache
 
 import aejax
-from experiments import main
+from aejax.cli import command
 
 
 @pytest.fixture(autouse=True)
@@ -27,29 +26,29 @@ def _as_before():
 def test_programs_are_kept_where_told_or_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", None)  # no JAX_COMPILATION_CACHE_DIR
-    main._keep_programs(None)
+    command._keep_programs(None)
     folder = jax.config.jax_compilation_cache_dir
     assert folder.startswith(str(tmp_path / "aejax"))
-    main._keep_programs("")
+    command._keep_programs("")
     assert jax.config.jax_compilation_cache_dir is None
-    main._keep_programs(str(tmp_path / "mine"))
+    command._keep_programs(str(tmp_path / "mine"))
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
-    main._keep_programs(None)
+    command._keep_programs(None)
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")  # as JAX was told
 
 
 def test_other_processors_have_their_own_programs(monkeypatch):
     folders = set()
     for features in ("flags : avx512f", "flags : avx2", "nothing of the kind"):
-        monkeypatch.setattr(main.Path, "read_text", lambda self, features=features: f"model name: x\n{features}\n")
-        folders.add(main._programs_of_user())
+        monkeypatch.setattr(command.Path, "read_text", lambda self, features=features: f"model name: x\n{features}\n")
+        folders.add(command._programs_of_user())
     assert len(folders) == 3
 
 
 def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match=r"are not kept: .* choose a folder by --compilation_cache="):
-        main._keep_programs(str(tmp_path / "file/inside"))
+    with pytest.warns(UserWarning, match=r"are not cached: .* choose a folder by --compilation_cache="):
+        command._keep_programs(str(tmp_path / "file/inside"))
     assert jax.config.jax_compilation_cache_dir is None
 
 
@@ -64,11 +63,11 @@ def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
     ),
 )
 def test_a_reader_who_leaves_ends_the_command_without_a_traceback(what, status, told):
-    code = f"""import aejax, sys; from experiments import main
+    code = f"""import aejax, sys; from aejax.cli.command import run
 sys.argv = ["command", "--compilation_cache="]
 def command():
     {what}
-main.run(command)"""
+run(command)"""
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], env=buffered, **pipes) as process:
@@ -95,7 +94,7 @@ def test_a_command_fills_the_cache_and_the_next_compiles_nothing(tmp_path):
 
 
 def test_a_kept_program_that_was_cut_off_is_said_once_and_replaced(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(warnings, "showwarning", main._show)
+    monkeypatch.setattr(warnings, "showwarning", command._show)
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     compilation_cache.reset_cache()
@@ -111,26 +110,25 @@ def test_a_kept_program_that_was_cut_off_is_said_once_and_replaced(tmp_path, mon
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         compilation_cache.reset_cache()
-    said = f"warning: a program kept in {tmp_path} cannot be read and is compiled anew\n"
+    said = f"warning: a cached program in {tmp_path} cannot be read and is compiled again\n"
     assert capsys.readouterr().err == said
 
 
-def test_a_command_asks_for_large_pages_once_and_leaves_alone_what_it_finds(tmp_path):
-    (tmp_path / "experiments").symlink_to(Path(main.__file__).parent)
+def test_a_command_asks_for_large_pages_once_and_leaves_alone_what_it_finds():
     show = "import os; print(os.environ.get('GLIBC_TUNABLES'))"  # stands for the command
 
-    def tunables(*arguments, **variables):
+    def tunables(code, **variables):
         environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | variables
-        command = [sys.executable, *arguments]
-        return subprocess.run(
-            command, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
-        ).stdout.strip()
+        arguments = [sys.executable, "-c", code]
+        return subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
-    code = f"import sys; sys.argv = ['-m']; sys.orig_argv = [sys.executable, '-c', {show!r}]; import experiments"
     expected = "glibc.malloc.hugetlb=1" if sys.platform == "linux" else "None"
-    assert tunables("-c", code) == expected
-    assert tunables("-c", f"{code}; {show}", GLIBC_TUNABLES="") == ""
-    assert tunables("-c", f"import experiments; {show}") == "None"  # as a library
+    anew = f"import sys; sys.orig_argv = [sys.executable, '-c', {show!r}]"
+    ask = "from aejax.cli.__main__ import use_large_pages; use_large_pages()"
+    assert tunables(f"{anew}; {ask}") == expected
+    assert tunables(f"{anew}; {ask}; {show}", GLIBC_TUNABLES="") == ""
+    assert tunables(f"{anew}; sys.argv = ['-m']; import experiments") == expected
+    assert tunables(f"import aejax.cli.__main__, experiments; {show}") == "None"  # as a library
 
 
 @pytest.mark.parametrize(
@@ -147,9 +145,9 @@ def test_whatever_a_flag_raises_is_one_short_line(monkeypatch, error, told):
     def read(argv):
         raise error
 
-    monkeypatch.setattr(main.flags, "FLAGS", read)
+    monkeypatch.setattr(command.flags, "FLAGS", read)
     with pytest.raises(aejax.InputError, match=told) as raised:
-        main._read_flags(["command"])
+        command._read_flags(["command"])
     assert len(str(raised.value)) < 600
     assert len(str(raised.value).splitlines()) == 1
 

@@ -21,7 +21,6 @@ from aejax.config import to_dict
 from aejax.workdir import checkpoint, metrics_log
 from aejax.workdir.lifecycle import why_ended
 from configs import vae
-from experiments import main
 
 optuna = pytest.importorskip("optuna")
 
@@ -62,7 +61,7 @@ def search(monkeypatch, tmp_path):
             delattr(flags.FLAGS, name)
         monkeypatch.setattr(sys, "argv", ["search", f"--workdir={tmp_path / workdir}", *arguments])
         try:
-            main.run(module.search)
+            module.main()
         except SystemExit as error:
             return error.code
         return 0
@@ -96,8 +95,9 @@ def test_what_diverges_or_does_not_fit_is_told_and_the_study_goes_on(search, tmp
     best = min(found, key=found.get)
     assert f"the best, validation/loss {found[best]:.5g}: {search.workdir}/trial_{best:03d}\n" in told
     line = told.splitlines()[-1]
-    assert shlex.split(line)[:3] == ["python", "-m", "experiments.train"]
-    subprocess.run([sys.executable, *shlex.split(line)[1:]], check=True, capture_output=True)
+    name, *arguments = shlex.split(line)
+    assert name == "aejax"
+    subprocess.run([sys.executable, "-m", "aejax.cli", *arguments], check=True, capture_output=True)
     anew = aejax.load_run(tmp_path / "study_best")
     assert to_dict(anew.config) == to_dict(aejax.load_run(search.workdir / f"trial_{best:03d}").config)
 

@@ -13,11 +13,10 @@ from conftest import command
 
 import aejax
 from aejax.ablation.plan import grid, plan
+from aejax.cli.launching.job import STOPPED, Result
 from aejax.training import vmapped
 from aejax.workdir import checkpoint
 from configs import basic
-from experiments import main
-from experiments.launching.job import STOPPED, Result
 
 # ml-collections reads the config file by it.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -32,10 +31,9 @@ def sweep(monkeypatch, tmp_path):
         module = command("sweep")
         for name in [n for n in flags.FLAGS if n.startswith("config.")]:
             delattr(flags.FLAGS, name)
-        axes = {}
         monkeypatch.setattr(sys, "argv", ["sweep", *FLAGS, f"--workdir={tmp_path}", *more])
         try:
-            main.run(lambda: module.sweep(axes), before=lambda argv: axes.update(module.take_axes(argv)))
+            module.main()
         except SystemExit as error:
             return error.code
         return 0
@@ -123,11 +121,11 @@ def test_a_stop_leaves_the_rest(sweep, monkeypatch, capsys):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(main, "until_signal", Asked)
+    monkeypatch.setattr("aejax.cli.command.until_signal", Asked)
     monkeypatch.setattr(vmapped, "train_together", train)  # imported anew by the command
     assert sweep.run("--together=1") == 75
     assert trained == ["lr=0.01"]
-    assert "goes on from here" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("kmeans", "sizes"), [(False, [2]), (True, [1, 1])])
@@ -161,7 +159,7 @@ def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch, capsys):
     (sweep.workdir / "batch_size=8_lr=0.01/ended.txt").write_text("failed: its own error\n")
     errors = module.launch_all(runs, sweep.workdir, lambda: False, given)
     assert errors == {"batch_size=8_lr=0.01": "its own error", "batch_size=8_lr=0.001": "out of memory"}
-    same = ("-m", "experiments.sweep", *given, "--executor=local", "--jobs=1")
+    same = ("-m", "aejax.cli", "sweep", *given, "--executor=local", "--jobs=1")
     assert [job.argv for job in submitted] == [
         (*same, "--only=batch_size=16_lr=0.01,batch_size=16_lr=0.001"),
         (*same, "--only=batch_size=8_lr=0.01,batch_size=8_lr=0.001"),

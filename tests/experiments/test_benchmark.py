@@ -115,7 +115,7 @@ def test_each_row_has_its_machine():
 
 
 def test_a_run_of_some_works_leaves_the_others_figures(tmp_path):
-    main = command("benchmark.__main__")
+    main = command("benchmark.__main__", "experiments")
     of = {"seconds": [1.0], "images": [10], "others": [0.0] * 3, "peak_gib": 1.0}
     entries = {}
     for name, cores in (("vae", 1), ("mlp", 1), ("vae", 2)):

@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 
-from experiments import main, train
+from aejax.cli import train
 
 for line in sys.stdin:
     module, log, *arguments = json.loads(line)
@@ -23,7 +23,7 @@ for line in sys.stdin:
         os.dup2(file, 1)
         os.dup2(file, 2)
         sys.argv = [module, *arguments]
-        main.run({"train": train.train}[module])
+        {"train": train.main}[module]()
         os._exit(0)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

@@ -11,10 +11,10 @@ from runs import train
 
 import aejax
 from aejax import files, samplers
+from aejax.cli.launching.job import start
 from aejax.data import from_array
 from aejax.evaluation import pictures
 from aejax.inference.encode_split import encode_split
-from experiments.launching.job import start
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ def test_a_source_that_hangs_does_not_keep_sigterm_waiting(tmp_path):
     config, workdir = tmp_path / "config.py", tmp_path / "run"
     config.write_text(SOURCE.format(hang=True, file=str(tmp_path / "data.npy")))
     given = (f"--config={config}", f"--workdir={workdir}")
-    code = "from experiments import main, train; main._PATIENCE = 2; main.run(train.train)"
+    code = "from aejax.cli import command, train; command._PATIENCE = 2; train.main()"
     with start("-c", code, *given) as process:
         try:
             assert any(line == "hangs\n" for line in process.stderr)

@@ -18,7 +18,6 @@ from conftest import command, mlp, mostly_slow, one_device, vectors
 from jax.experimental.compilation_cache import compilation_cache
 
 import aejax
-from experiments import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -48,9 +47,8 @@ def run(monkeypatch, capsys):
         for flag in [n for n in flags.FLAGS if n.startswith("config.")]:
             delattr(flags.FLAGS, flag)
         monkeypatch.setattr(sys, "argv", [name, *arguments, "--compilation_cache="])
-        function, positional = getattr(module, name), name == "compare"
         try:
-            main.run((lambda: function({})) if name == "sweep" else function, positional=positional)
+            module.main()
         except SystemExit as error:
             return error.code
         return 0

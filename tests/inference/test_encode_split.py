@@ -327,11 +327,9 @@ def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path
 
 
 def test_what_was_encoded_is_called_as_it_was_asked_for(workdir, tmp_path, monkeypatch, capsys):
-    from experiments import main
-
     encode, out = command("encode"), tmp_path / "out.npz"
     monkeypatch.setattr(sys, "argv", ["encode", f"--workdir={workdir}", "--split=test", f"--out={out}"])
-    main.run(encode.encode)
+    encode.main()
     assert capsys.readouterr().out == f"{out}: 179 examples of test, latents (16,), step 2\n"
 
 
@@ -346,12 +344,10 @@ def test_what_was_encoded_is_called_as_it_was_asked_for(workdir, tmp_path, monke
     ],
 )
 def test_a_slip_is_one_line(workdir, arguments, message, tmp_path, monkeypatch, capsys):
-    from experiments import main
-
     encode = command("encode")
     given = [a.format(tmp_path) for a in arguments]
     monkeypatch.setattr(sys, "argv", ["encode", f"--workdir={workdir}", "--split=test", "--step=newest", *given])
     with pytest.raises(SystemExit) as left:
-        main.run(encode.encode)
+        encode.main()
     assert re.fullmatch(rf"error: .*{re.escape(message)}.*", left.value.code)
     assert not (tmp_path / "out.npz.partial").exists()

@@ -115,14 +115,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_writes_the_programs_or_says_why_not(tmp_path, monkeypatch, capsys):
-    from experiments import main
-
     export = command("export")
     monkeypatch.setattr(aejax, "load_run", lambda workdir, step, trust: RUNS["mlp"]())
     monkeypatch.setattr(sys, "argv", ["export", "--workdir=w", "--step=newest", f"--out={tmp_path / 'out'}"])
-    main.run(export.export)
+    export.main()
     assert "decoder.stablehlo, encoder.stablehlo, programs.json" in capsys.readouterr().out
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", ["export", "--workdir=w", "--step=newest", f"--out={tmp_path / 'file'}"])
     with pytest.raises(SystemExit, match=r"^error: .*file cannot be written: .* choose another folder$"):
-        main.run(export.export)
+        export.main()

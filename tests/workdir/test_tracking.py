@@ -266,7 +266,7 @@ def test_a_missing_package_is_told_with_its_extra_before_anything_is_written(tmp
 
 @pytest.mark.slow
 def test_none_is_imported_by_import_aejax():
-    code = "import sys, aejax; print({'wandb', 'mlflow', 'tensorboardX'} & set(sys.modules))"
+    code = "import sys, aejax; aejax.train; print({'wandb', 'mlflow', 'tensorboardX', 'torch'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"

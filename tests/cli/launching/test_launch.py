@@ -12,8 +12,8 @@ import pytest
 from conftest import command
 
 import aejax
-from experiments.launching import hosts
-from experiments.launching.job import Job
+from aejax.cli.launching import hosts
+from aejax.cli.launching.job import Job
 
 ROOT = Path(__file__).parents[3]
 AWKWARD = (
@@ -46,7 +46,7 @@ def spoken_by_shell(line, tmp_path, program):
 
 
 def test_a_shell_hands_the_hosts_the_very_arguments(tmp_path):
-    job = Job("x", ("-m", "experiments.train", *AWKWARD), tmp_path / "log")
+    job = Job("x", ("-m", "aejax.cli", "train", *AWKWARD), tmp_path / "log")
     lines = hosts.over_ssh(job, ["a", "me@b"], "folder")
     for i, (line, host) in enumerate(zip(lines, ["a", "me@b"], strict=True)):
         local, remote = spoken_by_shell(line, tmp_path, "ssh")
@@ -63,7 +63,7 @@ def test_a_folder_in_the_home_of_the_host(tmp_path):
 
 
 def test_a_shell_hands_the_pod_the_very_arguments(tmp_path):
-    job = Job("x", ("-m", "experiments.train", *AWKWARD), tmp_path / "log")
+    job = Job("x", ("-m", "aejax.cli", "train", *AWKWARD), tmp_path / "log")
     local, remote = spoken_by_shell(hosts.over_gcloud(job, "pod", "folder"), tmp_path, "gcloud")
     assert local[:-1] == ["compute", "tpus", "tpu-vm", "ssh", "pod", "--worker=all"]
     assert remote == [*job.argv, "--distributed"]
@@ -92,7 +92,7 @@ def test_one_training(tmp_path):
     assert json.loads((workdir / "config.json").read_text())["seed"] == 3
     failed = launch("--config=configs/none.py", f"--workdir={workdir}")
     assert failed.returncode == 1
-    assert failed.stderr == "error: no such config file: 'configs/none.py'; check its path\n"
+    assert failed.stderr == "error: flag --config=configs/none.py: there is no such file; check its path\n"
 
 
 @pytest.mark.slow
@@ -121,12 +121,12 @@ def test_mistakes_are_one_line(arguments, error, monkeypatch):
     launch = command("launch")
     monkeypatch.setattr(sys, "argv", ["launch", *arguments])
     with pytest.raises(SystemExit, match=f"^error: .*{re.escape(error)}") as refused:
-        launch.command()
+        launch.main()
     assert "\n" not in str(refused.value)
 
 
 def test_lines_of_hosts(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["launch", "--executor=hosts", "--hosts=a,b", "--config=c", "--workdir=w"])
-    command("launch").command()
+    command("launch").main()
     lines = capsys.readouterr().out.splitlines()
     assert [shlex.split(line)[:2] for line in lines] == [["ssh", "a"], ["ssh", "b"]]

@@ -9,9 +9,9 @@ import pytest
 from conftest import mostly_slow
 
 import aejax
-from experiments.launching import local
-from experiments.launching.job import STOPPED, Job, Result, last_line
-from experiments.launching.local import Local, divided, environments
+from aejax.cli.launching import local
+from aejax.cli.launching.job import STOPPED, Job, Result, last_line
+from aejax.cli.launching.local import Local, divided, environments
 
 ROOT = Path(__file__).parents[3]
 NEVER = lambda: False  # noqa: E731
@@ -198,9 +198,9 @@ def test_signals_reach_all_processes_and_the_status_comes_back(tmp_path, number,
     code = f"""
 import sys
 from pathlib import Path
-from experiments.launching.job import Job
-from experiments.launching.local import Local
-from experiments.main import until_signal
+from aejax.cli.launching.job import Job
+from aejax.cli.launching.local import Local
+from aejax.cli.command import until_signal
 try:
     with until_signal() as asked:
         job = Job("two", ("-c", {PATIENT if times == 1 else PATIENT.replace("while not asked", "while True")!r},

@@ -10,9 +10,9 @@ import one_machine
 import pytest
 
 import aejax
+from aejax.cli.launching.job import STOPPED, Job, Result
+from aejax.cli.launching.slurm import Resources, Slurm
 from aejax.workdir import metrics_log
-from experiments.launching.job import STOPPED, Job, Result
-from experiments.launching.slurm import Resources, Slurm
 
 NEVER = lambda: False  # noqa: E731
 # Counts to its second argument from where the file says, and saves at SIGTERM, as a training does.

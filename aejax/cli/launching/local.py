@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine: a bounded number at a time, each with its own share of the devices."""
+"""Executor on this machine: a bounded number of jobs at a time, each with its own devices."""
 
 import contextlib
 import os
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aejax
-from experiments.launching.job import STOPPED, Job, Result, last_line, start
+from aejax.cli.launching.job import STOPPED, Job, Result, last_line, start
 
 POLL = 0.1  # seconds
-GRACE = 10.0  # seconds that the processes of a job have after SIGTERM when one of them has died: the rest wait for it
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL for the processes of a job in which one has died
 
 
 @dataclass(frozen=True)
 class Local:
-    """At most `at_once` jobs at a time.
+    """Executor that runs at most `at_once` jobs at a time on this machine.
 
-    The GPUs or TPU chips are divided among them; where there are fewer than jobs at a time, jobs share. On CPU,
-    `devices_per_process` makes XLA see so many devices. `stream` sends the output of each job's first process to this
+    The jobs divide the GPUs or TPU chips, and share them if there are fewer devices than jobs. `devices_per_process`
+    runs on CPU, with this number of devices for XLA. `stream` sends the output of each job's first process to this
     terminal instead of its log.
     """
 
@@ -41,8 +41,8 @@ class Local:
             while waiting or running:
                 if stop() and not told:
                     told = True
-                    for job in running.values():
-                        job.leave()
+                    for started in running.values():
+                        started.leave()
                     yield from (Result(job.name, STOPPED, "not started") for job in waiting)
                     waiting.clear()
                 for slot in range(self.at_once):
@@ -50,28 +50,29 @@ class Local:
                         shared = shares.count(shares[slot]) > 1
                         envs = environments(kind, shares[slot], waiting[0].processes, self, shared)
                         running[slot] = _Running(waiting.pop(0), envs, self.stream)
-                for slot, job in list(running.items()):
-                    result = job.result()
+                for slot, started in list(running.items()):
+                    result = started.result()
                     if result:
                         del running[slot]
                         yield result
                 time.sleep(POLL)
-        finally:  # a second Ctrl-C, or a caller that has had enough
-            for job in running.values():
-                job.kill()
+        finally:  # after a second Ctrl-C, or when the caller stops reading results
+            for started in running.values():
+                started.kill()
 
 
 class _Running:
-    """The processes of one job."""
+    """Processes of one job."""
 
     def __init__(self, job: Job, envs: Sequence[Mapping[str, str]], stream: bool):
-        self.job, self.stream, self.died, self.deadline = job, stream, None, float("inf")
+        self.job, self.stream, self.deadline = job, stream, float("inf")
+        self.died: int | None = None  # the first process that failed
         self.processes = list[subprocess.Popen]()
         port = free_port()
         try:
             for i, env in enumerate(envs):
                 argv = (*job.argv, *together(f"127.0.0.1:{port}", job.processes, i))
-                # In a session of its own, so that Ctrl-C at the terminal reaches it once, by `leave`, and not twice.
+                # In its own session, as Ctrl-C at the terminal would reach the process twice, directly and by `leave`.
                 log = None if stream and i == 0 else job.log_of(i)
                 self.processes.append(start(argv, log, env, start_new_session=True))
         except BaseException as error:
@@ -83,12 +84,12 @@ class _Running:
             raise
 
     def leave(self) -> None:
-        """Asks all processes to save and leave."""
+        """Asks all processes to save and exit."""
         for process in self.processes:
             process.terminate()
 
     def kill(self) -> None:
-        """Ends all processes, and what they have started, at once."""
+        """Kills all processes and the processes that they have started."""
         for process in self.processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -96,7 +97,7 @@ class _Running:
                 process.wait()
 
     def result(self) -> Result | None:
-        """None while it runs. When one process dies the rest are ended, who could only wait for it."""
+        """Returns None while the job runs. When one process dies, ends the others, which would wait for it."""
         statuses = [process.poll() for process in self.processes]
         if self.died is None:
             self.died = next((i for i, s in enumerate(statuses) if s not in (None, 0, STOPPED)), None)
@@ -112,7 +113,7 @@ class _Running:
         seen = self.stream and self.died == 0
         error = "" if seen else last_line(self.job.log_of(self.died))
         status = self.processes[self.died].returncode
-        if status < 0:  # it could not say why itself
+        if status < 0:  # a signal, about which the process itself cannot have written anything
             error = f"ended by {signal.Signals(-status).name}" + f"; its last line: {error}" * bool(error)
         if len(statuses) > 1:
             error = f"process {self.died} of {len(statuses)}: {error or 'see above'}"
@@ -120,7 +121,7 @@ class _Running:
 
 
 def check(job: Job, kind: str, devices: int) -> None:
-    """InputError where the processes of a job cannot have devices of their own."""
+    """Raises InputError if the processes of a job cannot have devices of their own."""
     if job.processes < 1:
         raise aejax.InputError(f"a job needs at least 1 process, got {job.processes}")
     if kind == "tpu" and job.processes > 1:
@@ -132,13 +133,15 @@ def check(job: Job, kind: str, devices: int) -> None:
 
 
 def accelerators() -> tuple[str, list[str]]:
-    """("gpu", "tpu" or "cpu", the numbers of the devices) of this machine, without starting JAX on them."""
+    """Returns ("gpu", "tpu" or "cpu", the numbers of the devices) of this machine without starting JAX."""
     for kind, variable, patterns in (
         ("gpu", "CUDA_VISIBLE_DEVICES", ("nvidia[0-9]*",)),
         ("tpu", "TPU_VISIBLE_CHIPS", ("accel[0-9]*", "vfio/[0-9]*")),
     ):
-        files = next((found for pattern in patterns if (found := list(Path("/dev").glob(pattern)))), [])
-        found = [str(number) for number in range(len(files))]  # from 0, whatever the files of a container are called
+        files = next((there for pattern in patterns if (there := list(Path("/dev").glob(pattern)))), [])
+        found = [
+            str(number) for number in range(len(files))
+        ]  # counted from 0, whatever the files are called in a container
         if variable in os.environ:
             found = [device for device in os.environ[variable].split(",") if device not in ("", "-1")]
         if found and os.environ.get("JAX_PLATFORMS") != "cpu":
@@ -147,7 +150,7 @@ def accelerators() -> tuple[str, list[str]]:
 
 
 def divided(devices: Sequence[str], slots: int) -> list[list[str]]:
-    """Neighbouring devices for each slot, as many for each; one each, in turn, where there are fewer than slots."""
+    """Divides the devices into `slots` equal groups of neighbors. If they are fewer, each slot gets one, in turn."""
     each = len(devices) // slots
     if not each:
         return [list(devices[i % len(devices) :][:1]) if devices else [] for i in range(slots)]
@@ -157,23 +160,23 @@ def divided(devices: Sequence[str], slots: int) -> list[list[str]]:
 def environments(
     kind: str, devices: Sequence[str], processes: int, local: Local, shared: bool = False
 ) -> list[dict[str, str]]:
-    """The variables that give each process of a job its share of the job's devices, which another job may have, too."""
+    """Returns variables that give each process its part of the job's devices, which may be `shared` with other jobs."""
     if kind == "gpu":
-        name = "XLA_PYTHON_CLIENT_PREALLOCATE"  # else JAX takes three quarters of a GPU at once, and the next one fails
+        name = "XLA_PYTHON_CLIENT_PREALLOCATE"  # by default JAX takes most of a GPU, and the next job fails
         memory = {name: os.environ.get(name, "false")} if shared else {}
         return [{"CUDA_VISIBLE_DEVICES": ",".join(share), **memory} for share in divided(devices, processes)]
-    if kind == "tpu" and local.at_once > 1:  # one chip each: a process of several must be told how they are wired
+    if kind == "tpu" and local.at_once > 1:  # one chip each, as the wiring of several would have to be described
         bounds = dict.fromkeys(("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_PROCESS_BOUNDS"), "1,1,1")
         return [{"TPU_VISIBLE_CHIPS": devices[0], **bounds}]
     if local.devices_per_process:
         forced = f"--xla_force_host_platform_device_count={local.devices_per_process}"
-        flags = f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()  # of two that force, the last one counts
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()  # if two flags force a count, the last one holds
         return [{"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}] * processes
     return [{}] * processes
 
 
 def together(coordinator: str, processes: int, process: int) -> tuple[str, ...]:
-    """The flags by which the processes of a job find each other; none for one that is alone."""
+    """Returns the flags by which the processes of a job find each other, or none for a single process."""
     if processes == 1:
         return ()
     return (f"--coordinator={coordinator}", f"--processes={processes}", f"--process={process}")

@@ -1,25 +1,25 @@
-"""The lines that start one training on several machines, to be copied into a shell."""
+"""Lines that start one training on several machines, to be copied into a shell."""
 
 import shlex
 from collections.abc import Sequence
 
 import aejax
-from experiments.launching.job import Job
-from experiments.launching.local import together
+from aejax.cli.launching.job import Job
+from aejax.cli.launching.local import together
 
 PORT = 8476
-PYTHON = ".venv/bin/python"  # as the README installs it
+PYTHON = ".venv/bin/python"  # where the README installs aejax
 
 
 def on_host(folder: str, argv: Sequence[str]) -> str:
-    """What a shell on the host runs: Python with `argv` in the checkout, `folder`, which may begin with ~/."""
+    """Returns the shell command that runs Python with `argv` in `folder` on the host. `folder` may begin with ~/."""
     rest = folder.removeprefix("~/")
-    home = folder[: len(folder) - len(rest)]  # in quotes ~ would be a folder of this name
+    home = folder[: len(folder) - len(rest)]  # inside quotes, ~ would be the name of a folder
     return f"cd {home}{shlex.quote(rest)} && {shlex.join([PYTHON, *argv])}"
 
 
 def over_ssh(job: Job, hosts: Sequence[str], folder: str) -> list[str]:
-    """A line for each host; the first one coordinates. All must be running for any to begin."""
+    """Returns a line for each host, of which the first coordinates. No process begins before all are running."""
     for host in hosts:
         if not host or host.startswith("-") or len(host.split()) != 1:
             raise aejax.InputError(f"--hosts: {host!r} is not the name of a host; write --hosts=a,b,c")
@@ -31,6 +31,6 @@ def over_ssh(job: Job, hosts: Sequence[str], folder: str) -> list[str]:
 
 
 def over_gcloud(job: Job, name: str, folder: str) -> str:
-    """One line for all hosts of a TPU pod, who find each other."""
+    """Returns one line for all hosts of a TPU pod, which find each other by themselves."""
     command = on_host(folder, (*job.argv, "--distributed"))
     return f"gcloud compute tpus tpu-vm ssh {shlex.quote(name)} --worker=all --command={shlex.quote(command)}"

@@ -1,4 +1,4 @@
-"""What a compute node runs for a job. It imports little, so that it soon heeds signals and leaves memory to the job."""
+"""Task of a compute node. It imports little, so that it handles signals soon and leaves memory to the job."""
 
 import contextlib
 import os
@@ -7,12 +7,12 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.launching.job import STOPPED, Job, last_line, start
+from aejax.cli.launching.job import STOPPED, Job, last_line, start
 
 
 @dataclass
 class Task:
-    """One process of a job; submitit pickles it and calls it on its node."""
+    """One process of a job, which submitit pickles and calls on its node."""
 
     job: Job
 
@@ -22,19 +22,19 @@ class Task:
         here = submitit.JobEnvironment()
         argv = (*self.job.argv, *(["--distributed"] if self.job.processes > 1 else []))
         log, requeue = self.job.log_of(here.global_rank), here._usr_sig()
-        # SLURM sends this signal before the time limit, and to the command, too, whom it would kill.
+        # SLURM sends this signal before the time limit. It reaches the command, too, and would kill it.
         process = start(argv, log, preexec_fn=lambda: signal.signal(requeue, signal.SIG_IGN))
         self.pid = process.pid
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         status = process.wait()
         if status == STOPPED and here.global_rank == 0 and goes_on(here):
-            os.kill(os.getpid(), requeue)  # as if SLURM had: submitit puts the job into the queue again
+            os.kill(os.getpid(), requeue)  # SLURM's own signal, on which submitit queues the job again
         if status not in (0, STOPPED):
             raise SystemError(f"exit status {status}: {last_line(log)}")
         return status
 
     def checkpoint(self) -> Any:
-        """Called by submitit in process 0, before it puts the job into the queue again: saves."""
+        """Saves. Called by submitit in process 0 before it queues the job again."""
         import submitit
 
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
@@ -44,7 +44,7 @@ class Task:
 
 
 def goes_on(here: Any) -> bool:
-    """Whether a job whose command was stopped is to run again: not where it was cancelled."""
+    """Tells whether a job whose command was stopped is to run again, which is not so after a cancellation."""
     if here.cluster != "slurm":
         return True
     state = subprocess.run(["squeue", "-h", "-j", here.raw_job_id, "-o", "%T"], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Jobs in SLURM's queue, through submitit (the extra `slurm`), which is only imported when a job is submitted."""
+"""Executor that submits to SLURM through submitit (the extra `slurm`), which is imported when a job is submitted."""
 
 import os
 import subprocess
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import aejax
-from experiments.launching.job import STOPPED, Job, Result, last_line
-from experiments.launching.task import Task
+from aejax.cli.launching.job import STOPPED, Job, Result, last_line
+from aejax.cli.launching.task import Task
 
-RESTARTS = 1000  # after a time limit; a run that goes on where it was may need many
+RESTARTS = 1000  # requeues after a time limit, of which a long training may need many
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of each job: `minutes` of time, `gpus` of each of `nodes`, `cpus` of each process; None: the cluster's own."""
+    """Resources of each job: `minutes`, `gpus` per node, `cpus` per process, ... None is the cluster's default."""
 
     partition: str | None = None
     account: str | None = None
@@ -28,10 +28,10 @@ class Resources:
     nodes: int = 1
     gpus: int | None = None
     cpus: int | None = None
-    memory_gb: float | None = None  # of each node
+    memory_gb: float | None = None  # per node
 
     def parameters(self, job: Job) -> dict[str, Any]:
-        """As submitit calls them."""
+        """Returns the resources under submitit's names."""
         if job.processes % self.nodes:
             raise aejax.InputError(
                 f"{job.processes} processes cannot be divided among {self.nodes} nodes; "
@@ -54,16 +54,16 @@ class Resources:
 
 @dataclass(frozen=True)
 class Slurm:
-    """All jobs at once: the queue bounds them. `folder` keeps submitit's own files; compute nodes must see it.
+    """Executor that submits all jobs at once. `folder` holds submitit's own files, and compute nodes must see it.
 
-    A job that is preempted or reaches its time limit saves and is put into the queue again. `stop` cancels the jobs,
-    which save in the time that SLURM leaves them (KillWait). `cluster` "local" is submitit's stand-in for tests.
+    A job that is preempted or reaches its time limit saves and is queued again. `stop` cancels the jobs, which save in
+    the time that SLURM leaves them (KillWait). `cluster="local"` is submitit's stand-in for tests.
     """
 
     folder: Path
     resources: Resources = Resources()
     cluster: str = "slurm"
-    poll: float = 5.0  # seconds between two questions to SLURM
+    poll: float = 5.0  # seconds between two calls of squeue
 
     def run(self, jobs: Sequence[Job], stop: Callable[[], bool]) -> Iterator[Result]:
         parameters = [self.resources.parameters(job) for job in jobs]
@@ -72,7 +72,7 @@ class Slurm:
             for job, p in zip(jobs, parameters, strict=True):
                 submitted.append((job, self._submit(job, p)))
                 print(f"{job.name}: job {submitted[-1][1].job_id}, printing to {job.log}", file=sys.stderr)
-        except BaseException:  # the same command would submit these again
+        except BaseException:  # the same command would submit them twice
             for _, queued in submitted:
                 queued.cancel()
             raise
@@ -98,14 +98,17 @@ class Slurm:
             executor = submitit.AutoExecutor(self.folder, self.cluster, slurm_max_num_timeout=RESTARTS)
             executor.update_parameters(name=job.name, **parameters)
             kept = {key: os.environ[key] for key in ["SLURM_CONF"] if key in os.environ}
-            with submitit.helpers.clean_env(), submitit.helpers.environment_variables(**kept):  # we may be in a job
+            with (
+                submitit.helpers.clean_env(),
+                submitit.helpers.environment_variables(**kept),
+            ):  # this process may itself be in a job
                 return executor.submit(Task(job))
         except (RuntimeError, subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
             reason = " ".join(str(error).split())
             raise aejax.InputError(f"SLURM did not take {job.name!r}: {reason}") from error
 
     def _ended(self) -> Callable[[Any], bool]:
-        """Says of a submitted job whether it has left the queue."""
+        """Returns a function that tells whether a submitted job has left the queue."""
         if self.cluster != "slurm":
             return lambda queued: queued.done()
         listed = subprocess.run(["squeue", "--me", "-h", "-o", "%A"], capture_output=True, text=True)
@@ -113,7 +116,7 @@ class Slurm:
 
 
 def result(job: Job, queued: Any, cancelled: bool) -> Result:
-    """Of a job that has left the queue."""
+    """Returns the result of a job that has left the queue."""
     tasks = [queued.task(i) for i in range(job.processes)]
     failed = [i for i, task in enumerate(tasks) if not task.paths.result_pickle.exists() or task.exception()]
     if not failed:
@@ -123,7 +126,7 @@ def result(job: Job, queued: Any, cancelled: bool) -> Result:
     task, log = tasks[failed[0]], job.log_of(failed[0])
     if task.paths.result_pickle.exists():
         line = last_line(log)
-    else:  # SLURM ended it, and says why
+    else:  # SLURM ended the task and wrote why
         line = last_line(task.paths.stderr, "error:") or last_line(task.paths.stderr)
     line = line or f"job {queued.job_id} ended without a word in {log}"
     return Result(job.name, 1, line if job.processes == 1 else f"process {failed[0]} of {job.processes}: {line}")

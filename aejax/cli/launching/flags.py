@@ -1,18 +1,18 @@
-"""The flags of the commands that launch others."""
+"""Flags of the commands that launch jobs."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
 
-from experiments.launching.job import Executor
-from experiments.launching.local import Local
-from experiments.launching.slurm import Resources, Slurm
+from aejax.cli.launching.job import Executor
+from aejax.cli.launching.local import Local
+from aejax.cli.launching.slurm import Resources, Slurm
 
 
 def resources() -> Callable[[], Resources]:
-    """Defines --slurm.*; returns what reads them."""
-    given = {
+    """Defines --slurm.*. Returns a function that reads them."""
+    given: dict[str, flags.FlagHolder] = {
         "partition": flags.DEFINE_string("slurm.partition", None, "Partition to run in."),
         "account": flags.DEFINE_string("slurm.account", None, "Account to charge."),
         "qos": flags.DEFINE_string("slurm.qos", None, "Quality of service."),
@@ -27,10 +27,10 @@ def resources() -> Callable[[], Resources]:
 
 
 def executors() -> Callable[[Path], Executor]:
-    """Defines --executor and what it needs, for many jobs; returns what makes it, with its own files in a folder."""
+    """Defines --executor and its options. Returns a function that makes the executor, given a folder for its files."""
     executor = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "Where the jobs run.")
     at_once = flags.DEFINE_integer(
-        "jobs", 1, "Jobs at a time on this machine, whose devices they divide.", lower_bound=1
+        "jobs", 1, "Jobs at a time on this machine, which divide its devices.", lower_bound=1
     )
     slurm = resources()
     return lambda f: Local(at_once.value) if executor.value == "local" else Slurm(f / "slurm", slurm())

@@ -1,4 +1,4 @@
-"""What an executor is given and what it gives back."""
+"""Jobs, the input of an executor, and results, its output."""
 
 import contextlib
 import os
@@ -7,17 +7,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
-STOPPED = os.EX_TEMPFAIL  # exit status of a command that was stopped, has saved, and goes on when it is given again
+STOPPED = os.EX_TEMPFAIL  # exit status after a stop that saved, so that the same command resumes
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command of Python's, e.g. ("-m", "experiments.train", "--config=...", "--workdir=...").
+    """Arguments of Python, e.g. ("-m", "aejax.cli", "train", "--config=...", "--workdir=...").
 
-    With several `processes` each gets the flags by which they find each other. `log` gets what the command prints,
-    behind what it holds; process 1 writes beside it, to <stem>.1<suffix>, and so on.
+    With several `processes`, each gets flags to find the others. The output is appended to `log`; that of process 1 to
+    <stem>.1<suffix> beside it, and so on.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended: 0 done, STOPPED, or failed; then `error` is its last line."""
+    """End of a job. The status is 0, STOPPED, or that of a failure, whose last line is `error`."""
 
     name: str
     status: int
@@ -40,12 +40,14 @@ class Result:
 
 class Executor(Protocol):
     def run(self, jobs: Sequence[Job], stop: Callable[[], bool]) -> Iterator[Result]:
-        """Runs the jobs; one result of each, in the order in which they end."""
+        """Runs the jobs. Yields one result for each, in the order in which they end."""
         ...
 
 
-def start(argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None = None, **options) -> subprocess.Popen:
-    """Starts Python with `argv`, printing to `log`, or to this terminal where that is None; `options` are Popen's."""
+def start(
+    argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen:
+    """Starts Python with `argv` and Popen's `options`, with its output in `log`, or in this terminal for None."""
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
     with _appended(log) if log else contextlib.nullcontext() as out:
@@ -60,12 +62,12 @@ def start(argv: Sequence[str], log: Path | None, env: Mapping[str, str] | None =
 
 
 def _appended(log: Path) -> IO[bytes]:
-    """As `aejax.files.append`, which a compute node should not wait for: a link is not written through."""
+    """Opens `log` like `aejax.files.append`, which refuses links, too, but takes a compute node longer to import."""
     return open(log, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
 
 
 def last_line(log: Path, having: str = "") -> str:
-    """The last line of a log that is not empty and has this in it; "" if there is none."""
+    """Returns the last line of a log that is not empty and contains `having`, or "" if there is none."""
     if not log.exists():
         return ""
     with log.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What the thin mains share: errors as one line, quiet libraries, a signal that ends a run well."""
+"""Parts that all commands share: errors in one line, quiet libraries, the program cache, an orderly end on a signal."""
 
 import contextlib
 import errno
@@ -6,7 +6,6 @@ import io
 import os
 import platform
 import re
-import runpy
 import signal
 import sys
 import threading
@@ -24,31 +23,30 @@ from ml_collections import ConfigDict
 import aejax
 from aejax import config as config_lib
 from aejax import data
+from aejax.cli.launching.job import STOPPED
 from aejax.distributed import processes
 from aejax.files import cache_of_user, local, writable
-from experiments.launching.job import STOPPED
-from experiments.machine import cpuinfo
 
 _PATIENCE = 120  # seconds
 
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
-    "Folder where compiled programs are kept for the next start, '' for none. Unless told: "
-    "JAX_COMPILATION_CACHE_DIR, or aejax in the user's cache folder.",
+    "Folder of the cache of compiled programs, '' for no cache. Defaults to JAX_COMPILATION_CACHE_DIR, or to aejax in "
+    "the user's cache folder.",
 )
 _TRUST = flags.DEFINE_list(
-    "trust", [], "Modules or packages of your own that the config of a workdir may name: their code runs."
+    "trust", [], "Modules or packages of your own that a workdir's config may name. Their code runs."
 )
 
 
 def run(
     main: Callable[..., None], before: Callable[[list[str]], None] = lambda argv: None, positional: bool = False
 ) -> None:
-    """Reads the flags and runs `main()`; what the user can mend is printed in one line, exit status 1.
+    """Reads the flags and runs `main()`. Prints an error that the user can mend in one line, with exit status 1.
 
-    `before` is given the arguments first, and may take some away. With `positional`, arguments that are no flags are
-    allowed, and `main` is given their list. Where nobody reads the output any more, as after `| head -1`, it ends.
+    `before` gets `sys.argv` first and may take arguments out. With `positional`, arguments that are not flags are
+    allowed, and `main` gets them as a list. The command ends quietly when its reader has left, as in `| head -1`.
     """
     try:
         _run(main, before, positional)
@@ -59,17 +57,17 @@ def run(
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except BrokenPipeError:  # or Python tries again when it leaves, and complains
+            except BrokenPipeError:  # otherwise Python flushes again at exit, and complains
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(main: Callable[..., None], before: Callable[[list[str]], None], positional: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that has not all letters gets those it lacks escaped
+        if isinstance(stream, io.TextIOWrapper):  # characters that the terminal cannot show are escaped
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show
-    logging.set_verbosity(logging.FATAL)  # what Orbax says of a save that failed is told by our own error
-    getLogger("asyncio").setLevel("CRITICAL")  # tasks that a failed save or read of Orbax leaves behind
+    logging.set_verbosity(logging.FATAL)  # Orbax's messages about a failed save repeat our own error
+    getLogger("asyncio").setLevel("CRITICAL")  # complains about tasks that Orbax leaves behind after a failure
     app.define_help_flags()
     try:
         before(sys.argv)
@@ -94,21 +92,21 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
 
 
 def _show(message: Warning | str, *_: object, **__: object) -> None:
-    """Prints a warning in one line, and removes a kept program that was cut off: JAX would never replace it."""
+    """Prints a warning in one line. Removes a cached program that cannot be read, as JAX would never replace it."""
     if unread := re.match("Error reading persistent compilation cache entry for '([^']+)'", str(message)):
         folder = jax.config.jax_compilation_cache_dir
         for file in Path(folder).glob(f"{unread[1]}-*"):
             with contextlib.suppress(OSError):  # another process was first, or it is another user's
                 file.unlink()
-        message = f"a program kept in {folder} cannot be read and is compiled anew"
+        message = f"a cached program in {folder} cannot be read and is compiled again"
     print(f"warning: {message}", file=sys.stderr)
 
 
 def _keep_programs(folder: str | None) -> None:
-    """Sets JAX's persistent compilation cache to `folder`, or to what it was told by its own variable."""
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs take seconds, too
+    """Sets JAX's persistent compilation cache to `folder`, which defaults to the folder of JAX's own setting."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs add up to seconds
     told = jax.config.jax_compilation_cache_dir
-    if folder is None and told and "://" in told:  # JAX reads and writes there by itself
+    if folder is None and told and "://" in told:  # remote, which JAX itself handles
         return
     if folder is None:
         folder = told or str(_programs_of_user())
@@ -116,32 +114,32 @@ def _keep_programs(folder: str | None) -> None:
         kept = str(writable(local(folder))) if folder else None
     except aejax.StorageError as error:
         warnings.warn(
-            f"compiled programs are not kept: {error}, or choose a folder by --compilation_cache=", stacklevel=2
+            f"compiled programs are not cached: {error}, or choose a folder by --compilation_cache=", stacklevel=2
         )
         kept = None
     jax.config.update("jax_compilation_cache_dir", kept)
 
 
 def _programs_of_user() -> Path:
-    """A folder for this kind of processor: JAX does not tell the programs of one CPU from those of another."""
-    features = next((line for line in cpuinfo() if line.startswith(("flags", "Features"))), "")
+    """Returns a cache folder for this kind of processor, as JAX's keys do not distinguish one CPU from another."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return cache_of_user() / f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
 
 
 def _read_flags(argv: list[str]) -> list[str]:
-    files = re.compile(r"(--?(?:config|prior)=)(~[^:]*)")  # ~ stays as it is behind =, in most shells
-    argv[1:] = [files.sub(lambda found: found[1] + str(local(found[2])), a) if files.match(a) else a for a in argv[1:]]
     try:
         return flags.FLAGS(argv)[1:]
     except flags.Error as error:
-        # A config file that raises comes as its whole traceback; our own errors in it say enough.
+        # An error in a config file arrives as a whole traceback, of which our own error's message is enough.
         message = str(error).strip().rpartition("InputError: ")[2]
         missing = re.match(r"flag --(\w+)=None:", message)
         message = message if len(message) <= 500 else f"{message[:500]}..."
         raise aejax.InputError(f"--{missing[1]}=... is missing" if missing else message) from error
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
         said = str(error.args[0]) if error.args else type(error).__name__
-        words, _, others = " ".join(said.split()).partition(" Other fields present")  # ml_collections lists all
+        words, _, others = " ".join(said.split()).partition(" Other fields present")  # a list of all keys
         hint = re.search(r"Did you mean [^{}]{1,100}$", others)
         words = f"{words[:500]} {hint[0]}" if hint else words[:500]
         if isinstance(error, KeyError) and " " not in words:
@@ -152,22 +150,8 @@ def _read_flags(argv: list[str]) -> list[str]:
         raise SystemExit(0 if asked else error.code) from error  # absl exits with 1 after --help
 
 
-def loaded(config: ConfigDict) -> ConfigDict:
-    """The config of a config flag, or InputError where its file could not be found."""
-    try:
-        config.is_locked  # noqa: B018  any attribute raises where loading failed
-    except OSError as error:
-        raise aejax.InputError(f"no such config file: {str(error).split()[-1]}; check its path") from error
-    return config
-
-
-def defined(file: str, name: str) -> Callable[..., Any] | None:
-    """A function of a config file, given as its flag was, e.g. configs/vae.py:tiny."""
-    return runpy.run_path(file.partition(":")[0]).get(name)
-
-
 def loads_once() -> Callable[[ConfigDict], data.Splits]:
-    """`data.load` that keeps what it has loaded, for runs that share it."""
+    """Returns `data.load` with a cache, for runs that share their data."""
     found: dict[str, data.Splits] = {}
 
     def load(section: ConfigDict) -> data.Splits:
@@ -180,7 +164,7 @@ def loads_once() -> Callable[[ConfigDict], data.Splits]:
 
 
 def load(workdir: str | Path, step: str) -> aejax.Run:
-    """The run of a workdir at the checkpoint that a flag names: a step, "newest" or "best"."""
+    """Returns the run of `workdir` at a checkpoint: `step` is a number, "newest" or "best", as a flag gives it."""
     if not (step.isdigit() or step in ("newest", "best")):
         raise aejax.InputError(f"--step={step} must be a whole number, newest or best")
     chosen: Any = int(step) if step.isdigit() else step
@@ -189,9 +173,9 @@ def load(workdir: str | Path, step: str) -> aejax.Run:
 
 @contextlib.contextmanager
 def until_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a question: has SIGTERM or Ctrl-C come? A second Ctrl-C interrupts at once.
+    """Yields a function that tells whether SIGTERM or Ctrl-C has come. A second Ctrl-C interrupts at once.
 
-    Where nobody asks for long after SIGTERM, because the data hangs, say, the process ends without another save.
+    If the function is not called for long after SIGTERM, e.g. because the data hangs, the process ends without saving.
     """
     asked: list[int] = []
     heard = threading.Event()
@@ -205,11 +189,11 @@ def until_signal() -> Iterator[Callable[[], bool]]:
         if not heard.wait(_PATIENCE):
             print(
                 f"error: no step was done for {_PATIENCE} s after SIGTERM: does the data hang? Left without saving; "
-                "the same command goes on from the newest checkpoint",
+                "the same command resumes from the newest checkpoint",
                 file=sys.stderr,
                 flush=True,
             )
-            os._exit(STOPPED)  # threads that hang keep every other way out waiting
+            os._exit(STOPPED)  # any other exit waits for the threads that hang
 
     def handle(number, frame):
         if asked and number == signal.SIGINT:

@@ -1,0 +1,70 @@
+"""Flags that name a config: a file, or by its name one of the configs that ship with aejax, e.g. vae or vae:tiny."""
+
+import difflib
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+import aejax
+from aejax.errors import InputError
+from aejax.files import local
+
+flags.disclaim_key_flags()  # --help lists the flags under their command
+
+
+def config_flag(name: str, what: str, folder: str = "", required: bool = True) -> flags.FlagHolder:
+    """Defines a flag for a config, described by `what`, whose keys are flags, too; names are those in `folder`."""
+    holder = config_flags.DEFINE_config_file(name, None, what, lock_config=False, accept_new_attributes=True)
+    flags.FLAGS[name].parser = _Parser(name, folder)
+    if required:
+        flags.mark_flag_as_required(name)
+    return holder
+
+
+def config_file(value: str, folder: str = "") -> Path:
+    """Returns the file of a flag's value, a path or a name, without what follows a colon."""
+    text = value.partition(":")[0]
+    file, shipped = local(text), _shipped() / folder
+    names = {path.stem: path for path in shipped.glob("*.py") if path.stem != "common"}
+    if file.is_file():
+        return file
+    if text.isidentifier():
+        if text not in names:
+            near = difflib.get_close_matches(text, names, 1)
+            choice = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(sorted(names))}"
+            raise InputError(f"no config is called {text!r}; {choice}")
+        return names[text]
+    ships = f"write {file.stem} for the config that ships with aejax" if file.stem in names else "check its path"
+    raise InputError(f"there is no such file; {ships}")
+
+
+def defined(value: str, name: str) -> Callable[..., Any] | None:
+    """Returns a function of the config that is the value of --config, or None where the config has no such function."""
+    return runpy.run_path(str(config_file(value))).get(name)
+
+
+class _Parser(ConfigFileFlagParser):
+    def __init__(self, name: str, folder: str):
+        super().__init__(name, lock_config=False)
+        self._folder = folder
+
+    def parse(self, path: str) -> Any:
+        """Returns the config, or raises InputError where the file cannot be read."""
+        _, colon, argument = path.partition(":")
+        config = super().parse(f"{config_file(path, self._folder)}{colon}{argument}")
+        try:
+            config.is_locked  # noqa: B018  any attribute raises where loading failed
+        except OSError as error:
+            raise InputError(f"the config cannot be read: {str(error.__cause__).splitlines()[-1].strip()}") from error
+        return config
+
+
+def _shipped() -> Path:
+    """Returns the folder of the configs: in the package, or beside it in a clone."""
+    package = Path(aejax.__file__).parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"

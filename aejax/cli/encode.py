@@ -1,0 +1,27 @@
+"""Encoding of a split: aejax encode --workdir=runs/conv --split=test --out=latents.npz
+
+After an interruption, even by kill -9, the same command resumes. `aejax.read_latents` reads the file.
+"""
+
+from absl import flags
+
+from aejax.cli import command
+from aejax.inference.encode_split import check_out, encode_split, split_of
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
+_OUT = flags.DEFINE_string("out", None, "File to write: .npz, or .array_record for large sets.", required=True)
+_SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or TFDS syntax, e.g. test[:10%].")
+_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
+_CHUNK = flags.DEFINE_integer("chunk", 0, "Examples between two points to resume from. 0: about 32 MiB.")
+
+
+def encode() -> None:
+    out = check_out(_OUT.value)
+    run = command.load(_WORKDIR.value, _STEP.value)
+    source = split_of(run, _SPLIT.value)
+    encode_split(run, source, out, _CHUNK.value)
+    print(f"{out}: {len(source):,} examples of {_SPLIT.value}, latents {run.latents.shape[1:]}, step {run.step:,}")
+
+
+def main() -> None:
+    command.run(encode)

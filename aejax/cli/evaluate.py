@@ -1,0 +1,130 @@
+"""Evaluation of a run: aejax evaluate --workdir=runs/conv
+
+The command writes metrics.json, where each figure has its protocol, pictures and report.html to evaluation/<step>/ in
+the workdir (evaluation/<step>-<split>/ for a split other than test). It prints the figures, side by side for several
+workdirs: --workdir=runs/a,runs/b.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+import aejax
+from aejax import evaluation
+from aejax.cli import command
+from aejax.evaluation import generation, likelihood, pictures, report
+from aejax.evaluation.evaluate import as_json
+from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
+from aejax.files import inside, local, read_json, writable, write_whole
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of an experiment, or several with commas.", required=True)
+_GROUPS = flags.DEFINE_list("groups", list(evaluation.GROUPS), f"Among: {', '.join(evaluation.GROUPS)}.")
+_SPLIT = flags.DEFINE_string("split", "test", "Split to score: train, validation or test.")
+_OUT = flags.DEFINE_string("out", "", "Folder to write to. Defaults to evaluation/<step> in the workdir.")
+_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
+_LIMIT = flags.DEFINE_integer("limit", 60_000, "Largest number of examples used from a split.")
+_FIGURES = flags.DEFINE_bool("figures", True, "Draw pictures and write report.html.")
+_PROJECTION = flags.DEFINE_enum("projection", "pca", PROJECTIONS, "Projection for the map of the codes.")
+_SAMPLES = flags.DEFINE_integer("samples", 200, "Importance samples per example for the log-likelihood.")
+_FEATURES = flags.DEFINE_string(
+    "features", "encoder", "Features that generation is measured by: encoder, classifier or package.module:function."
+)
+_NUM = flags.DEFINE_integer("num", 5_000, "Number of generated examples, and of real ones that they are compared with.")
+_NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Neighbors of an example, for k-NN accuracy and trustworthiness.")
+
+
+def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
+    """Measures one run. Returns the figures as they are written to its metrics.json."""
+    part = "" if _SPLIT.value == "test" else f"-{_SPLIT.value}"
+    if _OUT.value:
+        folder = writable(local(_OUT.value))
+    else:
+        folder = writable(inside(local(workdir), "evaluation", f"{run.step}{part}"))
+    subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
+    options: dict[str, dict[str, Any]] = {
+        "likelihood": {"samples": _SAMPLES.value},
+        "representation": {"neighbours": _NEIGHBOURS.value},
+        "generation": {"features": _FEATURES.value, "num": _NUM.value},
+    }
+    file = folder / "metrics.json"
+    measures, figures = {}, before(file)
+    total = len(_GROUPS.value) + _FIGURES.value * (len(pictures.PICTURES) + 1)
+    with tqdm(total=total, unit=" parts", desc=workdir, dynamic_ncols=True, disable=None) as bar:
+        for name, found in evaluation.evaluate(subject, _GROUPS.value, options):
+            measures[name] = found
+            figures |= as_json({name: found})  # other groups keep the figures of an earlier call
+            write_whole(file, json.dumps(figures, indent=2) + "\n")
+            bar.update()
+        if _FIGURES.value:
+            drawn = {"curves": pictures.of_logs(workdir)}
+            for name, picture in pictures.draw(subject, {"map": {"projection": _PROJECTION.value}}):
+                drawn[name] = picture
+                bar.update()
+            bar.write(str(publish(subject, measures, drawn, folder)))
+            bar.update()
+    return as_json(measures)
+
+
+def before(file: Path) -> dict[str, Any]:
+    """Returns the figures of an earlier call. Warns and returns none if the file is damaged."""
+    try:
+        return read_json(file) if file.exists() else {}
+    except aejax.StorageError as error:
+        warnings.warn(f"{error}; its figures are lost, and are measured again where they are asked for", stacklevel=2)
+        return {}
+
+
+def publish(
+    subject: evaluation.Subject,
+    measures: dict[str, evaluation.Measures],
+    drawn: dict[str, pictures.Picture | evaluation.Skipped],
+    folder: Path,
+) -> Path:
+    """Writes the pictures as PNG, and the report. Returns the path of the report."""
+    for name, picture in drawn.items():
+        if isinstance(picture, pictures.Picture):
+            pictures.as_png(picture.figure, folder / f"{name}.png")
+    return report.write(subject, measures, drawn, folder, _PROJECTION.value)
+
+
+def table(figures: dict[str, dict[str, Any]]) -> str:
+    """Returns a table with a line for each metric and a column for each workdir, then the skipped metrics and why."""
+    flat = {w: {f"{g}/{name}": m for g, ms in f.items() for name, m in ms.items()} for w, f in figures.items()}
+    metrics = dict.fromkeys(metric for found in flat.values() for metric in found)
+    shown = [m for m in metrics if any("value" in found.get(m, {}) for found in flat.values())]
+    first = max(map(len, shown), default=0)
+    widths = {w: max(len(w), 10) for w in flat}
+    lines = [" " * first + "".join(f"  {w:>{n}}" for w, n in widths.items())]
+    for metric in shown:
+        cells = {w: found.get(metric, {}).get("value") for w, found in flat.items()}
+        columns = (f"  {'-' if v is None else f'{v:.5g}':>{widths[w]}}" for w, v in cells.items())
+        lines.append(f"{metric:<{first}}" + "".join(columns))
+    skipped: dict[str, dict[str, None]] = {}  # the metrics by reason, each metric once
+    for found in flat.values():
+        for metric, cell in found.items():
+            if "skipped" in cell:
+                skipped.setdefault(cell["skipped"], {})[metric] = None
+    return "\n".join(lines + [f"skipped {', '.join(metrics)}: {reason}" for reason, metrics in skipped.items()])
+
+
+def evaluate() -> None:
+    likelihood.check_samples(_SAMPLES.value)
+    generation.check(_FEATURES.value, _NUM.value)
+    workdirs = [_WORKDIR.value] if _WORKDIR.value and local(_WORKDIR.value).is_dir() else _WORKDIR.value.split(",")
+    if _OUT.value and len(workdirs) > 1:
+        raise aejax.InputError("--out is for one workdir; leave it out, or evaluate them one by one")
+    for name, values in (("workdir", workdirs), ("groups", _GROUPS.value)):
+        if not all(values) or not values:
+            raise aejax.InputError(f"--{name} is empty; name one, or several with commas")
+    check_projection(_PROJECTION.value)
+    # All workdirs are loaded before the first is measured, so that a wrong one costs nothing.
+    runs = {workdir: command.load(workdir, _STEP.value) for workdir in workdirs}
+    print(table({workdir: measure(workdir, run) for workdir, run in runs.items()}))
+
+
+def main() -> None:
+    command.run(evaluate)

@@ -1,0 +1,89 @@
+"""Generation of new examples: aejax sample --workdir=runs/vae --num=64 --out=samples.png
+
+Samples come from the model's own prior (if it has none, from the saved latents) or from a sampler:
+--sampler=gaussian, mixture, flow, or autoregressive for discrete codes. The first call fits the sampler to the codes of
+the train split and keeps it in the workdir, in samplers/<step>/<sampler>. --prior=transformer names a sampler with its
+options. An --out that ends in .npz gets arrays, one that ends in .png a picture.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+import aejax
+from aejax import Run, samplers
+from aejax.cli import command
+from aejax.cli.config_flag import config_flag
+from aejax.errors import one_of
+from aejax.evaluation.pictures import as_png, drawable, examples
+from aejax.files import local, replacing, writable
+from aejax.inference import sampling
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
+_NUM = flags.DEFINE_integer("num", 64, "Number of examples.")
+_OUT = flags.DEFINE_string(
+    "out", None, "File to write: .png, or .npz with `samples` and, if any, `label`.", required=True
+)
+_SAMPLER = flags.DEFINE_string("sampler", None, f"prior (the default) or one of: {', '.join(samplers.SAMPLERS)}.")
+_PRIOR = config_flag(
+    "prior", "Config of a sampler: a name, e.g. transformer, or a file of your own.", "priors", required=False
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
+_LABEL = flags.DEFINE_integer("label", None, "Label, for a conditional run. Defaults to all labels in turn.")
+_STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
+
+
+def section() -> dict[str, Any] | None:
+    """Returns the name and options of the sampler that the flags ask for, or None for the model's prior."""
+    config = {} if _PRIOR.value is None else _PRIOR.value.to_dict()
+    name = _SAMPLER.value or config.get("name", "prior")
+    if name not in ("prior", *samplers.SAMPLERS):
+        raise one_of("sampler", name, ["prior", *samplers.SAMPLERS])
+    if config and name != config.get("name"):
+        raise aejax.InputError(f"--prior holds {config.get('name')!r}, not the sampler {name!r}; leave one of them out")
+    return None if name == "prior" else {**config, "name": name}
+
+
+def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> None:
+    """Writes the picture or the arrays, whole or not at all."""
+    if out.suffix == ".png":
+        as_png(picture(run, drawn), out)
+        return
+    arrays: dict[str, Any] = {"samples": drawn} if label is None else {"samples": drawn, "label": label}
+    with replacing(out) as file:
+        np.savez(file, **arrays)
+
+
+def picture(run: Run, drawn: np.ndarray) -> Figure:
+    """Draws images in a square grid, or vectors as points over the points of the data."""
+    if drawn.ndim == 2:
+        return examples.points(run.inputs, drawn, ("data", "samples"))
+    return examples.samples(drawn, math.ceil(math.sqrt(len(drawn))))
+
+
+def sample() -> None:
+    num, out, workdir = _NUM.value, local(_OUT.value), local(_WORKDIR.value)
+    if num < 1:
+        raise aejax.InputError(f"--num must be at least 1, got {num}")
+    if out.suffix not in (".png", ".npz") or out.is_dir():
+        raise aejax.InputError(f"--out={out} must be a file that ends in .png or .npz")
+    wanted = section()
+    writable(out.parent)
+    run = command.load(workdir, _STEP.value)
+    if out.suffix == ".png" and len(run.spec.shape) == 3 and not drawable(run.spec.shape):
+        raise aejax.InputError(f"examples of {run.spec.shape} are not images of 1 or 3 channels; write them to an .npz")
+    label = sampling.labels(run, num, _LABEL.value)
+    sampler = None
+    if wanted:
+        samplers.check_kind(wanted["name"], run.codebook_size is not None)
+        sampler = sampling.fitted(run, workdir, **wanted)
+    write(out, run, run.generate(num, _SEED.value, label, sampler), label)
+    print(out)
+
+
+def main() -> None:
+    command.run(sample)

@@ -1,0 +1,206 @@
+"""Ablation of a config: aejax sweep --config=vae --workdir=runs/ablation
+
+The runs are what `sweep(add)` in the config file adds, or a grid:
+
+    aejax sweep --config=vae --workdir=runs/ablation \\
+        --sweep.bottleneck.features=2,8,32 --sweep.optim.lr=1e-3,1e-4 --seeds=3
+
+Each run has its own folder in the workdir, named by what differs, where `aejax train` would resume it. The same
+command skips finished runs, resumes the others, and prints at the end which runs failed and why.
+
+Runs that differ only in their seed and in hyperparameters that are numbers train in one program. --jobs=2 trains in two
+processes at a time, which divide the devices of this machine. --executor=slurm submits the processes as jobs.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+import aejax
+from aejax import data
+from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
+from aejax.cli import command
+from aejax.cli.config_flag import config_flag, defined
+from aejax.cli.launching.flags import executors
+from aejax.cli.launching.job import STOPPED, Job
+from aejax.files import inside, local, writable, write_whole
+from aejax.training import vmapped
+from aejax.training.task import make_task
+from aejax.training.vmapped import train_together
+from aejax.workdir import checkpoint, metrics_log
+from aejax.workdir.lifecycle import is_finished, why_ended
+
+_CONFIG = config_flag("config", "Config of all runs: a name, e.g. vae or vae:tiny, or a file of your own.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "Runs of each setting, with seeds that count up from the config's.", lower_bound=1
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs and how far each is, and train nothing.")
+_TOGETHER = flags.DEFINE_integer(
+    "together",
+    8,
+    "Most runs that one program trains, if they differ only in their seed and in numbers such as optim.lr. "
+    "Convolutions on CPU and codes that begin by k-means always train one after the other.",
+    lower_bound=1,
+)
+_ONLY = flags.DEFINE_list("only", [], "Names of the runs to train. Defaults to all.")
+_EXECUTOR = executors()
+
+
+def take_axes(argv: list[str]) -> dict[str, list[Any]]:
+    """Takes each --sweep.KEY=VALUES out of `argv`. Returns the values by key."""
+    axes: dict[str, list[Any]] = {}
+    for argument in [a for a in argv if a.startswith(("--sweep.", "-sweep."))]:
+        argv.remove(argument)
+        key, equals, text = argument.lstrip("-").removeprefix("sweep.").partition("=")
+        if not equals or key in axes:
+            problem = "is given twice" if equals else "has no values"
+            raise aejax.InputError(f"--sweep.{key} {problem}; write --sweep.{key}=value,value")
+        axes[key] = values(text)
+    return axes
+
+
+def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
+    """Returns the overrides of each run, from the grid or from `sweep(add)` in the config file."""
+    if axes:
+        return grid(axes)
+    sweep_of_config = defined(file, "sweep")
+    return added(sweep_of_config) if sweep_of_config else []
+
+
+def status(workdir: Path, run: Planned) -> str:
+    """Returns "finished", "failed: " and why, "interrupted" or "new". Raises InputError for another config's run."""
+    folder = inside(workdir, run.name)
+    if not folder.exists():
+        return "new"
+    finished = is_finished(run.config, folder)
+    return why_ended(folder) or ("finished" if finished else "interrupted")
+
+
+def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
+    """Groups runs that may train in one program: at the same step, differing in seed and numbers, in plan order."""
+    alike: dict[tuple[str, int], list[Planned]] = {}
+    for run in runs:
+        begin = max(checkpoint.steps(workdir / run.name), default=0)
+        alike.setdefault((vmapped.common(run.config), begin), []).append(run)
+    return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
+
+
+def train_group(
+    runs: Sequence[Planned], workdir: Path, load: Callable[[ConfigDict], data.Splits], stop: Callable[[], bool]
+) -> list[Any]:
+    """Trains the runs, together if that is faster. Returns the result of each, or the error that ended it."""
+    folders, config = [workdir / run.name for run in runs], runs[0].config
+    try:
+        if len(runs) == 1 or not _better_alone(config, load(config.data)):
+            return list(train_together([run.config for run in runs], folders, data=load, stop=stop, quiet=True))
+    except (aejax.StoppedError, BrokenPipeError):
+        raise
+    except Exception as error:
+        if len(runs) == 1:
+            return [error]
+        # Perhaps one run stops the others, so each is tried alone.
+    found: list[Any] = []
+    for run in runs:
+        if not stop():
+            found += train_group([run], workdir, load, stop)
+    return found
+
+
+def _better_alone(config: ConfigDict, splits: data.Splits) -> bool:
+    """Tells whether vmap is several times slower: k-means would run at every step, and convolutions are slow on CPU."""
+    if config.bottleneck.get("kmeans"):
+        return True
+    if jax.default_backend() != "cpu":
+        return False
+    return make_task(config, data.Spec.of(splits.train, config.data.standardize)).convolves
+
+
+def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:
+    """Trains group after group, also after failures. Returns the errors by name."""
+    load = command.loads_once()
+    errors: dict[str, str] = {}
+    finished, begin = 0, time.monotonic()
+    for group in groups(runs, workdir, _TOGETHER.value):
+        print(f"training {' '.join(run.name for run in group)} ...", file=sys.stderr)
+        try:
+            found = train_group(group, workdir, load, asked)
+        except aejax.StoppedError:
+            break
+        for run, done in zip(group, found, strict=False):
+            finished += 1
+            head = f"[{finished}/{len(runs)}] {run.name}: "
+            if isinstance(done, Exception):
+                errors[run.name] = aejax.errors.in_one_line(done)
+                print(f"{head}failed: {errors[run.name]}", flush=True)
+            else:
+                losses = [r["validation/loss"] for r in metrics_log.read(workdir / run.name) if "validation/loss" in r]
+                loss = f", validation loss {losses[-1]:.5g}" if losses else ""
+                print(f"{head}step {done.step:,}{loss}, {time.monotonic() - begin:.0f} s", flush=True)
+        if asked():
+            break
+    return errors
+
+
+def launch_all(
+    runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool], argv: Sequence[str]
+) -> dict[str, str]:
+    """Trains each group in a job, by this command with --only. Returns the errors by name."""
+    jobs, most = [], _TOGETHER.value
+    if flags.FLAGS.executor == "local":  # so that each job gets some of the runs
+        most = min(most, math.ceil(len(runs) / flags.FLAGS.jobs))
+    divided = {group[0].name: group for group in groups(runs, workdir, most)}
+    logs_folder = inside(workdir, "logs")
+    for group in divided.values():
+        only = f"--only={','.join(run.name for run in group)}"
+        # If a flag is given twice, the last one counts.
+        argv_of_job = ("-m", "aejax.cli", "sweep", *argv, "--executor=local", "--jobs=1", only)
+        jobs.append(Job(group[0].name, argv_of_job, logs_folder / f"{group[0].name}.log"))
+    errors = {}
+    for i, result in enumerate(_EXECUTOR(logs_folder).run(jobs, asked), 1):
+        why = result.error or ("stopped" if result.status == STOPPED else f"ended with status {result.status}")
+        print(f"[{i}/{len(jobs)}] {result.name}: {why if result.status else 'done'}", flush=True)
+        if result.status:
+            for run in divided[result.name]:
+                if (stand := status(workdir, run)) != "finished":
+                    errors[run.name] = stand.removeprefix("failed: ") if stand.startswith("failed") else why
+    return errors
+
+
+def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
+    config, workdir = _CONFIG.value, local(_WORKDIR.value)
+    runs = plan(config, overrides(axes, config_flags.get_config_filename(flags.FLAGS["config"])), _SEEDS.value)
+    for name in _ONLY.value:
+        if name not in [run.name for run in runs]:
+            raise aejax.errors.one_of("--only", name, [run.name for run in runs])
+    listed = [run for run in runs if run.name in _ONLY.value or not _ONLY.value]
+    stands = {run.name: status(workdir, run) for run in listed}
+    if _DRY_RUN.value:
+        print("\n".join(f"{name:<{max(map(len, stands))}}  {stand}" for name, stand in stands.items()))
+        return
+    if not _ONLY.value:
+        write_whole(writable(workdir) / "sweep.json", to_json(config, runs))
+    left = [run for run in listed if stands[run.name] != "finished"]
+    if len(left) < len(listed):
+        print(f"{len(listed) - len(left)} of {len(listed)} runs are finished already")
+    with command.until_signal() as asked:
+        here = flags.FLAGS.executor == "local" and flags.FLAGS.jobs == 1
+        errors = run_all(left, workdir, asked) if here else launch_all(left, workdir, asked, argv)
+    if asked():
+        raise aejax.StoppedError("stopped; the same command resumes")
+    if errors:
+        lines = "".join(f"\n  {name}: {error}" for name, error in errors.items())
+        raise aejax.AejaxError(f"{len(errors)} of {len(listed)} runs failed; the same command tries again:{lines}")
+
+
+def main() -> None:
+    axes: dict[str, list[Any]] = {}
+    given = sys.argv[1:]
+    command.run(lambda: sweep(axes, given), before=lambda argv: axes.update(take_axes(argv)))

@@ -1,0 +1,61 @@
+"""Parts of configs: what the configs that ship share, and what a config file of one's own may start from.
+
+from aejax import presets
+from aejax.config import module
+
+def get_config(arg=""):
+    config = presets.mlp(module("gaussian", features=16))
+    config.objective.weights.kl = 1.0
+    return presets.finish(config, tiny=arg == "tiny")
+"""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from aejax.config import default, lock, module, shrink
+
+
+def mnist() -> ConfigDict:
+    """Returns a config for MNIST without a model: 2,000 steps of 128 images."""
+    config = default()
+    config.data.name = "mnist"
+    config.steps, config.checkpoint_every, config.log_every = 2_000, 1_000, 50
+    config.likelihood = module("bernoulli")
+    config.optim.schedule = "cosine"
+    return config
+
+
+def mlp(bottleneck: ConfigDict, hidden: Sequence[int] = (512, 256)) -> ConfigDict:
+    """Returns `mnist` with a dense model: 784, `hidden`, the bottleneck, `hidden` mirrored, 784."""
+    config = mnist()
+    config.encoder = module("mlp", features=tuple(hidden))
+    config.bottleneck = bottleneck
+    config.decoder = module("mlp", features=tuple(hidden[::-1]))
+    return config
+
+
+def resnet(bottleneck: ConfigDict, features: Sequence[int] = (16, 32)) -> ConfigDict:
+    """Returns `mnist` with residual stages down to 7x7 and up again, for 500 steps."""
+    config = mnist()
+    shorten(config, 500)
+    config.encoder = module("resnet", features=tuple(features))
+    config.bottleneck = bottleneck
+    config.decoder = module("resnet", features=tuple(features[::-1]))
+    return config
+
+
+def shorten(config: ConfigDict, steps: int) -> None:
+    """Sets fewer steps, for models that take longer for each step."""
+    config.steps, config.checkpoint_every, config.log_every = steps, steps // 2, 20
+
+
+def finish(config: ConfigDict, tiny: bool) -> ConfigDict:
+    """Locks the config; `tiny` first makes it run in seconds, on 8x8 digits with one narrow layer or stage each way."""
+    if tiny:
+        config.data.name = "digits"
+        for part in (config.encoder, config.decoder):
+            if not isinstance(part.features, int):
+                part.features = (8,)[: len(part.features)]
+        shrink(config)
+    return lock(config)
