@@ -11,6 +11,8 @@ from aejax.run import Run, load_run
 from aejax.step import Task, TrainState, eval_step, train_step
 from aejax.train import fit, train
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AejaxError",
     "Autoencoder",
