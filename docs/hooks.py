@@ -21,6 +21,7 @@ PAGES = {
     **{f"examples/{path.name}": f"examples/{path.stem}.md" for path in (ROOT / "examples").glob("*.ipynb")},
 }
 LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".cff": "yaml", "": "text"}
+IMAGE = re.compile(r'<img src="([^"]+)" width="(\d+)" alt="([^"]*)">')  # GitHub scales images by HTML alone
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -42,6 +43,7 @@ def on_files(files: Files, config):
 def on_page_markdown(markdown: str, page, config, files):
     """Points the links of a page to where the site has their targets."""
     uri = page.file.src_uri
+    markdown = _with_images(markdown)
     path = next((path for path, place in PAGES.items() if place == uri), None)
     path = path or (uri.removeprefix("files/").removesuffix(".page.md") if uri.startswith("files/") else f"docs/{uri}")
 
@@ -60,7 +62,18 @@ def on_page_content(html: str, **_):
     formula = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
     unescape = lambda text: text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")  # noqa: E731
     display = {"span": "inline", "div": "block"}
-    return formula.sub(lambda match: convert(unescape(match[2]), display=display[match[1]]), html)
+
+    def shown(match: re.Match) -> str:
+        formula = convert(unescape(match[2]), display=display[match[1]])
+        # The two sides of a norm are one height, and a space follows a logarithm.
+        formula = formula.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')
+        return formula.replace("<mi>log</mi>", '<mi>log</mi><mspace width="0.17em" />')
+
+    return formula.sub(shown, html)
+
+
+def _with_images(markdown: str) -> str:
+    return IMAGE.sub(r'![\3](\1){ width="\2" }', markdown)
 
 
 def _target(page: str, link: str) -> str | None:
@@ -89,7 +102,7 @@ def _markdown(path: str) -> str:
     """Returns a file as Markdown: a notebook cell by cell, code as a block."""
     text = (ROOT / path).read_text()
     if path.endswith(".md"):
-        return text
+        return _with_images(text)
     if path.endswith(".ipynb"):
         cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
         return "\n\n".join(source if kind == "markdown" else f"```python\n{source}\n```" for kind, source in cells)

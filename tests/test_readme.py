@@ -98,7 +98,7 @@ def test_the_version_is_the_same_everywhere():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page):
-    for link in re.findall(r"\]\(([^)#]+)", PAGES[page]):
+    for link in re.findall(r"(?:\]\(|src=\")([^)#\"]+)", PAGES[page]):
         assert link.startswith("http") or ((ROOT / page).parent / link).exists(), link
 
 
