@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from aejax.training.loop import fit, train
     from aejax.training.step import Task, TrainState, eval_step, init, train_step
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AejaxError",
     "Autoencoder",

@@ -1,18 +1,33 @@
-"""Nothing in the README that a command did not make."""
+"""Figures, links, commands and code of the README and of the pages in docs/: none is wrong."""
 
+import functools
 import importlib
+import importlib.util
 import json
 import re
+import shutil
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import config_of, one_device
 
+import aejax
 from experiments import families, reproduce
 from experiments.benchmark import own, report, together
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-WORDS = " ".join(README.split())
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")))
+}
+
+
+def words(page: str) -> str:
+    """Returns a page with single spaces, so that a sentence is found wherever its lines break."""
+    return " ".join(PAGES[page].split())
 
 
 def results(name):
@@ -21,20 +36,23 @@ def results(name):
 
 def test_figures_are_those_of_the_committed_results():
     assert reproduce.table(results("reconstruction.json")) in README
-    assert own.sentence(results("loop.json")) in WORDS
-    assert own.sentence_on_evaluation(results("evaluation.json")) in WORDS
-    assert report.sentence(results("speed.json")) in WORDS
-    assert ("in no more memory than any peer" in WORDS) == (report.memory(results("speed.json")) == "")
-    assert report.sentence_on_accelerator(results("gpu/speed.json")) in WORDS
+    performance = words("docs/performance.md")
+    for page in (words("README.md"), performance):
+        assert own.sentence(results("loop.json")) in page
+        assert report.sentence(results("speed.json")) in page
+    assert own.sentence_on_evaluation(results("evaluation.json")) in performance
+    assert ("in no more memory than any peer" in performance) == (report.memory(results("speed.json")) == "")
+    assert report.sentence_on_accelerator(results("gpu/speed.json")) in performance
     for file in ("profile.json", "gpu/profile.json"):
-        assert report.sentence_on_ceilings(results(file)) in WORDS
+        assert report.sentence_on_ceilings(results(file)) in performance
     conv, mlp = (results("gpu/loop.json")[name]["loop_over_bare"] for name in ("conv", "mlp"))
-    assert f"reaches {mlp:.0%} of the bare step with one every 0.3 s of training, {conv:.0%} with one" in WORDS
-    assert together.sentence(results("together.json")) in WORDS
+    assert f"reaches {mlp:.0%} of the bare step with one every 0.3 s of training, {conv:.0%} with one" in performance
+    assert together.sentence(results("together.json")) in words("docs/how-to/ablate.md")
     _, pmap, sharded = results("partition.json")["points"]
-    assert f"holds {sharded['state_mib']:.0f} MiB in place of {pmap['state_mib']:.0f} (" in WORDS
+    held = f"holds {sharded['state_mib']:.0f} MiB in place of {pmap['state_mib']:.0f} ("
+    assert held in words("docs/how-to/launch.md")
     start = results("startup.json")
-    assert f"first step {start['cold']:.1f} s after it is given, {start['warm']:.1f} s" in WORDS
+    assert f"first step {start['cold']:.1f} s after it is given, {start['warm']:.1f} s" in performance
 
 
 def test_the_table_of_families_is_that_of_the_committed_figures():
@@ -63,13 +81,66 @@ def test_the_tables_of_speed_are_those_of_the_committed_figures():
         assert (ROOT / f"experiments/results/{folder}speed.md").read_text() == found
 
 
-def test_every_config_is_in_the_guide():
+def test_every_config_is_in_the_guides():
     for config in (ROOT / "configs").glob("*.py"):
-        assert f"(configs/{config.name})" in README or config.stem == "common"
+        for page, folder in (("README.md", "configs"), ("docs/families.md", "../configs")):
+            assert f"({folder}/{config.name})" in PAGES[page] or config.stem == "common"
 
 
-def test_files_and_links_exist():
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert link.startswith("http") or (ROOT / link).exists(), link
-    for config in re.findall(r"--config=(\S+\.py)", README):
-        assert (ROOT / config).exists()
+def test_the_readme_is_short():
+    assert len(README.split()) <= 900
+
+
+def test_the_version_is_the_same_everywhere():
+    assert f"\nversion: {aejax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {aejax.__version__}" in PAGES["CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    for link in re.findall(r"(?:\]\(|src=\")([^)#\"]+)", PAGES[page]):
+        assert link.startswith("http") or ((ROOT / page).parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_configs_keys_and_extras_exist(page):
+    text = PAGES[page]
+    for command in re.findall(r"-m experiments\.(\w+)", text):
+        assert importlib.util.find_spec(f"experiments.{command}"), command
+    for config in re.findall(r"--(?:config|prior)=(\S+?\.py)", text):
+        assert (ROOT / config).is_file(), config
+    for key in re.findall(r"--(?:config|sweep)\.([a-z_.]+)=", text):
+        *sections, name = key.split(".")
+        place = functools.reduce(lambda place, section: place[section], sections, aejax.config.default())
+        # The keys of a module, such as bottleneck.features, are its own; the names of weights are those of terms.
+        assert name in place or set(place) == {"name"} or sections == ["objective", "weights"], key
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extras in re.findall(r"(?:-e '\.|aejax)\[([\w,]+)\]", text):
+        assert set(extras.split(",")) <= set(known), extras
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with the small runs that the pages load, and with programs of one of them."""
+    folder = tmp_path_factory.mktemp("workplace")
+    run = aejax.train(config_of("vae"), folder / "runs/vae", devices=one_device(), quiet=True)
+    shutil.copytree(folder / "runs/vae", folder / "runs/conv")
+    run.export(folder / "programs")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in PAGES[page]])
+def test_the_python_of_a_page_runs(page, workplace, monkeypatch):
+    """All blocks of a page one after the other; one that begins with the name of a file is written there."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.syspath_prepend(workplace)
+    namespace = {"__name__": page}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGES[page], re.DOTALL | re.MULTILINE):
+        if file := re.match(r"# (\w+)\.py\n", block):
+            (workplace / f"{file[1]}.py").write_text(block)
+            sys.modules.pop(file[1], None)
+        else:
+            exec(compile(block, page, "exec"), namespace)
+    if page.endswith("own-loop.md"):
+        assert namespace["losses"][-1] < 0.8 * namespace["losses"][0]

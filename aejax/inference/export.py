@@ -7,6 +7,7 @@ TPU. JAX alone loads it, on any of these, and promises to do so for six months o
     z = program.call(x)
 """
 
+import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ class Program(NamedTuple):
 
 
 def write(folder: str | Path, programs: Mapping[str, Program], about: Mapping[str, Any]) -> Path:
-    """Writes `<name>.stablehlo` for each program, and programs.json: shapes, units, how to call, and `about`.
+    """Writes `<name>.stablehlo` for each program, and programs.json: shapes, units, date, how to call, and `about`.
 
     Raises StorageError where the folder cannot be written, before anything is lowered.
     """
@@ -53,6 +54,7 @@ def write(folder: str | Path, programs: Mapping[str, Program], about: Mapping[st
     description: dict[str, Any] = {
         **about,
         "format": f"jax.export of jax {jax.__version__}",
+        "written": datetime.date.today().isoformat(),  # later versions of JAX refuse programs that are too old
         "platforms": PLATFORMS,
         "how_to_call": "jax.export.deserialize(bytearray(open(file, 'rb').read())).call(*inputs)",
         "programs": {},

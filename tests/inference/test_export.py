@@ -1,5 +1,6 @@
 """Exported programs against the run they came from, where neither aejax nor Flax can be imported."""
 
+import datetime
 import json
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def test_the_description_says_shapes_units_and_labels(tmp_path):
     run.export(tmp_path)
     description = json.loads((tmp_path / "programs.json").read_text())
     assert (description["data"], description["step"]) == ("digits", 0)
+    assert datetime.date.today() - datetime.date.fromisoformat(description["written"]) <= datetime.timedelta(days=1)
     encoder = description["programs"]["encoder"]
     assert encoder["file"] == "encoder.stablehlo"
     assert encoder["inputs"] == [
