@@ -182,5 +182,4 @@ def _optuna() -> Any:
         import optuna
     except ImportError as error:
         raise InputError("a search needs Optuna: pip install 'aejax[optuna]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -9,6 +9,7 @@ checkpoint, and does nothing when all trials are finished. Several commands at o
 the extra `optuna`.
 """
 
+import contextlib
 import json
 import shlex
 import sys
@@ -175,6 +176,10 @@ def summary(study: Study, workdir: Path) -> str:
 
 
 def search() -> None:
+    with contextlib.suppress(ImportError):  # which the study explains
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
     config, workdir, objective = _CONFIG.value, local(_WORKDIR.value).absolute(), _OBJECTIVE.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     search_of_config = defined(file, "search")
