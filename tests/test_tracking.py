@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -9,15 +10,19 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from conftest import assert_trees_equal, mlp, one_device, vectors
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 import aejax
 from aejax import checkpoint, data, logs, tracking
 from aejax.ablation.plan import plan
+from aejax.tracking.tensorboard import TensorBoard
 from aejax.train import train_together
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="pip install 'aejax[wandb]'")
@@ -246,6 +251,29 @@ def test_names_are_separated_by_commas(wrapped):
     names = ["test_tracking:Mine", "test_tracking:Failing"]
     for comma in (",", ", "):
         assert list(tracking.resolve_trackers(wrapped(comma.join(names)))) == ["tensorboard", *names]
+
+
+def test_tensorboards_records_are_what_another_reader_expects(tmp_path):
+    given = {"a/ü": 1.5, "x" * 200: -3, "nan": math.nan, "beyond float32": 1e300}
+    tracker = TensorBoard(tmp_path, {}, 2**40, [])
+    tracker.write(2**31 + 5, given)
+    tracker.close(failed=False)
+    (file,) = tmp_path.iterdir()
+    content, events = file.read_bytes(), []
+    while content:
+        end = 12 + int.from_bytes(content[:8], "little")
+        for part, crc in ((content[:8], content[8:12]), (content[12:end], content[end : end + 4])):
+            assert int.from_bytes(crc, "little") == masked_crc32c(part)
+        events.append(event_pb2.Event.FromString(content[12:end]))
+        content = content[end + 4 :]
+    version, start, scalars = events
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (2**40 + 1, event_pb2.SessionLog.START)
+    assert scalars.step == 2**31 + 5
+    assert {value.tag: value.simple_value for value in scalars.summary.value} == pytest.approx(
+        {**given, "beyond float32": math.inf}, nan_ok=True
+    )
+    assert all(abs(event.wall_time - time.time()) < 60 for event in events)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
