@@ -60,7 +60,8 @@ def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Sourc
     binary = first.dtype == np.uint8 and all(np.max(examples([i])[0][key]) <= 1 for i in range(min(len(data), 64)))
 
     def take(rows: Rows) -> Arrays:
-        # Images are resized one by one, because a batch of large ones takes gigabytes; those of 0 and 1 scaled before.
+        # Images of 0 and 1 become 0 and 255 before they are resized. Images are resized one by one, because a batch of
+        # large ones takes gigabytes.
         found = examples([int(i) for i in rows], 0 if binary else size)
         images = [np.asarray(example[key]) for example in found]
         if binary:

@@ -65,10 +65,9 @@ class MLflow:
         from mlflow.exceptions import MlflowException
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "aejax")
-        found = self._client.get_experiment_by_name(name)
         try:
-            return found.experiment_id if found else self._client.create_experiment(name)
-        except MlflowException:  # another process may have created it in the meantime
+            return self._client.create_experiment(name)
+        except MlflowException:  # it exists
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 raise
