@@ -105,7 +105,7 @@ def test_neither_sides_gradient_reaches_the_other(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ADVERSARIES)
-def test_the_critic_has_its_own_adam_and_learns_from_the_state_before_the_step(name):
+def test_the_discriminator_has_its_own_adam_and_learns_from_the_state_before_the_step(name):
     t = task(name, adversary=ADVERSARIES[name](features=(5,), lr=0.01, b1=0.3))
     state = begun(t)
     step = jax.jit(lambda state: train_step(state, batch(), jax.random.key(0), task=t))
@@ -272,7 +272,7 @@ def test_density_ratio_learns_the_total_correlation(correlation):
 
 
 @pytest.mark.parametrize("kind", ["standard", "mixture", "none"])
-def test_aae_tells_draws_of_the_prior_from_codes(kind):
+def test_aae_tells_samples_of_the_prior_from_codes(kind):
     far = GaussianMixture(jnp.zeros(2), jnp.array([[50.0, -50.0], [40.0, -40.0]]), jnp.zeros((2, 2)))
     prior = {"standard": StandardNormal(2), "mixture": far, "none": None}[kind]
     adversary, seen = seen_by(AdversarialAutoencoder)

@@ -200,7 +200,7 @@ def test_noise_has_its_level():
     x, keys = jnp.full((200, 100), 0.5), example_keys(200)
     masked = Corruption("masking", 0.3)(keys, x)
     assert set(np.unique(masked)) == {0, 0.5}
-    assert abs(float((masked == 0).mean()) - 0.3) < 0.02  # four deviations of a share of 20,000
+    assert abs(float((masked == 0).mean()) - 0.3) < 0.02  # four standard deviations of a fraction of 20,000
     noise = Corruption("gaussian", 0.3)(keys, x) - x
     assert abs(float(noise.std()) - 0.3) < 0.01
     assert abs(float(noise.mean())) < 0.01

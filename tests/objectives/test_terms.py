@@ -385,7 +385,7 @@ def kernel(name, a, b, scale):
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 @pytest.mark.parametrize("name", ["rbf", "imq"])
-def test_mmd_is_the_double_sum_over_codes_and_draws_of_the_prior(name, scale):
+def test_mmd_is_the_double_sum_over_codes_and_samples_of_the_prior(name, scale):
     for prior in (StandardNormal(2), mixture(), None):
         n, z, keys = 5, values(3, (5, 2)), example_keys(5)
         draws = np.float64((prior or StandardNormal(2)).sample(keys))
@@ -481,8 +481,8 @@ def test_four_devices_step_as_one(name):
 
 
 @pytest.mark.slow
-def test_draws_for_mmd_are_not_those_of_the_code():
-    """With a posterior equal to the prior the discrepancy is zero on average; with common draws it would not be."""
+def test_samples_for_mmd_are_not_those_of_the_code():
+    """With a posterior equal to the prior the discrepancy is zero on average; with common samples it would not be."""
     t = task({"mmd": 1.0})
     state = init(t, (3,), jax.random.key(1))
     state = state.replace(params=jax.tree.map(jnp.zeros_like, state.params))
