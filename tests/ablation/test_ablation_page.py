@@ -272,7 +272,7 @@ def test_the_command_writes_all_files_and_prints_the_table(tmp_path, monkeypatch
     assert {f.name for f in (root / "compare").iterdir()} == names | {"optim.lr.png"}
     out = capsys.readouterr().out
     assert "validation/squared_error (lower is better)" in out
-    assert "differences from lr=0.001, ema=0.9" in out
+    assert "Differences are from lr=0.001, ema=0.9" in out
     assert "\033" not in out
     compare(monkeypatch, root)  # again, beside its own results
     assert "not counted" not in capsys.readouterr().out
