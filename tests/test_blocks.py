@@ -413,7 +413,7 @@ def test_group_normalisation_is_flax_s(shape):
     np.testing.assert_allclose(run(GroupNorm(4, "bfloat16"), variables, x), a, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalisation", mostly_slow(NORMALISATIONS))
 @pytest.mark.parametrize("block", [RESNET, VIT], ids=["resnet", "vit"])
 def test_blocks_normalise_as_told(block, normalisation):
     part = block | {"normalisation": normalisation}

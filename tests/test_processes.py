@@ -194,6 +194,7 @@ with processes.joined(address, n, i):
 """
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_that_does_not_handle_it_saves_and_stops_all(tmp_path):
     endless = small(steps=2**30, optim__schedule="constant", checkpoint_every=2**20)
     (tmp_path / "config.json").write_text(config.to_json(endless))
