@@ -8,6 +8,7 @@ import pytest
 from experiments.benchmark import startup
 
 
+@pytest.mark.slow
 def test_first_step_of_a_command(tmp_path):
     stages = startup._profile("configs/conv.py:tiny", str(tmp_path))
     total = stages.pop("total")

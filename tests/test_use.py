@@ -144,6 +144,7 @@ def test_a_learned_scale_is_learned(conditional):
     assert 0.01 < scale < 0.2  # from 1, towards the noise's deviation of 0.034
 
 
+@pytest.mark.slow
 def test_the_modules_alone_draw_by_example(conditional):
     """A part of the batch draws what it draws in the whole."""
     keys = jax.random.split(jax.random.key(0), 6)

@@ -7,6 +7,7 @@ import os
 import warnings
 
 import pytest
+from conftest import mostly_slow
 from test_ablation_page import compare
 from test_ablation_table import LOSS, rows_of
 from workdirs import evaluation, run, sweep
@@ -79,7 +80,7 @@ def test_names_are_no_mathematics(tmp_path, monkeypatch):
 ODD = ["\ud800", "a\nb\x1b[2J", "a,b", "=1+1", "../..", "\u202e"]
 
 
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", mostly_slow(ODD))
 def test_odd_texts_are_printed_written_and_drawn(tmp_path, monkeypatch, capsys, odd):
     """As values and keys of configs, and as names of metrics and of runs."""
     for name, value in {"a": 1, "b": 2, "c" + odd.replace("/", ""): 3}.items():

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from conftest import mostly_slow
 from jax.experimental.compilation_cache import compilation_cache
 
 import aejax
@@ -52,15 +51,14 @@ def test_a_folder_that_cannot_be_used_costs_a_warning_not_the_run(tmp_path):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "status", "told"),
-    mostly_slow(
-        [
-            ("print('x' * 100_000)", 141, ""),
-            ("print('x')", 141, ""),
-            ("print('x'); raise aejax.InputError('no')", 1, "error: no\n"),
-        ]
-    ),
+    [
+        ("print('x' * 100_000)", 141, ""),
+        ("print('x')", 141, ""),
+        ("print('x'); raise aejax.InputError('no')", 1, "error: no\n"),
+    ],
 )
 def test_a_reader_who_leaves_ends_the_command_without_a_traceback(what, status, told):
     code = f"""import aejax, sys; from aejax.cli.command import run

@@ -42,6 +42,7 @@ def plane():
     return plane_run(held_out=2)
 
 
+@pytest.mark.slow
 def test_a_class_far_away_is_told_apart_and_an_identical_one_is_not(plane):
     x, label = near_and_far()
     for distance, low, high in ((1.0, 0.999, 1), (0.0, 0.4, 0.6)):

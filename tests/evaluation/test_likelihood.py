@@ -127,6 +127,7 @@ def test_an_example_does_not_depend_on_chunks_or_on_the_others(loose, monkeypatc
             np.testing.assert_allclose(function(x[::-1]), found[::-1], atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_the_elbo_is_rate_and_distortion_with_weight_one(loose, seed):
     run, true = loose

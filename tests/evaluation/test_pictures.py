@@ -182,6 +182,7 @@ def test_the_map_is_that_of_pca(seed):
     assert names[1] == f"component 2 ({100 * s[1] ** 2 / (s**2).sum():.0f}% of the variance)"
 
 
+@pytest.mark.slow
 def test_the_map_of_tsne_keeps_groups_apart():
     z = vectors(60, 5) + 20 * (np.arange(60) % 2)[:, None]
     points, _ = latents.project(z, "tsne")
@@ -396,6 +397,7 @@ def test_pictures_of_a_discrete_code(discrete):
         np.testing.assert_allclose(stairs.get_data().values, 100 * counts[counts > 0] / counts.sum())
 
 
+@pytest.mark.slow
 def test_pictures_of_vectors(points):
     found, skipped = drawn(points[1])
     assert set(found) == {"reconstructions", "samples", "map", "activity"}

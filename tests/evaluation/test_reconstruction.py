@@ -14,6 +14,7 @@ def values(measures):
     return {name: m.value for name, m in measures.items() if isinstance(m, Measure)}
 
 
+@pytest.mark.slow
 def test_squared_error_beside_pca(tmp_path):
     x = (np.random.default_rng(0).normal(size=(300, 2)) @ np.eye(2, 6)).astype(np.float32)
     x += 0.1 * vectors(300)

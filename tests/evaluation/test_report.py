@@ -318,6 +318,7 @@ def test_a_label_alone(browser, page, subject):
     assert not any(browser.value(faint))
 
 
+@pytest.mark.slow
 def test_the_numbers_of_vectors_are_shown(browser, tmp_path):
     x = vectors(60)
     points = subject_of(mlp(), x)

@@ -185,6 +185,7 @@ def test_none_readable_is_an_error_and_none_at_all_is_none(workdir, tmp_path):
         aejax.load_run(tmp_path, 8)
 
 
+@pytest.mark.slow
 def test_missing_newest_checkpoint_is_warned_of(tmp_path):
     train(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints/8")

@@ -52,6 +52,7 @@ def left(disk, space):
     filler.unlink()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(disk, tmp_path):
     config = mlp(log_every=1, encoder__features=(100,))
     train(tmp_path / "whole", config)

@@ -131,6 +131,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, starts, kills):
     ]
 
 
+@pytest.mark.slow
 def test_records_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     train(tmp_path, stop=after(2))
     with (tmp_path / "metrics.jsonl").open("a") as file:

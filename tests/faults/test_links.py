@@ -24,6 +24,11 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def run(trained):
+    return aejax.load_run(trained)
+
+
 def search(folder, run):
     pytest.importorskip("optuna")
     from aejax.ablation.study import Study
@@ -59,8 +64,8 @@ WRITERS = {
 @pytest.mark.parametrize(
     ("writer", "links"), [(key, name) for key, (_, names) in WRITERS.items() for name in names.split()]
 )
-def test_no_writer_follows_a_link(writer, links, trained, tmp_path):
-    run, outside = aejax.load_run(trained), tmp_path / "outside"
+def test_no_writer_follows_a_link(writer, links, trained, run, tmp_path):
+    outside = tmp_path / "outside"
     folder = tmp_path / "folder"
     shutil.copytree(trained, folder)
     shutil.rmtree(folder / "evaluation", ignore_errors=True)

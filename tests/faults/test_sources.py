@@ -102,6 +102,7 @@ def test_a_slow_source_slows_the_run_by_no_more_than_it_takes(tmp_path):
     assert_same_end(tmp_path / "slow", tmp_path / "quick")
 
 
+@pytest.mark.slow
 def test_a_slow_source_does_not_keep_a_stop_waiting(tmp_path):
     config = mlp(**STREAMED, steps=4000, log_every=2, checkpoint_every=4000)
     asked = threading.Event()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import mlp, vectors
+from conftest import mlp, mostly_slow, vectors
 from runs import ROOT, command, train
 
 import aejax
@@ -82,7 +82,7 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("change", NAMED.values(), ids=NAMED)
+@pytest.mark.parametrize("change", mostly_slow(NAMED.values()), ids=NAMED)
 def test_a_config_that_names_a_module_does_not_import_it(copy, change, monkeypatch, tmp_path):
     """Not even one that lies in the workdir, in the current folder and on the path of modules."""
     (copy / "poison.py").write_text(MINE.format(touched=str(tmp_path / "touched")))

@@ -22,8 +22,12 @@ def folder(tmp_path_factory):
     return workdir
 
 
-def test_loaded_run_reproduces_what_was_saved(folder):
-    run = aejax.load_run(folder)
+@pytest.fixture(scope="module")
+def run(folder):
+    return aejax.load_run(folder)
+
+
+def test_loaded_run_reproduces_what_was_saved(run):
     np.testing.assert_allclose(run.encode(run.inputs), run.latents, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(run.decode(run.latents), run.reconstructions, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(run.reconstruct(run.inputs), run.reconstructions, rtol=1e-5, atol=1e-6)
@@ -32,8 +36,7 @@ def test_loaded_run_reproduces_what_was_saved(folder):
     assert run.inputs.max() <= 1
 
 
-def test_uint8_and_float_images_mean_the_same(folder):
-    run = aejax.load_run(folder)
+def test_uint8_and_float_images_mean_the_same(run):
     x = images(5)
     np.testing.assert_allclose(run.encode(x), run.encode(x / 255), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(run.encode(x[..., 0]), run.encode(x))
@@ -41,16 +44,14 @@ def test_uint8_and_float_images_mean_the_same(folder):
 
 
 @pytest.mark.parametrize("n", mostly_slow([1, 3, 256, 300]))
-def test_batches_leave_no_trace(folder, n):
-    run = aejax.load_run(folder)
+def test_batches_leave_no_trace(run, n):
     x = images(n)
     z = run.encode(x)
     assert len(z) == n
     np.testing.assert_allclose(z[-1:], run.encode(x[-1:]), rtol=1e-5, atol=1e-6)
 
 
-def test_generate_draws_from_a_gaussian_of_the_latents(folder):
-    run = aejax.load_run(folder)
+def test_generate_draws_from_a_gaussian_of_the_latents(run):
     assert run.generate(3).shape == (3, 8, 8, 1)
     np.testing.assert_array_equal(run.generate(3, seed=1), run.generate(3, seed=1))
     assert np.any(run.generate(3, seed=1) != run.generate(3, seed=2))
@@ -112,9 +113,9 @@ def test_fit_without_a_workdir_leaves_nothing_and_serves(tmp_path, monkeypatch):
         ("generate", 0, "num of at least 1"),
     ],
 )
-def test_wrong_shapes_are_named(folder, method, value, message):
+def test_wrong_shapes_are_named(run, method, value, message):
     with pytest.raises(aejax.InputError, match=message):
-        getattr(aejax.load_run(folder), method)(value)
+        getattr(run, method)(value)
 
 
 def test_no_run_to_load(tmp_path):
@@ -174,22 +175,20 @@ class Foreign:
         (lambda run: aejax.load_run(".", 1.5), "step=1.5 must be a whole number"),
     ],
 )
-def test_odd_arguments_are_told_in_one_line(folder, call, message):
+def test_odd_arguments_are_told_in_one_line(run, call, message):
     with pytest.raises(aejax.InputError, match=message) as error:
-        call(aejax.load_run(folder))
+        call(run)
     assert "\n" not in str(error.value)
 
 
-def test_bfloat16_is_read_as_float32(folder):
-    run = aejax.load_run(folder)
+def test_bfloat16_is_read_as_float32(run):
     z = run.latents.astype(jnp.bfloat16)
     np.testing.assert_array_equal(run.decode(z), run.decode(z.astype(np.float32)))
     x = (images(2) / 255).astype(jnp.bfloat16)
     np.testing.assert_array_equal(run.encode(x), run.encode(x.astype(np.float32)))
 
 
-def test_one_saved_latent_generates_nothing(folder):
-    run = aejax.load_run(folder)
+def test_one_saved_latent_generates_nothing(run):
     with pytest.raises(aejax.InputError, match="one alone would give one example again and again"):
         dataclasses.replace(run, latents=run.latents[:1]).generate(3)
     with pytest.warns(UserWarning, match="the 6 saved latents are all the same"):

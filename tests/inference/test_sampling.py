@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import mlp, one_device, vectors
+from conftest import mlp, mostly_slow, one_device, vectors
 
 import aejax
 from aejax import data, samplers
@@ -49,7 +49,7 @@ def discrete(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("gaussian", {}), ("mixture", {"components": 2}), ("flow", {"width": 4, "depth": 2, "steps": 2})],
+    mostly_slow([("gaussian", {}), ("mixture", {"components": 2}), ("flow", {"width": 4, "depth": 2, "steps": 2})]),
 )
 def test_generate_decodes_what_the_sampler_draws(continuous, name, options):
     run, _ = continuous

@@ -68,7 +68,7 @@ def compare(plain, ours, variables, x):
     close(*(jax.grad(lambda v, f=function: (f(v, x) * cotangent).sum())(variables) for function in (plain, ours)))
 
 
-@pytest.mark.parametrize("name", mostly_slow(CASES, "few channels", "groups", "strides"))
+@pytest.mark.parametrize("name", mostly_slow(CASES, "groups"))
 def test_equals_the_plain_layer(name):
     compare(*both(CASES[name]))
 
@@ -127,6 +127,7 @@ def test_products_are_of_two_dimensions_and_their_input_is_computed_once():
     assert program.count("= optimization_barrier") == 1
 
 
+@pytest.mark.slow
 def test_forms_are_used(monkeypatch):
     """Products for the gradients of kernels, patches for one channel, the plain form with strides: as programs say."""
 

@@ -135,6 +135,7 @@ def test_only_training_with_a_mutable_codebook_changes_the_state(module):
         assert before.dtype == jnp.int32 or np.any(before != after)
 
 
+@pytest.mark.slow
 @modules(*MODULES)
 def test_losses_and_gradients_are_finite_at_zeros_and_extremes(module):
     h = normal(4, 4, 5)

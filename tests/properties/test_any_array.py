@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import conv, mlp, one_device, untrained
-from door import JSON, NUMBERS, WORDS, cases, mostly, try_all
+from door import JSON, NUMBERS, WORDS, cases, many_cases, mostly, try_all
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -54,8 +54,7 @@ def rows_of(*shape):
     return mostly(arrays(st.tuples(st.integers(0, 4), *map(st.just, shape))), ODD)
 
 
-@pytest.mark.slow
-@cases
+@many_cases
 def test_from_array(cases):
     def door(x, label, size):
         source = from_array(x, label, size=size)
@@ -74,8 +73,7 @@ def test_from_array(cases):
     try_all(cases, door, x=st.one_of(rows_of(3), rows_of(4, 5), rows_of(4, 4, 3)), label=LABELS, size=sizes)
 
 
-@pytest.mark.slow
-@cases
+@many_cases
 def test_fit(cases):
     """Fewer of them: those that are right are trained on."""
     config = mlp(steps=1, log_every=1, checkpoint_every=1, batch_size=2, samples=2)

@@ -1,8 +1,7 @@
 """Any value for any key of a config, set in it, written for a sweep, or in a section that names a module."""
 
-import pytest
 from conftest import mlp
-from door import JSON, NUMBERS, WORDS, cases, try_all
+from door import JSON, NUMBERS, WORDS, cases, many_cases, try_all
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
@@ -60,8 +59,7 @@ def build(config):
     make_task(config, Spec((6,)), 20)
 
 
-@pytest.mark.slow
-@cases
+@many_cases
 def test_a_config_is_checked(cases):
     def door(changes):
         config = mlp()

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from conftest import mlp, one_device, vectors
-from door import JSON, NUMBERS, WORDS, cases, damaged, try_all
+from door import JSON, NUMBERS, WORDS, cases, damaged, many_cases, try_all
 from hypothesis import strategies as st
 
 import aejax
@@ -107,8 +107,7 @@ def test_files_of_runs(sweep, name, cases):
         file.write_bytes(before) if before is not None else file.unlink(missing_ok=True)
 
 
-@pytest.mark.slow
-@cases
+@many_cases
 def test_what_a_checkpoint_says_of_itself(sweep, cases):
     """Config, spec and sums: fewer of them, each is an error or the run as it was saved."""
     file = sweep / "lr=0.001/checkpoints/2/_CHECKPOINT_METADATA"
@@ -124,8 +123,7 @@ def test_what_a_checkpoint_says_of_itself(sweep, cases):
         file.write_bytes(before)
 
 
-@pytest.mark.slow
-@cases
+@many_cases
 def test_names_of_workdirs_and_steps(sweep, cases):
     def door(name, step):
         aejax.load_run(sweep / name if isinstance(name, str) else name, step)

@@ -119,6 +119,7 @@ def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
     assert np.any(runs[0].latents != runs[2].latents)
 
 
+@pytest.mark.slow
 def test_finished_run_is_returned_untouched(tmp_path):
     first = fit(mlp(), tmp_path)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
@@ -138,6 +139,7 @@ def test_nan_stops_the_run_names_the_step_and_leaves_the_last_good_checkpoint(tm
     assert all(np.isfinite(v) for record in metrics_log.read(tmp_path) for v in record.values())
 
 
+@pytest.mark.slow
 def test_nan_from_a_single_step_is_located(tmp_path, monkeypatch):
     """A step that turns bad at number 7 only; the checkpoint of step 4 stays the newest, and is finite."""
     real = multistep.train_step
