@@ -42,6 +42,11 @@ def test_each_command_is_there_by_both_of_its_names():
     assert project["project"]["scripts"] == {"aejax": "aejax.cli.__main__:main"}
 
 
+def test_the_library_imports_no_command():
+    for file in (ROOT / "aejax").rglob("*.py"):
+        assert "aejax/cli" in file.as_posix() or "aejax.cli" not in file.read_text(), file
+
+
 def test_an_unknown_command_is_one_line(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["aejax", "trian"])
     with pytest.raises(SystemExit, match=r"^error: command 'trian' is unknown; did you mean 'train'\?"):

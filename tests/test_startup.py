@@ -25,7 +25,7 @@ def test_a_command_that_fails_is_not_waited_for(tmp_path):
 
 
 def test_the_command_imports_nothing_slow_that_training_does_not_need():
-    code = "import sys, experiments.train; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, aejax.cli.train; aejax.train; print(*{name.partition('.')[0] for name in sys.modules})"
     imported = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "jax" in imported
     assert not {"sklearn", "scipy", "matplotlib", "torch", "tensorflow"} & set(imported)
