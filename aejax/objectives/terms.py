@@ -117,9 +117,10 @@ def _aggregate(c: Context, term: str) -> tuple[Array, Array, Array]:
 
 
 def mutual_information(c: Context) -> Array:
-    """Returns `losses.mutual_information` of input and code (Chen et al. 2018, equation 2)."""
-    z, mean, log_std = _aggregate(c, "mutual_information")
-    return losses.mutual_information(_posterior(c, "mutual_information").log_prob(z), z, mean, log_std)
+    """Returns log q(z|x) - log q(z), as `losses.mutual_information` does (Chen et al. 2018, equation 2)."""
+    # q(z) comes first: the gradients of earlier runs were added up in this order.
+    joint, _ = losses.aggregate_log_prob(*_aggregate(c, "mutual_information"))
+    return _posterior(c, "mutual_information").log_prob(c.z) - joint
 
 
 def total_correlation(c: Context) -> Array:
