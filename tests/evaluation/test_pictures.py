@@ -76,11 +76,11 @@ def test_reconstructions_show_the_first_the_worst_and_the_best():
 
 
 def test_errors_fit_below_their_images():
-    errors = np.array([123_456.0, 99_999.0, 1_234.0, 200.0, 0.25, 1e-5, 3e-5, 2e-7])
+    errors = np.array([123_456.0, 234_567.0, 99_999.0, 1_234.0, 200.0, 0.25, 1.4e-5, 1.5e-7])
     inputs = np.zeros((8, 8, 8, 1))
     figure = examples.reconstructions(inputs, inputs + np.sqrt(errors / 64)[:, None, None, None])
     (axes,) = figure.axes
-    assert texts(axes.get_xticklabels()) == ["1.2e+05", "99999", "1234", "200", "0.25", "1e-05", "3e-05", "2e-07"]
+    assert texts(axes.get_xticklabels()) == ["1.2e+05", "2.3e+05", "99999", "1234", "200", "0.25", "1.4e-05", "1.5e-07"]
     figure.canvas.draw()
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
     assert all(a.x1 + 1 < b.x0 for a, b in itertools.pairwise(boxes))
