@@ -21,7 +21,7 @@ def check_count(what: str, value: Any, each: int) -> int:
     value = int(value)  # the product with a NumPy integer would wrap around
     if value * each > available:
         raise InputError(
-            f"{what} of num={shown(value)} takes {shown(value * each // 2**30)} GiB of memory, and this machine has "
+            f"{what} of num={shown(value)} takes {shown(value * each // 2**30)} GiB of memory and this machine has "
             f"{available // 2**30:,}; ask for fewer at a time, each time with another seed"
         )
     return value
