@@ -192,13 +192,13 @@ def _own_gib(point: dict) -> float:
 
 
 def _lines(axes: Axes, axis: str, points: list[dict], value: Any) -> None:
-    for model, colour in zip(WIDTH, style.SERIES, strict=True):
+    for model, color in zip(WIDTH, style.SERIES, strict=True):
         for streamed in (False, True):
             mine = [p for p in points if (p["model"], p["streamed"]) == (model, streamed)]
             x, y = [p[axis] for p in mine], [value(p) for p in mine]
             name = f"{model}, streamed" if streamed else model
             if mine:
-                axes.plot(x, y, "o--" if streamed else "o-", color=colour, label=name, markersize=4)
+                axes.plot(x, y, "o--" if streamed else "o-", color=color, label=name, markersize=4)
     ticks = sorted({p[axis] for p in points})
     axes.set(xscale="log")
     axes.set_xticks(ticks, map(_short, ticks))

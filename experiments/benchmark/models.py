@@ -20,7 +20,7 @@ def mnist_few() -> np.ndarray:
 
 
 def squares() -> np.ndarray:
-    """2,048 images 32x32x3 of 16 x 16 squares in random colours."""
+    """2,048 images 32x32x3 of 16 x 16 squares in random colors."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (2_048, 16, 16, 3), np.uint8).repeat(2, 1).repeat(2, 2)
 

@@ -75,7 +75,9 @@ def largest(tree):
 def context_of(t, params, critic, given):
     keys = example_keys(len(given["x"]))
     output = t.model.apply({"params": params}, given["x"], keys=keys)
-    return t.context({"params": params}, given, output, example_keys(len(given["x"]), seed=5), None, critic)
+    return t.context(
+        {"params": params}, t.prepare(given["x"]), given, output, example_keys(len(given["x"]), seed=5), None, critic
+    )
 
 
 # The two sides.
