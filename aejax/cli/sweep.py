@@ -1,8 +1,8 @@
-"""Ablation of a config: aejax sweep --config=vae --workdir=runs/ablation
+r"""Ablation of a config: aejax sweep --config=vae --workdir=runs/ablation
 
 The runs are what `sweep(add)` in the config file adds, or a grid:
 
-    aejax sweep --config=vae --workdir=runs/ablation \\
+    aejax sweep --config=vae --workdir=runs/ablation \
         --sweep.bottleneck.features=2,8,32 --sweep.optim.lr=1e-3,1e-4 --seeds=3
 
 Each run has its own folder in the workdir, named by what differs, where `aejax train` would resume it. The same

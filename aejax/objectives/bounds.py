@@ -22,7 +22,8 @@ LogP = Callable[[Context, Array], Array]
 
 def log_weights(c: Context, log_p: LogP, beta: Any) -> Array:
     """Returns the log weights [samples, batch] of the samples, `losses.log_weights`; of a code without an axis for
-    samples, those of one sample."""
+    samples, those of one sample.
+    """
     code = c.output.code
     if code.posterior is None or code.prior is None:
         raise InputError("objective.bound needs a posterior and a prior: bottleneck.name=gaussian")
@@ -60,7 +61,8 @@ def piwae(c: Context, log_p: LogP, beta: Any, groups: int = 1) -> Array:
 
 def _log_weights_apart(c: Context, log_p: LogP, beta: Any, fix_q: bool) -> tuple[Array, Array]:
     """Returns the log weights twice: with the gradients of decoder and prior alone, and with those of the encoder
-    alone, for which the density q counts as constant where `fix_q`."""
+    alone, for which the density q counts as constant where `fix_q`.
+    """
     stop = jax.lax.stop_gradient
     code = c.output.code
     posterior, prior = code.posterior, code.prior

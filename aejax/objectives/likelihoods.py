@@ -125,7 +125,8 @@ class Laplace(_Scaled):
 @dataclasses.dataclass(frozen=True)
 class DiscretizedLogistic(_Scaled):
     """Probabilities of the 256 levels 0, 1/255, ... 1 under logistic distributions of location `decoded`
-    (Kingma et al. 2016, appendix; Salimans et al. 2017, equation 2)."""
+    (Kingma et al. 2016, appendix; Salimans et al. 2017, equation 2).
+    """
 
     scale: float = 0.1
     unit_interval = True

@@ -52,7 +52,8 @@ def gradient_penalty(c: Context) -> Array:
 
 def contractive(c: Context) -> Array:
     """Returns the squared Frobenius norm of the encoder's Jacobian, d z / d x, exactly (Rifai et al. 2011,
-    equation 5)."""
+    equation 5).
+    """
 
     def encode(x: Array, given: dict[str, Array]) -> Array:
         given = {name: value[None] for name, value in given.items()}
@@ -69,7 +70,8 @@ def _squared_jacobian(function: Callable[..., Array], x: Array, given: dict[str,
 
 def revival(c: Context) -> Array:
     """Returns the squared error with which the dead units alone explain what the reconstruction misses, 0 where no unit
-    is dead (Gao et al. 2024, appendix A.2: the auxiliary loss AuxK)."""
+    is dead (Gao et al. 2024, appendix A.2: the auxiliary loss AuxK).
+    """
     code = c.output.code.revival
     if code is None:
         raise InputError("objective.weights.revival needs a bottleneck with dead_after above 0: topk, jumprelu, ...")
@@ -83,7 +85,8 @@ def revival(c: Context) -> Array:
 
 def capacity(c: Context, nats: float = 25.0, steps: int = 10_000) -> Array:
     """Returns |KL - C| of the batch's mean KL, where C grows linearly to `nats` over `steps` (Burgess et al. 2018,
-    equation 8)."""
+    equation 8).
+    """
     if "kl" not in c.output.code.losses:
         raise InputError("objective.weights.capacity needs a bottleneck with a kl, e.g. bottleneck.name=gaussian")
     return jnp.abs(c.whole(c.output.code.losses["kl"]).mean() - nats * progress(c.step, steps))
@@ -151,7 +154,8 @@ def dip(c: Context, kind: int = 1, diagonal: float = 10.0) -> Array:
 
 def mmd(c: Context, kernel: str = "imq", scale: float = 1.0) -> Array:
     """Returns `losses.mmd` between the batch's codes and as many samples of the prior, N(0, I) where the code has none
-    (Zhao et al. 2019, InfoVAE; Tolstikhin et al. 2018, WAE-MMD)."""
+    (Zhao et al. 2019, InfoVAE; Tolstikhin et al. 2018, WAE-MMD).
+    """
     z = flatten(c.z)
     prior = c.output.code.prior
     samples = prior.sample(c.keys) if prior else normal(c.keys, z.shape[1:])

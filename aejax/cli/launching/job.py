@@ -39,6 +39,8 @@ class Result:
 
 
 class Executor(Protocol):
+    """A way to run jobs: on this machine, on SLURM or on other hosts."""
+
     def run(self, jobs: Sequence[Job], stop: Callable[[], bool]) -> Iterator[Result]:
         """Runs the jobs. Yields one result for each, in the order in which they end."""
         ...
