@@ -9,6 +9,7 @@ from conftest import mlp, vectors
 
 import aejax
 from aejax.data import Spec, compute_mean, from_array, warn_of_scale
+from aejax.data.scale import needs_standardizing
 
 HINT = r"root mean squares from {} to {}, far from 1, .*data\.standardize=True would train on"
 
@@ -67,3 +68,10 @@ def test_training_starts_with_the_warning_and_resumes_without(tmp_path):
     with pytest.warns(match="root mean squares"):
         aejax.fit(mlp(steps=4, optim__schedule="constant"), 100 * vectors(), tmp_path, quiet=True)
     aejax.fit(mlp(steps=8, optim__schedule="constant"), 100 * vectors(), tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(1, False), (0.01, True), (100, True), ([0.2, 0.2, 0.2, 0.2, 0.2, 5], True)]
+)
+def test_unusual_scales_and_scales_that_differ_need_standardizing(scale, expected):
+    assert needs_standardizing(vectors() * scale) == expected

@@ -183,7 +183,8 @@ def test_what_is_no_python_is_shipped():
     """hatchling packs all files of the packages that are named, but for those that git ignores."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert build["build-system"]["build-backend"] == "hatchling.build"  # its editable install is a path
-    assert build["tool"]["hatch"] == {"build": {"targets": {"wheel": {"packages": ["aejax"]}}}}  # nothing is left out
+    wheel = {"packages": ["aejax"], "force-include": {"configs": "aejax/configs"}}  # nothing is left out
+    assert build["tool"]["hatch"]["build"] == {"targets": {"wheel": wheel}}
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().split()]
     for file in ("py.typed", "evaluation/report.html"):
         assert (ROOT / "aejax" / file).is_file()

@@ -98,7 +98,7 @@ COMMANDS = {
 }
 
 
-QUICK = [COMMANDS[name] for name in ("evaluate", "compare", "sweep")]
+QUICK = [COMMANDS[name] for name in ("compare", "sweep")]
 
 
 @pytest.mark.parametrize(("limit", "line"), mostly_slow(COMMANDS.values(), *QUICK), ids=COMMANDS)

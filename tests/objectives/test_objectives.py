@@ -195,7 +195,6 @@ def test_noise_belongs_to_the_example_and_the_key(name):
     assert jnp.any(corrupt(example_keys(8, seed=1), x) != noisy)
 
 
-@pytest.mark.slow
 def test_noise_has_its_level():
     x, keys = jnp.full((200, 100), 0.5), example_keys(200)
     masked = Corruption("masking", 0.3)(keys, x)

@@ -339,9 +339,9 @@ def test_no_file_is_loaded_that_could_run_anything_or_is_damaged(tmp_path):
             samplers.load(tmp_path)
 
     np.savez(file, **{**arrays, "params/mean": np.array([print], object)})
-    refused(r"InputError: .*ValueError: an array of object")
+    refused(r"InputError: .*ValueError: the dtype is object")
     np.savez(file, **{**arrays, "description": np.array(["x"], object)})
-    refused(r"InputError: .*ValueError: an array of object")
+    refused(r"InputError: .*ValueError: the dtype is object")
     described = json.loads(str(arrays["description"])) | {"name": "subprocess:Popen"}
     np.savez(file, **{**arrays, "description": np.array(json.dumps(described))})
     refused("InputError: sampler 'subprocess:Popen' is unknown")
