@@ -50,6 +50,7 @@ def test_a_conditional_model_draws_what_the_label_says(conditional):
     np.testing.assert_allclose(conditional.reconstruct(images(), LABEL), conditional.decode(z, LABEL), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "message"),
     [
@@ -89,6 +90,7 @@ def test_labels_are_refused_where_nothing_reads_them(discrete):
         discrete.encode(images(), LABEL)
 
 
+@pytest.mark.slow
 def test_indices_go_out_and_come_back(discrete):
     indices = discrete.indices(images())
     assert indices.shape == (40, 3)

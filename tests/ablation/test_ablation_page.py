@@ -265,6 +265,7 @@ def compare(monkeypatch, *arguments):
     module.main()
 
 
+@pytest.mark.slow
 def test_the_command_writes_all_files_and_prints_the_table(tmp_path, monkeypatch, capsys):
     root = sweep(tmp_path, GRID, VALUES)
     compare(monkeypatch, root, "--at=best", "--baseline=ema=0.9", "--metrics=validation/squared_error")

@@ -307,6 +307,7 @@ def test_the_search_that_comes_with_the_vae_fits_it():
     assert config.objective == vae.get_config().objective  # or the losses would not compare
 
 
+@pytest.mark.slow
 def test_overrides_of_whole_sections_are_trained_anew_by_their_config(search, tmp_path, capsys):
     section = {"encoder": {"name": "mlp", "features": [2]}}
     assert search.run(config_file(tmp_path, {0: section}), "--trials=1") == 0

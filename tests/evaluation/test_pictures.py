@@ -366,6 +366,7 @@ def test_pictures_of_a_conditional_code_of_two_numbers(conditional):
     np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_interpolations_begin_and_end_at_reconstructions(conditional):
     found, _ = drawn(conditional)
     test = conditional.test
@@ -406,6 +407,7 @@ def test_pictures_of_vectors(points):
     np.testing.assert_allclose(heights, np.sort(points[1].test.latents.std(0))[::-1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_training_leaves_pictures(points):
     workdir, subject = points
     for path in pictures.save(subject.run, workdir):

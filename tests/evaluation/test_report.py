@@ -105,6 +105,7 @@ def test_figures_stand_beside_their_protocols_and_nothing_is_markup(page):
     assert str(Path.cwd()) not in text
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_what_is_referred_to_is_there(page):
     text = page.read_text()
     ids = re.findall(r'\sid="([^"]+)"', text)

@@ -89,7 +89,8 @@ def until_saved(start, workdir, after, seconds=90):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [50])
 def test_killed_again_and_again_it_ends_the_same(tmp_path, starts, kills):
     seed = int(np.random.default_rng().integers(2**31))
     print(f"seed {seed}")  # pytest shows it where the test fails

@@ -169,6 +169,7 @@ def test_pickles_in_a_checkpoint_are_not_opened(copy, workdir, tmp_path):
     assert (tmp_path / "touched").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled_while_a_run_is_trained_loaded_and_used(workdir, tmp_path, monkeypatch):
     """In a process of its own, in which unpickling ends the process before any import."""
     code = f"""

@@ -112,6 +112,7 @@ def test_a_workdir_keeps_the_sampler_until_its_options_change(discrete, monkeypa
         sampling.fitted(run, workdir, "flow")
 
 
+@pytest.mark.slow
 def test_what_a_sampler_is_fitted_on(discrete, continuous, monkeypatch):
     """Indices, or draws of the posterior, of the train split."""
     run, _ = discrete

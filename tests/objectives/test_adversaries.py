@@ -292,6 +292,7 @@ def test_aae_tells_samples_of_the_prior_from_codes(kind):
     np.testing.assert_allclose(adversary.terms(None, c)["adversarial"], -log_expit(z.sum(1)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_aae_draws_codes_to_the_prior():
     """Codes that begin around 3 end around 0, where the prior is, for the adversarial term alone."""
     adversary, n = AdversarialAutoencoder(features=(16,), lr=0.01), 64
@@ -321,6 +322,7 @@ def test_aae_draws_codes_to_the_prior():
 # VAE-GAN.
 
 
+@pytest.mark.slow
 def test_vae_gan_tells_inputs_from_what_the_decoder_makes_of_codes_and_of_the_prior():
     adversary, seen = seen_by(VAEGAN)
     t = task("vae_gan", likelihood=Bernoulli())
@@ -392,6 +394,7 @@ def test_images_pass_convolutions_that_halve_them_and_maps_of_codes_too():
     assert "dense_0" in t.adversary.init(jax.random.key(0), aejax.Output(aejax.Code(z=image), image[:, 0, :, 0]))
 
 
+@pytest.mark.slow
 def test_a_deterministic_code_is_judged_too():
     t = task("aae", bottleneck=BOTTLENECKS["dense"](2))
     state, metrics = train_step(begun(t), batch(), jax.random.key(0), task=t)

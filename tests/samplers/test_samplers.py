@@ -149,6 +149,7 @@ def test_couplings_move_every_unit_and_tell_any_two_apart(d):
     assert len(np.unique(kept, axis=1).T) == d
 
 
+@pytest.mark.slow
 def test_the_flow_fits_moons_better_than_a_gaussian_and_draws_what_it_says(flow):
     held_out = moons(1000, 1)
     gaussian = samplers.fit("gaussian", moons(1000, 0))
@@ -313,6 +314,7 @@ def test_what_cannot_be_fitted_is_one_clear_line(name, codes, options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_or_scored_is_one_clear_line(counting):
     with pytest.raises(aejax.InputError, match="num of at least 1, got 0"):
         counting.sample(0)
@@ -353,7 +355,7 @@ def test_no_file_is_loaded_that_could_run_anything_or_is_damaged(tmp_path):
     assert samplers.load(tmp_path).sample(2).shape == (2, 6)
 
 
-@pytest.mark.parametrize("name", list(samplers.SAMPLERS))
+@pytest.mark.parametrize("name", mostly_slow(samplers.SAMPLERS, "gaussian"))
 def test_arrays_that_do_not_belong_together_are_refused_where_they_are_loaded(name, tmp_path):
     codes, options = some(name)
     samplers.save(samplers.fit(name, codes, **options), tmp_path)

@@ -15,7 +15,9 @@ from aejax.workdir import checkpoint, metrics_log
 
 
 @pytest.mark.filterwarnings("ignore:the checkpoint of step 20 is missing")
-@pytest.mark.parametrize("name", ["vae", "vq"])  # averaged parameters, Adam, a codebook with running statistics
+@pytest.mark.parametrize(
+    "name", ["vae", pytest.param("vq", marks=pytest.mark.slow)]
+)  # averaged parameters, Adam, a codebook with running statistics
 def test_a_workdir_of_0_1_loads_resumes_and_evaluates(name, tmp_path):
     shutil.unpack_archive(Path(__file__).with_name("written_by_0_1.zip"), tmp_path)
     workdir = tmp_path / name

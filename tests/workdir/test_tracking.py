@@ -171,6 +171,7 @@ def assert_has(rows, workdir):
 # The interface
 
 
+@pytest.mark.slow
 def test_a_users_own_is_given_the_run_and_its_scalars_and_goes_on(tmp_path):
     config = mlp(tracking=("test_tracking:Mine",))
     train(config, tmp_path, after(3))
@@ -378,6 +379,7 @@ def test_a_run_that_begins_anew_is_another_one_in_wandb(tmp_path, wandb):
     assert_has(rows, tmp_path)
 
 
+@pytest.mark.slow
 @needs_wandb
 @pytest.mark.parametrize(("settled", "steps"), mostly_slow([(-1, [6, 8]), (1000, [2, 4, 6, 8])]))
 def test_after_a_kill_wandb_is_given_again_what_may_be_lost(tmp_path, wandb, monkeypatch, settled, steps):
