@@ -107,7 +107,7 @@ def finite(array, length):
     assert np.all(np.isfinite(array))
 
 
-@cases
+@many_cases
 @pytest.mark.parametrize("of", ["vectors", "standardized", "labeled", "images"])
 def test_run_reads(runs, of, cases):
     run = runs[of]
