@@ -73,7 +73,7 @@ def check_writable(folder: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise StorageError(f"{folder} cannot be written: a file is in its place; choose another folder") from error
     except OSError as error:
-        raise _unwritten(folder, error) from error
+        raise make_write_error(folder, error) from error
 
 
 def writable(folder: Path) -> Path:
@@ -82,7 +82,7 @@ def writable(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritten(folder, error) from error
+        raise make_write_error(folder, error) from error
     return folder
 
 
@@ -97,7 +97,7 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     try:
         for other in file.parent.iterdir():
             if other.name.startswith(prefix) and other.suffix == TEMPORARY:
-                _remove_left(other)
+                _remove_abandoned(other)
         with written.open("xb") as opened:
             yield opened
             opened.flush()
@@ -107,7 +107,7 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             written.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise _unwritten(file, error) from error
+            raise make_write_error(file, error) from error
         raise
 
 
@@ -126,19 +126,19 @@ def append(file: Path) -> TextIO:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StorageError(f"{file} is a link, which is not written through; remove it") from error
-        raise _unwritten(file, error) from error
+        raise make_write_error(file, error) from error
     os.set_blocking(opened.fileno(), True)
     return opened
 
 
-def _remove_left(file: Path) -> None:
+def _remove_abandoned(file: Path) -> None:
     """Removes an unfinished file that its writer has left; others may be at work on theirs."""
     with contextlib.suppress(OSError):
         if file.lstat().st_mtime < time.time() - _LEFT:
             file.unlink()
 
 
-def _unwritten(path: Path, error: OSError) -> StorageError:
+def make_write_error(path: Path, error: OSError) -> StorageError:
     cure = "free some space or rights and run the same command again"
     return StorageError(f"{path} cannot be written ({error.strerror or error}); {cure}")
 

@@ -15,7 +15,9 @@ T = TypeVar("T")
 Natural = Annotated[int, "may be 0"]  # an attribute that may be 0, where `int` must be above
 
 
-def instance(part: str, classes: Mapping[str, type[T]], section: Mapping[str, Any], given: Mapping[str, Any] = {}) -> T:
+def instantiate(
+    part: str, classes: Mapping[str, type[T]], section: Mapping[str, Any], given: Mapping[str, Any] = {}
+) -> T:
     """`classes[name](**attributes)`, or of the class that "package.module:Class" names.
 
     Attributes that the class declares and the section leaves out come from `given`. Raises InputError
@@ -23,7 +25,7 @@ def instance(part: str, classes: Mapping[str, type[T]], section: Mapping[str, An
     """
     options = dict(section)
     name = options.pop("name", None)
-    cls = named(f"{part}.name", name, classes)
+    cls = resolve(f"{part}.name", name, classes)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise InputError(f"{part}.name={name!r} is no module or dataclass; name a class of that kind")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("parent", "name")}  # type: ignore[arg-type]
@@ -40,7 +42,7 @@ def instance(part: str, classes: Mapping[str, type[T]], section: Mapping[str, An
     return cls(**options)
 
 
-def named(what: str, name: Any, choices: Mapping[str, T]) -> T:
+def resolve(what: str, name: Any, choices: Mapping[str, T]) -> T:
     """The choice called `name`, or what "package.module:attribute" names; InputError where there is none."""
     if isinstance(name, str) and name in choices:
         return choices[name]
@@ -56,10 +58,10 @@ def named(what: str, name: Any, choices: Mapping[str, T]) -> T:
 def check_type(what: str, value: Any, kind: Any) -> None:
     """Raises InputError where an attribute annotated by `kind` is of another kind; other annotations take anything."""
     if kind == Sequence[int]:
-        if not isinstance(value, Sequence) or isinstance(value, str) or not all(_whole(n, 1) for n in value):
+        if not isinstance(value, Sequence) or isinstance(value, str) or not all(_is_whole(n, 1) for n in value):
             raise InputError(f"{what} must be whole numbers above 0, e.g. (64, 32), got {shown(value)}")
     elif kind in (int, Natural):
-        if not _whole(value, int(kind is int)):
+        if not _is_whole(value, int(kind is int)):
             least = "a whole number above 0" if kind is int else "0 or a whole number above it"
             bound = ", and below 2**31" if isinstance(value, int) and value >= 2**31 else ""
             raise InputError(f"{what} must be {least}{bound}, got {shown(value)}")
@@ -69,5 +71,5 @@ def check_type(what: str, value: Any, kind: Any) -> None:
         check_kind(what, value, kind())
 
 
-def _whole(value: Any, least: int) -> bool:
+def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31  # as sizes of arrays are

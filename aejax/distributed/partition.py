@@ -34,7 +34,7 @@ class Partition:
         self._own = [i for i, d in enumerate(self.devices) if d.process_index == jax.process_index()]
         self._everywhere = len({d.process_index for d in self.devices}) > 1
         self._mesh = Mesh(np.array(self.devices), (AXIS,))
-        self._whole = self._sharding(PartitionSpec())
+        self._whole = self._make_sharding(PartitionSpec())
         self.primary = jax.process_index() == self.devices[0].process_index
         self.sharded = name == "sharded" and len(self.devices) > 1
         self.axis_name = AXIS if len(self.devices) > 1 and not self.sharded else None
@@ -59,12 +59,12 @@ class Partition:
         """`function(*arguments)`, the state before the first step, computed where `place` would put it."""
         # One program that runs once: optimising it for a CPU took 2.8 s of a start for `conv`, and so takes 0.8.
         options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-        where = self._places(jax.eval_shape(function, *arguments)) if self.sharded else None
+        where = self._choose_shardings(jax.eval_shape(function, *arguments)) if self.sharded else None
         return jax.jit(function, out_shardings=where, compiler_options=options)(*arguments)
 
     def place(self, state: Any) -> Any:
         """Puts a state where `compile` wants it: a copy on every device, or a share; shapes stay as they are."""
-        return jax.tree.map(_put, state, self._places(state)) if self.sharded else self.replicate(state)
+        return jax.tree.map(_put, state, self._choose_shardings(state)) if self.sharded else self.replicate(state)
 
     def replicate(self, tree: Any) -> Any:
         """Puts a copy of `tree` on every device; shapes stay as they are."""
@@ -79,11 +79,11 @@ class Partition:
         """
         n = len(self._own)
         if self.sharded:
-            where = self._sharding(PartitionSpec(*[None] * axis, AXIS))
+            where = self._make_sharding(PartitionSpec(*[None] * axis, AXIS))
         elif len(self.devices) == 1:
             where = self._whole
         else:
-            where = self._sharding(PartitionSpec(AXIS))
+            where = self._make_sharding(PartitionSpec(AXIS))
             divide = lambda a: np.moveaxis(a.reshape(*a.shape[:axis], n, -1, *a.shape[axis + 1 :]), axis, 0)  # noqa: E731
             batch = jax.tree.map(divide, batch)
         if not self._everywhere:
@@ -111,7 +111,7 @@ class Partition:
         )
         return self._one_at_a_time(mapped)
 
-    def on_whole(self, function: Callable) -> Callable:
+    def compile_whole(self, function: Callable) -> Callable:
         """Compiles `function(state, batch)` for a small batch that is not shared; its results are numpy.
 
         One device computes it, but where the state is sharded.
@@ -138,16 +138,16 @@ class Partition:
         self.any(False)
         jax.block_until_ready(self._said)
 
-    def _sharding(self, spec: PartitionSpec) -> Sharding:
+    def _make_sharding(self, spec: PartitionSpec) -> Sharding:
         return SingleDeviceSharding(self.devices[0]) if len(self.devices) == 1 else NamedSharding(self._mesh, spec)
 
-    def _places(self, tree: Any) -> Any:
+    def _choose_shardings(self, tree: Any) -> Any:
         """Of each array, where its shares lie."""
 
         def place(a: Any) -> Sharding:
             shape, n = np.shape(a), len(self.devices)
             axis = max((i for i, size in enumerate(shape) if size % n == 0), key=lambda i: shape[i], default=None)
-            return self._sharding(PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS))
+            return self._make_sharding(PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS))
 
         return jax.tree.map(place, tree)
 
@@ -157,7 +157,7 @@ class Partition:
             # The places of the carry are known with its shapes alone.
             def constrained(carry: Any, held: Any, batch: Any) -> Any:
                 carry, result = function(carry, held, batch)
-                return jax.lax.with_sharding_constraint((carry, result), (self._places(carry), self._whole))
+                return jax.lax.with_sharding_constraint((carry, result), (self._choose_shardings(carry), self._whole))
 
             return jax.jit(constrained, donate_argnums=0)
 

@@ -45,7 +45,7 @@ if re.search(r"^F\\d{{4}} .*client\\.h", held, re.M) and not told:
 
 
 @contextlib.contextmanager
-def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iterator[None]:
+def join(coordinator: str = "", processes: int = 0, process: int = -1) -> Iterator[None]:
     """Makes this process number `process` of `processes`, from 0, whose first listens at `coordinator`, host:port.
 
     Without them the cluster's environment (Slurm, Open MPI, TPU, ...) says who takes part. To be entered before JAX
@@ -72,13 +72,13 @@ def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iter
             "give --coordinator=host:port --processes=N --process=I"
         ) from error
     except RuntimeError as error:
-        raise LostError(f"{APART} ({_line(error)})") from error
+        raise LostError(f"{APART} ({_shorten(error)})") from error
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:  # a ValueError where a program was not yet on its way
         if isinstance(error, AejaxError) or not re.search("Gloo|NCCL|UNAVAILABLE|[Cc]onnection", str(error)):
             raise
-        raise LostError(f"{LOST} ({_line(error)})") from error
+        raise LostError(f"{LOST} ({_shorten(error)})") from error
     jax.distributed.shutdown()
 
 
@@ -100,7 +100,7 @@ def _check(coordinator: str, processes: int, process: int) -> None:
         raise InputError(f"--process={process} must be from 0 to {processes - 1}, another one for each process")
 
 
-def _line(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 

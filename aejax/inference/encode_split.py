@@ -28,7 +28,7 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
     """Writes the deterministic code of every example of `source`, in its order.
 
     Each example has `latents` float32 [*latent]; `indices` int32, where the code is discrete; `label` int32, where
-    there are labels; and `row` int64, see `split_of`. `out` ends with .npz, which has an array of each, [n, ...], or
+    there are labels; and `row` int64, see `find_split`. `out` ends with .npz, which has an array of each, [n, ...], or
     with .array_record, which has a record for each example, packed and little-endian. `<out>.json` says what was
     encoded and how a record is laid out. `read_latents` reads both.
 
@@ -50,11 +50,11 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
         raise InputError(f"chunk must be at least 1 example, or 0, got {chunk}")
     first = source.take(np.arange(1))
     if "row" not in first:
-        source, first = _numbered(source), {**first, "row": np.zeros(1, np.int64)}
+        source, first = _add_rows(source), {**first, "row": np.zeros(1, np.int64)}
     if run.config.classes and "label" not in first:
         raise InputError(f"the run is conditional (classes={run.config.classes}), and {source.name} has no labels")
-    chunk = chunk or _chunk(run, source)
-    dtype = _records(first, {name: np.zeros(a.shape, a.dtype) for name, a in run.abstract_code.items()}).dtype
+    chunk = chunk or _choose_chunk(run, source)
+    dtype = _pack(first, {name: np.zeros(a.shape, a.dtype) for name, a in run.abstract_code.items()}).dtype
     about = {
         "data": run.config.data.name,
         "split": source.name,
@@ -66,35 +66,35 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
     }
     partial = inside(out.parent, out.name + ".partial")
     if out.exists():
-        _same(_sidecar(out), about, out)
+        _check_same(_name_sidecar(out), about, out)
         shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed when all but this was done
         return
     _begin(partial, about)
     total = -(-len(source) // chunk)
-    done = next(i for i in range(total + 1) if i == total or not _is_whole(_file(partial, i)))
+    done = next(i for i in range(total + 1) if i == total or not _is_whole(_name_chunk(partial, i)))
     rows_of = lambda i: np.arange(i * chunk, min((i + 1) * chunk, len(source)))  # noqa: E731
     with tqdm(total=len(source), unit=" examples", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         bar.update(min(done * chunk, len(source)))
         for i, arrays in zip(range(done, total), data.stream(source, rows_of, done, total), strict=True):
-            records = _records(arrays, run.code(arrays["x"], arrays["label"] if run.config.classes else None))
-            _put(_file(partial, i), functools.partial(write_npy, array=records))
+            records = _pack(arrays, run.code(arrays["x"], arrays["label"] if run.config.classes else None))
+            _write(_name_chunk(partial, i), functools.partial(write_npy, array=records))
             bar.update(len(records))
-    chunks = lambda: (np.load(_file(partial, i)) for i in range(total))  # noqa: E731
-    _put(_sidecar(out), lambda file: file.write(json.dumps(about, indent=2).encode()))
+    chunks = lambda: (np.load(_name_chunk(partial, i)) for i in range(total))  # noqa: E731
+    _write(_name_sidecar(out), lambda file: file.write(json.dumps(about, indent=2).encode()))
     if out.suffix == ".npz":
-        _put(out, lambda file: _npz(file, chunks, len(source), dtype))
+        _write(out, lambda file: _write_npz(file, chunks, len(source), dtype))
     else:
-        _put(out, lambda file: _array_record(file, chunks))
+        _write(out, lambda file: _write_array_record(file, chunks))
     shutil.rmtree(partial)
 
 
-def split_of(run: Run, spec: str) -> Source:
+def find_split(run: Run, spec: str) -> Source:
     """The split of the run's data set that `spec` names, with a `row` for each example.
 
     "train", "validation" and "test" are the run's own parts; anything else is TFDS syntax over the splits of the data
     set, e.g. "test[:10%]". A row is the example's number in the data set's split that it is from.
     """
-    wholes = {name: _numbered(source) for name, source in data.find(run.config.data).items()}
+    wholes = {name: _add_rows(source) for name, source in data.find(run.config.data).items()}
     if spec in data.Splits._fields:
         splits = data.split(wholes, run.config.data)
         data.check_same(run.trained_on, splits, run.config.data.name)
@@ -111,14 +111,14 @@ def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndar
     if not path.is_file():
         raise InputError(f"{path}: no such file; encode a split first")
     if path.suffix == ".npz":
-        return {name: _at(array, rows) for name, array in read_npz(path, list_npz(path)).items()}
-    layout: Any = read_json(_sidecar(path)).get("layout")
+        return {name: _take(array, rows) for name, array in read_npz(path, list_npz(path)).items()}
+    layout: Any = read_json(_name_sidecar(path)).get("layout")
     try:
         dtype = npy.descr_to_dtype([(name, kind, *(tuple(shape) for shape in rest)) for name, kind, *rest in layout])
         reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
         if not reader.ok():
             raise ValueError("it is damaged")
-        numbers = _at(np.arange(reader.num_records()), rows).tolist()
+        numbers = _take(np.arange(reader.num_records()), rows).tolist()
         records = np.frombuffer(b"".join(reader.read(numbers)), dtype)
         reader.close()
     except (TypeError, ValueError, RuntimeError) as error:  # of the file, or of the layout in the one beside it
@@ -130,7 +130,7 @@ def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndar
     return {name: records[name] for name in dtype.names or ()}
 
 
-def _at(array: np.ndarray, rows: Any) -> np.ndarray:
+def _take(array: np.ndarray, rows: Any) -> np.ndarray:
     try:
         return array[rows]
     except IndexError as error:
@@ -142,24 +142,24 @@ def check_out(out: str | Path) -> Path:
     out = local(out)
     if out.suffix not in SUFFIXES:
         raise InputError(f"{out}: the suffix says the format; end it with {' or '.join(SUFFIXES)}")
-    if out.exists() and not _sidecar(out).exists():
+    if out.exists() and not _name_sidecar(out).exists():
         raise InputError(f"{out} is there already and not by this command; remove it or choose another file")
     writable(out.parent)
     return out
 
 
-def _numbered(source: Source) -> Source:
+def _add_rows(source: Source) -> Source:
     take = lambda rows: {**source.take(rows), "row": np.asarray(rows, np.int64)}  # noqa: E731
     return Source(source.name, source.length, source.shape, source.dtype, take)
 
 
-def _chunk(run: Run, source: Source) -> int:
+def _choose_chunk(run: Run, source: Source) -> int:
     """A multiple of 256, the batch of `run.encode`, up to 4,096."""
     largest = max(source.nbytes // len(source), run.latents[0].nbytes)
     return int(np.clip(2**25 // largest // 256, 1, 16)) * 256
 
 
-def _records(arrays: Mapping[str, np.ndarray], code: Mapping[str, np.ndarray]) -> np.ndarray:
+def _pack(arrays: Mapping[str, np.ndarray], code: Mapping[str, np.ndarray]) -> np.ndarray:
     """The examples of a chunk and their code as one structured array, [n]."""
     found = {"row": arrays["row"], "label": arrays.get("label"), "indices": code.get("indices"), "latents": code["z"]}
     fields = {name: array for name, array in found.items() if array is not None}
@@ -174,18 +174,18 @@ def _begin(partial: Path, about: Mapping[str, Any]) -> None:
     """Makes the folder of the chunks, or finds it begun by the same call."""
     file = writable(partial) / "about.json"
     if file.exists():
-        _same(file, about, partial)
+        _check_same(file, about, partial)
     else:
-        _put(file, lambda f: f.write(json.dumps(about, indent=2).encode()))
+        _write(file, lambda f: f.write(json.dumps(about, indent=2).encode()))
 
 
-def _same(file: Path, about: Mapping[str, Any], what: Path) -> None:
+def _check_same(file: Path, about: Mapping[str, Any], what: Path) -> None:
     differ = differences(read_json(file), about)
     if differ:
         raise InputError(f"{what} is of another command ({'; '.join(differ)}); remove it or choose another file")
 
 
-def _file(partial: Path, number: int) -> Path:
+def _name_chunk(partial: Path, number: int) -> Path:
     return partial / f"{number:06}.npy"
 
 
@@ -197,12 +197,12 @@ def _is_whole(chunk: Path) -> bool:
     return True
 
 
-def _put(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     with replacing(path) as file:
         write(file)
 
 
-def _npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int, dtype: np.dtype) -> None:
+def _write_npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int, dtype: np.dtype) -> None:
     """What np.savez writes, a chunk in memory at a time."""
     with zipfile.ZipFile(file, "w") as archive:
         for name in dtype.names or ():
@@ -214,7 +214,7 @@ def _npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int
                     entry.write(chunk[name].tobytes())
 
 
-def _array_record(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
+def _write_array_record(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
     try:
         # By its name, for the writer opens it itself. Floats hardly compress, and a record is to be read alone.
         writer = array_record_module.ArrayRecordWriter(file.name, "group_size:1,uncompressed")
@@ -226,5 +226,5 @@ def _array_record(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]]) ->
         raise OSError(kind_and_words(error)) from error
 
 
-def _sidecar(path: Path) -> Path:
+def _name_sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".json")

@@ -65,8 +65,8 @@ def write(folder: str | Path, programs: Mapping[str, Program], about: Mapping[st
             write_whole(file, bytes(lower(program).serialize()))
             description["programs"][name] = {
                 "file": file.name,
-                "inputs": [_described(value) for value in program.inputs],
-                "output": _described(program.output),
+                "inputs": [_describe(value) for value in program.inputs],
+                "output": _describe(program.output),
             }
         write_whole(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
     except OSError as error:
@@ -81,5 +81,5 @@ def lower(program: Program) -> export.Exported:
     return export.export(jax.jit(program.function), platforms=PLATFORMS)(*inputs)
 
 
-def _described(value: Value) -> dict[str, Any]:
+def _describe(value: Value) -> dict[str, Any]:
     return {**value._asdict(), "shape": ["batch", *value.shape]}

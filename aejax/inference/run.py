@@ -20,7 +20,7 @@ from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.files import local
 from aejax.inference import export
 from aejax.objectives import LIKELIHOODS, Likelihood
-from aejax.registry import instance
+from aejax.registry import instantiate
 from aejax.workdir import checkpoint
 
 _VALUES = 2**20  # 4 MB of examples; what a convolutional model holds beside them is some hundred times that
@@ -71,7 +71,7 @@ class Run:
     @functools.cached_property
     def likelihood(self) -> Likelihood:
         """Of x given decoded values."""
-        return instance("likelihood", LIKELIHOODS, self.config.likelihood)
+        return instantiate("likelihood", LIKELIHOODS, self.config.likelihood)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -96,7 +96,7 @@ class Run:
     def code(self, x: Any, label: Any = None) -> dict[str, np.ndarray]:
         """The latents of x as `z` and, where they are discrete, their `indices`, computed once."""
         x = self.spec.check(x)
-        code = batched(self._code, x, self._labels(label, len(x)), self._at_once())
+        code = map_batches(self._code, x, self._check_labels(label, len(x)), self._limit_batch())
         _check_finite(code["z"], _FAR)
         return code
 
@@ -107,7 +107,7 @@ class Run:
         """
         x = self.spec.check(x)
         keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
-        drawn = batched(self._draw, x, (keys, *self._labels(label, len(x))), self._at_once())
+        drawn = map_batches(self._sample, x, (keys, *self._check_labels(label, len(x))), self._limit_batch())
         _check_finite(drawn, _FAR)
         return drawn
 
@@ -135,7 +135,7 @@ class Run:
         shape = self.abstract_code["indices"].shape[1:]
         if indices.shape[1:] != shape:
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
-        return batched(self._lookup, indices.astype(np.int32), (), self._at_once())
+        return map_batches(self._lookup, indices.astype(np.int32), (), self._limit_batch())
 
     def decode(self, z: Any, label: Any = None) -> np.ndarray:
         """The expected x given latents [n, *latent]."""
@@ -147,7 +147,7 @@ class Run:
         if not z.size or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         _check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
-        decoded = batched(self._decode, z, self._labels(label, len(z)), self._at_once())
+        decoded = map_batches(self._decode, z, self._check_labels(label, len(z)), self._limit_batch())
         _check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return decoded
 
@@ -173,7 +173,7 @@ class Run:
         # Examples, twice while batches are put together; latents as float64 and float32.
         each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
         num = arguments.check_count("generate", num, each)
-        self._labels(label, num)  # wrong ones are said before anything is drawn
+        self._check_labels(label, num)  # wrong ones are said before anything is drawn
         if sampler is not None:
             if not isinstance(sampler, samplers.Sampler):
                 raise InputError(f"sampler must be what aejax.samplers.fit(name, latents) gives, got {sampler!r}")
@@ -234,7 +234,7 @@ class Run:
             programs["lookup"] = export.Program(self._lookup, [indices], z)
         return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
 
-    def _labels(self, label: Any, length: int) -> tuple[np.ndarray, ...]:
+    def _check_labels(self, label: Any, length: int) -> tuple[np.ndarray, ...]:
         """The labels as a further argument where the run is conditional."""
         classes = self.config.classes
         if not classes:
@@ -250,7 +250,7 @@ class Run:
             )
         return (label.astype(np.int32),)
 
-    def _at_once(self, most: int = 1_024) -> int:
+    def _limit_batch(self, most: int = 1_024) -> int:
         """Examples that are computed in a batch, at most `most`: fewer of larger ones."""
         return max(min(_VALUES // math.prod(self.spec.shape), most), 1)
 
@@ -269,7 +269,7 @@ class Run:
         return functools.partial(jax.jit(encode), self._on_device)
 
     @functools.cached_property
-    def _draw(self) -> Callable:
+    def _sample(self) -> Callable:
         model, spec = self.model, self.spec
 
         def draw(variables, x, keys, label=None):
@@ -296,7 +296,7 @@ class Run:
         return functools.partial(jax.jit(decode), self._on_device)
 
 
-def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...], size: int) -> Any:
+def map_batches(function: Callable, x: np.ndarray, more: tuple[Any, ...], size: int) -> Any:
     """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
     size = min(size, 1 << (len(x) - 1).bit_length())
     parts: list[Any] = []
@@ -328,11 +328,11 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
     if not whole and not (isinstance(step, str) and step in ("newest", "best")):
         raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
     if step == "newest":
-        saved = checkpoint.newest(workdir)
+        saved = checkpoint.load_newest(workdir)
     else:
-        saved = checkpoint.load(workdir, checkpoint.best(workdir) if step == "best" else step)
+        saved = checkpoint.load(workdir, checkpoint.find_best(workdir) if step == "best" else step)
     if saved is None:
-        if kept := checkpoint.steps(workdir):
+        if kept := checkpoint.list_steps(workdir):
             raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
         raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
     try:

@@ -14,12 +14,12 @@ from aejax.inference.run import Run
 EXAMPLES, NUMBERS = 20_000, 2**26  # a sampler is fitted on so many examples at most, and so many numbers
 
 
-def folder(run: Run, workdir: str | Path, name: str) -> Path:
+def locate(run: Run, workdir: str | Path, name: str) -> Path:
     """Where the workdir keeps the run's sampler called `name`, by the step and by the parameters themselves."""
     return inside(local(workdir), "samplers", f"{run.step}-{run.fingerprint}", name)
 
 
-def fitted(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers.Sampler:
+def load_or_fit(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers.Sampler:
     """The sampler called `name` with these options, as the workdir holds it, or else fitted and stored now.
 
     One that was stored with other options is replaced. Raises what `samplers.fit` and `samplers.save` raise.
@@ -27,7 +27,7 @@ def fitted(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers
     samplers.check_kind(name, run.codebook_size is not None)
     if run.codebook_size is not None:
         options["size"] = run.codebook_size
-    kind, place = samplers.build(name, **options), folder(run, workdir, name)
+    kind, place = samplers.build(name, **options), locate(run, workdir, name)
     if (place / samplers.FILE).exists():
         try:
             found = samplers.load(place)
@@ -35,7 +35,7 @@ def fitted(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers
                 return found
         except StorageError as error:
             warnings.warn(str(error), stacklevel=2)
-    sampler = samplers.fit(name, codes(run), **options)
+    sampler = samplers.fit(name, encode_train(run), **options)
     try:
         samplers.save(sampler, place)
     except StorageError as error:  # a workdir that can only be read, say
@@ -43,7 +43,7 @@ def fitted(run: Run, workdir: str | Path, name: str, **options: Any) -> samplers
     return sampler
 
 
-def codes(run: Run, limit: int = EXAMPLES) -> np.ndarray:
+def encode_train(run: Run, limit: int = EXAMPLES) -> np.ndarray:
     """The codes of up to `limit` examples of the train split, drawn always the same: what a sampler is fitted on.
 
     Indices of a discrete run. Where the code has a prior, draws of the posterior, not means: the decoder
@@ -57,7 +57,7 @@ def codes(run: Run, limit: int = EXAMPLES) -> np.ndarray:
     return run.sample_posterior(x, label=label) if hasattr(run.model.bottleneck, "prior_of") else run.encode(x, label)
 
 
-def labels(run: Run, num: int, label: int | None = None) -> np.ndarray | None:
+def choose_labels(run: Run, num: int, label: int | None = None) -> np.ndarray | None:
     """For `num` draws of a conditional run: `label`, or all of its labels in turn; else None."""
     classes = run.config.classes
     if label is None:

@@ -20,11 +20,11 @@ def compile_validation(
     batch_size: int,
     partition: Partition,
     feed: Feed,
-    numbered: Callable[[Task, Any], Task] = lambda task, numbers: task,
+    configure: Callable[[Task, Any], Task] = lambda task, values: task,
 ) -> Validate:
-    """Returns `validate(state, numbers={})`: the means of `eval_step` over the whole split.
+    """Returns `validate(state, values={})`: the means of `eval_step` over the whole split.
 
-    `numbered` puts traced `numbers`, such as a loss weight, into the task, so that runs which differ in them share
+    `configure` puts traced `values`, such as a loss weight, into the task, so that runs which differ in them share
     one program.
     """
     batches, own = math.ceil(len(feed.source) / batch_size), partition.own(batch_size)
@@ -34,12 +34,12 @@ def compile_validation(
 
     def evaluate(carry: Any, held: Any, batch: Any, reduce: Any) -> Any:
         batch = gather(held["data"], batch)
-        return carry, eval_step(held["state"], batch, task=numbered(task, held["numbers"]), reduce=reduce)
+        return carry, eval_step(held["state"], batch, task=configure(task, held["values"]), reduce=reduce)
 
     compiled = partition.compile(evaluate)
 
-    def validate(state: TrainState, numbers: Mapping[str, Any] = {}) -> dict[str, float]:
-        held = {"state": state, "data": feed.held, "numbers": partition.replicate(numbers)}
+    def validate(state: TrainState, values: Mapping[str, Any] = {}) -> dict[str, float]:
+        held = {"state": state, "data": feed.held, "values": partition.replicate(values)}
         sums = []
         for i, batch in enumerate(feed.batches(lambda i: rows_and_weight(i)[0], 0, batches)):
             batch = {**batch, "weight": rows_and_weight(i)[1]}
@@ -65,5 +65,5 @@ def compile_sampling(task: Task, partition: Partition, batch: Mapping[str, Any])
         reconstructions = task.restore(task.objective.mean(output.decoded))
         return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": task.restore(x)}
 
-    compiled = partition.on_whole(apply)
+    compiled = partition.compile_whole(apply)
     return lambda state: compiled(eval_variables(state), batch)

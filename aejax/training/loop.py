@@ -76,8 +76,8 @@ def train(
         Orbax hears that the process will be preempted.
       quiet: shows neither progress bar nor table of parameters; warnings stay.
       profiled: the steps that JAX's profiler traces: `range(100, 110)` leads from step 100 to step 110. The trace
-        covers whole dispatches in the first process, see `profiler.around`. Steps that a resumed run has passed, or
-        never reaches, are left out.
+        covers whole dispatches in the first process, see `profiler.trace_steps`. Steps that a resumed run has
+        passed, or never reaches, are left out.
       adjust: maps the initial parameters, as they are drawn, to those that training starts from.
 
     Returns:
@@ -147,13 +147,13 @@ def _train(
     with open_workdir(folder, config, partition.primary) as opened:
         config, begin = opened.config, opened.begin
         if profiled is not None:
-            profiled = profiler.ahead(profiled, begin, config.steps)
+            profiled = profiler.clip_steps(profiled, begin, config.steps)
         profiled = profiled if partition.primary else None
 
         # ---- Data, task, state
         splits, spec = load_data(opened, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name)
-        state, key = initial_state(opened, task, spec, splits, partition, adjust)
+        state, key = init_state(opened, task, spec, splits, partition, adjust)
         if begin >= config.steps:
             assert opened.saved is not None
             opened.resume()
@@ -179,14 +179,14 @@ def _train(
         validate = compile_validation(task, config.batch_size, partition, validation)
         sample = compile_sampling(single_device_task(task, config, spec), partition, fixed)
         with (
-            profiler.around(train_steps, profiled, begin, at_once, folder) as train_steps,
+            profiler.trace_steps(train_steps, profiled, begin, at_once, folder) as train_steps,
             Recorder(opened, spec, trained_on, validate, sample, quiet, checkpoints) as recorder,
         ):
             steps = range(begin, begin if recorder.done else config.steps)
             dispatches = batches(training, config.batch_size, config.seed, partition, at_once, steps)
             run_steps(train_steps, partition.place(state), training.held, dispatches, recorder, opened, at_once, asked)
         partition.wait()  # until all is written
-    return from_checkpoint(recorder.newest())
+    return from_checkpoint(recorder.load_newest())
 
 
 def run_steps(
@@ -228,7 +228,7 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
     return splits, spec
 
 
-def initial_state(
+def init_state(
     opened: OpenWorkdir, task: Task, spec: Spec, splits: Splits, partition: Partition, adjust: Adjust | None
 ) -> tuple[Any, jax.Array]:
     """Returns the state that training starts or resumes from, and the run's key."""
@@ -279,7 +279,7 @@ def ask_all(stop: Callable[[], bool], partition: Partition) -> Callable[[], bool
     numbers = itertools.count(1)
 
     def asked() -> bool:
-        preempted = checkpoint.preempted(next(numbers))
+        preempted = checkpoint.is_preempted(next(numbers))
         return partition.any(stop() or preempted)
 
     return asked

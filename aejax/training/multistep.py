@@ -23,14 +23,14 @@ def steps_at_once(task: Task, *multiples: int) -> int:
     Returns 1 on CPU for a model with convolutions: in a loop XLA:CPU runs them several times slower than alone
     (jax-ml/jax#12868).
     """
-    if _one_by_one(task):
+    if _needs_single_steps(task):
         return 1
     return max(n for n in range(1, MOST + 1) if math.gcd(*multiples) % n == 0)
 
 
 def hint(task: Task, steps: int, log_every: int, checkpoint_every: int) -> None:
     """Prints which settings would let several steps share a dispatch, where theirs allow one step each."""
-    if steps >= _MANY and not _one_by_one(task) and math.gcd(steps, log_every, checkpoint_every) == 1:
+    if steps >= _MANY and not _needs_single_steps(task) and math.gcd(steps, log_every, checkpoint_every) == 1:
         print(
             f"steps={steps}, log_every={log_every} and checkpoint_every={checkpoint_every} have no common divisor: "
             "each step is dispatched alone, which is slow for a small model; choose multiples of one number, e.g. 20",
@@ -38,7 +38,7 @@ def hint(task: Task, steps: int, log_every: int, checkpoint_every: int) -> None:
         )
 
 
-def _one_by_one(task: Task) -> bool:
+def _needs_single_steps(task: Task) -> bool:
     return task.convolves and jax.default_backend() == "cpu"
 
 

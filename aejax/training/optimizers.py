@@ -24,7 +24,7 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
 }
 
 
-def schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
+def build_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
     """Learning rate by update: linear warm-up, then `schedule` over what remains of `steps`."""
     if config["schedule"] not in SCHEDULES:
         raise one_of("optim.schedule", config["schedule"], SCHEDULES)
@@ -53,13 +53,13 @@ def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation
         rule,
         # Vectors do not decay: biases of dense layers and convolutions, scales.
         optax.add_decayed_weights(config["weight_decay"], lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
-        if _on(config["weight_decay"])
+        if _is_on(config["weight_decay"])
         else optax.identity(),
-        optax.scale_by_learning_rate(schedule(config, steps)),
+        optax.scale_by_learning_rate(build_schedule(config, steps)),
     )
     accumulate = config["accumulate"]
     return optax.MultiSteps(chain, accumulate).gradient_transformation() if accumulate > 1 else chain
 
 
-def _on(value: Any) -> bool:
+def _is_on(value: Any) -> bool:
     return isinstance(value, jax.Array) or value > 0  # traced: of runs that train together, all above 0

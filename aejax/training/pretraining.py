@@ -27,7 +27,7 @@ from aejax.training.multistep import batches, compile_steps, steps_at_once
 from aejax.training.step import Task, TrainState, init
 
 
-def stacked_layers(config: ConfigDict) -> list[tuple[int, str]]:
+def list_layers(config: ConfigDict) -> list[tuple[int, str]]:
     """Width and activation of each layer up to the code, or InputError where they are no stack."""
     encoder, bottleneck, decoder = config.encoder, config.bottleneck, config.decoder
     if config.classes:
@@ -60,7 +60,7 @@ def pretrain(
     The first pair has the objective of the whole, the others squared error; corruption and optimizer
     are the whole's. Raises StoppedError where `stop` says so, to all processes at once, DivergedError at a NaN.
     """
-    layers, decoder, steps = stacked_layers(config), config.decoder, config.pretrain.steps
+    layers, decoder, steps = list_layers(config), config.decoder, config.pretrain.steps
 
     at_once = steps_at_once(task, steps)
 
@@ -100,7 +100,7 @@ def pretrain(
         trained = _train(pair_task, init(pair_task, shape, key), key, feed.held, partition, dispatches("/".join(inner)))
         params[inner[0]][inner[1]] = trained["encoder"]["dense_0"]
         params["decoder"][f"dense_{len(layers) - 1 - k}"] = trained["decoder"]["dense_0"]
-        below = _then(below, pair.encoder, trained["encoder"])
+        below = _append_layer(below, pair.encoder, trained["encoder"])
     return params
 
 
@@ -116,5 +116,5 @@ def _train(
     return jax.device_get(state.params)
 
 
-def _then(below: Callable[[Array], Array], encoder: Any, params: Any) -> Callable[[Array], Array]:
+def _append_layer(below: Callable[[Array], Array], encoder: Any, params: Any) -> Callable[[Array], Array]:
     return lambda x: encoder.apply({"params": params}, below(x))

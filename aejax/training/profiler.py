@@ -12,7 +12,7 @@ import jax
 from aejax.errors import InputError
 
 
-def ahead(steps: range, begin: int, end: int) -> range | None:
+def clip_steps(steps: range, begin: int, end: int) -> range | None:
     """Returns the steps that a run from step `begin` to `end` still reaches, or None, with a warning, without any.
 
     A resumed run is given the same command and may have passed them. Raises InputError for an empty range.
@@ -27,7 +27,7 @@ def ahead(steps: range, begin: int, end: int) -> range | None:
 
 
 @contextlib.contextmanager
-def around(
+def trace_steps(
     dispatch: Callable[..., Any], steps: range | None, begin: int, at_once: int, workdir: Path
 ) -> Iterator[Callable[..., Any]]:
     """Yields `dispatch`, which runs `at_once` steps, traced when it is called for `steps`; without steps, as it is.

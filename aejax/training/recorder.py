@@ -11,7 +11,7 @@ from aejax.data import Spec
 from aejax.errors import AejaxError, DivergedError
 from aejax.training.evaluator import Sample, Validate
 from aejax.workdir.checkpoint import Checkpoint, Checkpoints, InMemory
-from aejax.workdir.lifecycle import OpenWorkdir, is_stale, storage_errors
+from aejax.workdir.lifecycle import OpenWorkdir, guard_storage, is_stale
 from aejax.workdir.metrics_log import Logs, Unwritten
 
 Metrics = Mapping[str, np.ndarray]  # [steps]
@@ -69,7 +69,7 @@ class Recorder:
         broken = opened.saved.broken if opened.saved and opened.primary else ()
         self._folder, self._patience, self._validate, self._sample = opened.folder, config.patience, validate, sample
         self._window = Window(config.log_every, self.log)
-        with contextlib.ExitStack() as opening, storage_errors(self._folder):
+        with contextlib.ExitStack() as opening, guard_storage(self._folder):
             logs = Logs if opened.primary else Unwritten
             self._logs = opening.enter_context(logs(self._folder, opened.begin, config, quiet))
             self._checkpoints = checkpoints(self._folder, config.keep, metadata, broken)
@@ -83,7 +83,7 @@ class Recorder:
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Logs the means over the steps up to `step`. Raises DivergedError where one is not finite."""
-        with storage_errors(self._folder):
+        with guard_storage(self._folder):
             _check_finite(metrics, step, self._checkpoints)
             self._logs.train(step, {name: float(np.mean(values)) for name, values in metrics.items()})
 
@@ -93,7 +93,7 @@ class Recorder:
         Raises DivergedError where metrics or samples are not finite, StorageError where nothing can be written.
         """
         self._window.flush(step)
-        with storage_errors(self._folder):
+        with guard_storage(self._folder):
             loss = None
             if validated:
                 results = self._validate(state)
@@ -108,9 +108,9 @@ class Recorder:
             self._logs.restart_clock()
             self.done = is_stale(self._logs.history, self._patience)
 
-    def newest(self) -> Checkpoint:
+    def load_newest(self) -> Checkpoint:
         """Returns the newest checkpoint, once the context is left."""
-        newest = self._checkpoints.newest()
+        newest = self._checkpoints.load_newest()
         assert newest is not None
         return newest
 
@@ -120,7 +120,7 @@ class Recorder:
     def __exit__(self, *error: Any) -> None:
         """Waits for the save in progress. Trackers hear whether an error ended the run; a second one is dropped."""
         try:
-            with storage_errors(self._folder):
+            with guard_storage(self._folder):
                 self._open.__exit__(*error)
         except AejaxError:
             if error[1] is None:
@@ -135,7 +135,7 @@ def _check_finite(metrics: Metrics, last: int, checkpoints: Checkpoints | InMemo
         return
     i, first = int(np.argmin(good)), last - len(good) + 1
     broken = [name for name, values in finite.items() if not values[i]]
-    saved = checkpoints.newest_step()
+    saved = checkpoints.find_newest_step()
     kept = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
     raise DivergedError(
         f"{what}{' and '.join(broken)} not finite at step {first + i} (steps {first} to {last} were read); "

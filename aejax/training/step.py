@@ -87,18 +87,18 @@ class TrainState(struct.PyTreeNode):
 def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[Any], Any] | None = None) -> TrainState:
     """Returns the state before the first step, for inputs of `shape`; `adjust` maps the drawn parameters to others."""
     label = jnp.zeros(1, jnp.int32) if task.model.classes else None
-    variables = _strong(dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label)))
+    variables = _strengthen(dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label)))
     params = variables.pop("params")
     params = adjust(params) if adjust else params
     state = start(task, params, variables)
     if task.adversary:
         output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))
-        critic = _strong(task.adversary.init(jax.random.fold_in(key, 1), output))
+        critic = _strengthen(task.adversary.init(jax.random.fold_in(key, 1), output))
         state = state.replace(critic={"params": critic, "opt_state": task.adversary.optimizer.init(critic)})
     return state
 
 
-def _strong(tree: Any) -> Any:
+def _strengthen(tree: Any) -> Any:
     """The same values with types that are no longer weak: the step returns such, and would be compiled for both."""
     return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), tree)
 
@@ -114,13 +114,13 @@ def gather(held: Batch, batch: Batch) -> Batch:
     return {**batch, **{key: value[batch["index"]] for key, value in held.items()}}
 
 
-def local(tree: Any, how: str) -> Any:
+def keep(tree: Any, how: str) -> Any:
     """The reduction over devices where there is one."""
     return tree
 
 
 def train_step(
-    state: TrainState, batch: Batch, key: Array, *, task: Task, reduce: Reduce = local
+    state: TrainState, batch: Batch, key: Array, *, task: Task, reduce: Reduce = keep
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
@@ -134,7 +134,7 @@ def train_step(
       The state after the step, and scalars: the objective's components, each averaged over the
       batch, the bottleneck's metrics and `grad_norm`.
     """
-    keys = example_keys(jax.random.fold_in(key, state.step), batch)
+    keys = derive_keys(jax.random.fold_in(key, state.step), batch)
     x = task.prepare(batch["x"])
     noisy = task.corruption(fold(keys, 0), x)
     critic = state.critic.get("params")
@@ -148,12 +148,12 @@ def train_step(
 
     grads, (metrics, variables, output) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = reduce((grads, metrics), "mean")
-    variables = _same_everywhere(variables, reduce)
+    variables = _reduce_variables(variables, reduce)
     updated_critic = state.critic
     if task.adversary:
         before = {"params": state.params, **state.variables}
         c = task.context(before, x, batch, output, fold(keys, 2), state.step, critic)
-        updated_critic, metrics["critic_loss"] = _critic_step(state.critic, c, task.adversary, reduce)
+        updated_critic, metrics["critic_loss"] = _update_discriminator(state.critic, c, task.adversary, reduce)
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -169,19 +169,19 @@ def train_step(
     return TrainState(state.step + 1, params, variables, opt_state, ema, updated_critic), metrics
 
 
-def example_keys(key: Array, batch: Batch) -> Array:
+def derive_keys(key: Array, batch: Batch) -> Array:
     """A key for each example, of its index alone: the same on any number of devices."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
 
 
-def _same_everywhere(variables: Any, reduce: Reduce) -> Any:
+def _reduce_variables(variables: Any, reduce: Reduce) -> Any:
     """Running statistics, reduced over devices; modules with `axis_name` made them equal before."""
     means, largest = reduce(variables, "mean"), reduce(variables, "max")
     pick = lambda v, mean, most: mean if jnp.issubdtype(v.dtype, jnp.floating) else most  # noqa: E731  counters
     return jax.tree.map(pick, variables, means, largest)
 
 
-def _critic_step(critic: Any, c: Context, adversary: Adversary, reduce: Reduce) -> tuple[Any, Array]:
+def _update_discriminator(critic: Any, c: Context, adversary: Adversary, reduce: Reduce) -> tuple[Any, Array]:
     loss, grads = jax.value_and_grad(lambda params: adversary.loss(params, c).mean())(critic["params"])
     loss, grads = reduce((loss, grads), "mean")
     updates, opt_state = adversary.optimizer.update(grads, critic["opt_state"], critic["params"])
@@ -193,7 +193,7 @@ def eval_variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.ema or state.params, **state.variables}
 
 
-def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = local) -> Metrics:
+def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = keep) -> Metrics:
     """Sums over the examples with weight 1 of the objective's components, the code's metrics and `squared_error`.
 
     The components are in the model's units, of a code drawn as in training, but from keys that are the
@@ -209,7 +209,7 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = l
       Sums over batch and devices by name, and `weight`, the number of examples.
     """
     x, variables = task.prepare(batch["x"]), eval_variables(state)
-    keys = example_keys(jax.random.key(0), batch)
+    keys = derive_keys(jax.random.key(0), batch)
     output = task.apply(variables, x, batch, keys)
     c = task.context(variables, x, batch, output, fold(keys, 2), None, state.critic.get("params"))
     # For a deterministic code the compiler sees that this is the same computation again.

@@ -12,9 +12,9 @@ from aejax import models
 from aejax.data import Feed, Source, Spec, read_chunks, read_labels
 from aejax.errors import InputError
 from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
-from aejax.registry import instance
+from aejax.registry import instantiate
 from aejax.training import optimizers
-from aejax.training.pretraining import stacked_layers
+from aejax.training.pretraining import list_layers
 from aejax.training.step import Task, eval_step, init
 
 
@@ -32,13 +32,13 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
     """
     model = models.build(config, spec.shape, axis_name)
     if config.pretrain.steps:
-        stacked_layers(config)
+        list_layers(config)
     adversary = None
     if config.adversary.name != "none":
-        adversary = instance("adversary", ADVERSARIES, config.adversary)
+        adversary = instantiate("adversary", ADVERSARIES, config.adversary)
     task = Task(
         model=model,
-        objective=Objective(instance("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
+        objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
         optimizer=optimizers.build(config.optim, config.steps),
         prepare=spec.prepare,
         restore=spec.restore,

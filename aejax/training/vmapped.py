@@ -26,8 +26,8 @@ from aejax.training.task import make_task, single_device_task
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
 from aejax.workdir.tracking import resolve_trackers
 
-# The numbers in which the configs may differ, for they change no shape; besides, `seed`.
-NUMBERS = ("optim.lr", "optim.weight_decay", "corruption.level", "objective.weights.")
+# The values in which the configs may differ, for they change no shape; besides, `seed`.
+HYPERPARAMETERS = ("optim.lr", "optim.weight_decay", "corruption.level", "objective.weights.")
 
 
 def train_together(
@@ -45,7 +45,7 @@ def train_together(
     that diverges or cannot be written ends alone.
 
     Args:
-      configs: differ only in `seed` and in NUMBERS; all must be at the same step.
+      configs: differ only in `seed` and in HYPERPARAMETERS; all must be at the same step.
       workdirs: one for each config.
       data, devices, stop, quiet: as in `aejax.train`.
 
@@ -59,7 +59,7 @@ def train_together(
     for each in configs:
         config_lib.check(each)
         resolve_trackers(each.tracking)
-    numbers = differing_numbers(configs)
+    values = find_differing(configs)
     partition = Partition(devices, configs[0].partition.name)
     partition.check(configs[0].batch_size)
     quiet = quiet or not partition.primary
@@ -75,8 +75,8 @@ def train_together(
 
         splits, spec = loop.load_data(first, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name)
-        _check_numbers(task, [each.config for each in opened], numbers)
-        starts = [loop.initial_state(each, task, spec, splits, partition, None) for each in opened]
+        _check_hyperparameters(task, [each.config for each in opened], values)
+        starts = [loop.init_state(each, task, spec, splits, partition, None) for each in opened]
         states, keys = zip(*starts, strict=True)
         if begin >= config.steps:
             for each in opened:
@@ -93,15 +93,15 @@ def train_together(
             each.claim()
 
         at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
-        train_steps = compile_together(task, config, keys, numbers, partition)
-        numbered = lambda task, numbers: with_numbers(task, config, numbers)  # noqa: E731
-        validate = compile_validation(task, config.batch_size, partition, validation, numbered)
+        train_steps = compile_together(task, config, keys, values, partition)
+        configure = lambda task, values: set_hyperparameters(task, config, values)  # noqa: E731
+        validate = compile_validation(task, config.batch_size, partition, validation, configure)
         sample = compile_sampling(single_device_task(task, config, spec), partition, fixed)
         with contextlib.ExitStack() as running:
             members = [Member(each) for each in opened]
             for i, member in enumerate(members):
                 running.enter_context(member)
-                own = pick(numbers, i)
+                own = pick(values, i)
                 member.open(spec, trained_on, lambda state, own=own: validate(state, own), sample, True)
             recorder = Recorders(members, config.log_every)
             steps = range(begin, begin if recorder.done else config.steps)
@@ -111,7 +111,7 @@ def train_together(
             loop.run_steps(train_steps, state, training.held, dispatches, recorder, first, at_once, asked)
         if not any(member.error for member in members):
             partition.wait()  # until all is written
-    return [member.error or from_checkpoint(member.recorder.newest()) for member in members]
+    return [member.error or from_checkpoint(member.recorder.load_newest()) for member in members]
 
 
 class Member:
@@ -134,11 +134,11 @@ class Member:
 
     def open(self, *arguments: Any) -> None:
         """Opens the recorder with the arguments of `Recorder` that follow the workdir."""
-        with self.guarded():
+        with self.guard():
             self.recorder = Recorder(self._opened, *arguments)
 
     @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
+    def guard(self) -> Iterator[None]:
         """Keeps the first error of the run, and records it as its end."""
         try:
             yield
@@ -154,7 +154,7 @@ class Member:
     def __exit__(self, *error: Any) -> None:
         """Closes the recorder; trackers hear of the run's own error, or of the one that ends all."""
         own = (type(self.error), self.error, None) if self.error else (None, None, None)
-        with self.guarded():
+        with self.guard():
             if hasattr(self, "recorder"):
                 self.recorder.__exit__(*(error if error[0] else own))
 
@@ -179,34 +179,34 @@ class Recorders:
         self._window.flush(step)
         for i, member in enumerate(self._members):
             if not member.done:
-                with member.guarded():
+                with member.guard():
                     member.recorder.save(step, pick(state, i), validated)
 
     def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
         for i, member in enumerate(self._members):
             if not member.done:
-                with member.guarded():
+                with member.guard():
                     member.recorder.log(step, pick(metrics, i))
 
 
 def compile_together(
-    task: Task, config: ConfigDict, keys: Sequence[Array], numbers: Mapping[str, Array], partition: Partition
+    task: Task, config: ConfigDict, keys: Sequence[Array], values: Mapping[str, Array], partition: Partition
 ) -> Callable[..., Any]:
-    """Compiles several steps as `multistep.compile_steps`, vmapped over runs with their own keys and `numbers`.
+    """Compiles several steps as `multistep.compile_steps`, vmapped over runs with their own keys and `values`.
 
-    State, numbers and metrics have a leading axis [runs]; the batches are a tuple with those of each run.
+    State, values and metrics have a leading axis [runs]; the batches are a tuple with those of each run.
     """
 
     def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
-        def one(state: Any, batches: Any, key: Array, numbers: Any) -> Any:
-            return scan_steps(state, held, batches, key, task=with_numbers(task, config, numbers), reduce=reduce)
+        def one(state: Any, batches: Any, key: Array, values: Any) -> Any:
+            return scan_steps(state, held, batches, key, task=set_hyperparameters(task, config, values), reduce=reduce)
 
-        return jax.vmap(one)(state, stack_trees(batches), jnp.stack(keys), dict(numbers))
+        return jax.vmap(one)(state, stack_trees(batches), jnp.stack(keys), dict(values))
 
     return partition.compile(steps)
 
 
-def common(config: ConfigDict) -> str:
+def identify_program(config: ConfigDict) -> str:
     """Returns a text that is equal for configs that may train together, and for no others."""
     plain = config_lib.to_dict(config)
     if config.pretrain.steps:  # layer by layer, of one run
@@ -218,23 +218,23 @@ def common(config: ConfigDict) -> str:
     return config_lib.to_json(plain)
 
 
-def differing_numbers(configs: Sequence[ConfigDict]) -> dict[str, Any]:
-    """Returns the numbers in which the configs differ, [runs] by key; raises InputError where they differ in more."""
-    if len({common(config) for config in configs}) > 1:
-        other = next(config for config in configs if common(config) != common(configs[0]))
+def find_differing(configs: Sequence[ConfigDict]) -> dict[str, Any]:
+    """Returns the values in which the configs differ, [runs] by key; raises InputError where they differ in more."""
+    if len({identify_program(config) for config in configs}) > 1:
+        other = next(config for config in configs if identify_program(config) != identify_program(configs[0]))
         raise InputError(
-            f"runs that train together may differ in seed and {', '.join(NUMBERS)}*, these differ in "
+            f"runs that train together may differ in seed and {', '.join(HYPERPARAMETERS)}*, these differ in "
             f"{'; '.join(config_lib.differences(configs[0], other))}; train them one by one"
         )
     differ = {d.split(":")[0] for c in configs for d in config_lib.differences(configs[0], c)} - {"seed"}
     return {key: jnp.array([config_lib.get(c, key) for c in configs], jnp.float32) for key in sorted(differ)}
 
 
-def with_numbers(task: Task, config: ConfigDict, numbers: Mapping[str, Any]) -> Task:
-    """Returns the task with `numbers`, which may be traced, in the place of the config's."""
-    if not numbers:
+def set_hyperparameters(task: Task, config: ConfigDict, values: Mapping[str, Any]) -> Task:
+    """Returns the task with `values`, which may be traced, in the place of the config's."""
+    if not values:
         return task
-    of = lambda section: {k.removeprefix(section): v for k, v in numbers.items() if k.startswith(section)}  # noqa: E731
+    of = lambda section: {k.removeprefix(section): v for k, v in values.items() if k.startswith(section)}  # noqa: E731
     return dataclasses.replace(
         task,
         optimizer=optimizers.build({**config.optim.to_dict(), **of("optim.")}, config.steps),
@@ -243,10 +243,10 @@ def with_numbers(task: Task, config: ConfigDict, numbers: Mapping[str, Any]) -> 
     )
 
 
-def _check_numbers(task: Task, configs: Sequence[ConfigDict], numbers: Mapping[str, Any]) -> None:
+def _check_hyperparameters(task: Task, configs: Sequence[ConfigDict], values: Mapping[str, Any]) -> None:
     """Raises InputError where a number is out of range, which a traced number does not show."""
     for config in configs:
-        with_numbers(task, config, {key: config_lib.get(config, key) for key in numbers})
+        set_hyperparameters(task, config, {key: config_lib.get(config, key) for key in values})
 
 
 def stack_trees(trees: Sequence[Any]) -> Any:

@@ -86,9 +86,9 @@ class Checkpoints:
         Arrays that devices share are saved by shares, each by a process that has it. All processes call this.
         """
         copied = jax.tree.map(_copy, serialization.to_state_dict(state))
-        arrays = dict(_flat({"state": copied, "samples": dict(samples)}))
+        arrays = dict(_flatten({"state": copied, "samples": dict(samples)}))
         needed = sum(a.nbytes for a in arrays.values())
-        with self._storage_errors():
+        with self._guard_storage():
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes does not fit on the disk")
             self._manager.save(
@@ -97,29 +97,33 @@ class Checkpoints:
                     state=ocp.args.StandardSave(copied), samples=ocp.args.StandardSave(dict(samples))
                 ),
                 metrics=None if loss is None else {"validation_loss": loss},
-                custom_metadata={**self._metadata, "sums": checksums.of(arrays), "crc": _crc(self._metadata)},
+                custom_metadata={
+                    **self._metadata,
+                    "sums": checksums.compute_checksums(arrays),
+                    "crc": _compute_crc(self._metadata),
+                },
                 force=True,
             )
 
-    def newest_step(self) -> int | None:
+    def find_newest_step(self) -> int | None:
         """The newest complete step, once the save under way is done."""
-        with self._storage_errors():
+        with self._guard_storage():
             self._manager.wait_until_finished()
-        return max(steps(self._folder.parent), default=None)
+        return max(list_steps(self._folder.parent), default=None)
 
     def close(self) -> None:
         """Waits for the save under way."""
-        with self._storage_errors():
+        with self._guard_storage():
             self._manager.wait_until_finished()
             self._manager.close()
 
     @contextlib.contextmanager
-    def _storage_errors(self) -> Iterator[None]:
+    def _guard_storage(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             _expect_late_arrays()
-            kept = steps(self._folder.parent)
+            kept = list_steps(self._folder.parent)
             newest = f"the newest complete checkpoint is step {kept[-1]}" if kept else "no checkpoint is complete"
             reason = kind_and_words(error)
             if os.strerror(errno.ENOSPC) in str(error):  # behind a page of tensorstore's
@@ -132,9 +136,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def newest(self) -> Checkpoint | None:
+    def load_newest(self) -> Checkpoint | None:
         """Returns the newest checkpoint that can be read."""
-        return newest(self._folder.parent)
+        return load_newest(self._folder.parent)
 
     def __exit__(self, *_: Any) -> None:
         self.close()
@@ -152,10 +156,10 @@ class InMemory:
         copied = jax.tree.map(np.array, serialization.to_state_dict(state))
         self._newest = Checkpoint(step, copied, dict(samples), self._metadata)
 
-    def newest_step(self) -> None:
+    def find_newest_step(self) -> None:
         """Returns None: nothing can be resumed from."""
 
-    def newest(self) -> Checkpoint | None:
+    def load_newest(self) -> Checkpoint | None:
         """Returns the newest checkpoint."""
         return self._newest
 
@@ -170,20 +174,20 @@ def _copy(a: Any) -> Any:
     return np.array(a) if getattr(a, "is_fully_replicated", True) else jnp.copy(a)
 
 
-def steps(workdir: Path) -> list[int]:
+def list_steps(workdir: Path) -> list[int]:
     """The steps with a complete checkpoint, oldest first."""
     folder = Path(workdir) / FOLDER
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
-def newest(workdir: Path) -> Checkpoint | None:
+def load_newest(workdir: Path) -> Checkpoint | None:
     """The newest checkpoint that can be read, as numpy, on any machine; None where there is none.
 
     Warns of newer ones that cannot be read. Raises StorageError where there are some and none can.
     """
     folder = Path(workdir).absolute() / FOLDER
-    found = steps(workdir)
+    found = list_steps(workdir)
     validated = [r["step"] for r in metrics_log.read(workdir) if "validation/loss" in r]
     if validated and validated[-1] > max(found, default=0):
         warnings.warn(
@@ -207,7 +211,7 @@ def newest(workdir: Path) -> Checkpoint | None:
 
 def load(workdir: Path, step: int | None) -> Checkpoint | None:
     """The checkpoint of a step; None where there is none, StorageError where it cannot be read."""
-    if step not in steps(workdir):
+    if step not in list_steps(workdir):
         return None
     path = Path(workdir).absolute() / FOLDER / str(step)
     read = _read(path)
@@ -216,7 +220,7 @@ def load(workdir: Path, step: int | None) -> Checkpoint | None:
     return Checkpoint(int(path.name), *read)
 
 
-def preempted(number: int) -> bool:
+def is_preempted(number: int) -> bool:
     """Whether this process or another of the run will be taken away, as Orbax hears it of the cluster, or by SIGTERM.
 
     `number` counts the calls from 1, the same in all processes: they are told at the same one.
@@ -224,23 +228,25 @@ def preempted(number: int) -> bool:
     return ocp.utils.reached_preemption(number)
 
 
-def best(workdir: Path) -> int | None:
+def find_best(workdir: Path) -> int | None:
     """The step with the lowest validation loss among the complete checkpoints."""
     losses = {r["step"]: r["validation/loss"] for r in metrics_log.read(workdir) if "validation/loss" in r}
-    return min((s for s in steps(workdir) if s in losses), key=losses.__getitem__, default=None)
+    return min((s for s in list_steps(workdir) if s in losses), key=losses.__getitem__, default=None)
 
 
 def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
     """State, samples and metadata as they were saved, or why they cannot be read."""
     handlers = {"state": ocp.StandardCheckpointHandler(), "samples": ocp.StandardCheckpointHandler()}
     handler = ocp.CompositeCheckpointHandler(metrics=ocp.JsonCheckpointHandler(), **handlers)
-    with _hushed():
+    with _silence():
         try:
             with ocp.Checkpointer(handler) as checkpointer:
                 about = checkpointer.metadata(path)
                 shapes = {name: about.item_metadata[name].tree for name in handlers}
                 _check_size(shapes)
-                wanted = {name: ocp.args.StandardRestore(jax.tree.map(_as_numpy, shapes[name])) for name in handlers}
+                wanted = {
+                    name: ocp.args.StandardRestore(jax.tree.map(_ask_for_numpy, shapes[name])) for name in handlers
+                }
                 items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
             saved = dict(about.custom_metadata)
             metadata = {key: saved[key] for key in ("config", "spec")}
@@ -263,25 +269,25 @@ def _check_size(shapes: Any) -> None:
 
 def _check_sums(saved: Mapping[str, Any], metadata: Mapping[str, Any], arrays: Any) -> None:
     """Raises where something is not what was saved; the first checkpoints of aejax had no sums."""
-    if saved.get("crc", _crc(metadata)) != _crc(metadata):
+    if saved.get("crc", _compute_crc(metadata)) != _compute_crc(metadata):
         raise StorageError("its config or spec is not what was saved")
-    now = checksums.of(dict(_flat(arrays)))
+    now = checksums.compute_checksums(dict(_flatten(arrays)))
     before = saved.get("sums", now)
     if differ := sorted(name for name in now | before if now.get(name) != before.get(name)):
         raise StorageError(f"{len(differ)} of its arrays are not what was saved, the first is {differ[0]}")
 
 
-def _crc(metadata: Mapping[str, Any]) -> int:
+def _compute_crc(metadata: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
 
 
-def _as_numpy(about: Any) -> Any:
+def _ask_for_numpy(about: Any) -> Any:
     """What asks Orbax for a numpy array, whole, however it was saved: such an array, of one number in memory."""
     return np.broadcast_to(np.zeros((), about.dtype), about.shape)
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
+def _silence() -> Iterator[None]:
     """Silences the tasks that a failed read leaves behind: they complain when they are collected."""
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     levels = [logger.level for logger in loggers]
@@ -299,18 +305,18 @@ def _hushed() -> Iterator[None]:
 
 def _expect_late_arrays() -> None:
     """After a read or save that failed: its other arrays are done when nobody waits for them, which is no news."""
-    if getattr(sys.unraisablehook, "func", None) is not _not_late:
-        sys.unraisablehook = functools.partial(_not_late, sys.unraisablehook)
+    if getattr(sys.unraisablehook, "func", None) is not _ignore_late:
+        sys.unraisablehook = functools.partial(_ignore_late, sys.unraisablehook)
 
 
-def _not_late(before: Callable[[Any], Any], unraisable: Any) -> None:
+def _ignore_late(before: Callable[[Any], Any], unraisable: Any) -> None:
     if str(unraisable.exc_value) != "Event loop is closed":
         before(unraisable)
 
 
 def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
     """`template` with the values of a saved state. Raises InputError where they do not fit."""
-    wanted, found = (dict(_flat(s)) for s in (serialization.to_state_dict(template), state))
+    wanted, found = (dict(_flatten(s)) for s in (serialization.to_state_dict(template), state))
     shape = {key: np.shape(value) for key, value in wanted.items()}
     saved = {key: np.shape(value) for key, value in found.items()}
     differ = [k for k in shape | saved if shape.get(k) != saved.get(k)]
@@ -324,6 +330,6 @@ def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
     return serialization.from_state_dict(template, dict(state))
 
 
-def _flat(tree: Any) -> Iterator[tuple[str, Any]]:
+def _flatten(tree: Any) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield "/".join(str(getattr(key, "key", key)) for key in path), leaf

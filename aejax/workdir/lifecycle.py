@@ -49,13 +49,13 @@ class OpenWorkdir:
         """Removes the record of an earlier end."""
         self.claimed = True
         if self.primary:
-            with storage_errors(self.folder):
+            with guard_storage(self.folder):
                 (self.folder / ENDED).unlink(missing_ok=True)
 
     def claim(self) -> None:
         """Writes config.json and, from here on, records an error as the end of the run."""
         if self.primary:
-            with storage_errors(self.folder):
+            with guard_storage(self.folder):
                 write_whole(self.folder / "config.json", config_lib.to_json(self.plain))
         self.resume()
 
@@ -69,7 +69,7 @@ def open_workdir(folder: Path, config: ConfigDict, primary: bool = True) -> Iter
     another process trains, and StorageError for one that cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        with storage_errors(folder):
+        with guard_storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if primary:
                 stack.enter_context(lock_workdir(folder))
@@ -92,7 +92,7 @@ def find_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     written.
     """
     tempfile.TemporaryFile(dir=workdir).close()
-    for name in (*_FOLDERS, *(f"{checkpoint.FOLDER}/{step}" for step in checkpoint.steps(workdir))):
+    for name in (*_FOLDERS, *(f"{checkpoint.FOLDER}/{step}" for step in checkpoint.list_steps(workdir))):
         inside(workdir, name)
     if (workdir / "config.json").exists():
         _check_written_config(config, workdir)
@@ -100,7 +100,7 @@ def find_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
         workdir / checkpoint.FOLDER
     ).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
-    saved = checkpoint.newest(workdir)
+    saved = checkpoint.load_newest(workdir)
     if saved:
         _check_same_config(saved.metadata["config"], config, workdir)
     return saved
@@ -134,7 +134,7 @@ def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
     workdir = local(workdir)
     if (workdir / "config.json").exists():
         _check_written_config(config, workdir)
-    done = max(checkpoint.steps(workdir), default=0)
+    done = max(checkpoint.list_steps(workdir), default=0)
     history = [record for record in read(workdir) if record["step"] <= done]  # later ones will be written anew
     return done >= config.steps or (done > 0 and is_stale(history, config.patience))
 
@@ -151,7 +151,7 @@ def record_failure(workdir: Path, error: Exception) -> None:
     record_end(workdir, f"failed: {in_one_line(error)}", more)
 
 
-def why_ended(workdir: Path) -> str:
+def read_end(workdir: Path) -> str:
     """Returns e.g. "failed: train/loss not finite at step 5", or "" where nothing is recorded."""
     file = Path(workdir) / ENDED
     return printable(read_bytes(file).decode(errors="replace").partition("\n")[0]) if file.is_file() else ""
@@ -164,7 +164,7 @@ def is_stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
 
 
 @contextlib.contextmanager
-def storage_errors(workdir: Path) -> Iterator[None]:
+def guard_storage(workdir: Path) -> Iterator[None]:
     """Raises StorageError, with the cure, in the place of an OSError."""
     try:
         yield
@@ -181,7 +181,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     Locks a file rather than the folder, which NFS would lock on one host alone. Raises InputError where another
     process has the lock.
     """
-    lock = _locked(workdir)
+    lock = _lock(workdir)
     try:
         yield
     finally:
@@ -190,7 +190,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _locked(workdir: Path) -> int:
+def _lock(workdir: Path) -> int:
     """Returns the descriptor of the locked file."""
     while True:
         lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)

@@ -85,7 +85,7 @@ def test_vectors_of_bytes_are_numbers_not_pixels():
 @pytest.mark.slow
 def test_averaged_parameters_serve(tmp_path):
     run = aejax.fit(mlp(ema=0.9), vectors(), tmp_path, devices=one_device())
-    saved = checkpoint.newest(tmp_path).state
+    saved = checkpoint.load_newest(tmp_path).state
     np.testing.assert_array_equal(
         run.variables["params"]["bottleneck"]["dense"]["kernel"], saved["ema"]["bottleneck"]["dense"]["kernel"]
     )
