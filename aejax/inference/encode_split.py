@@ -1,4 +1,4 @@
-"""The latents of a whole split in a file: streamed, and resumable wherever it was cut off."""
+"""Encoding of a whole split to a file: streamed, and resumed after an interruption."""
 
 import functools
 import json
@@ -25,23 +25,26 @@ SUFFIXES = (".npz", ".array_record")
 
 
 def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> None:
-    """Writes the deterministic code of every example of `source`, in its order.
+    """Writes the deterministic code of every example of `source`, in order.
 
-    Each example has `latents` float32 [*latent]; `indices` int32, where the code is discrete; `label` int32, where
-    there are labels; and `row` int64, see `find_split`. `out` ends with .npz, which has an array of each, [n, ...], or
-    with .array_record, which has a record for each example, packed and little-endian. `<out>.json` says what was
-    encoded and how a record is laid out. `read_latents` reads both.
+    Each example has `latents` float32 [*latent]; `indices` int32 if the code is discrete; `label` int32 if there are
+    labels; and `row` int64, see `find_split`. An .npz file holds an array of each, [n, ...]; an .array_record file
+    holds one record per example, packed and little-endian. `<out>.json` describes what was encoded and the layout of a
+    record. `read_latents` reads both formats.
 
-    A chunk of examples is in memory at a time, and a few more that are read ahead. Chunks are kept in `<out>.partial`
-    until all are there: the same call goes on after the last complete one, and its arrays are bit for bit those of a
-    call that was not cut off. Where `out` is complete it does nothing. Needs twice the disk space of the result.
+    Holds one chunk of examples in memory, and a few that are read ahead. Chunks stay in `<out>.partial` until all are
+    complete: the same call resumes after the last complete chunk and writes exactly what an uninterrupted call writes.
+    Does nothing if `out` is complete. Needs twice the disk space of the result.
 
     Args:
-      chunk: examples between two points to go on from; 0: as many as take some 32 MiB.
+      run: the trained run.
+      source: examples of the shape that the run reads, see `find_split`.
+      out: the file to write; its suffix, .npz or .array_record, chooses the format.
+      chunk: number of examples that an interruption loses at most; 0 stands for about 32 MiB of them.
 
     Raises:
-      InputError: `out` has another suffix, or it is, or was begun, of another run, step, split or chunk.
-      StorageError: it cannot be written.
+      InputError: `out` has another suffix, or was written or begun for another run, step, split or chunk.
+      StorageError: `out` cannot be written.
     """
     out = check_out(out)
     if source.shape != run.spec.shape:
@@ -67,11 +70,11 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
     partial = inside(out.parent, out.name + ".partial")
     if out.exists():
         _check_same(_name_sidecar(out), about, out)
-        shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed when all but this was done
+        shutil.rmtree(partial, ignore_errors=True)  # left by a call that was killed before it did so
         return
     _begin(partial, about)
     total = -(-len(source) // chunk)
-    done = next(i for i in range(total + 1) if i == total or not _is_whole(_name_chunk(partial, i)))
+    done = next((i for i in range(total) if not _is_whole(_name_chunk(partial, i))), total)
     rows_of = lambda i: np.arange(i * chunk, min((i + 1) * chunk, len(source)))  # noqa: E731
     with tqdm(total=len(source), unit=" examples", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         bar.update(min(done * chunk, len(source)))
@@ -89,10 +92,10 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
 
 
 def find_split(run: Run, spec: str) -> Source:
-    """The split of the run's data set that `spec` names, with a `row` for each example.
+    """Returns the split of the run's data set that `spec` names, with a `row` for each example.
 
-    "train", "validation" and "test" are the run's own parts; anything else is TFDS syntax over the splits of the data
-    set, e.g. "test[:10%]". A row is the example's number in the data set's split that it is from.
+    "train", "validation" and "test" are the run's own splits; anything else is TFDS syntax over the data set's splits,
+    e.g. "test[:10%]". A row is the example's position in the data set's split.
     """
     wholes = {name: _add_rows(source) for name, source in data.find(run.config.data).items()}
     if spec in data.Splits._fields:
@@ -103,9 +106,10 @@ def find_split(run: Run, spec: str) -> Source:
 
 
 def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndarray]:
-    """The arrays that `encode_split` wrote, by name: all of them, or only `rows`, a slice or numbers from 0.
+    """Returns the arrays that `encode_split` wrote, by name, or only their `rows`: a slice or indices from 0.
 
-    Of an .array_record nothing but those rows is read.
+    Reads no other rows of an .array_record file. Raises InputError if there is no such file or row, and StorageError
+    if the file cannot be read.
     """
     path = local(path)
     if not path.is_file():
@@ -121,7 +125,7 @@ def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndar
         numbers = _take(np.arange(reader.num_records()), rows).tolist()
         records = np.frombuffer(b"".join(reader.read(numbers)), dtype)
         reader.close()
-    except (TypeError, ValueError, RuntimeError) as error:  # of the file, or of the layout in the one beside it
+    except (TypeError, ValueError, RuntimeError) as error:  # from the file, or from the layout in its sidecar
         if isinstance(error, InputError):
             raise
         raise StorageError(
@@ -131,6 +135,7 @@ def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndar
 
 
 def _take(array: np.ndarray, rows: Any) -> np.ndarray:
+    """Returns `array[rows]`. Raises InputError if there are no such rows."""
     try:
         return array[rows]
     except IndexError as error:
@@ -138,7 +143,7 @@ def _take(array: np.ndarray, rows: Any) -> np.ndarray:
 
 
 def check_out(out: str | Path) -> Path:
-    """`out` as a path, or the error that can be told before anything is computed."""
+    """Returns `out` as a path. Raises the errors that can be found before anything is computed."""
     out = local(out)
     if out.suffix not in SUFFIXES:
         raise InputError(f"{out}: the suffix says the format; end it with {' or '.join(SUFFIXES)}")
@@ -149,18 +154,19 @@ def check_out(out: str | Path) -> Path:
 
 
 def _add_rows(source: Source) -> Source:
+    """Returns the source with a `row` for each example: its position in the source."""
     take = lambda rows: {**source.take(rows), "row": np.asarray(rows, np.int64)}  # noqa: E731
     return Source(source.name, source.length, source.shape, source.dtype, take)
 
 
 def _choose_chunk(run: Run, source: Source) -> int:
-    """A multiple of 256, the batch of `run.encode`, up to 4,096."""
-    largest = max(source.nbytes // len(source), run.latents[0].nbytes)
-    return int(np.clip(2**25 // largest // 256, 1, 16)) * 256
+    """Returns the chunk that takes about 32 MiB: a multiple of 256, the batch of `run.encode`, up to 4,096."""
+    bytes_per_example = max(source.nbytes // len(source), run.latents[0].nbytes)
+    return int(np.clip(2**25 // bytes_per_example // 256, 1, 16)) * 256
 
 
 def _pack(arrays: Mapping[str, np.ndarray], code: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The examples of a chunk and their code as one structured array, [n]."""
+    """Returns the examples of a chunk and their code as one structured array [n]."""
     found = {"row": arrays["row"], "label": arrays.get("label"), "indices": code.get("indices"), "latents": code["z"]}
     fields = {name: array for name, array in found.items() if array is not None}
     layout = [(name, array.dtype.newbyteorder("<"), array.shape[1:]) for name, array in fields.items()]
@@ -171,7 +177,7 @@ def _pack(arrays: Mapping[str, np.ndarray], code: Mapping[str, np.ndarray]) -> n
 
 
 def _begin(partial: Path, about: Mapping[str, Any]) -> None:
-    """Makes the folder of the chunks, or finds it begun by the same call."""
+    """Creates the folder of the chunks. Raises InputError if another call has begun it."""
     file = writable(partial) / "about.json"
     if file.exists():
         _check_same(file, about, partial)
@@ -180,6 +186,7 @@ def _begin(partial: Path, about: Mapping[str, Any]) -> None:
 
 
 def _check_same(file: Path, about: Mapping[str, Any], what: Path) -> None:
+    """Raises InputError if `what`, which the JSON file describes, belongs to another command than `about`."""
     differ = differences(read_json(file), about)
     if differ:
         raise InputError(f"{what} is of another command ({'; '.join(differ)}); remove it or choose another file")
@@ -190,6 +197,7 @@ def _name_chunk(partial: Path, number: int) -> Path:
 
 
 def _is_whole(chunk: Path) -> bool:
+    """Returns whether the chunk was written completely."""
     try:
         np.load(chunk, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -203,7 +211,7 @@ def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def _write_npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int, dtype: np.dtype) -> None:
-    """What np.savez writes, a chunk in memory at a time."""
+    """Writes what np.savez would write, with one chunk in memory at a time."""
     with zipfile.ZipFile(file, "w") as archive:
         for name in dtype.names or ():
             kind, shape = dtype[name].base, (length, *dtype[name].shape)
@@ -216,7 +224,7 @@ def _write_npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], lengt
 
 def _write_array_record(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
     try:
-        # By its name, for the writer opens it itself. Floats hardly compress, and a record is to be read alone.
+        # The writer opens the file itself. Floats hardly compress, and groups of one let a record be read alone.
         writer = array_record_module.ArrayRecordWriter(file.name, "group_size:1,uncompressed")
         for chunk in chunks():
             for record in chunk:

@@ -1,4 +1,4 @@
-"""What is computed of a state while it trains: the validation metrics, and the samples saved with a checkpoint."""
+"""Evaluation of a state during training: validation metrics, and the samples saved with a checkpoint."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,10 +22,10 @@ def compile_validation(
     feed: Feed,
     configure: Callable[[Task, Any], Task] = lambda task, values: task,
 ) -> Validate:
-    """Returns `validate(state, values={})`: the means of `eval_step` over the whole split.
+    """Returns `validate(state, values={})`, which computes the means of `eval_step` over the whole split.
 
-    `configure` puts traced `values`, such as a loss weight, into the task, so that runs which differ in them share
-    one program.
+    `configure` puts traced hyperparameters, `values`, into the task, so that runs that differ in them share one
+    program.
     """
     batches, own = math.ceil(len(feed.source) / batch_size), partition.own(batch_size)
 
@@ -54,9 +54,9 @@ def compile_validation(
 
 
 def compile_sampling(task: Task, partition: Partition, batch: Mapping[str, Any]) -> Sample:
-    """Returns `sample(state)`: latents, reconstructions and inputs of `batch`, in the user's units.
+    """Returns `sample(state)`, which computes latents, reconstructions and inputs of `batch` in the user's units.
 
-    `task` must have no axis of devices, see `single_device_task`: the batch is not divided.
+    `task` must have no axis of devices, see `single_device_task`, because the batch is not divided.
     """
 
     def apply(variables: Any, batch: Any) -> dict[str, Any]:

@@ -290,7 +290,8 @@ def test_numbers_that_make_no_sense_are_named(arguments, message):
 @pytest.mark.slow
 def test_a_first_process_that_cannot_be_reached_is_one_line_within_the_timeout():
     code = (
-        "import sys; from aejax import processes; processes.TIMEOUT = 2\nwith processes.join(sys.argv[1], 2, 1): pass"
+        "import sys; from aejax.distributed import processes; processes.TIMEOUT = 2\n"
+        "with processes.join(sys.argv[1], 2, 1): pass"
     )
     (process,) = start(1, lambda at, n, i: ["-c", code, at])
     _, said = process.communicate(timeout=60)
