@@ -18,7 +18,7 @@ Metrics = Mapping[str, np.ndarray]  # [steps]
 
 
 class Window:
-    """Metrics of dispatches, left on the device until the next dispatch runs, so that reading overlaps computing."""
+    """Metrics of dispatches, kept on device until the next dispatch runs, so that reading overlaps computation."""
 
     def __init__(self, log_every: int, log: Callable[[int, Metrics], None]):
         """`log(step, metrics)` gets the metrics of all steps since its last call, [..., steps]."""
@@ -34,12 +34,13 @@ class Window:
             self._full, self._window = (step, self._window), []
 
     def flush(self, step: int) -> None:
-        """Logs all that is left, up to `step`."""
+        """Logs all remaining metrics, up to `step`."""
         if self._window:
             self._full, self._window = (step, self._window), []
         self._read()
 
     def _read(self) -> None:
+        """Fetches and logs a complete window, if there is one."""
         if self._full:
             step, dispatches = self._full
             self._full, host = None, jax.device_get(dispatches)
@@ -47,10 +48,10 @@ class Window:
 
 
 class Recorder:
-    """Logs one run and saves its checkpoints; as a context manager, waits for the save in progress.
+    """Log and checkpoints of one run, as a context manager that waits for the save in progress.
 
     Attributes:
-      done: true once validation has not improved for `config.patience` validations.
+      done: whether validation has not improved for `config.patience` validations.
     """
 
     def __init__(
@@ -82,15 +83,15 @@ class Recorder:
         self._window.add(step, metrics)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Logs the means over the steps up to `step`. Raises DivergedError where one is not finite."""
+        """Logs the means over the steps up to `step`. Raises DivergedError if a value is not finite."""
         with guard_storage(self._folder):
             _check_finite(metrics, step, self._checkpoints)
             self._logs.train(step, {name: float(np.mean(values)) for name, values in metrics.items()})
 
     def save(self, step: int, state: Any, validated: bool) -> None:
-        """Saves the state and its samples, after a validation where `validated`.
+        """Saves the state and its samples, after a validation if `validated`.
 
-        Raises DivergedError where metrics or samples are not finite, StorageError where nothing can be written.
+        Raises DivergedError if metrics or samples are not finite, and StorageError if they cannot be written.
         """
         self._window.flush(step)
         with guard_storage(self._folder):
@@ -109,7 +110,7 @@ class Recorder:
             self.done = is_stale(self._logs.history, self._patience)
 
     def load_newest(self) -> Checkpoint:
-        """Returns the newest checkpoint, once the context is left."""
+        """Returns the newest checkpoint, after the context has ended."""
         newest = self._checkpoints.load_newest()
         assert newest is not None
         return newest
@@ -118,7 +119,7 @@ class Recorder:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Waits for the save in progress. Trackers hear whether an error ended the run; a second one is dropped."""
+        """Waits for the save and tells trackers of an error that ended the run; ignores a second error."""
         try:
             with guard_storage(self._folder):
                 self._open.__exit__(*error)

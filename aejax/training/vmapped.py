@@ -26,7 +26,7 @@ from aejax.training.task import make_task, single_device_task
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
 from aejax.workdir.tracking import resolve_trackers
 
-# The values in which the configs may differ, for they change no shape; besides, `seed`.
+# The configs may differ in these hyperparameters and in `seed`, as none of them changes a shape.
 HYPERPARAMETERS = ("optim.lr", "optim.weight_decay", "corruption.level", "objective.weights.")
 
 
@@ -39,20 +39,20 @@ def train_together(
     stop: Callable[[], bool] = loop.never,
     quiet: bool = False,
 ) -> list[Run | AejaxError]:
-    """Trains several runs in one program; a single one by `aejax.train`.
+    """Trains several runs in one program, or a single run by `aejax.train`.
 
-    Each run has its own workdir, checkpoints and metrics, and equals the run trained alone to float tolerance. A run
-    that diverges or cannot be written ends alone.
+    Each run has its own workdir, checkpoints and metrics, and equals the run trained alone up to floating-point
+    tolerance. A run that diverges or cannot be written ends without ending the others.
 
     Args:
-      configs: differ only in `seed` and in HYPERPARAMETERS; all must be at the same step.
-      workdirs: one for each config.
+      configs: configs that differ only in `seed` and in HYPERPARAMETERS. Their runs must be at the same step.
+      workdirs: one workdir for each config.
       data, devices, stop, quiet: as in `aejax.train`.
 
     Returns:
-      For each run what `aejax.train` returns, or the error that ended it.
+      For each run, what `aejax.train` returns or the error that ended it.
 
-    Raises errors that prevent every run from starting.
+    Raises: errors that prevent every run from starting.
     """
     if len(configs) == 1:
         return [loop.train(configs[0], workdirs[0], data=data, devices=devices, stop=stop, quiet=quiet)]
@@ -88,7 +88,7 @@ def train_together(
         loop.describe(task, spec, begin, config.steps, quiet)
 
         training, validation, fixed = loop.make_feeds(config, task, spec, splits, partition, new=not begin)
-        partition.wait()  # until all have seen the workdirs as they were
+        partition.wait()  # until all processes have read the workdirs, before they change
         for each in opened:
             each.claim()
 
@@ -115,11 +115,10 @@ def train_together(
 
 
 class Member:
-    """The recorder of one of several runs, which an error ends without ending the others.
+    """Recorder of one of several runs, which an error ends without ending the others.
 
     Attributes:
       error: the error that ended the run, or None.
-      done: true after an error or early stopping.
     """
 
     error: AejaxError | None = None
@@ -130,6 +129,7 @@ class Member:
 
     @property
     def done(self) -> bool:
+        """Returns true after an error or early stopping."""
         return self.error is not None or self.recorder.done
 
     def open(self, *arguments: Any) -> None:
@@ -139,7 +139,7 @@ class Member:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Keeps the first error of the run, and records it as its end."""
+        """Catches the error of a run; keeps and records the first one."""
         try:
             yield
         except AejaxError as error:
@@ -152,7 +152,7 @@ class Member:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Closes the recorder; trackers hear of the run's own error, or of the one that ends all."""
+        """Closes the recorder and tells trackers of the run's own error, or of the one that ends all runs."""
         own = (type(self.error), self.error, None) if self.error else (None, None, None)
         with self.guard():
             if hasattr(self, "recorder"):
@@ -160,14 +160,14 @@ class Member:
 
 
 class Recorders:
-    """The recorders of several runs as one, for the loop; metrics and states have a leading axis [runs]."""
+    """Recorders of several runs, used by the loop like one; metrics and states have a leading axis [runs]."""
 
     def __init__(self, members: Sequence[Member], log_every: int):
         self._members, self._window = members, Window(log_every, self._log)
 
     @property
     def done(self) -> bool:
-        """Whether all runs have ended."""
+        """Returns whether all runs have ended."""
         return all(member.done for member in self._members)
 
     def add(self, step: int, metrics: Any) -> None:
@@ -183,6 +183,7 @@ class Recorders:
                     member.recorder.save(step, pick(state, i), validated)
 
     def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Logs the metrics [runs, steps] of each run that has not ended."""
         for i, member in enumerate(self._members):
             if not member.done:
                 with member.guard():
@@ -192,9 +193,10 @@ class Recorders:
 def compile_together(
     task: Task, config: ConfigDict, keys: Sequence[Array], values: Mapping[str, Array], partition: Partition
 ) -> Callable[..., Any]:
-    """Compiles several steps as `multistep.compile_steps`, vmapped over runs with their own keys and `values`.
+    """Compiles steps like `multistep.compile_steps`, vmapped over runs, each with its own key and hyperparameters.
 
-    State, values and metrics have a leading axis [runs]; the batches are a tuple with those of each run.
+    The state, the hyperparameters `values` and the metrics have a leading axis [runs]; the batches are a tuple with the
+    batches of each run.
     """
 
     def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
@@ -207,19 +209,19 @@ def compile_together(
 
 
 def identify_program(config: ConfigDict) -> str:
-    """Returns a text that is equal for configs that may train together, and for no others."""
+    """Returns a text that is equal for configs whose runs can share a program, and for no others."""
     plain = config_lib.to_dict(config)
-    if config.pretrain.steps:  # layer by layer, of one run
+    if config.pretrain.steps:  # pretraining is for one run at a time
         return config_lib.to_json(plain)
     plain["seed"] = plain["optim"]["lr"] = None
-    plain["optim"]["weight_decay"] = plain["optim"]["weight_decay"] > 0  # 0 is another chain
+    plain["optim"]["weight_decay"] = plain["optim"]["weight_decay"] > 0  # the optimizer's chain differs for 0
     plain["corruption"]["level"] = plain["corruption"]["level"] > 0
     plain["objective"]["weights"] = sorted(plain["objective"]["weights"])
     return config_lib.to_json(plain)
 
 
 def find_differing(configs: Sequence[ConfigDict]) -> dict[str, Any]:
-    """Returns the values in which the configs differ, [runs] by key; raises InputError where they differ in more."""
+    """Returns the hyperparameters that differ, [runs] by key. Raises InputError if the configs differ in more."""
     if len({identify_program(config) for config in configs}) > 1:
         other = next(config for config in configs if identify_program(config) != identify_program(configs[0]))
         raise InputError(
@@ -231,20 +233,24 @@ def find_differing(configs: Sequence[ConfigDict]) -> dict[str, Any]:
 
 
 def set_hyperparameters(task: Task, config: ConfigDict, values: Mapping[str, Any]) -> Task:
-    """Returns the task with `values`, which may be traced, in the place of the config's."""
+    """Returns the task with the hyperparameters `values`, which may be traced, instead of the config's."""
     if not values:
         return task
-    of = lambda section: {k.removeprefix(section): v for k, v in values.items() if k.startswith(section)}  # noqa: E731
+
+    def select(section: str) -> dict[str, Any]:
+        return {key.removeprefix(section): value for key, value in values.items() if key.startswith(section)}
+
+    weights = {**task.objective.weights, **select("objective.weights.")}
     return dataclasses.replace(
         task,
-        optimizer=optimizers.build({**config.optim.to_dict(), **of("optim.")}, config.steps),
-        objective=dataclasses.replace(task.objective, weights={**task.objective.weights, **of("objective.weights.")}),
-        corruption=dataclasses.replace(task.corruption, **of("corruption.")),
+        optimizer=optimizers.build({**config.optim.to_dict(), **select("optim.")}, config.steps),
+        objective=dataclasses.replace(task.objective, weights=weights),
+        corruption=dataclasses.replace(task.corruption, **select("corruption.")),
     )
 
 
 def _check_hyperparameters(task: Task, configs: Sequence[ConfigDict], values: Mapping[str, Any]) -> None:
-    """Raises InputError where a number is out of range, which a traced number does not show."""
+    """Raises InputError if a hyperparameter is out of range, which cannot be checked once it is traced."""
     for config in configs:
         set_hyperparameters(task, config, {key: config_lib.get(config, key) for key in values})
 
