@@ -141,7 +141,6 @@ class Partition:
         jax.block_until_ready(self._said)
 
     def _make_sharding(self, spec: PartitionSpec) -> Sharding:
-        """Returns the sharding of an array over the devices."""
         return SingleDeviceSharding(self.devices[0]) if len(self.devices) == 1 else NamedSharding(self._mesh, spec)
 
     def _choose_shardings(self, tree: Any) -> Any:
@@ -155,8 +154,6 @@ class Partition:
         return jax.tree.map(place, tree)
 
     def _jit_sharded(self, function: Callable) -> Callable:
-        """Compiles a function whose carry stays divided and whose result is replicated."""
-
         @functools.cache
         def compiled() -> Callable:
             # The shardings of the carry depend on its shapes, which are known here.

@@ -109,7 +109,6 @@ def _check(coordinator: str, processes: int, process: int) -> None:
 
 
 def _shorten(error: Exception) -> str:
-    """Returns the beginning of the error's text, in one line."""
     return " ".join(str(error).split())[:200]
 
 

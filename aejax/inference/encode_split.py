@@ -1,6 +1,5 @@
 """Encoding of a whole split to a file: streamed, and resumed after an interruption."""
 
-import functools
 import json
 import shutil
 import zipfile
@@ -18,7 +17,7 @@ from aejax.config import differences
 from aejax.data import Source
 from aejax.data.arrays import list_npz, read_npz, write_npy
 from aejax.errors import InputError, StorageError, kind_and_words, shown
-from aejax.files import inside, local, read_json, replacing, writable
+from aejax.files import inside, local, read_json, replacing, writable, write_whole
 from aejax.inference.run import Run
 
 SUFFIXES = (".npz", ".array_record")
@@ -80,14 +79,16 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
         bar.update(min(done * chunk, len(source)))
         for i, arrays in zip(range(done, total), data.stream(source, rows_of, done, total), strict=True):
             records = _pack(arrays, run.code(arrays["x"], arrays["label"] if run.config.classes else None))
-            _write(_name_chunk(partial, i), functools.partial(write_npy, array=records))
+            with replacing(_name_chunk(partial, i)) as file:
+                write_npy(file, records)
             bar.update(len(records))
     chunks = lambda: (np.load(_name_chunk(partial, i)) for i in range(total))  # noqa: E731
-    _write(_name_sidecar(out), lambda file: file.write(json.dumps(about, indent=2).encode()))
-    if out.suffix == ".npz":
-        _write(out, lambda file: _write_npz(file, chunks, len(source), dtype))
-    else:
-        _write(out, lambda file: _write_array_record(file, chunks))
+    write_whole(_name_sidecar(out), json.dumps(about, indent=2))
+    with replacing(out) as file:
+        if out.suffix == ".npz":
+            _write_npz(file, chunks, len(source), dtype)
+        else:
+            _write_array_record(file, chunks)
     shutil.rmtree(partial)
 
 
@@ -182,7 +183,7 @@ def _begin(partial: Path, about: Mapping[str, Any]) -> None:
     if file.exists():
         _check_same(file, about, partial)
     else:
-        _write(file, lambda f: f.write(json.dumps(about, indent=2).encode()))
+        write_whole(file, json.dumps(about, indent=2))
 
 
 def _check_same(file: Path, about: Mapping[str, Any], what: Path) -> None:
@@ -203,11 +204,6 @@ def _is_whole(chunk: Path) -> bool:
     except (OSError, ValueError, EOFError):
         return False
     return True
-
-
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    with replacing(path) as file:
-        write(file)
 
 
 def _write_npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int, dtype: np.dtype) -> None:

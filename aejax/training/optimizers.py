@@ -25,11 +25,7 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
 
 
 def build_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
-    """Builds the learning rate schedule: a linear warm-up, then `schedule` over the remaining `steps`.
-
-    Its argument counts updates, of which `accumulate` steps make one. Raises InputError for an unknown schedule or a
-    warm-up of all steps.
-    """
+    """Builds the learning rate by update: a linear warm-up, then `schedule`. Raises InputError if they do not fit."""
     if config["schedule"] not in SCHEDULES:
         raise one_of("optim.schedule", config["schedule"], SCHEDULES)
     updates, warmup = steps // config["accumulate"], config["warmup"] // config["accumulate"]
@@ -42,10 +38,7 @@ def build_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
 
 
 def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
-    """Builds the chain of clipping, optimizer, decoupled weight decay and schedule, with accumulation of gradients.
-
-    Raises InputError for an unknown optimizer or option.
-    """
+    """Builds the optax chain from clipping to accumulation. Raises InputError for an unknown optimizer or option."""
     if config["name"] not in OPTIMIZERS:
         raise one_of("optim.name", config["name"], OPTIMIZERS)
     known = inspect.signature(OPTIMIZERS[config["name"]]).parameters

@@ -33,9 +33,7 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
     model = models.build(config, spec.shape, axis_name)
     if config.pretrain.steps:
         list_layers(config)
-    adversary = None
-    if config.adversary.name != "none":
-        adversary = instantiate("adversary", ADVERSARIES, config.adversary)
+    adversary = None if config.adversary.name == "none" else instantiate("adversary", ADVERSARIES, config.adversary)
     task = Task(
         model=model,
         objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),

@@ -62,24 +62,16 @@ class Checkpoints:
             aside.mkdir(exist_ok=True)
             number = len(list(aside.iterdir()))
             (folder / str(step)).rename(aside / f"{step}.{number}")
-        best = preservation_policy.BestN(
-            get_metric_fn=lambda metrics: metrics["validation_loss"],
-            reverse=True,
-            n=1,
-            keep_checkpoints_without_metrics=False,
+        loss = lambda metrics: metrics["validation_loss"]  # noqa: E731
+        best = preservation_policy.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(keep), best]),
+            best_fn=loss,  # without it Orbax stores no metrics
+            best_mode="min",
+            cleanup_tmp_directories=True,
         )
         self._folder, self._metadata = folder, dict(metadata)
-        self._manager = ocp.CheckpointManager(
-            folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy(
-                    [preservation_policy.LatestN(keep), best]
-                ),
-                best_fn=lambda metrics: metrics["validation_loss"],  # without it Orbax stores no metrics
-                best_mode="min",
-                cleanup_tmp_directories=True,
-            ),
-        )
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
         """Starts a save of a copy of the state, so that training can donate the state meanwhile.
@@ -278,7 +270,6 @@ def _check_sums(saved: Mapping[str, Any], metadata: Mapping[str, Any], arrays: A
 
 
 def _compute_crc(metadata: Mapping[str, Any]) -> int:
-    """Computes the checksum of the metadata as JSON."""
     return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
 
 
@@ -333,6 +324,5 @@ def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
 
 
 def _flatten(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the path and the value of each leaf."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield "/".join(str(getattr(key, "key", key)) for key in path), leaf
