@@ -123,8 +123,8 @@ def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndar
         reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
         if not reader.ok():
             raise ValueError("it is damaged")
-        numbers = _take(np.arange(reader.num_records()), rows).tolist()
-        records = np.frombuffer(b"".join(reader.read(numbers)), dtype)
+        wanted = _take(np.arange(reader.num_records()), rows).tolist()
+        records = np.frombuffer(b"".join(reader.read(wanted)), dtype)
         reader.close()
     except (TypeError, ValueError, RuntimeError) as error:  # from the file, or from the layout in its sidecar
         if isinstance(error, InputError):

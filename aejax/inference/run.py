@@ -187,7 +187,7 @@ class Run:
             size = getattr(sampler.kind, "size", None)
             if size != self.codebook_size:
                 raise InputError(
-                    f"the sampler draws {size} codes and the run has {self.codebook_size}: fit one on its indices"
+                    f"the sampler is for {size} codes and the run has {self.codebook_size}: fit one on its indices"
                 )
             code = sampler.sample(num, seed)
             return self.decode(code if self.codebook_size is None else self.lookup(code), label)
@@ -196,7 +196,7 @@ class Run:
             return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
         if len(self.latents) < 2:
             raise InputError(
-                "generate draws from the saved latents, and one alone would give one example again and again; give a "
+                "generate samples from the saved latents, and one alone would give one example again and again; give a "
                 "sampler, aejax.samplers.fit(name, run.encode(x)), or train with two or more samples and validation "
                 "examples"
             )
@@ -275,11 +275,11 @@ class Run:
     def _sample(self) -> Callable:
         model, spec = self.model, self.spec
 
-        def draw(variables, x, keys, label=None):
+        def sample(variables, x, keys, label=None):
             code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
             return code.z[0] if code.samples else code.z
 
-        return functools.partial(jax.jit(draw), self._on_device)
+        return functools.partial(jax.jit(sample), self._on_device)
 
     @functools.cached_property
     def _lookup(self) -> Callable:

@@ -170,9 +170,9 @@ def _train(
         training, validation, fixed = make_feeds(config, task, spec, splits, partition, new=not begin)
         partition.wait()  # until all processes have read the workdir, before it changes
         opened.claim()
-        asked = ask_all(stop, partition)
+        should_stop = ask_all(stop, partition)
         if not begin and config.pretrain.steps:
-            params = pretrain(config, task, training, partition, state.params, asked, quiet)
+            params = pretrain(config, task, training, partition, state.params, should_stop, quiet)
             state = start(task, params, state.variables)
 
         # ---- Steps
@@ -188,7 +188,9 @@ def _train(
         ):
             steps = range(begin, begin if recorder.done else config.steps)
             dispatches = batches(training, config.batch_size, config.seed, partition, at_once, steps)
-            run_steps(train_steps, partition.place(state), training.held, dispatches, recorder, opened, at_once, asked)
+            run_steps(
+                train_steps, partition.place(state), training.held, dispatches, recorder, opened, at_once, should_stop
+            )
         partition.wait()  # until all is written
     return from_checkpoint(recorder.load_newest())
 
@@ -201,7 +203,7 @@ def run_steps(
     recorder: Any,
     opened: OpenWorkdir,
     at_once: int,
-    asked: Callable[[], bool],
+    should_stop: Callable[[], bool],
 ) -> None:
     """Runs dispatches of `at_once` steps each until they end, early stopping, or a request to stop."""
     config = opened.config
@@ -209,10 +211,10 @@ def run_steps(
         state, metrics = train_steps(state, held, batch)
         recorder.add(step, metrics)
         due = step % config.checkpoint_every == 0 or step == config.steps
-        leaving = not due and asked()
+        leaving = not due and should_stop()
         if due or leaving:
             recorder.save(step, state, validated=due)
-        if leaving or recorder.done or (due and step < config.steps and asked()):
+        if leaving or recorder.done or (due and step < config.steps and should_stop()):
             return
 
 
@@ -282,8 +284,8 @@ def ask_all(stop: Callable[[], bool], partition: Partition) -> Callable[[], bool
     """Returns a function, for all processes to call together, that says whether any of them should stop."""
     numbers = itertools.count(1)
 
-    def asked() -> bool:
+    def should_stop() -> bool:
         preempted = checkpoint.is_preempted(next(numbers))
         return partition.any(stop() or preempted)
 
-    return asked
+    return should_stop

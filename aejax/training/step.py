@@ -48,7 +48,7 @@ class Task:
     def context(
         self, variables: Any, x: Array, batch: Batch, output: Any, keys: Array, step: Any, critic: Any
     ) -> Context:
-        """Returns the objective's view of a batch: x is prepared, and `keys` holds one key for each example."""
+        """Returns the objective's view of a batch: x is prepared, and `keys` holds one key per example."""
         label, mean = batch["label"] if self.model.classes else None, self.objective.mean
         return Context(
             self.model.apply, variables, x, output, keys, step, label, mean, critic, self.examples, self.axis_name
@@ -94,8 +94,8 @@ def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[Any], A
     state = start(task, params, variables)
     if task.adversary:
         output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))
-        critic = _strengthen(task.adversary.init(jax.random.fold_in(key, 1), output))
-        state = state.replace(critic={"params": critic, "opt_state": task.adversary.optimizer.init(critic)})
+        weights = _strengthen(task.adversary.init(jax.random.fold_in(key, 1), output))
+        state = state.replace(critic={"params": weights, "opt_state": task.adversary.optimizer.init(weights)})
     return state
 
 
@@ -140,23 +140,23 @@ def train_step(
     keys = derive_keys(jax.random.fold_in(key, state.step), batch)
     x = task.prepare(batch["x"])
     noisy = task.corruption(fold(keys, 0), x)
-    critic = state.critic.get("params")
+    discriminator = state.critic.get("params")
 
     def loss_fn(params):
         variables = {"params": params, **state.variables}
         output, updated = task.apply(variables, noisy, batch, fold(keys, 1), train=True, mutable=list(state.variables))
-        c = task.context(variables, x, batch, output, fold(keys, 2), state.step, critic)
+        c = task.context(variables, x, batch, output, fold(keys, 2), state.step, discriminator)
         metrics = jax.tree.map(jnp.mean, task.losses(c) | dict(output.code.metrics))
         return metrics["loss"], (metrics, updated, output)
 
     grads, (metrics, variables, output) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = reduce((grads, metrics), "mean")
     variables = _reduce_variables(variables, reduce)
-    updated_critic = state.critic
+    updated_discriminator = state.critic
     if task.adversary:
         before = {"params": state.params, **state.variables}
-        c = task.context(before, x, batch, output, fold(keys, 2), state.step, critic)
-        updated_critic, metrics["critic_loss"] = _update_discriminator(state.critic, c, task.adversary, reduce)
+        c = task.context(before, x, batch, output, fold(keys, 2), state.step, discriminator)
+        updated_discriminator, metrics["critic_loss"] = _update_discriminator(state.critic, c, task.adversary, reduce)
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -169,7 +169,7 @@ def train_step(
         ema = optax.incremental_update(params, ema, jnp.where(updated, 1 - decay, 0.0))
     # Without the barrier the compiler shares the squares with Adam and writes them to memory.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
-    return TrainState(state.step + 1, params, variables, opt_state, ema, updated_critic), metrics
+    return TrainState(state.step + 1, params, variables, opt_state, ema, updated_discriminator), metrics
 
 
 def derive_keys(key: Array, batch: Batch) -> Array:
@@ -185,12 +185,12 @@ def _reduce_variables(variables: Any, reduce: Reduce) -> Any:
     return jax.tree.map(pick, variables, means, largest)
 
 
-def _update_discriminator(critic: Any, c: Context, adversary: Adversary, reduce: Reduce) -> tuple[Any, Array]:
+def _update_discriminator(state: Any, c: Context, adversary: Adversary, reduce: Reduce) -> tuple[Any, Array]:
     """Updates the discriminator on one batch; returns its parameters and optimizer state, and its loss."""
-    loss, grads = jax.value_and_grad(lambda params: adversary.loss(params, c).mean())(critic["params"])
+    loss, grads = jax.value_and_grad(lambda params: adversary.loss(params, c).mean())(state["params"])
     loss, grads = reduce((loss, grads), "mean")
-    updates, opt_state = adversary.optimizer.update(grads, critic["opt_state"], critic["params"])
-    return {"params": optax.apply_updates(critic["params"], updates), "opt_state": opt_state}, loss
+    updates, opt_state = adversary.optimizer.update(grads, state["opt_state"], state["params"])
+    return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}, loss
 
 
 def eval_variables(state: TrainState) -> dict[str, Any]:

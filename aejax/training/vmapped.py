@@ -106,9 +106,9 @@ def train_together(
             recorder = Recorders(members, config.log_every)
             steps = range(begin, begin if recorder.done else config.steps)
             of_run = [batches(training, config.batch_size, c.seed, partition, at_once, steps) for c in configs]
-            dispatches, asked = zip(*of_run, strict=True), loop.ask_all(stop, partition)
+            dispatches, should_stop = zip(*of_run, strict=True), loop.ask_all(stop, partition)
             state = partition.place(stack_trees(states))
-            loop.run_steps(train_steps, state, training.held, dispatches, recorder, first, at_once, asked)
+            loop.run_steps(train_steps, state, training.held, dispatches, recorder, first, at_once, should_stop)
         if not any(member.error for member in members):
             partition.wait()  # until all is written
     return [member.error or from_checkpoint(member.recorder.load_newest()) for member in members]

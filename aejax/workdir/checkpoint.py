@@ -85,17 +85,14 @@ class Checkpoints:
         with self._guard_storage():
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes does not fit on the disk")
+            sums = checksums.compute_checksums(arrays)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(copied), samples=ocp.args.StandardSave(dict(samples))
                 ),
                 metrics=None if loss is None else {"validation_loss": loss},
-                custom_metadata={
-                    **self._metadata,
-                    "sums": checksums.compute_checksums(arrays),
-                    "crc": _compute_crc(self._metadata),
-                },
+                custom_metadata={**self._metadata, "sums": sums, "crc": _compute_crc(self._metadata)},
                 force=True,
             )
 
@@ -236,9 +233,7 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
                 about = checkpointer.metadata(path)
                 shapes = {name: about.item_metadata[name].tree for name in handlers}
                 _check_size(shapes)
-                wanted = {
-                    name: ocp.args.StandardRestore(jax.tree.map(_ask_for_numpy, shapes[name])) for name in handlers
-                }
+                wanted = {name: ocp.args.StandardRestore(jax.tree.map(_make_target, shapes[name])) for name in handlers}
                 items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
             saved = dict(about.custom_metadata)
             metadata = {key: saved[key] for key in ("config", "spec")}
@@ -273,7 +268,7 @@ def _compute_crc(metadata: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
 
 
-def _ask_for_numpy(about: Any) -> Any:
+def _make_target(about: Any) -> Any:
     """Returns a target that makes Orbax restore a whole NumPy array; it takes the memory of a single value."""
     return np.broadcast_to(np.zeros((), about.dtype), about.shape)
 
