@@ -28,7 +28,7 @@ class Partition:
     """
 
     def __init__(self, devices: Sequence[jax.Device] | None = None, name: str = "pmap"):
-        """`devices` defaults to those of all processes. Raises InputError for an unknown name."""
+        """Uses `devices`, by default those of all processes. Raises InputError for an unknown name."""
         if name not in NAMES:
             raise one_of("partition.name", name, NAMES)
         self.devices = tuple(sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id)))

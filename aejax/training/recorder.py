@@ -21,7 +21,7 @@ class Window:
     """Metrics of dispatches, kept on device until the next dispatch runs, so that reading overlaps computation."""
 
     def __init__(self, log_every: int, log: Callable[[int, Metrics], None]):
-        """`log(step, metrics)` gets the metrics of all steps since its last call, [..., steps]."""
+        """Calls `log(step, metrics)` with the metrics [..., steps] of all steps since its last call."""
         self._log_every, self._log = log_every, log
         self._window: list[Any] = []
         self._full: tuple[int, list[Any]] | None = None
@@ -64,7 +64,7 @@ class Recorder:
         quiet: bool = False,
         checkpoints: type[Checkpoints] | type[InMemory] = Checkpoints,
     ):
-        """`trained_on` is what `data.identify` returns; `validate` and `sample` come from `evaluator`."""
+        """Opens the files; `trained_on` comes from `data.identify`, `validate` and `sample` from `evaluator`."""
         config = opened.config
         metadata = {"config": opened.plain, "spec": spec.to_dict(), "data": dict(trained_on)}
         broken = opened.saved.broken if opened.saved and opened.primary else ()
