@@ -1,4 +1,4 @@
-"""Paths of this machine, files that are written whole, JSON that is read with its form checked; the cache folder."""
+"""The door to this machine's files: paths, files written as a whole, JSON whose form is checked, the cache folder."""
 
 import contextlib
 import errno
@@ -17,14 +17,14 @@ from typing import Any, BinaryIO, TextIO
 from aejax.errors import InputError, StorageError, shown
 
 _DEEPEST, _LARGEST = 64, 2**28  # levels of nesting and bytes of a JSON file
-_LEFT = 3600  # seconds after which an unfinished file that nobody has written to is one that a kill left
-TEMPORARY = ".tmp"  # the end of the name of a file that is not yet whole
+_ABANDONED = 3600  # seconds without a write after which an unfinished file belongs to a process that was killed
+TEMPORARY = ".tmp"  # the suffix of an unfinished file
 
 
 def local(path: str | os.PathLike[str]) -> Path:
-    """Returns the path with ~ expanded; raises InputError for an address such as gs://bucket/runs and for no path.
+    """Returns the path with ~ expanded. Raises InputError for an address such as gs://bucket/runs, or for no path.
 
-    Every folder or file that a user names, by a flag or an argument, comes through here.
+    Every path that a user gives, in a flag or an argument, passes through this function.
     """
     try:
         text = os.fspath(path)
@@ -48,7 +48,7 @@ def local(path: str | os.PathLike[str]) -> Path:
 
 
 def inside(folder: Path, *parts: str) -> Path:
-    """Returns `folder/parts`; raises InputError where a part or a link leads out of the folder."""
+    """Returns `folder/parts`. Raises InputError if a part or a link leads out of the folder."""
     path = folder.joinpath(*parts)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{path} leads out of {folder}, to {path.resolve()}; remove it, or put a folder in its place")
@@ -56,7 +56,7 @@ def inside(folder: Path, *parts: str) -> Path:
 
 
 def file_name(text: str) -> str:
-    """Returns a name for a file made of letters, digits and . _ + = -, with a checksum where `text` was changed."""
+    """Returns a file name of letters, digits and . _ + = - only, with a checksum if it differs from `text`."""
     safe = re.sub(r"[^\w.+=-]|^\.+", "_", text) or "_"
     if safe == text and len(text.encode()) <= 100:
         return text
@@ -64,7 +64,7 @@ def file_name(text: str) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises StorageError where nothing can be written in the folder, or where it would be made; leaves nothing."""
+    """Raises StorageError if nothing can be written in the folder, or where it would be made. Creates nothing."""
     try:
         place = folder.absolute()
         while not place.exists():
@@ -73,31 +73,31 @@ def check_writable(folder: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise StorageError(f"{folder} cannot be written: a file is in its place; choose another folder") from error
     except OSError as error:
-        raise _unwritten(folder, error) from error
+        raise make_write_error(folder, error) from error
 
 
 def writable(folder: Path) -> Path:
-    """Makes the folder if need be and returns it; raises StorageError where nothing can be written there."""
+    """Creates the folder if it is missing and returns it. Raises StorageError if nothing can be written there."""
     check_writable(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritten(folder, error) from error
+        raise make_write_error(folder, error) from error
     return folder
 
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
-    """Opens a new file that takes the place of `file` at the end; after an error `file` is as it was.
+    """Opens a new file that replaces `file` when the context ends; after an error `file` stays as it was.
 
-    A link in its place is replaced, not followed. Raises StorageError where it cannot be written.
+    A link in its place is replaced, not followed. Raises StorageError if the file cannot be written.
     """
     prefix = f".{file.name[:200]}."
     written = file.with_name(f"{prefix}{secrets.token_hex(4)}{TEMPORARY}")
     try:
         for other in file.parent.iterdir():
             if other.name.startswith(prefix) and other.suffix == TEMPORARY:
-                _remove_left(other)
+                _remove_abandoned(other)
         with written.open("xb") as opened:
             yield opened
             opened.flush()
@@ -107,18 +107,18 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             written.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise _unwritten(file, error) from error
+            raise make_write_error(file, error) from error
         raise
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Writes the file whole, or leaves what was there. Escapes what UTF-8 cannot hold, such as parts of odd paths."""
+    """Replaces the file's content, or leaves it after an error. Escapes what UTF-8 cannot encode, as in odd paths."""
     with replacing(file) as opened:
         opened.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def append(file: Path) -> TextIO:
-    """Opens the file to write lines at its end, each at once; raises StorageError where it cannot, or is a link."""
+    """Opens the file to append lines without delay. Raises StorageError for a link or a file that cannot be opened."""
     try:
         # A pipe that nobody reads would hang here.
         opener = lambda path, flags: os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # noqa: E731
@@ -126,25 +126,28 @@ def append(file: Path) -> TextIO:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StorageError(f"{file} is a link, which is not written through; remove it") from error
-        raise _unwritten(file, error) from error
+        raise make_write_error(file, error) from error
     os.set_blocking(opened.fileno(), True)
     return opened
 
 
-def _remove_left(file: Path) -> None:
-    """Removes an unfinished file that its writer has left; others may be at work on theirs."""
+def _remove_abandoned(file: Path) -> None:
+    """Removes an unfinished file that nobody writes to any more; other processes may still write to theirs."""
     with contextlib.suppress(OSError):
-        if file.lstat().st_mtime < time.time() - _LEFT:
+        if file.lstat().st_mtime < time.time() - _ABANDONED:
             file.unlink()
 
 
-def _unwritten(path: Path, error: OSError) -> StorageError:
-    cure = "free some space or rights and run the same command again"
-    return StorageError(f"{path} cannot be written ({error.strerror or error}); {cure}")
+def make_write_error(path: str | Path, reason: OSError | str, otherwise: str = "") -> StorageError:
+    """Returns the error for a path that cannot be written, with the cure; `otherwise` is another cure."""
+    if isinstance(reason, OSError):
+        reason = reason.strerror or str(reason)
+    cure = "free some space or rights" + (f", or {otherwise}," if otherwise else "")
+    return StorageError(f"{path} cannot be written ({reason}); {cure} and run the same command again")
 
 
 def read_bytes(file: Path, largest: int = _LARGEST) -> bytes:
-    """Returns the content of a regular file; raises StorageError for anything else, which might never end."""
+    """Returns the content of a regular file. Raises StorageError for anything else, as reading it might not end."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
@@ -157,7 +160,7 @@ def read_bytes(file: Path, largest: int = _LARGEST) -> bytes:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Returns the JSON object that the file holds; raises StorageError where it is anything else."""
+    """Returns the JSON object in the file. Raises StorageError if the file holds anything else."""
     content = read_bytes(file)
     try:
         return parse_object(content)
@@ -167,7 +170,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """Returns the object that a JSON text holds; raises ValueError for any other text, or a deeply nested one."""
+    """Returns the object in a JSON text. Raises ValueError for any other text and for deep nesting."""
     try:
         parsed = json.loads(text)
     except RecursionError as error:
@@ -183,5 +186,5 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 
 def cache_of_user() -> Path:
-    """Returns aejax's folder for what can be made again; it may be deleted at any time."""
+    """Returns aejax's cache folder, which may be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aejax"

@@ -1,4 +1,4 @@
-"""From a section of a config, a `name` and attributes, to an instance of the class it names."""
+"""Instances of the classes that sections of a config name, with their attributes checked."""
 
 import dataclasses
 import importlib
@@ -15,15 +15,18 @@ T = TypeVar("T")
 Natural = Annotated[int, "may be 0"]  # an attribute that may be 0, where `int` must be above
 
 
-def instance(part: str, classes: Mapping[str, type[T]], section: Mapping[str, Any], given: Mapping[str, Any] = {}) -> T:
-    """`classes[name](**attributes)`, or of the class that "package.module:Class" names.
+def instantiate(
+    part: str, classes: Mapping[str, type[T]], section: Mapping[str, Any], given: Mapping[str, Any] = {}
+) -> T:
+    """Returns an instance of the dataclass that `section["name"]` names; the other entries are its attributes.
 
-    Attributes that the class declares and the section leaves out come from `given`. Raises InputError
-    where the name, an attribute or a whole number is not what the class wants.
+    The name is one of `classes`, or "package.module:Class". Attributes that the class declares and the section leaves
+    out come from `given`. Raises InputError for an unknown name or attribute, for a missing attribute, and for a value
+    of the wrong type.
     """
     options = dict(section)
     name = options.pop("name", None)
-    cls = named(f"{part}.name", name, classes)
+    cls = resolve(f"{part}.name", name, classes)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise InputError(f"{part}.name={name!r} is no module or dataclass; name a class of that kind")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("parent", "name")}  # type: ignore[arg-type]
@@ -40,8 +43,8 @@ def instance(part: str, classes: Mapping[str, type[T]], section: Mapping[str, An
     return cls(**options)
 
 
-def named(what: str, name: Any, choices: Mapping[str, T]) -> T:
-    """The choice called `name`, or what "package.module:attribute" names; InputError where there is none."""
+def resolve(what: str, name: Any, choices: Mapping[str, T]) -> T:
+    """Returns `choices[name]`, or the object that "package.module:attribute" names. Raises InputError for neither."""
     if isinstance(name, str) and name in choices:
         return choices[name]
     module, colon, attribute = str(name).partition(":")
@@ -54,20 +57,21 @@ def named(what: str, name: Any, choices: Mapping[str, T]) -> T:
 
 
 def check_type(what: str, value: Any, kind: Any) -> None:
-    """Raises InputError where an attribute annotated by `kind` is of another kind; other annotations take anything."""
+    """Raises InputError if `value` does not fit the annotation `kind`; annotations unknown here take anything."""
     if kind == Sequence[int]:
-        if not isinstance(value, Sequence) or isinstance(value, str) or not all(_whole(n, 1) for n in value):
+        if not isinstance(value, Sequence) or isinstance(value, str) or not all(_is_whole(n, 1) for n in value):
             raise InputError(f"{what} must be whole numbers above 0, e.g. (64, 32), got {shown(value)}")
     elif kind in (int, Natural):
-        if not _whole(value, int(kind is int)):
+        if not _is_whole(value, int(kind is int)):
             least = "a whole number above 0" if kind is int else "0 or a whole number above it"
             bound = ", and below 2**31" if isinstance(value, int) and value >= 2**31 else ""
             raise InputError(f"{what} must be {least}{bound}, got {shown(value)}")
-    elif kind is float and not isinstance(value, Array):  # traced: of runs that train together
+    elif kind is float and not isinstance(value, Array):  # it is traced when runs train together
         check_kind(what, value, 0.0)
     elif kind in (str, bool):
         check_kind(what, value, kind())
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31  # as sizes of arrays are
+def _is_whole(value: Any, least: int) -> bool:
+    # Sizes of arrays are below 2**31.
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31

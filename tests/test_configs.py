@@ -41,16 +41,16 @@ def test_tiny_trains_resumes_and_is_the_same_on_one_device_and_four(name, tmp_pa
     config.optim.update(name="sgd", lr=1e-3, options={"decay": 0.9})
     config.ema = 0.9
     aejax.train(config, tmp_path / "four")
-    whole = checkpoint.newest(tmp_path / "four")
+    whole = checkpoint.load_newest(tmp_path / "four")
     assert whole.step == config.steps == 4
     shutil.rmtree(tmp_path / "four/checkpoints/4")
     with pytest.warns(match="the checkpoint of step 4 is missing"):
         run = aejax.train(config, tmp_path / "four")  # from step 2
-    assert_trees_equal(checkpoint.newest(tmp_path / "four").state, whole.state)
+    assert_trees_equal(checkpoint.load_newest(tmp_path / "four").state, whole.state)
 
     aejax.train(config, tmp_path / "one", devices=one_device())
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # noqa: E731
-    jax.tree.map(close, checkpoint.newest(tmp_path / "one").state, whole.state)
+    jax.tree.map(close, checkpoint.load_newest(tmp_path / "one").state, whole.state)
     records, records_of_one = metrics_log.read(tmp_path / "four"), metrics_log.read(tmp_path / "one")
     assert len(records) == len(records_of_one) > 0
     for of_four, of_one in zip(records, records_of_one, strict=True):

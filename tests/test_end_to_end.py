@@ -58,7 +58,7 @@ def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
     assert (config["encoder"]["activation"], config["objective"]["weights"]) == ("gelu", {"l1": 1e-3})
     assert "encoder/conv_0" in errors  # the table of parameters
     assert re.search(r"^total\s+[\d,]+$", errors, re.MULTILINE)
-    assert checkpoint.steps(workdir) == [2, 4]
+    assert checkpoint.list_steps(workdir) == [2, 4]
     assert {p.name for p in (workdir / "evaluation/4").iterdir()} == {"curves.png", "reconstructions.png"}
     assert aejax.load_run(workdir).latents.shape[1:] == (2, 2, 8)
 
@@ -123,15 +123,15 @@ def test_sigterm_saves_and_exits_cleanly_and_the_same_command_goes_on(tmp_path, 
     workdir = tmp_path / "run"
     arguments = (*LONG, f"--workdir={workdir}")
     process = launch("train", *arguments, devices=devices)
-    wait_for(lambda: len(checkpoint.steps(workdir)) > 0, process)
+    wait_for(lambda: len(checkpoint.list_steps(workdir)) > 0, process)
     process.send_signal(signal.SIGTERM)
     code, output, errors = finish(process)
     assert code == 75, errors
-    stopped = checkpoint.steps(workdir)[-1]
+    stopped = checkpoint.list_steps(workdir)[-1]
     assert f"saved at step {stopped:,} of 20,000" in output
-    assert int(checkpoint.newest(workdir).state["step"]) == stopped
+    assert int(checkpoint.load_newest(workdir).state["step"]) == stopped
     again = launch("train", *arguments, devices=devices)
-    wait_for(lambda: checkpoint.steps(workdir)[-1] > stopped, again)
+    wait_for(lambda: checkpoint.list_steps(workdir)[-1] > stopped, again)
     again.send_signal(signal.SIGTERM)
     assert finish(again)[0] == 75
     steps = [r["step"] for r in metrics_log.read(workdir) if "train/loss" in r]

@@ -70,6 +70,15 @@ def test_a_file_is_whole_or_as_it_was_and_links_are_replaced(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine"]
 
 
+def test_the_error_of_what_cannot_be_written_has_reason_and_cures():
+    error = files.make_write_error(Path("x"), OSError(28, "No space left on device"), "remove the link")
+    cure = "free some space or rights, or remove the link, and run the same command again"
+    assert str(error) == f"x cannot be written (No space left on device); {cure}"
+    assert str(files.make_write_error("x", "full")).endswith(
+        "(full); free some space or rights and run the same command again"
+    )
+
+
 def test_what_a_kill_left_is_removed_by_a_later_write(tmp_path):
     names = {".x.json.aa.tmp": True, ".x.json.bb.tmp": False, ".y.json.cc.tmp": True, "x.json.tmp": True}
     for name, old in names.items():

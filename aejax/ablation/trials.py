@@ -13,7 +13,7 @@ from aejax.ablation.plan import short
 from aejax.errors import InputError, StorageError, printable
 from aejax.files import inside, local, read_json
 from aejax.workdir import metrics_log
-from aejax.workdir.lifecycle import why_ended
+from aejax.workdir.lifecycle import read_end
 
 PLAN = "sweep.json"
 ABSENT = "-"
@@ -156,7 +156,7 @@ def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, li
     if not (folder / PLAN).exists():
         if not runs:
             raise InputError(f"{folder} holds no runs; give a folder whose folders are workdirs")
-        failed = {f.name: why for f in sorted(folder.iterdir()) if f.name not in runs and (why := why_ended(f))}
+        failed = {f.name: why for f in sorted(folder.iterdir()) if f.name not in runs and (why := read_end(f))}
         notes = [f"{printable(name)}: {why}; not counted" for name, why in failed.items()]
         return [_trial(f, {}, at) for f in runs.values()], None, notes
     plan = _json(folder / PLAN)
@@ -189,7 +189,7 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     """Returns the run of a workdir, or the planned one where there is no workdir yet."""
     name = printable(folder.name)
     if not _is_run(folder):
-        return Trial(name, planned, problem=why_ended(folder) or "not started")
+        return Trial(name, planned, problem=read_end(folder) or "not started")
     config = _flat(_json(folder / "config.json"))
     if not all(isinstance(config.get(key, 0), int) for key in ("seed", "patience")) or not isinstance(
         config.get("steps"), int
@@ -198,7 +198,7 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     history = metrics_log.read(folder)
     validated = [r for r in history if "validation/loss" in r]
     steps = validated[-1]["step"] if validated else 0  # losses of later steps may exist without their validation
-    if why := why_ended(folder):
+    if why := read_end(folder):
         return Trial(name, config, steps, {}, history, f"{why} (step {steps:,} of {config['steps']:,})")
     if not _is_finished(config, steps, [r["validation/loss"] for r in validated]):
         return Trial(name, config, steps, {}, history, f"unfinished, step {steps:,} of {config['steps']:,}")

@@ -25,7 +25,7 @@ from aejax import config as config_lib
 from aejax import data
 from aejax.cli.launching.job import STOPPED
 from aejax.distributed import processes
-from aejax.files import cache_of_user, local, writable
+from aejax.files import cache_of_user, local, make_write_error, writable
 
 _PATIENCE = 120  # seconds
 
@@ -83,7 +83,7 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
         if not isinstance(error, aejax.AejaxError):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            error = aejax.StorageError(f"{error.strerror}: {error.filename or 'while writing'}; free some space")
+            error = make_write_error(error.filename or "the output", error)
         if jax.distributed.is_initialized():
             processes.leave(error)
         sys.exit(f"error: {error}")

@@ -76,11 +76,11 @@ def sample() -> None:
     run = command.load(workdir, _STEP.value)
     if out.suffix == ".png" and len(run.spec.shape) == 3 and not drawable(run.spec.shape):
         raise aejax.InputError(f"examples of {run.spec.shape} are not images of 1 or 3 channels; write them to an .npz")
-    label = sampling.labels(run, num, _LABEL.value)
+    label = sampling.choose_labels(run, num, _LABEL.value)
     sampler = None
     if wanted:
         samplers.check_kind(wanted["name"], run.codebook_size is not None)
-        sampler = sampling.fitted(run, workdir, **wanted)
+        sampler = sampling.load_or_fit(run, workdir, **wanted)
     write(out, run, run.generate(num, _SEED.value, label, sampler), label)
     print(out)
 

@@ -35,7 +35,7 @@ from aejax.training import vmapped
 from aejax.training.task import make_task
 from aejax.training.vmapped import train_together
 from aejax.workdir import checkpoint, metrics_log
-from aejax.workdir.lifecycle import is_finished, why_ended
+from aejax.workdir.lifecycle import is_finished, read_end
 
 _CONFIG = config_flag("config", "Config of all runs: a name, e.g. vae or vae:tiny, or a file of your own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
@@ -81,15 +81,15 @@ def status(workdir: Path, run: Planned) -> str:
     if not folder.exists():
         return "new"
     finished = is_finished(run.config, folder)
-    return why_ended(folder) or ("finished" if finished else "interrupted")
+    return read_end(folder) or ("finished" if finished else "interrupted")
 
 
 def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
     """Groups runs that may train in one program: at the same step, differing in seed and numbers, in plan order."""
     alike: dict[tuple[str, int], list[Planned]] = {}
     for run in runs:
-        begin = max(checkpoint.steps(workdir / run.name), default=0)
-        alike.setdefault((vmapped.common(run.config), begin), []).append(run)
+        begin = max(checkpoint.list_steps(workdir / run.name), default=0)
+        alike.setdefault((vmapped.identify_program(run.config), begin), []).append(run)
     return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
 
 

@@ -74,7 +74,7 @@ def train() -> None:
     several = _DISTRIBUTED.value or _COORDINATOR.value
     if not several and (_PROCESSES.value or _PROCESS.value != -1):
         raise aejax.InputError("--processes and --process need --coordinator=host:port")
-    with processes.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) if several else nullcontext():
+    with processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) if several else nullcontext():
         with command.until_signal() as asked:
             run = aejax.train(config, workdir, stop=asked, profiled=profiled)
         primary = not several or jax.process_index() == 0

@@ -16,7 +16,7 @@ from aejax.data.arrays import read_npy, write_npy
 from aejax.data.loader import read
 from aejax.data.sources import Arrays, Source
 from aejax.errors import InputError
-from aejax.files import TEMPORARY, cache_of_user
+from aejax.files import TEMPORARY, cache_of_user, make_write_error
 
 _ABANDONED = 86_400  # seconds after which an unfinished folder belongs to a process that was killed
 FORMAT = 2  # to be raised when the same files are decoded to other values
@@ -43,8 +43,7 @@ def cache_decoded(source: Source, fit: str) -> Source:
             return found
         except OSError as error:
             warnings.warn(
-                f"{source.name} is decoded again by each run: {folder} cannot be written ({error.strerror}); "
-                "free some space, or set XDG_CACHE_HOME",
+                f"{source.name} is decoded again by each run: {make_write_error(folder, error, 'set XDG_CACHE_HOME')}",
                 stacklevel=2,
             )
             return {}

@@ -1,4 +1,4 @@
-"""The only file that knows of devices and processes: jit on one device, on several pmap, or jit of sharded arrays."""
+"""Data parallelism over devices and processes: jit on one device; pmap, or jit of sharded arrays, on several."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,26 +15,27 @@ NAMES = ("pmap", "sharded")
 
 
 class Partition:
-    """Data parallelism: every device computes a share of each batch.
+    """Division of batches, and optionally of the state, among devices.
 
-    `pmap`: every device holds the whole state. `sharded`: each holds a share of every array of the state, cut along the
-    array's largest axis that the number of devices divides; the compiler gathers what a layer needs when it needs it.
+    `pmap` replicates the state on every device. `sharded` divides each array of the state along its largest axis that
+    the number of devices divides; the compiler gathers the arrays of a layer when the layer needs them.
 
     Attributes:
-      devices: of all processes, those of one process next to each other.
-      axis_name: of functions that `compile` maps; None where they see the whole batch.
-      primary: whether this process is the one that writes what is written once.
+      devices: the devices of all processes, ordered by process.
+      axis_name: axis of the functions that `compile` maps; None if they see the whole batch.
+      primary: whether this process writes the files that only one process writes.
+      sharded: whether the state is divided.
     """
 
     def __init__(self, devices: Sequence[jax.Device] | None = None, name: str = "pmap"):
-        """`devices` to use, those of all processes unless told."""
+        """Uses `devices`, by default those of all processes. Raises InputError for an unknown name."""
         if name not in NAMES:
             raise one_of("partition.name", name, NAMES)
         self.devices = tuple(sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id)))
         self._own = [i for i, d in enumerate(self.devices) if d.process_index == jax.process_index()]
         self._everywhere = len({d.process_index for d in self.devices}) > 1
         self._mesh = Mesh(np.array(self.devices), (AXIS,))
-        self._whole = self._sharding(PartitionSpec())
+        self._whole = self._make_sharding(PartitionSpec())
         self.primary = jax.process_index() == self.devices[0].process_index
         self.sharded = name == "sharded" and len(self.devices) > 1
         self.axis_name = AXIS if len(self.devices) > 1 and not self.sharded else None
@@ -44,6 +45,7 @@ class Partition:
             self._any = self.compile(lambda carry, held, batch, reduce: (carry, reduce(batch.max(), "max")))
 
     def check(self, batch_size: int) -> None:
+        """Raises InputError if the devices cannot divide a batch evenly."""
         if batch_size % len(self.devices):
             raise InputError(
                 f"batch_size={batch_size} cannot be divided among {len(self.devices)} devices; "
@@ -51,39 +53,39 @@ class Partition:
             )
 
     def own(self, batch_size: int) -> slice:
-        """The examples of a batch that this process's devices compute: it reads no others."""
+        """Returns the slice of a batch that this process reads, for its own devices."""
         each = batch_size // len(self.devices)
         return slice(self._own[0] * each, (self._own[-1] + 1) * each)
 
     def init(self, function: Callable, *arguments: Any) -> Any:
-        """`function(*arguments)`, the state before the first step, computed where `place` would put it."""
-        # One program that runs once: optimising it for a CPU took 2.8 s of a start for `conv`, and so takes 0.8.
+        """Computes the initial state `function(*arguments)`, with its arrays where `place` would put them."""
+        # The program runs once. For `conv` on a CPU, full optimization takes 2.8 s and this level 0.8 s.
         options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-        where = self._places(jax.eval_shape(function, *arguments)) if self.sharded else None
+        where = self._choose_shardings(jax.eval_shape(function, *arguments)) if self.sharded else None
         return jax.jit(function, out_shardings=where, compiler_options=options)(*arguments)
 
     def place(self, state: Any) -> Any:
-        """Puts a state where `compile` wants it: a copy on every device, or a share; shapes stay as they are."""
-        return jax.tree.map(_put, state, self._places(state)) if self.sharded else self.replicate(state)
+        """Moves a state to where `compile` expects it, replicated or divided. Shapes do not change."""
+        return jax.tree.map(_put, state, self._choose_shardings(state)) if self.sharded else self.replicate(state)
 
     def replicate(self, tree: Any) -> Any:
-        """Puts a copy of `tree` on every device; shapes stay as they are."""
+        """Replicates `tree` on every device. Shapes do not change."""
         if not self._everywhere:
             return jax.device_put(tree, self._whole)
         return jax.tree.map(lambda a: _put(a, self._whole), tree)
 
     def share(self, batch: Any, axis: int = 0) -> Any:
-        """Puts each device's share of the examples, which lie along `axis`, on that device.
+        """Divides the examples, which lie along `axis`, among the devices.
 
-        Of several processes each gives the examples `own(batch_size)`.
+        Each process passes the examples `own(batch_size)` of the batch.
         """
         n = len(self._own)
         if self.sharded:
-            where = self._sharding(PartitionSpec(*[None] * axis, AXIS))
+            where = self._make_sharding(PartitionSpec(*[None] * axis, AXIS))
         elif len(self.devices) == 1:
             where = self._whole
         else:
-            where = self._sharding(PartitionSpec(AXIS))
+            where = self._make_sharding(PartitionSpec(AXIS))
             divide = lambda a: np.moveaxis(a.reshape(*a.shape[:axis], n, -1, *a.shape[axis + 1 :]), axis, 0)  # noqa: E731
             batch = jax.tree.map(divide, batch)
         if not self._everywhere:
@@ -93,9 +95,9 @@ class Partition:
     def compile(self, function: Callable) -> Callable:
         """Compiles `carry, result = function(carry, held, batch, reduce=...)` for the devices.
 
-        `carry` (donated) is a state, see `place`, `held` too or the same on every device, `batch` comes from `share`.
-        `reduce(tree, how)`, with how "mean", "sum" or "max", reduces a tree over the devices: what the
-        function returns must be reduced, or made from what is. The result is the same on every device.
+        `carry` is a state from `place`, and is donated; `held` is such a state, or is replicated; `batch` comes from
+        `share`. `reduce(tree, how)` reduces a tree over the devices, where `how` is "mean", "sum" or "max". The
+        function must derive its results from reduced values, so that they are equal on every device.
         """
         if len(self.devices) == 1 or self.sharded:
             alone = functools.partial(function, reduce=lambda tree, how: tree)
@@ -111,10 +113,10 @@ class Partition:
         )
         return self._one_at_a_time(mapped)
 
-    def on_whole(self, function: Callable) -> Callable:
-        """Compiles `function(state, batch)` for a small batch that is not shared; its results are numpy.
+    def compile_whole(self, function: Callable) -> Callable:
+        """Compiles `function(state, batch)` for a small batch that is not divided, with NumPy arrays as results.
 
-        One device computes it, but where the state is sharded.
+        Runs on one device, or on all devices if the state is sharded.
         """
         if not self.sharded:
             compiled = jax.jit(function)
@@ -123,9 +125,9 @@ class Partition:
         return lambda state, batch: jax.device_get(sharded(state, self.replicate(batch)))
 
     def any(self, said: bool) -> bool:
-        """Whether any process said so; all are told the same.
+        """Returns the logical OR of `said` over all processes.
 
-        Of several processes, what was said in the last call: the answer is on its way while the devices work.
+        With several processes, returns the result of the previous call, so that communication overlaps computation.
         """
         if not self._everywhere:
             return said
@@ -134,38 +136,39 @@ class Partition:
         return bool(before)
 
     def wait(self) -> None:
-        """Returns when all processes have come here."""
+        """Waits until all processes have called this method."""
         self.any(False)
         jax.block_until_ready(self._said)
 
-    def _sharding(self, spec: PartitionSpec) -> Sharding:
+    def _make_sharding(self, spec: PartitionSpec) -> Sharding:
         return SingleDeviceSharding(self.devices[0]) if len(self.devices) == 1 else NamedSharding(self._mesh, spec)
 
-    def _places(self, tree: Any) -> Any:
-        """Of each array, where its shares lie."""
+    def _choose_shardings(self, tree: Any) -> Any:
+        """Returns the sharding of each array: along its largest axis that the number of devices divides, if any."""
 
         def place(a: Any) -> Sharding:
             shape, n = np.shape(a), len(self.devices)
             axis = max((i for i, size in enumerate(shape) if size % n == 0), key=lambda i: shape[i], default=None)
-            return self._sharding(PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS))
+            return self._make_sharding(PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS))
 
         return jax.tree.map(place, tree)
 
     def _jit_sharded(self, function: Callable) -> Callable:
         @functools.cache
         def compiled() -> Callable:
-            # The places of the carry are known with its shapes alone.
+            # The shardings of the carry depend on its shapes, which are known here.
             def constrained(carry: Any, held: Any, batch: Any) -> Any:
                 carry, result = function(carry, held, batch)
-                return jax.lax.with_sharding_constraint((carry, result), (self._places(carry), self._whole))
+                return jax.lax.with_sharding_constraint((carry, result), (self._choose_shardings(carry), self._whole))
 
             return jax.jit(constrained, donate_argnums=0)
 
         return compiled()
 
     def _one_at_a_time(self, function: Callable) -> Callable:
-        # XLA:CPU runs all devices of a process on one pool of threads: with several programs in flight, their
-        # collectives can take each other's threads and wait for ever, and each holds its buffers. Accelerators queue.
+        """Makes the function wait, on CPU, until the last program of the partition has finished."""
+        # XLA:CPU runs all devices of a process on one pool of threads: the collectives of several programs in flight
+        # can take each other's threads and wait forever, and each program keeps its buffers. Accelerators have queues.
         if self.devices[0].platform != "cpu":
             return function
 
@@ -179,7 +182,7 @@ class Partition:
 
 
 def _put(a: Any, where: Sharding) -> jax.Array:
-    """An array that every process holds, or that lies there already, without asking whether they hold the same."""
+    """Moves an array that every process has, or that is there already, without comparing it among processes."""
     if isinstance(a, jax.Array) and not a.is_fully_addressable:
         return jax.device_put(a, where)
     a = np.asarray(a)

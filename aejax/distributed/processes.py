@@ -1,4 +1,4 @@
-"""Joining the processes of a run, and leaving them: together at the end, in one line when one of them is lost."""
+"""Entry and exit of the processes of a run: together at the end, with one line each when one of them is lost."""
 
 import contextlib
 import os
@@ -13,47 +13,54 @@ import jax
 from aejax.errors import AejaxError, InputError, LostError
 
 LOST = (
-    "another process of the run was lost; look at what it said last, and run the same command again on all: "
-    "it goes on from the newest checkpoint"
+    "another process of the run was lost; look at its last messages, and run the same command again on all: "
+    "it resumes from the newest checkpoint"
 )
 APART = (
-    "the processes did not find each other; start all of them within a minute, each with another --process=, and see "
-    "that the others can reach the first at --coordinator="
+    "the processes did not find each other; start all of them within a minute, each with another --process=, and "
+    "check that the others can reach the first at --coordinator="
 )
-TIMEOUT = 60  # seconds in which the others must have come
+TIMEOUT = 60  # seconds within which all processes must have joined
 HEARTBEAT = 20  # seconds without a sign of life after which a process is lost
 
-# jaxlib ends a process whose peer was lost by SIGABRT, after pages of text that nothing in Python can stop. A record is
-# a line with a mark at its beginning and what follows up to the next; one line of ours tells all that these do.
+# When a peer is lost, jaxlib ends the process by SIGABRT, after pages of text that Python cannot suppress. This reader
+# keeps jaxlib's records to itself, each a line with a mark at its beginning and the lines up to the next mark, and
+# prints one line in their place.
 _READER = f"""
 import re, sys
-held, ours, told = "", False, False
+kept, ours, printed = "", False, False
 for line in sys.stdin:
     if line.startswith("error: "):  # a line of its own, perhaps in the middle of one of jaxlib's records
         print(line, end="", file=sys.stderr, flush=True)
-        told = True
+        printed = True
         continue
     if re.match(r"[IWEF]\\d{{4}} |Fatal|Traceback", line):
         ours = re.match(r"[IWEF]\\d{{4}} .*?(coordination_|preemption_|client\\.h)", line)
     if ours:
-        held += line
+        kept += line
     elif not line.startswith("[Gloo]"):
         print(line, end="", file=sys.stderr, flush=True)
-if re.search(r"^F\\d{{4}} .*client\\.h", held, re.M) and not told:
-    print("error: {APART}" if "RegisterTask" in held else "error: {LOST}", file=sys.stderr)
+if re.search(r"^F\\d{{4}} .*client\\.h", kept, re.M) and not printed:
+    print("error: {APART}" if "RegisterTask" in kept else "error: {LOST}", file=sys.stderr)
 """
 
 
 @contextlib.contextmanager
-def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iterator[None]:
-    """Makes this process number `process` of `processes`, from 0, whose first listens at `coordinator`, host:port.
+def join(coordinator: str = "", processes: int = 0, process: int = -1) -> Iterator[None]:
+    """Joins the run's processes; at the end of the context, waits for the others. Enter it before JAX uses a device.
 
-    Without them the cluster's environment (Slurm, Open MPI, TPU, ...) says who takes part. To be entered before JAX
-    is asked for a device. Left at the end, it waits for the others.
+    When a peer is lost later, the process prints one line and ends by SIGABRT within HEARTBEAT seconds, or raises
+    LostError if a collective operation fails first.
 
-    Raises InputError for numbers that make no sense or an environment that says nothing, LostError where the others
-    cannot be reached within TIMEOUT seconds. A process whose peer is lost later says so and ends by SIGABRT, HEARTBEAT
-    seconds after that at the latest; or it raises LostError, where the lost one was seen to go.
+    Args:
+      coordinator: host:port at which the first process listens; defaults to the cluster's environment (Slurm, Open
+        MPI, TPU, ...) for all arguments.
+      processes: the number of processes.
+      process: the index of this one, from 0.
+
+    Raises:
+      InputError: the arguments do not fit together, or the environment does not describe the processes.
+      LostError: the others cannot be reached within TIMEOUT seconds.
     """
     if coordinator:
         _check(coordinator, processes, process)
@@ -72,25 +79,26 @@ def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iter
             "give --coordinator=host:port --processes=N --process=I"
         ) from error
     except RuntimeError as error:
-        raise LostError(f"{APART} ({_line(error)})") from error
+        raise LostError(f"{APART} ({_shorten(error)})") from error
     try:
         yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:  # a ValueError where a program was not yet on its way
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # a ValueError if the program had not been dispatched
         if isinstance(error, AejaxError) or not re.search("Gloo|NCCL|UNAVAILABLE|[Cc]onnection", str(error)):
             raise
-        raise LostError(f"{LOST} ({_line(error)})") from error
+        raise LostError(f"{LOST} ({_shorten(error)})") from error
     jax.distributed.shutdown()
 
 
 def leave(error: AejaxError) -> None:
-    """Ends this process of several by an error, without waiting for the others: they are told by its silence."""
-    os.write(2, f"error: {error}\n".encode())  # to the reader: jaxlib may be saying the same at this moment
+    """Ends this process with an error, without waiting for the others, which notice its missing heartbeat."""
+    os.write(2, f"error: {error}\n".encode())  # to the reader, as jaxlib may report the same at this moment
     if jax.process_index() == 0:
-        time.sleep(5)  # without the first the others are ended at once, and could not say what they met themselves
+        time.sleep(5)  # the others end as soon as the first process does, and need time to print their own errors
     os._exit(1)
 
 
 def _check(coordinator: str, processes: int, process: int) -> None:
+    """Raises InputError for arguments that do not fit together."""
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdigit() and 0 < int(port) < 2**16):
         raise InputError(f"--coordinator={coordinator} must be host:port, e.g. 10.0.0.1:1234")
@@ -100,12 +108,12 @@ def _check(coordinator: str, processes: int, process: int) -> None:
         raise InputError(f"--process={process} must be from 0 to {processes - 1}, another one for each process")
 
 
-def _line(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
 def _read_errors() -> None:
-    """Sends what jaxlib writes, to stdout as well, through `_READER` to stderr; Python writes where it wrote before."""
+    """Redirects jaxlib's output through `_READER` to stderr; Python's own stdout and stderr stay as they were."""
     sys.stdout.flush()
     sys.stderr.flush()
     out, err = os.dup(1), os.dup(2)

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 from aejax.inference.run import Run
-from aejax.registry import named
+from aejax.registry import resolve
 
 NEIGHBOURS = 3
 WIDEST = 2_048  # features, as many as Inception's: a wider covariance takes minutes and far more examples
@@ -102,7 +102,7 @@ def check(features: str, num: int) -> None:
     if isinstance(num, bool) or not isinstance(num, int) or num < 2:
         raise InputError(f"num must be at least 2 examples, got {num!r}")
     if features not in SPACES:
-        named("features", features, SPACES)
+        resolve("features", features, SPACES)
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -190,7 +190,7 @@ SPACES: dict[str, Callable[[Subject], Space | Skipped]] = {"encoder": _encoder, 
 def _space(subject: Subject, name: str) -> Space | Skipped:
     if name in SPACES:
         return subject.once(SPACES[name])
-    function: Any = named("features", name, SPACES)
+    function: Any = resolve("features", name, SPACES)
     return Space(lambda x, label: function(x), f"features {name}")
 
 

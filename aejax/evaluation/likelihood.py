@@ -19,7 +19,7 @@ from jax import Array
 
 from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
-from aejax.inference.run import Run, batched
+from aejax.inference.run import Run, map_batches
 from aejax.models import Output, abstract_output
 from aejax.objectives import Context
 from aejax.objectives.bounds import log_weights
@@ -96,7 +96,7 @@ def log_likelihood(
     if reason := no_weights(run):
         raise InputError(reason)
     given = _given(run, x, seed, label, scale)
-    rows = run._at_once(_ROWS)
+    rows = run._limit_batch(_ROWS)
     chunk = -(-samples // -(-samples // rows))  # chunks of nearly equal size
     weigh = _compiled(run).weigh
 
@@ -106,7 +106,7 @@ def log_likelihood(
             total = weigh(run._on_device, given.log_scale, total, start, samples, *batch, chunk=chunk)
         return total
 
-    return batched(one, given.x, given.more, max(rows // chunk, 1)) - math.log(samples)
+    return map_batches(one, given.x, given.more, max(rows // chunk, 1)) - math.log(samples)
 
 
 def elbo(run: Run, x: Any, seed: int = 0, label: Any = None, scale: float | None = None) -> np.ndarray:
@@ -135,7 +135,7 @@ def parts(run: Run, x: Any, seed: int = 0, label: Any = None, scale: float | Non
     """Returns KL(q(z|x) || p(z)) and -log p(x|z) at one sample of each code; arguments as in `log_likelihood`."""
     given = _given(run, x, seed, label, scale)
     draw = functools.partial(_compiled(run).draw, run._on_device, given.log_scale)
-    found = batched(draw, given.x, given.more, run._at_once(_ROWS))
+    found = map_batches(draw, given.x, given.more, run._limit_batch(_ROWS))
     return Parts(found["kl"], found["nll"])
 
 
@@ -148,7 +148,9 @@ def optimal_scale(run: Run, x: Any, seed: int = 0, label: Any = None) -> float |
     if not is_optimal(run):
         return None
     x, *more = _arrays(run, x, seed, label)
-    found = batched(functools.partial(_compiled(run).deviate, run._on_device), x, tuple(more), run._at_once(_ROWS))
+    found = map_batches(
+        functools.partial(_compiled(run).deviate, run._on_device), x, tuple(more), run._limit_batch(_ROWS)
+    )
     mean = found.mean(dtype=np.float64) / math.prod(run.spec.shape)
     return float(max(mean, 1e-8) ** (1 / _power(run)))  # the floor that training has
 
@@ -257,7 +259,7 @@ def _arrays(run: Run, x: Any, seed: int, label: Any) -> tuple[Any, ...]:
     """Returns x, a key for each example derived from its bytes and, where the run is conditional, the labels."""
     x = run.spec.check(x)
     numbers = np.array([zlib.crc32(np.ascontiguousarray(row)) for row in x], np.uint32)
-    return x, jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers), *run._labels(label, len(x))
+    return x, jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers), *run._check_labels(label, len(x))
 
 
 class _Programs(NamedTuple):

@@ -1,1 +1,1 @@
-"""A trained run in use: encoding, decoding, generating, and exporting."""
+"""Use of a trained run: encoding, decoding, generation and export."""

@@ -1,6 +1,5 @@
-"""The latents of a whole split in a file: streamed, and resumable wherever it was cut off."""
+"""Encoding of a whole split to a file: streamed, and resumed after an interruption."""
 
-import functools
 import json
 import shutil
 import zipfile
@@ -18,30 +17,33 @@ from aejax.config import differences
 from aejax.data import Source
 from aejax.data.arrays import list_npz, read_npz, write_npy
 from aejax.errors import InputError, StorageError, kind_and_words, shown
-from aejax.files import inside, local, read_json, replacing, writable
+from aejax.files import inside, local, read_json, replacing, writable, write_whole
 from aejax.inference.run import Run
 
 SUFFIXES = (".npz", ".array_record")
 
 
 def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> None:
-    """Writes the deterministic code of every example of `source`, in its order.
+    """Writes the deterministic code of every example of `source`, in order.
 
-    Each example has `latents` float32 [*latent]; `indices` int32, where the code is discrete; `label` int32, where
-    there are labels; and `row` int64, see `split_of`. `out` ends with .npz, which has an array of each, [n, ...], or
-    with .array_record, which has a record for each example, packed and little-endian. `<out>.json` says what was
-    encoded and how a record is laid out. `read_latents` reads both.
+    Each example has `latents` float32 [*latent]; `indices` int32 if the code is discrete; `label` int32 if there are
+    labels; and `row` int64, see `find_split`. An .npz file holds an array of each, [n, ...]; an .array_record file
+    holds one record per example, packed and little-endian. `<out>.json` describes what was encoded and the layout of a
+    record. `read_latents` reads both formats.
 
-    A chunk of examples is in memory at a time, and a few more that are read ahead. Chunks are kept in `<out>.partial`
-    until all are there: the same call goes on after the last complete one, and its arrays are bit for bit those of a
-    call that was not cut off. Where `out` is complete it does nothing. Needs twice the disk space of the result.
+    Holds one chunk of examples in memory, and a few that are read ahead. Chunks stay in `<out>.partial` until all are
+    complete: the same call resumes after the last complete chunk and writes exactly what an uninterrupted call writes.
+    Does nothing if `out` is complete. Needs twice the disk space of the result.
 
     Args:
-      chunk: examples between two points to go on from; 0: as many as take some 32 MiB.
+      run: the trained run.
+      source: examples of the shape that the run reads, see `find_split`.
+      out: the file to write; its suffix, .npz or .array_record, chooses the format.
+      chunk: number of examples that an interruption loses at most; 0 stands for about 32 MiB of them.
 
     Raises:
-      InputError: `out` has another suffix, or it is, or was begun, of another run, step, split or chunk.
-      StorageError: it cannot be written.
+      InputError: `out` has another suffix, or was written or begun for another run, step, split or chunk.
+      StorageError: `out` cannot be written.
     """
     out = check_out(out)
     if source.shape != run.spec.shape:
@@ -50,11 +52,11 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
         raise InputError(f"chunk must be at least 1 example, or 0, got {chunk}")
     first = source.take(np.arange(1))
     if "row" not in first:
-        source, first = _numbered(source), {**first, "row": np.zeros(1, np.int64)}
+        source, first = _add_rows(source), {**first, "row": np.zeros(1, np.int64)}
     if run.config.classes and "label" not in first:
         raise InputError(f"the run is conditional (classes={run.config.classes}), and {source.name} has no labels")
-    chunk = chunk or _chunk(run, source)
-    dtype = _records(first, {name: np.zeros(a.shape, a.dtype) for name, a in run.abstract_code.items()}).dtype
+    chunk = chunk or _choose_chunk(run, source)
+    dtype = _pack(first, {name: np.zeros(a.shape, a.dtype) for name, a in run.abstract_code.items()}).dtype
     about = {
         "data": run.config.data.name,
         "split": source.name,
@@ -66,35 +68,37 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
     }
     partial = inside(out.parent, out.name + ".partial")
     if out.exists():
-        _same(_sidecar(out), about, out)
-        shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed when all but this was done
+        _check_same(_name_sidecar(out), about, out)
+        shutil.rmtree(partial, ignore_errors=True)  # left by a call that was killed before it did so
         return
     _begin(partial, about)
     total = -(-len(source) // chunk)
-    done = next(i for i in range(total + 1) if i == total or not _is_whole(_file(partial, i)))
+    done = next((i for i in range(total) if not _is_whole(_name_chunk(partial, i))), total)
     rows_of = lambda i: np.arange(i * chunk, min((i + 1) * chunk, len(source)))  # noqa: E731
     with tqdm(total=len(source), unit=" examples", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         bar.update(min(done * chunk, len(source)))
         for i, arrays in zip(range(done, total), data.stream(source, rows_of, done, total), strict=True):
-            records = _records(arrays, run.code(arrays["x"], arrays["label"] if run.config.classes else None))
-            _put(_file(partial, i), functools.partial(write_npy, array=records))
+            records = _pack(arrays, run.code(arrays["x"], arrays["label"] if run.config.classes else None))
+            with replacing(_name_chunk(partial, i)) as file:
+                write_npy(file, records)
             bar.update(len(records))
-    chunks = lambda: (np.load(_file(partial, i)) for i in range(total))  # noqa: E731
-    _put(_sidecar(out), lambda file: file.write(json.dumps(about, indent=2).encode()))
-    if out.suffix == ".npz":
-        _put(out, lambda file: _npz(file, chunks, len(source), dtype))
-    else:
-        _put(out, lambda file: _array_record(file, chunks))
+    chunks = lambda: (np.load(_name_chunk(partial, i)) for i in range(total))  # noqa: E731
+    write_whole(_name_sidecar(out), json.dumps(about, indent=2))
+    with replacing(out) as file:
+        if out.suffix == ".npz":
+            _write_npz(file, chunks, len(source), dtype)
+        else:
+            _write_array_record(file, chunks)
     shutil.rmtree(partial)
 
 
-def split_of(run: Run, spec: str) -> Source:
-    """The split of the run's data set that `spec` names, with a `row` for each example.
+def find_split(run: Run, spec: str) -> Source:
+    """Returns the split of the run's data set that `spec` names, with a `row` for each example.
 
-    "train", "validation" and "test" are the run's own parts; anything else is TFDS syntax over the splits of the data
-    set, e.g. "test[:10%]". A row is the example's number in the data set's split that it is from.
+    "train", "validation" and "test" are the run's own splits; anything else is TFDS syntax over the data set's splits,
+    e.g. "test[:10%]". A row is the example's position in the data set's split.
     """
-    wholes = {name: _numbered(source) for name, source in data.find(run.config.data).items()}
+    wholes = {name: _add_rows(source) for name, source in data.find(run.config.data).items()}
     if spec in data.Splits._fields:
         splits = data.split(wholes, run.config.data)
         data.check_same(run.trained_on, splits, run.config.data.name)
@@ -103,25 +107,26 @@ def split_of(run: Run, spec: str) -> Source:
 
 
 def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndarray]:
-    """The arrays that `encode_split` wrote, by name: all of them, or only `rows`, a slice or numbers from 0.
+    """Returns the arrays that `encode_split` wrote, by name, or only their `rows`: a slice or indices from 0.
 
-    Of an .array_record nothing but those rows is read.
+    Reads no other rows of an .array_record file. Raises InputError if there is no such file or row, and StorageError
+    if the file cannot be read.
     """
     path = local(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; encode a split first")
     if path.suffix == ".npz":
-        return {name: _at(array, rows) for name, array in read_npz(path, list_npz(path)).items()}
-    layout: Any = read_json(_sidecar(path)).get("layout")
+        return {name: _take(array, rows) for name, array in read_npz(path, list_npz(path)).items()}
+    layout: Any = read_json(_name_sidecar(path)).get("layout")
     try:
         dtype = npy.descr_to_dtype([(name, kind, *(tuple(shape) for shape in rest)) for name, kind, *rest in layout])
         reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
         if not reader.ok():
             raise ValueError("it is damaged")
-        numbers = _at(np.arange(reader.num_records()), rows).tolist()
-        records = np.frombuffer(b"".join(reader.read(numbers)), dtype)
+        wanted = _take(np.arange(reader.num_records()), rows).tolist()
+        records = np.frombuffer(b"".join(reader.read(wanted)), dtype)
         reader.close()
-    except (TypeError, ValueError, RuntimeError) as error:  # of the file, or of the layout in the one beside it
+    except (TypeError, ValueError, RuntimeError) as error:  # from the file, or from the layout in its sidecar
         if isinstance(error, InputError):
             raise
         raise StorageError(
@@ -130,7 +135,8 @@ def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndar
     return {name: records[name] for name in dtype.names or ()}
 
 
-def _at(array: np.ndarray, rows: Any) -> np.ndarray:
+def _take(array: np.ndarray, rows: Any) -> np.ndarray:
+    """Returns `array[rows]`. Raises InputError if there are no such rows."""
     try:
         return array[rows]
     except IndexError as error:
@@ -138,29 +144,30 @@ def _at(array: np.ndarray, rows: Any) -> np.ndarray:
 
 
 def check_out(out: str | Path) -> Path:
-    """`out` as a path, or the error that can be told before anything is computed."""
+    """Returns `out` as a path. Raises the errors that can be found before anything is computed."""
     out = local(out)
     if out.suffix not in SUFFIXES:
         raise InputError(f"{out}: the suffix says the format; end it with {' or '.join(SUFFIXES)}")
-    if out.exists() and not _sidecar(out).exists():
+    if out.exists() and not _name_sidecar(out).exists():
         raise InputError(f"{out} is there already and not by this command; remove it or choose another file")
     writable(out.parent)
     return out
 
 
-def _numbered(source: Source) -> Source:
+def _add_rows(source: Source) -> Source:
+    """Returns the source with a `row` for each example: its position in the source."""
     take = lambda rows: {**source.take(rows), "row": np.asarray(rows, np.int64)}  # noqa: E731
     return Source(source.name, source.length, source.shape, source.dtype, take)
 
 
-def _chunk(run: Run, source: Source) -> int:
-    """A multiple of 256, the batch of `run.encode`, up to 4,096."""
-    largest = max(source.nbytes // len(source), run.latents[0].nbytes)
-    return int(np.clip(2**25 // largest // 256, 1, 16)) * 256
+def _choose_chunk(run: Run, source: Source) -> int:
+    """Returns the chunk that takes about 32 MiB: a multiple of 256, the batch of `run.encode`, up to 4,096."""
+    bytes_per_example = max(source.nbytes // len(source), run.latents[0].nbytes)
+    return int(np.clip(2**25 // bytes_per_example // 256, 1, 16)) * 256
 
 
-def _records(arrays: Mapping[str, np.ndarray], code: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The examples of a chunk and their code as one structured array, [n]."""
+def _pack(arrays: Mapping[str, np.ndarray], code: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the examples of a chunk and their code as one structured array [n]."""
     found = {"row": arrays["row"], "label": arrays.get("label"), "indices": code.get("indices"), "latents": code["z"]}
     fields = {name: array for name, array in found.items() if array is not None}
     layout = [(name, array.dtype.newbyteorder("<"), array.shape[1:]) for name, array in fields.items()]
@@ -171,25 +178,27 @@ def _records(arrays: Mapping[str, np.ndarray], code: Mapping[str, np.ndarray]) -
 
 
 def _begin(partial: Path, about: Mapping[str, Any]) -> None:
-    """Makes the folder of the chunks, or finds it begun by the same call."""
+    """Creates the folder of the chunks. Raises InputError if another call has begun it."""
     file = writable(partial) / "about.json"
     if file.exists():
-        _same(file, about, partial)
+        _check_same(file, about, partial)
     else:
-        _put(file, lambda f: f.write(json.dumps(about, indent=2).encode()))
+        write_whole(file, json.dumps(about, indent=2))
 
 
-def _same(file: Path, about: Mapping[str, Any], what: Path) -> None:
+def _check_same(file: Path, about: Mapping[str, Any], what: Path) -> None:
+    """Raises InputError if `what`, which the JSON file describes, belongs to another command than `about`."""
     differ = differences(read_json(file), about)
     if differ:
         raise InputError(f"{what} is of another command ({'; '.join(differ)}); remove it or choose another file")
 
 
-def _file(partial: Path, number: int) -> Path:
+def _name_chunk(partial: Path, number: int) -> Path:
     return partial / f"{number:06}.npy"
 
 
 def _is_whole(chunk: Path) -> bool:
+    """Returns whether the chunk was written completely."""
     try:
         np.load(chunk, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -197,13 +206,8 @@ def _is_whole(chunk: Path) -> bool:
     return True
 
 
-def _put(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    with replacing(path) as file:
-        write(file)
-
-
-def _npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int, dtype: np.dtype) -> None:
-    """What np.savez writes, a chunk in memory at a time."""
+def _write_npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int, dtype: np.dtype) -> None:
+    """Writes what np.savez would write, with one chunk in memory at a time."""
     with zipfile.ZipFile(file, "w") as archive:
         for name in dtype.names or ():
             kind, shape = dtype[name].base, (length, *dtype[name].shape)
@@ -214,9 +218,9 @@ def _npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int
                     entry.write(chunk[name].tobytes())
 
 
-def _array_record(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
+def _write_array_record(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
     try:
-        # By its name, for the writer opens it itself. Floats hardly compress, and a record is to be read alone.
+        # The writer opens the file itself. Floats hardly compress, and groups of one let a record be read alone.
         writer = array_record_module.ArrayRecordWriter(file.name, "group_size:1,uncompressed")
         for chunk in chunks():
             for record in chunk:
@@ -226,5 +230,5 @@ def _array_record(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]]) ->
         raise OSError(kind_and_words(error)) from error
 
 
-def _sidecar(path: Path) -> Path:
+def _name_sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".json")

@@ -1,7 +1,7 @@
-"""A model leaves JAX's Python: functions of a batch of any size as files that need neither aejax nor Flax.
+"""Export of functions of a batch, of any size, to files that need neither aejax nor Flax.
 
 Each program is one file in the format of `jax.export`: StableHLO, with its parameters inside, lowered for CPU, CUDA and
-TPU. JAX alone loads it, on any of these, and promises to do so for six months of its later versions:
+TPU. JAX alone loads it on each of these, and promises to load it in later versions for six months:
 
     program = jax.export.deserialize(bytearray(Path("encoder.stablehlo").read_bytes()))
     z = program.call(x)
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 from jax import export
 
-from aejax.errors import StorageError
 from aejax.files import local, writable, write_whole
 
 DESCRIPTION = "programs.json"
@@ -24,7 +23,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class Value(NamedTuple):
-    """What goes into a program, or comes out of it.
+    """An input or the output of a program.
 
     Attributes:
       shape: of one example, without the batch.
@@ -38,7 +37,7 @@ class Value(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A function of one batch, `function(*inputs)`, and what it takes and gives."""
+    """A function of one batch, `function(*inputs)`, with its inputs and its output."""
 
     function: Callable[..., Any]
     inputs: Sequence[Value]
@@ -46,9 +45,9 @@ class Program(NamedTuple):
 
 
 def write(folder: str | Path, programs: Mapping[str, Program], about: Mapping[str, Any]) -> Path:
-    """Writes `<name>.stablehlo` for each program, and programs.json: shapes, units, date, how to call, and `about`.
+    """Writes `<name>.stablehlo` for each program, and programs.json with shapes, units, date, usage and `about`.
 
-    Raises StorageError where the folder cannot be written, before anything is lowered.
+    Returns the folder. Raises StorageError if it cannot be written, before anything is lowered.
     """
     folder = writable(local(folder))
     description: dict[str, Any] = {
@@ -59,27 +58,24 @@ def write(folder: str | Path, programs: Mapping[str, Program], about: Mapping[st
         "how_to_call": "jax.export.deserialize(bytearray(open(file, 'rb').read())).call(*inputs)",
         "programs": {},
     }
-    try:
-        for name, program in programs.items():
-            file = folder / f"{name}.stablehlo"
-            write_whole(file, bytes(lower(program).serialize()))
-            description["programs"][name] = {
-                "file": file.name,
-                "inputs": [_described(value) for value in program.inputs],
-                "output": _described(program.output),
-            }
-        write_whole(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written ({error}); free some space or rights") from error
+    for name, program in programs.items():
+        file = folder / f"{name}.stablehlo"
+        write_whole(file, bytes(lower(program).serialize()))
+        description["programs"][name] = {
+            "file": file.name,
+            "inputs": [_describe(value) for value in program.inputs],
+            "output": _describe(program.output),
+        }
+    write_whole(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
     return folder
 
 
 def lower(program: Program) -> export.Exported:
-    """The program for a batch of any size."""
+    """Lowers the program for batches of any size."""
     (batch,) = export.symbolic_shape("batch")
     inputs = [jax.ShapeDtypeStruct((batch, *value.shape), value.dtype) for value in program.inputs]
     return export.export(jax.jit(program.function), platforms=PLATFORMS)(*inputs)
 
 
-def _described(value: Value) -> dict[str, Any]:
+def _describe(value: Value) -> dict[str, Any]:
     return {**value._asdict(), "shape": ["batch", *value.shape]}

@@ -1,4 +1,4 @@
-"""A trained autoencoder in use: numpy in, numpy out."""
+"""A trained autoencoder for use: NumPy arrays in, NumPy arrays out."""
 
 import dataclasses
 import functools
@@ -20,27 +20,27 @@ from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.files import local
 from aejax.inference import export
 from aejax.objectives import LIKELIHOODS, Likelihood
-from aejax.registry import instance
+from aejax.registry import instantiate
 from aejax.workdir import checkpoint
 
-_VALUES = 2**20  # 4 MB of examples; what a convolutional model holds beside them is some hundred times that
+_VALUES = 2**20  # of a batch, 4 MB; the activations of a convolutional model take some hundred times as much
 _FAR = "the code of example {} is NaN or infinite: its values are far from what the run was trained on; scale them"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """What a checkpoint holds, ready to use on this machine's default device.
+    """A trained model, ready to use on this machine's default device.
 
-    Inputs and reconstructions have the user's units: [0, 1] for images (uint8 of 0 to 255 is read
-    too), the data's own for vectors.
+    Inputs and reconstructions are in the user's units: [0, 1] for images, which may also be given as uint8 from 0 to
+    255, and the data's own units for vectors.
 
     Attributes:
-      config: the experiment's.
-      spec: of one example.
-      step: training steps done.
-      variables: the model's, with averaged parameters where `ema` is on.
-      latents, reconstructions, inputs: of the fixed evaluation batch, the first validation examples.
-      trained_on: the `aejax.data.identify` of its data; None where its checkpoint is older than these.
+      config: the config of the experiment.
+      spec: shape and units of one example.
+      step: number of training steps done.
+      variables: the model's variables, with averaged parameters if `ema` is on.
+      latents, reconstructions, inputs: arrays [n, ...] for the fixed evaluation batch, the first validation examples.
+      trained_on: what `aejax.data.identify` returned for the data; None for checkpoints that do not record it.
     """
 
     config: ConfigDict
@@ -56,7 +56,7 @@ class Run:
         return f"Run(step={self.step}, data={self.config.data.name!r}, {self.spec.shape} -> {self.latents.shape[1:]})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Plain data: nothing compiled, nothing on a device."""
+        """Returns plain data, without compiled functions and arrays on devices."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {"config": config_lib.to_dict(self.config), "spec": self.spec.to_dict()}
 
@@ -66,16 +66,17 @@ class Run:
 
     @functools.cached_property
     def model(self) -> models.Autoencoder:
+        """Builds the model of the config."""
         return models.build(self.config, self.spec.shape)
 
     @functools.cached_property
     def likelihood(self) -> Likelihood:
-        """Of x given decoded values."""
-        return instance("likelihood", LIKELIHOODS, self.config.likelihood)
+        """Builds the likelihood of x given decoded values."""
+        return instantiate("likelihood", LIKELIHOODS, self.config.likelihood)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of the parameters and their names, 16 hexadecimal digits: which run this is, wherever its workdir lies."""
+        """Returns a hash of the parameters and their names, 16 hexadecimal digits, which identifies the run."""
         digest = hashlib.sha256()
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
             digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
@@ -83,62 +84,63 @@ class Run:
 
     @property
     def codebook_size(self) -> int | None:
-        """How many discrete codes there are; None where codes are continuous."""
+        """Returns the number of discrete codes, or None for continuous codes."""
         return getattr(self.model.bottleneck, "size", None)
 
     def encode(self, x: Any, label: Any = None) -> np.ndarray:
-        """The latents of x, [n, *latent]; deterministic: the mean, the nearest code.
+        """Returns the deterministic latents [n, *latent] of x [n, ...]: the mean, or the nearest code.
 
-        `label` [n] goes with x where the run is conditional, here and below.
+        Like the methods below, it needs the labels of x, `label` [n], if the run is conditional, and raises InputError
+        for input that does not fit the run.
         """
         return self.code(x, label)["z"]
 
     def code(self, x: Any, label: Any = None) -> dict[str, np.ndarray]:
-        """The latents of x as `z` and, where they are discrete, their `indices`, computed once."""
+        """Returns the latents of x as `z` and, for discrete codes, their `indices`, from one computation."""
         x = self.spec.check(x)
-        code = batched(self._code, x, self._labels(label, len(x)), self._at_once())
+        code = map_batches(self._code, x, self._check_labels(label, len(x)), self._limit_batch())
         _check_finite(code["z"], _FAR)
         return code
 
     def sample_posterior(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
-        """A draw of each x's posterior, [n, *latent], where `encode` gives its mean; of importance samples the first.
+        """Returns a sample [n, *latent] of the posterior of each x, where `encode` returns its mean.
 
-        A deterministic code has nothing to draw, and is what `encode` gives.
+        Of several importance samples, returns the first. Returns `encode(x)` for a deterministic code.
         """
         x = self.spec.check(x)
         keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
-        drawn = batched(self._draw, x, (keys, *self._labels(label, len(x))), self._at_once())
-        _check_finite(drawn, _FAR)
-        return drawn
+        sampled = map_batches(self._sample, x, (keys, *self._check_labels(label, len(x))), self._limit_batch())
+        _check_finite(sampled, _FAR)
+        return sampled
 
     @functools.cached_property
     def abstract_code(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the `code` of one example, [1, ...]. Computes nothing."""
+        """Returns shapes and dtypes of `code` for a batch of one example, without computing it."""
         label = [np.zeros(1, np.int32)] if self.config.classes else []
         return jax.eval_shape(self._code, jax.ShapeDtypeStruct((1, *self.spec.shape), np.float32), *label)
 
     def indices(self, x: Any, label: Any = None) -> np.ndarray:
-        """The discrete codes of x, int32 [n, ...]."""
+        """Returns the discrete codes of x, int32 [n, ...]. Raises InputError if the codes are continuous."""
         code = self.code(x, label)
         if "indices" not in code:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use encode")
         return code["indices"]
 
     def lookup(self, indices: Any) -> np.ndarray:
-        """The latents, for `decode`, of discrete codes as `indices` gives them."""
+        """Returns the latents [n, *latent] of discrete codes [n, ...], as `indices` returns them, for `decode`."""
         indices, size = as_array(indices, "codes"), self.codebook_size
         if size is None:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
         if indices.dtype.kind not in "iu" or not indices.size or indices.min() < 0 or indices.max() >= size:
-            held = f"{indices.min()} to {indices.max()}" if indices.size else "none"
-            raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {held} ({indices.dtype})")
+            given = f"{indices.min()} to {indices.max()}" if indices.size else "none"
+            raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {given} ({indices.dtype})")
         shape = self.abstract_code["indices"].shape[1:]
         if indices.shape[1:] != shape:
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
-        return batched(self._lookup, indices.astype(np.int32), (), self._at_once())
+        return map_batches(self._lookup, indices.astype(np.int32), (), self._limit_batch())
 
     def decode(self, z: Any, label: Any = None) -> np.ndarray:
-        """The expected x given latents [n, *latent]."""
+        """Returns the expected x [n, ...] given latents [n, *latent]."""
         z = as_array(z, "the latents")
         with np.errstate(over="ignore"):
             z = z.astype(np.float32)
@@ -147,16 +149,16 @@ class Run:
         if not z.size or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         _check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
-        decoded = batched(self._decode, z, self._labels(label, len(z)), self._at_once())
+        decoded = map_batches(self._decode, z, self._check_labels(label, len(z)), self._limit_batch())
         _check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return decoded
 
     def reconstruct(self, x: Any, label: Any = None) -> np.ndarray:
-        """`decode(encode(x))`."""
+        """Returns `decode(encode(x))`."""
         return self.decode(self.encode(x, label), label)
 
     def in_users_units(self, x: Any) -> np.ndarray:
-        """What `reconstruct(x)` is to be compared with: x as float32, images in [0, 1]."""
+        """Returns x as float32, images in [0, 1], for comparison with `reconstruct(x)`."""
         x = self.spec.check(x)
         parts = (self.spec.restore(self.spec.prepare(x[i : i + 4096])) for i in range(0, len(x), 4096))
         return np.concatenate([np.asarray(part) for part in parts])
@@ -164,16 +166,17 @@ class Run:
     def generate(
         self, num: int, seed: int = 0, label: Any = None, sampler: samplers.Sampler | None = None
     ) -> np.ndarray:
-        """Decodes draws of `sampler`, see `aejax.samplers`, or else of the model's prior.
+        """Decodes `num` samples of `sampler`, see `aejax.samplers`, or of the model's prior, to x [num, ...].
 
-        Without either, draws come from the saved latents: discrete codes are drawn for each position from
-        those found there, others from a Gaussian with their mean and covariance.
+        Without a sampler or a prior, samples are based on the saved latents: each position of a discrete code is
+        sampled from the codes found there, and continuous latents from a Gaussian with their mean and covariance.
+        Warns if all saved latents are equal. Raises InputError for a sampler that does not fit the run.
         """
         seed = arguments.check_seed(seed)
-        # Examples, twice while batches are put together; latents as float64 and float32.
+        # Bytes per example: two copies while batches are concatenated; latents as float64 and float32.
         each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
         num = arguments.check_count("generate", num, each)
-        self._labels(label, num)  # wrong ones are said before anything is drawn
+        self._check_labels(label, num)  # raises before anything is sampled
         if sampler is not None:
             if not isinstance(sampler, samplers.Sampler):
                 raise InputError(f"sampler must be what aejax.samplers.fit(name, latents) gives, got {sampler!r}")
@@ -184,16 +187,16 @@ class Run:
             size = getattr(sampler.kind, "size", None)
             if size != self.codebook_size:
                 raise InputError(
-                    f"the sampler draws {size} codes and the run has {self.codebook_size}: fit one on its indices"
+                    f"the sampler is for {size} codes and the run has {self.codebook_size}: fit one on its indices"
                 )
-            drawn = sampler.sample(num, seed)
-            return self.decode(drawn if self.codebook_size is None else self.lookup(drawn), label)
+            code = sampler.sample(num, seed)
+            return self.decode(code if self.codebook_size is None else self.lookup(code), label)
         prior: Any = self.model.apply(self._on_device, method="prior")
         if prior is not None:
             return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
         if len(self.latents) < 2:
             raise InputError(
-                "generate draws from the saved latents, and one alone would give one example again and again; give a "
+                "generate samples from the saved latents, and one alone would give one example again and again; give a "
                 "sampler, aejax.samplers.fit(name, run.encode(x)), or train with two or more samples and validation "
                 "examples"
             )
@@ -212,10 +215,10 @@ class Run:
     def export(self, folder: str | Path) -> Path:
         """Writes `encode` and `decode` as programs that JAX calls without aejax; see `aejax.inference.export`.
 
-        `encoder.stablehlo` and `decoder.stablehlo`; for discrete codes `indices.stablehlo` and `lookup.stablehlo`, too.
-        A conditional run's take the label, int32 [batch], as their second argument. Everything is float32 [batch, ...]
-        in the user's units, images in [0, 1]; values are not checked. `programs.json` says shapes and units. Raises
-        StorageError where the folder cannot be written.
+        Writes `encoder.stablehlo` and `decoder.stablehlo` and, for discrete codes, `indices.stablehlo` and
+        `lookup.stablehlo`. Programs of a conditional run take the label, int32 [batch], as their second argument.
+        Other arrays are float32 [batch, ...], or int32 for indices, in the user's units; values are not checked.
+        `programs.json` describes shapes and units. Returns the folder. Raises StorageError if it cannot be written.
         """
         units = "images in [0, 1]" if len(self.spec.shape) == 3 else "the data's own units"
         x = export.Value("x", self.spec.shape, "float32", units)
@@ -234,8 +237,8 @@ class Run:
             programs["lookup"] = export.Program(self._lookup, [indices], z)
         return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
 
-    def _labels(self, label: Any, length: int) -> tuple[np.ndarray, ...]:
-        """The labels as a further argument where the run is conditional."""
+    def _check_labels(self, label: Any, length: int) -> tuple[np.ndarray, ...]:
+        """Returns the labels as a tuple of one int32 array, or () for a run that is not conditional."""
         classes = self.config.classes
         if not classes:
             if label is not None:
@@ -250,8 +253,8 @@ class Run:
             )
         return (label.astype(np.int32),)
 
-    def _at_once(self, most: int = 1_024) -> int:
-        """Examples that are computed in a batch, at most `most`: fewer of larger ones."""
+    def _limit_batch(self, most: int = 1_024) -> int:
+        """Returns the number of examples in a batch: at most `most`, and fewer if they are large."""
         return max(min(_VALUES // math.prod(self.spec.shape), most), 1)
 
     @functools.cached_property
@@ -269,14 +272,14 @@ class Run:
         return functools.partial(jax.jit(encode), self._on_device)
 
     @functools.cached_property
-    def _draw(self) -> Callable:
+    def _sample(self) -> Callable:
         model, spec = self.model, self.spec
 
-        def draw(variables, x, keys, label=None):
+        def sample(variables, x, keys, label=None):
             code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
             return code.z[0] if code.samples else code.z
 
-        return functools.partial(jax.jit(draw), self._on_device)
+        return functools.partial(jax.jit(sample), self._on_device)
 
     @functools.cached_property
     def _lookup(self) -> Callable:
@@ -296,12 +299,15 @@ class Run:
         return functools.partial(jax.jit(decode), self._on_device)
 
 
-def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...], size: int) -> Any:
-    """`function` over batches of one size, or of a power of two below it, so that few are compiled."""
+def map_batches(function: Callable, x: np.ndarray, more: tuple[Any, ...], size: int) -> Any:
+    """Applies `function` to batches of `x` and `more` [n, ...] and concatenates its results.
+
+    All batches have the same size: `size`, or a power of two below it for fewer examples, so that few are compiled.
+    """
     size = min(size, 1 << (len(x) - 1).bit_length())
     parts: list[Any] = []
     for i in range(0, len(x), size):
-        # The last one is filled up; the others are no copies.
+        # The last batch repeats an example to reach the size; slices of the others are views, not copies.
         rows = slice(i, i + size) if i + size <= len(x) else np.minimum(np.arange(i, i + size), len(x) - 1)
         parts.append(function(x[rows], *(a[rows] for a in more)))
         parts[-2:-1] = map(jax.device_get, parts[-2:-1])  # fetched while the next batch is computed
@@ -309,37 +315,41 @@ def batched(function: Callable, x: np.ndarray, more: tuple[Any, ...], size: int)
 
 
 def _check_finite(values: np.ndarray, message: str) -> None:
-    """Raises InputError, with the number of the first such example, where values are not finite."""
+    """Raises InputError with the index of the first example whose values are not all finite."""
     for row in np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1)):
         raise InputError(message.format(row))
 
 
 def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newest", trust: Collection[str] = ()) -> Run:
-    """A complete checkpoint of a workdir, wherever and on however many devices it was trained.
+    """Loads a checkpoint of `workdir`, on whatever machine and however many devices it was trained.
 
-    A workdir may come from anyone: code that its config names as "package.module:attribute" runs only where the
-    package or module is in `trust`.
+    Args:
+      workdir: the folder of the experiment.
+      step: the step of the checkpoint, "newest", or "best", which has the lowest validation loss.
+      trust: packages or modules whose code may run. A workdir may come from anyone, and its config may name code as
+        "package.module:attribute".
 
-    `step` is a number, "newest", or "best", the one with the lowest validation loss. Raises
-    InputError where there is none or it names other code, StorageError where none can be read.
+    Raises:
+      InputError: there is no such checkpoint, or its config names code that is not trusted.
+      StorageError: no checkpoint can be read.
     """
     workdir = local(workdir)
     whole = isinstance(step, int | np.integer) and not isinstance(step, bool) and step < 2**63
     if not whole and not (isinstance(step, str) and step in ("newest", "best")):
         raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
     if step == "newest":
-        saved = checkpoint.newest(workdir)
+        saved = checkpoint.load_newest(workdir)
     else:
-        saved = checkpoint.load(workdir, checkpoint.best(workdir) if step == "best" else step)
+        saved = checkpoint.load(workdir, checkpoint.find_best(workdir) if step == "best" else step)
     if saved is None:
-        if kept := checkpoint.steps(workdir):
+        if kept := checkpoint.list_steps(workdir):
             raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
         raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
     try:
         config_lib.check_trust(saved.metadata["config"], [trust] if isinstance(trust, str) else trust, str(workdir))
         run = from_checkpoint(saved)
         _ = run.model  # raises where the config lacks what it needs
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of what another may have written
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # the checkpoint may come from anyone
         if isinstance(error, InputError):
             raise
         raise StorageError(
@@ -349,6 +359,7 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
 
 
 def from_checkpoint(saved: checkpoint.Checkpoint) -> Run:
+    """Builds the run from a checkpoint, with the averaged parameters if there are any."""
     params = saved.state["ema"] or saved.state["params"]
     return Run(
         config=config_lib.from_dict(saved.metadata["config"]),

@@ -20,7 +20,7 @@ from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten
 from aejax.models.vit import Tokens
-from aejax.registry import instance
+from aejax.registry import instantiate
 
 
 class Output(struct.PyTreeNode):
@@ -156,9 +156,9 @@ def build(config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None
     """
     shape = tuple(shape)
     shared = {"shape": shape, "dtype": config["dtype"], "axis_name": axis_name}
-    encoder = instance("encoder", ENCODERS, config["encoder"], shared)
-    bottleneck = instance("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
-    decoder = instance("decoder", DECODERS, config["decoder"], shared)
+    encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
+    bottleneck = instantiate("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
+    decoder = instantiate("decoder", DECODERS, config["decoder"], shared)
     model = Autoencoder(
         encoder,
         bottleneck,

@@ -19,7 +19,7 @@ from aejax.objectives.context import Context
 from aejax.objectives.likelihoods import Likelihood
 from aejax.objectives.schedules import SCHEDULES
 from aejax.objectives.terms import TERMS
-from aejax.registry import check_type, named
+from aejax.registry import check_type, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +112,13 @@ class Objective:
         where = options.pop("function", name)
         if where not in TERMS and ":" not in where:
             raise one_of("objective.weights: term", name, {*TERMS, *c.output.code.losses, *adversary})
-        return _call(f"objective.options.{name}", named("objective.weights: term", where, TERMS), options)(c)
+        return _call(f"objective.options.{name}", resolve("objective.weights: term", where, TERMS), options)(c)
 
     def _factor(self, name: str, step: Array | None) -> Any:
         if name not in self.schedules:
             return 1.0
         options = dict(self.schedules[name])
-        function = named(f"objective.schedules.{name}.name", options.pop("name", None), SCHEDULES)
+        function = resolve(f"objective.schedules.{name}.name", options.pop("name", None), SCHEDULES)
         return _call(f"objective.schedules.{name}", function, options)(step)
 
     def _bound(self) -> Callable[..., Array] | None:

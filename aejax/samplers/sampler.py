@@ -15,7 +15,7 @@ from aejax.data import as_array
 from aejax.data.arrays import list_npz, read_npz
 from aejax.errors import InputError, StorageError, one_of
 from aejax.files import local, parse_object, replacing, writable
-from aejax.registry import instance
+from aejax.registry import instantiate
 from aejax.samplers.autoregressive import Autoregressive
 from aejax.samplers.flow import Flow
 from aejax.samplers.gaussian import Gaussian, Mixture
@@ -81,7 +81,7 @@ def build(name: str, **options: Any) -> Kind:
     """Builds the kind called `name`. Raises InputError if it is not in SAMPLERS or the options do not fit."""
     if not isinstance(name, str) or name not in SAMPLERS:  # a name that stands in a file must not import anything
         raise one_of("sampler", name, SAMPLERS)
-    return instance("sampler", SAMPLERS, {"name": name, **options})
+    return instantiate("sampler", SAMPLERS, {"name": name, **options})
 
 
 def fit(name: str, latents: Any, seed: int = 0, **options: Any) -> Sampler:

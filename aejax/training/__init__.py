@@ -1,1 +1,1 @@
-"""Training: the loop, its steps, and what it needs around them."""
+"""Training: the loop, its steps, and the modules around them."""

@@ -1,4 +1,4 @@
-"""What is computed of a state while it trains: the validation metrics, and the samples saved with a checkpoint."""
+"""Evaluation of a state during training: validation metrics, and the samples saved with a checkpoint."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ def compile_validation(
     batch_size: int,
     partition: Partition,
     feed: Feed,
-    numbered: Callable[[Task, Any], Task] = lambda task, numbers: task,
+    configure: Callable[[Task, Any], Task] = lambda task, values: task,
 ) -> Validate:
-    """Returns `validate(state, numbers={})`: the means of `eval_step` over the whole split.
+    """Returns `validate(state, values={})`, which computes the means of `eval_step` over the whole split.
 
-    `numbered` puts traced `numbers`, such as a loss weight, into the task, so that runs which differ in them share
-    one program.
+    `configure` puts traced hyperparameters, `values`, into the task, so that runs that differ in them share one
+    program.
     """
     batches, own = math.ceil(len(feed.source) / batch_size), partition.own(batch_size)
 
@@ -34,12 +34,12 @@ def compile_validation(
 
     def evaluate(carry: Any, held: Any, batch: Any, reduce: Any) -> Any:
         batch = gather(held["data"], batch)
-        return carry, eval_step(held["state"], batch, task=numbered(task, held["numbers"]), reduce=reduce)
+        return carry, eval_step(held["state"], batch, task=configure(task, held["values"]), reduce=reduce)
 
     compiled = partition.compile(evaluate)
 
-    def validate(state: TrainState, numbers: Mapping[str, Any] = {}) -> dict[str, float]:
-        held = {"state": state, "data": feed.held, "numbers": partition.replicate(numbers)}
+    def validate(state: TrainState, values: Mapping[str, Any] = {}) -> dict[str, float]:
+        held = {"state": state, "data": feed.held, "values": partition.replicate(values)}
         sums = []
         for i, batch in enumerate(feed.batches(lambda i: rows_and_weight(i)[0], 0, batches)):
             batch = {**batch, "weight": rows_and_weight(i)[1]}
@@ -54,9 +54,9 @@ def compile_validation(
 
 
 def compile_sampling(task: Task, partition: Partition, batch: Mapping[str, Any]) -> Sample:
-    """Returns `sample(state)`: latents, reconstructions and inputs of `batch`, in the user's units.
+    """Returns `sample(state)`, which computes latents, reconstructions and inputs of `batch` in the user's units.
 
-    `task` must have no axis of devices, see `single_device_task`: the batch is not divided.
+    `task` must have no axis of devices, see `single_device_task`, because the batch is not divided.
     """
 
     def apply(variables: Any, batch: Any) -> dict[str, Any]:
@@ -65,5 +65,5 @@ def compile_sampling(task: Task, partition: Partition, batch: Mapping[str, Any])
         reconstructions = task.restore(task.objective.mean(output.decoded))
         return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": task.restore(x)}
 
-    compiled = partition.on_whole(apply)
+    compiled = partition.compile_whole(apply)
     return lambda state: compiled(eval_variables(state), batch)

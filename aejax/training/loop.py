@@ -69,22 +69,23 @@ def train(
 
     Args:
       config: see `aejax.config.default`.
-      workdir: the folder of the experiment, made if need be. One that holds a run of another config is refused.
+      workdir: the folder of the experiment, created if it is missing. It must not hold a run of another config.
       data: the three splits, or a function that makes them from `config.data`.
       devices: defaults to all devices.
-      stop: is called after each dispatch of steps. When it returns True, the run is saved and left, as it is when
-        Orbax hears that the process will be preempted.
-      quiet: shows neither progress bar nor table of parameters; warnings stay.
+      stop: is called after each dispatch of steps. When it returns True, or the process is about to be preempted, the
+        run is saved and training ends.
+      quiet: hides the progress bar and the table of parameters, but no warnings.
       profiled: the steps that JAX's profiler traces: `range(100, 110)` leads from step 100 to step 110. The trace
-        covers whole dispatches in the first process, see `profiler.around`. Steps that a resumed run has passed, or
-        never reaches, are left out.
-      adjust: maps the initial parameters, as they are drawn, to those that training starts from.
+        covers whole dispatches in the first process, see `profiler.trace_steps`. Steps that a resumed run has
+        passed, or never reaches, are left out.
+      adjust: maps the random initial parameters to those that training starts from.
 
     Returns:
       The run at its newest checkpoint.
 
     Raises:
-      InputError, StorageError, DivergedError: one line that says what to change.
+      InputError: the config, the data or the workdir do not fit; StorageError: the workdir cannot be read or written;
+        DivergedError: a metric is not finite. Each is one line that says what to change.
     """
     return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust)
 
@@ -99,15 +100,17 @@ def fit(
     quiet: bool = False,
     adjust: Adjust | None = None,
 ) -> Run:
-    """Trains on an array: [n, features], [n, height, width] or [n, height, width, channels].
+    """Trains on an array [n, features], [n, height, width] or [n, height, width, channels].
 
     Args:
       config: see `aejax.config.default`.
       images: the examples.
-      workdir: the folder of the experiment; the same call resumes there. Without one nothing stays on disk, and no
-        checkpoint is written.
+      workdir: the folder of the experiment, in which the same call resumes. Without one, no checkpoint is written and
+        nothing stays on disk.
       label: [n], whole numbers from 0, for a conditional model (`config.classes`).
       devices, quiet, adjust: as in `train`.
+
+    Returns the trained run, and raises the errors of `train`.
     """
     config_lib.check(config)
     config = config.copy_and_resolve_references()
@@ -135,6 +138,7 @@ def _train(
     profiled: range | None,
     adjust: Adjust | None,
 ) -> Run:
+    """Trains as `train` does, with the given class of checkpoints."""
     config_lib.check(config)
     resolve_trackers(config.tracking)
 
@@ -147,13 +151,13 @@ def _train(
     with open_workdir(folder, config, partition.primary) as opened:
         config, begin = opened.config, opened.begin
         if profiled is not None:
-            profiled = profiler.ahead(profiled, begin, config.steps)
+            profiled = profiler.clip_steps(profiled, begin, config.steps)
         profiled = profiled if partition.primary else None
 
         # ---- Data, task, state
         splits, spec = load_data(opened, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name)
-        state, key = initial_state(opened, task, spec, splits, partition, adjust)
+        state, key = init_state(opened, task, spec, splits, partition, adjust)
         if begin >= config.steps:
             assert opened.saved is not None
             opened.resume()
@@ -164,11 +168,11 @@ def _train(
 
         # ---- Feeds
         training, validation, fixed = make_feeds(config, task, spec, splits, partition, new=not begin)
-        partition.wait()  # until all have seen the workdir as it was
+        partition.wait()  # until all processes have read the workdir, before it changes
         opened.claim()
-        asked = ask_all(stop, partition)
+        should_stop = ask_all(stop, partition)
         if not begin and config.pretrain.steps:
-            params = pretrain(config, task, training, partition, state.params, asked, quiet)
+            params = pretrain(config, task, training, partition, state.params, should_stop, quiet)
             state = start(task, params, state.variables)
 
         # ---- Steps
@@ -179,14 +183,16 @@ def _train(
         validate = compile_validation(task, config.batch_size, partition, validation)
         sample = compile_sampling(single_device_task(task, config, spec), partition, fixed)
         with (
-            profiler.around(train_steps, profiled, begin, at_once, folder) as train_steps,
+            profiler.trace_steps(train_steps, profiled, begin, at_once, folder) as train_steps,
             Recorder(opened, spec, trained_on, validate, sample, quiet, checkpoints) as recorder,
         ):
             steps = range(begin, begin if recorder.done else config.steps)
             dispatches = batches(training, config.batch_size, config.seed, partition, at_once, steps)
-            run_steps(train_steps, partition.place(state), training.held, dispatches, recorder, opened, at_once, asked)
+            run_steps(
+                train_steps, partition.place(state), training.held, dispatches, recorder, opened, at_once, should_stop
+            )
         partition.wait()  # until all is written
-    return from_checkpoint(recorder.newest())
+    return from_checkpoint(recorder.load_newest())
 
 
 def run_steps(
@@ -197,25 +203,25 @@ def run_steps(
     recorder: Any,
     opened: OpenWorkdir,
     at_once: int,
-    asked: Callable[[], bool],
+    should_stop: Callable[[], bool],
 ) -> None:
-    """Runs the dispatches of `at_once` steps each, until the last one, early stopping, or until asked to stop."""
+    """Runs dispatches of `at_once` steps each until they end, early stopping, or a request to stop."""
     config = opened.config
     for step, batch in zip(itertools.count(opened.begin + at_once, at_once), dispatches, strict=False):
         state, metrics = train_steps(state, held, batch)
         recorder.add(step, metrics)
         due = step % config.checkpoint_every == 0 or step == config.steps
-        leaving = not due and asked()
+        leaving = not due and should_stop()
         if due or leaving:
             recorder.save(step, state, validated=due)
-        if leaving or recorder.done or (due and step < config.steps and asked()):
+        if leaving or recorder.done or (due and step < config.steps and should_stop()):
             return
 
 
 def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
-    """Returns the splits, not yet decoded, and their spec: the saved one when a run resumes.
+    """Returns the splits, not yet decoded, and their spec, which is the saved spec if the run resumes.
 
-    Raises InputError where they do not fit the saved run or the batch size.
+    Raises InputError if the splits do not fit the saved run or the batch size.
     """
     config, saved = opened.config, opened.saved
     splits = data if isinstance(data, Splits) else data(config.data)
@@ -228,7 +234,7 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
     return splits, spec
 
 
-def initial_state(
+def init_state(
     opened: OpenWorkdir, task: Task, spec: Spec, splits: Splits, partition: Partition, adjust: Adjust | None
 ) -> tuple[Any, jax.Array]:
     """Returns the state that training starts or resumes from, and the run's key."""
@@ -243,16 +249,16 @@ def initial_state(
 
 
 def check_same_data(opened: OpenWorkdir, splits: Splits) -> None:
-    """Raises InputError where a run would resume on other data than it began with."""
+    """Raises InputError if a run would resume on other data than it began with."""
     if opened.saved:
         cure = "restore the data, or choose another workdir"
         check_identity(opened.saved.metadata.get("data"), splits._asdict(), str(opened.folder), cure)
 
 
 def describe(task: Task, spec: Spec, begin: int, steps: int, quiet: bool) -> None:
-    """Prints where a run resumes and the table of its parameters."""
+    """Prints the step at which a run resumes, and the table of its parameters."""
     if begin and not quiet:
-        print(f"going on from step {begin:,} of {steps:,}", file=sys.stderr)
+        print(f"resuming from step {begin:,} of {steps:,}", file=sys.stderr)
     if not quiet:
         print(models.table(task.model, spec.shape), file=sys.stderr)
 
@@ -262,7 +268,7 @@ def make_feeds(
 ) -> tuple[Feed, Feed, Any]:
     """Returns the feeds of the training and validation splits, and the fixed batch whose samples are saved.
 
-    Raises InputError where values or labels do not fit the config; warns a `new` run of a scale far from one.
+    Raises InputError if values or labels do not fit the config. Warns of a scale far from 1 if the run is `new`.
     """
     splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20
@@ -275,11 +281,11 @@ def make_feeds(
 
 
 def ask_all(stop: Callable[[], bool], partition: Partition) -> Callable[[], bool]:
-    """Returns a function that asks all processes together whether one should stop, in pretraining as in training."""
+    """Returns a function, for all processes to call together, that says whether any of them should stop."""
     numbers = itertools.count(1)
 
-    def asked() -> bool:
-        preempted = checkpoint.preempted(next(numbers))
+    def should_stop() -> bool:
+        preempted = checkpoint.is_preempted(next(numbers))
         return partition.any(stop() or preempted)
 
-    return asked
+    return should_stop

@@ -1,4 +1,4 @@
-"""Training in dispatches of several steps each: how many, their batches, their program."""
+"""Dispatches of several training steps each: their number of steps, their batches, their program."""
 
 import math
 import sys
@@ -13,24 +13,24 @@ from aejax.data import Feed, shuffle_rows
 from aejax.distributed.partition import Partition
 from aejax.training.step import Reduce, Task, gather, train_step
 
-MOST = 32  # by then the host's work for a dispatch is small beside that of the shortest steps
-_MANY = 1_000  # steps of a run that is worth a hint
+MOST = 32  # with more, the host's work per dispatch is already small compared with the shortest steps
+_MANY = 1_000  # steps from which a run is long enough for a hint
 
 
 def steps_at_once(task: Task, *multiples: int) -> int:
-    """Returns the most steps of a dispatch, up to MOST, that divide all `multiples`, the steps at which one must end.
+    """Returns the number of steps of a dispatch, at most MOST, which divides all `multiples`.
 
-    Returns 1 on CPU for a model with convolutions: in a loop XLA:CPU runs them several times slower than alone
-    (jax-ml/jax#12868).
+    A dispatch must end at each of the multiples. Returns 1 on CPU for a model with convolutions, which XLA:CPU runs
+    several times slower inside a loop (jax-ml/jax#12868).
     """
-    if _one_by_one(task):
+    if _needs_single_steps(task):
         return 1
     return max(n for n in range(1, MOST + 1) if math.gcd(*multiples) % n == 0)
 
 
 def hint(task: Task, steps: int, log_every: int, checkpoint_every: int) -> None:
-    """Prints which settings would let several steps share a dispatch, where theirs allow one step each."""
-    if steps >= _MANY and not _one_by_one(task) and math.gcd(steps, log_every, checkpoint_every) == 1:
+    """Prints which settings would let several steps share a dispatch, if the current ones do not."""
+    if steps >= _MANY and not _needs_single_steps(task) and math.gcd(steps, log_every, checkpoint_every) == 1:
         print(
             f"steps={steps}, log_every={log_every} and checkpoint_every={checkpoint_every} have no common divisor: "
             "each step is dispatched alone, which is slow for a small model; choose multiples of one number, e.g. 20",
@@ -38,12 +38,13 @@ def hint(task: Task, steps: int, log_every: int, checkpoint_every: int) -> None:
         )
 
 
-def _one_by_one(task: Task) -> bool:
+def _needs_single_steps(task: Task) -> bool:
+    """Returns whether a loop of steps would be slower than single steps, see `steps_at_once`."""
     return task.convolves and jax.default_backend() == "cpu"
 
 
 def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range) -> Iterator[Any]:
-    """Yields the batches [at_once, batch, ...] of each dispatch of the steps `span`, on the devices."""
+    """Yields the batches [at_once, batch, ...] of each dispatch of the steps in `span`, on the devices."""
     own, rows = partition.own(batch_size), shuffle_rows(len(feed.source), batch_size, seed)
 
     def rows_of(dispatch: int) -> np.ndarray:
@@ -56,9 +57,9 @@ def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_onc
 
 
 def compile_steps(task: Task, key: Array, partition: Partition) -> Callable[..., Any]:
-    """Compiles `state, metrics = function(state, held, batches)`: one `train_step` for each of the batches.
+    """Compiles `state, metrics = function(state, held, batches)`, which runs a `train_step` for each batch.
 
-    `held` is `Feed.held`, the batches come from `batches`; metrics are [steps].
+    `held` is `Feed.held`, the data kept on device; the batches come from `batches`; metrics are [steps].
     """
 
     def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
@@ -68,12 +69,12 @@ def compile_steps(task: Task, key: Array, partition: Partition) -> Callable[...,
 
 
 def scan_steps(state: Any, held: Any, batches: Any, key: Array, *, task: Task, reduce: Reduce) -> Any:
-    """Returns the state after a `train_step` on each of the batches [steps, batch, ...], and the metrics [steps]."""
+    """Runs a `train_step` on each of the batches [steps, batch, ...]; returns the state and the metrics [steps]."""
 
     def step(state: Any, batch: Any) -> Any:
         return train_step(state, gather(held, batch), key, task=task, reduce=reduce)
 
-    if all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(batches)):  # no loop even of one step, see `steps_at_once`
+    if all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(batches)):  # without a loop, see `steps_at_once`
         state, metrics = step(state, jax.tree.map(lambda a: a[0], batches))
         return state, jax.tree.map(lambda a: a[None], metrics)
     return jax.lax.scan(step, state, batches)

@@ -1,4 +1,4 @@
-"""The optax chain that a config describes."""
+"""Optimizers and learning rate schedules of optax, built from a config."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -24,21 +24,21 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
 }
 
 
-def schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
-    """Learning rate by update: linear warm-up, then `schedule` over what remains of `steps`."""
+def build_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
+    """Builds the learning rate by update: a linear warm-up, then `schedule`. Raises InputError if they do not fit."""
     if config["schedule"] not in SCHEDULES:
         raise one_of("optim.schedule", config["schedule"], SCHEDULES)
     updates, warmup = steps // config["accumulate"], config["warmup"] // config["accumulate"]
     if warmup >= max(updates, 1):
         raise InputError(f"optim.warmup={config['warmup']} leaves nothing of {steps} steps; lower it or raise steps")
     decay = SCHEDULES[config["schedule"]](config["lr"], max(updates - warmup, 1))
-    return (
-        optax.join_schedules([optax.linear_schedule(0.0, config["lr"], warmup), decay], [warmup]) if warmup else decay
-    )
+    if not warmup:
+        return decay
+    return optax.join_schedules([optax.linear_schedule(0.0, config["lr"], warmup), decay], [warmup])
 
 
 def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation:
-    """Clipping, the optimizer, decoupled weight decay, the schedule, accumulation."""
+    """Builds the optax chain from clipping to accumulation. Raises InputError for an unknown optimizer or option."""
     if config["name"] not in OPTIMIZERS:
         raise one_of("optim.name", config["name"], OPTIMIZERS)
     known = inspect.signature(OPTIMIZERS[config["name"]]).parameters
@@ -51,15 +51,16 @@ def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation
     chain = optax.chain(
         optax.clip_by_global_norm(config["clip"]) if config["clip"] else optax.identity(),
         rule,
-        # Vectors do not decay: biases of dense layers and convolutions, scales.
+        # Vectors, which are biases and scales, do not decay.
         optax.add_decayed_weights(config["weight_decay"], lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
-        if _on(config["weight_decay"])
+        if _is_on(config["weight_decay"])
         else optax.identity(),
-        optax.scale_by_learning_rate(schedule(config, steps)),
+        optax.scale_by_learning_rate(build_schedule(config, steps)),
     )
     accumulate = config["accumulate"]
     return optax.MultiSteps(chain, accumulate).gradient_transformation() if accumulate > 1 else chain
 
 
-def _on(value: Any) -> bool:
-    return isinstance(value, jax.Array) or value > 0  # traced: of runs that train together, all above 0
+def _is_on(value: Any) -> bool:
+    """Returns whether the value is above 0, as is every traced one, which belongs to runs that train together."""
+    return isinstance(value, jax.Array) or value > 0

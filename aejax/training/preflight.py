@@ -1,4 +1,4 @@
-"""What is to be known of an experiment before its launch is paid for."""
+"""A check of an experiment before its launch: shapes, memory and the loss of one batch."""
 
 import math
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ GIB = 2**30
 
 
 def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
-    """Trains one batch, keeps nothing and tells what that takes.
+    """Trains one batch, saves nothing, and returns shapes and memory.
 
     Returns:
-      `examples` in the training split, shapes of one `input` and one `code`, number of `parameters`, `state_gib` and
-      `step_gib` of each device (what is held, and what the compiled step needs in all, data that is held left out), and
-      the batch's `loss`.
+      `examples` in the training split, shapes of one `input` and one `code`, number of `parameters`, GiB per device of
+      the state (`state_gib`) and of the compiled step in all (`step_gib`), both without data kept on device, and the
+      `loss` of the batch.
 
-    Raises what `train` would raise by then; DivergedError where the loss is not finite already.
+    Raises the errors that `train` would raise before its second batch, and DivergedError if the loss is not finite.
     """
     config_lib.check(config)
     resolve_trackers(config.tracking)
@@ -38,13 +38,13 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     spec = Spec.of(splits.train, config.data.standardize)
     splits = Splits(*map(spec.standardize_source, splits))
     task = make_task(config, spec, len(splits.train), partition.axis_name)
-    # Streamed: one batch is all that is read, and the labels or vectors whose range `train` looks at.
+    # A budget of 0 streams: reads one batch, and the labels or vectors whose range `train` checks.
     feed, validation = (Feed(part, 0, partition.replicate) for part in (splits.train, splits.validation))
     check_data(config, task, feed, validation)
     warn_of_scale(splits.train, spec)
-    init_key, key = jax.random.split(jax.random.key(config.seed))  # as `train`
+    init_key, key = jax.random.split(jax.random.key(config.seed))  # as in `train`
     state = partition.place(partition.init(lambda key: init(task, spec.shape, key), init_key))
-    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     step: Any = compile_steps(task, key, partition)
     batch = next(batches(feed, config.batch_size, config.seed, partition, 1, range(1)))
@@ -59,7 +59,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
         "input": spec.shape,
         "code": tuple(abstract_output(task.model, spec.shape).code.z.shape[1:]),
         "parameters": parameters,
-        "state_gib": held / GIB,
+        "state_gib": state_bytes / GIB,
         "step_gib": needed / GIB,
         "loss": loss,
     }

@@ -1,8 +1,8 @@
 """Greedy layer-wise pretraining of a stack of dense layers (Bengio et al. 2007; Vincent et al. 2010).
 
-Each layer of the encoder, from the input inwards, is trained with its mirror in the decoder as an
-autoencoder of its own, on the codes of the layers before it, which stay fixed. The pairs then make
-the initial parameters of the whole, which is trained as usual.
+Each layer of the encoder, from the input inwards, is trained with its mirror in the decoder as an autoencoder of its
+own, on the codes of the layers before it, which stay fixed. The trained pairs are the initial parameters of the whole
+model, which is then trained as usual.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from aejax.training.multistep import batches, compile_steps, steps_at_once
 from aejax.training.step import Task, TrainState, init
 
 
-def stacked_layers(config: ConfigDict) -> list[tuple[int, str]]:
-    """Width and activation of each layer up to the code, or InputError where they are no stack."""
+def list_layers(config: ConfigDict) -> list[tuple[int, str]]:
+    """Returns width and activation of each layer up to the code. Raises InputError if the model is no such stack."""
     encoder, bottleneck, decoder = config.encoder, config.bottleneck, config.decoder
     if config.classes:
         raise InputError("pretrain.steps is for models without labels; set classes=0")
@@ -55,19 +55,18 @@ def pretrain(
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
 ) -> Any:
-    """`params` of the whole, each layer and its mirror trained for `pretrain.steps` steps.
+    """Trains each layer and its mirror for `pretrain.steps` steps; returns the whole model's parameters.
 
-    The first pair has the objective of the whole, the others squared error; corruption and optimizer
-    are the whole's. Raises StoppedError where `stop` says so, to all processes at once, DivergedError at a NaN.
+    The first pair has the likelihood of the whole model, the others squared error. All have its corruption and
+    optimizer. Raises StoppedError when `stop` returns True, in all processes together, and DivergedError if a metric
+    is not finite.
     """
-    layers, decoder, steps = stacked_layers(config), config.decoder, config.pretrain.steps
-
+    layers, decoder, steps = list_layers(config), config.decoder, config.pretrain.steps
     at_once = steps_at_once(task, steps)
 
     def dispatches(name: str) -> Iterator[Any]:
-        all_of_them = batches(feed, config.batch_size, config.seed, partition, at_once, range(steps))
         with tqdm(desc=f"pretraining {name}", total=steps, disable=quiet or None) as bar:
-            for batch in all_of_them:
+            for batch in batches(feed, config.batch_size, config.seed, partition, at_once, range(steps)):
                 if stop():
                     raise StoppedError(
                         "stopped in pretraining, before the first checkpoint; the same command begins anew"
@@ -100,13 +99,14 @@ def pretrain(
         trained = _train(pair_task, init(pair_task, shape, key), key, feed.held, partition, dispatches("/".join(inner)))
         params[inner[0]][inner[1]] = trained["encoder"]["dense_0"]
         params["decoder"][f"dense_{len(layers) - 1 - k}"] = trained["decoder"]["dense_0"]
-        below = _then(below, pair.encoder, trained["encoder"])
+        below = _append_layer(below, pair.encoder, trained["encoder"])
     return params
 
 
 def _train(
     task: Task, state: TrainState, key: Array, held: Any, partition: Partition, batches: Iterator[Any]
 ) -> dict[str, Any]:
+    """Trains one pair on the batches and returns its parameters. Raises DivergedError if a metric is not finite."""
     compiled = compile_steps(task, key, partition)
     state, metrics = partition.place(state), {}
     for batch in batches:
@@ -116,5 +116,6 @@ def _train(
     return jax.device_get(state.params)
 
 
-def _then(below: Callable[[Array], Array], encoder: Any, params: Any) -> Callable[[Array], Array]:
+def _append_layer(below: Callable[[Array], Array], encoder: Any, params: Any) -> Callable[[Array], Array]:
+    """Returns the function that applies `below` and then the trained layer."""
     return lambda x: encoder.apply({"params": params}, below(x))

@@ -1,4 +1,4 @@
-"""JAX's profiler on chosen steps of a training run."""
+"""Traces of chosen training steps by JAX's profiler."""
 
 import contextlib
 import sys
@@ -12,10 +12,10 @@ import jax
 from aejax.errors import InputError
 
 
-def ahead(steps: range, begin: int, end: int) -> range | None:
-    """Returns the steps that a run from step `begin` to `end` still reaches, or None, with a warning, without any.
+def clip_steps(steps: range, begin: int, end: int) -> range | None:
+    """Returns those of the steps that a run from step `begin` to `end` reaches. Without any, warns and returns None.
 
-    A resumed run is given the same command and may have passed them. Raises InputError for an empty range.
+    A resumed run, started by the same command, may have passed them. Raises InputError for an empty range.
     """
     asked = f"steps {steps.start}:{steps.stop}"
     if not steps:
@@ -27,13 +27,13 @@ def ahead(steps: range, begin: int, end: int) -> range | None:
 
 
 @contextlib.contextmanager
-def around(
+def trace_steps(
     dispatch: Callable[..., Any], steps: range | None, begin: int, at_once: int, workdir: Path
 ) -> Iterator[Callable[..., Any]]:
-    """Yields `dispatch`, which runs `at_once` steps, traced when it is called for `steps`; without steps, as it is.
+    """Yields `dispatch`, which runs `at_once` steps, with a trace of the given steps. Without steps, adds nothing.
 
-    The trace covers whole dispatches, from the one with the first of the steps to the one with the last, and what
-    is done between them. It is written to workdir/plugins/profile/, also where the run ends before the last.
+    The trace covers whole dispatches, from the one with the first of the steps to the one with the last, and the work
+    between them. It is written to workdir/plugins/profile/, even if the run ends before the last of the steps.
     """
     if steps is None:
         yield dispatch
@@ -41,10 +41,10 @@ def around(
     first, last = ((step - begin) // at_once for step in (steps.start, steps.stop - 1))
     called = 0
 
-    def tell() -> None:
-        newest, of = max((workdir / "plugins" / "profile").iterdir()), begin + called * at_once
+    def report() -> None:
+        newest, reached = max((workdir / "plugins" / "profile").iterdir()), begin + called * at_once
         print(
-            f"profile of steps {begin + first * at_once + 1:,} to {of:,}: {newest}; "
+            f"profile of steps {begin + first * at_once + 1:,} to {reached:,}: {newest}; "
             f"to see it: pip install xprof, then xprof --logdir={workdir}",
             file=sys.stderr,
         )
@@ -54,8 +54,8 @@ def around(
         def call(state: Any, *rest: Any) -> Any:
             nonlocal called
             if called == first:
-                jax.block_until_ready(state)  # leaves out what was asked for before
-                trace.callback(tell)
+                jax.block_until_ready(state)  # excludes earlier dispatches from the trace
+                trace.callback(report)
                 trace.enter_context(jax.profiler.trace(str(workdir)))
             with jax.profiler.StepTraceAnnotation("train", step_num=begin + called * at_once):
                 result = dispatch(state, *rest)

@@ -11,17 +11,17 @@ from aejax.data import Spec
 from aejax.errors import AejaxError, DivergedError
 from aejax.training.evaluator import Sample, Validate
 from aejax.workdir.checkpoint import Checkpoint, Checkpoints, InMemory
-from aejax.workdir.lifecycle import OpenWorkdir, is_stale, storage_errors
+from aejax.workdir.lifecycle import OpenWorkdir, guard_storage, is_stale
 from aejax.workdir.metrics_log import Logs, Unwritten
 
 Metrics = Mapping[str, np.ndarray]  # [steps]
 
 
 class Window:
-    """Metrics of dispatches, left on the device until the next dispatch runs, so that reading overlaps computing."""
+    """Metrics of dispatches, kept on device until the next dispatch runs, so that reading overlaps computation."""
 
     def __init__(self, log_every: int, log: Callable[[int, Metrics], None]):
-        """`log(step, metrics)` gets the metrics of all steps since its last call, [..., steps]."""
+        """Calls `log(step, metrics)` with the metrics [..., steps] of all steps since its last call."""
         self._log_every, self._log = log_every, log
         self._window: list[Any] = []
         self._full: tuple[int, list[Any]] | None = None
@@ -34,12 +34,13 @@ class Window:
             self._full, self._window = (step, self._window), []
 
     def flush(self, step: int) -> None:
-        """Logs all that is left, up to `step`."""
+        """Logs all remaining metrics, up to `step`."""
         if self._window:
             self._full, self._window = (step, self._window), []
         self._read()
 
     def _read(self) -> None:
+        """Fetches and logs a complete window, if there is one."""
         if self._full:
             step, dispatches = self._full
             self._full, host = None, jax.device_get(dispatches)
@@ -47,10 +48,10 @@ class Window:
 
 
 class Recorder:
-    """Logs one run and saves its checkpoints; as a context manager, waits for the save in progress.
+    """Log and checkpoints of one run, as a context manager that waits for the save in progress.
 
     Attributes:
-      done: true once validation has not improved for `config.patience` validations.
+      done: whether validation has not improved for `config.patience` validations.
     """
 
     def __init__(
@@ -63,13 +64,13 @@ class Recorder:
         quiet: bool = False,
         checkpoints: type[Checkpoints] | type[InMemory] = Checkpoints,
     ):
-        """`trained_on` is what `data.identify` returns; `validate` and `sample` come from `evaluator`."""
+        """Opens the files; `trained_on` comes from `data.identify`, `validate` and `sample` from `evaluator`."""
         config = opened.config
         metadata = {"config": opened.plain, "spec": spec.to_dict(), "data": dict(trained_on)}
         broken = opened.saved.broken if opened.saved and opened.primary else ()
         self._folder, self._patience, self._validate, self._sample = opened.folder, config.patience, validate, sample
         self._window = Window(config.log_every, self.log)
-        with contextlib.ExitStack() as opening, storage_errors(self._folder):
+        with contextlib.ExitStack() as opening, guard_storage(self._folder):
             logs = Logs if opened.primary else Unwritten
             self._logs = opening.enter_context(logs(self._folder, opened.begin, config, quiet))
             self._checkpoints = checkpoints(self._folder, config.keep, metadata, broken)
@@ -82,18 +83,18 @@ class Recorder:
         self._window.add(step, metrics)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Logs the means over the steps up to `step`. Raises DivergedError where one is not finite."""
-        with storage_errors(self._folder):
+        """Logs the means over the steps up to `step`. Raises DivergedError if a value is not finite."""
+        with guard_storage(self._folder):
             _check_finite(metrics, step, self._checkpoints)
             self._logs.train(step, {name: float(np.mean(values)) for name, values in metrics.items()})
 
     def save(self, step: int, state: Any, validated: bool) -> None:
-        """Saves the state and its samples, after a validation where `validated`.
+        """Saves the state and its samples, after a validation if `validated`.
 
-        Raises DivergedError where metrics or samples are not finite, StorageError where nothing can be written.
+        Raises DivergedError if metrics or samples are not finite, and StorageError if they cannot be written.
         """
         self._window.flush(step)
-        with storage_errors(self._folder):
+        with guard_storage(self._folder):
             loss = None
             if validated:
                 results = self._validate(state)
@@ -108,9 +109,9 @@ class Recorder:
             self._logs.restart_clock()
             self.done = is_stale(self._logs.history, self._patience)
 
-    def newest(self) -> Checkpoint:
-        """Returns the newest checkpoint, once the context is left."""
-        newest = self._checkpoints.newest()
+    def load_newest(self) -> Checkpoint:
+        """Returns the newest checkpoint, after the context has ended."""
+        newest = self._checkpoints.load_newest()
         assert newest is not None
         return newest
 
@@ -118,9 +119,9 @@ class Recorder:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Waits for the save in progress. Trackers hear whether an error ended the run; a second one is dropped."""
+        """Waits for the save and tells trackers of an error that ended the run; ignores a second error."""
         try:
-            with storage_errors(self._folder):
+            with guard_storage(self._folder):
                 self._open.__exit__(*error)
         except AejaxError:
             if error[1] is None:
@@ -135,7 +136,7 @@ def _check_finite(metrics: Metrics, last: int, checkpoints: Checkpoints | InMemo
         return
     i, first = int(np.argmin(good)), last - len(good) + 1
     broken = [name for name, values in finite.items() if not values[i]]
-    saved = checkpoints.newest_step()
+    saved = checkpoints.find_newest_step()
     kept = "no checkpoint was saved yet" if saved is None else f"the last good checkpoint is step {saved}"
     raise DivergedError(
         f"{what}{' and '.join(broken)} not finite at step {first + i} (steps {first} to {last} were read); "

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step: pure functions, usable without devices, files or flags."""
+"""The training step and the evaluation step: pure functions that need no devices, files or flags."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +21,15 @@ Reduce = Callable[[Any, str], Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """What a step needs besides its arguments.
+    """The static parts of a step: model, objective, optimizer and options.
 
     Attributes:
-      prepare: stored values to what the model reads, e.g. `Spec.prepare`.
-      restore: what the model reads to the user's units, e.g. `Spec.restore`.
-      ema: decay of the averaged parameters; 0 is off.
-      adversary: with a discriminator that is trained beside the model.
-      examples: in the training split.
-      axis_name: of the devices that share a batch, see `Partition.axis_name`.
+      prepare: maps stored values to the model's units, e.g. `Spec.prepare`.
+      restore: maps the model's units to the user's units, e.g. `Spec.restore`.
+      ema: decay of the averaged parameters; 0 turns averaging off.
+      adversary: has a discriminator that is trained alongside the model.
+      examples: number of examples in the training split.
+      axis_name: axis of the devices that share a batch, see `Partition.axis_name`.
       convolves: whether the step has convolutions, see `multistep.steps_at_once`.
     """
 
@@ -48,32 +48,33 @@ class Task:
     def context(
         self, variables: Any, x: Array, batch: Batch, output: Any, keys: Array, step: Any, critic: Any
     ) -> Context:
-        """Returns what the objective reads of a batch; x is prepared, `keys` hold one key for each example."""
+        """Returns the objective's view of a batch: x is prepared, and `keys` holds one key per example."""
         label, mean = batch["label"] if self.model.classes else None, self.objective.mean
         return Context(
             self.model.apply, variables, x, output, keys, step, label, mean, critic, self.examples, self.axis_name
         )
 
     def apply(self, variables: Any, x: Array, batch: Batch, keys: Array | None, **options: Any) -> Any:
-        """The model's output for x, conditional on the batch's labels where the model is."""
+        """Returns the model's output for x, given the batch's labels if the model is conditional."""
         label = batch["label"] if self.model.classes else None
         return self.model.apply(variables, x, keys=keys, label=label, **options)
 
     def losses(self, c: Context) -> dict[str, Array]:
-        """The objective's components by name, the adversary's among them, per example."""
+        """Returns the components [batch] of the objective by name, including those of the adversary."""
         return self.objective(c, self.adversary.terms(c.critic, c) if self.adversary else None)
 
 
 class TrainState(struct.PyTreeNode):
-    """All that a run carries from step to step.
+    """The arrays that training carries from step to step.
 
     Attributes:
-      step: steps done, int32.
-      params: of the model, float32.
-      variables: the model's other collections, e.g. running statistics.
-      opt_state: of the optimizer.
-      ema: averaged parameters; empty where `Task.ema` is 0.
-      critic: the discriminator's `params` and `opt_state`; empty where there is no adversary.
+      step: number of steps done, int32.
+      params: parameters of the model, float32.
+      variables: other collections of the model, e.g. running statistics.
+      opt_state: state of the optimizer.
+      ema: averaged parameters; empty if `Task.ema` is 0.
+      critic: `params` and `opt_state` of the discriminator; empty without an adversary. Saved checkpoints have this
+        name.
     """
 
     step: Array
@@ -85,134 +86,140 @@ class TrainState(struct.PyTreeNode):
 
 
 def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[Any], Any] | None = None) -> TrainState:
-    """Returns the state before the first step, for inputs of `shape`; `adjust` maps the drawn parameters to others."""
+    """Returns the state before the first step, for inputs of `shape`; `adjust` maps the random parameters to others."""
     label = jnp.zeros(1, jnp.int32) if task.model.classes else None
-    variables = _strong(dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label)))
+    variables = _strengthen(dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label)))
     params = variables.pop("params")
     params = adjust(params) if adjust else params
     state = start(task, params, variables)
     if task.adversary:
         output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))
-        critic = _strong(task.adversary.init(jax.random.fold_in(key, 1), output))
-        state = state.replace(critic={"params": critic, "opt_state": task.adversary.optimizer.init(critic)})
+        weights = _strengthen(task.adversary.init(jax.random.fold_in(key, 1), output))
+        state = state.replace(critic={"params": weights, "opt_state": task.adversary.optimizer.init(weights)})
     return state
 
 
-def _strong(tree: Any) -> Any:
-    """The same values with types that are no longer weak: the step returns such, and would be compiled for both."""
+def _strengthen(tree: Any) -> Any:
+    """Removes weak types, which the step does not return: it would be compiled for both."""
     return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), tree)
 
 
 def start(task: Task, params: Any, variables: Any) -> TrainState:
-    """The state before the first step, with these parameters."""
-    ema = jax.tree.map(jnp.copy, params) if task.ema else {}  # copies: the state is donated
+    """Returns the state before the first step with these parameters, without a discriminator."""
+    ema = jax.tree.map(jnp.copy, params) if task.ema else {}  # copied, because the state is donated
     return TrainState(jnp.zeros((), jnp.int32), params, variables, task.optimizer.init(params), ema)
 
 
 def gather(held: Batch, batch: Batch) -> Batch:
-    """The batch, with the rows `batch["index"]` of the arrays that are held on the device."""
+    """Returns the batch with the rows `batch["index"]` of the arrays that are kept on device."""
     return {**batch, **{key: value[batch["index"]] for key, value in held.items()}}
 
 
-def local(tree: Any, how: str) -> Any:
-    """The reduction over devices where there is one."""
+def keep(tree: Any, how: str) -> Any:
+    """Returns the tree unchanged: the reduction over a single device."""
     return tree
 
 
 def train_step(
-    state: TrainState, batch: Batch, key: Array, *, task: Task, reduce: Reduce = local
+    state: TrainState, batch: Batch, key: Array, *, task: Task, reduce: Reduce = keep
 ) -> tuple[TrainState, Metrics]:
-    """One update.
+    """Updates the parameters on one batch, and those of the discriminator if the task has an adversary.
 
     Args:
-      state: before the step.
-      batch: `x` [batch, ...] as stored, `index` [batch] int32, the number of each example.
-      key: the run's key; the step's is folded in from `state.step`.
-      reduce: averages over devices, see `Partition.compile`.
+      state: the state before the step.
+      batch: `x` [batch, ...] as stored, `index` [batch] int32, the position of each example in the split, and `label`
+        [batch] int32 if the model is conditional.
+      key: the key of the run; the step folds in `state.step`.
+      task: the static parts of the step.
+      reduce: reduces over devices, see `Partition.compile`.
 
     Returns:
-      The state after the step, and scalars: the objective's components, each averaged over the
-      batch, the bottleneck's metrics and `grad_norm`.
+      The state after the step, and scalar metrics by name: the components of the objective and the metrics of the
+      bottleneck, averaged over the batch, and `grad_norm`, with an adversary also `critic_loss`.
     """
-    keys = example_keys(jax.random.fold_in(key, state.step), batch)
+    keys = derive_keys(jax.random.fold_in(key, state.step), batch)
     x = task.prepare(batch["x"])
     noisy = task.corruption(fold(keys, 0), x)
-    critic = state.critic.get("params")
+    discriminator = state.critic.get("params")
 
     def loss_fn(params):
         variables = {"params": params, **state.variables}
         output, updated = task.apply(variables, noisy, batch, fold(keys, 1), train=True, mutable=list(state.variables))
-        c = task.context(variables, x, batch, output, fold(keys, 2), state.step, critic)
+        c = task.context(variables, x, batch, output, fold(keys, 2), state.step, discriminator)
         metrics = jax.tree.map(jnp.mean, task.losses(c) | dict(output.code.metrics))
         return metrics["loss"], (metrics, updated, output)
 
     grads, (metrics, variables, output) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = reduce((grads, metrics), "mean")
-    variables = _same_everywhere(variables, reduce)
-    updated_critic = state.critic
+    variables = _reduce_variables(variables, reduce)
+    updated_discriminator = state.critic
     if task.adversary:
         before = {"params": state.params, **state.variables}
-        c = task.context(before, x, batch, output, fold(keys, 2), state.step, critic)
-        updated_critic, metrics["critic_loss"] = _critic_step(state.critic, c, task.adversary, reduce)
+        c = task.context(before, x, batch, output, fold(keys, 2), state.step, discriminator)
+        updated_discriminator, metrics["critic_loss"] = _update_discriminator(state.critic, c, task.adversary, reduce)
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if task.ema:
         updates, updated = state.step, True
-        if isinstance(opt_state, optax.MultiStepsState):  # only every so many steps is an update
+        if isinstance(opt_state, optax.MultiStepsState):  # not every step is an update
             updates, updated = state.opt_state.gradient_step, opt_state.mini_step == 0
-        # Early updates average over fewer values, or the average would stay near the initialisation.
+        # A smaller decay at first, as the average would stay near the initialization otherwise.
         decay = jnp.minimum(task.ema, (1 + updates) / (10 + updates))
         ema = optax.incremental_update(params, ema, jnp.where(updated, 1 - decay, 0.0))
-    # Without the barrier the compiler shares the squares with Adam, and so writes them to memory.
+    # Without the barrier the compiler shares the squares with Adam and writes them to memory.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
-    return TrainState(state.step + 1, params, variables, opt_state, ema, updated_critic), metrics
+    return TrainState(state.step + 1, params, variables, opt_state, ema, updated_discriminator), metrics
 
 
-def example_keys(key: Array, batch: Batch) -> Array:
-    """A key for each example, of its index alone: the same on any number of devices."""
+def derive_keys(key: Array, batch: Batch) -> Array:
+    """Derives a key for each example from its index alone, so that the number of devices does not matter."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
 
 
-def _same_everywhere(variables: Any, reduce: Reduce) -> Any:
-    """Running statistics, reduced over devices; modules with `axis_name` made them equal before."""
+def _reduce_variables(variables: Any, reduce: Reduce) -> Any:
+    """Reduces running statistics over devices: floats to their mean, counters to their maximum."""
+    # Modules with `axis_name` have already made theirs equal.
     means, largest = reduce(variables, "mean"), reduce(variables, "max")
-    pick = lambda v, mean, most: mean if jnp.issubdtype(v.dtype, jnp.floating) else most  # noqa: E731  counters
+    pick = lambda v, mean, most: mean if jnp.issubdtype(v.dtype, jnp.floating) else most  # noqa: E731
     return jax.tree.map(pick, variables, means, largest)
 
 
-def _critic_step(critic: Any, c: Context, adversary: Adversary, reduce: Reduce) -> tuple[Any, Array]:
-    loss, grads = jax.value_and_grad(lambda params: adversary.loss(params, c).mean())(critic["params"])
+def _update_discriminator(state: Any, c: Context, adversary: Adversary, reduce: Reduce) -> tuple[Any, Array]:
+    """Updates the discriminator on one batch; returns its parameters and optimizer state, and its loss."""
+    loss, grads = jax.value_and_grad(lambda params: adversary.loss(params, c).mean())(state["params"])
     loss, grads = reduce((loss, grads), "mean")
-    updates, opt_state = adversary.optimizer.update(grads, critic["opt_state"], critic["params"])
-    return {"params": optax.apply_updates(critic["params"], updates), "opt_state": opt_state}, loss
+    updates, opt_state = adversary.optimizer.update(grads, state["opt_state"], state["params"])
+    return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}, loss
 
 
 def eval_variables(state: TrainState) -> dict[str, Any]:
-    """The model's variables for evaluation: averaged parameters where there are some."""
+    """Returns the model's variables for evaluation, with the averaged parameters if there are any."""
     return {"params": state.ema or state.params, **state.variables}
 
 
-def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = local) -> Metrics:
-    """Sums over the examples with weight 1 of the objective's components, the code's metrics and `squared_error`.
+def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = keep) -> Metrics:
+    """Sums the objective's components, the code's metrics and the squared error over a batch.
 
-    The components are in the model's units, of a code drawn as in training, but from keys that are the
-    same in every evaluation, and with every weight at the end of its schedule. `squared_error` is in the
-    user's units, of the deterministic code.
+    The components are in the model's units, for a code that is sampled as in training, but with the same keys in every
+    evaluation and with every weight at the end of its schedule. `squared_error` is in the user's units, for the
+    deterministic code.
 
     Args:
-      state: evaluated with its averaged parameters where it has some.
-      batch: `x` [batch, ...] as stored, `index` [batch], `weight` [batch], 0 for examples that only fill
-        the batch.
+      state: the state to evaluate, with its averaged parameters if it has any.
+      batch: `x` [batch, ...] as stored, `index` [batch] int32, `weight` [batch], which is 0 for examples that only
+        fill the batch, and `label` [batch] int32 if the model is conditional.
+      task: the static parts of the step.
+      reduce: reduces over devices, see `Partition.compile`.
 
     Returns:
       Sums over batch and devices by name, and `weight`, the number of examples.
     """
     x, variables = task.prepare(batch["x"]), eval_variables(state)
-    keys = example_keys(jax.random.key(0), batch)
+    keys = derive_keys(jax.random.key(0), batch)
     output = task.apply(variables, x, batch, keys)
     c = task.context(variables, x, batch, output, fold(keys, 2), None, state.critic.get("params"))
-    # For a deterministic code the compiler sees that this is the same computation again.
+    # For a deterministic code the compiler merges this with the computation above.
     reconstruction = task.objective.mean(task.apply(variables, x, batch, None).decoded)
     error = jnp.square(task.restore(reconstruction) - task.restore(x)).reshape(x.shape[0], -1).sum(-1)
     terms = task.losses(c) | dict(output.code.metrics) | {"squared_error": error, "weight": jnp.ones_like(error)}

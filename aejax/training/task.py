@@ -1,4 +1,4 @@
-"""From a config to a `Task`: model, objective and optimizer, checked against each other and against the data."""
+"""Construction of a `Task` from a config, with checks of its parts against each other and against the data."""
 
 import dataclasses
 import warnings
@@ -12,9 +12,9 @@ from aejax import models
 from aejax.data import Feed, Source, Spec, read_chunks, read_labels
 from aejax.errors import InputError
 from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
-from aejax.registry import instance
+from aejax.registry import instantiate
 from aejax.training import optimizers
-from aejax.training.pretraining import stacked_layers
+from aejax.training.pretraining import list_layers
 from aejax.training.step import Task, eval_step, init
 
 
@@ -23,22 +23,20 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
 
     Args:
       config: see `aejax.config.default`.
-      spec: of the data.
+      spec: shape and units of the data.
       examples: number of examples in the training split.
-      axis_name: of the devices that share a batch, see `Partition`.
+      axis_name: axis of the devices that share a batch, see `Partition`.
 
-    Raises InputError where the parts do not fit each other. Warns of schedules that training does not finish and of
-    a code that can learn to copy.
+    Raises InputError if the parts do not fit each other. Warns of schedules that outlast training, and of a code that
+    can learn to copy its input.
     """
     model = models.build(config, spec.shape, axis_name)
     if config.pretrain.steps:
-        stacked_layers(config)
-    adversary = None
-    if config.adversary.name != "none":
-        adversary = instance("adversary", ADVERSARIES, config.adversary)
+        list_layers(config)
+    adversary = None if config.adversary.name == "none" else instantiate("adversary", ADVERSARIES, config.adversary)
     task = Task(
         model=model,
-        objective=Objective(instance("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
+        objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
         optimizer=optimizers.build(config.optim, config.steps),
         prepare=spec.prepare,
         restore=spec.restore,
@@ -60,16 +58,16 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
 
 
 def single_device_task(task: Task, config: ConfigDict, spec: Spec) -> Task:
-    """Returns the task for batches that no devices share, without `axis_name`."""
+    """Returns the task for a single device, without `axis_name`."""
     if task.axis_name is None:
         return task
     return dataclasses.replace(task, model=models.build(config, spec.shape), axis_name=None)
 
 
 def _trace(task: Task, spec: Spec) -> str:
-    """Returns the operations of an evaluation as text, computing nothing.
+    """Returns the operations of an evaluation as text, without computing anything.
 
-    Raises InputError where a weight has no term, or a term does not fit the model.
+    Raises InputError if a weight has no term, or a term does not fit the model.
     """
 
     def evaluate(x: Any) -> Any:
@@ -81,13 +79,14 @@ def _trace(task: Task, spec: Spec) -> str:
 
 
 def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed) -> None:
-    """Raises InputError where values or labels do not fit the config."""
+    """Raises InputError if values or labels do not fit the config."""
     _check_range(task, training.source)
     for feed in (training, validation) if config.classes else ():
         _check_labels(feed, config.classes)
 
 
 def _check_range(task: Task, source: Source) -> None:
+    """Raises InputError for vectors with values outside [0, 1] if the likelihood needs that range."""
     likelihood = task.objective.likelihood
     if likelihood.unit_interval and len(source.shape) == 1:
         for x in map(task.prepare, read_chunks(source)):
@@ -99,6 +98,7 @@ def _check_range(task: Task, source: Source) -> None:
 
 
 def _check_labels(feed: Feed, classes: int) -> None:
+    """Raises InputError unless all labels are there and below `classes`."""
     if "label" not in feed.source.take(np.arange(1)):
         raise InputError(
             f"classes={classes} makes the model conditional, but the data has no labels; give some or set classes=0"

@@ -26,8 +26,8 @@ from aejax.training.task import make_task, single_device_task
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
 from aejax.workdir.tracking import resolve_trackers
 
-# The numbers in which the configs may differ, for they change no shape; besides, `seed`.
-NUMBERS = ("optim.lr", "optim.weight_decay", "corruption.level", "objective.weights.")
+# The configs may differ in these hyperparameters and in `seed`, as none of them changes a shape.
+HYPERPARAMETERS = ("optim.lr", "optim.weight_decay", "corruption.level", "objective.weights.")
 
 
 def train_together(
@@ -39,27 +39,27 @@ def train_together(
     stop: Callable[[], bool] = loop.never,
     quiet: bool = False,
 ) -> list[Run | AejaxError]:
-    """Trains several runs in one program; a single one by `aejax.train`.
+    """Trains several runs in one program, or a single run by `aejax.train`.
 
-    Each run has its own workdir, checkpoints and metrics, and equals the run trained alone to float tolerance. A run
-    that diverges or cannot be written ends alone.
+    Each run has its own workdir, checkpoints and metrics, and equals the run trained alone up to floating-point
+    tolerance. A run that diverges or cannot be written ends without ending the others.
 
     Args:
-      configs: differ only in `seed` and in NUMBERS; all must be at the same step.
-      workdirs: one for each config.
+      configs: configs that differ only in `seed` and in HYPERPARAMETERS. Their runs must be at the same step.
+      workdirs: one workdir for each config.
       data, devices, stop, quiet: as in `aejax.train`.
 
     Returns:
-      For each run what `aejax.train` returns, or the error that ended it.
+      For each run, what `aejax.train` returns or the error that ended it.
 
-    Raises errors that prevent every run from starting.
+    Raises: errors that prevent every run from starting.
     """
     if len(configs) == 1:
         return [loop.train(configs[0], workdirs[0], data=data, devices=devices, stop=stop, quiet=quiet)]
     for each in configs:
         config_lib.check(each)
         resolve_trackers(each.tracking)
-    numbers = differing_numbers(configs)
+    values = find_differing(configs)
     partition = Partition(devices, configs[0].partition.name)
     partition.check(configs[0].batch_size)
     quiet = quiet or not partition.primary
@@ -75,8 +75,8 @@ def train_together(
 
         splits, spec = loop.load_data(first, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name)
-        _check_numbers(task, [each.config for each in opened], numbers)
-        starts = [loop.initial_state(each, task, spec, splits, partition, None) for each in opened]
+        _check_hyperparameters(task, [each.config for each in opened], values)
+        starts = [loop.init_state(each, task, spec, splits, partition, None) for each in opened]
         states, keys = zip(*starts, strict=True)
         if begin >= config.steps:
             for each in opened:
@@ -88,38 +88,37 @@ def train_together(
         loop.describe(task, spec, begin, config.steps, quiet)
 
         training, validation, fixed = loop.make_feeds(config, task, spec, splits, partition, new=not begin)
-        partition.wait()  # until all have seen the workdirs as they were
+        partition.wait()  # until all processes have read the workdirs, before they change
         for each in opened:
             each.claim()
 
         at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
-        train_steps = compile_together(task, config, keys, numbers, partition)
-        numbered = lambda task, numbers: with_numbers(task, config, numbers)  # noqa: E731
-        validate = compile_validation(task, config.batch_size, partition, validation, numbered)
+        train_steps = compile_together(task, config, keys, values, partition)
+        configure = lambda task, values: set_hyperparameters(task, config, values)  # noqa: E731
+        validate = compile_validation(task, config.batch_size, partition, validation, configure)
         sample = compile_sampling(single_device_task(task, config, spec), partition, fixed)
         with contextlib.ExitStack() as running:
             members = [Member(each) for each in opened]
             for i, member in enumerate(members):
                 running.enter_context(member)
-                own = pick(numbers, i)
+                own = pick(values, i)
                 member.open(spec, trained_on, lambda state, own=own: validate(state, own), sample, True)
             recorder = Recorders(members, config.log_every)
             steps = range(begin, begin if recorder.done else config.steps)
             of_run = [batches(training, config.batch_size, c.seed, partition, at_once, steps) for c in configs]
-            dispatches, asked = zip(*of_run, strict=True), loop.ask_all(stop, partition)
+            dispatches, should_stop = zip(*of_run, strict=True), loop.ask_all(stop, partition)
             state = partition.place(stack_trees(states))
-            loop.run_steps(train_steps, state, training.held, dispatches, recorder, first, at_once, asked)
+            loop.run_steps(train_steps, state, training.held, dispatches, recorder, first, at_once, should_stop)
         if not any(member.error for member in members):
             partition.wait()  # until all is written
-    return [member.error or from_checkpoint(member.recorder.newest()) for member in members]
+    return [member.error or from_checkpoint(member.recorder.load_newest()) for member in members]
 
 
 class Member:
-    """The recorder of one of several runs, which an error ends without ending the others.
+    """Recorder of one of several runs, which an error ends without ending the others.
 
     Attributes:
       error: the error that ended the run, or None.
-      done: true after an error or early stopping.
     """
 
     error: AejaxError | None = None
@@ -130,16 +129,17 @@ class Member:
 
     @property
     def done(self) -> bool:
+        """Returns true after an error or early stopping."""
         return self.error is not None or self.recorder.done
 
     def open(self, *arguments: Any) -> None:
         """Opens the recorder with the arguments of `Recorder` that follow the workdir."""
-        with self.guarded():
+        with self.guard():
             self.recorder = Recorder(self._opened, *arguments)
 
     @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Keeps the first error of the run, and records it as its end."""
+    def guard(self) -> Iterator[None]:
+        """Catches the error of a run; keeps and records the first one."""
         try:
             yield
         except AejaxError as error:
@@ -152,22 +152,22 @@ class Member:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Closes the recorder; trackers hear of the run's own error, or of the one that ends all."""
+        """Closes the recorder and tells trackers of the run's own error, or of the one that ends all runs."""
         own = (type(self.error), self.error, None) if self.error else (None, None, None)
-        with self.guarded():
+        with self.guard():
             if hasattr(self, "recorder"):
                 self.recorder.__exit__(*(error if error[0] else own))
 
 
 class Recorders:
-    """The recorders of several runs as one, for the loop; metrics and states have a leading axis [runs]."""
+    """Recorders of several runs, used by the loop like one; metrics and states have a leading axis [runs]."""
 
     def __init__(self, members: Sequence[Member], log_every: int):
         self._members, self._window = members, Window(log_every, self._log)
 
     @property
     def done(self) -> bool:
-        """Whether all runs have ended."""
+        """Returns whether all runs have ended."""
         return all(member.done for member in self._members)
 
     def add(self, step: int, metrics: Any) -> None:
@@ -179,74 +179,80 @@ class Recorders:
         self._window.flush(step)
         for i, member in enumerate(self._members):
             if not member.done:
-                with member.guarded():
+                with member.guard():
                     member.recorder.save(step, pick(state, i), validated)
 
     def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Logs the metrics [runs, steps] of each run that has not ended."""
         for i, member in enumerate(self._members):
             if not member.done:
-                with member.guarded():
+                with member.guard():
                     member.recorder.log(step, pick(metrics, i))
 
 
 def compile_together(
-    task: Task, config: ConfigDict, keys: Sequence[Array], numbers: Mapping[str, Array], partition: Partition
+    task: Task, config: ConfigDict, keys: Sequence[Array], values: Mapping[str, Array], partition: Partition
 ) -> Callable[..., Any]:
-    """Compiles several steps as `multistep.compile_steps`, vmapped over runs with their own keys and `numbers`.
+    """Compiles steps like `multistep.compile_steps`, vmapped over runs, each with its own key and hyperparameters.
 
-    State, numbers and metrics have a leading axis [runs]; the batches are a tuple with those of each run.
+    The state, the hyperparameters `values` and the metrics have a leading axis [runs]; the batches are a tuple with the
+    batches of each run.
     """
 
     def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
-        def one(state: Any, batches: Any, key: Array, numbers: Any) -> Any:
-            return scan_steps(state, held, batches, key, task=with_numbers(task, config, numbers), reduce=reduce)
+        def one(state: Any, batches: Any, key: Array, values: Any) -> Any:
+            return scan_steps(state, held, batches, key, task=set_hyperparameters(task, config, values), reduce=reduce)
 
-        return jax.vmap(one)(state, stack_trees(batches), jnp.stack(keys), dict(numbers))
+        return jax.vmap(one)(state, stack_trees(batches), jnp.stack(keys), dict(values))
 
     return partition.compile(steps)
 
 
-def common(config: ConfigDict) -> str:
-    """Returns a text that is equal for configs that may train together, and for no others."""
+def identify_program(config: ConfigDict) -> str:
+    """Returns a text that is equal for configs whose runs can share a program, and for no others."""
     plain = config_lib.to_dict(config)
-    if config.pretrain.steps:  # layer by layer, of one run
+    if config.pretrain.steps:  # pretraining is for one run at a time
         return config_lib.to_json(plain)
     plain["seed"] = plain["optim"]["lr"] = None
-    plain["optim"]["weight_decay"] = plain["optim"]["weight_decay"] > 0  # 0 is another chain
+    plain["optim"]["weight_decay"] = plain["optim"]["weight_decay"] > 0  # the optimizer's chain differs for 0
     plain["corruption"]["level"] = plain["corruption"]["level"] > 0
     plain["objective"]["weights"] = sorted(plain["objective"]["weights"])
     return config_lib.to_json(plain)
 
 
-def differing_numbers(configs: Sequence[ConfigDict]) -> dict[str, Any]:
-    """Returns the numbers in which the configs differ, [runs] by key; raises InputError where they differ in more."""
-    if len({common(config) for config in configs}) > 1:
-        other = next(config for config in configs if common(config) != common(configs[0]))
+def find_differing(configs: Sequence[ConfigDict]) -> dict[str, Any]:
+    """Returns the hyperparameters that differ, [runs] by key. Raises InputError if the configs differ in more."""
+    if len({identify_program(config) for config in configs}) > 1:
+        other = next(config for config in configs if identify_program(config) != identify_program(configs[0]))
         raise InputError(
-            f"runs that train together may differ in seed and {', '.join(NUMBERS)}*, these differ in "
+            f"runs that train together may differ in seed and {', '.join(HYPERPARAMETERS)}*, these differ in "
             f"{'; '.join(config_lib.differences(configs[0], other))}; train them one by one"
         )
     differ = {d.split(":")[0] for c in configs for d in config_lib.differences(configs[0], c)} - {"seed"}
     return {key: jnp.array([config_lib.get(c, key) for c in configs], jnp.float32) for key in sorted(differ)}
 
 
-def with_numbers(task: Task, config: ConfigDict, numbers: Mapping[str, Any]) -> Task:
-    """Returns the task with `numbers`, which may be traced, in the place of the config's."""
-    if not numbers:
+def set_hyperparameters(task: Task, config: ConfigDict, values: Mapping[str, Any]) -> Task:
+    """Returns the task with the hyperparameters `values`, which may be traced, instead of the config's."""
+    if not values:
         return task
-    of = lambda section: {k.removeprefix(section): v for k, v in numbers.items() if k.startswith(section)}  # noqa: E731
+
+    def select(section: str) -> dict[str, Any]:
+        return {key.removeprefix(section): value for key, value in values.items() if key.startswith(section)}
+
+    weights = {**task.objective.weights, **select("objective.weights.")}
     return dataclasses.replace(
         task,
-        optimizer=optimizers.build({**config.optim.to_dict(), **of("optim.")}, config.steps),
-        objective=dataclasses.replace(task.objective, weights={**task.objective.weights, **of("objective.weights.")}),
-        corruption=dataclasses.replace(task.corruption, **of("corruption.")),
+        optimizer=optimizers.build({**config.optim.to_dict(), **select("optim.")}, config.steps),
+        objective=dataclasses.replace(task.objective, weights=weights),
+        corruption=dataclasses.replace(task.corruption, **select("corruption.")),
     )
 
 
-def _check_numbers(task: Task, configs: Sequence[ConfigDict], numbers: Mapping[str, Any]) -> None:
-    """Raises InputError where a number is out of range, which a traced number does not show."""
+def _check_hyperparameters(task: Task, configs: Sequence[ConfigDict], values: Mapping[str, Any]) -> None:
+    """Raises InputError if a hyperparameter is out of range, which cannot be checked once it is traced."""
     for config in configs:
-        with_numbers(task, config, {key: config_lib.get(config, key) for key in numbers})
+        set_hyperparameters(task, config, {key: config_lib.get(config, key) for key in values})
 
 
 def stack_trees(trees: Sequence[Any]) -> Any:

@@ -1,6 +1,6 @@
-"""A number for each array that changes with any of its bits, however the array is divided among devices.
+"""Checksums of arrays, which change with any bit and do not depend on how devices share the array.
 
-tensorstore checks what it writes of its own, but not the values of an array: a flipped byte was read as another number.
+tensorstore checks its own metadata but not the values of an array, so that a flipped byte would go unnoticed.
 """
 
 import functools
@@ -14,20 +14,21 @@ import numpy as np
 _WEIGHTS = np.arange(1, 2**17, 2, dtype=np.uint32)
 
 
-def of(arrays: Mapping[str, Any]) -> dict[str, str]:
-    """Of each array its kind, shape and sum, e.g. "float32[3,2] 8a7b6c5d".
+def compute_checksums(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Returns `"dtype[shape] checksum"` for each array by name, e.g. "float32[3,2] 8a7b6c5d".
 
-    The sum is that of word i times 2i + 1, modulo 2^32: odd, so that no single word changes without it. Of arrays that
-    devices share, each device adds up its own; all processes call this.
+    The checksum is the sum of word i times 2i + 1, modulo 2^32: as the weights are odd, every change of a single word
+    changes the sum. If devices share an array, each sums its own part, and all processes must call this function.
     """
     shared = {name: a for name, a in arrays.items() if not getattr(a, "is_fully_replicated", True)}
-    sums = jax.device_get(_shared(shared)) if shared else {}
+    sums = jax.device_get(_sum_shared(shared)) if shared else {}
     for name in arrays.keys() - shared.keys():
-        sums[name] = _whole(np.asarray(arrays[name]))
+        sums[name] = _sum_words(np.asarray(arrays[name]))
     return {name: f"{a.dtype}[{','.join(map(str, a.shape))}] {sums[name]:08x}" for name, a in arrays.items()}
 
 
-def _whole(a: np.ndarray) -> int:
+def _sum_words(a: np.ndarray) -> int:
+    """Returns the weighted sum of an array in this process, a block of words at a time."""
     words = np.ascontiguousarray(a).reshape(-1).view(f"u{min(4, a.itemsize)}")
     total = 0
     for i in range(0, len(words), len(_WEIGHTS)):
@@ -37,7 +38,9 @@ def _whole(a: np.ndarray) -> int:
 
 
 @jax.jit
-def _shared(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _sum_shared(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Computes the weighted sums of arrays that devices share, where they lie."""
+
     def one(a: jax.Array) -> jax.Array:
         words = jnp.atleast_1d(a).view(f"u{min(4, a.dtype.itemsize)}").astype(jnp.uint32)
         strides = np.cumprod((1, *words.shape[:0:-1]), dtype=np.uint32)[::-1]

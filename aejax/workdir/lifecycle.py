@@ -19,20 +19,21 @@ from aejax.workdir import checkpoint
 from aejax.workdir.metrics_log import read
 
 ENDED = "ended.txt"
-LOCK = ".lock"  # is there while a process writes, and after kill -9
-_FOLDERS = (checkpoint.FOLDER, f"{checkpoint.FOLDER}.broken", "plugins/profile", "wandb")  # that a run writes in
+LOCK = ".lock"  # exists while a process writes, and after kill -9
+_FOLDERS = (checkpoint.FOLDER, f"{checkpoint.FOLDER}.broken", "plugins/profile", "wandb")  # in which a run writes
 
 
 class OpenWorkdir:
-    """A workdir that this process trains in; see `open_workdir`.
+    """A workdir in which this process trains; see `open_workdir`.
 
     Attributes:
-      folder: the workdir's path.
+      folder: path of the workdir.
       config: the run's config, with the defaults that the run began with.
+      plain: the config as the dict that is saved.
       saved: the checkpoint to resume from; None for a new run.
       begin: the step of that checkpoint, or 0.
-      primary: whether this process writes what is written once.
-      claimed: whether an error from now on ends the run. A new run is claimed by opening its workdir.
+      primary: whether this process writes the files that only one process writes.
+      claimed: whether an error from now on ends the run. A new run is claimed when its workdir is opened.
     """
 
     def __init__(self, folder: Path, config: ConfigDict, saved: checkpoint.Checkpoint | None, primary: bool):
@@ -46,30 +47,30 @@ class OpenWorkdir:
             self.resume()
 
     def resume(self) -> None:
-        """Removes the record of an earlier end."""
+        """Removes the record of an earlier end, and records an error from now on."""
         self.claimed = True
         if self.primary:
-            with storage_errors(self.folder):
+            with guard_storage(self.folder):
                 (self.folder / ENDED).unlink(missing_ok=True)
 
     def claim(self) -> None:
-        """Writes config.json and, from here on, records an error as the end of the run."""
+        """Writes config.json, and records an error from now on as the end of the run."""
         if self.primary:
-            with storage_errors(self.folder):
+            with guard_storage(self.folder):
                 write_whole(self.folder / "config.json", config_lib.to_json(self.plain))
         self.resume()
 
 
 @contextlib.contextmanager
 def open_workdir(folder: Path, config: ConfigDict, primary: bool = True) -> Iterator[OpenWorkdir]:
-    """Opens the workdir of `config`, made if need be, and keeps other processes out until the context ends.
+    """Opens the workdir of `config`, creates it if it is missing, and locks it until the context ends.
 
-    An error that leaves the context is recorded as the end of the run once the workdir is claimed: what prevents
-    a run from resuming does not end it. Raises InputError for the workdir of another config, or one in which
-    another process trains, and StorageError for one that cannot be written.
+    Once the workdir is claimed, an error that leaves the context is recorded as the end of the run; an error that
+    prevents a run from resuming is not. Raises InputError for the workdir of another config, or one in which another
+    process trains, and StorageError for one that cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        with storage_errors(folder):
+        with guard_storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if primary:
                 stack.enter_context(lock_workdir(folder))
@@ -77,7 +78,7 @@ def open_workdir(folder: Path, config: ConfigDict, primary: bool = True) -> Iter
         opened = OpenWorkdir(folder, config, saved, primary)
         try:
             yield opened
-        except (StoppedError, BrokenPipeError):  # stopped, or nobody reads the output any more: not failed
+        except (StoppedError, BrokenPipeError):  # stopped, or nobody reads the output any more: no failure
             raise
         except Exception as error:
             if opened.claimed and primary:
@@ -88,11 +89,10 @@ def open_workdir(folder: Path, config: ConfigDict, primary: bool = True) -> Iter
 def find_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     """Returns the checkpoint to resume from, or None for a new run.
 
-    Raises InputError where the workdir holds a run of another config or other files, OSError where it cannot be
-    written.
+    Raises InputError if the workdir holds a run of another config or other files, OSError if it cannot be written.
     """
     tempfile.TemporaryFile(dir=workdir).close()
-    for name in (*_FOLDERS, *(f"{checkpoint.FOLDER}/{step}" for step in checkpoint.steps(workdir))):
+    for name in (*_FOLDERS, *(f"{checkpoint.FOLDER}/{step}" for step in checkpoint.list_steps(workdir))):
         inside(workdir, name)
     if (workdir / "config.json").exists():
         _check_written_config(config, workdir)
@@ -100,14 +100,14 @@ def find_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
         workdir / checkpoint.FOLDER
     ).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
-    saved = checkpoint.newest(workdir)
+    saved = checkpoint.load_newest(workdir)
     if saved:
         _check_same_config(saved.metadata["config"], config, workdir)
     return saved
 
 
 def _check_written_config(config: ConfigDict, workdir: Path) -> None:
-    """Raises InputError where config.json differs from `config`, unless that run has no checkpoint yet."""
+    """Raises InputError if config.json differs from `config`, unless that run has not been validated yet."""
     file = workdir / "config.json"
     try:
         old = read_json(file)
@@ -120,6 +120,7 @@ def _check_written_config(config: ConfigDict, workdir: Path) -> None:
 
 
 def _check_same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
+    """Raises InputError with the first differences of the two configs, if they would train differently."""
     differ = config_lib.changes(old, new)
     if differ:
         more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
@@ -130,29 +131,29 @@ def _check_same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -
 
 
 def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
-    """Returns whether `train` has nothing left to do. Raises InputError where the workdir holds another config."""
+    """Returns whether `train` has nothing left to do. Raises InputError if the workdir holds another config."""
     workdir = local(workdir)
     if (workdir / "config.json").exists():
         _check_written_config(config, workdir)
-    done = max(checkpoint.steps(workdir), default=0)
-    history = [record for record in read(workdir) if record["step"] <= done]  # later ones will be written anew
+    done = max(checkpoint.list_steps(workdir), default=0)
+    history = [record for record in read(workdir) if record["step"] <= done]  # training overwrites later ones
     return done >= config.steps or (done > 0 and is_stale(history, config.patience))
 
 
 def record_end(workdir: Path, why: str, more: str = "") -> None:
-    """Writes why the run ended before its last step; resuming removes it. The first line is `why`."""
-    with contextlib.suppress(OSError):  # what ended it may be that nothing can be written here
+    """Writes why the run ended before its last step, in one line, and `more` below. Resuming removes the record."""
+    with contextlib.suppress(OSError):  # the run may have ended because nothing can be written here
         write_whole(workdir / ENDED, f"{why}\n{more}")
 
 
 def record_failure(workdir: Path, error: Exception) -> None:
-    """Writes `error` as the reason why the run ended, with its traceback where aejax did not raise it on purpose."""
+    """Records `error` as the end of the run, with a traceback if it is not an error of aejax's own."""
     more = "" if isinstance(error, AejaxError) else "".join(traceback.format_exception(error))
     record_end(workdir, f"failed: {in_one_line(error)}", more)
 
 
-def why_ended(workdir: Path) -> str:
-    """Returns e.g. "failed: train/loss not finite at step 5", or "" where nothing is recorded."""
+def read_end(workdir: Path) -> str:
+    """Returns why the run ended, e.g. "failed: train/loss not finite at step 5", or "" if nothing is recorded."""
     file = Path(workdir) / ENDED
     return printable(read_bytes(file).decode(errors="replace").partition("\n")[0]) if file.is_file() else ""
 
@@ -164,11 +165,11 @@ def is_stale(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
 
 
 @contextlib.contextmanager
-def storage_errors(workdir: Path) -> Iterator[None]:
-    """Raises StorageError, with the cure, in the place of an OSError."""
+def guard_storage(workdir: Path) -> Iterator[None]:
+    """Turns an OSError into a StorageError with the cure."""
     try:
         yield
-    except (StorageError, BrokenPipeError):  # a pipe is none of the workdir
+    except (StorageError, BrokenPipeError):  # a broken pipe does not concern the workdir
         raise
     except OSError as error:
         raise StorageError(f"{workdir} cannot be used ({error}); choose a workdir that can be written") from error
@@ -176,22 +177,22 @@ def storage_errors(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Keeps other processes out until the context ends or this process dies.
+    """Locks the workdir against other processes until the context ends or this process dies.
 
-    Locks a file rather than the folder, which NFS would lock on one host alone. Raises InputError where another
+    Locks a file rather than the folder, because NFS locks folders only within one host. Raises InputError if another
     process has the lock.
     """
-    lock = _locked(workdir)
+    lock = _lock(workdir)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            (workdir / LOCK).unlink()  # while nobody else has it
+            (workdir / LOCK).unlink()  # before the lock is released, so that no other process has it yet
         os.close(lock)
 
 
-def _locked(workdir: Path) -> int:
-    """Returns the descriptor of the locked file."""
+def _lock(workdir: Path) -> int:
+    """Locks the file and returns its descriptor. Raises InputError if another process has the lock."""
     while True:
         lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
@@ -206,4 +207,4 @@ def _locked(workdir: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), os.stat(workdir / LOCK)):
                 return lock
-        os.close(lock)  # its holder removed it just then
+        os.close(lock)  # the previous holder has just removed the file; try again

@@ -1,4 +1,4 @@
-"""What a run says while it trains: the progress bar, metrics.jsonl, and to whom `aejax.workdir.tracking` writes."""
+"""The log of a run's metrics: the progress bar, metrics.jsonl and the trackers of `aejax.workdir.tracking`."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ _LARGEST = 2**32  # bytes
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, oldest first; a last line cut short is left out, another one with a warning."""
+    """Returns the records of metrics.jsonl, oldest first, without damaged lines; warns of all but the last of them."""
     file = Path(workdir) / METRICS
     records = []
     lines = read_bytes(file, _LARGEST).splitlines() if file.exists() else []
@@ -30,7 +30,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
         try:
             record = parse_object(line)
             numbers = all(isinstance(value, int | float) for value in record.values())
-            printed = "".join(record).isprintable()  # names that can be written and drawn
+            printed = "".join(record).isprintable()  # names go to terminals and plots
             if not numbers or not printed or not isinstance(record.get("step"), int):
                 raise ValueError("no record")
             records.append(record)
@@ -41,14 +41,14 @@ def read(workdir: Path) -> list[dict[str, Any]]:
 
 
 class Logs:
-    """Writes what it is given at once; a resumed run goes on after step `start`, later records are dropped."""
+    """Writer of metrics, which appear on disk at once. A run that resumes at step `start` drops later records."""
 
     def __init__(self, workdir: Path, start: int, config: ConfigDict, quiet: bool = False):
         records = [r for r in read(workdir) if r["step"] <= start]
         file = Path(workdir) / METRICS
         write_whole(file, "".join(json.dumps(r) + "\n" for r in records))
         self.history = records
-        self._open = contextlib.ExitStack()  # closes the rest where one fails
+        self._open = contextlib.ExitStack()  # closes what is open if a tracker fails to open
         self._file = self._open.enter_context(append(file))
         self._trackers = []
         for name, make in resolve_trackers(config.tracking).items():
@@ -66,7 +66,7 @@ class Logs:
         self._open.callback(self._bar.close)
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Means over the steps since the last call."""
+        """Writes training metrics, which are means over the steps since the last call, and the throughput."""
         now = time.perf_counter()
         images = (step - self._step) * self._batch_size
         rate = images / (now - self._time)
@@ -76,6 +76,7 @@ class Logs:
         self._write(step, {f"train/{k}": v for k, v in metrics.items()} | {"images_per_second": round(rate, 1)})
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of a validation, and prints them."""
         self._write(step, {f"validation/{k}": v for k, v in metrics.items()})
         line = f"step {step:,}  validation: " + "  ".join(f"{k} {v:.5g}" for k, v in metrics.items())
         if self._bar.disable and not self._quiet:
@@ -84,10 +85,11 @@ class Logs:
             self._bar.write(line, file=sys.stderr)
 
     def restart_clock(self) -> None:
-        """Leaves what was done since the last step, validation and saving, out of the rate."""
+        """Restarts the clock of the throughput, so that validation and saving do not count."""
         self._time = time.perf_counter()
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds a record to the history, the file and the trackers."""
         self.history.append({"step": step, **metrics})
         self._file.write(json.dumps(self.history[-1]) + "\n")
         for tracker in self._trackers:
@@ -101,19 +103,20 @@ class Logs:
 
 
 class Unwritten(Logs):
-    """What a process that writes nothing knows of the logs: the history, as the one that writes."""
+    """Log of a process that writes nothing: it keeps the same history as the process that writes."""
 
     def __init__(self, workdir: Path, start: int, *_: Any):
         self.history = [r for r in read(workdir) if r["step"] <= start]
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing: what is done next does not depend on it."""
+        """Does nothing, as early stopping depends on validations alone."""
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of a validation to the history."""
         self.history.append({"step": step, **{f"validation/{k}": v for k, v in metrics.items()}})
 
     def restart_clock(self) -> None:
-        """Nothing: there is no clock."""
+        """Does nothing: there is no clock."""
 
     def __exit__(self, *_: Any) -> None:
-        """Nothing: no file is open."""
+        """Does nothing: no file is open."""

@@ -19,7 +19,7 @@ from aejax.ablation import collect
 from aejax.ablation.plan import overridden
 from aejax.config import to_dict
 from aejax.workdir import checkpoint, metrics_log
-from aejax.workdir.lifecycle import why_ended
+from aejax.workdir.lifecycle import read_end
 from configs import vae
 
 optuna = pytest.importorskip("optuna")
@@ -87,8 +87,8 @@ def test_what_diverges_or_does_not_fit_is_told_and_the_study_goes_on(search, tmp
     assert "4 trials: 2 complete, 1 pruned, 1 fail\n  trial_001: failed: " in told
     assert "not finite" in told
     assert "\n  trial_002: failed: batch_size=1000000 is larger than" in told
-    assert why_ended(search.workdir / "trial_001").startswith("failed: ")
-    assert why_ended(search.workdir / "trial_002").startswith("failed: batch_size=1000000 is larger")
+    assert read_end(search.workdir / "trial_001").startswith("failed: ")
+    assert read_end(search.workdir / "trial_002").startswith("failed: batch_size=1000000 is larger")
     found = {i: metrics_log.read(search.workdir / f"trial_{i:03d}")[-1]["validation/loss"] for i in (0, 3)}
     assert {i: trials(search.workdir)[i].value for i in found} == found
 
@@ -123,14 +123,14 @@ def test_a_trial_worse_than_the_median_ends_at_its_validation(search, tmp_path, 
     given = config_file(tmp_path, slow)
     assert search.run(given, "--trials=6") == 0
     assert states(search.workdir) == ["COMPLETE"] * 5 + ["PRUNED"]
-    assert checkpoint.steps(search.workdir / "trial_005") == [2]
+    assert checkpoint.list_steps(search.workdir / "trial_005") == [2]
     assert [sorted(t.intermediate_values) for t in trials(search.workdir)] == [[2, 4, 6]] * 5 + [[2]]
     loss = metrics_log.read(search.workdir / "trial_005")[-1]["validation/loss"]
     assert f"trial_005: pruned: validation/loss {loss:.5g} at step 2" in capsys.readouterr().out
     note = f"trial_005: pruned: validation/loss {loss:.5g} (step 2 of 6); not counted"
     assert note in collect([search.workdir]).notes
     assert search.run(given, "--trials=6") == 0  # it is not unfinished
-    assert checkpoint.steps(search.workdir / "trial_005") == [2]
+    assert checkpoint.list_steps(search.workdir / "trial_005") == [2]
     assert search.run(given, "--trials=7", "--noprune") == 0
     assert states(search.workdir)[6] == "COMPLETE"
 
@@ -175,7 +175,7 @@ def test_a_trial_under_way_is_gone_on_with(search, tmp_path, number, status):
     given = config_file(tmp_path, more=LONG)
     first = search.workdir / "trial_000"
     with start(tmp_path, given, "--trials=2") as process:
-        while len(checkpoint.steps(first)) < 2:
+        while len(checkpoint.list_steps(first)) < 2:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
         process.send_signal(number)
@@ -183,7 +183,7 @@ def test_a_trial_under_way_is_gone_on_with(search, tmp_path, number, status):
     assert process.returncode == status
     assert states(search.workdir) == ["RUNNING"]
     before = trials(search.workdir)[0].params
-    made = {step: (first / f"checkpoints/{step}").stat().st_mtime_ns for step in checkpoint.steps(first)}
+    made = {step: (first / f"checkpoints/{step}").stat().st_mtime_ns for step in checkpoint.list_steps(first)}
     assert max(made) < LONG["steps"]
 
     with start(tmp_path, given, "--trials=2") as process:
@@ -191,7 +191,7 @@ def test_a_trial_under_way_is_gone_on_with(search, tmp_path, number, status):
     assert process.returncode == 0, err
     assert states(search.workdir) == ["COMPLETE"] * 2
     assert trials(search.workdir)[0].params == before
-    assert checkpoint.steps(first)[-1] == LONG["steps"]
+    assert checkpoint.list_steps(first)[-1] == LONG["steps"]
     assert made == {step: (first / f"checkpoints/{step}").stat().st_mtime_ns for step in made}
     assert "2 trials: 2 complete" in out
 

@@ -52,7 +52,7 @@ def test_runs_skips_and_tells(sweep, capsys):
     status = sweep.run()
     assert "1 of 2 runs failed" in status
     assert "holds files but no run" in status
-    assert checkpoint.steps(sweep.workdir / "lr=0.001") == [2, 4]
+    assert checkpoint.list_steps(sweep.workdir / "lr=0.001") == [2, 4]
     assert [run["name"] for run in json.loads((sweep.workdir / "sweep.json").read_text())["runs"]] == [
         "lr=0.01",
         "lr=0.001",
@@ -193,7 +193,7 @@ def test_jobs_train_each_run_once(tmp_path):
     assert sorted(line.split("] ")[1] for line in told.splitlines()) == [f"{name}: done" for name in names[::2]]
     trained = "".join((tmp_path / f"logs/{name}.log").read_text() for name in names[::2])
     assert [trained.count(f"] {name}: step 4") for name in names] == [1] * 4
-    assert [checkpoint.steps(tmp_path / name) for name in names] == [[2, 4]] * 4
+    assert [checkpoint.list_steps(tmp_path / name) for name in names] == [[2, 4]] * 4
 
 
 def test_mistakes(sweep):

@@ -12,7 +12,7 @@ import aejax
 from aejax import data
 from aejax.data import arrays
 from aejax.evaluation import Subject
-from aejax.inference.encode_split import split_of
+from aejax.inference.encode_split import find_split
 
 X = np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8)
 Y = np.arange(20) % 3
@@ -258,17 +258,17 @@ def test_data_that_changed_under_a_run_is_refused(tmp_path, how):
     np.save(file, vectors(100))
     run = aejax.train(config, workdir, devices=one_device(), quiet=True)
     Subject.of(run)
-    assert len(split_of(run, "test")) == 10
+    assert len(find_split(run, "test")) == 10
     np.save(file, CHANGED[how](vectors(100)))
     config.steps = 8
     for use in (
         lambda: aejax.train(config, workdir, devices=one_device(), quiet=True),
         lambda: Subject.of(aejax.load_run(workdir)),
-        lambda: split_of(run, "test"),
+        lambda: find_split(run, "test"),
     ):
         with pytest.raises(aejax.InputError, match=r"trained on other data .*(had 80 examples, now 88|other values)"):
             use()
-    assert len(split_of(run, "train[:5]")) == 5  # named, and not the run's own part
+    assert len(find_split(run, "train[:5]")) == 5  # named, and not the run's own part
     Subject.of(run, splits=data.load(config.data))
 
 

@@ -16,7 +16,7 @@ from aejax.workdir import checkpoint, metrics_log
 def both(tmp_path, config, x):
     for count in (1, 4):
         aejax.fit(config, x, tmp_path / str(count), devices=jax.devices()[:count])
-    return [checkpoint.newest(tmp_path / str(count)) for count in (1, 4)]
+    return [checkpoint.load_newest(tmp_path / str(count)) for count in (1, 4)]
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def assert_close(a, b):
 def test_shares_train_as_pmap_does(tmp_path, name):
     for folder, (experiment, x) in (("pmap", case(name)), ("sharded", sharded(name))):
         aejax.fit(experiment, x, tmp_path / folder, devices=jax.devices(), quiet=True)
-    a, b = (checkpoint.newest(tmp_path / folder) for folder in ("pmap", "sharded"))
+    a, b = (checkpoint.load_newest(tmp_path / folder) for folder in ("pmap", "sharded"))
     assert_close(a.state, b.state)
     assert_close(a.samples, b.samples)
     for x, y in zip(*(metrics_log.read(tmp_path / folder) for folder in ("pmap", "sharded")), strict=True):

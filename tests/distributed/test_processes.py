@@ -37,7 +37,7 @@ taken = []
 def take(rows):
     taken.extend(map(int, rows))
     return source.take(rows)
-with processes.joined(address, n, i):
+with processes.join(address, n, i):
     for name, values in configs.items():
         splits = data.split({"train": aejax.data.Source("x", len(x), source.shape, source.dtype, take)},
                             config.from_dict(values).data)
@@ -131,8 +131,8 @@ def assert_same(a, b):
     """Records and states up to the rounding of sums in another order."""
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        checkpoint.newest(a).state,
-        checkpoint.newest(b).state,
+        checkpoint.load_newest(a).state,
+        checkpoint.load_newest(b).state,
     )
     for x, y in zip(metrics_log.read(a), metrics_log.read(b), strict=True):
         x.pop("images_per_second", None), y.pop("images_per_second", None)
@@ -175,8 +175,8 @@ def test_one_that_is_asked_to_stop_stops_all_at_one_step_and_any_devices_go_on(g
     assert finished.step == 8
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        checkpoint.newest(folder / "stopped").state,
-        checkpoint.newest(alone).state,
+        checkpoint.load_newest(folder / "stopped").state,
+        checkpoint.load_newest(alone).state,
     )
 
 
@@ -193,7 +193,7 @@ import aejax
 from aejax import config
 from aejax.distributed import processes
 folder, address, n, i = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-with processes.joined(address, n, i):
+with processes.join(address, n, i):
     values = config.from_dict(json.load(open(folder + "/config.json")))
     print(aejax.fit(values, np.load(folder + "/x.npy"), folder + "/run", quiet=True).step)
 """
@@ -213,7 +213,7 @@ def test_sigterm_to_one_that_does_not_handle_it_saves_and_stops_all(tmp_path):
     ends = [process.communicate(timeout=60) for process in group]
     assert [process.returncode for process in group] == [0, 0], ends
     stopped = {out.split()[-1] for out, _ in ends}
-    assert stopped == {str(checkpoint.steps(tmp_path / "run")[-1])}
+    assert stopped == {str(checkpoint.list_steps(tmp_path / "run")[-1])}
 
 
 def command(folder, **more):
@@ -252,7 +252,7 @@ def test_the_loss_of_one_ends_the_others_in_one_line_and_the_run_goes_on(tmp_pat
         tmp_path, **{"config.steps": 2**30, "config.optim.schedule": "constant", "config.checkpoint_every": 20}
     )
     group = start(2, run, devices=2)
-    while not checkpoint.steps(tmp_path) and not any(process.poll() for process in group):
+    while not checkpoint.list_steps(tmp_path) and not any(process.poll() for process in group):
         time.sleep(0.1)
     group[lost].send_signal(signal.SIGKILL)
     begin = time.monotonic()
@@ -264,12 +264,12 @@ def test_the_loss_of_one_ends_the_others_in_one_line_and_the_run_goes_on(tmp_pat
     errors = [line for line in said.splitlines() if "validation:" not in line and "  " not in line]
     assert len(errors) == 1, said
     assert errors[0].startswith("error: another process of the run was lost")
-    before = checkpoint.steps(tmp_path)[-1]
+    before = checkpoint.list_steps(tmp_path)[-1]
     more = {"config.steps": before + 20, "config.optim.schedule": "constant", "config.checkpoint_every": 20}
     for process in start(2, command(tmp_path, **more), devices=2):
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
-    assert checkpoint.steps(tmp_path)[-1] == before + 20
+    assert checkpoint.list_steps(tmp_path)[-1] == before + 20
 
 
 @pytest.mark.parametrize(
@@ -283,14 +283,15 @@ def test_the_loss_of_one_ends_the_others_in_one_line_and_the_run_goes_on(tmp_pat
     ],
 )
 def test_numbers_that_make_no_sense_are_named(arguments, message):
-    with pytest.raises(aejax.InputError, match=message), processes.joined(*arguments):
+    with pytest.raises(aejax.InputError, match=message), processes.join(*arguments):
         pass
 
 
 @pytest.mark.slow
 def test_a_first_process_that_cannot_be_reached_is_one_line_within_the_timeout():
     code = (
-        "import sys; from aejax import processes; processes.TIMEOUT = 2\nwith processes.joined(sys.argv[1], 2, 1): pass"
+        "import sys; from aejax.distributed import processes; processes.TIMEOUT = 2\n"
+        "with processes.join(sys.argv[1], 2, 1): pass"
     )
     (process,) = start(1, lambda at, n, i: ["-c", code, at])
     _, said = process.communicate(timeout=60)

@@ -31,7 +31,7 @@ def after(dispatches):
 
 def assert_same_end(workdir, whole, board=True):
     """The newest checkpoint and all records, but for rates, have the same bits in both; so does what `board` shows."""
-    a, b = checkpoint.newest(workdir), checkpoint.newest(whole)
+    a, b = checkpoint.load_newest(workdir), checkpoint.load_newest(whole)
     assert (a.step, a.metadata) == (b.step, b.metadata)
     assert_trees_equal(a.state, b.state)
     assert_trees_equal(a.samples, b.samples)

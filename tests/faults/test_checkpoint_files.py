@@ -51,7 +51,7 @@ def read(workdir):
     """The newest checkpoint and what was warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = checkpoint.newest(workdir)
+        found = checkpoint.load_newest(workdir)
     return found, [str(w.message) for w in caught]
 
 
@@ -76,7 +76,7 @@ def assert_right(workdir, good, capfd):
 
 def fuzz(workdir, kinds, files, seed, capfd):
     """Each damage to each file in turn; how often the one before was taken."""
-    good = {step: checkpoint.load(workdir, step) for step in checkpoint.steps(workdir)}
+    good = {step: checkpoint.load(workdir, step) for step in checkpoint.list_steps(workdir)}
     fell_back = 0
     for number, (kind, file) in enumerate(zip(kinds, files, strict=True)):
         content = file.read_bytes()
@@ -105,7 +105,7 @@ def test_a_flipped_byte_of_an_array_is_noticed(workdir, capfd, monkeypatch):
     """Of the values, by far the largest file: without sums they are read as other numbers, where they are compressed
     so that the bit matters."""
     file = max(files_of(workdir, 8), key=lambda p: p.stat().st_size)
-    whole, content = checkpoint.newest(workdir).state, file.read_bytes()
+    whole, content = checkpoint.load_newest(workdir).state, file.read_bytes()
     seed, others = int(np.random.default_rng().integers(2**31)), 0
     with monkeypatch.context() as without:
         without.setattr(checkpoint, "_check_sums", lambda *_: None)
@@ -171,7 +171,7 @@ def test_checkpoints_from_before_the_sums_are_read(workdir, tmp_path):
 
 
 def test_none_readable_is_an_error_and_none_at_all_is_none(workdir, tmp_path):
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.load_newest(tmp_path) is None
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     for step in (4, 8):
         for file in files_of(tmp_path, step):
@@ -202,7 +202,7 @@ def test_every_damage_ends_the_same(tmp_path):
     train(tmp_path / "whole", config)
     train(tmp_path / "run", config, stop=after(4))
     for number, stop in enumerate((after(4), after(6), lambda: False)):
-        newest = checkpoint.steps(tmp_path / "run")[-1]
+        newest = checkpoint.list_steps(tmp_path / "run")[-1]
         for file in files_of(tmp_path / "run", newest):
             if "_METADATA" in file.name:
                 file.write_bytes(DAMAGES[("truncated", "emptied", "truncated")[number]](file.read_bytes(), rng))

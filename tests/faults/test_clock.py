@@ -73,7 +73,7 @@ def test_the_newest_checkpoint_is_that_of_the_last_step_whatever_the_files_say(t
         for path in (folder, *folder.rglob("*")):
             os.utime(path, (now - age, now - age))
     assert aejax.load_run(tmp_path).step == 8
-    assert checkpoint.newest(tmp_path).step == 8
+    assert checkpoint.load_newest(tmp_path).step == 8
 
 
 @pytest.mark.slow

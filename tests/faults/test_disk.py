@@ -63,7 +63,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(disk, tmp_path):
     for space in [0, 4096, 8192, *draws]:
         workdir, said = disk / "run", None
         workdir.mkdir(exist_ok=True)
-        before = max(checkpoint.steps(workdir), default=0)
+        before = max(checkpoint.list_steps(workdir), default=0)
         with left(disk, space):
             try:
                 train(workdir, config)
@@ -74,8 +74,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(disk, tmp_path):
             assert "\n" not in said
             assert "No space left" in said or "does not fit" in said, said
             failed.append(said)
-        assert max(checkpoint.steps(workdir), default=0) >= before
-        if found := checkpoint.newest(workdir):
+        assert max(checkpoint.list_steps(workdir), default=0) >= before
+        if found := checkpoint.load_newest(workdir):
             assert found.step >= before
         if not said:
             assert_same_end(workdir, tmp_path / "whole", board=False)

@@ -79,7 +79,7 @@ def starts(tmp_path):
 
 
 def newest(workdir):
-    return max(checkpoint.steps(workdir), default=0)
+    return max(checkpoint.list_steps(workdir), default=0)
 
 
 def until_saved(start, workdir, after, seconds=90):
@@ -113,7 +113,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, starts, kills):
         assert status == -signal.SIGKILL or (status == 0 and complete == steps), run.log.read_text()
         inside = any("tmp" in p.name for p in (workdir / "checkpoints").iterdir())
         landed.append("save" if inside else "start" if complete == before else "steps")
-        assert checkpoint.newest(workdir).step >= complete >= before  # none is lost
+        assert checkpoint.load_newest(workdir).step >= complete >= before  # none is lost
     print({kind: landed.count(kind) for kind in sorted(set(landed))})
     run.begin()
     assert run.end() == 0, run.log.read_text()
@@ -123,7 +123,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, starts, kills):
     assert_same_end(workdir, tmp_path / "whole")
     assert "save" in landed or kills < 50
     assert "start" in landed or kills < 50
-    assert checkpoint.steps(workdir) == checkpoint.steps(tmp_path / "whole")
+    assert checkpoint.list_steps(workdir) == checkpoint.list_steps(tmp_path / "whole")
     assert sorted(p.name for p in workdir.iterdir() if "tfevents" not in p.name) == [
         "checkpoints",
         "config.json",

@@ -43,7 +43,7 @@ def test_a_source_that_raises_in_the_middle_is_named_and_mended_it_goes_on(tmp_p
     ) as error:
         train(tmp_path / "run", config, data=splits(config, broken))
     assert "\n" not in str(error.value)
-    assert checkpoint.steps(tmp_path / "run")
+    assert checkpoint.list_steps(tmp_path / "run")
     train(tmp_path / "run", config)
     train(tmp_path / "whole", config)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
@@ -173,7 +173,7 @@ def test_a_source_that_hangs_does_not_keep_sigterm_waiting(tmp_path):
         "^error: no step was done for 2 s after SIGTERM: does the data hang.*newest checkpoint$", errors, re.M
     )
     assert "Traceback" not in errors
-    assert checkpoint.steps(workdir)
+    assert checkpoint.list_steps(workdir)
     config.write_text(SOURCE.format(hang=False, file=str(tmp_path / "data.npy")))
     assert command("train", *given)[0] == 0
     assert command("train", f"--config={config}", f"--workdir={tmp_path / 'whole'}")[0] == 0

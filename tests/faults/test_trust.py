@@ -54,12 +54,12 @@ def copy(workdir, tmp_path):
 
 def with_config(folder, change):
     """Changes the config of config.json and of all checkpoints, as one who wants to do harm could."""
-    for step in checkpoint.steps(folder):
+    for step in checkpoint.list_steps(folder):
         file = folder / f"checkpoints/{step}/_CHECKPOINT_METADATA"
         metadata = json.loads(file.read_text())
         change(metadata["custom_metadata"]["config"])
         custom = metadata["custom_metadata"]
-        custom["crc"] = checkpoint._crc({key: custom[key] for key in ("config", "spec", "data")})
+        custom["crc"] = checkpoint._compute_crc({key: custom[key] for key in ("config", "spec", "data")})
         file.write_text(json.dumps(metadata))
     config = json.loads((folder / "config.json").read_text())
     change(config)
@@ -235,6 +235,6 @@ def test_no_source_of_ours_names_what_runs_data():
 def test_names_of_steps_are_numbers_and_nothing_else(copy):
     for name in ("..", "9.tmp", "-9", "9 ", "²", "٣"):
         (copy / "checkpoints" / name).mkdir(parents=True, exist_ok=True)
-    assert checkpoint.steps(copy) == [4, 8]
+    assert checkpoint.list_steps(copy) == [4, 8]
     with pytest.raises(aejax.InputError, match="must be a whole number"):
         aejax.load_run(copy, "../8")

@@ -52,9 +52,9 @@ def test_each_goes_on_with_what_the_other_wrote(tmp_path):
         for python, steps in zip(pythons, (2, 4) if len(pythons) == 2 else (4,), strict=True):
             run(python, "-c", TRAIN, str(tmp_path / folder), str(steps), json.dumps(CHANGES))
     for name in CHANGES:
-        whole = checkpoint.newest(tmp_path / "w" / name)
+        whole = checkpoint.load_newest(tmp_path / "w" / name)
         for folder in ("a", "b"):
-            found = checkpoint.newest(tmp_path / folder / name)
-            assert (found.step, found.broken, checkpoint.steps(tmp_path / folder / name)) == (4, (), [2, 4])
+            found = checkpoint.load_newest(tmp_path / folder / name)
+            assert (found.step, found.broken, checkpoint.list_steps(tmp_path / folder / name)) == (4, (), [2, 4])
             close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-3)  # noqa: E731
             jax.tree.map(close, found.state, whole.state)

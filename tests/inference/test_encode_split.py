@@ -16,7 +16,7 @@ from conftest import command, config_of, mlp, one_device, untrained, vectors
 
 import aejax
 from aejax.data import Source, Spec
-from aejax.inference.encode_split import encode_split, read_latents, split_of
+from aejax.inference.encode_split import encode_split, find_split, read_latents
 
 ROOT = Path(__file__).parents[2]
 SUFFIXES = ("npz", "array_record")
@@ -109,14 +109,14 @@ def test_splits_are_the_runs_parts_or_tfds_syntax_and_rows_are_the_data_sets(tmp
     }
     for spec, (whole, length) in expected.items():
         out = tmp_path / f"{spec.strip(']').replace('[', '-')}.npz"
-        encode_split(run, split_of(run, spec), out)
+        encode_split(run, find_split(run, spec), out)
         found = read_latents(out)
         assert len(found["row"]) == length
         np.testing.assert_allclose(found["latents"], run.encode(x[whole][found["row"]]), rtol=1e-5, atol=1e-6)
-    assert split_of(run, "test").take(np.arange(2))["row"].tolist() == [15, 16]
+    assert find_split(run, "test").take(np.arange(2))["row"].tolist() == [15, 16]
     for spec, message in {"tset": "splits here: train, test", "test[:0]": "is empty", "test[": "splits here"}.items():
         with pytest.raises(aejax.InputError, match=message):
-            split_of(run, spec)
+            find_split(run, spec)
 
 
 @pytest.mark.slow
@@ -315,14 +315,14 @@ def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path
     assert process.returncode == 0, errors
     assert "1,797 examples of train[:100%], latents (16,), step 2" in output
     run = aejax.load_run(workdir)
-    encode_split(run, split_of(run, "train[:100%]"), tmp_path / "whole.npz", 9)
+    encode_split(run, find_split(run, "train[:100%]"), tmp_path / "whole.npz", 9)
     found, whole = read_latents(out), read_latents(tmp_path / "whole.npz")
     assert found["label"][:19].tolist() == [*whole["label"][:9], *9 * [-1], whole["label"][18]]
     found["label"][9:18] = whole["label"][9:18]
     assert_same_bytes(found, whole)
     assert json.loads((tmp_path / "out.npz.json").read_text())["examples"] == 1797
     partial.mkdir()  # a kill just before this was removed
-    encode_split(run, split_of(run, "train[:100%]"), out, 9)
+    encode_split(run, find_split(run, "train[:100%]"), out, 9)
     assert not partial.exists()
 
 

@@ -80,7 +80,7 @@ def test_a_sampler_of_another_run_is_refused(continuous, discrete):
         continuous[0].generate(2, label=[0, 1], sampler=other)
     with pytest.raises(aejax.InputError, match=r"the run's codes are \(n, \*\(2,\)\), the sampler's \(n, \*\(6,\)\)"):
         continuous[0].generate(2, label=[0, 1], sampler=latents)
-    with pytest.raises(aejax.InputError, match=r"the sampler draws 9 codes and the run has 4"):
+    with pytest.raises(aejax.InputError, match=r"the sampler is for 9 codes and the run has 4"):
         discrete[0].generate(2, sampler=other)
     with pytest.raises(aejax.InputError, match="the run is conditional: give label="):
         continuous[0].generate(2, sampler=samplers.fit("gaussian", vectors(9, 2)))
@@ -92,24 +92,24 @@ def test_a_sampler_of_another_run_is_refused(continuous, discrete):
 @pytest.mark.slow
 def test_a_workdir_keeps_the_sampler_until_its_options_change(discrete, monkeypatch):
     run, workdir = discrete
-    fitted = sampling.fitted(run, workdir, "autoregressive", **TINY)
+    fitted = sampling.load_or_fit(run, workdir, "autoregressive", **TINY)
     assert fitted.kind.size == run.codebook_size
     assert fitted.shape == (3, 2)
-    kept = sampling.folder(run, workdir, "autoregressive") / "sampler.npz"
+    kept = sampling.locate(run, workdir, "autoregressive") / "sampler.npz"
     assert kept == Path(workdir) / "samplers" / f"8-{run.fingerprint}" / "autoregressive" / "sampler.npz"
     other = dataclasses.replace(run, variables=jax.tree.map(lambda a: a + 1, run.variables))
-    assert not sampling.folder(other, workdir, "autoregressive").exists()  # of other parameters at the same step
-    monkeypatch.setattr(sampling, "codes", lambda run: pytest.fail("fitted again"))
-    again = sampling.fitted(run, workdir, "autoregressive", **TINY)
+    assert not sampling.locate(other, workdir, "autoregressive").exists()  # of other parameters at the same step
+    monkeypatch.setattr(sampling, "encode_train", lambda run: pytest.fail("fitted again"))
+    again = sampling.load_or_fit(run, workdir, "autoregressive", **TINY)
     np.testing.assert_array_equal(again.sample(9), fitted.sample(9))
-    monkeypatch.setattr(sampling, "codes", lambda run: np.zeros((9, 3, 2), int))
-    assert sampling.fitted(run, workdir, "autoregressive", **{**TINY, "steps": 3}).kind.steps == 3
+    monkeypatch.setattr(sampling, "encode_train", lambda run: np.zeros((9, 3, 2), int))
+    assert sampling.load_or_fit(run, workdir, "autoregressive", **{**TINY, "steps": 3}).kind.steps == 3
     kept.write_bytes(b"damaged")
     with pytest.warns(match=r"sampler.npz cannot be read .*; fit the sampler anew"):
-        assert sampling.fitted(run, workdir, "autoregressive", **TINY).kind.steps == 2
+        assert sampling.load_or_fit(run, workdir, "autoregressive", **TINY).kind.steps == 2
     assert samplers.load(kept.parent).kind.steps == 2
     with pytest.raises(aejax.InputError, match="'flow' is for continuous codes and these are discrete"):
-        sampling.fitted(run, workdir, "flow")
+        sampling.load_or_fit(run, workdir, "flow")
 
 
 @pytest.mark.slow
@@ -118,27 +118,27 @@ def test_what_a_sampler_is_fitted_on(discrete, continuous, monkeypatch):
     run, _ = discrete
     train = data.read(data.load(run.config.data).train)
     indices = run.indices(train["x"])
-    np.testing.assert_array_equal(sampling.codes(run), indices)
-    part = sampling.codes(run, limit=50)
+    np.testing.assert_array_equal(sampling.encode_train(run), indices)
+    part = sampling.encode_train(run, limit=50)
     assert part.shape == (50, 3, 2)
     assert np.any(part != indices[:50])  # not the first, which a sorted data set would make all alike
     run, _ = continuous
     splits = data.split({"train": data.from_array(vectors(60), LABEL)}, run.config.data)
     monkeypatch.setattr(data, "load", lambda *_: splits)
     train = data.read(splits.train)
-    drawn = sampling.codes(run)
+    drawn = sampling.encode_train(run)
     np.testing.assert_array_equal(drawn, run.sample_posterior(train["x"], label=train["label"]))
     assert np.any(drawn != run.encode(train["x"], train["label"]))
 
 
 def test_labels_of_draws(continuous, discrete):
-    np.testing.assert_array_equal(sampling.labels(continuous[0], 5), [0, 1, 2, 0, 1])
-    np.testing.assert_array_equal(sampling.labels(continuous[0], 2, 2), [2, 2])
-    assert sampling.labels(discrete[0], 5) is None
+    np.testing.assert_array_equal(sampling.choose_labels(continuous[0], 5), [0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(sampling.choose_labels(continuous[0], 2, 2), [2, 2])
+    assert sampling.choose_labels(discrete[0], 5) is None
     with pytest.raises(aejax.InputError, match="label 3 is unknown; the run's labels are whole numbers from 0 to 2"):
-        sampling.labels(continuous[0], 5, 3)
+        sampling.choose_labels(continuous[0], 5, 3)
     with pytest.raises(aejax.InputError, match="label 0 is unknown; the run's labels are none: it is not conditional"):
-        sampling.labels(discrete[0], 5, 0)
+        sampling.choose_labels(discrete[0], 5, 0)
 
 
 # The command
@@ -164,7 +164,7 @@ def test_the_command_fits_keeps_and_draws(discrete, tmp_path):
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
     assert output == f"{tmp_path / 'new' / 'a.npz'}\n"
-    kept = samplers.load(sampling.folder(run, workdir, "autoregressive"))
+    kept = samplers.load(sampling.locate(run, workdir, "autoregressive"))
     assert (kept.kind.width, kept.kind.steps) == (8, 6)
     with np.load(tmp_path / "new" / "a.npz") as held:
         np.testing.assert_allclose(held["samples"], run.generate(5, seed=3, sampler=kept), atol=1e-5)

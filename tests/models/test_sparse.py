@@ -10,7 +10,7 @@ import aejax
 from aejax import config as config_lib
 from aejax.models.bottlenecks import BOTTLENECKS
 from aejax.models.bottlenecks.sparse import BatchTopK, JumpReLU, TopK
-from aejax.registry import instance
+from aejax.registry import instantiate
 
 AXIS = "devices"
 UNITS = 6
@@ -305,7 +305,7 @@ def test_four_devices_are_one(kind, train):
 )
 def test_bad_options_are_named_in_a_line(name, options, message):
     with pytest.raises(aejax.InputError, match=message) as caught:
-        start(instance("bottleneck", BOTTLENECKS, {"name": name, "features": UNITS, **options}), features())
+        start(instantiate("bottleneck", BOTTLENECKS, {"name": name, "features": UNITS, **options}), features())
     assert "\n" not in str(caught.value)
 
 

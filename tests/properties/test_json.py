@@ -79,7 +79,7 @@ READERS = {
     "is_finished": lambda root, run: lifecycle.is_finished(CONFIG, run),
     "find_run": lambda root, run: lifecycle.find_run(run, CONFIG),
     "metrics": lambda root, run: [record["step"] + 1 for record in metrics_log.read(run)],
-    "best": lambda root, run: checkpoint.best(run),
+    "best": lambda root, run: checkpoint.find_best(run),
     "load_run": lambda root, run: aejax.load_run(run, "best").encode(vectors(2)),
 }
 READ = {

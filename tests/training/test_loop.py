@@ -14,7 +14,7 @@ import aejax
 from aejax import data
 from aejax.training import evaluator, multistep
 from aejax.workdir import checkpoint, metrics_log
-from aejax.workdir.lifecycle import is_finished, is_stale, lock_workdir, record_end, why_ended
+from aejax.workdir.lifecycle import is_finished, is_stale, lock_workdir, read_end, record_end
 
 
 def fit(config, workdir, x=None, devices=None, **kwargs):
@@ -33,7 +33,7 @@ def after(dispatches):
 
 
 def state_of(workdir):
-    return checkpoint.newest(workdir).state
+    return checkpoint.load_newest(workdir).state
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, count):
     assert stopped.step == 6
     assert fit(config, tmp_path / "cut", devices=devices, stop=lambda: False).step == 8
     fit(config, tmp_path / "whole", devices=devices, stop=lambda: False)
-    a, b = (checkpoint.newest(tmp_path / name) for name in ("cut", "whole"))
+    a, b = (checkpoint.load_newest(tmp_path / name) for name in ("cut", "whole"))
     assert_trees_equal(a.state, b.state)
     assert_trees_equal(a.samples, b.samples)
     validations = [
@@ -125,7 +125,7 @@ def test_finished_run_is_returned_untouched(tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
     record_end(tmp_path, "failed: after its last checkpoint")
     again = fit(mlp(), tmp_path)
-    assert why_ended(tmp_path) == ""
+    assert read_end(tmp_path) == ""
     assert_trees_equal(first.variables, again.variables)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*") if p.is_file()}
 
@@ -135,7 +135,7 @@ def test_nan_stops_the_run_names_the_step_and_leaves_the_last_good_checkpoint(tm
     config = mlp(steps=40, checkpoint_every=2, log_every=5, optim__lr=1e30, optim__name="sgd")
     with pytest.raises(aejax.DivergedError, match=r"not finite at step \d+ \(steps \d+ to \d+ were read\)"):
         fit(config, tmp_path)
-    assert checkpoint.newest(tmp_path) is None  # nothing spoilt was saved
+    assert checkpoint.load_newest(tmp_path) is None  # nothing spoilt was saved
     assert all(np.isfinite(v) for record in metrics_log.read(tmp_path) for v in record.values())
 
 
@@ -152,9 +152,9 @@ def test_nan_from_a_single_step_is_located(tmp_path, monkeypatch):
     message = r"loss not finite at step 7 \(steps 5 to 8 were read\); the last good checkpoint is step 4"
     with pytest.raises(aejax.DivergedError, match=message):
         fit(mlp(log_every=4), tmp_path)
-    assert checkpoint.steps(tmp_path) == [4]
+    assert checkpoint.list_steps(tmp_path) == [4]
     assert aejax.load_run(tmp_path).step == 4
-    assert re.fullmatch(f"failed: .*{message}.*", why_ended(tmp_path))
+    assert re.fullmatch(f"failed: .*{message}.*", read_end(tmp_path))
     monkeypatch.undo()
     assert fit(mlp(log_every=4), tmp_path).step == 8
     assert not (tmp_path / "ended.txt").exists()
@@ -171,7 +171,7 @@ def test_an_error_that_nobody_foresaw_leaves_its_traceback_a_stop_and_a_closed_p
         with pytest.raises(type(error)):
             aejax.train(mlp(), tmp_path, data=raises(error))
         assert (tmp_path / "ended.txt").exists() == isinstance(error, RuntimeError)
-    assert why_ended(tmp_path) == "failed: RuntimeError('out of\\nmemory')"
+    assert read_end(tmp_path) == "failed: RuntimeError('out of\\nmemory')"
     assert "in load" in (tmp_path / "ended.txt").read_text()
 
 
@@ -203,14 +203,14 @@ def test_who_is_refused_says_nothing_about_the_run_that_is_there(tmp_path):
         fit(mlp(optim__lr=0.5), tmp_path)
     with lock_workdir(tmp_path), pytest.raises(aejax.InputError, match="by another process"):
         fit(mlp(), tmp_path)
-    assert why_ended(tmp_path) == ""
+    assert read_end(tmp_path) == ""
 
 
 def test_a_stop_at_a_validation_comes_after_it(tmp_path):
     """So that who looks at its loss can end the run there."""
     stop = lambda: any("validation/loss" in record for record in metrics_log.read(tmp_path))  # noqa: E731
     assert fit(mlp(), tmp_path, stop=stop).step == 4
-    assert checkpoint.steps(tmp_path) == [4]
+    assert checkpoint.list_steps(tmp_path) == [4]
 
 
 def test_early_stopping_waits_for_its_patience_and_stays_stopped(tmp_path):
@@ -316,7 +316,7 @@ def test_best_checkpoint_can_be_loaded(tmp_path):
     assert run.step == best
     assert aejax.load_run(tmp_path).step == newest.step == 30
     assert aejax.load_run(tmp_path, 28).step == 28
-    assert checkpoint.steps(tmp_path) == sorted({best, 28, 30})
+    assert checkpoint.list_steps(tmp_path) == sorted({best, 28, 30})
     with pytest.raises(aejax.InputError, match="no checkpoint"):
         aejax.load_run(tmp_path, 3)
 
@@ -336,7 +336,7 @@ def test_spoilt_state_is_not_saved_by_a_stop(tmp_path):
     config = mlp(log_every=1, optim__name="sgd", optim__lr=3e38)  # every step is a dispatch
     with pytest.raises(aejax.DivergedError, match="not finite at step 1"):
         fit(config, tmp_path, stop=after(1))
-    assert checkpoint.steps(tmp_path) == []
+    assert checkpoint.list_steps(tmp_path) == []
 
 
 # What is refused
@@ -411,9 +411,9 @@ def test_wrong_values_are_named_before_the_first_step(tmp_path, changes, message
     with pytest.raises(aejax.InputError, match=message) as caught:
         fit(mlp(**changes), tmp_path)
     at_once = "seed" in changes or "finite" in message  # before there is a workdir
-    assert why_ended(tmp_path) == ("" if at_once else f"failed: {caught.value}")
+    assert read_end(tmp_path) == ("" if at_once else f"failed: {caught.value}")
     fit(mlp(steps=2), tmp_path)  # nothing stands in the way of the mended one
-    assert why_ended(tmp_path) == ""
+    assert read_end(tmp_path) == ""
 
 
 def test_batch_must_divide_among_the_devices(tmp_path):
@@ -431,7 +431,7 @@ def test_nan_in_validation_stops_the_run(tmp_path, monkeypatch):
     )
     with pytest.raises(aejax.DivergedError, match="validation loss not finite at step 4"):
         fit(mlp(), tmp_path)
-    assert checkpoint.steps(tmp_path) == []
+    assert checkpoint.list_steps(tmp_path) == []
 
 
 def test_samples_are_what_the_loaded_run_gives(tmp_path):

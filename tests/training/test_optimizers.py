@@ -15,14 +15,14 @@ def options(**changes):
 
 
 def test_schedule_warms_up_then_decays_to_zero():
-    rate = optimizers.schedule(options(lr=0.5, warmup=10, schedule="cosine"), 110)
+    rate = optimizers.build_schedule(options(lr=0.5, warmup=10, schedule="cosine"), 110)
     np.testing.assert_allclose(rate(0), 0, atol=1e-7)
     np.testing.assert_allclose(rate(5), 0.25, rtol=1e-6)
     np.testing.assert_allclose(rate(10), 0.5, rtol=1e-6)
     np.testing.assert_allclose(rate(60), 0.25, rtol=1e-5)  # half way down a cosine
     np.testing.assert_allclose(rate(110), 0, atol=1e-7)
-    np.testing.assert_allclose(optimizers.schedule(options(lr=0.5, schedule="linear"), 100)(75), 0.125, rtol=1e-6)
-    np.testing.assert_allclose(optimizers.schedule(options(lr=0.5), 100)(99), 0.5)
+    np.testing.assert_allclose(optimizers.build_schedule(options(lr=0.5, schedule="linear"), 100)(75), 0.125, rtol=1e-6)
+    np.testing.assert_allclose(optimizers.build_schedule(options(lr=0.5), 100)(99), 0.5)
 
 
 def update(tx, grads, params):
@@ -87,5 +87,5 @@ def test_momentum_and_the_place_of_the_clip():
 
 
 def test_warm_up_is_counted_in_steps_under_accumulation():
-    rate = optimizers.schedule(options(lr=0.5, warmup=4, accumulate=2), 100)  # called once an update
+    rate = optimizers.build_schedule(options(lr=0.5, warmup=4, accumulate=2), 100)  # called once an update
     np.testing.assert_allclose([rate(0), rate(1), rate(2), rate(3)], [0, 0.25, 0.5, 0.5], rtol=1e-6)

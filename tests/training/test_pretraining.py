@@ -6,7 +6,7 @@ from conftest import config_of, mlp, one_device, vectors
 import aejax
 from aejax import data
 from aejax.distributed.partition import Partition
-from aejax.training.pretraining import pretrain, stacked_layers
+from aejax.training.pretraining import list_layers, pretrain
 from aejax.training.step import init
 from aejax.training.task import make_task
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_stacked_is_named(changes, message):
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items() if k != "encoder"})
     config.encoder = aejax.config.module(**changes.get("encoder", {"name": "mlp", "features": (4,)}))
     with pytest.raises(aejax.InputError, match=message):
-        stacked_layers(config)
+        list_layers(config)
 
 
 @pytest.mark.slow

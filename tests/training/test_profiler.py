@@ -34,7 +34,7 @@ def dispatches(workdir):
 def plain(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("plain")
     train(workdir)
-    return checkpoint.newest(workdir)
+    return checkpoint.load_newest(workdir)
 
 
 @pytest.mark.parametrize(("profiled", "traced"), mostly_slow([(range(2, 4), [2]), (range(3, 5), [2, 4])]))
@@ -45,7 +45,7 @@ def test_the_trace_holds_the_dispatches_of_the_steps_and_changes_no_bit(tmp_path
     said = capsys.readouterr().err
     assert said.startswith(f"profile of steps {traced[0] + 1} to {traced[-1] + 2}: {folder}; to see it: ")
     assert said.count("\n") == 1
-    newest = checkpoint.newest(tmp_path)
+    newest = checkpoint.load_newest(tmp_path)
     assert_trees_equal(newest.state, plain.state)
     assert_trees_equal(newest.samples, plain.samples)
 
@@ -83,7 +83,7 @@ def test_of_some_steps_that_lie_ahead_these_are_traced(tmp_path, profiled, trace
 def test_a_range_without_a_step_is_refused_early(tmp_path, profiled):
     with pytest.raises(aejax.InputError, match=r"cannot be profiled: the last one must be later than the first"):
         train(tmp_path, profiled)
-    assert checkpoint.steps(tmp_path) == []
+    assert checkpoint.list_steps(tmp_path) == []
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import aejax
 from aejax.models.layers import fold
 from aejax.objectives import Corruption, Objective
 from aejax.objectives.likelihoods import Bernoulli, SquaredError
-from aejax.training.step import Task, eval_step, eval_variables, example_keys, gather, init, train_step
+from aejax.training.step import Task, derive_keys, eval_step, eval_variables, gather, init, train_step
 
 
 def task(**changes):
@@ -100,7 +100,7 @@ def test_noise_changes_with_the_step_and_reaches_only_the_encoder():
     _, again = train_step(state, batch(), key, task=t)
     _, later = train_step(state.replace(step=jnp.array(1)), batch(), key, task=t)
     assert first["loss"] == again["loss"] != later["loss"]
-    keys = fold(example_keys(jax.random.fold_in(key, 0), batch()), 0)
+    keys = fold(derive_keys(jax.random.fold_in(key, 0), batch()), 0)
     output = t.model.apply(eval_variables(state), t.corruption(keys, batch()["x"]))
     clean = np.square(output.decoded - batch()["x"]).sum(1).mean()  # compared with the clean input
     np.testing.assert_allclose(first["loss"], clean, rtol=1e-5)

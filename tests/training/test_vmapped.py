@@ -10,7 +10,7 @@ from aejax.ablation.plan import plan
 from aejax.data import from_array, split
 from aejax.training.vmapped import train_together
 from aejax.workdir import checkpoint, metrics_log
-from aejax.workdir.lifecycle import why_ended
+from aejax.workdir.lifecycle import read_end
 from configs import denoising, vae
 
 NUMBERS = {"optim.lr": (1e-2, 1e-3), "optim.weight_decay": (0.1, 0.3), "seed": (3, 5)}
@@ -47,7 +47,7 @@ def test_together_as_alone(name, devices, tmp_path):
     together = train_together(several, [tmp_path / str(i) for i in range(2)], **given)
     for i, config in enumerate(several):
         alone = aejax.train(config, tmp_path / f"alone{i}", **given)
-        a, b = (checkpoint.newest(tmp_path / folder).state for folder in (str(i), f"alone{i}"))
+        a, b = (checkpoint.load_newest(tmp_path / folder).state for folder in (str(i), f"alone{i}"))
         # Float tolerance: a batch of products is summed in another order.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), a, b)
         np.testing.assert_allclose(together[i].latents, alone.latents, rtol=2e-3, atol=2e-4)
@@ -69,7 +69,7 @@ def test_they_go_on_together_with_the_same_bits(tmp_path):
     assert [run.step for run in stopped] == [2, 2]
     train_together(several, folders, **given)
     for i in range(2):
-        a, b = (checkpoint.newest(tmp_path / folder).state for folder in (str(i), f"whole{i}"))
+        a, b = (checkpoint.load_newest(tmp_path / folder).state for folder in (str(i), f"whole{i}"))
         jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
@@ -89,10 +89,10 @@ def test_what_diverges_ends_alone(tmp_path):
     assert good.step == 8
     assert isinstance(bad, aejax.DivergedError)
     assert "(steps 1 to 2 were read)" in str(bad)  # the first that went wrong, after which nothing more is tried
-    assert checkpoint.steps(tmp_path / "bad") == []
-    assert checkpoint.steps(tmp_path / "good") == [4, 8]
-    assert why_ended(tmp_path / "bad") == f"failed: {bad}"
-    assert why_ended(tmp_path / "good") == ""
+    assert checkpoint.list_steps(tmp_path / "bad") == []
+    assert checkpoint.list_steps(tmp_path / "good") == [4, 8]
+    assert read_end(tmp_path / "bad") == f"failed: {bad}"
+    assert read_end(tmp_path / "good") == ""
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def save(folder, losses, keep=2):
 
 def test_what_is_saved_comes_back(tmp_path):
     save(tmp_path, {5: 1.0})
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint.load_newest(tmp_path)
     assert found.step == 5
     assert found.metadata == METADATA
     assert_trees_equal(found.samples, samples(5))
@@ -43,7 +43,7 @@ def test_what_is_saved_comes_back(tmp_path):
 def test_newest_and_best_are_kept_also_over_a_restart(tmp_path):
     save(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0})
     save(tmp_path, {4: 5.0, 5: 4.0, 6: None, 7: 9.0})
-    assert checkpoint.steps(tmp_path) == [2, 6, 7]  # 2 has the lowest loss; 6 was saved without one
+    assert checkpoint.list_steps(tmp_path) == [2, 6, 7]  # 2 has the lowest loss; 6 was saved without one
 
 
 def test_saving_does_not_wait_for_the_state_that_training_goes_on_with(tmp_path):
@@ -53,7 +53,7 @@ def test_saving_does_not_wait_for_the_state_that_training_goes_on_with(tmp_path)
         for i in range(5):
             checkpoints.save(i, current, samples())
             current = step(current)  # donates what is being saved
-    restored = checkpoint.newest(tmp_path)
+    restored = checkpoint.load_newest(tmp_path)
     np.testing.assert_array_equal(restored.state["params"]["dense"]["kernel"], np.full((3, 2), 4.0))
 
 

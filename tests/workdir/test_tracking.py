@@ -210,7 +210,7 @@ def test_trackers_may_change_and_change_no_bit(tmp_path):
     train(mlp(tracking=("test_tracking:Mine",)), tmp_path / "cut", after(2))
     train(mlp(), tmp_path / "cut")
     train(mlp(), tmp_path / "whole")
-    a, b = (checkpoint.newest(tmp_path / name) for name in ("cut", "whole"))
+    a, b = (checkpoint.load_newest(tmp_path / name) for name in ("cut", "whole"))
     assert_trees_equal(a.state, b.state)
 
 
@@ -447,7 +447,7 @@ def killed(self, step, scalars):
     if step == 6 and self._name == "mlflow":  # the checkpoint is of step 4
         while not any(s == 6 for run in test_tracking.mlflow_runs() for _, s, _ in test_tracking.in_mlflow(run)):
             pass
-        while 4 not in test_tracking.checkpoint.steps(workdir):
+        while 4 not in test_tracking.checkpoint.list_steps(workdir):
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -467,7 +467,7 @@ def test_kill_9_and_on_again(tmp_path, wandb, mlflow):
     arguments = [sys.executable, "-c", KILLED, str(workdir)]
     killed = subprocess.run(arguments, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert checkpoint.steps(workdir) == [4]
+    assert checkpoint.list_steps(workdir) == [4]
     train(mlp(tracking=("wandb", "mlflow")), workdir)
     (run,) = mlflow_runs()
     assert_has(in_mlflow(run), workdir)

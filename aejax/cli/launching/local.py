@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aejax
 from aejax.cli.launching.job import STOPPED, Job, Result, last_line, start
+from aejax.files import make_write_error
 
 POLL = 0.1  # seconds
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL for the processes of a job in which one has died
@@ -78,9 +79,7 @@ class _Running:
         except BaseException as error:
             self.kill()
             if isinstance(error, OSError):
-                raise aejax.StorageError(
-                    f"{job.log} cannot be written ({error.strerror}); free some space or rights, or remove the link"
-                ) from error
+                raise make_write_error(job.log, error, "remove the link") from error
             raise
 
     def leave(self) -> None:

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from aejax.errors import InputError, kind_and_words
-from aejax.registry import named
+from aejax.registry import resolve
 
 # Imported only if a run names them.
 TRACKERS: dict[str, Any] = {
@@ -88,7 +88,7 @@ def resolve_trackers(names: str | Iterable[str]) -> dict[str, Callable[..., Trac
     """
     text = names if isinstance(names, str) else ",".join(names)  # --config.tracking=wandb,mlflow gives a single name
     split = filter(None, map(str.strip, text.split(",")))
-    return {name: named("tracking", TRACKERS.get(name, name), TRACKERS) for name in ("tensorboard", *split)}
+    return {name: resolve("tracking", TRACKERS.get(name, name), TRACKERS) for name in ("tensorboard", *split)}
 
 
 def require(package: str) -> None:
