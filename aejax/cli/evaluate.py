@@ -16,8 +16,7 @@ from tqdm import tqdm
 import aejax
 from aejax import evaluation
 from aejax.cli import command
-from aejax.evaluation import generation, likelihood, pictures, report
-from aejax.evaluation.evaluate import as_json
+from aejax.evaluation import as_json, generation, likelihood, pictures, report
 from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
 from aejax.files import inside, local, read_json, writable, write_whole
 
