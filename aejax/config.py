@@ -1,4 +1,4 @@
-"""Configs of experiments: keys and their defaults, checks, comparison, and conversion to and from JSON."""
+"""Configs of experiments: their keys and defaults, checks, comparison, and conversion to and from JSON."""
 
 import contextlib
 import copy
@@ -13,36 +13,34 @@ from aejax.errors import InputError, one_of, shown
 
 
 def default() -> ConfigDict:
-    """Returns a config of every key with its default. An experiment changes what it needs and locks it."""
+    """Returns a config with the default of every key. An experiment sets what it needs and then locks the config."""
     config = ConfigDict()
     config.seed = 0  # below 2**32
     config.steps = 1_000
-    config.batch_size = 128  # examples of a step, over all devices
-    config.dtype = "float32"  # in which encoder and decoder compute: float32 or bfloat16
-    config.ema = 0.0  # decay of the averaged parameters that evaluation uses; 0: off
-    config.log_every = 20
+    config.batch_size = 128  # examples per step, over all devices
+    config.dtype = "float32"  # of the computation in encoder and decoder: float32 or bfloat16
+    config.ema = 0.0  # decay of the moving average of the parameters, which evaluation uses; 0: off
+    config.log_every = 20  # steps between logs
     config.checkpoint_every = 200  # steps between checkpoints, each with a validation
-    config.keep = 3  # newest checkpoints to keep, besides the best one by validation loss
-    config.patience = 0  # validations without a new best one before the run stops early; 0: off
+    config.keep = 3  # number of newest checkpoints to keep, besides the best one by validation loss
+    config.patience = 0  # validations without a new best loss after which the run stops early; 0: off
     config.tracking = ()  # besides TensorBoard: wandb, mlflow, or package.module:name of your own tracker
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from what the others leave
-    config.data.validation = ""
-    config.data.test = ""
-    config.data.held_out = -1  # label that train and validation leave out and test keeps, as anomalies; -1: none
+    config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from rows that no other part names
+    config.data.validation = ""  # likewise
+    config.data.test = ""  # likewise
+    config.data.held_out = -1  # label of anomalies, which are removed from all parts but test; -1: none
     config.data.size = 0  # side to which images are resized; 0: as they are
-    config.data.fit = (
-        "crop"  # resizing of images that are not square: crop the longer side, pad the shorter, or stretch
-    )
-    config.data.standardize = False  # of vectors, to mean 0 and standard deviation 1 in the train split
-    config.data.memory_mb = 1_024  # splits up to this size are kept on device; larger ones are streamed
+    config.data.fit = "crop"  # for images that are not square: crop the longer side, pad the shorter, or stretch
+    config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
+    config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
     config.data.cache = True  # whether splits up to that size are decoded only once, into the user's cache folder
 
-    # pmap: every device has the whole state; sharded: each has a part, for models that outgrow one device
+    # pmap: each device has the whole state; sharded: each has a part, for models too large for one device
     config.partition = ConfigDict({"name": "pmap"})
 
     config.encoder = ConfigDict({"name": "mlp"})
@@ -52,7 +50,7 @@ def default() -> ConfigDict:
     # Whether linear sparse autoencoders subtract the decoder's bias, which starts at the data's mean, from x.
     config.pre_bias = True
 
-    config.classes = 0  # number of labels for encoder and decoder to be conditional on; 0: unconditional
+    config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
     config.objective = ConfigDict()
@@ -60,24 +58,24 @@ def default() -> ConfigDict:
     config.objective.schedules = ConfigDict()  # schedules of weights, e.g. kl: {"name": "linear", "steps": 1000}
     config.objective.options = ConfigDict()  # arguments of terms, e.g. mmd: {"kernel": "rbf"}
     config.objective.bound = ConfigDict({"name": "elbo"})  # or iwae, miwae, ciwae, dreg, piwae
-    config.adversary = ConfigDict({"name": "none"})  # or factor_vae, aae, vae_gan
-    config.corruption = ConfigDict({"name": "none", "level": 0.0})  # e.g. gaussian or masking of this level
+    config.adversary = ConfigDict({"name": "none"})  # discriminator: none, factor_vae, aae or vae_gan
+    config.corruption = ConfigDict({"name": "none", "level": 0.0})  # e.g. gaussian or masking, of this level
     config.pretrain = ConfigDict({"steps": 0})  # steps of greedy layer-wise pretraining for each layer; 0: off
 
     config.optim = ConfigDict()
     config.optim.name = "adam"
     config.optim.lr = 1e-3
-    config.optim.schedule = "constant"  # of the learning rate; or cosine, linear: down to 0 at the last step
-    config.optim.warmup = 0  # steps of linear warm-up
+    config.optim.schedule = "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step
+    config.optim.warmup = 0  # steps of linear warm-up of the learning rate
     config.optim.clip = 0.0  # largest global norm of the gradient; 0: off
-    config.optim.weight_decay = 0.0  # decoupled, of parameters with two axes or more, such as kernels and codebooks
-    config.optim.accumulate = 1  # steps whose gradients are averaged into one update
+    config.optim.weight_decay = 0.0  # decoupled; only of parameters with two or more axes, e.g. kernels and codebooks
+    config.optim.accumulate = 1  # number of steps whose gradients are averaged for one update
     config.optim.options = ConfigDict()  # further arguments of the optimizer, e.g. b2
     return config
 
 
 def parse_arg(arg: str, **defaults: bool) -> ConfigDict:
-    """Parses the `arg` of `get_config(arg)`: `"tiny,mnist"` sets these flags among `defaults`."""
+    """Parses the `arg` of `get_config(arg)`: `"tiny,mnist"` sets the flags `tiny` and `mnist` of `defaults` to True."""
     flags = ConfigDict(defaults)
     for name in filter(None, arg.split(",")):
         if name not in defaults:
@@ -87,12 +85,12 @@ def parse_arg(arg: str, **defaults: bool) -> ConfigDict:
 
 
 def module(name: str, **attributes: Any) -> ConfigDict:
-    """Returns a section: the name of an encoder, bottleneck, decoder, likelihood, ... and its attributes."""
+    """Returns a section that names an encoder, bottleneck, decoder, likelihood, ... and sets its attributes."""
     return ConfigDict({"name": name, **attributes})
 
 
 def section(values: Mapping[str, Any], what: str) -> ConfigDict:
-    """Returns `values` as a ConfigDict. Raises InputError, which calls them `what`, if it cannot hold their keys."""
+    """Returns `values` as a ConfigDict. Raises InputError, in which they are called `what`, if a key is no word."""
     try:
         return ConfigDict(dict(values))
     except (TypeError, ValueError) as error:
@@ -100,16 +98,16 @@ def section(values: Mapping[str, Any], what: str) -> ConfigDict:
 
 
 def lock(config: ConfigDict) -> ConfigDict:
-    """Locks a finished config, except for sections whose keys depend on what they name: flags may add to them."""
+    """Locks a finished config, except for the sections to which flags may add keys, e.g. those of the encoder."""
     config.lock()
     for path in _OPEN:
-        with contextlib.suppress(KeyError, TypeError, AttributeError):  # `check` names a section that is missing
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # a section is missing, which `check` reports
             get(config, path).unlock()
     return config
 
 
 def shrink(config: ConfigDict) -> None:
-    """Shortens training to seconds, for `:tiny`. Each config makes its models and data small itself."""
+    """Shortens training to a few steps, for `:tiny`. A config has to make its model and data small itself."""
     config.update({"steps": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2})
     for section in (*config.objective.schedules.values(), *config.objective.options.values()):
         if "steps" in section:
@@ -152,21 +150,21 @@ FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "p
 
 
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
-    """Returns the `differences` that make `new` another experiment than `old`, which keep it from resuming `old`.
+    """Returns the `differences` that prevent a run that was begun with `old` from resuming with `new`.
 
-    `steps` may change while the learning rate is constant. For keys that are newer than `old`, see `as_begun`.
+    `steps` may change if the learning rate is constant. For keys that are newer than `old`, see `as_begun`.
     """
     old, new = complete(old), as_begun(new, old)
     free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
     return [d for d in differences(old, new) if d.split(":")[0] not in free]
 
 
-# Keys that are newer than some runs, with the values that those runs used.
+# Keys that did not exist when some runs were trained, with the values that those runs used in effect.
 _BEFORE = {"data.held_out": -1, "data.fit": "stretch", "pre_bias": False}
 
 
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a saved config, with keys that are newer than it set to what runs of its time used."""
+    """Returns a saved config, completed by newer keys with the values that runs used in effect before these existed."""
     # Copied without `to_dict`, which would turn tuples into lists.
     filled = copy.deepcopy(saved.to_dict() if isinstance(saved, ConfigDict) else dict(saved))
     for path, value in _BEFORE.items():
@@ -180,9 +178,9 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
-    """Returns `config` for resuming a run begun with `saved`, which may be older than some keys.
+    """Returns `config` for resuming a run that was begun with `saved`, which may be older than some keys.
 
-    If `config` leaves such a key at its default, the run keeps what it used before the key existed.
+    If `config` has the default of such a key, the run keeps what it used before the key existed.
     """
     there, reference = dict(flatten(to_dict(saved))), default()
     kept = {k: v for k, v in _BEFORE.items() if k not in there and get(config, k) == get(reference, k)}
@@ -195,7 +193,7 @@ def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
 
 
 def to_save(config: ConfigDict, begun: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns what is saved of `config`, leaving out keys that are newer than the config a run was `begun` with."""
+    """Returns `config` as it is saved: without keys that are newer than `begun`, the config that the run began with."""
     plain = to_dict(config)
     there = dict(flatten(to_dict(begun))) if begun is not None else dict(flatten(plain))
     for path in _BEFORE.keys() - there.keys():
@@ -204,17 +202,17 @@ def to_save(config: ConfigDict, begun: Mapping[str, Any] | None) -> dict[str, An
     return plain
 
 
-# Sections whose keys depend on what they name, so that the module, the term or the optimizer checks them.
+# Sections whose keys depend on the module, term or optimizer that they name, which checks them.
 _OPEN = (
     *("encoder", "bottleneck", "decoder", "likelihood", "adversary"),
     *("objective.weights", "objective.schedules", "objective.options", "objective.bound", "optim.options"),
 )
-# Those whose keys are free and whose values are all of one kind; the others hold a `name` and its arguments.
+# Sections among these with arbitrary keys and values of one kind, instead of a `name` and its arguments.
 _VALUES = {"objective.weights": 0.0, "objective.schedules": ConfigDict(), "objective.options": ConfigDict()}
 
 
 def _check_section(reference: ConfigDict, config: ConfigDict, path: str = "") -> None:
-    """Raises InputError where keys and kinds of values differ from those of `reference`; `path` ends in a dot."""
+    """Raises InputError if keys or kinds of values differ from those of `reference`. `path` is "" or ends in a dot."""
     for key in config:
         if key not in reference:
             raise one_of("config key", path + key, [path + k for k in reference])
@@ -235,7 +233,7 @@ def _check_section(reference: ConfigDict, config: ConfigDict, path: str = "") ->
 
 
 def check_kind(key: str, value: Any, default: Any) -> None:
-    """Raises InputError if `value` is not of the kind of `default`; a default of None takes any value."""
+    """Raises InputError if `value` is of another kind than `default`. With a default of None, any value is fine."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     match default:
         case bool():
@@ -258,7 +256,7 @@ def check_kind(key: str, value: Any, default: Any) -> None:
 
 
 def _check_plain(key: str, value: Any) -> None:
-    """Raises InputError if config.json cannot hold `value`, or what is nested in it."""
+    """Raises InputError if JSON cannot hold `value`, or a value nested in it."""
     if isinstance(value, tuple | list):
         for each in value:
             _check_plain(key, each)
@@ -287,7 +285,7 @@ def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
-    """Returns the config, completed and locked, that `to_dict` turned into `values`."""
+    """Restores a config from `values`, which `to_dict` returned; completes it by `complete` and locks it."""
     return lock(section(complete(values), "a config"))
 
 
@@ -302,9 +300,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -> None:
     """Raises InputError if a config names code, "package.module:attribute", from a module that `trust` does not list.
 
-    Trusting a package trusts its modules. Modules that are already imported are not trusted for that, since `os` is.
+    Trusting a package trusts its modules. That a module is already imported is no reason to trust it: so is `os`.
     """
-    # The section `data` names no code, but its splits have colons, e.g. train[:90%].
+    # The section `data` is skipped: it names no code, but its splits have colons, e.g. train[:90%].
     texts = list(_texts({key: value for key, value in config.items() if key not in ("data", "tracking")}))
     texts += [name.strip() for names in _texts([config.get("tracking", ())]) for name in names.split(",")]
     for text in texts:
@@ -317,7 +315,7 @@ def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -
 
 
 def _texts(values: Any) -> Iterator[str]:
-    """Yields the keys and values of nested dicts and lists, as text."""
+    """Yields all keys and values in nested dicts and lists, as text."""
     if isinstance(values, Mapping):
         values = [*values, *values.values()]
     if not isinstance(values, list | tuple):
@@ -328,7 +326,7 @@ def _texts(values: Any) -> Iterator[str]:
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the dotted key and the value of each entry of nested dicts."""
+    """Yields the dotted key and the value of each leaf of nested dicts."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{path}{key}.")

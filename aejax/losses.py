@@ -1,8 +1,9 @@
 """Losses of autoencoders: pure functions of arrays, which `aejax.objectives` and any other training loop can call.
 
-Values are in nats, and losses are to be minimized: a bound of log p(x) is returned with its sign changed. A batch of
-codes has the shape [batch, d]; functions that return a scalar of it need the examples of all devices. Arguments out of
-range raise InputError. The examples are printed with `numpy.set_printoptions(precision=3, suppress=True)`.
+Values are in nats, and losses are to be minimized, so a bound of log p(x) is returned with its sign changed. A batch
+of codes has the shape [batch, d]. Functions that reduce the batch to a scalar need the whole batch, gathered from all
+devices. Arguments out of range raise InputError. The doctests print with
+`numpy.set_printoptions(precision=3, suppress=True)`.
 
     nll = losses.bernoulli_nll(logits, x).sum(-1)  # [batch], summed over pixels
     loss = losses.elbo(nll, losses.gaussian_kl(mean, log_std), beta=4.0).mean()
@@ -21,7 +22,7 @@ _LOG_2PI = math.log(2 * math.pi)
 _IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
-# Likelihoods: -log p(x | decoded) of each value, of the shape that `decoded` and `x` broadcast to.
+# Likelihoods: -log p(x | decoded) of each value; `decoded` and `x` broadcast.
 
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
@@ -30,7 +31,7 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
     >>> bernoulli_nll(jnp.array([0.0, 100.0, 100.0]), jnp.array([1.0, 1.0, 0.0]))
     Array([  0.693,   0.   , 100.   ], dtype=float32)
     """
-    # With one logarithm: a tenth of a VAE's step on CPU is spent here.
+    # One logarithm instead of two, since a tenth of a VAE's step on CPU is spent here.
     return jnp.maximum(logits, 0) - logits * x + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
@@ -42,7 +43,7 @@ def continuous_bernoulli_nll(logits: Array, x: Array) -> Array:
     >>> continuous_bernoulli_nll(jnp.zeros(2), jnp.array([0.1, 0.9]))
     Array([0., 0.], dtype=float32)
     """
-    # For a logit l, the normalizer 2 atanh(1 - 2p) / (1 - 2p) is l / tanh(l / 2), near 0 computed by its series.
+    # For a logit l, the normalizer 2 atanh(1 - 2p) / (1 - 2p) is l / tanh(l / 2), computed by its series near 0.
     near = jnp.abs(logits) < 0.1
     safe = jnp.where(near, 1.0, logits)
     series = math.log(2) + jnp.log1p(jnp.square(logits) / 12 - logits**4 / 720)
@@ -50,7 +51,7 @@ def continuous_bernoulli_nll(logits: Array, x: Array) -> Array:
 
 
 def continuous_bernoulli_mean(logits: Array) -> Array:
-    """Returns the mean of the continuous Bernoulli distribution (ibid.).
+    """Returns the mean of the continuous Bernoulli distribution (Loaiza-Ganem and Cunningham 2019).
 
     >>> continuous_bernoulli_mean(jnp.array([-1000.0, 0.0, 2.0]))
     Array([0.001, 0.5  , 0.657], dtype=float32)
@@ -80,9 +81,9 @@ def laplace_nll(location: Array, x: Array, log_scale: Array | float) -> Array:
 
 
 def discretized_logistic_nll(location: Array, x: Array, log_scale: Array | float) -> Array:
-    """Returns -log P(x) of one of 256 levels 0, 1/255, ... 1 under a logistic distribution with scale exp(log_scale).
+    """Returns -log P(x) of a level x among 0, 1/255, ..., 1 under a logistic distribution with scale exp(log_scale).
 
-    The outer levels reach to infinity. Kingma et al. 2016, appendix; Salimans et al. 2017, equation 2.
+    The bins of the outermost levels extend to infinity. Kingma et al. 2016, appendix; Salimans et al. 2017, equation 2.
 
     >>> levels = jnp.arange(256) / 255
     >>> jnp.exp(-discretized_logistic_nll(jnp.array(0.3), levels, -2.0)).sum()
@@ -90,19 +91,19 @@ def discretized_logistic_nll(location: Array, x: Array, log_scale: Array | float
     """
     half, inverse = 0.5 / 255, jnp.exp(-log_scale)
     above, below = (x - location + half) * inverse, (x - location - half) * inverse
-    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), each factor safe in logarithms.
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), each factor of which is safe in logarithms.
     inner = jax.nn.log_sigmoid(above) + jax.nn.log_sigmoid(-below) + jnp.log(-jnp.expm1(-2 * half * inverse))
     log_p = jnp.where(x < half, jax.nn.log_sigmoid(above), inner)
     return -jnp.where(x > 1 - half, jax.nn.log_sigmoid(-below), log_p)
 
 
 def optimal_log_scale(average: Array, power: int) -> Array:
-    """Returns the log scale under which the data are likeliest, without a gradient, which is zero at the optimum.
+    """Returns the log scale that maximizes the likelihood, as a constant, since the loss is stationary in it.
 
-    `average` is the mean of |decoded - x|^power over the whole batch, a scalar: power 2 for a Gaussian, 1 for a Laplace
-    distribution. Rybkin et al. 2021, "Simple and effective VAE training with calibrated decoders".
+    `average` is the mean of |decoded - x|^power over the whole batch, a scalar. `power` is 2 for a Gaussian and 1 for a
+    Laplace distribution. Rybkin et al. 2021, "Simple and effective VAE training with calibrated decoders".
 
-    >>> optimal_log_scale(jnp.array([1.0, 100.0]), 2)  # log 10 for a root mean square of 10
+    >>> optimal_log_scale(jnp.array([1.0, 100.0]), 2)  # the second: log 10 for a root mean square of 10
     Array([0.   , 2.303], dtype=float32)
     """
     # The floor keeps the likelihood of a perfect reconstruction finite.
@@ -154,7 +155,7 @@ def full_gaussian_kl(mean: Array, scale: Array) -> Array:
 def monte_carlo_kl(log_q: Array, log_p: Array) -> Array:
     """Estimates KL(q || p) without bias from samples z of q: [samples, batch], or [batch] for one sample, to [batch].
 
-    `log_q` and `log_p` are the log densities at z; single estimates may be negative.
+    `log_q` and `log_p` are the log densities of q and p at z. An estimate may be negative.
 
     >>> monte_carlo_kl(jnp.array([[-1.0, -2.0], [-3.0, -4.0]]), jnp.array([[-2.0, -2.0], [-4.0, -5.0]]))
     Array([1. , 0.5], dtype=float32)
@@ -173,10 +174,9 @@ def categorical_kl(logits: Array) -> Array:
 
 
 def kl_sparsity(activations: Array, target: float = 0.05) -> Array:
-    """Returns the KL of a Bernoulli of mean `target` from one of each unit's mean activation over the batch, a scalar.
+    """Returns the sum over units of KL(Bernoulli(target) || Bernoulli(mean activation over the batch)), a scalar.
 
-    It is summed over units. `activations` [batch, d] must lie in (0, 1), as those of a sigmoid do. Ng 2011, "Sparse
-    autoencoder", section 3.
+    `activations` [batch, d] must lie in (0, 1), as those of a sigmoid do. Ng 2011, "Sparse autoencoder", section 3.
 
     >>> kl_sparsity(jnp.array([[0.0, 0.5], [1.0, 0.5]]), target=0.5)
     Array(0., dtype=float32)
@@ -199,12 +199,12 @@ def free_bits(kl_by_unit: Array, nats: float) -> Array:
 def aggregate_log_prob(z: Array, mean: Array, log_std: Array) -> tuple[Array, Array]:
     """Estimates log q(z) and sum_j log q(z_j), [n] each, of the aggregate posterior q(z).
 
-    q(z) is estimated by the mean of the posteriors N(mean, exp(log_std)^2) of a whole batch, [batch, d], and each
-    q(z_j) likewise; z is [n, d]. Minibatch weighted sampling (Chen et al. 2018, equation 3, appendix C.1) divides the
-    sum by another factor N, the number of training examples. Its gradients are the same, its q(z) N times too small.
+    q(z) is estimated by the mean over a whole batch of the posteriors N(mean, exp(log_std)^2), [batch, d], and each
+    q(z_j) likewise. z is [n, d]. Minibatch weighted sampling (Chen et al. 2018, equation 3, appendix C.1) also divides
+    by N, the number of training examples, which leaves the gradients the same and makes q(z) N times too small.
 
     >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
-    >>> aggregate_log_prob(mean, mean, log_std)  # -log 2 pi - log 2, and - 2 log 2
+    >>> aggregate_log_prob(mean, mean, log_std)  # -log 2 pi - log 2, -log 2 pi - 2 log 2
     (Array([-2.531, -2.531], dtype=float32), Array([-3.224, -3.224], dtype=float32))
     """
     each = normal_log_prob(z[:, None, :, None], mean[None, :, :, None], log_std[None, :, :, None])  # [n, batch, d]
@@ -216,9 +216,10 @@ def aggregate_log_prob(z: Array, mean: Array, log_std: Array) -> tuple[Array, Ar
 def mutual_information(log_q: Array, z: Array, mean: Array, log_std: Array) -> Array:
     """Returns log q(z|x) - log q(z), [n]: its mean estimates the mutual information of input and code.
 
-    `log_q` [n] is log q(z|x); the others are as in `aggregate_log_prob`. The estimate (Chen et al. 2018, equation 2;
-    InfoNCE with the score log q(z|x), Poole et al. 2019, equation 10) is on average a lower bound, at most the log of
-    the batch size and close to it where the code tells every example from the others:
+    `log_q` [n] is log q(z|x). The other arguments are as in `aggregate_log_prob`. Chen et al. 2018, equation 2.
+
+    On average the estimate is a lower bound of the mutual information: InfoNCE with the score log q(z|x) (Poole et al.
+    2019, equation 10). It is at most the log of the batch size, and close to that if the posteriors do not overlap:
 
     >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
     >>> mutual_information(normal_log_prob(mean, mean, log_std), mean, mean, log_std)  # log 2
@@ -230,11 +231,11 @@ def mutual_information(log_q: Array, z: Array, mean: Array, log_std: Array) -> A
 def total_correlation(z: Array, mean: Array, log_std: Array) -> Array:
     """Returns log q(z) - sum_j log q(z_j), [n]: its mean estimates the total correlation of the code's units.
 
-    Arguments are as in `aggregate_log_prob`. Where `mutual_information` is too small because of its bound, this
-    estimate is too large by as much. Chen et al. 2018, equation 2.
+    Arguments are as in `aggregate_log_prob`. An estimate of q(z) that is too large, as in small batches, makes
+    `mutual_information` too small and this estimate too large. Chen et al. 2018, equation 2.
 
     >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
-    >>> total_correlation(mean, mean, log_std)  # one unit tells the other: log 2
+    >>> total_correlation(mean, mean, log_std)  # each unit determines the other: log 2
     Array([0.693, 0.693], dtype=float32)
     """
     joint, units = aggregate_log_prob(z, mean, log_std)
@@ -242,32 +243,33 @@ def total_correlation(z: Array, mean: Array, log_std: Array) -> Array:
 
 
 def dimension_kl(log_p: Array, z: Array, mean: Array, log_std: Array) -> Array:
-    """Returns sum_j log q(z_j) - log p(z), [n]: its mean estimates the sum of the units' KLs from a factorized prior.
+    """Returns sum_j log q(z_j) - log p(z), [n]: its mean estimates sum_j KL(q(z_j) || p(z_j)) of a factorized prior.
 
-    `log_p` [n] is log p(z); the others are as in `aggregate_log_prob`. The sum of `mutual_information`,
+    `log_p` [n] is log p(z). The other arguments are as in `aggregate_log_prob`. The sum of `mutual_information`,
     `total_correlation` and `dimension_kl` is exactly log q(z|x) - log p(z). Chen et al. 2018, equation 2.
 
     >>> z, zeros = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
-    >>> dimension_kl(normal_log_prob(z, zeros, zeros), z, zeros, zeros)  # a posterior that is the prior
+    >>> dimension_kl(normal_log_prob(z, zeros, zeros), z, zeros, zeros)  # q(z) = p(z)
     Array([0., 0.], dtype=float32)
     """
     return aggregate_log_prob(z, mean, log_std)[1] - log_p
 
 
 def dip(mean: Array, covariance: Array | float = 0.0, diagonal: float = 10.0) -> Array:
-    """Returns the distance of the code's covariance C from the identity, a scalar (Kumar et al. 2018, DIP-VAE).
+    """Returns a penalty on the difference of the code's covariance C from the identity, a scalar.
 
-    It is the sum of C_ij^2 over i != j plus `diagonal` times the sum of (C_ii - 1)^2. C is the covariance of the
-    posterior means [batch, d] (DIP-VAE-I, equation 6) plus the average `covariance` [d, d] of the posteriors, if given
-    (DIP-VAE-II, equation 7).
+    The penalty is the sum of C_ij^2 over i != j plus `diagonal` times the sum of (C_ii - 1)^2. C is the covariance of
+    the posterior means [batch, d] (Kumar et al. 2018, DIP-VAE-I, equation 6). For DIP-VAE-II (equation 7), `covariance`
+    [d, d], the average covariance of the posteriors, is added to it.
 
-    >>> dip(jnp.array([[1.0, 1.0], [-1.0, -1.0]]))  # perfectly correlated, of variance 1
+    >>> dip(jnp.array([[1.0, 1.0], [-1.0, -1.0]]))  # two perfectly correlated units of variance 1
     Array(2., dtype=float32)
     """
     centered = mean - mean.mean(0)
     covariance = centered.T @ centered / mean.shape[0] + covariance
-    on = jnp.diagonal(covariance)
-    return jnp.square(covariance).sum() - jnp.square(on).sum() + diagonal * jnp.square(on - 1).sum()
+    variances = jnp.diagonal(covariance)
+    off_diagonal = jnp.square(covariance).sum() - jnp.square(variances).sum()
+    return off_diagonal + diagonal * jnp.square(variances - 1).sum()
 
 
 def mmd(z: Array, prior: Array, kernel: str = "imq", scale: float = 1.0) -> Array:
@@ -293,9 +295,9 @@ def mmd(z: Array, prior: Array, kernel: str = "imq", scale: float = 1.0) -> Arra
             return jnp.exp(-squared / width)
         return sum((width * s / (width * s + squared) for s in _IMQ_SCALES), jnp.zeros(()))
 
-    def off_diagonal_mean(gram: Array) -> Array:
-        n = gram.shape[0]
-        return (gram.sum() - jnp.trace(gram)) / (n * max(n - 1, 1))
+    def off_diagonal_mean(matrix: Array) -> Array:
+        n = matrix.shape[0]
+        return (matrix.sum() - jnp.trace(matrix)) / (n * max(n - 1, 1))
 
     return off_diagonal_mean(gram(z, z)) + off_diagonal_mean(gram(prior, prior)) - 2 * gram(z, prior).mean()
 
@@ -306,7 +308,7 @@ def mmd(z: Array, prior: Array, kernel: str = "imq", scale: float = 1.0) -> Arra
 def elbo(nll: Array, kl: Array, beta: float | Array = 1.0) -> Array:
     """Returns the negative evidence lower bound -log p(x|z) + beta KL(q(z|x) || p(z)), [batch].
 
-    Kingma and Welling 2014, equation 3; with another `beta` than 1, the loss of Higgins et al. 2017, equation 4.
+    Kingma and Welling 2014, equation 3. With a `beta` other than 1, the loss of Higgins et al. 2017, equation 4.
 
     >>> elbo(jnp.array([80.0, 90.0]), jnp.array([10.0, 20.0]), beta=0.5)
     Array([ 85., 100.], dtype=float32)
@@ -317,7 +319,7 @@ def elbo(nll: Array, kl: Array, beta: float | Array = 1.0) -> Array:
 def log_weights(nll: Array, log_q: Array, log_prior: Array, beta: float | Array = 1.0) -> Array:
     """Returns log p(x|z) + beta (log p(z) - log q(z|x)) for samples z of q(z|x), all [samples, batch].
 
-    Only with `beta` 1 do the bounds below bound log p(x).
+    The functions below bound log p(x) only if `beta` is 1.
 
     >>> log_weights(jnp.array([[80.0]]), jnp.array([[3.0]]), jnp.array([[-7.0]]))
     Array([[-90.]], dtype=float32)
@@ -326,7 +328,7 @@ def log_weights(nll: Array, log_q: Array, log_prior: Array, beta: float | Array 
 
 
 def iwae(log_w: Array) -> Array:
-    """Returns the negative importance weighted bound, -log mean_k w_k (Burda et al. 2016, equation 8).
+    """Returns the negative importance-weighted bound, -log mean_k w_k (Burda et al. 2016, equation 8).
 
     >>> iwae(jnp.log(jnp.array([[1.0], [3.0]])))  # -log 2
     Array([-0.693], dtype=float32)
@@ -337,14 +339,14 @@ def iwae(log_w: Array) -> Array:
 def miwae(log_w: Array, groups: int = 1) -> Array:
     """Returns the mean of `iwae` over `groups` equal parts of the samples (Rainforth et al. 2018, equation 10).
 
-    >>> miwae(jnp.array([[-1.0], [-3.0]]), groups=2)  # one sample each: the negative ELBO
+    >>> miwae(jnp.array([[-1.0], [-3.0]]), groups=2)  # one sample in each group: the negative ELBO
     Array([2.], dtype=float32)
     """
     return iwae(_grouped(log_w, groups, "miwae")).mean(0)
 
 
 def ciwae(log_w: Array, share: float = 0.5) -> Array:
-    """Returns `share` of the negative ELBO plus 1 - `share` of `iwae` (Rainforth et al. 2018, equation 11).
+    """Returns share * (negative ELBO) + (1 - share) * `iwae` (Rainforth et al. 2018, equation 11).
 
     >>> ciwae(jnp.array([[-1.0], [-3.0]]), share=1.0)
     Array([2.], dtype=float32)
@@ -357,9 +359,10 @@ def ciwae(log_w: Array, share: float = 0.5) -> Array:
 def dreg(log_w: Array, through_decoder: Array, through_encoder: Array) -> Array:
     """Returns `iwae` with the doubly reparameterized gradient of the encoder (Tucker et al. 2019, equation 8).
 
-    The arguments are the log weights three times, [samples, batch]. `log_w` gives the value and needs no gradient.
-    `through_decoder` has the gradients of decoder and prior alone, with z constant; `through_encoder` those of the
-    encoder through z alone, with decoder, prior and the density of q constant. There the weights are squared:
+    The three arguments are the same log weights, [samples, batch], with different gradients. `log_w` gives the value
+    and needs no gradient. `through_decoder` has the gradients of decoder and prior, with z constant. `through_encoder`
+    has the gradient of the encoder through z, with decoder, prior and the density of q constant. In the encoder's
+    gradient the normalized weights are squared:
 
     >>> log_w = jnp.zeros((2, 1))
     >>> jax.grad(lambda through_encoder: dreg(log_w, log_w, through_encoder).sum())(log_w)
@@ -377,7 +380,7 @@ def piwae(log_w: Array, through_decoder: Array, through_encoder: Array, groups: 
     al. 2018, section 5.
 
     >>> log_w = jnp.log(jnp.array([[1.0], [3.0]]))
-    >>> piwae(log_w, log_w, log_w, groups=2)  # the value is that of iwae
+    >>> piwae(log_w, log_w, log_w, groups=2)  # the same value as iwae
     Array([-0.693], dtype=float32)
     """
     encoder_w = jax.nn.softmax(_grouped(log_w, groups, "piwae"), 0).reshape(log_w.shape) / groups
@@ -393,7 +396,7 @@ def _grouped(log_w: Array, groups: int, bound: str) -> Array:
 
 
 def _with_gradient(log_w: Array, decoder_w: Array, decoder: Array, encoder_w: Array, encoder: Array) -> Array:
-    """Returns `iwae` of `log_w` with the gradient of -sum_k w_k log w_k, whose weights w_k are constants."""
+    """Returns `iwae(log_w)` with the gradient of -sum(decoder_w * decoder + encoder_w * encoder), weights constant."""
     surrogate = -(stop_gradient(decoder_w) * decoder + stop_gradient(encoder_w) * encoder).sum(0)
     return stop_gradient(iwae(log_w)) + surrogate - stop_gradient(surrogate)
 
@@ -404,7 +407,7 @@ def _with_gradient(log_w: Array, decoder_w: Array, decoder: Array, encoder_w: Ar
 def commitment_loss(x: Array, codes: Array) -> Array:
     """Returns |x - stop_gradient(codes)|^2, summed over all but the first axis: [batch, ...] to [batch].
 
-    It moves the encoder (van den Oord et al. 2017, equation 3, last term, without its weight).
+    Its gradient moves the encoder (van den Oord et al. 2017, equation 3, last term, without its weight).
 
     >>> commitment_loss(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]]))
     Array([4.], dtype=float32)
@@ -413,7 +416,7 @@ def commitment_loss(x: Array, codes: Array) -> Array:
 
 
 def codebook_loss(x: Array, codes: Array) -> Array:
-    """Returns |stop_gradient(x) - codes|^2, [batch], which moves the codes (ibid., second term).
+    """Returns |stop_gradient(x) - codes|^2, [batch], whose gradient moves the codes (ibid., second term).
 
     >>> jax.grad(lambda codes: codebook_loss(jnp.array([[1.0, 2.0]]), codes).sum())(jnp.array([[1.0, 4.0]]))
     Array([[0., 4.]], dtype=float32)

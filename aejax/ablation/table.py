@@ -13,7 +13,7 @@ from aejax.ablation.statistics import Difference, better, deviation, difference,
 from aejax.ablation.trials import ABSENT, Ablation, Setting, show
 from aejax.errors import InputError, one_of
 
-# Metrics that are shown by default, where runs have them.
+# Metrics that are shown by default, if some run has them.
 _USUAL = (
     *("validation/loss", "validation/squared_error", "likelihood/elbo", "reconstruction/psnr"),
     *("representation/linear_probe_accuracy", "disentanglement/mig"),
@@ -21,14 +21,14 @@ _USUAL = (
 
 
 class Cell(NamedTuple):
-    """A metric of a setting.
+    """One metric of one setting.
 
     Attributes:
-      values: by seed.
-      mean, deviation: over seeds; None where there are too few.
-      best: whether no other setting has a better mean, and no interval of a difference from another includes 0.
-      difference: from the baseline; None for the baseline itself, where one of the two has no value, or where their
-        configs redefine the metric.
+      values: the metric by seed.
+      mean, deviation: mean and standard deviation over seeds; None if there are too few seeds.
+      best: whether the mean is the best of all settings, and no interval of its difference from another includes 0.
+      difference: difference from the baseline; None for the baseline itself, if either has no value, or if the metric
+        means something else under the two configs.
     """
 
     values: dict[int, float]
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def chosen_metrics(ablation: Ablation, wanted: Sequence[str] = ()) -> list[str]:
-    """Returns the wanted metrics, by default the usual ones; InputError where no run has one."""
+    """Returns the wanted metrics, which default to the usual ones. Raises InputError for one that no run has."""
     known = ablation.metrics
     for name in wanted:
         if name not in known:
@@ -57,7 +57,7 @@ def chosen_metrics(ablation: Ablation, wanted: Sequence[str] = ()) -> list[str]:
 
 
 def _same_as_loss(ablation: Ablation, metric: str) -> bool:
-    """Returns whether the metric is the squared error, and that is the loss."""
+    """Returns whether the metric is the squared error and equals the loss in all runs."""
     return metric == "validation/squared_error" and all(
         s.of(metric) == s.of("validation/loss") for s in ablation.settings
     )
@@ -66,8 +66,8 @@ def _same_as_loss(ablation: Ablation, metric: str) -> bool:
 def chosen_baseline(ablation: Ablation, wanted: str = "") -> Setting:
     """Returns the setting that `wanted` names, by one of its runs or by values such as `optim.lr=0.001`.
 
-    Values that are not given are those of the default: the plan's own setting, or else the first. Raises InputError
-    where there is no such setting.
+    Keys that are not given have the values of the default setting, which is the plan's config or else the first
+    setting. Raises InputError if there is no such setting.
     """
     first = ablation.default or ablation.settings[0]
     if not wanted:
@@ -75,10 +75,12 @@ def chosen_baseline(ablation: Ablation, wanted: str = "") -> Setting:
     for setting in ablation.settings:
         if wanted in (setting.label, *(t.name for t in setting.trials.values())):
             return setting
+    # Splits at the commas before a key, since a value may have commas, too.
     given = dict(part.partition("=")[::2] for part in re.split(r",\s*(?=[\w.]+=)", wanted))
     names = {name: axis for axis, name in short(ablation.axes).items()} | {a: a for a in ablation.axes}
     asked = {names[key]: value for key, value in given.items() if key in names}
     fits = [s for s in ablation.settings if all(_reads(s.values[a], value) for a, value in asked.items())]
+    # Names of runs may hold a seed, which does not matter here: a setting has all seeds.
     if len(asked) + ("seed" in given) < len(given) or not asked or not fits:
         labels = "; ".join(s.label for s in ablation.settings[:8])
         raise InputError(f"--baseline={wanted} is no setting; name a run, or one of: {labels}")
@@ -86,7 +88,7 @@ def chosen_baseline(ablation: Ablation, wanted: str = "") -> Setting:
 
 
 def _reads(value: Any, text: str) -> bool:
-    """Returns whether `text` is this value; numbers are compared as numbers."""
+    """Returns whether `text` stands for `value`. Numbers are compared as numbers."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(text) == value
@@ -103,34 +105,34 @@ def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> l
     def cell(setting: Setting, metric: str) -> Cell:
         values = finite(setting, metric)
         mean = _mean(values)
-        differ = [key for key in ablation.keys if setting.config.get(key) != baseline.config.get(key)]
-        alike = setting is not baseline and not redefined(metric, differ)
-        against = difference(values, finite(baseline, metric)) if alike else None
+        changed = [key for key in ablation.keys if setting.config.get(key) != baseline.config.get(key)]
+        comparable = setting is not baseline and not redefined(metric, changed)
+        from_baseline = difference(values, finite(baseline, metric)) if comparable else None
         others = [d for s in ablation.settings if s is not setting and (d := difference(values, finite(s, metric)))]
         unsure = any(d.low is not None and d.high is not None and d.low <= 0 <= d.high for d in others)
         is_best = mean is not None and mean == best[metric] and not unsure
-        return Cell(values, mean, deviation(list(values.values())), is_best, against)
+        return Cell(values, mean, deviation(list(values.values())), is_best, from_baseline)
 
     return [Row(s, s is baseline, {m: cell(s, m) for m in metrics}) for s in ablation.settings]
 
 
 def finite(setting: Setting, metric: str) -> dict[int, float]:
-    """Returns the metric by seed, without NaN and infinity."""
+    """Returns the metric by seed, leaving out NaN and infinity."""
     return {seed: v for seed, v in setting.of(metric).items() if math.isfinite(v)}
 
 
 def _mean(values: dict[int, float]) -> float | None:
-    """Returns the mean; None without values."""
+    """Returns the mean, or None if there are no values."""
     return fmean(values.values()) if values else None
 
 
 def _best(means: Sequence[float], sign: int) -> float | None:
-    """Returns the best of several means; None for a single one, or without a direction."""
+    """Returns the best of several means; None for a single mean, or if `sign` is 0: neither direction is better."""
     return (max if sign > 0 else min)(means) if sign and len(means) > 1 else None
 
 
 def remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: str) -> list[str]:
-    """Returns what a reader must know to judge the table, a line each."""
+    """Returns the notes that a reader needs to judge the table, one line each."""
     which = {"last": "the last validation", "best": "the validation of the least loss"}[at]
     lines = [
         f"Mean ± standard deviation over seeds, at {which}. Differences are from {baseline.label}, each with a 95% "
@@ -149,7 +151,7 @@ def remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: s
 
 
 def number(value: float, spread: float | None = None) -> str:
-    """Formats the value to the second digit of its spread, or with four digits."""
+    """Formats the value to the second significant digit of its spread, or to four digits without a spread."""
     if not spread:
         return f"{value:.4g}"
     digits = 1 - math.floor(math.log10(spread))
@@ -159,7 +161,7 @@ def number(value: float, spread: float | None = None) -> str:
 
 
 def mean_and_spread(cell: Cell) -> tuple[str, str]:
-    """Returns the mean and the standard deviation as texts: "-" without a value, "" for one seed."""
+    """Formats the mean, or "-" if there is none, and the standard deviation, or "" if there is one seed."""
     if cell.mean is None:
         return "-", ""
     spread = cell.deviation
@@ -167,7 +169,7 @@ def mean_and_spread(cell: Cell) -> tuple[str, str]:
 
 
 def difference_and_interval(cell: Cell) -> tuple[str, str]:
-    """Returns the difference and its interval as texts; both are empty where there is none."""
+    """Formats the difference and its interval, each "" if there is none."""
     d = cell.difference
     if d is None:
         return "", ""
@@ -179,12 +181,12 @@ def difference_and_interval(cell: Cell) -> tuple[str, str]:
 
 
 def counted(setting: Setting, cell: Cell) -> str:
-    """Returns the number of runs, and of how many where some are missing."""
+    """Formats the number of runs with a value, e.g. "3", or "2 of 3" if some are missing."""
     return f"{len(cell.values)}" + (f" of {setting.planned}" if len(cell.values) < setting.planned else "")
 
 
 def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
-    """Returns a block of lines for each metric; the best is marked by a star, or bold in a terminal."""
+    """Returns a block of lines for each metric. A star marks the best; `bold` also makes it bold in a terminal."""
     names = short(ablation.axes)
     blocks = []
     for metric in rows[0].cells:
@@ -212,7 +214,7 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
 
 
 def runs_as_csv(ablation: Ablation) -> str:
-    """Returns CSV with a row for each run, even if it does not count: axes, seed, the problem, metrics."""
+    """Returns CSV with a row for each run. `problem` says why a run does not count in the table."""
     metrics = ablation.metrics
     head = ["run", *ablation.axes, "seed", "steps", "problem", *metrics]
     lines = []
@@ -223,7 +225,7 @@ def runs_as_csv(ablation: Ablation) -> str:
 
 
 def as_csv(ablation: Ablation, rows: Sequence[Row]) -> str:
-    """Returns CSV with a row for each setting and metric, nothing rounded."""
+    """Returns CSV with a row for each setting and metric, without rounding."""
     head = [*ablation.axes, "metric", "mean", "deviation", "n", "best", "baseline", "difference", "low", "high", "how"]
     lines = []
     for row in rows:
@@ -245,7 +247,7 @@ def _csv(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
 
 
 def _inert(cell: Any) -> Any:
-    """Returns the cell, with a leading ' where a spreadsheet would run the text; numbers stay numbers."""
+    """Returns the cell, with ' before a text that a spreadsheet would run as a formula. Numbers stay numbers."""
     if not isinstance(cell, str) or not re.match(r"\s*[=+\-@]|[\t\r\n]", cell):
         return cell
     try:
@@ -256,7 +258,7 @@ def _inert(cell: Any) -> Any:
 
 
 def as_latex(ablation: Ablation, rows: Sequence[Row]) -> str:
-    """Returns a LaTeX tabular in the style of booktabs: means and standard deviations, the best in bold."""
+    """Returns a LaTeX tabular for booktabs with means and standard deviations, the best means in bold."""
     metrics = list(rows[0].cells)
     heads = [_tex(n) for n in short(ablation.axes).values()] + [_tex(m) for m in metrics] + ["$n$"]
     lines = [
@@ -272,8 +274,8 @@ def as_latex(ablation: Ablation, rows: Sequence[Row]) -> str:
             mean, spread = mean_and_spread(cell)
             text = mean + (rf" \pm {spread}" if spread else "")
             cells.append("--" if cell.mean is None else rf"$\mathbf{{{text}}}$" if cell.best else f"${text}$")
-        number_of = sorted({len(cell.values) for cell in row.cells.values()})
-        lines.append(" & ".join([*cells, "--".join(map(str, number_of))]) + r" \\")
+        counts = sorted({len(cell.values) for cell in row.cells.values()})
+        lines.append(" & ".join([*cells, "--".join(map(str, counts))]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

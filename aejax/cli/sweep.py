@@ -5,8 +5,8 @@ The runs are what `sweep(add)` in the config file adds, or a grid:
     aejax sweep --config=vae --workdir=runs/ablation \
         --sweep.bottleneck.features=2,8,32 --sweep.optim.lr=1e-3,1e-4 --seeds=3
 
-Each run has its own folder in the workdir, named by what differs, where `aejax train` would resume it. The same
-command skips finished runs, resumes the others, and prints at the end which runs failed and why.
+Each run has its own workdir, a folder in --workdir named by the keys in which the runs differ. The same command skips
+finished runs, resumes the others, and at the end lists the runs that failed and why.
 
 Runs that differ only in their seed and in hyperparameters that are numbers train in one program. --jobs=2 trains in two
 processes at a time, which divide the devices of this machine. --executor=slurm submits the processes as jobs.
@@ -40,14 +40,14 @@ from aejax.workdir.lifecycle import is_finished, read_end
 _CONFIG = config_flag("config", "Config of all runs: a name, e.g. vae or vae:tiny, or a file of your own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
 _SEEDS = flags.DEFINE_integer(
-    "seeds", 1, "Runs of each setting, with seeds that count up from the config's.", lower_bound=1
+    "seeds", 1, "Number of runs of each setting, with the config's seed and the following ones.", lower_bound=1
 )
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs and how far each is, and train nothing.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the runs and the status of each, and train nothing.")
 _TOGETHER = flags.DEFINE_integer(
     "together",
     8,
-    "Most runs that one program trains, if they differ only in their seed and in numbers such as optim.lr. "
-    "Convolutions on CPU and codes that begin by k-means always train one after the other.",
+    "Largest number of runs that one program trains if they differ only in their seed and in numbers such as optim.lr. "
+    "Convolutional models on CPU and codebooks initialized by k-means always train one after the other.",
     lower_bound=1,
 )
 _ONLY = flags.DEFINE_list("only", [], "Names of the runs to train. Defaults to all.")
@@ -68,7 +68,7 @@ def take_axes(argv: list[str]) -> dict[str, list[Any]]:
 
 
 def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
-    """Returns the overrides of each run, from the grid or from `sweep(add)` in the config file."""
+    """Returns the overrides of each setting, from the grid or else from `sweep(add)` in the config file."""
     if axes:
         return grid(axes)
     sweep_of_config = defined(file, "sweep")
@@ -76,7 +76,10 @@ def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
 
 
 def status(workdir: Path, run: Planned) -> str:
-    """Returns "finished", "failed: " and why, "interrupted" or "new". Raises InputError for another config's run."""
+    """Returns "finished", "interrupted", "new", or "failed: " and why.
+
+    Raises InputError if the run's folder holds a run of another config.
+    """
     folder = inside(workdir, run.name)
     if not folder.exists():
         return "new"
@@ -85,7 +88,10 @@ def status(workdir: Path, run: Planned) -> str:
 
 
 def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
-    """Groups runs that may train in one program: at the same step, differing in seed and numbers, in plan order."""
+    """Groups runs that one program can train, at `most` so many per group, in the order of the plan.
+
+    Such runs differ only in their seed and in numbers, and are at the same step.
+    """
     alike: dict[tuple[str, int], list[Planned]] = {}
     for run in runs:
         begin = max(checkpoint.list_steps(workdir / run.name), default=0)
@@ -106,7 +112,7 @@ def train_group(
     except Exception as error:
         if len(runs) == 1:
             return [error]
-        # Perhaps one run stops the others, so each is tried alone.
+        # One run may have stopped the others, so each is tried alone.
     found: list[Any] = []
     for run in runs:
         if not stop():
@@ -115,7 +121,10 @@ def train_group(
 
 
 def _better_alone(config: ConfigDict, splits: data.Splits) -> bool:
-    """Tells whether vmap is several times slower: k-means would run at every step, and convolutions are slow on CPU."""
+    """Returns whether vmap is several times slower than training one run after the other.
+
+    It is with k-means, which would run at every step, and with convolutions on CPU.
+    """
     if config.bottleneck.get("kmeans"):
         return True
     if jax.default_backend() != "cpu":
@@ -124,7 +133,7 @@ def _better_alone(config: ConfigDict, splits: data.Splits) -> bool:
 
 
 def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:
-    """Trains group after group, also after failures. Returns the errors by name."""
+    """Trains group after group, even after failures. Returns the errors by name of the run."""
     load = command.loads_once()
     errors: dict[str, str] = {}
     finished, begin = 0, time.monotonic()
@@ -152,9 +161,9 @@ def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -
 def launch_all(
     runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool], argv: Sequence[str]
 ) -> dict[str, str]:
-    """Trains each group in a job, by this command with --only. Returns the errors by name."""
+    """Trains each group in a job, which runs this command with --only. Returns the errors by name of the run."""
     jobs, most = [], _TOGETHER.value
-    if flags.FLAGS.executor == "local":  # so that each job gets some of the runs
+    if flags.FLAGS.executor == "local":  # smaller groups, so that all processes have runs to train
         most = min(most, math.ceil(len(runs) / flags.FLAGS.jobs))
     divided = {group[0].name: group for group in groups(runs, workdir, most)}
     logs_folder = inside(workdir, "logs")
@@ -169,25 +178,27 @@ def launch_all(
         print(f"[{i}/{len(jobs)}] {result.name}: {why if result.status else 'done'}", flush=True)
         if result.status:
             for run in divided[result.name]:
-                if (stand := status(workdir, run)) != "finished":
-                    errors[run.name] = stand.removeprefix("failed: ") if stand.startswith("failed") else why
+                if (ended := status(workdir, run)) != "finished":
+                    errors[run.name] = ended.removeprefix("failed: ") if ended.startswith("failed") else why
     return errors
 
 
 def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
+    """Trains the runs that are not finished, here or in jobs that run `argv`. Raises AejaxError if some failed."""
     config, workdir = _CONFIG.value, local(_WORKDIR.value)
     runs = plan(config, overrides(axes, config_flags.get_config_filename(flags.FLAGS["config"])), _SEEDS.value)
     for name in _ONLY.value:
         if name not in [run.name for run in runs]:
             raise aejax.errors.one_of("--only", name, [run.name for run in runs])
     listed = [run for run in runs if run.name in _ONLY.value or not _ONLY.value]
-    stands = {run.name: status(workdir, run) for run in listed}
+    statuses = {run.name: status(workdir, run) for run in listed}
     if _DRY_RUN.value:
-        print("\n".join(f"{name:<{max(map(len, stands))}}  {stand}" for name, stand in stands.items()))
+        width = max(map(len, statuses))
+        print("\n".join(f"{name:<{width}}  {reached}" for name, reached in statuses.items()))
         return
     if not _ONLY.value:
         write_whole(writable(workdir) / "sweep.json", to_json(config, runs))
-    left = [run for run in listed if stands[run.name] != "finished"]
+    left = [run for run in listed if statuses[run.name] != "finished"]
     if len(left) < len(listed):
         print(f"{len(listed) - len(left)} of {len(listed)} runs are finished already")
     with command.until_signal() as asked:

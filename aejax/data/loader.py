@@ -16,14 +16,15 @@ from aejax.errors import AejaxError, InputError, kind_and_words
 
 
 def shuffle_rows(length: int, batch_size: int, seed: int) -> Callable[[int], Rows]:
-    """Returns a function from a step (from 0) to the row numbers of its training batch, int32 [batch_size].
+    """Returns a function that maps a step, counted from 0, to the rows of its training batch, int32 [batch_size].
 
-    Each epoch is a new permutation, without its last incomplete batch. Raises InputError if not one batch is complete.
+    Each epoch is a new permutation of all rows, and its incomplete last batch is dropped. Raises InputError if there
+    are fewer rows than a batch needs.
     """
     if batch_size > length:
         raise InputError(f"batch_size={batch_size} is larger than the {length} training examples; lower it")
 
-    @functools.lru_cache(maxsize=2)  # the steps of one dispatch may belong to two epochs
+    @functools.lru_cache(maxsize=2)  # the steps that are dispatched together may belong to two epochs
     def permute(epoch: int) -> Rows:
         return np.random.default_rng([seed, epoch]).permutation(length).astype(np.int32)
 
@@ -37,8 +38,8 @@ def shuffle_rows(length: int, batch_size: int, seed: int) -> Callable[[int], Row
 def pad_rows(length: int, batch_size: int, step: int) -> tuple[Rows, np.ndarray]:
     """Returns the row numbers of evaluation batch `step` and their weights, both [batch_size].
 
-    The last batch is filled up with the first examples in turn, at weight 0: a constant would spoil terms of the whole
-    batch, such as covariances.
+    The last batch is padded with the first rows, which get the weight 0. Padding with copies of one row would distort
+    terms of the whole batch, such as covariances.
     """
     numbers = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
     return numbers % length, (numbers < length).astype(np.float32)
@@ -47,14 +48,14 @@ def pad_rows(length: int, batch_size: int, step: int) -> tuple[Rows, np.ndarray]
 def count_threads(source: Source) -> int:
     """Returns the number of threads that read `source` fastest.
 
-    Several threads take twice as long as one over small images in few files: they wait for Python's lock.
+    Small images in few files are read twice as fast by one thread, since several contend for Python's global lock.
     """
     small, packed = math.prod(source.shape) < 2**14, 0 < len(source.files) < len(source)
     return 1 if small and packed else max(4, os.cpu_count() or 1)
 
 
 def read(source: Source, chunk: int = 512) -> Arrays:
-    """Reads all examples of `source` into memory, `chunk` at a time in each thread."""
+    """Reads all examples of `source` into memory, `chunk` at a time per thread."""
     first = source.take(np.arange(1))
     arrays = {key: np.empty((len(source), *value.shape[1:]), value.dtype) for key, value in first.items()}
 
@@ -69,12 +70,12 @@ def read(source: Source, chunk: int = 512) -> Arrays:
 
 
 def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
-    """Yields `source.take(rows_of(step))` for each step from `start` to `stop`, read ahead by grain's threads."""
+    """Yields `source.take(rows_of(step))` for each step from `start` to `stop`, read ahead in grain's threads."""
 
     def take(step: int) -> Arrays | Exception:
         try:
             return source.take(rows_of(step))
-        except Exception as error:  # grain would add lines of its own to the message of a raised error
+        except Exception as error:  # grain would add lines to the message of an error raised here
             return error
 
     batches = grain.MapDataset.range(start, stop).map(take)
@@ -91,16 +92,16 @@ class Feed:
 
     Attributes:
       source: the split without its factors.
-      held: the whole split's arrays on device; empty when it is streamed.
+      held: the arrays of the whole split, on device; empty if the split is streamed.
     """
 
     def __init__(self, source: Source, budget: int, put: Callable[[Arrays], Any]):
-        """Reads `source` if it has at most `budget` bytes; `put` places arrays on the devices."""
+        """Loads the split onto the devices, by `put`, if it has at most `budget` bytes."""
         self.source = dataclasses.replace(source, take=functools.partial(_take, source))
         self.held = put(read(self.source) if source.nbytes <= budget else {})
 
     def batches(self, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
-        """Yields {"index": rows} for each step from `start` to `stop`, with the rows' arrays if they are streamed."""
+        """Yields {"index": rows} for each step from `start` to `stop`, plus the rows' arrays if they are streamed."""
         if self.held:
             return ({"index": rows_of(step)} for step in range(start, stop))
         taken = stream(self.source, rows_of, start, stop)
@@ -108,7 +109,7 @@ class Feed:
 
 
 def _take(source: Source, rows: Rows) -> Arrays:
-    """Takes `rows` without their factors. Raises InputError where an example cannot be read."""
+    """Reads `rows` without their factors. Raises InputError if an example cannot be read."""
     try:
         return {key: value for key, value in source.take(rows).items() if key != "factors"}
     except AejaxError:

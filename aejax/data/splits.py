@@ -27,7 +27,7 @@ class Splits(NamedTuple):
 def load(config: Mapping[str, Any], trained_on: Mapping[str, Any] | None = None) -> Splits:
     """Returns the three parts that the data section `config` asks for.
 
-    Raises InputError if they are not what a run was trained on, given its `trained_on` (see `Run`).
+    Given a run's `trained_on`, raises InputError if the parts are not what that run was trained on.
     """
     splits = split(find(config), config)
     check_same(trained_on, splits, config["name"])
@@ -35,15 +35,15 @@ def load(config: Mapping[str, Any], trained_on: Mapping[str, Any] | None = None)
 
 
 def check_same(trained_on: Mapping[str, Any] | None, splits: Splits, name: str) -> None:
-    """Raises InputError if the splits of the data set `name` are not what a run was trained on."""
+    """Raises InputError if the splits of the data set `name` differ from those that a run was trained on."""
     cure = "its test part may now hold what was trained on: restore the data, or name the splits (Subject.of, --split)"
     check_identity(trained_on, splits._asdict(), f"the run on {name}", cure)
 
 
 def find(config: Mapping[str, Any]) -> dict[str, Source]:
-    """Returns the splits that the data set `config.name` has, whole and by name.
+    """Returns the data set's own splits by name, before `split` divides them into parts.
 
-    With `config.cache`, those that are decoded from files and fit in `config.memory_mb` are cached.
+    With `config.cache`, splits that are decoded from files and fit in `config.memory_mb` are read through the cache.
     """
     sources = _open_splits(config)
     if not config.get("cache", True):
@@ -84,8 +84,9 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
 def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
     """Returns the train, validation and test parts that `config` names in TFDS syntax.
 
-    A part left empty is the data set's own split of that name, or else cut from the rows of `train`, in both cases
-    without rows that another part names. Train and validation lose the examples of the label `held_out`, if it is set.
+    A part that `config` leaves empty is the data set's own split of that name or, without one, rows of its `train`
+    split. Either way it gets no rows that another part names. If `held_out` is set, the examples with this label are
+    removed from train and validation.
     """
     parts = {part: select(wholes, config[part]) for part in Splits._fields if config[part]}
     used = {name: np.zeros(len(source), bool) for name, source in wholes.items()}
@@ -108,7 +109,7 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
 
 
 def _find_own(wholes: Mapping[str, Source], part: str, used: Mapping[str, np.ndarray]) -> str | None:
-    """Returns the name of the data set's own validation or test split, which may be called `val`; None without one."""
+    """Returns the name of the data set's own validation or test split, e.g. `val`, or None if it has none."""
     if part in wholes:
         return part
     own = [name for name in wholes if SPLIT_NAMES.get(name) == part and not used[name].all()]
@@ -120,19 +121,20 @@ def _find_own(wholes: Mapping[str, Source], part: str, used: Mapping[str, np.nda
 def _cut(wholes: Mapping[str, Source], missing: Sequence[str], used: Mapping[str, np.ndarray]) -> dict[str, Source]:
     """Cuts the missing parts from the unused rows of `train`, at random but always in the same way.
 
-    Validation and test get a tenth of all rows each, and train the rest; if train is not missing, they share the rest.
+    If train is missing, each other missing part gets a tenth of all rows, and train gets the rest. Otherwise the
+    missing parts share the unused rows equally.
     """
     if "train" not in wholes:
         raise InputError(f"data.{missing[0]} is not set and cannot be cut; splits here: {', '.join(wholes)}")
     train = wholes["train"]
     rows = np.random.default_rng(0).permutation(len(train))
     rows = rows[~used["train"][rows]]
-    cuts: Any = len(missing)
+    cuts: Any = len(missing)  # the number of equal parts, or else the rows where parts begin
     if "train" in missing:
         cuts = np.maximum(len(rows) - len(train) // 10 * np.arange(len(missing) - 1, 0, -1), 0)
     return {
-        part: train.subset(np.sort(mine), f"train, {len(mine)} rows sampled for {part}")
-        for part, mine in zip(missing, np.array_split(rows, cuts), strict=True)
+        part: train.subset(np.sort(chosen), f"train, {len(chosen)} rows sampled for {part}")
+        for part, chosen in zip(missing, np.array_split(rows, cuts), strict=True)
     }
 
 
@@ -141,7 +143,7 @@ def _list_sizes(wholes: Mapping[str, Source]) -> str:
 
 
 def _hold_out(parts: dict[str, Source], label: int) -> None:
-    """Removes the examples of a label from train and validation. Raises InputError if test has none of them."""
+    """Removes the examples with `label` from train and validation. Raises InputError if test has none."""
     found = {part: read_labels(source) for part, source in parts.items()}
     if label not in found["test"]:
         known = ", ".join(map(str, np.unique(found["test"])[:30]))
@@ -152,7 +154,7 @@ def _hold_out(parts: dict[str, Source], label: int) -> None:
 
 
 def read_labels(source: Source, chunk: int = 512) -> np.ndarray:
-    """Returns all labels of `source`, int32 [examples]. Its examples are decoded for this, but not kept."""
+    """Returns all labels of `source`, int32 [examples]. Decodes `chunk` examples at a time and keeps only labels."""
     parts = [source.take(np.arange(i, min(i + chunk, len(source)))) for i in range(0, len(source), chunk)]
     if not all("label" in part for part in parts):
         raise InputError(f"data.held_out needs labels and {source.name} has none; set it to -1, or give labels")
@@ -160,7 +162,7 @@ def read_labels(source: Source, chunk: int = 512) -> np.ndarray:
 
 
 def select(wholes: Mapping[str, Source], spec: str) -> Source:
-    """Returns the rows that `spec` names in TFDS syntax, e.g. `train[:90%]` or `train[10%:]+test`, in their order."""
+    """Returns the rows that `spec` names in TFDS syntax, e.g. `train[:90%]` or `train[10%:]+test`, in that order."""
     parts = [wholes[name].subset(rows, spec) for name, rows in _parse_split(wholes, spec)]
     if not sum(map(len, parts)):
         raise InputError(f"split {spec!r} is empty; the data set has {_list_sizes(wholes)}")
@@ -180,7 +182,7 @@ def _parse_split(wholes: Mapping[str, Source], spec: str) -> list[tuple[str, Row
 
 
 def _join(parts: list[Source], name: str) -> Source:
-    """Concatenates the parts, keeping the arrays that all of them have: labels, for example, only if all have some."""
+    """Concatenates the parts. An array that some part lacks, e.g. the labels, is left out."""
     ends = np.cumsum([len(part) for part in parts])
     common = set.intersection(*(set(part.take(np.arange(1))) for part in parts if len(part)))
 
@@ -188,12 +190,12 @@ def _join(parts: list[Source], name: str) -> Source:
         part_of_row = np.searchsorted(ends, rows, side="right")
         taken: Arrays = {}
         for k, part in enumerate(parts):
-            mine = np.flatnonzero(part_of_row == k)
-            if len(mine):
-                found = part.take(rows[mine] - (ends[k] - len(part)))
+            places = np.flatnonzero(part_of_row == k)
+            if len(places):
+                found = part.take(rows[places] - (ends[k] - len(part)))
                 for key in common:
                     shape = (len(rows), *found[key].shape[1:])
-                    taken.setdefault(key, np.empty(shape, found[key].dtype))[mine] = found[key]
+                    taken.setdefault(key, np.empty(shape, found[key].dtype))[places] = found[key]
         return taken
 
     return dataclasses.replace(parts[0], name=name, length=int(ends[-1]), take=take)

@@ -1,4 +1,4 @@
-"""Generation: how close generated examples are to real ones, in a space of features that the user chooses."""
+"""Metrics of generation: how close generated examples are to real ones, in a feature space that the user chooses."""
 
 import warnings
 from collections.abc import Callable
@@ -17,46 +17,48 @@ from aejax.inference.run import Run
 from aejax.registry import resolve
 
 NEIGHBOURS = 3
-WIDEST = 2_048  # features, as many as Inception's: a wider covariance takes minutes and far more examples
-_HIDDEN, _EXAMPLES, _EPOCHS = 128, 10_000, 20  # of the classifier: about ten seconds for 28x28 images
+WIDEST = 2_048  # most features, as of Inception: a larger covariance takes minutes and far more examples
+_HIDDEN, _EXAMPLES, _EPOCHS = 128, 10_000, 20  # of the classifier, trained in about ten seconds on 28x28 images
 
-Features = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # from x in the user's units and labels to [n, d]
+Features = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # maps x, in the user's units, and labels to [n, d]
 
 
 class Space(NamedTuple):
-    """A function to features, and what these are in words."""
+    """A feature space: the function that maps examples to features, and what the features mean, in words."""
 
     features: Features
     meaning: str
 
 
 def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Measures:
-    """Returns distances between `num` generated examples and as many of the test part.
+    """Compares generated examples with as many examples of the test part.
 
-    A conditional run has its `conditional_accuracy` as well.
+    For a conditional run, also measures its `conditional_accuracy`.
 
     Args:
+      subject: the run and its data.
       features: "encoder", the run's flat latents; "classifier", the last hidden layer of a network trained on the
-        train labels; or "package.module:function", from x in the user's units to [n, d].
+        train labels; or "package.module:function", which maps x in the user's units to [n, d].
+      num: number of generated examples; fewer if the test part is smaller.
     """
     check(features, num)
-    found = _space(subject, features)
+    space = _space(subject, features)
     names = ("frechet_distance", "frechet_distance_of_train", "precision", "recall")
-    if isinstance(found, Skipped):
-        return dict.fromkeys(names, found)
+    if isinstance(space, Skipped):
+        return dict.fromkeys(names, space)
     test = subject.test.take(num)
     count = len(test)
-    real = _features(subject, found, test.inputs, test.condition)
+    real = _features(subject, space, test.inputs, test.condition)
     if count < 2 or real.shape[1] > WIDEST:
         reason = f"there are {real.shape[1]:,} features, more than {WIDEST:,}; choose others"
         return dict.fromkeys(names, Skipped(reason if count > 1 else f"{test} have no covariance"))
     try:
-        drawn = subject.run.generate(count, seed=0, label=test.condition)
+        samples = _in_range(subject.run.generate(count, seed=0, label=test.condition))
     except InputError as error:  # too few saved latents
         return dict.fromkeys(names, Skipped(str(error)))
-    generated = _features(subject, found, _in_range(drawn), test.condition)
+    generated = _features(subject, space, samples, test.condition)
     train = subject.train.take(count)
-    how = f"{found.meaning} ({real.shape[1]:,} features; not the FID of Inception)"
+    how = f"{space.meaning} ({real.shape[1]:,} features; not the FID of Inception)"
     against = f"{count:,} generated {_origin(subject.run)}, seed 0, against {test}"
     if subject.run.config.classes:
         against += ", with their labels"
@@ -67,7 +69,7 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
         ),
         "frechet_distance_of_train": subject.unseen
         or Measure(
-            frechet_distance(real, _features(subject, found, train.inputs, train.condition)),
+            frechet_distance(real, _features(subject, space, train.inputs, train.condition)),
             "squared feature units",
             f"{train} against {test}, for comparison; {how}{biased}",
         ),
@@ -78,15 +80,15 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     for name, value in zip(names[2:], precision_and_recall(real, generated), strict=True):
         measures[name] = Measure(value, "fraction", protocol)
     if test.condition is not None:
-        measures["conditional_accuracy"] = conditional_accuracy(subject, _in_range(drawn), test.condition)
+        measures["conditional_accuracy"] = conditional_accuracy(subject, samples, test.condition)
     return measures
 
 
 def conditional_accuracy(subject: Subject, generated: np.ndarray, asked: np.ndarray) -> Measure | Skipped:
     """Returns the fraction of `generated` [n, ...] that a classifier assigns to the label in `asked` [n].
 
-    The classifier is a small network trained on the train labels; its accuracy on the test part is the most that
-    can be expected.
+    The classifier is a small network trained on the train labels. Its accuracy on the test part is the most that one
+    can expect.
     """
     model = subject.once(_fitted_classifier)
     if isinstance(model, Skipped):
@@ -98,7 +100,7 @@ def conditional_accuracy(subject: Subject, generated: np.ndarray, asked: np.ndar
 
 
 def check(features: str, num: int) -> None:
-    """Checks the arguments of `measure` before anything is computed; InputError where one does not fit."""
+    """Checks the arguments of `measure` before anything is computed. Raises InputError if one is wrong."""
     if isinstance(num, bool) or not isinstance(num, int) or num < 2:
         raise InputError(f"num must be at least 2 examples, got {num!r}")
     if features not in SPACES:
@@ -106,7 +108,7 @@ def check(features: str, num: int) -> None:
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns the squared Fréchet distance of the Gaussians fitted to a [n, d] and b [m, d].
+    """Returns the squared Fréchet distance between the Gaussians fitted to a [n, d] and b [m, d].
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Dowson and Landau 1982; Heusel et al. 2017, equation 6).
     """
@@ -117,7 +119,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def gaussian_distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: np.ndarray) -> float:
-    """Returns the squared Fréchet distance of Gaussians by their means [d] and covariances [d, d], even singular."""
+    """Returns the squared Fréchet distance between Gaussians of means [d] and covariances [d, d], even if singular."""
     # A B has the eigenvalues of the symmetric A^(1/2) B A^(1/2), whose square roots are real.
     values, vectors = np.linalg.eigh(a)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
@@ -126,16 +128,17 @@ def gaussian_distance(mean_a: np.ndarray, a: np.ndarray, mean_b: np.ndarray, b: 
 
 
 def precision_and_recall(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> tuple[float, float]:
-    """Returns the fraction of generated [m, d] near the real [n, d], and that of real near the generated.
+    """Returns precision and recall (Kynkäänniemi et al. 2019, equations 1 and 2).
 
-    An example is near if it lies in the ball around an example of the other kind that reaches to the k-th nearest
-    neighbor of that example's own kind (Kynkäänniemi et al. 2019, equations 1 and 2).
+    Precision is the fraction of the generated features [m, d] near the real ones [n, d], and recall the fraction of the
+    real features near the generated ones. A point is near a set if it is within the ball around some point of the set
+    whose radius is the distance of that point to its k-th nearest neighbor in the set.
     """
     return _covered(generated, real, k), _covered(real, generated, k)
 
 
 def _covered(x: np.ndarray, manifold: np.ndarray, k: int) -> float:
-    """Returns the fraction of x [n, d] within the balls around the manifold [m, d]."""
+    """Returns the fraction of x [n, d] within the balls around the points of `manifold` [m, d]."""
     kth = lambda distances, start: np.partition(distances, k, 1)[:, k]  # noqa: E731  the 0th is the example itself
     radii = np.concatenate(list(pairwise_distances_chunked(manifold, reduce_func=kth, working_memory=128)))
     inside = lambda distances, start: (distances <= radii).any(1)  # noqa: E731
@@ -150,12 +153,12 @@ def _encoder(subject: Subject) -> Space:
 
 
 def _fitted_classifier(subject: Subject) -> Pipeline | Skipped:
-    """Returns a small network fitted to the train labels, within a bounded time."""
+    """Fits a small network to the train labels, in bounded time: on _EXAMPLES examples at most, for _EPOCHS epochs."""
     train = subject.train.take(_EXAMPLES)
     if train.label is None or len(np.unique(train.label)) < 2:
         return Skipped("a classifier needs train data of several labels; choose features='encoder'")
     network = MLPClassifier(_HIDDEN, max_iter=_EPOCHS, random_state=0)
-    # Standardizing images would weigh the noise at their borders most.
+    # Standardizing images would amplify the noise of their nearly constant pixels at the borders.
     scaler = StandardScaler() if train.inputs.ndim == 2 else "passthrough"
     model = make_pipeline(scaler, network)
     with warnings.catch_warnings():
@@ -171,7 +174,7 @@ def _description(subject: Subject, model: Pipeline) -> str:
 
 
 def _classifier(subject: Subject) -> Space | Skipped:
-    """Returns the last hidden layer of the classifier as features."""
+    """Returns the space of the classifier's hidden layer."""
     model = subject.once(_fitted_classifier)
     if isinstance(model, Skipped):
         return model
@@ -180,7 +183,7 @@ def _classifier(subject: Subject) -> Space | Skipped:
 
 
 def hidden(network: MLPClassifier, x: np.ndarray) -> np.ndarray:
-    """Returns the hidden layer [n, units] of a fitted network that has one."""
+    """Returns the hidden layer [n, units] of a fitted network with a single one."""
     return np.maximum(x @ network.coefs_[0] + network.intercepts_[0], 0)
 
 
@@ -201,12 +204,12 @@ def _origin(run: Run) -> str:
 
 
 def _features(subject: Subject, space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
-    found = np.asarray(space.features(x, label))
-    if found.ndim != 2 or len(found) != len(x) or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
-        raise InputError(f"{space.meaning}: must be finite numbers [{len(x)}, d], got {found.shape} of {found.dtype}")
-    return found.astype(np.float64)
+    values = np.asarray(space.features(x, label))
+    if values.ndim != 2 or len(values) != len(x) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise InputError(f"{space.meaning}: must be finite numbers [{len(x)}, d], got {values.shape} of {values.dtype}")
+    return values.astype(np.float64)
 
 
 def _in_range(x: np.ndarray) -> np.ndarray:
-    """Returns images clipped to [0, 1], the range that the run reads; other arrays as they are."""
+    """Clips images to [0, 1], the range that the run reads. Returns other arrays unchanged."""
     return np.clip(x, 0, 1) if x.ndim == 4 else x

@@ -1,4 +1,4 @@
-"""The composition encoder -> bottleneck -> decoder and its construction from a config."""
+"""The autoencoder, encoder -> bottleneck -> decoder, its construction from a config, and its table of layers."""
 
 import functools
 import math
@@ -41,11 +41,11 @@ class Output(struct.PyTreeNode):
 class Autoencoder(nn.Module):
     """Composition of an encoder, a bottleneck and a decoder, each of which also works alone.
 
-    Apart from their input, its methods take `label`, int32 [batch], if the model is conditional; `keys`, one random
-    key per example, [batch], without which the code is deterministic; and `train`.
+    Besides their input, the methods take `label`, int32 [batch], if the model is conditional; `keys`, one random key
+    per example, [batch]; and `train`. Without keys the code is deterministic: the posterior's mean, the nearest code.
 
-    In training, a stochastic model needs `keys` (Flax's `rngs` is not read), and a model with state other than its
-    parameters needs its collections to be mutable, see `aejax.models`. Otherwise InputError is raised:
+    In training, a stochastic model needs `keys` (Flax's `rngs` is not read), and a model with state other than
+    parameters needs its collections to be mutable, see `aejax.models`. Otherwise the call raises InputError.
 
         output, updated = model.apply(variables, x, keys=keys, train=True, mutable=["codebook"])
         variables = {**variables, **updated}
@@ -54,10 +54,10 @@ class Autoencoder(nn.Module):
       encoder: module called as `encoder(x, keys=..., train=...)`, from inputs [batch, ...] to features.
       bottleneck: module called as `bottleneck(features, keys=..., train=...)`, from features to a `Code`.
       decoder: module called as `decoder(z, train=...)`, from z to parameters of the likelihood of x, [batch, ...].
-      classes: number of labels that encoder and decoder are conditioned on (Sohn et al. 2015); 0: unconditional.
+      classes: number of classes that encoder and decoder are conditioned on (Sohn et al. 2015); 0: unconditional.
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
-      pre_bias: whether the decoder's only bias is subtracted from x before it is encoded (Gao et al. 2024, equation 1),
-        see `pre_encoder`.
+      pre_bias: whether the bias of a linear decoder is subtracted from x before x is encoded (Gao et al. 2024,
+        equation 1), see `pre_encoder`.
     """
 
     encoder: nn.Module
@@ -72,7 +72,7 @@ class Autoencoder(nn.Module):
             self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
     def encode(self, x: Array, *, label: Array | None = None, keys: Array | None = None, train: bool = False) -> Code:
-        """Returns the code of x; without keys it is deterministic: the posterior's mean, the nearest code."""
+        """Returns the code of x [batch, ...]."""
         return self.code(self.features(x, label=label, keys=keys, train=train), keys=keys, train=train)
 
     def features(
@@ -82,15 +82,15 @@ class Autoencoder(nn.Module):
         if self.pre_bias and not self.is_initializing():  # the decoder has no parameters before its first call
             x = x - pre_encoder.get_bias(self.decoder.variables["params"]).reshape(x.shape[1:])
         if self.classes and isinstance(self.encoder, MLPEncoder):
-            x = flatten(x)  # otherwise each class would add an input per pixel
+            x = flatten(x)  # otherwise the one-hot label would be appended to every pixel
         return self.encoder(self._append_label(x, label), keys=keys, train=train)
 
     def code(self, h: Array | Tokens, *, keys: Array | None = None, train: bool = False) -> Code:
-        """Returns the code of the encoder's features, so that several samples for one x need only one `features`."""
+        """Returns the code of h, which `features` returned. Several codes of one x can be sampled from the same h."""
         return self.bottleneck(h, *self._encode_pseudo_inputs(), keys=keys, train=train)
 
     def decode(self, z: Array, *, label: Array | None = None, train: bool = False) -> Array:
-        """Returns the parameters of the likelihood of x given z [batch, *latent], float32 [batch, ...]."""
+        """Returns the parameters of p(x | z), float32 [batch, ...], for z [batch, *latent]."""
         tied = (self.kernels()[::-1],) if getattr(self.decoder, "tied", False) else ()
         return self.decoder(self._append_label(z, label), *tied, train=train).astype(jnp.float32)
 
@@ -99,7 +99,7 @@ class Autoencoder(nn.Module):
         return self.bottleneck.prior_of(*self._encode_pseudo_inputs()) if hasattr(self.bottleneck, "prior_of") else None
 
     def lookup(self, indices: Array) -> Array:
-        """Returns the z that the decoder reads for discrete codes, given as in `Code.indices`."""
+        """Returns z [batch, *latent] of discrete codes, which are given as in `Code.indices`."""
         return self.bottleneck.lookup(indices)
 
     def kernels(self) -> list[Array]:
@@ -112,9 +112,10 @@ class Autoencoder(nn.Module):
     def __call__(
         self, x: Array, *, label: Array | None = None, keys: Array | None = None, train: bool = False
     ) -> Output:
+        """Encodes x [batch, ...] and decodes its code."""
         code = self.encode(x, label=label, keys=keys, train=train)
         z = code.z
-        if code.samples:  # decoded together as one large batch
+        if code.samples:  # decodes all importance samples as one large batch
             z = z.reshape(-1, *z.shape[2:])
             label = None if label is None else jnp.tile(label, code.samples)
         decoded = self.decode(z, label=label, train=train)
@@ -135,7 +136,7 @@ class Autoencoder(nn.Module):
         return jnp.concatenate([x, jnp.broadcast_to(one_hot, (*x.shape[:-1], self.classes))], -1)
 
     def _encode_pseudo_inputs(self) -> tuple[Array, ...]:
-        """Returns the encoder's features of the VampPrior's pseudo-inputs, or nothing under other priors."""
+        """Returns a tuple of the encoder's features of the VampPrior's pseudo-inputs; empty under other priors."""
         inputs = self.bottleneck.pseudo_inputs() if hasattr(self.bottleneck, "pseudo_inputs") else None
         if inputs is None:
             return ()
@@ -147,10 +148,10 @@ class Autoencoder(nn.Module):
 def build(config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None = None) -> Autoencoder:
     """Builds the autoencoder of `config` for inputs of `shape` (one example, without the batch axis).
 
-    Reads `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`, `likelihood`,
-    `dtype` and what `pre_encoder.has_bias` reads. A name is a key of ENCODERS, BOTTLENECKS or DECODERS, or
-    "package.module:Class". Modules that declare `shape`, `dtype` or `axis_name` receive them; `axis_name` names the
-    axis of the devices that share a batch, so that statistics of the batch are computed over all of them.
+    Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
+    `likelihood`, `dtype`, and the keys that `pre_encoder.has_bias` reads. A name is a key of ENCODERS, BOTTLENECKS or
+    DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype` or `axis_name` gets its value
+    from here. `axis_name` names the axis of the devices that share a batch, over which batch statistics are computed.
 
     Raises InputError if names, attributes or shapes do not fit.
     """
@@ -172,7 +173,7 @@ def build(config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None
 
 
 def abstract_output(model: Autoencoder, shape: Sequence[int], drawn: bool = False) -> Output:
-    """Returns shapes and dtypes of the output for one example, with random keys if `drawn`. Computes nothing."""
+    """Returns the output's shapes and dtypes for one example, without computing it. `drawn` gives the model keys."""
 
     def output(x: Array) -> Any:
         label = jnp.zeros(1, jnp.int32) if model.classes else None
@@ -205,7 +206,7 @@ class Layer(NamedTuple):
 
 
 def summary(model: nn.Module, shape: Sequence[int]) -> list[Layer]:
-    """Lists the layers of `model` in the order in which an input of `shape` passes them. Computes nothing."""
+    """Lists the innermost layers of `model` in the order in which an input of `shape` passes through them."""
     layers: list[Layer] = []
 
     def record(next_call, args, kwargs, context):

@@ -1,7 +1,7 @@
-"""The objective: a likelihood or a bound, plus weighted further terms.
+"""The objective: a likelihood or a bound, plus further weighted terms.
 
-Each term is computed per example, [batch], summed over pixels or units, in nats where it is a likelihood. The training
-step averages it over the batch.
+Each term is computed per example, [batch]. It is summed over pixels or units, and in nats if it is a likelihood. The
+training step averages it over the batch.
 """
 
 import dataclasses
@@ -28,12 +28,13 @@ class Objective:
 
     Attributes:
       likelihood: the likelihood of the input given decoded values.
-      weights: weights by name of the bottleneck's `losses`, of the adversary's terms and of terms in TERMS. The
-        weight of `reconstruction` defaults to 1.
-      schedules: schedules by name of a weight: a `name` in SCHEDULES and its arguments. Each ends at the weight.
-      options: arguments by name of a term. `function` = "package.module:term" names a term that is not in TERMS.
-      bound: a `name`, "elbo" or one in BOUNDS, and its arguments. The loss of "elbo" is the weighted sum of
-        `reconstruction` and all other terms. A bound in BOUNDS replaces `reconstruction` and `kl` in it.
+      weights: weight of each term by name: one of the bottleneck's `losses`, of the discriminator's terms, or of TERMS.
+        The weight of `reconstruction` defaults to 1.
+      schedules: schedule of a term's weight, by the term's name: a `name` in SCHEDULES and its arguments. It multiplies
+        the weight by a factor that ends at 1.
+      options: arguments of a term, by its name. `function` = "package.module:term" names a term that is not in TERMS.
+      bound: a `name`, "elbo" or one in BOUNDS, and its arguments. With "elbo" the loss is the weighted sum of
+        `reconstruction` and all other terms. A bound in BOUNDS takes the place of `reconstruction` and `kl` in the sum.
     """
 
     likelihood: Likelihood
@@ -61,7 +62,7 @@ class Objective:
     def __call__(self, c: Context, adversary: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Computes each term by name, and their weighted sum as `loss`, per example [batch].
 
-        `adversary` holds the adversary's terms for the autoencoder, per example.
+        `adversary` holds the terms that a discriminator gives the autoencoder, per example.
         """
         terms = {"reconstruction": -self._log_p(c, c.output.decoded)}
         if c.output.code.samples:
@@ -74,28 +75,28 @@ class Objective:
         for name, weight in self.weights.items():
             if name not in terms:
                 terms[name] = jnp.broadcast_to(self._term(name, c, adversary or {}), (c.x.shape[0],))
-                if not (bound and name == "kl"):
+                if not (bound and name == "kl"):  # a bound contains the KL already
                     loss = loss + weight * self._factor(name, c.step) * terms[name]
         return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged, too
 
     def unfinished(self, steps: int) -> dict[str, int]:
-        """Returns the config keys of the schedules that take more than `steps` steps, with their steps."""
-        found = {}
+        """Returns the length of each schedule that does not end within `steps` steps, by its config key."""
+        lengths = {}
         for name in self.weights:
             term = TERMS.get(self.options.get(name, {}).get("function", name))
-            own = inspect.signature(term).parameters.get("steps") if term else None  # e.g. capacity's
-            if own:
-                found[f"options.{name}"] = self.options.get(name, {}).get("steps", own.default)
+            parameter = inspect.signature(term).parameters.get("steps") if term else None  # e.g. of `capacity`
+            if parameter:
+                lengths[f"options.{name}"] = self.options.get(name, {}).get("steps", parameter.default)
             if name in self.schedules:
-                found[f"schedules.{name}"] = self.schedules[name].get("steps", 0)
-        return {f"objective.{key}.steps": taken for key, taken in found.items() if taken > steps}
+                lengths[f"schedules.{name}"] = self.schedules[name].get("steps", 0)
+        return {f"objective.{key}.steps": length for key, length in lengths.items() if length > steps}
 
     def mean(self, decoded: Array) -> Array:
-        """Returns the expected input for decoded values, in the units that the model reads."""
+        """Returns the expected input given `decoded`, in the units that the model reads."""
         return self.likelihood.mean(decoded)
 
     def _log_p(self, c: Context, decoded: Array) -> Array:
-        """Returns log p(x | decoded), [..., batch], of the hidden patches alone where the code has a mask."""
+        """Returns log p(x | decoded), [..., batch]. If the code has a mask, only masked patches count."""
         log_p = -self.likelihood.nll(decoded, c.x, c.output.log_scale, c.axis_name)
         mask = c.output.code.mask
         if mask is not None:
@@ -105,16 +106,18 @@ class Objective:
         return log_p.sum(tuple(range(1 - c.x.ndim, 0)))
 
     def _term(self, name: str, c: Context, adversary: Mapping[str, Array]) -> Array:
+        """Returns a term without its weight: from the bottleneck, the discriminator, TERMS or the user's module."""
         for computed in (c.output.code.losses, adversary):
             if name in computed:
                 return computed[name]
         options = dict(self.options.get(name, {}))
-        where = options.pop("function", name)
-        if where not in TERMS and ":" not in where:
+        function = options.pop("function", name)
+        if function not in TERMS and ":" not in function:
             raise one_of("objective.weights: term", name, {*TERMS, *c.output.code.losses, *adversary})
-        return _call(f"objective.options.{name}", resolve("objective.weights: term", where, TERMS), options)(c)
+        return _call(f"objective.options.{name}", resolve("objective.weights: term", function, TERMS), options)(c)
 
     def _factor(self, name: str, step: Array | None) -> Any:
+        """Returns the factor by which the schedule of a weight multiplies it, 1 without a schedule."""
         if name not in self.schedules:
             return 1.0
         options = dict(self.schedules[name])
@@ -122,6 +125,7 @@ class Objective:
         return _call(f"objective.schedules.{name}", function, options)(step)
 
     def _bound(self) -> Callable[..., Array] | None:
+        """Returns the bound, given its options, or None for the ELBO."""
         options = dict(self.bound)
         name = options.pop("name", None)
         if name == "elbo" and not options:
@@ -132,7 +136,7 @@ class Objective:
 
 
 def _call(section: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-    """Binds `options` to `function`. Raises InputError where it does not take one of them."""
+    """Binds `options` to `function`. Raises InputError if it does not accept one of them."""
     known = inspect.signature(function, eval_str=True).parameters
     for option, value in options.items():
         if option not in known:

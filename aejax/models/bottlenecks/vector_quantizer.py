@@ -16,18 +16,19 @@ UPDATES = ("ema", "gradient")
 METRICS = ("euclidean", "cosine")
 GRADIENTS = ("straight_through", "rotation")
 
-_SMOOTHING = 1e-7  # Laplace smoothing of the codes' frequencies: far below them, far above float32's smallest number
+# Laplace smoothing of the codes' frequencies: far below usual frequencies, far above float32's smallest number.
+_SMOOTHING = 1e-7
 
 
 def find_nearest(x: Array, codes: Array) -> Array:
     """Returns the index of the code [codes, d] with the least Euclidean distance to each x [..., d], int32 [...]."""
-    # Leaves out |x|^2, which is the same for all codes. Default precision would round the product on accelerators.
+    # |x|^2 is left out, since it is the same for all codes. By default, accelerators would round the product.
     distance = jnp.square(codes).sum(-1) - 2 * jnp.dot(x, codes.T, precision="highest")
     return distance.argmin(-1).astype(jnp.int32)
 
 
 def rotate(x: Array, e: Array) -> Array:
-    """Returns exactly e, with the gradient of (|e| / |x|) R x, where R rotates x to e and both factors are constant.
+    """Returns exactly e, with the gradient of (|e| / |x|) R x, where R rotates x to e, with constant R and |e| / |x|.
 
     This is the rotation trick (Fifty et al. 2024, section 4.2): R = I - 2 r r^T + 2 e' x'^T, where x', e' and r are the
     vectors x, e and x' + e' scaled to length 1. x and e are [..., d].
@@ -48,7 +49,7 @@ def fit_kmeans(rows: Array, count: int, key: Array, cosine: bool = False, iterat
     centers have length 1.
     """
 
-    def pick(distance, key):
+    def pick(distance, key):  # `distance` is squared, from each row to its nearest center so far
         center = rows[jax.random.categorical(key, jnp.log(distance))]
         return jnp.minimum(distance, jnp.square(rows - center).sum(-1)), center
 
@@ -59,17 +60,17 @@ def fit_kmeans(rows: Array, count: int, key: Array, cosine: bool = False, iterat
         means = jnp.where(size > 0, means, centers)
         return scale_to_unit(means) if cosine else means
 
-    farthest = jnp.full(rows.shape[0], jnp.finfo(jnp.float32).max)
-    _, centers = jax.lax.scan(pick, farthest, jax.random.split(key, count))
+    no_center = jnp.full(rows.shape[0], jnp.finfo(jnp.float32).max)  # the first center is a uniformly random row
+    _, centers = jax.lax.scan(pick, no_center, jax.random.split(key, count))
     return jax.lax.fori_loop(0, iterations, improve, centers)
 
 
 class Codebook(nn.Module):
     """A learned table of `codes` vectors [codes, features], with attributes as in `VectorQuantizer`.
 
-    With update="ema" the collection "codebook" holds two moving averages over batches: `shares` [codes], the fraction
-    of the batch's vectors that are nearest to each code, and `sums` [codes, features], the sum of those vectors divided
-    by the number of all vectors in the batch. A code is `sums` divided by `shares`.
+    With update="ema" the collection "codebook" holds two moving averages over batches. `shares` [codes] is the fraction
+    of a batch's vectors that are nearest to each code. `sums` [codes, features] is the sum of these vectors divided by
+    the number of all vectors in the batch. The codes are `sums` divided by `shares`.
     """
 
     codes: int
@@ -96,9 +97,9 @@ class Codebook(nn.Module):
             self.ages = self.variable("codebook", "ages", jnp.zeros, (self.codes,), jnp.int32)
 
     def __call__(self, x: Array, key: Array, train: bool) -> tuple[Array, Array]:
-        """Returns the code nearest to each x [..., features], and its index [...].
+        """Returns the code nearest to each vector of x [..., features], and its index [...].
 
-        In training it then updates the moving averages. `key` is one key for the whole batch.
+        In training, then updates the moving averages. `key` is one key for the whole batch.
         """
         updates = self.update == "ema" and must_update(self, "codebook", train)
         rows = jax.lax.stop_gradient(x).reshape(-1, self.features)
@@ -125,7 +126,7 @@ class Codebook(nn.Module):
         return scale_to_unit(table) if self.cosine else table
 
     def _initialize(self, rows: Array, key: Array) -> None:
-        """Replaces the codes by the k-means centers of `rows`, unless an earlier batch did."""
+        """Sets the codes to the k-means centers of `rows`, in the first training batch only."""
         rows = whole_batch(rows, get_axis(self))
         self.shares.value, self.sums.value = jax.lax.cond(
             self.started.value == 0,
@@ -136,7 +137,7 @@ class Codebook(nn.Module):
 
     def _update_averages(self, rows: Array, indices: Array, key: Array) -> None:
         """Updates the moving averages (van den Oord et al. 2017, appendix A.1), then replaces dead codes."""
-        # A matrix product, since the order of summation of a scatter varies on accelerators.
+        # A matrix product, because a scatter-add would sum in varying order on accelerators.
         member = jax.nn.one_hot(indices, self.codes)
         batch_shares, batch_sums = member.mean(0), jnp.dot(member.T, rows, precision="highest") / rows.shape[0]
         if get_axis(self) is not None:
@@ -147,6 +148,7 @@ class Codebook(nn.Module):
             ages = jnp.where(batch_shares > 0, 0, self.ages.value + 1)
             dead = ages >= self.revive_after
             rows = whole_batch(rows, get_axis(self))
+            # A random vector for each code. Vectors repeat if there are fewer of them than codes.
             chosen = jax.random.permutation(key, rows.shape[0])[jnp.arange(self.codes) % rows.shape[0]]
             shares = jnp.where(dead, 1 / self.codes, shares)
             sums = jnp.where(dead[:, None], rows[chosen] / self.codes, sums)
@@ -157,22 +159,25 @@ class Codebook(nn.Module):
 class VectorQuantizer(nn.Module):
     """Vector quantization by a learned codebook (van den Oord et al. 2017): z [batch, *positions, features].
 
-    With update="ema" the codes are in the collection "codebook", which must be mutable in training. `kmeans` and
-    `revive_after` choose random vectors of the batch, so that training then needs keys.
+    With update="ema" the codes are in the collection "codebook", which must be mutable in training. Training with
+    `kmeans` or `revive_after` needs keys, to choose random vectors of the batch.
 
-    Losses, squared distances between the features x and their codes e, each with its own weight:
+    The losses are squared distances between the features x and their codes e, each with a weight of its own:
       commitment: |x - stop_gradient(e)|^2.
       codebook: |stop_gradient(x) - e|^2, with update="gradient".
 
     Attributes:
+      codes: number of codes.
+      features: size of each code.
+      positions: number of codes per example, for flat features; images and tokens have one at each pixel or token.
       update: how the codes are learned: "ema", by moving averages without a loss (ibid., appendix A.1; Razavi et al.
         2019), or "gradient", by the loss `codebook`.
       decay: decay of the moving averages.
       metric: "euclidean", or "cosine", which scales features and codes to length 1 (Yu et al. 2022).
       gradient: gradient of z with respect to x: "straight_through" or "rotation" (Fifty et al. 2024).
       kmeans: whether the codes start as the k-means centers of the first training batch; only with "ema".
-      revive_after: number of training steps without use after which a code is replaced by a random vector of the batch
-        (Dhariwal et al. 2020); 0: never; only with "ema".
+      revive_after: number of training steps in which a code is unused before it is replaced by a random vector of the
+        batch (Dhariwal et al. 2020); 0: never; only with "ema".
     """
 
     codes: int = 512
@@ -223,11 +228,11 @@ class VectorQuantizer(nn.Module):
         return code.replace(z=rotate(x, code.z) if self.gradient == "rotation" else straight_through(x, code.z))
 
     def lookup(self, indices: Array) -> Array:
-        """Returns z [..., features] of indices, given as in `Code.indices`."""
+        """Returns z [..., features] of `indices`, which are given as in `Code.indices`."""
         return self.codebook.lookup(indices)
 
     def _quantize(self, x: Array, key: Array, train: bool) -> Code:
-        """Returns the code of the vectors x, with a z that has no gradient."""
+        """Returns the code of the vectors x [..., features]. Its z is a constant; `__call__` adds the gradient."""
         return self._quantize_by(self.codebook, x, key, train)
 
     def _quantize_by(self, codebook: Codebook, x: Array, key: Array, train: bool) -> Code:
@@ -244,11 +249,11 @@ class VectorQuantizer(nn.Module):
 
 
 class ResidualQuantizer(VectorQuantizer):
-    """Residual vector quantization: each of `levels` codebooks quantizes the remainder of the one before it.
+    """Residual vector quantization: each of `levels` codebooks quantizes what the codebooks before it leave of x.
 
     Zeghidour et al. 2021, "SoundStream", section III.C. z is the sum of the codes. Indices are
-    [batch, *positions, levels]; losses are summed over levels and metrics averaged. The other attributes are as in
-    `VectorQuantizer`; only the Euclidean metric is possible.
+    [batch, *positions, levels]. Losses are summed over levels, and metrics averaged. The other attributes are as in
+    `VectorQuantizer`, but `metric` must be "euclidean".
     """
 
     levels: int = 4
@@ -260,7 +265,7 @@ class ResidualQuantizer(VectorQuantizer):
         self.deeper = [self._make_codebook() for _ in range(self.levels - 1)]
 
     def lookup(self, indices: Array) -> Array:
-        """Returns z [..., features] of indices, given as in `Code.indices`."""
+        """Returns z [..., features] of `indices`, which are given as in `Code.indices`."""
         codes = [codebook.lookup(indices[..., i]) for i, codebook in enumerate(self._list_codebooks())]
         return sum(codes)  # type: ignore[return-value]
 
@@ -281,5 +286,5 @@ class ResidualQuantizer(VectorQuantizer):
 
 
 def _get_batch_key(keys: Array | None, axis_name: str | None) -> Array:
-    """Returns one key for the whole batch, that of its first example, or a constant key if there are none."""
+    """Returns one key for the whole batch: the key of its first example, or a constant without keys."""
     return jax.random.key(0) if keys is None else whole_batch(keys, axis_name)[0]
