@@ -99,6 +99,7 @@ def test_indices_go_out_and_come_back(discrete):
     np.testing.assert_allclose(discrete.decode(discrete.lookup(indices)), discrete.reconstruct(images()), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("indices", "message"),
     [
@@ -114,6 +115,7 @@ def test_codes_outside_of_the_codebook_are_refused(discrete, indices, message):
         discrete.lookup(indices)
 
 
+@pytest.mark.slow
 def test_only_discrete_codes_have_indices(conditional):
     for call in (lambda: conditional.indices(images(), LABEL), lambda: conditional.lookup([[0]])):
         with pytest.raises(aejax.InputError, match="'gaussian' has no discrete codes"):

@@ -377,6 +377,7 @@ def test_interpolations_begin_and_end_at_reconstructions(conditional):
             np.testing.assert_allclose(row[[0, -1]], test.reconstructions[[a, b], ..., 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_traversals_start_from_the_first_example(conditional):
     test = conditional.test
     axes = drawn(conditional)[0]["traversals"].figure.axes[0]

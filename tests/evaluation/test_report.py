@@ -135,6 +135,7 @@ def test_two_columns_are_equally_high(seed):
     assert page_of.columns(shapes[:1]) == ({0}, 1)
 
 
+@pytest.mark.slow
 def test_labels_cannot_end_the_script(subject, tmp_path, monkeypatch):
     view = interactive.View("", "", {"names": ["</script><script>"]})
     monkeypatch.setattr(interactive, "view", lambda *_: view)
@@ -227,7 +228,7 @@ def test_headlines_contents_and_pictures_come_first_and_protocols_are_folded(bro
     targets = browser.value("[...document.querySelectorAll('nav a')].map((a) => document.querySelector(a.hash)?.id)")
     groups = [f"metrics-{group}" for group in MEASURES]
     assert targets == ["pictures", "codes", "metrics", *groups, "skipped", "run"]
-    shown = "[...document.querySelectorAll('.protocol')].map((p) => p.checkVisibility({contentVisibilityAuto: true}))"
+    shown = "[...document.querySelectorAll('.protocol')].map((p) => p.checkVisibility())"
     assert browser.value(shown) == [False] * 5
     browser.value("document.querySelector('.metric summary').click()")
     assert browser.value(shown) == [True] + [False] * 4

@@ -326,6 +326,7 @@ def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path
     assert not partial.exists()
 
 
+@pytest.mark.slow
 def test_what_was_encoded_is_called_as_it_was_asked_for(workdir, tmp_path, monkeypatch, capsys):
     encode, out = command("encode"), tmp_path / "out.npz"
     monkeypatch.setattr(sys, "argv", ["encode", f"--workdir={workdir}", "--split=test", f"--out={out}"])

@@ -131,6 +131,7 @@ def test_what_a_sampler_is_fitted_on(discrete, continuous, monkeypatch):
     assert np.any(drawn != run.encode(train["x"], train["label"]))
 
 
+@pytest.mark.slow
 def test_labels_of_draws(continuous, discrete):
     np.testing.assert_array_equal(sampling.choose_labels(continuous[0], 5), [0, 1, 2, 0, 1])
     np.testing.assert_array_equal(sampling.choose_labels(continuous[0], 2, 2), [2, 2])

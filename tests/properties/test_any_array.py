@@ -122,7 +122,7 @@ def test_run_reads(runs, of, cases):
     try_all(max(cases // 4, 25), door, call=st.sampled_from(calls), x=rows_of(*run.spec.shape), label=LABELS)
 
 
-@cases
+@many_cases
 @pytest.mark.parametrize("of", ["vectors", "standardized", "labeled", "images"])
 def test_run_decodes(runs, of, cases):
     run = runs[of]

@@ -196,6 +196,7 @@ def test_no_place_reads_a_later_one_by_gradient():
     np.testing.assert_array_equal(reads > 0, np.tri(5, dtype=bool))
 
 
+@pytest.mark.slow
 def test_probabilities_of_all_sequences_sum_to_one():
     model = CausalTransformer(size=3, length=4, width=8, layers=2, heads=2)
     params = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"]
