@@ -75,7 +75,7 @@ def test_one_file_adds_a_bottleneck_and_a_term(mine, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     with pytest.raises(
-        aejax.InputError, match=r"names 'mine:Rounded', .* trust=\['mine'\] to load_run, or --trust=mine"
+        aejax.InputError, match=r"names 'mine:Rounded', .* load_run trust=\['mine'\], or --trust=mine"
     ):
         aejax.load_run(tmp_path / "run")
     run = aejax.load_run(tmp_path / "run", trust=["mine"])
