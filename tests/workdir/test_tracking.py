@@ -461,7 +461,7 @@ test_tracking.train(conftest.mlp(tracking=("wandb", "mlflow")), workdir)
 @needs_mlflow
 @ITS_OWN
 def test_kill_9_and_on_again(tmp_path, wandb, mlflow):
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    paths = [str(Path(__file__).parents[i]) for i in range(3)]
     environment, workdir = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, tmp_path / "run"
     environment.pop("WANDB_SERVICE", None)  # the process of this program, which would not die with the killed one
     arguments = [sys.executable, "-c", KILLED, str(workdir)]
