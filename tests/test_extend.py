@@ -74,9 +74,7 @@ def test_one_file_adds_a_bottleneck_and_a_term(mine, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    with pytest.raises(
-        aejax.InputError, match=r"names 'mine:Rounded', .* load_run trust=\['mine'\], or --trust=mine"
-    ):
+    with pytest.raises(aejax.InputError, match=r"names 'mine:Rounded', .* load_run trust=\['mine'\], or --trust=mine"):
         aejax.load_run(tmp_path / "run")
     run = aejax.load_run(tmp_path / "run", trust=["mine"])
     np.testing.assert_allclose(run.latents, np.round(run.latents / 0.25) * 0.25, atol=1e-5)

@@ -22,3 +22,12 @@ def test_no_modules_import_each_other_in_a_circle():
                 imported |= names & modules.keys() or {node.module}
         graph[module] = imported & modules.keys()
     assert len(list(TopologicalSorter(graph).static_order())) == len(modules) > 50  # else CycleError
+
+
+def test_what_is_imported_from_aejax_exists():
+    """Commands import when they run, and mypy passes over modules that it does not find."""
+    for file in (f for folder in ("aejax", "configs", "experiments", "tests") for f in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("aejax", "experiments"):
+                module = ROOT / node.module.replace(".", "/")
+                assert module.is_dir() or module.with_suffix(".py").is_file(), f"{file}: {node.module}"
