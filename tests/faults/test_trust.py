@@ -141,7 +141,7 @@ def test_commands_refuse_and_say_what_to_say(copy, module, tmp_path):
     assert code == 1
     (line,) = errors.splitlines()
     assert line.startswith(f"error: {copy} names 'poison:Bottleneck', code that is not aejax's")
-    assert line.endswith("--trust=poison")
+    assert line.endswith("--trust=poison to a command")
     assert not (tmp_path / "touched").exists()
     if module == "export":
         code, _, errors = command(module, f"--workdir={copy}", f"--out={tmp_path / 'x'}", "--trust=poison", cwd=copy)
@@ -222,10 +222,13 @@ def test_no_source_of_ours_names_what_runs_data():
     """pickle and its kin, eval, exec; NumPy's own loader without `allow_pickle=True`."""
     modules = {"pickle", "marshal", "shelve", "dill", "joblib", "yaml", "cloudpickle", "runpy", "code"}
     for file in [*ROOT.glob("aejax/**/*.py"), *ROOT.glob("configs/**/*.py")]:
+        runs_configs = (
+            {"runpy"} if file.name == "config_flag.py" else set()
+        )  # the file that the user's own --config names
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {name.partition(".")[0] for name in names} & modules, file
+            assert not {name.partition(".")[0] for name in names} & (modules - runs_configs), file
             if isinstance(node, ast.Call):
                 assert getattr(node.func, "id", "") not in ("eval", "exec", "compile", "__import__"), file
                 for keyword in node.keywords:
