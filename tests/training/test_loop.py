@@ -206,6 +206,13 @@ def test_who_is_refused_says_nothing_about_the_run_that_is_there(tmp_path):
     assert read_end(tmp_path) == ""
 
 
+def test_what_prevents_a_run_from_resuming_does_not_end_it(tmp_path):
+    fit(mlp(), tmp_path, stop=after(2))
+    with pytest.raises(aejax.InputError, match="was trained on examples of"):
+        fit(mlp(), tmp_path, vectors(features=5), stop=after(9))
+    assert read_end(tmp_path) == ""
+
+
 def test_a_stop_at_a_validation_comes_after_it(tmp_path):
     """So that who looks at its loss can end the run there."""
     stop = lambda: any("validation/loss" in record for record in metrics_log.read(tmp_path))  # noqa: E731
