@@ -184,8 +184,8 @@ def families() -> None:
         file = folder / f"{experiment.replace(':', '-')}.json"
         if not file.exists():
             write_whole(file, json.dumps(train(experiment, _SEEDS.value, mnist()), indent=1) + "\n")
-    write_whole(folder.parent / "families.md", INTRODUCTION + table(folder) + "\n")
     print(table(folder))
+    write_whole(folder.parent / "families.md", INTRODUCTION + table(folder) + "\n")
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def table(results: dict) -> str:
 
 def reproduce() -> None:
     results = {"machine": machine()} | {experiment: score(experiment) for experiment in EXPERIMENTS}
-    write_whole(local(_OUT.value), json.dumps(results, indent=2) + "\n")
     print(table(results))
+    write_whole(local(_OUT.value), json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

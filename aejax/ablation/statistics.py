@@ -9,7 +9,10 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 # Last parts of metrics' names. A metric in neither has no better direction, e.g. a rate or a KL.
-LOWER = {"loss", "squared_error", "squared_error_per_value", "bound", "bits_per_dimension", "dead_codes", "dead_units"}
+LOWER = {
+    *("loss", "squared_error", "squared_error_per_value", "squared_error_standardized", "bound", "bits_per_dimension"),
+    *("dead_codes", "dead_units"),
+}
 HIGHER = {
     *("psnr", "ssim", "elbo", "log_likelihood", "variance_explained", "linear_probe_accuracy", "knn_accuracy"),
     *("adjusted_rand_index", "normalised_mutual_information", "trustworthiness", "continuity", "mig", "modularity"),

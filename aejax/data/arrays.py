@@ -60,7 +60,7 @@ def as_integers(values: Any, name: str) -> np.ndarray:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Returns the array of a .npy file, mapped into memory."""
+    """Returns the array of a .npy file, which may be structured, mapped into memory."""
     with _read_errors(path), path.open("rb") as file:
         shape, fortran, dtype = _header(file, path.stat().st_size)
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C").view(np.ndarray)
@@ -112,7 +112,8 @@ def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype
     if version not in readers:
         raise ValueError(f"the format's version is {version}")
     shape, fortran, dtype = readers[version](file)
-    if dtype.kind not in "buifcSU":
+    fields = [dtype[name].base for name in dtype.names] if dtype.names else [dtype]
+    if any(field.kind not in "buifcSU" for field in fields):
         raise ValueError(f"the dtype is {dtype}")
     if any(length < 0 for length in shape):
         raise ValueError(f"the shape is {shape}")

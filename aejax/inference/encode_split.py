@@ -15,7 +15,7 @@ from tqdm import tqdm
 from aejax import data
 from aejax.config import differences
 from aejax.data import Source
-from aejax.data.arrays import list_npz, read_npz, write_npy
+from aejax.data.arrays import list_npz, read_npy, read_npz, write_npy
 from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.files import inside, local, read_json, replacing, writable, write_whole
 from aejax.inference.run import Run
@@ -73,7 +73,7 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
         return
     _begin(partial, about)
     total = -(-len(source) // chunk)
-    done = next((i for i in range(total) if not _is_whole(_name_chunk(partial, i))), total)
+    done = next((i for i in range(total) if not _is_whole(_name_chunk(partial, i), dtype)), total)
     rows_of = lambda i: np.arange(i * chunk, min((i + 1) * chunk, len(source)))  # noqa: E731
     with tqdm(total=len(source), unit=" examples", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         bar.update(min(done * chunk, len(source)))
@@ -82,7 +82,7 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
             with replacing(_name_chunk(partial, i)) as file:
                 write_npy(file, records)
             bar.update(len(records))
-    chunks = lambda: (np.load(_name_chunk(partial, i)) for i in range(total))  # noqa: E731
+    chunks = lambda: (read_npy(_name_chunk(partial, i)) for i in range(total))  # noqa: E731
     write_whole(_name_sidecar(out), json.dumps(about, indent=2))
     with replacing(out) as file:
         if out.suffix == ".npz":
@@ -197,13 +197,12 @@ def _name_chunk(partial: Path, number: int) -> Path:
     return partial / f"{number:06}.npy"
 
 
-def _is_whole(chunk: Path) -> bool:
-    """Returns whether the chunk was written completely."""
+def _is_whole(chunk: Path, dtype: np.dtype) -> bool:
+    """Returns whether the chunk was written completely, with records of `dtype`."""
     try:
-        np.load(chunk, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        return chunk.is_file() and read_npy(chunk).dtype == dtype
+    except InputError:
         return False
-    return True
 
 
 def _write_npz(file: BinaryIO, chunks: Callable[[], Iterator[np.ndarray]], length: int, dtype: np.dtype) -> None:

@@ -31,6 +31,7 @@ class Task:
       examples: number of examples in the training split.
       axis_name: axis of the devices that share a batch, see `Partition.axis_name`.
       convolves: whether the step has convolutions, see `multistep.steps_at_once`.
+      standardized: whether the model reads standardized data, so that its units are not the user's.
     """
 
     model: Autoencoder
@@ -44,6 +45,7 @@ class Task:
     examples: int = 0
     axis_name: str | None = None
     convolves: bool = False
+    standardized: bool = False
 
     def context(
         self, variables: Any, x: Array, batch: Batch, output: Any, keys: Array, step: Any, critic: Any
@@ -203,7 +205,7 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
 
     The components are in the model's units, for a code that is sampled as in training, but with the same keys in every
     evaluation and with every weight at the end of its schedule. `squared_error` is in the user's units, for the
-    deterministic code.
+    deterministic code; of standardized data, `squared_error_standardized` is the same in the units of the components.
 
     Args:
       state: the state to evaluate, with its averaged parameters if it has any.
@@ -223,4 +225,6 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
     reconstruction = task.objective.mean(task.apply(variables, x, batch, None).decoded)
     error = jnp.square(task.restore(reconstruction) - task.restore(x)).reshape(x.shape[0], -1).sum(-1)
     terms = task.losses(c) | dict(output.code.metrics) | {"squared_error": error, "weight": jnp.ones_like(error)}
+    if task.standardized:
+        terms["squared_error_standardized"] = jnp.square(reconstruction - x).reshape(x.shape[0], -1).sum(-1)
     return reduce({name: jnp.sum(value * batch["weight"]) for name, value in terms.items()}, "sum")

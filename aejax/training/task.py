@@ -40,6 +40,7 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
         optimizer=optimizers.build(config.optim, config.steps),
         prepare=spec.prepare,
         restore=spec.restore,
+        standardized=bool(spec.mean),
         corruption=Corruption(**config.corruption),
         ema=config.ema,
         adversary=adversary,

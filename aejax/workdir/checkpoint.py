@@ -1,6 +1,7 @@
 """Checkpoints of a run, saved and read with Orbax; no other module imports Orbax."""
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import gc
@@ -64,28 +65,35 @@ class Checkpoints:
             (folder / str(step)).rename(aside / f"{step}.{number}")
         loss = lambda metrics: metrics["validation_loss"]  # noqa: E731
         best = preservation_policy.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
+        self._options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(keep), best]),
             best_fn=loss,  # without it Orbax stores no metrics
             best_mode="min",
             cleanup_tmp_directories=True,
         )
         self._folder, self._metadata = folder, dict(metadata)
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        folder.mkdir(parents=True, exist_ok=True)
+        several = jax.process_count() > 1  # which processes write is known when there is something to save
+        self._manager = None if several else ocp.CheckpointManager(folder, options=self._options)
 
     def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
         """Starts a save of a copy of the state, so that training can donate the state meanwhile.
 
-        Each process saves its own parts of arrays that devices share. All processes must call this method. Raises
-        StorageError if the checkpoint cannot be written.
+        Each process saves its own parts of arrays that processes divide among them; the first process saves arrays
+        that all of them have. All processes must call this method. Raises StorageError if the checkpoint cannot be
+        written.
         """
         copied = jax.tree.map(_copy, serialization.to_state_dict(state))
         arrays = dict(_flatten({"state": copied, "samples": dict(samples)}))
+        divided = any(isinstance(a, jax.Array) for a in arrays.values())
+        if jax.process_index() and not divided:
+            return
         needed = sum(a.nbytes for a in arrays.values())
         with self._guard_storage():
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes does not fit on the disk")
             sums = checksums.compute_checksums(arrays)
+            self._manager = self._manager or self._open_manager(divided)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -99,14 +107,25 @@ class Checkpoints:
     def find_newest_step(self) -> int | None:
         """Returns the newest complete step, after waiting for the save in progress; None without one."""
         with self._guard_storage():
-            self._manager.wait_until_finished()
+            if self._manager:
+                self._manager.wait_until_finished()
         return max(list_steps(self._folder.parent), default=None)
 
     def close(self) -> None:
         """Waits for the save in progress."""
         with self._guard_storage():
-            self._manager.wait_until_finished()
-            self._manager.close()
+            if self._manager:
+                self._manager.wait_until_finished()
+                self._manager.close()
+
+    def _open_manager(self, divided: bool) -> ocp.CheckpointManager:
+        """Returns Orbax's manager for several processes, of which only the first one takes part unless `divided`.
+
+        After an error in one process Orbax makes the others that take part wait for 20 minutes.
+        """
+        first = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=None if divided else {0})
+        options = dataclasses.replace(self._options, create=False, multiprocessing_options=first)
+        return ocp.CheckpointManager(self._folder, options=options)
 
     @contextlib.contextmanager
     def _guard_storage(self) -> Iterator[None]:

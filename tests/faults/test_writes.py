@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import resource
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ from conftest import command, mlp, mostly_slow, one_device, vectors
 from jax.experimental.compilation_cache import compilation_cache
 
 import aejax
+from aejax.cli import command as cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -123,6 +125,48 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(limit, line, trained, tmp_p
     assert not [p for p in after if p.suffix == ".tmp"]
     if name in ("encode", "sample", "export"):
         assert run(name, *arguments) == 0
+
+
+@pytest.mark.slow
+def test_launch_on_a_full_disk_is_one_line(tmp_path):
+    """The training that it starts has the same limit; so has the log that its processes write to."""
+    arguments = ("--processes=2", "--config=configs/basic.py:tiny", f"--workdir={tmp_path / 'run'}")
+    for limit in (0, 3_000):
+        done = subprocess.run(
+            [sys.executable, "-m", "aejax.cli", "launch", *arguments, "--compilation_cache="],
+            cwd=Path(__file__).parents[2],
+            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+            capture_output=True,
+            text=True,
+            timeout=240,  # Orbax would let the others wait for 20 minutes
+        )
+        assert done.returncode == 1, done
+        assert "Traceback" not in done.stdout + done.stderr
+        reason, ended = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+        assert "cannot be written" in reason or "could not be saved" in reason
+        assert re.fullmatch(r"error: process \d of 2: see above", ended)
+
+
+@pytest.mark.parametrize("name", ["estimator", "families", "reproduce"])
+def test_a_full_disk_under_an_experiment_is_one_line(name, tmp_path, monkeypatch, capsys):
+    """With figures of naught seconds; they are printed before they are written, and so not lost."""
+    table, folder = tmp_path / "table.json", tmp_path / "families"
+    folder.mkdir()
+    table.write_text("{}")
+    flag = {"estimator": "estimator_table", "families": "folder", "reproduce": "table"}[name]
+    module = command(name, "experiments")
+    if name == "reproduce":
+        monkeypatch.setattr(module, "score", lambda _: {"squared_error": 1.0})
+        monkeypatch.setattr(module, "table", lambda _: "the table")
+    if name == "estimator":
+        monkeypatch.setattr(module, "compare", lambda *_: {"the": "table"})
+    more = ["--table_only"] if name == "families" else []
+    monkeypatch.setattr(sys, "argv", [name, f"--{flag}={folder if more else table}", *more, "--compilation_cache="])
+    with largest(0), pytest.raises(SystemExit, match=r"error: .*cannot be written .*same command again"):
+        cli.run(getattr(module, name))
+    assert table.read_text() == "{}"
+    assert not list(tmp_path.glob("*.tmp"))
+    assert "table" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -232,9 +232,32 @@ def test_a_full_disk_is_one_line_and_the_same_call_goes_on(plain, tmp_path, monk
         with pytest.raises(aejax.StorageError, match=r"000001.npy cannot be written .*run the same command again"):
             encode_split(plain, source_of(vectors(40)), out, 16)
     chunk = tmp_path / "out.npz.partial/000000.npy"
-    chunk.write_bytes(chunk.read_bytes()[:-1])  # as a disk that lost its power may leave it
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:-1])  # as a disk that lost its power may leave it
     encode_split(plain, source_of(vectors(40)), out, 16)
     assert len(read_latents(out)["row"]) == 40
+
+
+@pytest.mark.parametrize("other", ["values of another kind", "an object", "a folder"])
+def test_a_chunk_of_others_is_computed_again(plain, other, monkeypatch, tmp_path):
+    out, chunk = tmp_path / "out.npz", tmp_path / "out.npz.partial/000000.npy"
+    x = vectors(40)
+    with monkeypatch.context() as patch:
+        patch.setattr("aejax.inference.encode_split._write_npz", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            encode_split(plain, source_of(x), out, 16)
+    records = np.load(chunk)
+    chunk.unlink()
+    if other == "a folder":
+        chunk.mkdir()
+        with pytest.raises(aejax.StorageError, match=r"000000.npy cannot be written"):
+            encode_split(plain, source_of(x), out, 16)
+        return
+    np.save(chunk, records.astype([(n, "f4", records.dtype[n].shape) for n in records.dtype.names]))
+    if other == "an object":
+        np.save(chunk, np.array([None] * len(records)), allow_pickle=True)
+    encode_split(plain, source_of(x), out, 16)
+    np.testing.assert_allclose(read_latents(out)["latents"], plain.encode(x), rtol=1e-6)
 
 
 def test_a_broken_record_file_is_said(plain, tmp_path):

@@ -529,6 +529,7 @@ def test_entropies_by_enumeration_of_all_codes(bits, temperature):
         bound = sum(scipy.stats.entropy([q, 1 - q]) for q in ones)
         assert bound > joint
         joint = bound
+    assert ("codebook_entropy_upper_bound" in code.metrics) == (bits > 10)  # what is logged says that it is a bound
     np.testing.assert_allclose(code.losses["codebook_entropy"], np.full(3, -joint), rtol=1e-4)
     nearest = distance.argmin(-1)
     np.testing.assert_array_equal(code.indices, nearest)
@@ -543,6 +544,7 @@ def test_the_codebook_entropy_of_many_bits_is_a_bound_and_perplexity_counts_the_
     h = 1e4 * (2.0 * (np.concatenate([half, 2**12 - 1 - half])[:, None, None] >> np.arange(12) & 1) - 1)
     code = evaluate(LFQ(12), start(LFQ(12), h, transparent=True), h)
     np.testing.assert_allclose(code.losses["codebook_entropy"], -12 * np.log(2), rtol=1e-6)  # 8.3
+    np.testing.assert_allclose(code.metrics["codebook_entropy_upper_bound"], 12 * np.log(2), rtol=1e-6)
     np.testing.assert_allclose(np.log(code.metrics["perplexity"]), np.log(300), rtol=1e-6)  # 5.7
 
 

@@ -12,6 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 import aejax
 from aejax.data import Spec, from_array
+from aejax.training import loop
+from aejax.training.task import make_task
 
 KINDS = list(
     map(np.dtype, ("f4", "f8", "f2", "g", "u1", "i8", "u8", "?", "c8", "O", ">f4", "S3", "U3", "M8[s]", "m8[s]", "V2"))
@@ -73,17 +75,55 @@ def test_from_array(cases):
     try_all(cases, door, x=st.one_of(rows_of(3), rows_of(4, 5), rows_of(4, 4, 3)), label=LABELS, size=sizes)
 
 
+FIT = mlp(steps=1, log_every=1, checkpoint_every=1, batch_size=2, samples=2)
+GIVEN = {"x": mostly(arrays(st.just((12, 6))), ODD), "label": LABELS}
+
+
 @many_cases
 def test_fit(cases):
     """Fewer of them: those that are right are trained on."""
-    config = mlp(steps=1, log_every=1, checkpoint_every=1, batch_size=2, samples=2)
 
     def door(x, label):
-        run = aejax.fit(config, x, label=label, devices=one_device(), quiet=True)
+        run = aejax.fit(FIT, x, label=label, devices=one_device(), quiet=True)
         assert np.all(np.isfinite(run.encode(x)))
 
-    few = arrays(st.just((12, 6)))
-    try_all(max(cases // 50, 5), door, x=mostly(few, ODD), label=LABELS)
+    try_all(max(cases // 50, 5), door, **GIVEN)
+
+
+class ReachedTraining(Exception):
+    """Raised in place of the first step."""
+
+
+@many_cases
+def test_fit_until_it_would_train(cases, monkeypatch):
+    reached = 0
+
+    def train(*_):
+        raise ReachedTraining
+
+    def door(x, label, classes):
+        nonlocal reached
+        config = FIT.copy_and_resolve_references()
+        config.classes = classes
+        try:
+            aejax.fit(config, x, label=label, devices=one_device(), quiet=True)
+        except ReachedTraining:
+            reached += 1
+            assert np.all(np.isfinite(np.asarray(x)))
+            assert (label is None) or len(np.asarray(label)) == len(x)
+
+    tasks = {}  # made once for each: tracing takes longer than all else
+
+    def make_task_once(config, spec, *arguments):
+        known = (config.classes, spec)
+        tasks[known] = tasks.get(known) or make_task(config, spec, *arguments)
+        return tasks[known]
+
+    monkeypatch.setattr(loop, "make_task", make_task_once)
+    monkeypatch.setattr(loop, "init_state", lambda *_: (None, None))  # what compiles
+    monkeypatch.setattr(loop, "steps_at_once", train)
+    try_all(cases, door, **GIVEN, classes=st.sampled_from([0, 3]))
+    assert reached > cases // 100
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,24 @@ def test_what_a_checkpoint_says_of_itself(sweep, cases):
         file.write_bytes(before)
 
 
+@cases
+def test_a_checkpoint_whose_config_or_spec_another_wrote(sweep, cases, monkeypatch):
+    """With checksums that fit."""
+    saved = checkpoint.load(sweep / "lr=0.001", 2)
+    loaded = 0
+
+    def door(config, spec):
+        nonlocal loaded
+        other = saved._replace(metadata={"config": config, "spec": spec})
+        monkeypatch.setattr(checkpoint, "load_newest", lambda _: other)
+        aejax.load_run(sweep / "lr=0.001")
+        loaded += 1
+
+    sections = {name: changed(json.loads(json.dumps(saved.metadata[name]))) for name in ("config", "spec")}
+    try_all(cases, door, config=sections["config"], spec=st.one_of(st.just(saved.metadata["spec"]), sections["spec"]))
+    assert loaded > cases // 100
+
+
 @many_cases
 def test_names_of_workdirs_and_steps(sweep, cases):
     def door(name, step):

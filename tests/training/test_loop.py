@@ -335,7 +335,9 @@ def test_validation_of_standardised_vectors_is_in_the_users_units(tmp_path):
     validation = data.split({"train": data.from_array(x)}, run.config.data).validation
     rows = validation.take(np.arange(len(validation)))["x"]
     expected = np.square(run.reconstruct(rows) - rows).sum(1).mean()
-    assert metrics_log.read(tmp_path)[-1]["validation/squared_error"] == pytest.approx(expected, rel=1e-4)
+    record = metrics_log.read(tmp_path)[-1]
+    assert record["validation/squared_error"] == pytest.approx(expected, rel=1e-4)
+    assert record["validation/squared_error_standardized"] == pytest.approx(record["validation/loss"], rel=1e-5)
 
 
 @pytest.mark.slow

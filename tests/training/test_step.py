@@ -4,13 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_trees_equal
+from conftest import assert_trees_equal, mlp
 
 import aejax
+from aejax.data import Spec, from_array
 from aejax.models.layers import fold
 from aejax.objectives import Corruption, Objective
 from aejax.objectives.likelihoods import Bernoulli, SquaredError
 from aejax.training.step import Task, derive_keys, eval_step, eval_variables, gather, init, train_step
+from aejax.training.task import make_task
 
 
 def task(**changes):
@@ -129,6 +131,19 @@ def test_squared_error_of_a_bernoulli_is_that_of_its_mean():
     mean = jax.nn.sigmoid(t.model.apply(eval_variables(state), b["x"]).decoded)
     sums = eval_step(state, b, task=t)
     np.testing.assert_allclose(sums["squared_error"], np.square(mean - b["x"]).sum(), rtol=1e-5)
+
+
+def test_standardized_data_has_the_squared_error_in_the_losses_units_too():
+    x = np.random.default_rng(0).normal(7, (0.1, 1, 50), (40, 3)).astype(np.float32)
+    config = mlp(data__standardize=True)
+    sums = {}
+    for standardize in (True, False):
+        t = make_task(config, Spec.of(from_array(x), standardize))
+        b = {"x": jnp.asarray((x - x.mean(0)) / x.std(0)), "weight": jnp.ones(40), "index": jnp.arange(40)}
+        sums[standardize] = eval_step(init(t, (3,), jax.random.key(1)), b, task=t)
+    np.testing.assert_allclose(sums[True]["squared_error_standardized"], sums[True]["loss"], rtol=1e-5)
+    assert sums[True]["squared_error"] > 100 * sums[True]["loss"]  # in the user's units
+    assert "squared_error_standardized" not in sums[False]  # where the units are the same
 
 
 def test_gather_takes_rows_of_what_is_held():

@@ -20,6 +20,8 @@ from aejax.models.bottlenecks.code import Code
 from aejax.models.layers import flatten, get_axis, must_update, require_keys, whole_batch
 from aejax.registry import Natural
 
+_EXACT_BITS = 10  # above, a table of all codes of an LFQ would be too large for its entropy
+
 
 def project(h: Array, dense: nn.Dense, positions: int) -> Array:
     """Projects features to vectors [batch, *positions, features], float32.
@@ -125,8 +127,8 @@ class LFQ(nn.Module):
       codebook_entropy: minus the entropy in nats of p(c|x) averaged over positions and the whole batch, the same for
         each example; low if all codes are used equally. Above 10 bits it is minus the sum of the entropies of the bits,
         which ignores their dependence and so is a loose upper bound of the entropy: for 300 equally frequent codes of
-        12 bits it may be 8.3 nats where the entropy is 5.7. In that case, the logarithm of the metric `perplexity`
-        is the better measure.
+        12 bits it may be 8.3 nats where the entropy is 5.7. The bound is then logged by its name, too, as the metric
+        `codebook_entropy_upper_bound`; the logarithm of `perplexity` is the better measure.
     """
 
     bits: int = 8
@@ -149,14 +151,16 @@ class LFQ(nn.Module):
         z = jnp.where(x > 0, 1.0, -1.0)
         indices = ((x > 0) << np.arange(self.bits)).sum(-1).astype(jnp.int32)
         logits = 4 * x / self.temperature
+        entropy = jnp.broadcast_to(self._codebook_entropy(logits), x.shape[:1])
+        bound = {"codebook_entropy_upper_bound": entropy} if self.bits > _EXACT_BITS else {}
         return Code(
             z=straight_through(x, z),
             losses={
                 "commitment": commitment_loss(x, z),
                 "sample_entropy": flatten(bernoulli_entropy(logits)).sum(-1),
-                "codebook_entropy": jnp.broadcast_to(-self._codebook_entropy(logits), x.shape[:1]),
+                "codebook_entropy": -entropy,
             },
-            metrics=measure_usage(indices, self.size, get_axis(self)),
+            metrics=measure_usage(indices, self.size, get_axis(self)) | bound,
             indices=indices,
         )
 
@@ -168,7 +172,7 @@ class LFQ(nn.Module):
         """Returns the entropy of the mean of p(c|x) in nats, or its upper bound above 10 bits."""
         logits = logits.reshape(-1, self.bits)
         one, zero = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-        if self.bits > 10:
+        if self.bits > _EXACT_BITS:
             log_p = jnp.stack([zero, one], -1)  # [vectors, bits, 2]
         else:
             table = _split_bits(jnp.arange(self.size), self.bits).T.astype(jnp.float32)  # [bits, codes]
