@@ -104,12 +104,13 @@ def test_columns_are_standardized_where_their_scales_ask_for_it(scale, expected)
 
 
 def test_the_committed_figures_are_those_of_the_defaults_and_at_least_pcas():
-    """Within what a fold of these sets tells: half a percent of accuracy."""
+    """Within the standard error of one cross-validation, and nowhere by more than 0.2 percent."""
     file = Path(__file__).parents[1] / "experiments/results/estimator.json"
     cases = json.loads(file.read_text())["cases"]
     assert {(c["data"], c["components"]) for c in cases} == {(n, k) for n, ks in estimator.CASES.items() for k in ks}
     for case in cases:
-        assert case["aejax"]["score"] >= case["pca"]["score"] - 0.005
+        assert case["gain"]["mean"] == pytest.approx(case["aejax"]["score"] - case["pca"]["score"], abs=1e-4)
+        assert case["gain"]["mean"] >= -min(case["gain"]["standard_error"], 0.002)
         assert case["aejax"]["squared_error"] <= case["pca"]["squared_error"]
         assert case["aejax"]["seconds"] < 10
 
@@ -117,7 +118,7 @@ def test_the_committed_figures_are_those_of_the_defaults_and_at_least_pcas():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "components"), [("digits", 10), ("wine", 5)])
 def test_the_defaults_are_at_least_pca(name, components):
-    case = estimator.compare(name, components)
+    case = estimator.compare(name, components, repeats=1)
     assert case["aejax"]["score"] >= case["pca"]["score"] - 0.01
     assert case["aejax"]["squared_error"] <= case["pca"]["squared_error"]
 

@@ -8,7 +8,12 @@ from aejax.models import ResidualQuantizer
 
 def measure(subject: Subject) -> Measures:
     """Returns how the deterministic codes of the test part are used, and the variance that they explain."""
-    return {**_discrete(subject), **_units(subject), "variance_explained": _explained(subject)}
+    measures = {**_discrete(subject), **_units(subject), "variance_explained": _explained(subject)}
+    if "kl_sparsity" in subject.run.config.objective.weights:
+        test = subject.test
+        how = f"mean over the units and {test}; the objective pulls that of each unit toward its target"
+        measures["mean_activation"] = Measure(float(test.flat_latents.mean()), "from 0 to 1", how)
+    return measures
 
 
 def perplexity(indices: np.ndarray) -> float:

@@ -1,12 +1,16 @@
 """Reconstruction: how well a run copies its input, compared with PCA of as many components."""
 
 import math
+from typing import Any
 
+import jax
 import numpy as np
 from skimage.metrics import structural_similarity
 from sklearn.decomposition import PCA
 
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
+from aejax.inference.run import map_batches
+from aejax.objectives import Corruption
 
 SSIM_SIDE = 7  # pixels of skimage's window
 WIDEST, NUMBERS = 4_096, 100_000_000  # values per example, and of all examples, that PCA reads: some gigabytes
@@ -34,6 +38,8 @@ def measure(subject: Subject) -> Measures:
             psnr, "dB", f"mean over {test} of each image's PSNR; data range 1; deterministic code"
         )
         measures["ssim"] = _ssim(subject)
+    if subject.run.config.corruption.name != "none":
+        measures |= _denoising(subject)
     return measures
 
 
@@ -66,6 +72,28 @@ def _ssim(subject: Subject) -> Measure | Skipped:
     values = [structural_similarity(a, b, win_size=SSIM_SIDE, data_range=1.0, channel_axis=-1) for a, b in pairs]
     how = f"mean over {test}; data range 1; uniform window of {SSIM_SIDE}x{SSIM_SIDE}; deterministic code, clipped"
     return Measure(float(np.mean(values)), "from -1 to 1", how)
+
+
+def _denoising(subject: Subject) -> Measures:
+    """Returns the errors of corrupted inputs and of their reconstructions, both compared with the clean inputs."""
+    run, test = subject.run, subject.test
+    corruption = Corruption(**run.config.corruption)
+
+    @jax.jit
+    def denoise(x: Any, keys: Any, label: Any = None) -> Any:
+        corrupted = corruption(keys, run.spec.prepare(x))
+        output: Any = run.model.apply(run.variables, corrupted, label=label)
+        return run.spec.restore(corrupted), run.spec.restore(run.likelihood.mean(output.decoded))
+
+    keys = jax.random.split(jax.random.key(0), len(test))
+    labels = () if test.condition is None else (test.condition,)
+    corrupted, denoised = map_batches(denoise, run.spec.check(test.x), (keys, *labels), 1_024)
+    how = f"compared with the clean inputs, mean over {test}; corruption {corruption.name} {corruption.level:g}, seed 0"
+    unit = "squared input units per example"
+    return {
+        "corrupted_squared_error": Measure(squared_error(test.inputs, corrupted), unit, f"corrupted inputs {how}"),
+        "denoised_squared_error": Measure(squared_error(test.inputs, denoised), unit, f"their reconstructions {how}"),
+    }
 
 
 def _pca(subject: Subject) -> Measure | Skipped:

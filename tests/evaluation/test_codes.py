@@ -98,6 +98,14 @@ def test_units_of_sparse_codes():
     assert found["variance_explained"].value == pytest.approx(1 - error, rel=1e-4)
 
 
+def test_activation_of_a_sparse_code_is_measured_where_it_has_a_target():
+    x = vectors(40)
+    run = run_of(module("dense", features=4, activation="sigmoid"), x)
+    assert "mean_activation" not in codes.measure(subject_of(run, x))
+    run.config.objective.weights.kl_sparsity = 1.0
+    assert codes.measure(subject_of(run, x))["mean_activation"].value == pytest.approx(run.encode(x).mean(), rel=1e-5)
+
+
 @pytest.mark.slow
 def test_what_makes_no_sense_is_skipped():
     x = np.ones((20, 6), np.float32)

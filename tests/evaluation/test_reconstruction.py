@@ -1,5 +1,8 @@
 """Errors of the reconstruction against closed forms, PCA by hand and skimage's own numbers."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from conftest import fresh, mlp, mostly_slow, one_device, subject_of, vectors
@@ -7,6 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 import aejax
 from aejax import data
+from aejax.config import module
 from aejax.evaluation import Measure, Skipped, Subject, reconstruction
 
 
@@ -32,6 +36,27 @@ def test_squared_error_beside_pca(tmp_path):
     assert "30 examples of test" in measures["squared_error"].protocol
     assert isinstance(measures["psnr"], Skipped)
     assert isinstance(measures["ssim"], Skipped)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_denoising_is_measured_against_the_clean_inputs(standardize):
+    """A run that copies its input errs by the noise, and one that masks nothing has nothing to undo."""
+    x = vectors(2_000, 3) * [1, 2, 5]
+    config = mlp(corruption__name="gaussian", corruption__level=0.5, data__standardize=standardize)
+    config.update({"encoder": module("mlp", features=()), "decoder": module("mlp", features=())})
+    config.bottleneck = module("identity")
+    run = fresh(config, x[:8], spec=data.Spec.of(data.from_array(x), standardize))
+    identity = {"dense_0": {"kernel": np.eye(3, dtype=np.float32), "bias": np.zeros(3, np.float32)}}
+    run.variables["params"]["decoder"] = identity
+    found = values(reconstruction.measure(subject_of(run, x)))
+    noise = 0.25 * (np.square(x.std(0)).sum() if standardize else 3)
+    assert found["corrupted_squared_error"] == pytest.approx(noise, rel=0.05)
+    assert found["denoised_squared_error"] == pytest.approx(found["corrupted_squared_error"], rel=1e-4)
+    assert found["squared_error"] < 1e-6
+    run.variables["params"]["decoder"] = jax.tree.map(np.zeros_like, identity)
+    of_the_mean = values(reconstruction.measure(subject_of(dataclasses.replace(run), x)))["denoised_squared_error"]
+    middle = x.mean(0) if standardize else 0
+    assert of_the_mean == pytest.approx(np.square(x - middle).sum(1).mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("far", mostly_slow([0, 1e4]))
