@@ -15,6 +15,7 @@ import pytest
 from conftest import config_of, one_device
 
 import aejax
+from aejax.cli.__main__ import COMMANDS
 from experiments import families, reproduce
 from experiments.benchmark import loop, report
 
@@ -107,8 +108,13 @@ def test_commands_configs_keys_and_extras_exist(page):
     text = PAGES[page]
     for command in re.findall(r"-m experiments\.(\w+)", text):
         assert importlib.util.find_spec(f"experiments.{command}"), command
+    for command in re.findall(r"\baejax (\w+) (?:--|runs/)", text):
+        assert command in COMMANDS, command
     for config in re.findall(r"--(?:config|prior)=(\S+?\.py)", text):
         assert (ROOT / config).is_file(), config
+    for folder, config in re.findall(r"--(config|prior)=(\w+)\b(?![/.])", text):
+        folder = "configs" if folder == "config" else "configs/priors"
+        assert config == "C" or (ROOT / folder / f"{config}.py").is_file(), config
     for key in re.findall(r"--(?:config|sweep)\.([a-z_.]+)=", text):
         *sections, name = key.split(".")
         place = functools.reduce(lambda place, section: place[section], sections, aejax.config.default())

@@ -9,7 +9,7 @@ from matplotlib.patheffects import withStroke
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from aejax.errors import InputError, one_of
+from aejax.errors import InputError, not_installed, one_of
 from aejax.evaluation.pictures.style import CLASSES, MUTED, gap_of, height_of, new, show, style
 
 PROJECTIONS = ("pca", "tsne", "umap")
@@ -23,7 +23,7 @@ def check_projection(method: str) -> None:
         try:
             importlib.import_module("umap")
         except ImportError as error:
-            raise InputError("projection 'umap' needs umap-learn: pip install 'aejax[umap]'; or choose tsne") from error
+            raise not_installed("projection 'umap'", "umap-learn") from error
 
 
 def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np.ndarray, tuple[str, str]]:
