@@ -9,7 +9,7 @@ from typing import Any
 from aejax.ablation.pictures import colors
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import better, direction
-from aejax.ablation.table import Cell, Row, counted, difference_and_interval, mean_and_spread
+from aejax.ablation.table import Cell, Row, format_count, format_difference, format_mean
 from aejax.ablation.trials import Ablation, show
 from aejax.evaluation.family import family
 from aejax.evaluation.page import Section, Tile, facts, gallery, render, text, words
@@ -62,8 +62,8 @@ def _tiles(ablation: Ablation, rows: Sequence[Row], most: int = 5) -> list[Tile]
         if not known:
             continue
         best = max(rows, key=lambda row, known=known: known.get(row.setting.label, -math.inf))  # type: ignore[misc]
-        mean, spread = mean_and_spread(best.cells[metric])
-        value, interval = difference_and_interval(best.cells[metric])
+        mean, spread = format_mean(best.cells[metric])
+        value, interval = format_difference(best.cells[metric])
         note = "the baseline" if best.is_baseline else best.setting.label
         note += f"; {value} from the baseline" * bool(value) + f", 95% interval {interval}" * bool(interval)
         name = f"{'Lowest' if sign < 0 else 'Highest'} {words(metric.split('/')[-1], start=False)}"
@@ -100,14 +100,14 @@ def _table(ablation: Ablation, rows: Sequence[Row], metric: str, id: str) -> str
 
 def _row(row: Row, cell: Cell, color: str) -> str:
     """Returns the row of a setting, marked with its color."""
-    mean, spread = mean_and_spread(cell)
-    value, interval = difference_and_interval(cell)
+    mean, spread = format_mean(cell)
+    value, interval = format_difference(cell)
     d = cell.difference
     how = "baseline" if row.is_baseline else d.how if d else ""
     cells: list[tuple[str, Any, str]] = [
         *((show(v), v if isinstance(v, int | float) else show(v), "") for v in row.setting.values.values()),
         (mean, cell.mean, "number best" if cell.best else "number"),
-        (counted(row.setting, cell), len(cell.values), "number"),
+        (format_count(row.setting, cell), len(cell.values), "number"),
         (value, d.value if d else 0.0 if row.is_baseline else None, "number"),
         (interval, d.low if d else None, "number"),
         (how, how, ""),
