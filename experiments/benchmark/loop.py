@@ -86,9 +86,3 @@ def _time_loop(config: ConfigDict, splits: data.Splits, dispatches: int) -> floa
     with tempfile.TemporaryDirectory() as workdir:
         train(config, workdir, data=splits, stop=stop)
     return times[2 * dispatches] - times[dispatches]
-
-
-def sentence(results: dict[str, Any]) -> str:
-    """Returns what the README says of the loop."""
-    conv, mlp = (results[name]["loop_over_bare"] for name in ("conv", "mlp"))
-    return f"{conv:.0%} for `conv` and {mlp:.0%} for the MLP of its own bare jitted step's images per second"

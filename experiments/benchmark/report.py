@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.benchmark.contenders import CONTENDERS
-from experiments.benchmark.works import ON_ACCELERATOR, ON_CPU, WORKS, Work
+from experiments.benchmark.works import ON_ACCELERATOR, WORKS, Work
 
 INTRODUCTION = """# aejax compared with its peers
 
@@ -36,35 +36,6 @@ def summary(work: Work, found: Mapping[str, Any], cores: int) -> dict[str, Any]:
         "ratios": {name: round(value, 3) for name, value in ratios.items()},
         "peers": peers,
     }
-
-
-def sentence(results: Mapping[str, Any]) -> str:
-    """Returns what the README says of aejax compared with PyTorch."""
-    names = (("mlp", "an MLP autoencoder"), ("vae", "an MLP VAE"), ("conv", "`conv`"), ("vq_vae", "a residual VQ-VAE"))
-    return ", ".join(f"{what} {results[name]['peers']['pytorch']['ratio']:.1f} times" for name, what in names)
-
-
-def sentence_on_accelerator(results: Mapping[str, Any]) -> str:
-    """Returns what docs/performance.md says of an accelerator."""
-    names = {"the MLP autoencoder": "mlp", "the VAE": "vae", "`conv`": "conv", "a residual VQ-VAE": "vq_vae"}
-    ratios = {
-        what: [entry["peers"]["pytorch"]["ratio"] for work, entry in results.items() if WORKS[work].model == name]
-        for what, name in names.items()
-    }
-    device = results["conv_256"]["machine"]["device"]
-    pairs = ", ".join(f"{what} {usual:.1f} and {large:.1f}" for what, (usual, large) in ratios.items())
-    return f"On one {device} in bfloat16, at the usual batch and at one of thousands: {pairs} times"
-
-
-def sentence_on_ceilings(profile: Mapping[str, Any]) -> str:
-    """Returns how near steps come to the machine's measured rates, on an accelerator at the batch of thousands."""
-    steps = [
-        of for name, of in profile.items() if name in ON_CPU or (name in ON_ACCELERATOR and of["batch_size"] > 1_000)
-    ]
-    shares = [[step[f"share_of_{rate}_rate"] for step in steps] for rate in ("matrix", "copy")]
-    matrix, copy = (f"{min(found):.0%} to {max(found):.0%}" for found in shares)
-    found = f"{matrix} of the measured rate of matrix products"
-    return found if set(profile) & set(ON_CPU) else f"{found} and {copy} of that of copies"  # on CPU caches hold much
 
 
 def rates(of: Mapping[str, Any]) -> list[float]:
