@@ -55,6 +55,11 @@ def kind_and_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
+def not_installed(feature: str, package: str) -> InputError:
+    """Returns the error for a feature whose package is not installed."""
+    return InputError(f"{feature} needs {package}: pip install {package}")
+
+
 def one_of(what: str, name: str, choices: Iterable[str]) -> InputError:
     """Returns the error for a `name` that is not among `choices`, with the nearest one. `what` says what it names."""
     choices = sorted(choices)

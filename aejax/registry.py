@@ -52,6 +52,8 @@ def resolve(what: str, name: Any, choices: Mapping[str, T]) -> T:
         raise one_of(what, name, choices)
     try:
         return getattr(importlib.import_module(module), attribute)
+    except InputError:  # of a module of ours, about a package that is not installed
+        raise
     except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names such as ".a" and ""
         raise InputError(f"{what}={name!r} cannot be imported ({error}); write package.module:attribute") from error
 

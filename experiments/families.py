@@ -10,6 +10,7 @@ TFDS_DATA_DIR, or downloaded.
 import functools
 import importlib
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -30,54 +31,9 @@ _ONLY = flags.DEFINE_list("only", [], "Experiments to train, e.g. vae,iwae:dreg;
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each.")
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Train nothing.")
 
-# Each with how it reads beside the others.
-EXPERIMENTS = {
-    "stacked:mnist": "far below PCA with 30 components; three times the steps of the others, of twice the images",
-    "conv:mnist": "its code is 16 times as large as the image: a copy, not a compression",
-    "denoising": "32 numbers for the error that a VAE has with 16: undoing noise takes its share",
-    "contractive": "one layer each way errs more than the deeper ones; the penalty buys steady codes, not error",
-    "sparse": "one layer of 512 units, most of them near 0 for any image",
-    "topk": "32 numbers out of 1,024; after so few steps most units are dead, revived or not",
-    "topk:batch": "the same number of units on average, spent where images need them: a little better",
-    "jumprelu": "sparsity is a penalty here, not a number: at this weight many more units are active than in `topk`",
-    "spherical": "neither noise nor prior: about the VAE's error, and nothing to draw from",
-    "vae": "what the models below are compared with",
-    "vae:sigma": "a likelihood that calibrates itself, for a fifth more error; nats of densities are not shown",
-    "resnet_vae": "500 steps instead of 2,000, each far longer: undertrained within this budget",
-    "conditional_vae": "the label saves about two nats",
-    "beta_vae": "beta = 4 costs 19 nats and nearly twice the error, and switches units off",
-    "beta_tcvae": "as `beta_vae`, a little milder on the bound and harder on the units",
-    "factor_vae": "near the VAE: in 2,000 steps the discriminator presses little",
-    "dip_vae": "a covariance near the identity costs eight nats",
-    "info_vae": "no KL in the loss: each code is far from the prior, so the bound is bad by design; the error is, too",
-    "flow_vae": "two steps of IAF are worth half a nat",
-    "vamp_vae": "the best bound: a prior that fits is worth three nats",
-    "iwae": "half the VAE's steps, each of eight samples: behind it within this budget",
-    "iwae:dreg": "a quieter gradient is worth one nat over `iwae` at the same steps",
-    "wae": "deterministic codes whose distribution is the prior's, for a sixth more error than the VAE's",
-    "aae": "the least error of all codes of 16 numbers: no noise, and a discriminator that presses little",
-    "rae": "600 steps, an exact Jacobian in each: undertrained, and the slowest step of the dense models",
-    "vae_gan": "judged by features, not by pixels, in 600 steps: a large error, far apart over seeds",
-    "gumbel": "16 categories of 16 hold 44 nats at most: twice the VAE's error",
-    "vq_vae": "49 codes of 8 bits tell more than 16 noisy numbers; nearly all codes are in use",
-    "residual_vq": "three times the bits of `vq_vae`, and the least error of the discrete codes",
-    "fsq": "the error of `vq_vae` from as many fixed codes, without anything to tune",
-    "lfq": "behind `vq_vae` and `fsq`: with as many codes it uses fewer",
-    "mae": "it learns hidden patches alone: the error of visible ones, never taught, means nothing",
-}
-
-
-INTRODUCTION = """# The families on MNIST
-
-By `python -m experiments.families`, from the files in [families](families): 54,000 training images, scored on the
-10,000 test images at the last step; mean ± standard deviation of three seeds. `squared error` is that of the
-deterministic reconstruction, summed over an image's pixels; `bound` bounds -log p(x) from above in nats (Bernoulli
-likelihoods only: lower is better, and comparable); `also` holds means over batches of 128, shares for what is dead.
-The budget is three minutes of training on two CPU cores: 2,000 steps of 128 images for dense models, fewer where a
-step takes longer. `training` is wall time with validation and checkpoints, beside other work of lower priority on
-the same cores. The table shows that each family works, not what it can reach.
-
-"""
+_TEXT = (Path(__file__).parent / "families.md").read_text()  # what the table shows, and a reading of each experiment
+INTRODUCTION = _TEXT.partition("| experiment |")[0]
+EXPERIMENTS = dict(re.findall(r"^\| `(\S+)` \| (.*) \|$", _TEXT, re.MULTILINE))
 
 
 @functools.cache

@@ -3,7 +3,8 @@
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -17,7 +18,7 @@ def machine(peers: tuple[str, ...] = ()) -> dict:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
-        **{name: found for name in peers if (found := _version(name))},
+        **{name: version(name) for name in peers if find_spec(name)},
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -46,13 +47,6 @@ def _cpu() -> str:
     of = {key.strip(): value.strip() for key, _, value in pairs}
     told = ", ".join(f"{key.removeprefix('cpu ')} {of[key]}" for key in ("cpu family", "model") if key in of)
     return of.get("model name", platform.machine()) + f" ({told})" * bool(told)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def cpuinfo() -> list[str]:

@@ -3,13 +3,13 @@
 import datetime
 import math
 from collections.abc import Mapping, Sequence
-from importlib import metadata
+from importlib import metadata, resources
 from typing import Any
 
 from aejax.ablation.pictures import colors
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import better, direction
-from aejax.ablation.table import Cell, Row, counted, difference_and_interval, mean_and_spread
+from aejax.ablation.table import Cell, Row, format_count, format_difference, format_mean
 from aejax.ablation.trials import Ablation, show
 from aejax.evaluation.family import family
 from aejax.evaluation.page import Section, Tile, facts, gallery, render, text, words
@@ -17,50 +17,7 @@ from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES
 from aejax.evaluation.subject import Skipped
 
-_RULES = """
-.settings { margin-bottom: 16px; overflow-wrap: anywhere; }
-.settings ul { margin: 0; padding-left: 20px; }
-.settings h3 { overflow-wrap: anywhere; }
-.wide {
-  overflow-x: auto;
-  background: linear-gradient(to left, var(--card) 40%, transparent) right / 56px 100% no-repeat local,
-    linear-gradient(to left, rgb(125 130 150 / 0.45), transparent) right / 20px 100% no-repeat scroll;
-}
-.wide table { font-variant-numeric: tabular-nums; }
-.wide th, .wide td { white-space: nowrap; overflow-wrap: normal; padding: 7px 20px 7px 0; }
-.wide tr > :first-child { position: sticky; left: 0; background: var(--card); }
-.wide i { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 9px; }
-.hint { margin: 8px 0 0; font-size: 14px; }
-.wide thead th { vertical-align: bottom; }
-.wide th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
-.wide th[aria-sort="ascending"] button::after { content: " ↑"; }
-.wide th[aria-sort="descending"] button::after { content: " ↓"; }
-.wide .best { font-weight: 700; }
-.wide .number { text-align: right; }
-.wide small { font-size: 13px; font-weight: 400; }
-"""
-_SCRIPT = """
-<script>
-for (const button of document.querySelectorAll(".wide thead button")) button.addEventListener("click", () => {
-  const head = button.closest("th"), body = head.closest("table").tBodies[0];
-  const up = head.getAttribute("aria-sort") !== "ascending";
-  for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const key = (row) => row.cells[head.cellIndex].dataset.key;
-  const order = (a, b) => {
-    if (!a || !b) return (a ? 0 : 1) - (b ? 0 : 1);  // what is missing comes last
-    return (up ? 1 : -1) * (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
-  };
-  body.append(...Array.from(body.rows).sort((a, b) => order(key(a), key(b))));
-});
-const hints = () => {
-  for (const wide of document.querySelectorAll(".wide"))
-    wide.nextElementSibling.hidden = wide.scrollWidth <= wide.clientWidth;
-};
-addEventListener("resize", hints);
-hints();
-</script>
-"""
+_FILES = resources.files("aejax.ablation")
 
 
 def page(
@@ -91,7 +48,7 @@ def page(
             Section("ablation", "The ablation", facts(found)),
         ],
         config=ablation.config,
-        rules=_RULES,
+        rules=(_FILES / "tables.css").read_text("utf-8"),
     )
 
 
@@ -105,8 +62,8 @@ def _tiles(ablation: Ablation, rows: Sequence[Row], most: int = 5) -> list[Tile]
         if not known:
             continue
         best = max(rows, key=lambda row, known=known: known.get(row.setting.label, -math.inf))  # type: ignore[misc]
-        mean, spread = mean_and_spread(best.cells[metric])
-        value, interval = difference_and_interval(best.cells[metric])
+        mean, spread = format_mean(best.cells[metric])
+        value, interval = format_difference(best.cells[metric])
         note = "the baseline" if best.is_baseline else best.setting.label
         note += f"; {value} from the baseline" * bool(value) + f", 95% interval {interval}" * bool(interval)
         name = f"{'Lowest' if sign < 0 else 'Highest'} {words(metric.split('/')[-1], start=False)}"
@@ -122,7 +79,8 @@ def _settings(ablation: Ablation, rows: Sequence[Row], remarks: Sequence[str]) -
     lines = "".join(f'<p class="muted">{text(line)}</p>' for line in remarks)
     left_out = f'<div class="card settings" id="left-out"><h3>Left out</h3><ul>{notes}</ul></div>' if notes else ""
     parts = metrics | ({"left-out": "Left out"} if notes else {})
-    return Section("settings", "Settings", f"{lines}{tables}{left_out}{_SCRIPT}", parts)
+    script = f"<script>\n{(_FILES / 'tables.js').read_text('utf-8')}</script>"
+    return Section("settings", "Settings", f"{lines}{tables}{left_out}{script}", parts)
 
 
 def _table(ablation: Ablation, rows: Sequence[Row], metric: str, id: str) -> str:
@@ -142,14 +100,14 @@ def _table(ablation: Ablation, rows: Sequence[Row], metric: str, id: str) -> str
 
 def _row(row: Row, cell: Cell, color: str) -> str:
     """Returns the row of a setting, marked with its color."""
-    mean, spread = mean_and_spread(cell)
-    value, interval = difference_and_interval(cell)
+    mean, spread = format_mean(cell)
+    value, interval = format_difference(cell)
     d = cell.difference
     how = "baseline" if row.is_baseline else d.how if d else ""
     cells: list[tuple[str, Any, str]] = [
         *((show(v), v if isinstance(v, int | float) else show(v), "") for v in row.setting.values.values()),
         (mean, cell.mean, "number best" if cell.best else "number"),
-        (counted(row.setting, cell), len(cell.values), "number"),
+        (format_count(row.setting, cell), len(cell.values), "number"),
         (value, d.value if d else 0.0 if row.is_baseline else None, "number"),
         (interval, d.low if d else None, "number"),
         (how, how, ""),

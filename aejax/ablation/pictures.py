@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLoc
 
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import deviation, direction
-from aejax.ablation.table import Row, finite
+from aejax.ablation.table import Row, read_finite
 from aejax.ablation.trials import Ablation, Setting, show
 from aejax.evaluation.pictures import Picture
 from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, new, style
@@ -93,7 +93,7 @@ def along(ablation: Ablation, rows: Sequence[Row], axis: str) -> Picture | Skipp
             for k, (label, group) in enumerate(() if several else lines.items()):
                 # Lines side by side, so that error bars do not hide each other.
                 shift = (k - (len(lines) - 1) / 2) * 0.06
-                points = {show(r.setting.values[axis]): finite(r.setting, metric) for r in group}
+                points = {show(r.setting.values[axis]): read_finite(r.setting, metric) for r in group}
                 own = {show(r.setting.values[axis]): color[r.setting.label] for r in group}
                 _line(panel, place, points, own, shift, ls=dashes[k], marker=list(LINES)[k], label=label)
             panel.set_title(_title(ablation, metric), fontsize=10)
@@ -177,7 +177,7 @@ def _marginal(lines: Sequence[Sequence[Row]], axis: str, metric: str) -> Points:
     found: dict[str, dict[int, list[float]]] = {value: {} for value in values}
     for line in whole:
         for row in line:
-            for seed, v in finite(row.setting, metric).items():
+            for seed, v in read_finite(row.setting, metric).items():
                 found[show(row.setting.values[axis])].setdefault(seed, []).append(v)
     # Where some settings lack a seed, its mean would be over other settings.
     return {

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aejax.errors import AejaxError, InputError, StorageError, kind_and_words
+from aejax.errors import AejaxError, InputError, StorageError, kind_and_words, not_installed
 from aejax.files import append, inside, parse_object
 
 _NAME = "study"
@@ -181,5 +181,5 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise InputError("a search needs Optuna: pip install 'aejax[optuna]'") from error
+        raise not_installed("a search", "optuna") from error
     return optuna

@@ -46,24 +46,18 @@ class Row(NamedTuple):
     cells: dict[str, Cell]
 
 
-def chosen_metrics(ablation: Ablation, wanted: Sequence[str] = ()) -> list[str]:
+def choose_metrics(ablation: Ablation, wanted: Sequence[str] = ()) -> list[str]:
     """Returns the wanted metrics, which default to the usual ones. Raises InputError for one that no run has."""
     known = ablation.metrics
     for name in wanted:
         if name not in known:
             raise one_of("metric", name, known)
-    usual = [m for m in _USUAL if m in known and not _same_as_loss(ablation, m)]
-    return list(dict.fromkeys(wanted)) or usual
+    error, loss = "validation/squared_error", "validation/loss"
+    same = all(s.of(error) == s.of(loss) for s in ablation.settings)  # a single term equals the loss
+    return list(dict.fromkeys(wanted)) or [m for m in _USUAL if m in known and not (same and m == error)]
 
 
-def _same_as_loss(ablation: Ablation, metric: str) -> bool:
-    """Returns whether the metric is the squared error and equals the loss in all runs."""
-    return metric == "validation/squared_error" and all(
-        s.of(metric) == s.of("validation/loss") for s in ablation.settings
-    )
-
-
-def chosen_baseline(ablation: Ablation, wanted: str = "") -> Setting:
+def choose_baseline(ablation: Ablation, wanted: str = "") -> Setting:
     """Returns the setting that `wanted` names, by one of its runs or by values such as `optim.lr=0.001`.
 
     Keys that are not given have the values of the default setting, which is the plan's config or else the first
@@ -99,24 +93,27 @@ def _reads(value: Any, text: str) -> bool:
 
 def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> list[Row]:
     """Returns a row for each setting."""
-    means = {m: [v for s in ablation.settings if (v := _mean(finite(s, m))) is not None] for m in metrics}
-    best = {m: _best(means[m], direction(m, ablation.keys)) for m in metrics}
+    means = {m: [v for s in ablation.settings if (v := _mean(read_finite(s, m))) is not None] for m in metrics}
+    signs = {m: direction(m, ablation.keys) for m in metrics}
+    best = {m: (max if signs[m] > 0 else min)(means[m]) for m in metrics if signs[m] and len(means[m]) > 1}
 
     def cell(setting: Setting, metric: str) -> Cell:
-        values = finite(setting, metric)
+        values = read_finite(setting, metric)
         mean = _mean(values)
         changed = [key for key in ablation.keys if setting.config.get(key) != baseline.config.get(key)]
         comparable = setting is not baseline and not redefined(metric, changed)
-        from_baseline = difference(values, finite(baseline, metric)) if comparable else None
-        others = [d for s in ablation.settings if s is not setting and (d := difference(values, finite(s, metric)))]
+        from_baseline = difference(values, read_finite(baseline, metric)) if comparable else None
+        others = [
+            d for s in ablation.settings if s is not setting and (d := difference(values, read_finite(s, metric)))
+        ]
         unsure = any(d.low is not None and d.high is not None and d.low <= 0 <= d.high for d in others)
-        is_best = mean is not None and mean == best[metric] and not unsure
+        is_best = mean is not None and mean == best.get(metric) and not unsure
         return Cell(values, mean, deviation(list(values.values())), is_best, from_baseline)
 
     return [Row(s, s is baseline, {m: cell(s, m) for m in metrics}) for s in ablation.settings]
 
 
-def finite(setting: Setting, metric: str) -> dict[int, float]:
+def read_finite(setting: Setting, metric: str) -> dict[int, float]:
     """Returns the metric by seed, leaving out NaN and infinity."""
     return {seed: v for seed, v in setting.of(metric).items() if math.isfinite(v)}
 
@@ -126,12 +123,7 @@ def _mean(values: dict[int, float]) -> float | None:
     return fmean(values.values()) if values else None
 
 
-def _best(means: Sequence[float], sign: int) -> float | None:
-    """Returns the best of several means; None for a single mean, or if `sign` is 0: neither direction is better."""
-    return (max if sign > 0 else min)(means) if sign and len(means) > 1 else None
-
-
-def remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: str) -> list[str]:
+def write_remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: str) -> list[str]:
     """Returns the notes that a reader needs to judge the table, one line each."""
     which = {"last": "the last validation", "best": "the validation of the least loss"}[at]
     lines = [
@@ -150,7 +142,7 @@ def remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: s
     return lines
 
 
-def number(value: float, spread: float | None = None) -> str:
+def format_number(value: float, spread: float | None = None) -> str:
     """Formats the value to the second significant digit of its spread, or to four digits without a spread."""
     if not spread:
         return f"{value:.4g}"
@@ -160,15 +152,15 @@ def number(value: float, spread: float | None = None) -> str:
     return f"{value:.4g}"
 
 
-def mean_and_spread(cell: Cell) -> tuple[str, str]:
+def format_mean(cell: Cell) -> tuple[str, str]:
     """Formats the mean, or "-" if there is none, and the standard deviation, or "" if there is one seed."""
     if cell.mean is None:
         return "-", ""
     spread = cell.deviation
-    return number(cell.mean, spread), "" if spread is None else number(spread, spread)
+    return format_number(cell.mean, spread), "" if spread is None else format_number(spread, spread)
 
 
-def difference_and_interval(cell: Cell) -> tuple[str, str]:
+def format_difference(cell: Cell) -> tuple[str, str]:
     """Formats the difference and its interval, each "" if there is none."""
     d = cell.difference
     if d is None:
@@ -176,11 +168,11 @@ def difference_and_interval(cell: Cell) -> tuple[str, str]:
     if d.low is None or d.high is None:
         return f"{d.value:+.3g}", ""
     width = (d.high - d.low) / 2
-    value = number(d.value, width)
-    return value if value.startswith("-") else f"+{value}", f"[{number(d.low, width)}, {number(d.high, width)}]"
+    value, low, high = (format_number(v, width) for v in (d.value, d.low, d.high))
+    return value if value.startswith("-") else f"+{value}", f"[{low}, {high}]"
 
 
-def counted(setting: Setting, cell: Cell) -> str:
+def format_count(setting: Setting, cell: Cell) -> str:
     """Formats the number of runs with a value, e.g. "3", or "2 of 3" if some are missing."""
     return f"{len(cell.values)}" + (f" of {setting.planned}" if len(cell.values) < setting.planned else "")
 
@@ -194,11 +186,11 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
         lines, stars = [head], [" "]
         for row in rows:
             cell = row.cells[metric]
-            mean, spread = mean_and_spread(cell)
-            value, interval = difference_and_interval(cell)
+            mean, spread = format_mean(cell)
+            value, interval = format_difference(cell)
             how = "baseline" if row.is_baseline else cell.difference.how if cell.difference else ""
             axes = [show(v) for v in row.setting.values.values()]
-            lines.append([*axes, mean, spread and f"± {spread}", counted(row.setting, cell), value, interval, how])
+            lines.append([*axes, mean, spread and f"± {spread}", format_count(row.setting, cell), value, interval, how])
             stars.append("*" if cell.best else " ")
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         left = [*range(len(names)), len(widths) - 1]
@@ -271,7 +263,7 @@ def as_latex(ablation: Ablation, rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [_tex(show(v)) for v in row.setting.values.values()]
         for cell in row.cells.values():
-            mean, spread = mean_and_spread(cell)
+            mean, spread = format_mean(cell)
             text = mean + (rf" \pm {spread}" if spread else "")
             cells.append("--" if cell.mean is None else rf"$\mathbf{{{text}}}$" if cell.best else f"${text}$")
         counts = sorted({len(cell.values) for cell in row.cells.values()})

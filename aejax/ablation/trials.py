@@ -13,7 +13,7 @@ from aejax.ablation.plan import short
 from aejax.errors import InputError, StorageError, printable
 from aejax.files import inside, local, read_json
 from aejax.workdir import metrics_log
-from aejax.workdir.lifecycle import read_end
+from aejax.workdir.lifecycle import is_stale, read_end
 
 PLAN = "sweep.json"
 ABSENT = "-"
@@ -112,13 +112,13 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
         plans += [plan] if plan else []
         notes += others
     names = [t.name for t in trials]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise InputError(f"two runs have the name {twice!r}; give each folder once, or rename one")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two runs have the name {twice[0]!r}; give each folder once, or rename one")
     base = _flat(plans[0]["config"]) if plans else None
-    keys = _axes([t.config for t in trials], [_overrides(plan) for plan in plans])
+    planned = [key for plan in plans for run in plan["runs"] for key in _flat(run["overrides"])]
+    keys = _axes([t.config for t in trials], planned)
     trials = _without_repeats(trials, keys)
-    if not any(not t.problem for t in trials):
+    if all(t.problem for t in trials):
         raise InputError(f"no run is finished: {trials[0].name}: {trials[0].problem}; wait for it, or start it again")
     axes = keys if len(keys) <= _MOST_AXES else ("run",)
     groups: dict[str, list[Trial]] = {}
@@ -129,7 +129,9 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
     if "data.train" in keys and not trials[0].config.get("data.validation"):
         notes.append("data.train differs, and so do the validation examples taken from it; set data.validation")
     notes += [f"{t.name}: {t.problem}; not counted" for t in trials if t.problem]
-    notes += [f"{t.name}: {note}" for t in trials if not t.problem for note in _odd(t)]
+    for t in trials:
+        infinite = {name: value for name, value in t.metrics.items() if not math.isfinite(value)}
+        notes += [f"{t.name}: {name} is {value}" for name, value in infinite.items() if not t.problem]
     return Ablation(keys, axes, list(settings.values()), trials, base or trials[0].config, default, notes)
 
 
@@ -160,16 +162,13 @@ def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, li
         notes = [f"{printable(name)}: {why}; not counted" for name, why in failed.items()]
         return [_trial(f, {}, at) for f in runs.values()], None, notes
     plan = _json(folder / PLAN)
-    if not (isinstance(plan.get("config"), dict) and plan.get("runs") and all(map(_is_planned, _listed(plan)))):
+    listed = plan.get("runs") if isinstance(plan.get("runs"), list) else []
+    if not (listed and isinstance(plan.get("config"), dict) and all(map(_is_planned, listed))):
         raise InputError(f"{folder / PLAN} is no plan with a config and runs; start the sweep again")
     base = _flat(plan["config"])
     trials = [_trial(inside(folder, r["name"]), _planned(base, r["overrides"]), at) for r in plan["runs"]]
     others = sorted({printable(name) for name in runs} - {t.name for t in trials})
     return trials, plan, [f"{name}: not in {PLAN}; not counted" for name in others]
-
-
-def _listed(plan: Mapping[str, Any]) -> list[Any]:
-    return plan["runs"] if isinstance(plan["runs"], list) else [None]
 
 
 def _is_planned(run: Any) -> bool:
@@ -200,18 +199,11 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     steps = validated[-1]["step"] if validated else 0  # losses of later steps may exist without their validation
     if why := read_end(folder):
         return Trial(name, config, steps, {}, history, f"{why} (step {steps:,} of {config['steps']:,})")
-    if not _is_finished(config, steps, [r["validation/loss"] for r in validated]):
+    if steps < config["steps"] and not is_stale(validated, config.get("patience", 0)):
         return Trial(name, config, steps, {}, history, f"unfinished, step {steps:,} of {config['steps']:,}")
     chosen = validated[-1] if at == "last" else min(validated, key=lambda r: r["validation/loss"])
     metrics = {k: v for r in history if r["step"] == chosen["step"] for k, v in r.items() if k != "step"}
     return Trial(name, config, steps, metrics | _evaluated(folder, chosen["step"]), history)
-
-
-def _is_finished(config: Mapping[str, Any], steps: int, losses: Sequence[float]) -> bool:
-    """Returns whether all steps are done, or `patience` has ended the run."""
-    patience = config.get("patience", 0)
-    stale = bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
-    return steps >= config["steps"] or stale
 
 
 def _evaluated(folder: Path, step: int) -> dict[str, float]:
@@ -228,11 +220,6 @@ def _evaluated(folder: Path, step: int) -> dict[str, float]:
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
-def _odd(trial: Trial) -> list[str]:
-    """Returns notes on metrics that are not finite."""
-    return [f"{name} is {value}" for name, value in trial.metrics.items() if not math.isfinite(value)]
-
-
 def _json(file: Path) -> dict[str, Any]:
     """Reads an object of JSON; InputError where the file is damaged."""
     try:
@@ -241,14 +228,9 @@ def _json(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not JSON ({error}); remove it, or the run that it belongs to") from error
 
 
-def _overrides(plan: Mapping[str, Any]) -> list[str]:
-    """Returns the dotted keys that the plan overrides."""
-    return list(dict.fromkeys(key for run in plan["runs"] for key in _flat(run["overrides"])))
-
-
-def _axes(configs: Sequence[Mapping[str, Any]], planned: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def _axes(configs: Sequence[Mapping[str, Any]], planned: Sequence[str]) -> tuple[str, ...]:
     """Returns the keys in which configs differ, those of the plans first."""
-    keys = dict.fromkeys([*(k for plan in planned for k in plan), *(k for c in configs for k in c)])
+    keys = dict.fromkeys([*planned, *(k for c in configs for k in c)])
     return tuple(k for k in keys if k not in _NO_AXES and len({_key(c, [k]) for c in configs}) > 1)
 
 

@@ -65,7 +65,7 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters that the terminal cannot show are escaped
             stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = _show
+    warnings.showwarning, sys.unraisablehook = _show, _show_unraisable
     logging.set_verbosity(logging.FATAL)  # Orbax's messages about a failed save repeat our own error
     getLogger("asyncio").setLevel("CRITICAL")  # complains about tasks that Orbax leaves behind after a failure
     app.define_help_flags()
@@ -100,6 +100,12 @@ def _show(message: Warning | str, *_: object, **__: object) -> None:
                 file.unlink()
         message = f"a cached program in {folder} cannot be read and is compiled again"
     print(f"warning: {message}", file=sys.stderr)
+
+
+def _show_unraisable(unraisable: Any) -> None:
+    """Prints an error that no caller gets, unless it is of a write that ends after another one of its save failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _keep_programs(folder: str | None) -> None:

@@ -33,11 +33,11 @@ def compare(folders: list[str]) -> None:
     if not folders:
         raise aejax.InputError("no folder is given; write aejax compare FOLDER")
     found = ablation.collect(folders, _AT.value)
-    metrics = table.chosen_metrics(found, _METRICS.value)
-    baseline = table.chosen_baseline(found, _BASELINE.value)
+    metrics = table.choose_metrics(found, _METRICS.value)
+    baseline = table.choose_baseline(found, _BASELINE.value)
     out = writable(local(_OUT.value) if _OUT.value else inside(local(folders[0]), "compare"))
     rows = table.tabulate(found, metrics, baseline)
-    remarks = table.remarks(found, metrics, baseline, _AT.value)
+    remarks = table.write_remarks(found, metrics, baseline, _AT.value)
     drawn = pictures.draw(found, rows)
     title = printable("Comparison of " + ", ".join(local(f).absolute().name for f in folders))
     texts = {

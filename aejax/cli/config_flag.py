@@ -29,8 +29,11 @@ def config_flag(name: str, what: str, folder: str = "", required: bool = True) -
 def config_file(value: str, folder: str = "") -> Path:
     """Returns the file of a flag's value, a path or a name, without what follows a colon."""
     text = value.partition(":")[0]
-    file, shipped = local(text), _shipped() / folder
-    names = {path.stem: path for path in shipped.glob("*.py") if path.stem != "common"}
+    package, file = Path(aejax.__file__).parent, local(text)
+    home = (
+        package if (package / "configs").is_dir() else package.parent
+    )  # in a clone the configs are beside the package
+    names = {path.stem: path for path in (home / "configs" / folder).glob("*.py") if path.stem != "common"}
     if file.is_file():
         return file
     if text.isidentifier():
@@ -62,9 +65,3 @@ class _Parser(ConfigFileFlagParser):
         except OSError as error:
             raise InputError(f"the config cannot be read: {str(error.__cause__).splitlines()[-1].strip()}") from error
         return config
-
-
-def _shipped() -> Path:
-    """Returns the folder of the configs: in the package, or beside it in a clone."""
-    package = Path(aejax.__file__).parent
-    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict, config_flags
 
 import aejax
 from aejax import data
-from aejax.ablation.plan import Overrides, Planned, added, grid, plan, to_json, values
+from aejax.ablation.plan import Planned, added, grid, plan, to_json, values
 from aejax.cli import command
 from aejax.cli.config_flag import config_flag, defined
 from aejax.cli.launching.flags import executors
@@ -67,15 +67,7 @@ def take_axes(argv: list[str]) -> dict[str, list[Any]]:
     return axes
 
 
-def overrides(axes: dict[str, list[Any]], file: str) -> list[Overrides]:
-    """Returns the overrides of each setting, from the grid or else from `sweep(add)` in the config file."""
-    if axes:
-        return grid(axes)
-    sweep_of_config = defined(file, "sweep")
-    return added(sweep_of_config) if sweep_of_config else []
-
-
-def status(workdir: Path, run: Planned) -> str:
+def find_status(workdir: Path, run: Planned) -> str:
     """Returns "finished", "interrupted", "new", or "failed: " and why.
 
     Raises InputError if the run's folder holds a run of another config.
@@ -87,7 +79,7 @@ def status(workdir: Path, run: Planned) -> str:
     return read_end(folder) or ("finished" if finished else "interrupted")
 
 
-def groups(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
+def group_runs(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
     """Groups runs that one program can train, at `most` so many per group, in the order of the plan.
 
     Such runs differ only in their seed and in numbers, and are at the same step.
@@ -137,7 +129,7 @@ def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -
     load = command.loads_once()
     errors: dict[str, str] = {}
     finished, begin = 0, time.monotonic()
-    for group in groups(runs, workdir, _TOGETHER.value):
+    for group in group_runs(runs, workdir, _TOGETHER.value):
         print(f"training {' '.join(run.name for run in group)} ...", file=sys.stderr)
         try:
             found = train_group(group, workdir, load, asked)
@@ -165,7 +157,7 @@ def launch_all(
     jobs, most = [], _TOGETHER.value
     if flags.FLAGS.executor == "local":  # smaller groups, so that all processes have runs to train
         most = min(most, math.ceil(len(runs) / flags.FLAGS.jobs))
-    divided = {group[0].name: group for group in groups(runs, workdir, most)}
+    divided = {group[0].name: group for group in group_runs(runs, workdir, most)}
     logs_folder = inside(workdir, "logs")
     for group in divided.values():
         only = f"--only={','.join(run.name for run in group)}"
@@ -178,7 +170,7 @@ def launch_all(
         print(f"[{i}/{len(jobs)}] {result.name}: {why if result.status else 'done'}", flush=True)
         if result.status:
             for run in divided[result.name]:
-                if (ended := status(workdir, run)) != "finished":
+                if (ended := find_status(workdir, run)) != "finished":
                     errors[run.name] = ended.removeprefix("failed: ") if ended.startswith("failed") else why
     return errors
 
@@ -186,12 +178,14 @@ def launch_all(
 def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
     """Trains the runs that are not finished, here or in jobs that run `argv`. Raises AejaxError if some failed."""
     config, workdir = _CONFIG.value, local(_WORKDIR.value)
-    runs = plan(config, overrides(axes, config_flags.get_config_filename(flags.FLAGS["config"])), _SEEDS.value)
+    sweep_of_config = None if axes else defined(config_flags.get_config_filename(flags.FLAGS["config"]), "sweep")
+    runs = plan(config, added(sweep_of_config) if sweep_of_config else grid(axes), _SEEDS.value)
+    names = [run.name for run in runs]
     for name in _ONLY.value:
-        if name not in [run.name for run in runs]:
-            raise aejax.errors.one_of("--only", name, [run.name for run in runs])
+        if name not in names:
+            raise aejax.errors.one_of("--only", name, names)
     listed = [run for run in runs if run.name in _ONLY.value or not _ONLY.value]
-    statuses = {run.name: status(workdir, run) for run in listed}
+    statuses = {run.name: find_status(workdir, run) for run in listed}
     if _DRY_RUN.value:
         width = max(map(len, statuses))
         print("\n".join(f"{name:<{width}}  {reached}" for name, reached in statuses.items()))

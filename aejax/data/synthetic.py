@@ -38,7 +38,7 @@ def make_shapes(size: int) -> Source:
     Shape 0 is a disc, 1 a square and 2 a triangle; it is the `label`, too. Any config trains on these images, and
     evaluation then tells how well single units of the code separate the factors:
 
-        python -m experiments.train --config=configs/beta_vae.py --config.data.name=shapes --workdir=runs/shapes
+        aejax train --config=beta_vae --config.data.name=shapes --workdir=runs/shapes
     """
     factors = combine_factors()
     return from_array(draw(factors, size or SIDE), factors[:, 0], "shapes", factors=factors)

@@ -128,8 +128,8 @@ def load_builder(name: str, data_dir: str | None) -> Any:
         _check_server(builder.server, name, builder.data_path)
     elif importlib.util.find_spec("tensorflow") is None:
         raise InputError(
-            f"preparing {name!r} needs TensorFlow: pip install 'aejax[tensorflow]', "
-            f"or prepare it elsewhere as array_record and set data.data_dir; it is not in {builder.data_path}"
+            f"preparing {name!r} needs tensorflow: pip install tensorflow, or prepare it elsewhere as array_record and "
+            f"set data.data_dir; it is not in {builder.data_path}"
         )
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))

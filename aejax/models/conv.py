@@ -1,7 +1,6 @@
 """`nn.Conv`, with the same parameters, computed in the form that is fastest on the backend.
 
-Other forms of a convolution are up to three times as fast (`python -m experiments.benchmark --work=forms`). On CPU and
-GPU this module computes:
+On CPU and GPU, where `nn.Conv` is slower, this module computes:
 
 - a convolution of images with one channel as a matrix product of their patches;
 - a convolution after `Upsample` as one of the small image, at the corners where four of its pixels meet. The four

@@ -164,7 +164,8 @@ def _train(
             return from_checkpoint(opened.saved)
         check_same_data(opened, splits)
         trained_on = identify(splits._asdict(), labels=config.classes > 0)
-        describe(task, spec, begin, config.steps, quiet)
+        if not quiet:
+            describe(task, spec, begin, config.steps)
 
         # ---- Feeds
         training, validation, fixed = make_feeds(config, task, spec, splits, partition, new=not begin)
@@ -255,12 +256,11 @@ def check_same_data(opened: OpenWorkdir, splits: Splits) -> None:
         check_identity(opened.saved.metadata.get("data"), splits._asdict(), str(opened.folder), cure)
 
 
-def describe(task: Task, spec: Spec, begin: int, steps: int, quiet: bool) -> None:
+def describe(task: Task, spec: Spec, begin: int, steps: int) -> None:
     """Prints the step at which a run resumes, and the table of its parameters."""
-    if begin and not quiet:
+    if begin:
         print(f"resuming from step {begin:,} of {steps:,}", file=sys.stderr)
-    if not quiet:
-        print(models.table(task.model, spec.shape), file=sys.stderr)
+    print(models.table(task.model, spec.shape), file=sys.stderr)
 
 
 def make_feeds(

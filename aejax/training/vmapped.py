@@ -85,7 +85,8 @@ def train_together(
         for each in opened:
             loop.check_same_data(each, splits)
         trained_on = identify(splits._asdict(), labels=config.classes > 0)
-        loop.describe(task, spec, begin, config.steps, quiet)
+        if not quiet:
+            loop.describe(task, spec, begin, config.steps)
 
         training, validation, fixed = loop.make_feeds(config, task, spec, splits, partition, new=not begin)
         partition.wait()  # until all processes have read the workdirs, before they change

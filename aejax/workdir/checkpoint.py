@@ -1,19 +1,19 @@
 """Checkpoints of a run, saved and read with Orbax; no other module imports Orbax."""
 
+import asyncio
 import contextlib
 import dataclasses
 import errno
-import functools
 import gc
 import json
 import logging
 import math
 import os
 import shutil
-import sys
+import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +133,6 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            _expect_late_arrays()
             kept = list_steps(self._folder.parent)
             newest = f"the newest complete checkpoint is step {kept[-1]}" if kept else "no checkpoint is complete"
             reason = kind_and_words(error)
@@ -244,7 +243,7 @@ def find_best(workdir: Path) -> int | None:
 
 def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
     """Returns state, samples and metadata as they were saved, or the reason why they cannot be read."""
-    handlers = {"state": ocp.StandardCheckpointHandler(), "samples": ocp.StandardCheckpointHandler()}
+    handlers = {name: ocp.PyTreeCheckpointHandler(type_handler_registry=_READERS) for name in ("state", "samples")}
     handler = ocp.CompositeCheckpointHandler(metrics=ocp.JsonCheckpointHandler(), **handlers)
     with _silence():
         try:
@@ -252,7 +251,7 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
                 about = checkpointer.metadata(path)
                 shapes = {name: about.item_metadata[name].tree for name in handlers}
                 _check_size(shapes)
-                wanted = {name: ocp.args.StandardRestore(jax.tree.map(_make_target, shapes[name])) for name in handlers}
+                wanted = {name: _make_target(shapes[name]) for name in handlers}
                 items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
             saved = dict(about.custom_metadata)
             metadata = {key: saved[key] for key in ("config", "spec")}
@@ -261,8 +260,44 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
             _check_sums(saved, metadata, {name: items[name] for name in handlers})
             return items.state, items.samples, metadata
         except Exception as error:  # Orbax, tensorstore and JSON raise errors of many types for damaged files
-            _expect_late_arrays()
+            gc.collect()  # coroutines of Orbax's that were never awaited, while it is silent
             return kind_and_words(error)
+
+
+class _ReadToTheEnd:
+    """A way to read arrays that ends all reads before it raises the error of one.
+
+    Orbax raises the first error and closes its event loop. Reads that end later find the loop closed, and print that.
+    """
+
+    async def metadata(self, infos: Sequence[Any]) -> list[Any]:
+        read: Any = super().metadata  # type: ignore[misc]
+        return await _end_all(read([info]) for info in infos)
+
+    async def deserialize(self, infos: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+        read: Any = super().deserialize  # type: ignore[misc]
+        return await _end_all(read([info], [arg]) for info, arg in zip(infos, args, strict=True))
+
+
+class _ArrayReader(_ReadToTheEnd, ocp.type_handlers.ArrayHandler):
+    """Reader of arrays that were saved from devices."""
+
+
+class _NumpyReader(_ReadToTheEnd, ocp.type_handlers.NumpyHandler):
+    """Reader of arrays that were saved from the host, and into NumPy arrays."""
+
+
+_READERS = ocp.type_handlers.create_type_handler_registry((jax.Array, _ArrayReader()), (np.ndarray, _NumpyReader()))
+
+
+async def _end_all(reads: Iterable[Awaitable[Sequence[Any]]]) -> list[Any]:
+    """Concatenates the results of the reads, or raises an error once all have ended."""
+    values: list[Any] = []
+    for result in await asyncio.gather(*reads, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        values += result
+    return values
 
 
 def _check_size(shapes: Any) -> None:
@@ -287,38 +322,24 @@ def _compute_crc(metadata: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
 
 
-def _make_target(about: Any) -> Any:
-    """Returns a target that makes Orbax restore a whole NumPy array; it takes the memory of a single value."""
-    return np.broadcast_to(np.zeros((), about.dtype), about.shape)
+def _make_target(shapes: Any) -> ocp.args.PyTreeRestore:
+    """Makes Orbax restore whole NumPy arrays; the targets take the memory of a single value each."""
+    target = jax.tree.map(lambda about: np.broadcast_to(np.zeros((), about.dtype), about.shape), shapes)
+    return ocp.args.PyTreeRestore(target, restore_args=ocp.checkpoint_utils.construct_restore_args(target))
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Silences the tasks that a failed read leaves behind, which log when they are garbage-collected."""
-    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
-    levels = [logger.level for logger in loggers]
+    """Drops what Orbax logs in this thread about a checkpoint that cannot be read, which our own error says, too."""
+    this, logger = threading.get_ident(), logging.getLogger("absl")
+    of_others = lambda record: record.thread != this  # noqa: E731
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
+        logger.addFilter(of_others)
         try:
             yield
-            gc.collect()
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _expect_late_arrays() -> None:
-    """Ignores the late errors of a failed read or save, whose other arrays finish when nobody waits for them."""
-    if getattr(sys.unraisablehook, "func", None) is not _ignore_late:
-        sys.unraisablehook = functools.partial(_ignore_late, sys.unraisablehook)
-
-
-def _ignore_late(before: Callable[[Any], Any], unraisable: Any) -> None:
-    """Passes an unraisable error to the hook `before`, unless it comes from a late array."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        before(unraisable)
+            logger.removeFilter(of_others)
 
 
 def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:

@@ -1,6 +1,6 @@
 """How fast aejax is: python -m experiments.benchmark
 
-Against its peers, on the works of `works.py`; those that are installed take part (pip install -e '.[bench]').
+Compares it with its peers on the works of `works.py`; those that are installed take part (pip install -e '.[bench]').
 Prints a table, and writes it as speed.md and all figures as speed.json to experiments/results. A run of some
 works leaves the others' figures there as they are:
 
@@ -8,8 +8,8 @@ works leaves the others' figures there as they are:
 
 The machine should have nothing else to do: where it had, the table says so.
 
---work=loop, evaluation, forms, growth, partition, profile, startup or together measure aejax alone, see `own.py` and
-the files of these names, and write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
+--work=loop, evaluation, growth, profile, startup or together measure aejax alone, see `loop.py`, `commands.py`,
+`growth.py` and `profile.py`, and write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
 import json
@@ -22,33 +22,28 @@ from absl import flags
 import aejax
 from aejax.cli import command
 from aejax.files import local, read_json, writable, write_whole
-from experiments.benchmark import own, report
+from experiments.benchmark import commands, report
 from experiments.benchmark.contest import contest
-from experiments.benchmark.forms import forms
 from experiments.benchmark.growth import growth, plot
-from experiments.benchmark.partition import partition
+from experiments.benchmark.loop import loop
 from experiments.benchmark.profile import profile
-from experiments.benchmark.startup import startup
-from experiments.benchmark.together import together
 from experiments.benchmark.works import ON_ACCELERATOR, ON_CPU, WORKS
 from experiments.machine import machine
 
 _OWN = {
-    "loop": own.loop,
-    "evaluation": own.evaluation,
-    "forms": forms,
+    "loop": loop,
+    "evaluation": commands.evaluation,
     "growth": growth,
-    "partition": partition,
     "profile": profile,
-    "startup": startup,
-    "together": together,
+    "startup": commands.startup,
+    "together": commands.together,
 }
 
 _WORK = flags.DEFINE_list(
-    "work", [], f"What to measure: of {', '.join([*_OWN, *WORKS])}. Unless told, what the backend has to do with peers."
+    "work", [], f"What to measure: of {', '.join([*_OWN, *WORKS])}; defaults to the backend's works with peers."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each takes its turn.", lower_bound=1)
-_CORES = flags.DEFINE_list("cores", [], "Numbers of the cores to use; all unless told.")
+_CORES = flags.DEFINE_list("cores", [], "Numbers of the cores to use; defaults to all.")
 _OUT = flags.DEFINE_string("out", "experiments/results", "Folder of the figures; of an accelerator, in one below.")
 
 
@@ -74,7 +69,7 @@ def benchmark() -> None:
 
 
 def _pin(cores: list[str]) -> int:
-    """Keeps this process and all that it starts on these cores; returns how many."""
+    """Keeps this process and all that it starts on these cores, and returns their number."""
     if cores:
         try:
             os.sched_setaffinity(0, map(int, cores))
@@ -87,7 +82,7 @@ def _pin(cores: list[str]) -> int:
 
 
 def _add(folder: Path, work: str, entry: dict) -> None:
-    """Replaces the entry of this work alone."""
+    """Replaces the entry of this work, and keeps the others."""
     file = folder / "speed.json"
     results = (read_json(file) if file.exists() else {}) | {work: entry}
     _write(file, {name: results[name] for name in WORKS if name in results})

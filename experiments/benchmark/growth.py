@@ -14,8 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aejax import data
 from aejax.config import module
 from aejax.evaluation.pictures import style
 from aejax.training.loop import train
@@ -64,20 +62,19 @@ POINTS = {
 
 
 def growth(rounds: int, points: dict[str, list[Point]] = POINTS) -> dict[str, list[dict]]:
-    """Of each point, by what grows: what `measure` finds, the median of its turns' rates and the highest peak."""
+    """Returns what `measure` finds for each point, with the median of its turns' rates and the highest peak."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.npy"
         _write_images(file, max(point.examples for panel in points.values() for point in panel))
         turns = [[_in_a_process(p, file) for panel in points.values() for p in panel] for _ in range(rounds)]
-    found = map(_together, zip(*turns, strict=True))
+    found = map(_summarize, zip(*turns, strict=True))
     return {axis: [next(found) for _ in panel] for axis, panel in points.items()}
 
 
-def _together(turns: Sequence[dict]) -> dict[str, Any]:
+def _summarize(turns: Sequence[dict]) -> dict[str, Any]:
     rates = [turn["images_per_second"] for turn in turns]
-    rate, peak = statistics.median(rates), max(turn["peak_gib"] for turn in turns)
-    share = turns[0]["permutation_seconds"] * rate / turns[0]["examples"]
-    return {**turns[0], "images_per_second": rate, "rates": rates, "peak_gib": peak, "permutation_share": share}
+    peak = max(turn["peak_gib"] for turn in turns)
+    return {**turns[0], "images_per_second": statistics.median(rates), "rates": rates, "peak_gib": peak}
 
 
 def _write_images(file: Path, count: int) -> None:
@@ -102,15 +99,13 @@ def measure(point: Point, file: Path) -> dict[str, Any]:
     """Trains for one round that compiles and one that counts.
 
     Returns:
-      The point, and: `images_per_second` of the trainer's own log; `permutation_seconds` that each new epoch's order
-      takes; `peak_gib`, the largest resident memory of the process; `loaded_gib` and `mapped_gib`, how much of the file
-      was in it when the data was loaded and at the end. The system takes these pages back when it needs them: no cost.
+      The point, and: `images_per_second` of the trainer's own log; `peak_gib`, the largest resident memory of the
+      process; `mapped_gib`, how much of the file was in it at the end. The system takes these pages back when it needs
+      them: no cost.
     """
     config = _config(point, file)
-    splits = data.load(config.data)
-    loaded = _resident_gib(file)
     with tempfile.TemporaryDirectory() as workdir:
-        train(config, workdir, data=splits, quiet=True)
+        train(config, workdir, quiet=True)
         rates = [r["images_per_second"] for r in read(Path(workdir)) if "images_per_second" in r]
     return {
         **dataclasses.asdict(point),
@@ -118,9 +113,7 @@ def measure(point: Point, file: Path) -> dict[str, Any]:
         "devices": jax.local_device_count(),
         "steps": config.log_every,
         "images_per_second": rates[-1],
-        "permutation_seconds": _permutation_seconds(point),
         "peak_gib": peak_gib(),
-        "loaded_gib": loaded,
         "mapped_gib": _resident_gib(file),
     }
 
@@ -144,54 +137,33 @@ def _config(point: Point, file: Path) -> Any:
     return config
 
 
-def _permutation_seconds(point: Point) -> float:
-    seconds = []
-    for seed in range(1, 6):  # not the run's: an order is kept once it was made
-        begin = time.perf_counter()
-        data.shuffle_rows(point.examples, point.batch, seed)(0)
-        seconds.append(time.perf_counter() - begin)
-    return round(statistics.median(seconds), 6)
-
-
 def _resident_gib(file: Path) -> float:
-    """How much of a mapped file is in this process's memory."""
+    """Returns how much of a mapped file is in this process's memory."""
     maps = Path("/proc/self/smaps").read_text()
     kib = re.findall(rf"{re.escape(str(file))}\n(?:.*\n)*?Rss:\s+(\d+) kB", maps)
     return round(sum(map(int, kib)) / 2**20, 4)
 
 
 def plot(results: dict[str, list[dict]]) -> Figure:
-    """A row for what grows: images per second at the left, peak memory without the mapped file at the right."""
+    """Draws a row for each thing that grows: images per second, and peak memory without the mapped file."""
     with style.style():
         figure = style.new(8.6)
         grid = figure.subplots(len(POINTS), 2, sharey="col")
-        for row, (axis, label) in zip(
-            grid,
-            {
-                "batch": "images in a batch",
-                "examples": "examples of the data set",
-                "width": "width, times the narrowest",
-                "devices": "devices of the host",
-            }.items(),
-            strict=True,
-        ):
-            for panel, value in zip(row, (_rate, _own_gib), strict=True):
-                _lines(panel, axis, results[axis], value)
-                panel.set_xlabel(label)
+        labels = ("images in a batch", "examples of the data set", "width, times the narrowest", "devices of the host")
+        for (rate, memory), axis, label in zip(grid, POINTS, labels, strict=True):
+            _draw_lines(rate, axis, label, results[axis], lambda p: p["images_per_second"])
+            _draw_lines(memory, axis, label, results[axis], lambda p: p["peak_gib"] - p["mapped_gib"])
+            rate.set(yscale="log")
+            rate.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
+            rate.legend(fontsize=8)
+            memory.set_ylim(0)
+            rate.minorticks_off()
         grid[0, 0].set_title("images / second")
         grid[0, 1].set_title("peak memory, GiB")
     return figure
 
 
-def _rate(point: dict) -> float:
-    return point["images_per_second"]
-
-
-def _own_gib(point: dict) -> float:
-    return point["peak_gib"] - point["mapped_gib"]
-
-
-def _lines(axes: Axes, axis: str, points: list[dict], value: Any) -> None:
+def _draw_lines(axes: Axes, axis: str, label: str, points: list[dict], value: Callable[[dict], float]) -> None:
     for model, color in zip(WIDTH, style.SERIES, strict=True):
         for streamed in (False, True):
             mine = [p for p in points if (p["model"], p["streamed"]) == (model, streamed)]
@@ -200,19 +172,13 @@ def _lines(axes: Axes, axis: str, points: list[dict], value: Any) -> None:
             if mine:
                 axes.plot(x, y, "o--" if streamed else "o-", color=color, label=name, markersize=4)
     ticks = sorted({p[axis] for p in points})
-    axes.set(xscale="log")
-    axes.set_xticks(ticks, map(_short, ticks))
-    if value is _rate:
-        axes.set(yscale="log")
-        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
-        axes.legend(fontsize=8)
-    else:
-        axes.set_ylim(0)
+    axes.set(xscale="log", xlabel=label)
+    axes.set_xticks(ticks, map(_shorten, ticks))
     axes.minorticks_off()
 
 
-def _short(number: int) -> str:
-    """1000000 as 1M, 4096 as 4k: room for the ticks of a narrow panel."""
+def _shorten(number: int) -> str:
+    """Writes 1000000 as 1M and 4096 as 4k, to make room for the ticks of a narrow panel."""
     size, unit = next((s, u) for s, u in ((1_000_000, "M"), (1_000, "k"), (1, "")) if number >= s)
     return f"{number // size}{unit}"
 

@@ -13,7 +13,7 @@ from matplotlib.container import ErrorbarContainer
 from workdirs import run, sweep
 
 from aejax.ablation import collect, page, pictures, tabulate
-from aejax.ablation.table import chosen_baseline
+from aejax.ablation.table import choose_baseline
 from aejax.evaluation import Skipped
 from aejax.evaluation.pictures.style import CLASSES
 
@@ -24,7 +24,7 @@ VALUES = [[3.0, 5.0], [1.0, 2.0], [9.0, 9.5], [4.0, 4.5], [7.0, 6.0], [2.0, 1.0]
 
 def of(root, metrics=(LOSS,)):
     found = collect([root])
-    return found, tabulate(found, metrics, chosen_baseline(found))
+    return found, tabulate(found, metrics, choose_baseline(found))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from workdirs import evaluation, run, sweep
 from aejax import InputError
 from aejax.ablation import as_csv, as_latex, as_text, collect, runs_as_csv, tabulate
 from aejax.ablation.statistics import Difference, better, difference, direction
-from aejax.ablation.table import Cell, chosen_baseline, chosen_metrics, difference_and_interval, number, remarks
+from aejax.ablation.table import Cell, choose_baseline, choose_metrics, format_difference, format_number, write_remarks
 
 LOSS = "validation/loss"
 GRID = [{"optim.lr": lr, "ema": ema} for lr in (0.01, 0.001) for ema in (0.0, 0.9)]
@@ -21,7 +21,7 @@ GRID = [{"optim.lr": lr, "ema": ema} for lr in (0.01, 0.001) for ema in (0.0, 0.
 
 def rows_of(root, baseline="", metrics=(LOSS,)):
     found = collect([root])
-    return found, tabulate(found, metrics, chosen_baseline(found, baseline))
+    return found, tabulate(found, metrics, choose_baseline(found, baseline))
 
 
 # Statistics
@@ -154,22 +154,22 @@ def test_more_is_better_where_it_is(tmp_path):
     ],
 )
 def test_baselines(tmp_path, wanted, label):
-    assert chosen_baseline(collect([sweep(tmp_path, GRID, [[1.0]] * 4)]), wanted).label == label
+    assert choose_baseline(collect([sweep(tmp_path, GRID, [[1.0]] * 4)]), wanted).label == label
 
 
 def test_a_baseline_of_a_list_and_of_no_plan(tmp_path):
     for name, features in {"a": [8], "b": [16, 8]}.items():
         run(tmp_path / name, [1.0], {"encoder.features": features})
     found = collect([tmp_path])
-    assert chosen_baseline(found).label == "features=8"
-    assert chosen_baseline(found, "encoder.features=16, 8").label == "features=16, 8"
+    assert choose_baseline(found).label == "features=8"
+    assert choose_baseline(found, "encoder.features=16, 8").label == "features=16, 8"
 
 
 @pytest.mark.parametrize("wanted", ["optim.lr=7", "nothing", "optim.rl=0.01", "seed=0", "lr=fast"])
 def test_no_such_baseline(tmp_path, wanted):
     found = collect([sweep(tmp_path, GRID, [[1.0]] * 4)])
     with pytest.raises(InputError, match=f"--baseline={wanted} is no setting; name a run, or one of: lr=0.01, ema=0;"):
-        chosen_baseline(found, wanted)
+        choose_baseline(found, wanted)
 
 
 def test_the_usual_metrics_and_those_that_are_asked_for(tmp_path):
@@ -177,16 +177,16 @@ def test_the_usual_metrics_and_those_that_are_asked_for(tmp_path):
         folder = run(tmp_path / name, [2.0], {"ema": i / 10}, squared_error=2.0)
         evaluation(folder, 10, likelihood={"elbo": 1.0, "rate": 2.0})
     found = collect([tmp_path])
-    assert chosen_metrics(found) == [LOSS, "likelihood/elbo"]  # a squared error that is the loss is not said twice
-    assert chosen_metrics(found, ["likelihood/rate"]) == ["likelihood/rate"]
+    assert choose_metrics(found) == [LOSS, "likelihood/elbo"]  # a squared error that is the loss is not said twice
+    assert choose_metrics(found, ["likelihood/rate"]) == ["likelihood/rate"]
     with pytest.raises(InputError, match=r"metric 'validation/los' is unknown; did you mean 'validation/loss'\?"):
-        chosen_metrics(found, ["validation/los"])
+        choose_metrics(found, ["validation/los"])
 
 
 def test_remarks_say_what_the_table_cannot(tmp_path):
     weights = [{"objective.weights.kl": w} for w in (1.0, 4.0)]
     found, rows = rows_of(sweep(tmp_path / "a", weights, [[3.0], [1.0]]))
-    said = " ".join(remarks(found, [LOSS], rows[0].setting, "best"))
+    said = " ".join(write_remarks(found, [LOSS], rows[0].setting, "best"))
     assert "the validation of the least loss" in said
     assert "validation/loss means something else for each objective.weights.kl" in said
     assert "one seed for each setting" in said
@@ -195,7 +195,7 @@ def test_remarks_say_what_the_table_cannot(tmp_path):
         tmp_path / "b", GRID[2:], [[3.0, 2.0], [1.0, 2.0]], ["lr=0.001,ema=0.0,seed=0", "lr=0.001,ema=0.0,seed=1"]
     )
     found, rows = rows_of(absent)
-    assert "The baseline ema=0 has no finished run" in " ".join(remarks(found, [LOSS], rows[0].setting, "last"))
+    assert "The baseline ema=0 has no finished run" in " ".join(write_remarks(found, [LOSS], rows[0].setting, "last"))
     assert [row.cells[LOSS].difference for row in rows] == [None, None]
 
 
@@ -213,14 +213,14 @@ def test_remarks_say_what_the_table_cannot(tmp_path):
     ],
 )
 def test_numbers_end_at_the_second_digit_of_their_spread(value, spread, text):
-    assert number(value, spread) == text
+    assert format_number(value, spread) == text
 
 
 def test_differences_as_text():
     cell = Cell({}, 0, 0, False, Difference(1.234, 0.234, 2.234, "paired, 2 seeds"))
-    assert difference_and_interval(cell) == ("+1.2", "[0.2, 2.2]")
-    assert difference_and_interval(cell._replace(difference=Difference(-1.5, None, None, ""))) == ("-1.5", "")
-    assert difference_and_interval(cell._replace(difference=None)) == ("", "")
+    assert format_difference(cell) == ("+1.2", "[0.2, 2.2]")
+    assert format_difference(cell._replace(difference=Difference(-1.5, None, None, ""))) == ("-1.5", "")
+    assert format_difference(cell._replace(difference=None)) == ("", "")
 
 
 def test_the_text(tmp_path):

@@ -298,7 +298,7 @@ def test_mistakes(search, tmp_path, monkeypatch):
     status = search.run(config_file(tmp_path, more={"batch_size": 8}), workdir="b")
     assert "holds a study of another config (batch_size: 16 -> 8); choose another workdir" in status
     monkeypatch.setitem(sys.modules, "optuna", None)
-    assert search.run(given) == "error: a search needs Optuna: pip install 'aejax[optuna]'"
+    assert search.run(given) == "error: a search needs optuna: pip install optuna"
 
 
 def test_the_search_that_comes_with_the_vae_fits_it():

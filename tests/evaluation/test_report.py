@@ -188,7 +188,7 @@ def test_what_is_no_python_is_shipped():
     wheel = {"packages": ["aejax"], "force-include": {"configs": "aejax/configs"}}  # nothing is left out
     assert build["tool"]["hatch"]["build"] == {"targets": {"wheel": wheel}}
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().split()]
-    for file in ("py.typed", "evaluation/report.html"):
+    for file in ("py.typed", "evaluation/report.html", "ablation/tables.css", "ablation/tables.js"):
         assert (ROOT / "aejax" / file).is_file()
         assert not any(fnmatch.fnmatch(part, line) for part in Path(file).parts for line in ignored)
 

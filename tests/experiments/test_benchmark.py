@@ -125,40 +125,18 @@ def test_a_run_of_some_works_leaves_the_others_figures(tmp_path):
     written = json.loads((tmp_path / "speed.json").read_text())
     assert list(written) == ["mlp", "vae"]
     assert written == json.loads(json.dumps(entries))
-    assert (tmp_path / "speed.md").read_text().startswith("# aejax beside its peers")
-
-
-def test_on_a_gpu_what_ran_on_its_streams_counts():
-    threads = ((0, "Stream #14(Compute)"), (1, "XLA Ops"), (2, "python"))
-    events = [{"ph": "M", "name": "thread_name", "pid": 1, "tid": n, "args": {"name": name}} for n, name in threads]
-    events += [
-        {"ph": "X", "pid": 1, "tid": n, "name": "k", "dur": 2.0, "args": {"hlo_op": "add.1"}} for n, _ in threads
-    ]
-    events += [{"ph": "X", "pid": 1, "tid": n, "name": "MemcpyD2D", "dur": 3.0} for n, _ in threads]
-    assert profile.by_kind(events, "") == {"add": 2, "MemcpyD2D": 3}
+    assert (tmp_path / "speed.md").read_text().startswith("# aejax compared with its peers")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(MEANT)
-def test_a_profile_tells_what_a_step_is_made_of():
+def test_a_profile_counts_the_operations_of_a_step():
     found = profile.of_step(tiny("mlp"), 1)
     kernels = 64 * 6 + 6 * 5 + 5 * 3 + 3 * 5 + 5 * 6 + 6 * 64
     assert found["gflop"] * 1e9 > 3 * 2 * kernels * 8 * 0.8  # no gradient of the images
     assert found["step_ms"] > 0
-    assert found["busy_ms"] > 0
-    assert sum(found["shares"].values()) == pytest.approx(1, abs=0.2)
     assert profile.matrix_rate(1, 64) > 0
     assert profile.copy_rate(1, 1_000_000) > 0
-
-
-def test_a_profile_names_operations_by_what_traced_them():
-    step = jax.jit(jax.grad(lambda w, x: jax.numpy.tanh(x @ w).sum())).lower(np.ones((3, 2)), np.ones((4, 3))).compile()
-    program = step.as_text()
-    products = {name: kind for name, kind in profile.origins(program).items() if kind.startswith("dot")}
-    assert sorted(products.values()) == ["dot", "dot, backwards"]
-    events = [{"ph": "X", "dur": 3.0 + kind.endswith("s"), "args": {"hlo_op": name}} for name, kind in products.items()]
-    events += [{"ph": "X", "dur": 2.0, "args": {"hlo_op": "other_fusion.12"}}, {"ph": "X", "dur": 9.0, "args": {}}]
-    assert profile.by_kind(events, program) == {"dot": 3, "dot, backwards": 4, "other_fusion": 2}
 
 
 def test_works_and_contenders_fit_each_other():

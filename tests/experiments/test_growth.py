@@ -14,7 +14,6 @@ def test_a_point_is_measured_in_a_process_of_its_own_that_does_not_read_the_whol
     assert found["devices"] == 2  # this process has four
     assert len(found["rates"]) == 2
     assert found["images_per_second"] == np.median(found["rates"]) > 0
-    assert found["loaded_gib"] < 0.3 * 20_000 * 784 / 2**30  # a few rows tell whether the images are of 0 and 1
     assert found["mapped_gib"] < 0.5 * 20_000 * 784 / 2**30
     assert 0.1 < found["peak_gib"] < 2
 

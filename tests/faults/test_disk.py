@@ -18,6 +18,8 @@ from aejax.workdir import checkpoint, metrics_log
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the checkpoint of step .* is missing"),
     pytest.mark.filterwarnings("ignore:tracking by tensorboard failed .*No space left"),
+    # Orbax ends a save at its first error; what its other writes say afterwards, commands keep to themselves.
+    pytest.mark.filterwarnings("ignore:(?s).*Event loop is closed:pytest.PytestUnraisableExceptionWarning"),
 ]
 SIZE = 2**20
 

@@ -65,9 +65,9 @@ def compare(root):
     """What experiments.compare does, but for pictures."""
     for at in ("last", "best"):
         found = ablation.collect([root], at)
-        metrics, baseline = table.chosen_metrics(found), table.chosen_baseline(found)
+        metrics, baseline = table.choose_metrics(found), table.choose_baseline(found)
         rows = ablation.tabulate(found, metrics, baseline)
-        said = table.remarks(found, metrics, baseline, at)
+        said = table.write_remarks(found, metrics, baseline, at)
         for text in (ablation.as_text(found, rows), ablation.as_latex(found, rows), *said, *found.notes):
             text.encode()
         for text in (ablation.as_csv(found, rows), ablation.runs_as_csv(found)):

@@ -1,4 +1,6 @@
 import json
+import logging
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +68,18 @@ def test_other_architecture_is_refused_by_name():
     del saved["params"]["dense"]["bias"]
     with pytest.raises(aejax.InputError, match="params/dense/bias: absent there"):
         checkpoint.fill(state(), saved, "here")
+
+
+def test_a_failed_read_ends_all_its_reads_and_leaves_hooks_and_loggers_alone(tmp_path, capfd):
+    save(tmp_path, {1: 2.0, 2: 1.0})
+    for file in (tmp_path / "checkpoints/2/state/d").iterdir():
+        file.write_bytes(b"")
+    logger = logging.getLogger("absl")
+    before = sys.unraisablehook, logger.level, list(logger.filters)
+    with pytest.warns(UserWarning, match="checkpoints/2 cannot be read"):
+        assert checkpoint.load_newest(tmp_path).step == 1
+    assert (sys.unraisablehook, logger.level, list(logger.filters)) == before
+    assert capfd.readouterr().err == ""
 
 
 def test_metadata_is_plain_json(tmp_path):

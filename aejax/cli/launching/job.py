@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 STOPPED = os.EX_TEMPFAIL  # exit status after a stop that saved, so that the same command resumes
 
@@ -52,7 +52,9 @@ def start(
     """Starts Python with `argv` and Popen's `options`, with its output in `log`, or in this terminal for None."""
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
-    with _appended(log) if log else contextlib.nullcontext() as out:
+    # Like `aejax.files.append`, which refuses links, too, but takes a compute node longer to import.
+    opener = lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666)  # noqa: E731
+    with open(log, "ab", opener=opener) if log else contextlib.nullcontext() as out:
         return subprocess.Popen(
             [sys.executable, *argv],
             stdin=subprocess.DEVNULL,
@@ -61,11 +63,6 @@ def start(
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
             **options,
         )
-
-
-def _appended(log: Path) -> IO[bytes]:
-    """Opens `log` like `aejax.files.append`, which refuses links, too, but takes a compute node longer to import."""
-    return open(log, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
 
 
 def last_line(log: Path, having: str = "") -> str:

@@ -93,7 +93,7 @@ class Slurm:
         try:
             import submitit
         except ImportError as error:
-            raise aejax.InputError("--executor=slurm needs submitit: pip install 'aejax[slurm]'") from error
+            raise aejax.errors.not_installed("--executor=slurm", "submitit") from error
         try:
             executor = submitit.AutoExecutor(self.folder, self.cluster, slurm_max_num_timeout=RESTARTS)
             executor.update_parameters(name=job.name, **parameters)

@@ -9,7 +9,7 @@ from matplotlib.patheffects import withStroke
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from aejax.errors import InputError, one_of
+from aejax.errors import InputError, not_installed, one_of
 from aejax.evaluation.pictures.style import CLASSES, MUTED, gap_of, height_of, new, show, style
 
 PROJECTIONS = ("pca", "tsne", "umap")
@@ -23,7 +23,7 @@ def check_projection(method: str) -> None:
         try:
             importlib.import_module("umap")
         except ImportError as error:
-            raise InputError("projection 'umap' needs umap-learn: pip install 'aejax[umap]'; or choose tsne") from error
+            raise not_installed("projection 'umap'", "umap-learn") from error
 
 
 def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np.ndarray, tuple[str, str]]:
@@ -40,7 +40,8 @@ def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np
     if method == "pca":
         pca = PCA(2, random_state=seed)
         points = pca.fit_transform(latents)
-        first, second = (f"component {k + 1} ({100 * r:.0f}% of the variance)" for k, r in enumerate(_ratios(pca)))
+        ratios = np.nan_to_num(pca.explained_variance_ratio_)  # 0 / 0 where all codes are the same
+        first, second = (f"component {k + 1} ({100 * r:.0f}% of the variance)" for k, r in enumerate(ratios))
         return points, (first, second)
     if (latents == latents[:1]).all():  # t-SNE divides by their spread, and scikit-learn's then ends the process
         raise InputError(f"all codes are the same: {method} has nothing to tell apart; choose pca")
@@ -49,11 +50,6 @@ def project(latents: np.ndarray, method: str = "pca", seed: int = 0) -> tuple[np
         return tsne.fit_transform(latents), ("t-SNE 1", "t-SNE 2")
     umap = importlib.import_module("umap")
     return umap.UMAP(random_state=seed, n_jobs=1).fit_transform(latents), ("UMAP 1", "UMAP 2")
-
-
-def _ratios(pca: PCA) -> np.ndarray:
-    """Returns the fraction of the variance that each component explains."""
-    return np.nan_to_num(pca.explained_variance_ratio_)  # 0 / 0 where all codes are the same
 
 
 def classes(label: np.ndarray | None, number: int) -> tuple[np.ndarray, list[str]]:

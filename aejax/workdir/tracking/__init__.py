@@ -8,7 +8,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from aejax.errors import InputError, kind_and_words
+from aejax.errors import kind_and_words, not_installed
 from aejax.registry import resolve
 
 # Imported only if a run names them.
@@ -92,10 +92,10 @@ def resolve_trackers(names: str | Iterable[str]) -> dict[str, Callable[..., Trac
 
 
 def require(package: str) -> None:
-    """Raises InputError if `package`, which is also the name of an extra of aejax, is not installed."""
+    """Raises InputError if `package` is not installed."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:  # without an origin it is a folder of that name, not a package
-        raise InputError(f"tracking by {package} needs it installed: pip install 'aejax[{package}]'")
+        raise not_installed(f"tracking by {package}", package)
 
 
 def name_run(workdir: Path) -> str:

@@ -1,0 +1,88 @@
+"""The whole training loop compared with its own bare jitted step.
+
+The loop is everything that a run does between two checkpoints: batches, logs, validation, asynchronous saves. The bare
+step is the same compiled function on batches that are already on the device. Both average parameters, and take turns in
+one process; medians count. About 6 minutes on two CPU cores.
+"""
+
+import importlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from aejax import data
+from aejax.distributed.partition import Partition
+from aejax.training.loop import train
+from aejax.training.multistep import batches, compile_steps, steps_at_once
+from aejax.training.step import init
+from aejax.training.task import make_task
+
+# Config, its argument, steps between two checkpoints.
+WORK = {"conv": ("conv", "", 50), "mlp": ("stacked", "mnist", 1_000)}
+
+
+def loop(rounds: int) -> dict[str, Any]:
+    """Compares the loop with its step for each of WORK."""
+    return {name: compare_loop(config, arg, every, rounds) for name, (config, arg, every) in WORK.items()}
+
+
+def compare_loop(name: str, arg: str, every: int, rounds: int) -> dict[str, Any]:
+    """Measures images per second of the loop and of the bare step in turns."""
+    config = importlib.import_module(f"configs.{name}").get_config(arg).unlock()
+    config.update({"checkpoint_every": every, "steps": 3 * every, "ema": 0.999})
+    splits, partition, key = data.load(config.data), Partition(), jax.random.key(config.seed)
+    spec = data.Spec.of(splits.train, config.data.standardize)
+    task = make_task(config, spec)
+    at_once = steps_at_once(task, config.steps, config.log_every, every)
+    feed = data.Feed(splits.train, 2**31, partition.replicate)
+    placed = list(batches(feed, config.batch_size, config.seed, partition, at_once, range(every)))
+    state = partition.replicate(init(task, spec.shape, key))
+    time_bare = timer(compile_steps(task, key, partition), state, feed.held, placed)
+    measured: dict[str, list[float]] = {"loop": [], "bare": []}
+    for _ in range(rounds):
+        measured["bare"].append(time_bare())
+        measured["loop"].append(_time_loop(config, splits, every // at_once))
+    rates = {key: every * config.batch_size / statistics.median(value) for key, value in measured.items()}
+    return {
+        "config": f"{name}:{arg}",
+        "batch_size": config.batch_size,
+        "steps": every,
+        "steps_at_once": at_once,
+        "loop_images_per_second": round(rates["loop"], 1),
+        "bare_images_per_second": round(rates["bare"], 1),
+        "loop_over_bare": round(rates["loop"] / rates["bare"], 4),
+        "seconds": {key: [round(v, 3) for v in value] for key, value in measured.items()},
+    }
+
+
+def timer(compiled: Callable[..., Any], state: Any, held: Any, dispatches: list) -> Callable[[], float]:
+    """Compiles the step by its first dispatch; returns a function that runs all dispatches and returns the seconds."""
+    state, _ = jax.block_until_ready(compiled(state, held, dispatches[0]))
+
+    def run() -> float:
+        nonlocal state
+        begin = time.perf_counter()
+        for batch in dispatches:
+            state, metrics = compiled(state, held, batch)
+        jax.block_until_ready((state, metrics))
+        return time.perf_counter() - begin
+
+    return run
+
+
+def _time_loop(config: ConfigDict, splits: data.Splits, dispatches: int) -> float:
+    """Returns the seconds from the first dispatch after one checkpoint to the first after the next."""
+    times: list[float] = []
+
+    def stop() -> bool:
+        times.append(time.perf_counter())
+        return len(times) > 2 * dispatches
+
+    with tempfile.TemporaryDirectory() as workdir:
+        train(config, workdir, data=splits, stop=stop)
+    return times[2 * dispatches] - times[dispatches]
