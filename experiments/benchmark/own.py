@@ -23,7 +23,6 @@ import numpy as np
 from aejax import Run, data
 from aejax.config import module
 from aejax.distributed.partition import Partition
-from aejax.evaluation.likelihood import log_likelihood
 from aejax.training.loop import train
 from aejax.training.multistep import batches, compile_steps, steps_at_once
 from aejax.training.step import Task, eval_variables, init
@@ -128,8 +127,8 @@ def _likelihoods(rounds: int) -> list[dict]:
     run = Run(config, spec, 0, jax.device_get(variables), np.zeros((1, 20), np.float32), x[:1], x[:1])
     found = []
     for images, samples in ((10_000, 200), (100, 20_000)):  # the same number of draws
-        log_likelihood(run, x[:images], samples)
-        seconds = [_seconds(lambda: log_likelihood(run, x[:images], samples)) for _ in range(rounds)]  # noqa: B023
+        run.log_likelihood(x[:images], samples)
+        seconds = [_seconds(lambda: run.log_likelihood(x[:images], samples)) for _ in range(rounds)]  # noqa: B023
         peak = peak_gib()
         found.append({"images": images, "samples": samples, "seconds": seconds, "peak_gib": round(peak, 2)})
     return found
