@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_npz, to_numpy
 from aejax.data.images import resize
@@ -71,11 +72,11 @@ class Source:
 
 
 def from_array(
-    x: np.ndarray,
-    label: np.ndarray | None = None,
+    x: ArrayLike | None,
+    label: ArrayLike | None = None,
     name: str = "array",
     size: int = 0,
-    factors: np.ndarray | None = None,
+    factors: ArrayLike | None = None,
     fit: str = "crop",
     binary: bool | None = None,
 ) -> Source:

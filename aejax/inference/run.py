@@ -11,7 +11,10 @@ from aejax.data import Spec
 from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.files import local
 from aejax.inference import export
+from aejax.inference.parts import check_parts
 from aejax.inference.trained import TrainedModel
+from aejax.models import Autoencoder, abstract_variables
+from aejax.objectives import Objective
 from aejax.workdir import checkpoint
 
 if TYPE_CHECKING:
@@ -79,7 +82,14 @@ class Run(TrainedModel):
         return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
 
 
-def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newest", trust: Collection[str] = ()) -> Run:
+def load_run(
+    workdir: str | Path,
+    step: int | Literal["newest", "best"] = "newest",
+    trust: Collection[str] = (),
+    *,
+    model: Autoencoder | None = None,
+    objective: Objective | None = None,
+) -> Run:
     """Loads a checkpoint of `workdir`, on whatever machine and however many devices it was trained.
 
     Args:
@@ -87,9 +97,11 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
       step: the step of the checkpoint, "newest", or "best", which has the lowest validation loss.
       trust: packages or modules whose code may run. A workdir may come from anyone, and its config may name code as
         "package.module:attribute".
+      model, objective: what `fit` was given, if a config cannot name their classes.
 
     Raises:
-      InputError: there is no such checkpoint, or its config names code that is not trusted.
+      InputError: there is no such checkpoint, its config names code that is not trusted, or needs objects that are not
+        given.
       StorageError: no checkpoint can be read.
     """
     workdir = local(workdir)
@@ -105,9 +117,15 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
             raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
         raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
     try:
-        config_lib.check_trust(saved.metadata["config"], [trust] if isinstance(trust, str) else trust, str(workdir))
-        run = from_checkpoint(saved)
-        _ = run.model  # raises where the config lacks what it needs
+        config = saved.metadata["config"]
+        check_parts(config, model, objective, saved.metadata["spec"]["shape"], str(workdir))
+        if model is None:  # otherwise nothing that the config names runs
+            config_lib.check_trust(config, [trust] if isinstance(trust, str) else trust, str(workdir))
+        run = from_checkpoint(saved, model, objective)
+        if run.model is model:
+            checkpoint.fill(
+                abstract_variables(run.model, run.spec.shape), run.variables, f"{workdir}, step {saved.step},"
+            )
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # the checkpoint may come from anyone
         if isinstance(error, InputError):
             raise
@@ -117,8 +135,13 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
     return run
 
 
-def from_checkpoint(saved: checkpoint.Checkpoint) -> Run:
-    """Builds the run from a checkpoint, with the averaged parameters if there are any."""
+def from_checkpoint(
+    saved: checkpoint.Checkpoint, model: Autoencoder | None = None, objective: Objective | None = None
+) -> Run:
+    """Builds the run from a checkpoint, with the averaged parameters if there are any.
+
+    `model` and `objective` take the place of those that the config names.
+    """
     params = saved.state["ema"] or saved.state["params"]
     return Run(
         config=config_lib.from_dict(saved.metadata["config"]),
@@ -127,4 +150,6 @@ def from_checkpoint(saved: checkpoint.Checkpoint) -> Run:
         trained_on=saved.metadata.get("data"),
         variables={"params": params, **saved.state["variables"]},
         **saved.samples,
+        own_model=model,
+        own_objective=objective,
     )

@@ -18,7 +18,7 @@ from aejax.data import Spec, as_array
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density
-from aejax.objectives import LIKELIHOODS, Likelihood
+from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
 
 _FAR = "the code of example {} is NaN or infinite: its values are far from what the run was trained on; scale them"
@@ -38,6 +38,7 @@ class TrainedModel:
       variables: the model's variables, with averaged parameters if `ema` is on.
       latents, reconstructions, inputs: arrays [n, ...] for the fixed evaluation batch, the first validation examples.
       trained_on: what `aejax.data.identify` returned for the data; None for checkpoints that do not record it.
+      own_model, own_objective: what `fit` was given in place of the names in a config.
     """
 
     config: ConfigDict
@@ -48,6 +49,8 @@ class TrainedModel:
     reconstructions: np.ndarray
     inputs: np.ndarray
     trained_on: Mapping[str, Any] | None = None
+    own_model: models.Autoencoder | None = None
+    own_objective: Objective | None = None
 
     def __repr__(self) -> str:
         shapes = f"{self.spec.shape} -> {self.latents.shape[1:]}"
@@ -64,12 +67,14 @@ class TrainedModel:
 
     @functools.cached_property
     def model(self) -> models.Autoencoder:
-        """Builds the model of the config."""
-        return models.build(self.config, self.spec.shape)
+        """Returns the model, built from the config if it was not given as an object."""
+        return self.own_model if self.own_model is not None else models.build(self.config, self.spec.shape)
 
     @functools.cached_property
     def likelihood(self) -> Likelihood:
-        """Builds the likelihood of x given decoded values."""
+        """Returns the likelihood of x given decoded values."""
+        if self.own_objective is not None:
+            return self.own_objective.likelihood
         return instantiate("likelihood", LIKELIHOODS, self.config.likelihood)
 
     @functools.cached_property

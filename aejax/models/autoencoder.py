@@ -172,6 +172,14 @@ def build(config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None
     return model
 
 
+def set_axis(model: Autoencoder, axis_name: str | None) -> Autoencoder:
+    """Returns the model with the `axis_name` of the devices that share a batch, in each of its parts that has one."""
+    parts = {name: getattr(model, name) for name in ("encoder", "bottleneck", "decoder")}
+    return model.clone(
+        **{k: part.clone(axis_name=axis_name) for k, part in parts.items() if hasattr(part, "axis_name")}
+    )
+
+
 def abstract_output(model: Autoencoder, shape: Sequence[int], drawn: bool = False) -> Output:
     """Returns the output's shapes and dtypes for one example, without computing it. `drawn` gives the model keys."""
 
@@ -181,6 +189,12 @@ def abstract_output(model: Autoencoder, shape: Sequence[int], drawn: bool = Fals
         return model.init_with_output(jax.random.key(0), x, label=label, keys=keys)[0]
 
     return jax.eval_shape(output, jnp.zeros((1, *shape)))
+
+
+def abstract_variables(model: nn.Module, shape: Sequence[int]) -> Any:
+    """Returns the shapes and dtypes of the model's variables for inputs of `shape`, without computing them."""
+    label: dict[str, Any] = {"label": jnp.zeros(1, jnp.int32)} if getattr(model, "classes", 0) else {}
+    return jax.eval_shape(functools.partial(model.init, **label), jax.random.key(0), jnp.zeros((1, *shape)))
 
 
 def warn_if_overcomplete(output: Output, config: Mapping[str, Any]) -> None:
@@ -221,8 +235,7 @@ def summary(model: nn.Module, shape: Sequence[int]) -> list[Layer]:
         return result
 
     with nn.intercept_methods(record):
-        label: dict[str, Any] = {"label": jnp.zeros(1, jnp.int32)} if getattr(model, "classes", 0) else {}
-        jax.eval_shape(functools.partial(model.init, **label), jax.random.key(0), jnp.zeros((1, *shape)))
+        abstract_variables(model, shape)
     return [layer for layer in layers if not any(other.path.startswith(layer.path + "/") for other in layers)]
 
 

@@ -30,9 +30,10 @@ class Objective:
       likelihood: the likelihood of the input given decoded values.
       weights: weight of each term by name: one of the bottleneck's `losses`, of the discriminator's terms, or of TERMS.
         The weight of `reconstruction` defaults to 1.
-      schedules: schedule of a term's weight, by the term's name: a `name` in SCHEDULES and its arguments. It multiplies
-        the weight by a factor that ends at 1.
-      options: arguments of a term, by its name. `function` = "package.module:term" names a term that is not in TERMS.
+      schedules: schedule of a term's weight, by the term's name: a `name` in SCHEDULES, or a function, and its
+        arguments. It multiplies the weight by a factor that ends at 1.
+      options: arguments of a term, by its name. `function` is a term that is not in TERMS, or its name
+        "package.module:term".
       bound: a `name`, "elbo" or one in BOUNDS, and its arguments. With "elbo" the loss is the weighted sum of
         `reconstruction` and all other terms. A bound in BOUNDS takes the place of `reconstruction` and `kl` in the sum.
     """
@@ -112,7 +113,7 @@ class Objective:
                 return computed[name]
         options = dict(self.options.get(name, {}))
         function = options.pop("function", name)
-        if function not in TERMS and ":" not in function:
+        if isinstance(function, str) and function not in TERMS and ":" not in function:
             raise one_of("objective.weights: term", name, {*TERMS, *c.output.code.losses, *adversary})
         return _call(f"objective.options.{name}", resolve("objective.weights: term", function, TERMS), options)(c)
 

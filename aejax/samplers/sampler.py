@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from flax.errors import FlaxError
@@ -23,6 +23,7 @@ from aejax.samplers.gaussian import Gaussian, Mixture
 FILE = "sampler.npz"
 
 
+@runtime_checkable
 class Kind(Protocol):
     """A family of distributions: a frozen dataclass whose attributes are its options.
 
