@@ -4,7 +4,6 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -131,7 +130,7 @@ def from_array(
     return Source(name, len(x), shape, dtype, take, binary=bool(binary))
 
 
-def _check_label(label: Any, examples: int, name: str) -> np.ndarray:
+def _check_label(label: ArrayLike, examples: int, name: str) -> np.ndarray:
     """Returns labels as int32 [examples], or raises InputError."""
     what = f"{name}: labels"
     label = to_numpy(label, what)
@@ -142,7 +141,7 @@ def _check_label(label: Any, examples: int, name: str) -> np.ndarray:
     return as_integers(label, what).reshape(examples)
 
 
-def _check_factors(factors: Any, examples: int, name: str) -> np.ndarray:
+def _check_factors(factors: ArrayLike, examples: int, name: str) -> np.ndarray:
     """Returns factors of variation as int32 [examples, factors], or raises InputError."""
     what = f"{name}: factors"
     factors = to_numpy(factors, what)

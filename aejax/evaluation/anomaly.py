@@ -1,8 +1,7 @@
 """Anomaly detection: how well a run separates a held-out class from the classes that it was trained on."""
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 
 from aejax.evaluation import likelihood
@@ -31,7 +30,9 @@ def measure(subject: Subject) -> Measures:
     return measures
 
 
-def scores(run: TrainedModel, x: Any, label: Any = None, scale: float | None = None) -> dict[str, np.ndarray]:
+def scores(
+    run: TrainedModel, x: ArrayLike, label: ArrayLike | None = None, scale: float | None = None
+) -> dict[str, np.ndarray]:
     """Returns anomaly scores [n] by name; higher means more unusual.
 
     `squared_error` is that of the deterministic reconstruction, in the user's units and summed over values.
@@ -44,7 +45,12 @@ def scores(run: TrainedModel, x: Any, label: Any = None, scale: float | None = N
     return found
 
 
-def auroc(run: TrainedModel, normal: Any, anomalous: Any, labels: tuple[Any, Any] = (None, None)) -> dict[str, float]:
+def auroc(
+    run: TrainedModel,
+    normal: ArrayLike,
+    anomalous: ArrayLike,
+    labels: tuple[ArrayLike | None, ArrayLike | None] = (None, None),
+) -> dict[str, float]:
     """Returns the area under the ROC curve of each of the run's `scores`.
 
     It is the probability that the score is higher for an example of `anomalous` than for one of `normal`. A

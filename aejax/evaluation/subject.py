@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aejax import data
 from aejax.errors import InputError
@@ -137,7 +138,7 @@ class Subject:
         return cls(run, train, test)
 
     @classmethod
-    def of_array(cls, run: TrainedModel, x: Any, label: Any = None) -> "Subject":
+    def of_array(cls, run: TrainedModel, x: ArrayLike, label: ArrayLike | None = None) -> "Subject":
         """Returns the run with the examples x [n, ...] and their labels [n] alone, which nothing can be fitted on.
 
         Raises InputError if the examples or the labels do not fit the run.

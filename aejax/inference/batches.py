@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aejax.data import as_array
 from aejax.errors import InputError, shown
@@ -18,7 +19,7 @@ def limit_batch(shape: Sequence[int], most: int = 1_024) -> int:
     return max(min(VALUES // math.prod(shape), most), 1)
 
 
-def check_labels(label: Any, length: int, classes: int) -> tuple[np.ndarray, ...]:
+def check_labels(label: ArrayLike | None, length: int, classes: int) -> tuple[np.ndarray, ...]:
     """Returns the labels as a tuple of one int32 array, or () for a run that is not conditional."""
     if not classes:
         if label is not None:

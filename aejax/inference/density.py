@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from aejax import arguments, losses
 from aejax.data import Spec
@@ -32,9 +33,9 @@ _ROWS = 4_096  # decoded at once at most
 class Parts(NamedTuple):
     """An ELBO and its parts, each [n] in nats; a part is 0 if the run has no KL, or no density."""
 
-    elbo: np.ndarray
-    rate: np.ndarray
-    distortion: np.ndarray
+    elbo: Float[np.ndarray, " n"]
+    rate: Float[np.ndarray, " n"]
+    distortion: Float[np.ndarray, " n"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,15 +93,22 @@ class Density:
         """Returns whether the variance of the likelihood is fitted to the examples at hand."""
         return getattr(self.likelihood, "variance", None) == "optimal"
 
-    def elbo(self, x: Any, seed: int = 0, label: Any = None, scale: float | None = None) -> np.ndarray:
+    def elbo(
+        self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None
+    ) -> Float[np.ndarray, " n"]:
         """Returns the ELBO of each example, see `Run.elbo`."""
         if reason := self.no_elbo:
             raise InputError(reason)
         return self.parts(x, seed, label, scale).elbo
 
     def log_likelihood(
-        self, x: Any, samples: int = 200, seed: int = 0, label: Any = None, scale: float | None = None
-    ) -> np.ndarray:
+        self,
+        x: ArrayLike,
+        samples: int = 200,
+        seed: int = 0,
+        label: ArrayLike | None = None,
+        scale: float | None = None,
+    ) -> Float[np.ndarray, " n"]:
         """Returns log p(x) of each example, see `Run.log_likelihood`."""
         arguments.check_samples(samples)
         if reason := self.no_weights:
@@ -118,13 +126,13 @@ class Density:
 
         return map_batches(one, given.x, given.more, max(rows // chunk, 1)) - math.log(samples)
 
-    def parts(self, x: Any, seed: int = 0, label: Any = None, scale: float | None = None) -> Parts:
+    def parts(self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None) -> Parts:
         """Returns KL(q(z|x) || p(z)) and -log p(x|z) at one sample of each code; arguments as in `log_likelihood`."""
         given = self._given(x, seed, label, scale)
         draw = functools.partial(self._programs.draw, self.variables, given.log_scale)
         return Parts(**map_batches(draw, given.x, given.more, limit_batch(self.spec.shape, _ROWS)))
 
-    def optimal_scale(self, x: Any, seed: int = 0, label: Any = None) -> float | None:
+    def optimal_scale(self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None) -> float | None:
         """Returns the scale that maximizes the likelihood of x at one sample of each code; None without optimal
         variance.
 
@@ -133,25 +141,25 @@ class Density:
         """
         if not self.is_optimal:
             return None
-        x, *more = self.arrays(x, seed, label)
+        examples, *more = self.arrays(x, seed, label)
         deviate = functools.partial(self._programs.deviate, self.variables)
-        found = map_batches(deviate, x, tuple(more), limit_batch(self.spec.shape, _ROWS))
+        found = map_batches(deviate, examples, tuple(more), limit_batch(self.spec.shape, _ROWS))
         mean = found.mean(dtype=np.float64) / math.prod(self.spec.shape)
         return float(max(mean, 1e-8) ** (1 / self._power))  # the floor that training has
 
-    def arrays(self, x: Any, seed: int, label: Any) -> tuple[Any, ...]:
+    def arrays(self, x: ArrayLike, seed: int, label: ArrayLike | None) -> tuple[Any, ...]:
         """Returns x, a key for each example derived from its bytes and, if the run is conditional, the labels."""
         x = self.spec.check(x)
         numbers = np.array([zlib.crc32(np.ascontiguousarray(row)) for row in x], np.uint32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
         return x, keys, *check_labels(label, len(x), self.model.classes)
 
-    def _given(self, x: Any, seed: int, label: Any, scale: float | None) -> "_Given":
+    def _given(self, x: ArrayLike, seed: int, label: ArrayLike | None, scale: float | None) -> "_Given":
         if scale is not None and not (self.is_optimal and scale > 0):
             raise InputError(f"scale is for likelihood.variance='optimal' and above 0, got {scale!r}; leave it out")
         scale = self.optimal_scale(x, seed, label) if scale is None else scale
-        x, *more = self.arrays(x, seed, label)
-        return _Given(None if scale is None else jnp.float32(math.log(scale)), x, tuple(more))
+        examples, *more = self.arrays(x, seed, label)
+        return _Given(None if scale is None else jnp.float32(math.log(scale)), examples, tuple(more))
 
     @property
     def _power(self) -> int:

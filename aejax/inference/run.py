@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aejax import config as config_lib
 from aejax.data import Spec
@@ -30,8 +31,8 @@ class Run(TrainedModel):
 
     def evaluate(
         self,
-        x: Any = None,
-        label: Any = None,
+        x: ArrayLike | None = None,
+        label: ArrayLike | None = None,
         *,
         split: Literal["train", "validation", "test"] = "test",
         groups: Iterable[str] | None = None,

@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int, Num
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from aejax import arguments, models, samplers
 from aejax import config as config_lib
@@ -45,9 +47,9 @@ class TrainedModel:
     spec: Spec
     step: int
     variables: Mapping[str, Any]
-    latents: np.ndarray
-    reconstructions: np.ndarray
-    inputs: np.ndarray
+    latents: Float[np.ndarray, "examples ..."]
+    reconstructions: Float[np.ndarray, "examples ..."]
+    inputs: Num[np.ndarray, "examples ..."]
     trained_on: Mapping[str, Any] | None = None
     own_model: models.Autoencoder | None = None
     own_objective: Objective | None = None
@@ -95,7 +97,7 @@ class TrainedModel:
         """Returns the number of discrete codes, or None for continuous codes."""
         return getattr(self.model.bottleneck, "size", None)
 
-    def encode(self, x: Any, label: Any = None) -> np.ndarray:
+    def encode(self, x: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
         """Returns the deterministic latents [n, *latent] of x [n, ...]: the mean, or the nearest code.
 
         Like the methods below, it needs the labels of x, `label` [n], if the run is conditional, and raises InputError
@@ -103,7 +105,7 @@ class TrainedModel:
         """
         return self.code(x, label)["z"]
 
-    def code(self, x: Any, label: Any = None) -> dict[str, np.ndarray]:
+    def code(self, x: ArrayLike, label: ArrayLike | None = None) -> dict[str, Num[np.ndarray, "n ..."]]:
         """Returns the latents of x as `z` and, for discrete codes, their `indices`, from one computation."""
         x = self.spec.check(x)
         code = map_batches(
@@ -112,7 +114,9 @@ class TrainedModel:
         check_finite(code["z"], _FAR)
         return code
 
-    def sample_posterior(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
+    def sample_posterior(
+        self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None
+    ) -> Float[np.ndarray, "n ..."]:
         """Returns a sample [n, *latent] of the posterior of each x, where `encode` returns its mean.
 
         Of several importance samples, returns the first. Returns `encode(x)` for a deterministic code.
@@ -131,14 +135,14 @@ class TrainedModel:
         label = [np.zeros(1, np.int32)] if self.config.classes else []
         return jax.eval_shape(self._code, jax.ShapeDtypeStruct((1, *self.spec.shape), np.float32), *label)
 
-    def indices(self, x: Any, label: Any = None) -> np.ndarray:
+    def indices(self, x: ArrayLike, label: ArrayLike | None = None) -> Int[np.ndarray, "n ..."]:
         """Returns the discrete codes of x, int32 [n, ...]. Raises InputError if the codes are continuous."""
         code = self.code(x, label)
         if "indices" not in code:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use encode")
         return code["indices"]
 
-    def lookup(self, indices: Any) -> np.ndarray:
+    def lookup(self, indices: ArrayLike) -> Float[np.ndarray, "n ..."]:
         """Returns the latents [n, *latent] of discrete codes [n, ...], as `indices` returns them, for `decode`."""
         indices, size = as_array(indices, "codes"), self.codebook_size
         if size is None:
@@ -151,7 +155,7 @@ class TrainedModel:
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
         return map_batches(self._lookup, indices.astype(np.int32), (), limit_batch(self.spec.shape))
 
-    def decode(self, z: Any, label: Any = None) -> np.ndarray:
+    def decode(self, z: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
         """Returns the expected x [n, ...] given latents [n, *latent]."""
         z = as_array(z, "the latents")
         with np.errstate(over="ignore"):
@@ -167,11 +171,13 @@ class TrainedModel:
         check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return decoded
 
-    def reconstruct(self, x: Any, label: Any = None) -> np.ndarray:
+    def reconstruct(self, x: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
         """Returns `decode(encode(x))`."""
         return self.decode(self.encode(x, label), label)
 
-    def elbo(self, x: Any, seed: int = 0, label: Any = None, scale: float | None = None) -> np.ndarray:
+    def elbo(
+        self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None
+    ) -> Float[np.ndarray, " n"]:
         """Returns the evidence lower bound of log p(x) of each example, [n] in nats, from one sample of its code.
 
         The KL has weight 1, whatever weight the run was trained with. The other arguments are those of
@@ -180,8 +186,13 @@ class TrainedModel:
         return self.density.elbo(x, seed, label, scale)
 
     def log_likelihood(
-        self, x: Any, samples: int = 200, seed: int = 0, label: Any = None, scale: float | None = None
-    ) -> np.ndarray:
+        self,
+        x: ArrayLike,
+        samples: int = 200,
+        seed: int = 0,
+        label: ArrayLike | None = None,
+        scale: float | None = None,
+    ) -> Float[np.ndarray, " n"]:
         """Returns log p(x) of each example by importance sampling from q(z|x), [n] in nats.
 
         It is the logarithm of the mean of `samples` weights p(x, z) / q(z|x) (Burda et al. 2016, equation 8): in
@@ -200,15 +211,15 @@ class TrainedModel:
         """
         return self.density.log_likelihood(x, samples, seed, label, scale)
 
-    def in_users_units(self, x: Any) -> np.ndarray:
+    def in_users_units(self, x: ArrayLike) -> Float[np.ndarray, "n ..."]:
         """Returns x as float32, images in [0, 1], for comparison with `reconstruct(x)`."""
         x = self.spec.check(x)
         parts = (self.spec.restore(self.spec.prepare(x[i : i + 4096])) for i in range(0, len(x), 4096))
         return np.concatenate([np.asarray(part) for part in parts])
 
     def generate(
-        self, num: int, seed: int = 0, label: Any = None, sampler: samplers.Sampler | None = None
-    ) -> np.ndarray:
+        self, num: int, seed: int = 0, label: ArrayLike | None = None, sampler: samplers.Sampler | None = None
+    ) -> Float[np.ndarray, "{num} ..."]:
         """Decodes `num` samples of `sampler`, see `aejax.samplers`, or of the model's prior, to x [num, ...].
 
         Without a sampler or a prior, samples are based on the saved latents: each position of a discrete code is

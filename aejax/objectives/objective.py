@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 
 from aejax.errors import InputError, one_of
 from aejax.objectives.bounds import BOUNDS
@@ -60,7 +60,9 @@ class Objective:
                 "which takes its place; leave it out"
             )
 
-    def __call__(self, c: Context, adversary: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def __call__(
+        self, c: Context, adversary: Mapping[str, Float[Array, " batch"]] | None = None
+    ) -> dict[str, Float[Array, " #batch"]]:
         """Computes each term by name, and their weighted sum as `loss`, per example [batch].
 
         `adversary` holds the terms that a discriminator gives the autoencoder, per example.
@@ -92,11 +94,11 @@ class Objective:
                 lengths[f"schedules.{name}"] = self.schedules[name].get("steps", 0)
         return {f"objective.{key}.steps": length for key, length in lengths.items() if length > steps}
 
-    def mean(self, decoded: Array) -> Array:
+    def mean(self, decoded: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Returns the expected input given `decoded`, in the units that the model reads."""
         return self.likelihood.mean(decoded)
 
-    def _log_p(self, c: Context, decoded: Array) -> Array:
+    def _log_p(self, c: Context, decoded: Float[Array, "..."]) -> Float[Array, "*samples batch"]:
         """Returns log p(x | decoded), [..., batch]. If the code has a mask, only masked patches count."""
         log_p = -self.likelihood.nll(decoded, c.x, c.output.log_scale, c.axis_name)
         mask = c.output.code.mask

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -147,7 +148,7 @@ def _trace(task: Task, spec: Spec) -> str:
 
     def evaluate(x: Any) -> Any:
         state = init(task, spec.shape, jax.random.key(0))
-        batch = {"x": x, **{name: np.arange(2, dtype=np.int32) for name in ("index", "label", "weight")}}
+        batch = {"x": x, **{name: jnp.arange(2) for name in ("index", "label", "weight")}}
         return eval_step(state, batch, task=task)
 
     return str(jax.make_jaxpr(evaluate)(jax.ShapeDtypeStruct((2, *spec.shape), np.float32)))
