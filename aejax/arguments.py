@@ -27,6 +27,12 @@ def check_count(what: str, value: Any, each: int) -> int:
     return value
 
 
+def check_samples(samples: int) -> None:
+    """Raises InputError if a number of importance samples is not a whole number above 0."""
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise InputError(f"samples must be a whole number above 0, got {samples!r}")
+
+
 def check_seed(value: Any) -> int:
     """Returns `value` as a seed. Raises InputError if it is not a whole number below 2**32."""
     if not _is_whole(value) or not 0 <= value < 2**32:

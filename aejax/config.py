@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from aejax import arguments
 from aejax.errors import InputError, one_of, shown
 
+OWN = "own"  # the name of a part that `fit` was given as an object, and which no config can make
+
 
 def default() -> ConfigDict:
     """Returns a config with the default of every key. An experiment sets what it needs and then locks the config."""
@@ -118,6 +120,8 @@ def check(config: ConfigDict) -> None:
     """Raises InputError for unknown or missing keys, and for values of the wrong kind or out of range."""
     if not isinstance(config, ConfigDict):
         raise InputError(f"a config must start from aejax.config.default(), got {type(config).__name__}")
+    if isinstance(config.get("optim"), ConfigDict) and config.optim.get("name") == OWN:  # which has no other keys
+        config = ConfigDict({**config, "optim": default().optim})
     _check_section(default(), config)
     for key, value in flatten(config.to_dict()):
         _check_plain(key, value)
@@ -152,10 +156,11 @@ FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "p
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
     """Returns the `differences` that prevent a run that was begun with `old` from resuming with `new`.
 
-    `steps` may change if the learning rate is constant. For keys that are newer than `old`, see `as_begun`.
+    `steps` may change if the learning rate is constant, or the optimizer is an object. For keys that are newer than
+    `old`, see `as_begun`.
     """
     old, new = complete(old), as_begun(new, old)
-    free = (*FREE, "steps") if new.optim.schedule == "constant" else FREE
+    free = (*FREE, "steps") if new.optim.get("schedule", "constant") == "constant" else FREE
     return [d for d in differences(old, new) if d.split(":")[0] not in free]
 
 
@@ -253,6 +258,15 @@ def check_kind(key: str, value: Any, default: Any) -> None:
             return
     if not fits:
         raise InputError(f"{key} must be {wanted}, got {shown(value)}")
+
+
+def is_plain(value: Any) -> bool:
+    """Returns whether JSON can hold `value`."""
+    try:
+        _check_plain("", value)
+    except InputError:
+        return False
+    return True
 
 
 def _check_plain(key: str, value: Any) -> None:

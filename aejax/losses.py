@@ -13,19 +13,23 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.lax import stop_gradient
+from jaxtyping import Array, Float
 
 from aejax.errors import InputError, one_of
 
 _LOG_2PI = math.log(2 * math.pi)
 _IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
+Values = Float[Array, "*#shape"]  # which broadcast with each other
+LogWeights = Float[Array, "samples batch"]
+Weight = float | Float[Array, ""]
+
 
 # Likelihoods: -log p(x | decoded) of each value; `decoded` and `x` broadcast.
 
 
-def bernoulli_nll(logits: Array, x: Array) -> Array:
+def bernoulli_nll(logits: Values, x: Values) -> Float[Array, "..."]:
     """Returns -x log p - (1 - x) log(1 - p), p = sigmoid(logits), x in [0, 1] (Kingma and Welling 2014, appendix C.1).
 
     >>> bernoulli_nll(jnp.array([0.0, 100.0, 100.0]), jnp.array([1.0, 1.0, 0.0]))
@@ -35,7 +39,7 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
     return jnp.maximum(logits, 0) - logits * x + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
-def continuous_bernoulli_nll(logits: Array, x: Array) -> Array:
+def continuous_bernoulli_nll(logits: Values, x: Values) -> Float[Array, "..."]:
     """Returns -log p(x) of the continuous Bernoulli distribution, a density on [0, 1], uniform where the logit is 0.
 
     Loaiza-Ganem and Cunningham 2019, equations 6 to 8.
@@ -50,7 +54,7 @@ def continuous_bernoulli_nll(logits: Array, x: Array) -> Array:
     return bernoulli_nll(logits, x) - jnp.where(near, series, jnp.log(safe / jnp.tanh(safe / 2)))
 
 
-def continuous_bernoulli_mean(logits: Array) -> Array:
+def continuous_bernoulli_mean(logits: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns the mean of the continuous Bernoulli distribution (Loaiza-Ganem and Cunningham 2019).
 
     >>> continuous_bernoulli_mean(jnp.array([-1000.0, 0.0, 2.0]))
@@ -62,7 +66,7 @@ def continuous_bernoulli_mean(logits: Array) -> Array:
     return jnp.where(near, 0.5 + logits / 12 - logits**3 / 720, far)
 
 
-def gaussian_nll(mean: Array, x: Array, log_std: Array | float) -> Array:
+def gaussian_nll(mean: Values, x: Values, log_std: Values | float) -> Float[Array, "..."]:
     """Returns -log N(x; mean, exp(log_std)^2) of each value.
 
     >>> gaussian_nll(jnp.array([0.0, 0.0]), jnp.array([0.0, 2.0]), 0.0)
@@ -71,7 +75,7 @@ def gaussian_nll(mean: Array, x: Array, log_std: Array | float) -> Array:
     return 0.5 * jnp.square((mean - x) * jnp.exp(-log_std)) + log_std + 0.5 * _LOG_2PI
 
 
-def laplace_nll(location: Array, x: Array, log_scale: Array | float) -> Array:
+def laplace_nll(location: Values, x: Values, log_scale: Values | float) -> Float[Array, "..."]:
     """Returns -log p(x) of a Laplace distribution whose mean absolute deviation is exp(log_scale).
 
     >>> laplace_nll(jnp.array([0.0, 0.0]), jnp.array([0.0, 2.0]), 0.0)
@@ -80,7 +84,7 @@ def laplace_nll(location: Array, x: Array, log_scale: Array | float) -> Array:
     return jnp.abs(location - x) * jnp.exp(-log_scale) + log_scale + math.log(2)
 
 
-def discretized_logistic_nll(location: Array, x: Array, log_scale: Array | float) -> Array:
+def discretized_logistic_nll(location: Values, x: Values, log_scale: Values | float) -> Float[Array, "..."]:
     """Returns -log P(x) of a level x among 0, 1/255, ..., 1 under a logistic distribution with scale exp(log_scale).
 
     The bins of the outermost levels extend to infinity. Kingma et al. 2016, appendix; Salimans et al. 2017, equation 2.
@@ -97,7 +101,7 @@ def discretized_logistic_nll(location: Array, x: Array, log_scale: Array | float
     return -jnp.where(x > 1 - half, jax.nn.log_sigmoid(-below), log_p)
 
 
-def optimal_log_scale(average: Array, power: int) -> Array:
+def optimal_log_scale(average: Float[Array, "*shape"], power: int) -> Float[Array, "*shape"]:
     """Returns the log scale that maximizes the likelihood, as a constant, since the loss is stationary in it.
 
     `average` is the mean of |decoded - x|^power over the whole batch, a scalar. `power` is 2 for a Gaussian and 1 for a
@@ -113,7 +117,7 @@ def optimal_log_scale(average: Array, power: int) -> Array:
 # Densities and divergences of a stochastic code.
 
 
-def normal_log_prob(z: Array, mean: Array, log_std: Array) -> Array:
+def normal_log_prob(z: Values, mean: Values, log_std: Values) -> Float[Array, "..."]:
     """Returns log N(z; mean, diag(exp(log_std))^2), summed over the last axis: [..., d] to [...].
 
     >>> normal_log_prob(jnp.zeros((3, 2)), jnp.zeros(2), jnp.zeros(2))
@@ -122,7 +126,7 @@ def normal_log_prob(z: Array, mean: Array, log_std: Array) -> Array:
     return -0.5 * (jnp.square((z - mean) * jnp.exp(-log_std)) + 2 * log_std + _LOG_2PI).sum(-1)
 
 
-def gaussian_kl_by_unit(mean: Array, log_std: Array) -> Array:
+def gaussian_kl_by_unit(mean: Float[Array, "*shape"], log_std: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns KL(N(mean, exp(log_std)^2) || N(0, 1)) of each latent unit (Kingma and Welling 2014, appendix B).
 
     >>> gaussian_kl_by_unit(jnp.array([0.0, 1.0, 0.0]), jnp.array([0.0, 0.0, -1.0]))
@@ -131,7 +135,7 @@ def gaussian_kl_by_unit(mean: Array, log_std: Array) -> Array:
     return 0.5 * (jnp.square(mean) + jnp.exp(2 * log_std) - 1) - log_std
 
 
-def gaussian_kl(mean: Array, log_std: Array) -> Array:
+def gaussian_kl(mean: Float[Array, "*batch d"], log_std: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     """Returns KL(N(mean, diag(exp(log_std))^2) || N(0, I)): [batch, d] to [batch].
 
     >>> gaussian_kl(jnp.array([[0.0, 0.0], [1.0, 2.0]]), jnp.zeros((2, 2)))
@@ -140,7 +144,7 @@ def gaussian_kl(mean: Array, log_std: Array) -> Array:
     return gaussian_kl_by_unit(mean, log_std).sum(-1)
 
 
-def full_gaussian_kl(mean: Array, scale: Array) -> Array:
+def full_gaussian_kl(mean: Float[Array, "batch d"], scale: Float[Array, "batch d d"]) -> Float[Array, " batch"]:
     """Returns KL(N(mean, L L^T) || N(0, I)), [batch], for `mean` [batch, d] and `scale` L [batch, d, d].
 
     L is lower triangular with a positive diagonal (Kingma and Welling 2019, section 2.5.1).
@@ -152,7 +156,9 @@ def full_gaussian_kl(mean: Array, scale: Array) -> Array:
     return 0.5 * (jnp.square(scale).sum((-2, -1)) + jnp.square(mean).sum(-1) - mean.shape[-1]) - log_det
 
 
-def monte_carlo_kl(log_q: Array, log_p: Array) -> Array:
+def monte_carlo_kl(
+    log_q: Float[Array, "*samples batch"], log_p: Float[Array, "*samples batch"]
+) -> Float[Array, " batch"]:
     """Estimates KL(q || p) without bias from samples z of q: [samples, batch], or [batch] for one sample, to [batch].
 
     `log_q` and `log_p` are the log densities of q and p at z. An estimate may be negative.
@@ -163,7 +169,7 @@ def monte_carlo_kl(log_q: Array, log_p: Array) -> Array:
     return jnp.atleast_2d(log_q - log_p).mean(0)
 
 
-def categorical_kl(logits: Array) -> Array:
+def categorical_kl(logits: Float[Array, "*batch codes"]) -> Float[Array, "*batch"]:
     """Returns KL(softmax(logits) || uniform) over the last axis: [..., codes] to [...] (Jang et al. 2017).
 
     >>> categorical_kl(jnp.array([[0.0, 0.0], [100.0, 0.0]]))
@@ -173,7 +179,7 @@ def categorical_kl(logits: Array) -> Array:
     return (jnp.exp(log_q) * (log_q + math.log(logits.shape[-1]))).sum(-1)
 
 
-def kl_sparsity(activations: Array, target: float = 0.05) -> Array:
+def kl_sparsity(activations: Float[Array, "batch d"], target: float = 0.05) -> Float[Array, ""]:
     """Returns the sum over units of KL(Bernoulli(target) || Bernoulli(mean activation over the batch)), a scalar.
 
     `activations` [batch, d] must lie in (0, 1), as those of a sigmoid do. Ng 2011, "Sparse autoencoder", section 3.
@@ -187,7 +193,7 @@ def kl_sparsity(activations: Array, target: float = 0.05) -> Array:
     return jnp.sum(target * jnp.log(target / mean) + (1 - target) * jnp.log((1 - target) / (1 - mean)))
 
 
-def free_bits(kl_by_unit: Array, nats: float) -> Array:
+def free_bits(kl_by_unit: Float[Array, "batch d"], nats: float) -> Float[Array, ""]:
     """Returns the sum over units of max(nats, mean KL over the batch), a scalar (Kingma et al. 2016, equation 15).
 
     >>> free_bits(jnp.array([[0.0, 1.0], [0.0, 3.0]]), nats=0.5)
@@ -196,7 +202,9 @@ def free_bits(kl_by_unit: Array, nats: float) -> Array:
     return jnp.maximum(nats, kl_by_unit.mean(0)).sum()
 
 
-def aggregate_log_prob(z: Array, mean: Array, log_std: Array) -> tuple[Array, Array]:
+def aggregate_log_prob(
+    z: Float[Array, "n d"], mean: Float[Array, "batch d"], log_std: Float[Array, "batch d"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Estimates log q(z) and sum_j log q(z_j), [n] each, of the aggregate posterior q(z).
 
     q(z) is estimated by the mean over a whole batch of the posteriors N(mean, exp(log_std)^2), [batch, d], and each
@@ -213,7 +221,12 @@ def aggregate_log_prob(z: Array, mean: Array, log_std: Array) -> tuple[Array, Ar
     return joint, (jax.nn.logsumexp(each, 1) - log_m).sum(-1)
 
 
-def mutual_information(log_q: Array, z: Array, mean: Array, log_std: Array) -> Array:
+def mutual_information(
+    log_q: Float[Array, " n"],
+    z: Float[Array, "n d"],
+    mean: Float[Array, "batch d"],
+    log_std: Float[Array, "batch d"],
+) -> Float[Array, " n"]:
     """Returns log q(z|x) - log q(z), [n]: its mean estimates the mutual information of input and code.
 
     `log_q` [n] is log q(z|x). The other arguments are as in `aggregate_log_prob`. Chen et al. 2018, equation 2.
@@ -228,7 +241,9 @@ def mutual_information(log_q: Array, z: Array, mean: Array, log_std: Array) -> A
     return log_q - aggregate_log_prob(z, mean, log_std)[0]
 
 
-def total_correlation(z: Array, mean: Array, log_std: Array) -> Array:
+def total_correlation(
+    z: Float[Array, "n d"], mean: Float[Array, "batch d"], log_std: Float[Array, "batch d"]
+) -> Float[Array, " n"]:
     """Returns log q(z) - sum_j log q(z_j), [n]: its mean estimates the total correlation of the code's units.
 
     Arguments are as in `aggregate_log_prob`. An estimate of q(z) that is too large, as in small batches, makes
@@ -242,7 +257,12 @@ def total_correlation(z: Array, mean: Array, log_std: Array) -> Array:
     return joint - units
 
 
-def dimension_kl(log_p: Array, z: Array, mean: Array, log_std: Array) -> Array:
+def dimension_kl(
+    log_p: Float[Array, " n"],
+    z: Float[Array, "n d"],
+    mean: Float[Array, "batch d"],
+    log_std: Float[Array, "batch d"],
+) -> Float[Array, " n"]:
     """Returns sum_j log q(z_j) - log p(z), [n]: its mean estimates sum_j KL(q(z_j) || p(z_j)) of a factorized prior.
 
     `log_p` [n] is log p(z). The other arguments are as in `aggregate_log_prob`. The sum of `mutual_information`,
@@ -255,7 +275,9 @@ def dimension_kl(log_p: Array, z: Array, mean: Array, log_std: Array) -> Array:
     return aggregate_log_prob(z, mean, log_std)[1] - log_p
 
 
-def dip(mean: Array, covariance: Array | float = 0.0, diagonal: float = 10.0) -> Array:
+def dip(
+    mean: Float[Array, "batch d"], covariance: Float[Array, "d d"] | float = 0.0, diagonal: float = 10.0
+) -> Float[Array, ""]:
     """Returns a penalty on the difference of the code's covariance C from the identity, a scalar.
 
     The penalty is the sum of C_ij^2 over i != j plus `diagonal` times the sum of (C_ii - 1)^2. C is the covariance of
@@ -272,7 +294,9 @@ def dip(mean: Array, covariance: Array | float = 0.0, diagonal: float = 10.0) ->
     return off_diagonal + diagonal * jnp.square(variances - 1).sum()
 
 
-def mmd(z: Array, prior: Array, kernel: str = "imq", scale: float = 1.0) -> Array:
+def mmd(
+    z: Float[Array, "n d"], prior: Float[Array, "m d"], kernel: str = "imq", scale: float = 1.0
+) -> Float[Array, ""]:
     """Estimates the squared maximum mean discrepancy of codes z [n, d] and prior samples [m, d] without bias.
 
     `kernel` is "rbf", exp(-|a - b|^2 / (2 d scale^2)), or "imq", the sum of C / (C + |a - b|^2) over
@@ -289,13 +313,13 @@ def mmd(z: Array, prior: Array, kernel: str = "imq", scale: float = 1.0) -> Arra
         raise InputError(f"mmd.scale must be above 0, got {scale}")
     width = 2 * z.shape[1] * scale**2
 
-    def gram(a: Array, b: Array) -> Array:
+    def gram(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
         squared = jnp.maximum(jnp.square(a).sum(-1)[:, None] + jnp.square(b).sum(-1) - 2 * a @ b.T, 0.0)
         if kernel == "rbf":
             return jnp.exp(-squared / width)
         return sum((width * s / (width * s + squared) for s in _IMQ_SCALES), jnp.zeros(()))
 
-    def off_diagonal_mean(matrix: Array) -> Array:
+    def off_diagonal_mean(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
         n = matrix.shape[0]
         return (matrix.sum() - jnp.trace(matrix)) / (n * max(n - 1, 1))
 
@@ -305,7 +329,7 @@ def mmd(z: Array, prior: Array, kernel: str = "imq", scale: float = 1.0) -> Arra
 # Bounds of log p(x), with the sign changed: [samples, batch] to [batch].
 
 
-def elbo(nll: Array, kl: Array, beta: float | Array = 1.0) -> Array:
+def elbo(nll: Float[Array, " batch"], kl: Float[Array, " batch"], beta: Weight = 1.0) -> Float[Array, " batch"]:
     """Returns the negative evidence lower bound -log p(x|z) + beta KL(q(z|x) || p(z)), [batch].
 
     Kingma and Welling 2014, equation 3. With a `beta` other than 1, the loss of Higgins et al. 2017, equation 4.
@@ -316,7 +340,9 @@ def elbo(nll: Array, kl: Array, beta: float | Array = 1.0) -> Array:
     return nll + beta * kl
 
 
-def log_weights(nll: Array, log_q: Array, log_prior: Array, beta: float | Array = 1.0) -> Array:
+def log_weights(
+    nll: Float[Array, "*shape"], log_q: Float[Array, "*shape"], log_prior: Float[Array, "*shape"], beta: Weight = 1.0
+) -> Float[Array, "*shape"]:
     """Returns log p(x|z) + beta (log p(z) - log q(z|x)) for samples z of q(z|x), all [samples, batch].
 
     The functions below bound log p(x) only if `beta` is 1.
@@ -327,7 +353,7 @@ def log_weights(nll: Array, log_q: Array, log_prior: Array, beta: float | Array 
     return -nll - beta * (log_q - log_prior)
 
 
-def iwae(log_w: Array) -> Array:
+def iwae(log_w: Float[Array, "samples ..."]) -> Float[Array, "..."]:
     """Returns the negative importance-weighted bound, -log mean_k w_k (Burda et al. 2016, equation 8).
 
     >>> iwae(jnp.log(jnp.array([[1.0], [3.0]])))  # -log 2
@@ -336,7 +362,7 @@ def iwae(log_w: Array) -> Array:
     return jnp.log(log_w.shape[0]) - jax.nn.logsumexp(log_w, 0)
 
 
-def miwae(log_w: Array, groups: int = 1) -> Array:
+def miwae(log_w: LogWeights, groups: int = 1) -> Float[Array, " batch"]:
     """Returns the mean of `iwae` over `groups` equal parts of the samples (Rainforth et al. 2018, equation 10).
 
     >>> miwae(jnp.array([[-1.0], [-3.0]]), groups=2)  # one sample in each group: the negative ELBO
@@ -345,7 +371,7 @@ def miwae(log_w: Array, groups: int = 1) -> Array:
     return iwae(_grouped(log_w, groups, "miwae")).mean(0)
 
 
-def ciwae(log_w: Array, share: float = 0.5) -> Array:
+def ciwae(log_w: LogWeights, share: float = 0.5) -> Float[Array, " batch"]:
     """Returns share * (negative ELBO) + (1 - share) * `iwae` (Rainforth et al. 2018, equation 11).
 
     >>> ciwae(jnp.array([[-1.0], [-3.0]]), share=1.0)
@@ -356,7 +382,7 @@ def ciwae(log_w: Array, share: float = 0.5) -> Array:
     return -share * log_w.mean(0) + (1 - share) * iwae(log_w)
 
 
-def dreg(log_w: Array, through_decoder: Array, through_encoder: Array) -> Array:
+def dreg(log_w: LogWeights, through_decoder: LogWeights, through_encoder: LogWeights) -> Float[Array, " batch"]:
     """Returns `iwae` with the doubly reparameterized gradient of the encoder (Tucker et al. 2019, equation 8).
 
     The three arguments are the same log weights, [samples, batch], with different gradients. `log_w` gives the value
@@ -373,7 +399,9 @@ def dreg(log_w: Array, through_decoder: Array, through_encoder: Array) -> Array:
     return _with_gradient(log_w, w, through_decoder, jnp.square(w), through_encoder)
 
 
-def piwae(log_w: Array, through_decoder: Array, through_encoder: Array, groups: int = 1) -> Array:
+def piwae(
+    log_w: LogWeights, through_decoder: LogWeights, through_encoder: LogWeights, groups: int = 1
+) -> Float[Array, " batch"]:
     """Returns `iwae` with the gradient of `iwae` for the decoder and that of `miwae` for the encoder.
 
     Arguments are as in `dreg`, but `through_encoder` also depends on the encoder through the density of q. Rainforth et
@@ -387,7 +415,7 @@ def piwae(log_w: Array, through_decoder: Array, through_encoder: Array, groups: 
     return _with_gradient(log_w, jax.nn.softmax(log_w, 0), through_decoder, encoder_w, through_encoder)
 
 
-def _grouped(log_w: Array, groups: int, bound: str) -> Array:
+def _grouped(log_w: LogWeights, groups: int, bound: str) -> Float[Array, "samples_of_group {groups} batch"]:
     """Splits [samples, batch] into [samples / groups, groups, batch]."""
     samples = log_w.shape[0]
     if groups < 1 or samples % groups:
@@ -395,7 +423,9 @@ def _grouped(log_w: Array, groups: int, bound: str) -> Array:
     return log_w.reshape(samples // groups, groups, -1)
 
 
-def _with_gradient(log_w: Array, decoder_w: Array, decoder: Array, encoder_w: Array, encoder: Array) -> Array:
+def _with_gradient(
+    log_w: LogWeights, decoder_w: LogWeights, decoder: LogWeights, encoder_w: LogWeights, encoder: LogWeights
+) -> Float[Array, " batch"]:
     """Returns `iwae(log_w)` with the gradient of -sum(decoder_w * decoder + encoder_w * encoder), weights constant."""
     surrogate = -(stop_gradient(decoder_w) * decoder + stop_gradient(encoder_w) * encoder).sum(0)
     return stop_gradient(iwae(log_w)) + surrogate - stop_gradient(surrogate)
@@ -404,7 +434,7 @@ def _with_gradient(log_w: Array, decoder_w: Array, decoder: Array, encoder_w: Ar
 # Discrete codes.
 
 
-def commitment_loss(x: Array, codes: Array) -> Array:
+def commitment_loss(x: Float[Array, "batch ..."], codes: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
     """Returns |x - stop_gradient(codes)|^2, summed over all but the first axis: [batch, ...] to [batch].
 
     Its gradient moves the encoder (van den Oord et al. 2017, equation 3, last term, without its weight).
@@ -415,7 +445,7 @@ def commitment_loss(x: Array, codes: Array) -> Array:
     return jnp.square(x - stop_gradient(codes)).reshape(x.shape[0], -1).sum(-1)
 
 
-def codebook_loss(x: Array, codes: Array) -> Array:
+def codebook_loss(x: Float[Array, "batch ..."], codes: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
     """Returns |stop_gradient(x) - codes|^2, [batch], whose gradient moves the codes (ibid., second term).
 
     >>> jax.grad(lambda codes: codebook_loss(jnp.array([[1.0, 2.0]]), codes).sum())(jnp.array([[1.0, 4.0]]))
@@ -424,7 +454,7 @@ def codebook_loss(x: Array, codes: Array) -> Array:
     return commitment_loss(codes, x)
 
 
-def bernoulli_entropy(logits: Array) -> Array:
+def bernoulli_entropy(logits: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns the entropy of a Bernoulli distribution for each logit, at most log 2.
 
     >>> bernoulli_entropy(jnp.array([0.0, 100.0]))
@@ -434,7 +464,7 @@ def bernoulli_entropy(logits: Array) -> Array:
     return jax.nn.softplus(logits) - logits * jax.nn.sigmoid(logits)
 
 
-def categorical_entropy(log_p: Array) -> Array:
+def categorical_entropy(log_p: Float[Array, "*batch codes"]) -> Float[Array, "*batch"]:
     """Returns the entropy of normalized log probabilities over the last axis: [..., codes] to [...].
 
     >>> categorical_entropy(jax.nn.log_softmax(jnp.array([0.0, 0.0, -100.0])))

@@ -1,13 +1,15 @@
-"""Instances of the classes that sections of a config name, with their attributes checked."""
+"""Instances of the classes that sections of a config name, with their attributes checked; and sections of instances."""
 
+import contextlib
 import dataclasses
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from jax import Array
 
-from aejax.config import check_kind
+from aejax.config import OWN, check_kind, is_plain
 from aejax.errors import InputError, one_of, shown
 
 T = TypeVar("T")
@@ -43,8 +45,34 @@ def instantiate(
     return cls(**options)
 
 
+def describe(part: Any, classes: Mapping[str, type], given: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """Returns the section from which `instantiate` makes an equal part, or that of `describe_code` if there is none."""
+    cls = type(part)
+    name = next((known for known, each in classes.items() if each is cls), f"{cls.__module__}:{cls.__qualname__}")
+    fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in ("parent", "name")}
+    values = {key: getattr(part, key) for key in fields}
+    # The main module is another one in the process that will load the run.
+    if cls.__module__ != "__main__" and all(map(is_plain, values.values())):
+        section = {"name": name} | {k: v for k, v in values.items() if v != given.get(k, fields[k])}
+        with contextlib.suppress(InputError):  # the class cannot be imported by its name
+            if instantiate("part", classes, section, given) == part:
+                return section
+    return describe_code(part)
+
+
+def describe_code(part: Any) -> dict[str, Any]:
+    """Returns the section of a part that no config can make: its name is OWN, and its code is for people to read."""
+    code = " ".join(re.sub(r" at 0x\w+", "", repr(part)).split())
+    return {"name": OWN, "code": code.replace(":", "=")}  # a colon would name code to import
+
+
 def resolve(what: str, name: Any, choices: Mapping[str, T]) -> T:
-    """Returns `choices[name]`, or the object that "package.module:attribute" names. Raises InputError for neither."""
+    """Returns `choices[name]`, or the object that "package.module:attribute" names, or a function that is given itself.
+
+    Raises InputError for anything else.
+    """
+    if callable(name):
+        return name
     if isinstance(name, str) and name in choices:
         return choices[name]
     module, colon, attribute = str(name).partition(":")

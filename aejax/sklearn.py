@@ -16,7 +16,6 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from aejax import config as config_lib
 from aejax.data import Spec, from_array, needs_standardizing, split
 from aejax.errors import InputError
-from aejax.evaluation import likelihood
 from aejax.inference.run import Run
 from aejax.models import pca
 from aejax.training.loop import fit
@@ -121,8 +120,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         that the model reads: standard deviations, if it standardizes.
         """
         x, run = self._check_rows(X), self.run_
-        if likelihood.no_weights(run) is None and not likelihood.is_optimal(run):
-            return likelihood.log_likelihood(run, x, _SAMPLES)
+        if run.density.no_weights is None and not run.density.is_optimal:
+            return run.log_likelihood(x, _SAMPLES)
         target = np.asarray(run.spec.prepare(run.spec.check(x)))
         error = np.asarray(run.spec.standardize(run.reconstruct(x))) - target
         return -np.square(error.reshape(len(x), -1)).sum(1)

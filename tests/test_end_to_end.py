@@ -14,6 +14,7 @@ import pytest
 from conftest import MEANT, MNIST, config_of, mostly_slow, needs_mnist, one_device
 
 import aejax
+from aejax.evaluation import as_json
 from aejax.workdir import checkpoint, metrics_log
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +61,8 @@ def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
     assert re.search(r"^total\s+[\d,]+$", errors, re.MULTILINE)
     assert checkpoint.list_steps(workdir) == [2, 4]
     assert {p.name for p in (workdir / "evaluation/4").iterdir()} == {"curves.png", "reconstructions.png"}
-    assert aejax.load_run(workdir).latents.shape[1:] == (2, 2, 8)
+    run = aejax.load_run(workdir)
+    assert run.latents.shape[1:] == (2, 2, 8)
 
     code, output, errors = finish(launch("evaluate", f"--workdir={workdir}"))
     assert code == 0, errors
@@ -70,6 +72,8 @@ def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
     assert re.search("^skipped disentanglement/mig, .*: the data has no known factors", output, re.MULTILINE), output
     assert "reconstruction/ssim:" not in output
     assert (workdir / "evaluation/4/report.html").stat().st_size > 10_000
+    measured = as_json(run.evaluate(groups=["reconstruction", "anomaly"]))
+    assert measured == {group: metrics[group] for group in ("reconstruction", "anomaly")}
 
 
 @pytest.mark.parametrize(

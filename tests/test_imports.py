@@ -31,3 +31,24 @@ def test_what_is_imported_from_aejax_exists():
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("aejax", "experiments"):
                 module = ROOT / node.module.replace(".", "/")
                 assert module.is_dir() or module.with_suffix(".py").is_file(), f"{file}: {node.module}"
+
+
+# Of NamedTuple; `os._exit`; submitit's handler of Slurm's signal, which has no public name.
+PUBLIC = {"_asdict", "_exit", "_fields", "_replace", "_usr_sig"}
+
+
+def test_what_is_private_to_a_module_is_used_by_no_other():
+    for file in (f for folder in ("aejax", "experiments") for f in (ROOT / folder).rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        nodes = list(ast.walk(tree))
+        own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+        read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and not _is_self(node.value)}
+        read |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+        private = {name for name in read if name.startswith("_") and not name.endswith("__")}
+        assert private - own <= PUBLIC, file
+
+
+def _is_self(node):
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")

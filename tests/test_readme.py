@@ -113,6 +113,21 @@ def test_every_config_is_in_the_guides():
             assert f"({folder}/{config.name})" in PAGES[page] or config.stem == "common"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if re.search(r"\baejax\.\w", PAGES[page])])
+def test_names_of_aejax_are_reachable_from_its_import(page):
+    for names in re.findall(r"\baejax((?:\.\w+)+)", PAGES[page].replace("aejax.md", "")):
+        functools.reduce(getattr, names[1:].split("."), aejax)
+
+
+def test_every_error_is_exported():
+    errors = {name: value for name, value in vars(aejax.errors).items() if isinstance(value, type)}
+    assert len(errors) >= 6
+    for name, error in errors.items():
+        assert name in aejax.__all__
+        assert getattr(aejax, name) is error
+    assert all(hasattr(aejax, name) for name in aejax.__all__)
+
+
 def test_the_readme_is_short():
     assert len(README.split()) <= 900
 

@@ -14,9 +14,9 @@ from absl import flags
 from tqdm import tqdm
 
 import aejax
-from aejax import evaluation
+from aejax import arguments, evaluation
 from aejax.cli import command
-from aejax.evaluation import as_json, generation, likelihood, pictures, report
+from aejax.evaluation import as_json, generation, pictures, report
 from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
 from aejax.files import inside, local, read_json, writable, write_whole
 
@@ -111,7 +111,7 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def evaluate() -> None:
-    likelihood.check_samples(_SAMPLES.value)
+    arguments.check_samples(_SAMPLES.value)
     generation.check(_FEATURES.value, _NUM.value)
     workdirs = [_WORKDIR.value] if _WORKDIR.value and local(_WORKDIR.value).is_dir() else _WORKDIR.value.split(",")
     if _OUT.value and len(workdirs) > 1:

@@ -7,17 +7,18 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import ml_dtypes
 import numpy as np
 from numpy.lib import format as npy
+from numpy.typing import ArrayLike
 
 from aejax import arguments
 from aejax.errors import InputError, kind_and_words
 
 
-def to_numpy(values: Any, name: str) -> np.ndarray:
+def to_numpy(values: ArrayLike | None, name: str) -> np.ndarray:
     """Returns `values` as a NumPy array of any dtype. Raises InputError for masked values and for ragged lists."""
     parts = values if isinstance(values, list | tuple) else [values]
     masked = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
@@ -31,7 +32,7 @@ def to_numpy(values: Any, name: str) -> np.ndarray:
         ) from error
 
 
-def as_array(values: Any, name: str) -> np.ndarray:
+def as_array(values: ArrayLike | None, name: str) -> np.ndarray:
     """Returns `values` as a NumPy array of real numbers, bfloat16 as float32. Raises InputError for anything else."""
     array = to_numpy(values, name)
     if array.dtype == ml_dtypes.bfloat16:
@@ -43,7 +44,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def as_integers(values: Any, name: str) -> np.ndarray:
+def as_integers(values: ArrayLike, name: str) -> np.ndarray:
     """Returns labels or factors as int32. Raises InputError if they are not whole numbers or do not fit in int32."""
     array = to_numpy(values, name)
     if array.dtype.kind not in "biu":

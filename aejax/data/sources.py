@@ -4,9 +4,9 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_npz, to_numpy
 from aejax.data.images import resize
@@ -71,11 +71,11 @@ class Source:
 
 
 def from_array(
-    x: np.ndarray,
-    label: np.ndarray | None = None,
+    x: ArrayLike | None,
+    label: ArrayLike | None = None,
     name: str = "array",
     size: int = 0,
-    factors: np.ndarray | None = None,
+    factors: ArrayLike | None = None,
     fit: str = "crop",
     binary: bool | None = None,
 ) -> Source:
@@ -130,7 +130,7 @@ def from_array(
     return Source(name, len(x), shape, dtype, take, binary=bool(binary))
 
 
-def _check_label(label: Any, examples: int, name: str) -> np.ndarray:
+def _check_label(label: ArrayLike, examples: int, name: str) -> np.ndarray:
     """Returns labels as int32 [examples], or raises InputError."""
     what = f"{name}: labels"
     label = to_numpy(label, what)
@@ -141,7 +141,7 @@ def _check_label(label: Any, examples: int, name: str) -> np.ndarray:
     return as_integers(label, what).reshape(examples)
 
 
-def _check_factors(factors: Any, examples: int, name: str) -> np.ndarray:
+def _check_factors(factors: ArrayLike, examples: int, name: str) -> np.ndarray:
     """Returns factors of variation as int32 [examples, factors], or raises InputError."""
     what = f"{name}: factors"
     factors = to_numpy(factors, what)

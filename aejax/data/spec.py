@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array
 from aejax.data.sources import Arrays, Rows, Source, from_array, is_binary
@@ -92,7 +93,7 @@ class Spec:
         """Converts the model's values to the user's units."""
         return x * jnp.array(self.deviation) + jnp.array(self.mean) if self.mean else x
 
-    def check(self, x: Any) -> np.ndarray:
+    def check(self, x: ArrayLike) -> np.ndarray:
         """Returns the user's array as `prepare` reads it, or raises InputError if the model cannot read it."""
         x = as_array(x, "the input")
         if x.shape in (self.shape, self.shape[:2]):

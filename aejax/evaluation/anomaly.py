@@ -1,14 +1,13 @@
 """Anomaly detection: how well a run separates a held-out class from the classes that it was trained on."""
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 
 from aejax.evaluation import likelihood
 from aejax.evaluation.reconstruction import squared_errors
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
-from aejax.inference.run import Run
+from aejax.inference.trained import TrainedModel
 
 SCORES = ("squared_error", "negative_elbo")
 
@@ -21,7 +20,7 @@ def measure(subject: Subject) -> Measures:
     anomalous = test.label == held_out
     measures: Measures = {}
     found = {"squared_error": squared_errors(test.inputs, test.reconstructions)}
-    if reason := likelihood.no_elbo(subject.run):
+    if reason := subject.run.density.no_elbo:
         measures["auroc_negative_elbo"] = Skipped(reason)
     else:
         found["negative_elbo"] = -subject.once(likelihood.parts_of_test).elbo
@@ -31,20 +30,27 @@ def measure(subject: Subject) -> Measures:
     return measures
 
 
-def scores(run: Run, x: Any, label: Any = None, scale: float | None = None) -> dict[str, np.ndarray]:
+def scores(
+    run: TrainedModel, x: ArrayLike, label: ArrayLike | None = None, scale: float | None = None
+) -> dict[str, np.ndarray]:
     """Returns anomaly scores [n] by name; higher means more unusual.
 
     `squared_error` is that of the deterministic reconstruction, in the user's units and summed over values.
     `negative_elbo`, in nats, is there where the run has an ELBO. The arguments are those of
-    `likelihood.log_likelihood`.
+    `Run.log_likelihood`.
     """
     found = {"squared_error": squared_errors(run.in_users_units(x), run.reconstruct(x, label))}
-    if not likelihood.no_elbo(run):
-        found["negative_elbo"] = -likelihood.elbo(run, x, label=label, scale=scale)
+    if not run.density.no_elbo:
+        found["negative_elbo"] = -run.elbo(x, label=label, scale=scale)
     return found
 
 
-def auroc(run: Run, normal: Any, anomalous: Any, labels: tuple[Any, Any] = (None, None)) -> dict[str, float]:
+def auroc(
+    run: TrainedModel,
+    normal: ArrayLike,
+    anomalous: ArrayLike,
+    labels: tuple[ArrayLike | None, ArrayLike | None] = (None, None),
+) -> dict[str, float]:
     """Returns the area under the ROC curve of each of the run's `scores`.
 
     It is the probability that the score is higher for an example of `anomalous` than for one of `normal`. A
@@ -53,7 +59,7 @@ def auroc(run: Run, normal: Any, anomalous: Any, labels: tuple[Any, Any] = (None
     Args:
       labels: of `normal` and of `anomalous`, where the run is conditional.
     """
-    scale = likelihood.optimal_scale(run, normal, label=labels[0])
+    scale = run.density.optimal_scale(normal, label=labels[0])
     known, strange = (scores(run, x, y, scale) for x, y in zip((normal, anomalous), labels, strict=True))
     truth = np.repeat([0, 1], [len(known["squared_error"]), len(strange["squared_error"])])
     return {name: float(roc_auc_score(truth, np.concatenate([known[name], strange[name]]))) for name in known}

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
-from aejax.inference.run import Run
+from aejax.inference.trained import TrainedModel
 from aejax.registry import resolve
 
 NEIGHBOURS = 3
@@ -197,7 +197,7 @@ def _space(subject: Subject, name: str) -> Space | Skipped:
     return Space(lambda x, label: function(x), f"features {name}")
 
 
-def _origin(run: Run) -> str:
+def _origin(run: TrainedModel) -> str:
     if hasattr(run.model.bottleneck, "prior_of"):
         return "from its prior"
     return f"from a fit to its {len(run.latents):,} saved latents, as it has no prior"

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aejax import data
 from aejax.errors import InputError
-from aejax.inference.run import Run
+from aejax.inference.trained import TrainedModel
 
 
 class Measure(NamedTuple):
@@ -46,7 +47,7 @@ class Part:
       factors: of variation, int32 [n, factors], or None.
     """
 
-    run: Run
+    run: TrainedModel
     name: str
     x: np.ndarray
     label: np.ndarray | None = None
@@ -108,13 +109,15 @@ class Subject:
       train: the part that probes and references are fitted on.
     """
 
-    run: Run
+    run: TrainedModel
     train: Part
     test: Part
     _memory: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, run: Run, splits: data.Splits | None = None, split: str = "test", limit: int = 60_000) -> "Subject":
+    def of(
+        cls, run: TrainedModel, splits: data.Splits | None = None, split: str = "test", limit: int = 60_000
+    ) -> "Subject":
         """Returns the run with its own data, or with `splits`.
 
         Args:
@@ -134,6 +137,16 @@ class Subject:
             test = dataclasses.replace(test, name=f"test, with label {held_out}, which train lacks")
         return cls(run, train, test)
 
+    @classmethod
+    def of_array(cls, run: TrainedModel, x: ArrayLike, label: ArrayLike | None = None) -> "Subject":
+        """Returns the run with the examples x [n, ...] and their labels [n] alone, which nothing can be fitted on.
+
+        Raises InputError if the examples or the labels do not fit the run.
+        """
+        source = data.from_array(x, label, name="x")
+        part = _part(run, source, "the given data", len(source))
+        return cls(run, part, part)
+
     @property
     def unseen(self) -> Skipped | None:
         """Returns why nothing can be fitted on train and scored on test, where both are the same part; else None."""
@@ -148,8 +161,8 @@ class Subject:
         return self._memory[key]
 
 
-def _part(run: Run, source: data.Source, name: str, limit: int) -> Part:
+def _part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part:
     if source.shape != run.spec.shape:
-        raise InputError(f"the run reads examples of {run.spec.shape}, but the {name} split holds {source.shape}")
+        raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
     arrays = data.read(source.sample(limit))
     return Part(run, name, arrays["x"], arrays.get("label"), arrays.get("factors"))

@@ -11,7 +11,17 @@ In training they must be mutable, for example `mutable=["codebook"]`, and `apply
 output; otherwise it raises InputError. Evaluation only reads them.
 """
 
-from aejax.models.autoencoder import Autoencoder, Output, abstract_output, build, summary, table, warn_if_overcomplete
+from aejax.models.autoencoder import (
+    Autoencoder,
+    Output,
+    abstract_output,
+    abstract_variables,
+    build,
+    set_axis,
+    summary,
+    table,
+    warn_if_overcomplete,
+)
 from aejax.models.bottlenecks import (
     FSQ,
     LFQ,
@@ -62,7 +72,9 @@ __all__ = [
     "ViTDecoder",
     "ViTEncoder",
     "abstract_output",
+    "abstract_variables",
     "build",
+    "set_axis",
     "summary",
     "table",
     "warn_if_overcomplete",

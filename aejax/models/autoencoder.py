@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import Array
+from jaxtyping import Array, Float, Int, Key
 
 from aejax.errors import InputError
 from aejax.models import pre_encoder
@@ -34,8 +34,8 @@ class Output(struct.PyTreeNode):
     """
 
     code: Code
-    decoded: Array
-    log_scale: Array | None = None
+    decoded: Float[Array, "..."]
+    log_scale: Float[Array, ""] | None = None
 
 
 class Autoencoder(nn.Module):
@@ -71,13 +71,25 @@ class Autoencoder(nn.Module):
         if self.learned_scale:
             self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
-    def encode(self, x: Array, *, label: Array | None = None, keys: Array | None = None, train: bool = False) -> Code:
+    def encode(
+        self,
+        x: Float[Array, "batch ..."],
+        *,
+        label: Int[Array, " batch"] | None = None,
+        keys: Key[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Code:
         """Returns the code of x [batch, ...]."""
         return self.code(self.features(x, label=label, keys=keys, train=train), keys=keys, train=train)
 
     def features(
-        self, x: Array, *, label: Array | None = None, keys: Array | None = None, train: bool = False
-    ) -> Array | Tokens:
+        self,
+        x: Float[Array, "batch ..."],
+        *,
+        label: Int[Array, " batch"] | None = None,
+        keys: Key[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch ..."] | Tokens:
         """Returns the encoder's output, which the bottleneck reads."""
         if self.pre_bias and not self.is_initializing():  # the decoder has no parameters before its first call
             x = x - pre_encoder.get_bias(self.decoder.variables["params"]).reshape(x.shape[1:])
@@ -85,11 +97,23 @@ class Autoencoder(nn.Module):
             x = flatten(x)  # otherwise the one-hot label would be appended to every pixel
         return self.encoder(self._append_label(x, label), keys=keys, train=train)
 
-    def code(self, h: Array | Tokens, *, keys: Array | None = None, train: bool = False) -> Code:
+    def code(
+        self,
+        h: Float[Array, "batch ..."] | Tokens,
+        *,
+        keys: Key[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Code:
         """Returns the code of h, which `features` returned. Several codes of one x can be sampled from the same h."""
         return self.bottleneck(h, *self._encode_pseudo_inputs(), keys=keys, train=train)
 
-    def decode(self, z: Array, *, label: Array | None = None, train: bool = False) -> Array:
+    def decode(
+        self,
+        z: Float[Array, "batch ..."],
+        *,
+        label: Int[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch ..."]:
         """Returns the parameters of p(x | z), float32 [batch, ...], for z [batch, *latent]."""
         tied = (self.kernels()[::-1],) if getattr(self.decoder, "tied", False) else ()
         return self.decoder(self._append_label(z, label), *tied, train=train).astype(jnp.float32)
@@ -98,7 +122,7 @@ class Autoencoder(nn.Module):
         """Returns the prior of z, or None if the bottleneck has none."""
         return self.bottleneck.prior_of(*self._encode_pseudo_inputs()) if hasattr(self.bottleneck, "prior_of") else None
 
-    def lookup(self, indices: Array) -> Array:
+    def lookup(self, indices: Int[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """Returns z [batch, *latent] of discrete codes, which are given as in `Code.indices`."""
         return self.bottleneck.lookup(indices)
 
@@ -110,7 +134,12 @@ class Autoencoder(nn.Module):
         return [layer["kernel"] for layer in layers]
 
     def __call__(
-        self, x: Array, *, label: Array | None = None, keys: Array | None = None, train: bool = False
+        self,
+        x: Float[Array, "batch ..."],
+        *,
+        label: Int[Array, " batch"] | None = None,
+        keys: Key[Array, " batch"] | None = None,
+        train: bool = False,
     ) -> Output:
         """Encodes x [batch, ...] and decodes its code."""
         code = self.encode(x, label=label, keys=keys, train=train)
@@ -172,6 +201,14 @@ def build(config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None
     return model
 
 
+def set_axis(model: Autoencoder, axis_name: str | None) -> Autoencoder:
+    """Returns the model with the `axis_name` of the devices that share a batch, in each of its parts that has one."""
+    parts = {name: getattr(model, name) for name in ("encoder", "bottleneck", "decoder")}
+    return model.clone(
+        **{k: part.clone(axis_name=axis_name) for k, part in parts.items() if hasattr(part, "axis_name")}
+    )
+
+
 def abstract_output(model: Autoencoder, shape: Sequence[int], drawn: bool = False) -> Output:
     """Returns the output's shapes and dtypes for one example, without computing it. `drawn` gives the model keys."""
 
@@ -181,6 +218,12 @@ def abstract_output(model: Autoencoder, shape: Sequence[int], drawn: bool = Fals
         return model.init_with_output(jax.random.key(0), x, label=label, keys=keys)[0]
 
     return jax.eval_shape(output, jnp.zeros((1, *shape)))
+
+
+def abstract_variables(model: nn.Module, shape: Sequence[int]) -> Any:
+    """Returns the shapes and dtypes of the model's variables for inputs of `shape`, without computing them."""
+    label: dict[str, Any] = {"label": jnp.zeros(1, jnp.int32)} if getattr(model, "classes", 0) else {}
+    return jax.eval_shape(functools.partial(model.init, **label), jax.random.key(0), jnp.zeros((1, *shape)))
 
 
 def warn_if_overcomplete(output: Output, config: Mapping[str, Any]) -> None:
@@ -221,8 +264,7 @@ def summary(model: nn.Module, shape: Sequence[int]) -> list[Layer]:
         return result
 
     with nn.intercept_methods(record):
-        label: dict[str, Any] = {"label": jnp.zeros(1, jnp.int32)} if getattr(model, "classes", 0) else {}
-        jax.eval_shape(functools.partial(model.init, **label), jax.random.key(0), jnp.zeros((1, *shape)))
+        abstract_variables(model, shape)
     return [layer for layer in layers if not any(other.path.startswith(layer.path + "/") for other in layers)]
 
 

@@ -7,7 +7,7 @@ z is [batch, d] or [samples, batch, d]. `log_prob(z)` returns the log density in
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import Array
+from jaxtyping import Array, Float, Key
 
 from aejax.losses import full_gaussian_kl, gaussian_kl, gaussian_kl_by_unit, normal_log_prob
 from aejax.models.layers import fold, normal
@@ -16,25 +16,25 @@ from aejax.models.layers import fold, normal
 class DiagonalGaussian(struct.PyTreeNode):
     """A Gaussian q(z|x) = N(mean, diag(exp(log_std))^2), both [batch, d] (Kingma and Welling 2014)."""
 
-    mean: Array
-    log_std: Array
+    mean: Float[Array, "batch d"]
+    log_std: Float[Array, "batch d"]
 
-    def sample(self, noise: Array) -> Array:
+    def sample(self, noise: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch d"]:
         """Returns z for standard normal noise of z's shape."""
         return self.mean + jnp.exp(self.log_std) * noise
 
-    def log_prob(self, z: Array) -> Array:
+    def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
         return normal_log_prob(z, self.mean, self.log_std)
 
-    def kl_by_unit(self) -> Array:
+    def kl_by_unit(self) -> Float[Array, "batch d"]:
         """Returns KL(q || N(0, 1)) of each latent unit in nats, [batch, d] (ibid., appendix B)."""
         return gaussian_kl_by_unit(self.mean, self.log_std)
 
-    def kl(self) -> Array:
+    def kl(self) -> Float[Array, " batch"]:
         """Returns KL(q || N(0, I)) in nats, [batch]."""
         return gaussian_kl(self.mean, self.log_std)
 
-    def covariance(self) -> Array:
+    def covariance(self) -> Float[Array, "batch d d"]:
         """Returns the covariance matrices, [batch, d, d]."""
         return jnp.exp(2 * self.log_std)[..., None] * jnp.eye(self.mean.shape[-1])
 
@@ -45,24 +45,24 @@ class FullGaussian(struct.PyTreeNode):
     `mean` is [batch, d] and `scale` is L, [batch, d, d], lower triangular with a positive diagonal.
     """
 
-    mean: Array
-    scale: Array
+    mean: Float[Array, "batch d"]
+    scale: Float[Array, "batch d d"]
 
-    def sample(self, noise: Array) -> Array:
+    def sample(self, noise: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch d"]:
         """Returns z for standard normal noise of z's shape."""
         return self.mean + jnp.einsum("bij,...bj->...bi", self.scale, noise)
 
-    def log_prob(self, z: Array) -> Array:
+    def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
         scale = jnp.broadcast_to(self.scale, (*z.shape, z.shape[-1]))
         noise = jax.scipy.linalg.solve_triangular(scale, (z - self.mean)[..., None], lower=True)[..., 0]
         log_det = jnp.log(jnp.diagonal(self.scale, axis1=-2, axis2=-1)).sum(-1)
         return normal_log_prob(noise, jnp.zeros(()), jnp.zeros(())) - log_det
 
-    def kl(self) -> Array:
+    def kl(self) -> Float[Array, " batch"]:
         """Returns KL(q || N(0, I)) in nats, [batch]."""
         return full_gaussian_kl(self.mean, self.scale)
 
-    def covariance(self) -> Array:
+    def covariance(self) -> Float[Array, "batch d d"]:
         """Returns the covariance matrices, [batch, d, d]."""
         return self.scale @ self.scale.swapaxes(-2, -1)
 
@@ -76,11 +76,11 @@ class FlowPosterior(struct.PyTreeNode):
       log_q: log density of the sampled z in nats. `log_prob` returns it for any z, since the flow is not inverted.
     """
 
-    mean: Array
+    mean: Float[Array, "batch d"]
     base: DiagonalGaussian
-    log_q: Array
+    log_q: Float[Array, "*samples_batch"]
 
-    def log_prob(self, z: Array) -> Array:
+    def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
         return self.log_q
 
 
@@ -89,10 +89,10 @@ class StandardNormal(struct.PyTreeNode):
 
     features: int = struct.field(pytree_node=False)
 
-    def log_prob(self, z: Array) -> Array:
+    def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
         return normal_log_prob(z, jnp.zeros(()), jnp.zeros(()))
 
-    def sample(self, keys: Array) -> Array:
+    def sample(self, keys: Key[Array, " batch"]) -> Float[Array, "batch d"]:
         """Samples one z per key, [batch, d]."""
         return normal(keys, (self.features,))
 
@@ -100,15 +100,15 @@ class StandardNormal(struct.PyTreeNode):
 class GaussianMixture(struct.PyTreeNode):
     """The prior p(z) = sum_k softmax(logits)_k N(mean_k, diag(exp(log_std_k))^2); mean and log_std are [k, d]."""
 
-    logits: Array
-    mean: Array
-    log_std: Array
+    logits: Float[Array, " k"]
+    mean: Float[Array, "k d"]
+    log_std: Float[Array, "k d"]
 
-    def log_prob(self, z: Array) -> Array:
+    def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
         components = normal_log_prob(z[..., None, :], self.mean, self.log_std)
         return jax.nn.logsumexp(components + jax.nn.log_softmax(self.logits), -1)
 
-    def sample(self, keys: Array) -> Array:
+    def sample(self, keys: Key[Array, " batch"]) -> Float[Array, "batch d"]:
         """Samples one z per key, [batch, d]."""
         k = jax.vmap(jax.random.categorical, (0, None))(fold(keys, 0), self.logits)
         return self.mean[k] + jnp.exp(self.log_std[k]) * normal(fold(keys, 1), self.mean.shape[1:])

@@ -4,7 +4,17 @@ from aejax.objectives.adversaries import ADVERSARIES, Adversary
 from aejax.objectives.bounds import BOUNDS
 from aejax.objectives.context import Context
 from aejax.objectives.corruption import CORRUPTIONS, Corruption
-from aejax.objectives.likelihoods import LIKELIHOODS, Likelihood
+from aejax.objectives.likelihoods import (
+    LIKELIHOODS,
+    AbsoluteError,
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Laplace,
+    Likelihood,
+    SquaredError,
+)
 from aejax.objectives.objective import Objective
 from aejax.objectives.schedules import SCHEDULES
 from aejax.objectives.terms import TERMS
@@ -16,9 +26,16 @@ __all__ = [
     "LIKELIHOODS",
     "SCHEDULES",
     "TERMS",
+    "AbsoluteError",
     "Adversary",
+    "Bernoulli",
     "Context",
+    "ContinuousBernoulli",
     "Corruption",
+    "DiscretizedLogistic",
+    "Gaussian",
+    "Laplace",
     "Likelihood",
     "Objective",
+    "SquaredError",
 ]

@@ -10,17 +10,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 
 from aejax import losses
 from aejax.errors import InputError
 from aejax.models.distributions import FlowPosterior
 from aejax.objectives.context import Context
 
-LogP = Callable[[Context, Array], Array]
+LogP = Callable[[Context, Float[Array, "..."]], Float[Array, "*samples batch"]]
 
 
-def log_weights(c: Context, log_p: LogP, beta: Any) -> Array:
+def log_weights(c: Context, log_p: LogP, beta: losses.Weight) -> losses.LogWeights:
     """Returns the log weights [samples, batch] of the samples, `losses.log_weights`; of a code without an axis for
     samples, those of one sample.
     """
@@ -32,34 +32,36 @@ def log_weights(c: Context, log_p: LogP, beta: Any) -> Array:
     return log_w if code.samples else log_w[None]
 
 
-def iwae(c: Context, log_p: LogP, beta: Any) -> Array:
+def iwae(c: Context, log_p: LogP, beta: losses.Weight) -> Float[Array, " batch"]:
     """Returns `losses.iwae` of the samples (Burda et al. 2016)."""
     return losses.iwae(log_weights(c, log_p, beta))
 
 
-def miwae(c: Context, log_p: LogP, beta: Any, groups: int = 1) -> Array:
+def miwae(c: Context, log_p: LogP, beta: losses.Weight, groups: int = 1) -> Float[Array, " batch"]:
     """Returns `losses.miwae` of the samples in `groups` (Rainforth et al. 2018)."""
     return losses.miwae(log_weights(c, log_p, beta), groups)
 
 
-def ciwae(c: Context, log_p: LogP, beta: Any, share: float = 0.5) -> Array:
+def ciwae(c: Context, log_p: LogP, beta: losses.Weight, share: float = 0.5) -> Float[Array, " batch"]:
     """Returns `losses.ciwae` of the samples, with the weight `share` of the ELBO (Rainforth et al. 2018)."""
     return losses.ciwae(log_weights(c, log_p, beta), share)
 
 
-def dreg(c: Context, log_p: LogP, beta: Any) -> Array:
+def dreg(c: Context, log_p: LogP, beta: losses.Weight) -> Float[Array, " batch"]:
     """Returns `losses.dreg` of the samples (Tucker et al. 2019)."""
     if isinstance(c.output.code.posterior, FlowPosterior):
         raise InputError("objective.bound.name=dreg needs bottleneck.posterior='diagonal' or 'full'")
     return losses.dreg(log_weights(c, log_p, beta), *_log_weights_apart(c, log_p, beta, fix_q=True))
 
 
-def piwae(c: Context, log_p: LogP, beta: Any, groups: int = 1) -> Array:
+def piwae(c: Context, log_p: LogP, beta: losses.Weight, groups: int = 1) -> Float[Array, " batch"]:
     """Returns `losses.piwae` of the samples in `groups` (Rainforth et al. 2018)."""
     return losses.piwae(log_weights(c, log_p, beta), *_log_weights_apart(c, log_p, beta, fix_q=False), groups)
 
 
-def _log_weights_apart(c: Context, log_p: LogP, beta: Any, fix_q: bool) -> tuple[Array, Array]:
+def _log_weights_apart(
+    c: Context, log_p: LogP, beta: losses.Weight, fix_q: bool
+) -> tuple[losses.LogWeights, losses.LogWeights]:
     """Returns the log weights twice: with the gradients of decoder and prior alone, and with those of the encoder
     alone, for which the density q counts as constant where `fix_q`.
     """

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jax import Array
+from jaxtyping import Array, Float, Int, Key
 
 from aejax.models import Output
 from aejax.models.layers import whole_batch
@@ -30,18 +30,18 @@ class Context:
 
     apply: Callable[..., Any]
     variables: Mapping[str, Any]
-    x: Array
+    x: Float[Array, "batch ..."]
     output: Output
-    keys: Array
-    step: Array | None = None
-    label: Array | None = None
+    keys: Key[Array, " batch"]
+    step: Int[Array, ""] | None = None
+    label: Int[Array, " batch"] | None = None
     mean: Callable[[Array], Array] = lambda decoded: decoded
     critic: Any = None
     examples: int = 0
     axis_name: str | None = None
 
     @property
-    def z(self) -> Array:
+    def z(self) -> Float[Array, "batch ..."]:
         """The code [batch, *latent]; the first of several importance samples."""
         return self.output.code.z[0] if self.output.code.samples else self.output.code.z
 
@@ -50,10 +50,10 @@ class Context:
         """Further arguments of the model's methods."""
         return {} if self.label is None else {"label": self.label}
 
-    def decode(self, z: Array) -> Array:
+    def decode(self, z: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """Decodes z [batch, *latent] with the running statistics of evaluation."""
         return self.apply(self.variables, z, method="decode", **self.given)
 
-    def whole(self, x: Array) -> Array:
+    def whole(self, x: Float[Array, "batch ..."]) -> Float[Array, "devices_batch ..."]:
         """Returns the rows of x from all devices, [devices * batch, ...]."""
         return whole_batch(x, self.axis_name)

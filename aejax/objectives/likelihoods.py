@@ -9,7 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 
 from aejax import losses
 from aejax.errors import InputError, one_of
@@ -23,11 +23,17 @@ class Likelihood:
 
     unit_interval = False
 
-    def nll(self, decoded: Array, x: Array, log_scale: Array | None = None, axis_name: str | None = None) -> Array:
+    def nll(
+        self,
+        decoded: Float[Array, "*#shape"],
+        x: Float[Array, "*#shape"],
+        log_scale: Float[Array, ""] | None = None,
+        axis_name: str | None = None,
+    ) -> Float[Array, "..."]:
         """Returns -log p(x | decoded) of each value. `log_scale` is the learned log scale, if there is one."""
         raise NotImplementedError
 
-    def mean(self, decoded: Array) -> Array:
+    def mean(self, decoded: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Returns the expected x, of the shape of `decoded`."""
         return decoded
 
@@ -94,7 +100,9 @@ class _Scaled(Likelihood):
         if not self.scale > 0:
             raise InputError(f"likelihood.scale must be above 0, got {self.scale}")
 
-    def log_scale(self, learned: Array | None, errors: Array, axis_name: str | None, power: int) -> Array:
+    def log_scale(
+        self, learned: Float[Array, ""] | None, errors: Float[Array, "..."], axis_name: str | None, power: int
+    ) -> Float[Array, ""]:
         """Returns the log scale. The optimal one averages `errors` raised to `power` over the batch of all devices."""
         if self.variance == "fixed":
             return jnp.asarray(math.log(self.scale))

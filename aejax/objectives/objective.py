@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 
 from aejax.errors import InputError, one_of
 from aejax.objectives.bounds import BOUNDS
@@ -30,9 +30,10 @@ class Objective:
       likelihood: the likelihood of the input given decoded values.
       weights: weight of each term by name: one of the bottleneck's `losses`, of the discriminator's terms, or of TERMS.
         The weight of `reconstruction` defaults to 1.
-      schedules: schedule of a term's weight, by the term's name: a `name` in SCHEDULES and its arguments. It multiplies
-        the weight by a factor that ends at 1.
-      options: arguments of a term, by its name. `function` = "package.module:term" names a term that is not in TERMS.
+      schedules: schedule of a term's weight, by the term's name: a `name` in SCHEDULES, or a function, and its
+        arguments. It multiplies the weight by a factor that ends at 1.
+      options: arguments of a term, by its name. `function` is a term that is not in TERMS, or its name
+        "package.module:term".
       bound: a `name`, "elbo" or one in BOUNDS, and its arguments. With "elbo" the loss is the weighted sum of
         `reconstruction` and all other terms. A bound in BOUNDS takes the place of `reconstruction` and `kl` in the sum.
     """
@@ -59,7 +60,9 @@ class Objective:
                 "which takes its place; leave it out"
             )
 
-    def __call__(self, c: Context, adversary: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def __call__(
+        self, c: Context, adversary: Mapping[str, Float[Array, " batch"]] | None = None
+    ) -> dict[str, Float[Array, " #batch"]]:
         """Computes each term by name, and their weighted sum as `loss`, per example [batch].
 
         `adversary` holds the terms that a discriminator gives the autoencoder, per example.
@@ -91,11 +94,11 @@ class Objective:
                 lengths[f"schedules.{name}"] = self.schedules[name].get("steps", 0)
         return {f"objective.{key}.steps": length for key, length in lengths.items() if length > steps}
 
-    def mean(self, decoded: Array) -> Array:
+    def mean(self, decoded: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Returns the expected input given `decoded`, in the units that the model reads."""
         return self.likelihood.mean(decoded)
 
-    def _log_p(self, c: Context, decoded: Array) -> Array:
+    def _log_p(self, c: Context, decoded: Float[Array, "..."]) -> Float[Array, "*samples batch"]:
         """Returns log p(x | decoded), [..., batch]. If the code has a mask, only masked patches count."""
         log_p = -self.likelihood.nll(decoded, c.x, c.output.log_scale, c.axis_name)
         mask = c.output.code.mask
@@ -112,7 +115,7 @@ class Objective:
                 return computed[name]
         options = dict(self.options.get(name, {}))
         function = options.pop("function", name)
-        if function not in TERMS and ":" not in function:
+        if isinstance(function, str) and function not in TERMS and ":" not in function:
             raise one_of("objective.weights: term", name, {*TERMS, *c.output.code.losses, *adversary})
         return _call(f"objective.options.{name}", resolve("objective.weights: term", function, TERMS), options)(c)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 
 from aejax import losses
 from aejax.errors import InputError
@@ -19,28 +19,28 @@ from aejax.objectives.schedules import progress
 # Sparsity and other penalties of the code.
 
 
-def l1(c: Context) -> Array:
+def l1(c: Context) -> Float[Array, " batch"]:
     """Returns the sum of the code's absolute activations (Olshausen and Field 1996)."""
     return flatten(jnp.abs(c.z)).sum(-1)
 
 
-def kl_sparsity(c: Context, target: float = 0.05) -> Array:
+def kl_sparsity(c: Context, target: float = 0.05) -> Float[Array, ""]:
     """Returns `losses.kl_sparsity` of the code, whose activations must lie in (0, 1) (Ng 2011, section 3)."""
     return losses.kl_sparsity(c.whole(flatten(c.z)), target)
 
 
-def code_l2(c: Context) -> Array:
+def code_l2(c: Context) -> Float[Array, " batch"]:
     """Returns half the squared norm of the code (Ghosh et al. 2020, equation 10)."""
     return 0.5 * flatten(jnp.square(c.z)).sum(-1)
 
 
-def decoder_l2(c: Context) -> Array:
+def decoder_l2(c: Context) -> Float[Array, ""]:
     """Returns half the squared norm of the decoder's kernels (ibid., section 4.1: Tikhonov)."""
     leaves = jax.tree_util.tree_leaves(c.variables["params"]["decoder"])
     return 0.5 * sum((jnp.square(leaf).sum() for leaf in leaves if leaf.ndim > 1), jnp.zeros(()))
 
 
-def gradient_penalty(c: Context) -> Array:
+def gradient_penalty(c: Context) -> Float[Array, " batch"]:
     """Returns the squared Frobenius norm of the decoder's Jacobian, d mean / d z, exactly (ibid., equation 12)."""
 
     def decode(z: Array, given: dict[str, Array]) -> Array:
@@ -50,7 +50,7 @@ def gradient_penalty(c: Context) -> Array:
     return _squared_jacobian(decode, c.z, c.given)
 
 
-def contractive(c: Context) -> Array:
+def contractive(c: Context) -> Float[Array, " batch"]:
     """Returns the squared Frobenius norm of the encoder's Jacobian, d z / d x, exactly (Rifai et al. 2011,
     equation 5).
     """
@@ -68,7 +68,7 @@ def _squared_jacobian(function: Callable[..., Array], x: Array, given: dict[str,
     return jax.vmap(lambda v, g: jnp.square(jacobian(v, g)).sum())(x, given)
 
 
-def revival(c: Context) -> Array:
+def revival(c: Context) -> Float[Array, " batch"]:
     """Returns the squared error with which the dead units alone explain what the reconstruction misses, 0 where no unit
     is dead (Gao et al. 2024, appendix A.2: the auxiliary loss AuxK).
     """
@@ -83,7 +83,7 @@ def revival(c: Context) -> Array:
 # Terms of Gaussian posteriors.
 
 
-def capacity(c: Context, nats: float = 25.0, steps: int = 10_000) -> Array:
+def capacity(c: Context, nats: float = 25.0, steps: int = 10_000) -> Float[Array, ""]:
     """Returns |KL - C| of the batch's mean KL, where C grows linearly to `nats` over `steps` (Burgess et al. 2018,
     equation 8).
     """
@@ -92,7 +92,7 @@ def capacity(c: Context, nats: float = 25.0, steps: int = 10_000) -> Array:
     return jnp.abs(c.whole(c.output.code.losses["kl"]).mean() - nats * progress(c.step, steps))
 
 
-def free_bits(c: Context, nats: float = 0.1) -> Array:
+def free_bits(c: Context, nats: float = 0.1) -> Float[Array, ""]:
     """Returns `losses.free_bits` of the posterior: each unit has `nats` of its KL free (Kingma et al. 2016)."""
     code = c.output.code
     if not (isinstance(code.posterior, DiagonalGaussian) and isinstance(code.prior, StandardNormal)):
@@ -119,19 +119,19 @@ def _aggregate(c: Context, term: str) -> tuple[Array, Array, Array]:
 # total correlation are log N and (d - 1) log N larger, and with weights 1, 4, 1 the loss is 3 (d - 1) log N larger.
 
 
-def mutual_information(c: Context) -> Array:
+def mutual_information(c: Context) -> Float[Array, " batch"]:
     """Returns log q(z|x) - log q(z), as `losses.mutual_information` does (Chen et al. 2018, equation 2)."""
     # q(z) comes first: the gradients of earlier runs were added up in this order.
     joint, _ = losses.aggregate_log_prob(*_aggregate(c, "mutual_information"))
     return _posterior(c, "mutual_information").log_prob(c.z) - joint
 
 
-def total_correlation(c: Context) -> Array:
+def total_correlation(c: Context) -> Float[Array, " batch"]:
     """Returns `losses.total_correlation` of the code's units (ibid.)."""
     return losses.total_correlation(*_aggregate(c, "total_correlation"))
 
 
-def dimension_kl(c: Context) -> Array:
+def dimension_kl(c: Context) -> Float[Array, " batch"]:
     """Returns `losses.dimension_kl` of the code's units from the prior, where that is a product (ibid.)."""
     z, mean, log_std = _aggregate(c, "dimension_kl")
     prior = c.output.code.prior
@@ -139,7 +139,7 @@ def dimension_kl(c: Context) -> Array:
     return losses.dimension_kl(prior.log_prob(z), z, mean, log_std)
 
 
-def dip(c: Context, kind: int = 1, diagonal: float = 10.0) -> Array:
+def dip(c: Context, kind: int = 1, diagonal: float = 10.0) -> Float[Array, ""]:
     """Returns `losses.dip` of the posterior means (`kind` 1) or of z (`kind` 2) (Kumar et al. 2018)."""
     if kind not in (1, 2):
         raise InputError(f"objective.options.dip.kind must be 1 or 2, got {kind!r}")
@@ -152,7 +152,7 @@ def dip(c: Context, kind: int = 1, diagonal: float = 10.0) -> Array:
     return losses.dip(mean, c.whole(q.covariance().mean(0)[None]).mean(0), diagonal)
 
 
-def mmd(c: Context, kernel: str = "imq", scale: float = 1.0) -> Array:
+def mmd(c: Context, kernel: str = "imq", scale: float = 1.0) -> Float[Array, ""]:
     """Returns `losses.mmd` between the batch's codes and as many samples of the prior, N(0, I) where the code has none
     (Zhao et al. 2019, InfoVAE; Tolstikhin et al. 2018, WAE-MMD).
     """

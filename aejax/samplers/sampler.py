@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from flax.errors import FlaxError
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float, Num
+from numpy.typing import ArrayLike
 
 from aejax import arguments
 from aejax.data import as_array
@@ -22,7 +24,11 @@ from aejax.samplers.gaussian import Gaussian, Mixture
 
 FILE = "sampler.npz"
 
+Codes = Num[np.ndarray, "n d"]
+Params = dict[str, Any]  # nested, with arrays as leaves
 
+
+@runtime_checkable
 class Kind(Protocol):
     """A family of distributions: a frozen dataclass whose attributes are its options.
 
@@ -31,12 +37,12 @@ class Kind(Protocol):
 
     discrete: ClassVar[bool]
 
-    def fit(self, x: np.ndarray, seed: int) -> dict[str, Any]: ...
-    def sample(self, params: dict[str, Any], num: int, seed: int) -> np.ndarray: ...
-    def log_prob(self, params: dict[str, Any], x: np.ndarray) -> np.ndarray: ...
+    def fit(self, x: Codes, seed: int) -> Params: ...
+    def sample(self, params: Params, num: int, seed: int) -> Codes: ...
+    def log_prob(self, params: Params, x: Codes) -> Float[np.ndarray, " n"]: ...
 
 
-SAMPLERS: dict[str, Any] = {
+SAMPLERS: dict[str, type[Kind]] = {
     "gaussian": Gaussian,
     "mixture": Mixture,
     "flow": Flow,
@@ -58,18 +64,18 @@ class Sampler:
     name: str
     kind: Kind
     shape: tuple[int, ...]
-    params: dict[str, Any]
+    params: Params
 
     def __repr__(self) -> str:
         return f"Sampler({self.name!r}, shape={self.shape})"
 
-    def sample(self, num: int, seed: int = 0) -> np.ndarray:
+    def sample(self, num: int, seed: int = 0) -> Num[np.ndarray, "{num} ..."]:
         """Returns `num` samples [num, *shape]: latents, float32, or indices of discrete codes, int32."""
         num = arguments.check_count("sample", num, 12 * math.prod(self.shape))
         samples = self.kind.sample(self.params, num, arguments.check_seed(seed))
         return samples.reshape(num, *self.shape).astype(np.int32 if self.kind.discrete else np.float32)
 
-    def log_prob(self, codes: Any) -> np.ndarray:
+    def log_prob(self, codes: ArrayLike) -> Float[np.ndarray, " n"]:
         """Returns the log density of latents, or log probability of indices, [n, *shape], in nats, [n]."""
         codes = _check_codes(self.name, codes)
         if codes.shape[1:] != self.shape:
@@ -84,7 +90,7 @@ def build(name: str, **options: Any) -> Kind:
     return instantiate("sampler", SAMPLERS, {"name": name, **options})
 
 
-def fit(name: str, latents: Any, seed: int = 0, **options: Any) -> Sampler:
+def fit(name: str, latents: ArrayLike, seed: int = 0, **options: Any) -> Sampler:
     """Fits the sampler called `name` to latents [n, ...], or to indices if it is for discrete codes.
 
     `options` are attributes of its class in SAMPLERS. The same seed gives the same bits. Raises InputError if the name,
@@ -106,7 +112,7 @@ def check_kind(name: str, discrete: bool) -> None:
         )
 
 
-def _check_codes(name: str, codes: Any) -> np.ndarray:
+def _check_codes(name: str, codes: ArrayLike) -> np.ndarray:
     """Returns codes as float32 or int32; raises InputError if the sampler called `name` cannot read them."""
     codes = as_array(codes, "codes")
     if codes.ndim < 2 or not codes.size or codes.dtype.kind not in "fiu":

@@ -5,13 +5,15 @@ import itertools
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from aejax import config as config_lib
 from aejax import models
@@ -33,13 +35,14 @@ from aejax.errors import InputError
 from aejax.files import local
 from aejax.inference.run import Run, from_checkpoint
 from aejax.models import pre_encoder
+from aejax.objectives import Adversary, Corruption, Objective
 from aejax.training import profiler
 from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import batches, compile_steps, hint, steps_at_once
 from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
-from aejax.training.task import check_data, make_task, single_device_task
+from aejax.training.task import Parts, check_data, check_parts, make_config, make_task, single_device_task
 from aejax.workdir import checkpoint
 from aejax.workdir.checkpoint import Checkpoints, InMemory
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir
@@ -90,41 +93,115 @@ def train(
     return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust)
 
 
+@overload
 def fit(
     config: ConfigDict,
-    images: Any,
+    images: ArrayLike,
     workdir: str | Path | None = None,
     *,
-    label: Any = None,
+    label: ArrayLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
+) -> Run: ...
+
+
+@overload
+def fit(
+    *,
+    data: ArrayLike,
+    model: models.Autoencoder,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    corruption: Corruption | None = None,
+    adversary: Adversary | None = None,
+    workdir: str | Path | None = None,
+    label: ArrayLike | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    quiet: bool = False,
+    adjust: Adjust | None = None,
+    **settings: Any,
+) -> Run: ...
+
+
+def fit(
+    config: ConfigDict | None = None,
+    images: ArrayLike | None = None,
+    workdir: str | Path | None = None,
+    *,
+    data: ArrayLike | None = None,
+    model: models.Autoencoder | None = None,
+    objective: Objective | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    corruption: Corruption | None = None,
+    adversary: Adversary | None = None,
+    label: ArrayLike | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    quiet: bool = False,
+    adjust: Adjust | None = None,
+    **settings: Any,
 ) -> Run:
     """Trains on an array [n, features], [n, height, width] or [n, height, width, channels].
 
+    What is trained is described either by a config or by objects of your own:
+
+        run = aejax.fit(config, x)
+        run = aejax.fit(data=x, model=Autoencoder(encoder, bottleneck, decoder), objective=Objective(Bernoulli()),
+                        optimizer=optax.adam(1e-3), steps=2_000)
+
     Args:
       config: see `aejax.config.default`.
-      images: the examples.
+      images: the examples, with a config.
       workdir: the folder of the experiment, in which the same call resumes. Without one, no checkpoint is written and
         nothing stays on disk.
-      label: [n], whole numbers from 0, for a conditional model (`config.classes`).
+      data: the examples, without a config.
+      model: the encoder, bottleneck and decoder.
+      objective: what is minimized.
+      optimizer: of optax. A schedule of the learning rate is part of it.
+      corruption, adversary: noise on the input in training, and a discriminator; default to none.
+      label: [n], whole numbers from 0, for a conditional model (`classes`).
       devices, quiet, adjust: as in `train`.
+      settings: further keys of a config: `steps`, `batch_size`, `seed`, `ema`, `log_every`, `checkpoint_every`, `keep`,
+        `patience`, `tracking`, `samples`.
 
-    Returns the trained run, and raises the errors of `train`.
+    Returns the trained run, and raises the errors of `train`. In a workdir, the run's config names the given objects
+    that a config can make. `load_run` needs the others as its arguments.
     """
-    config_lib.check(config)
+    own = {"model": model, "objective": objective, "optimizer": optimizer}
+    more = {"corruption": corruption, "adversary": adversary}
+    if config is None:
+        parts, examples = _take_parts({"data": data, **own}, {k: v for k, v in more.items() if v is not None}), data
+        of_data = config_lib.default().data
+    elif given := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
+        raise InputError(f"fit takes a config, or the objects that it would describe: leave config or {given[0]}= out")
+    else:
+        config_lib.check(config)
+        parts, examples, of_data = None, images, config.data
+    source = from_array(examples, label, name="images", size=of_data.size, fit=of_data.fit)
+    if parts is not None:
+        config = make_config(parts, source.shape, settings)
+    assert config is not None
     config = config.copy_and_resolve_references()
-    source = from_array(images, label, name="images", size=config.data.size, fit=config.data.fit)
-    crc = zlib.crc32(np.ascontiguousarray(images))
+    crc = zlib.crc32(np.ascontiguousarray(examples))
     if label is not None:
         crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
     with config.unlocked():
         config.data.name = f"array-{crc:08x}"
-    data = split({"train": source}, config.data)
+    config_lib.check(config)
+    splits = split({"train": source}, config.data)
     if workdir is not None:
-        return train(config, workdir, data=data, devices=devices, quiet=quiet, adjust=adjust)
+        return _train(config, local(workdir), Checkpoints, splits, devices, never, quiet, None, adjust, parts)
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
-        return _train(config, Path(folder), InMemory, data, devices, never, quiet, None, adjust)
+        return _train(config, Path(folder), InMemory, splits, devices, never, quiet, None, adjust, parts)
+
+
+def _take_parts(needed: Mapping[str, Any], more: Mapping[str, Any]) -> Parts:
+    """Returns the parts that `fit` was given. Raises InputError if one is missing or of another kind."""
+    if missing := [f"{name}=" for name, value in needed.items() if value is None]:
+        raise InputError(f"fit without a config needs {', '.join(missing)}; give them, or a config and the examples")
+    parts = Parts(needed["model"], needed["objective"], needed["optimizer"], **more)
+    check_parts(parts)
+    return parts
 
 
 def _train(
@@ -137,8 +214,9 @@ def _train(
     quiet: bool,
     profiled: range | None,
     adjust: Adjust | None,
+    parts: Parts | None = None,
 ) -> Run:
-    """Trains as `train` does, with the given class of checkpoints."""
+    """Trains as `train` does, with the given class of checkpoints, and `parts` in place of the config's."""
     config_lib.check(config)
     resolve_trackers(config.tracking)
 
@@ -146,6 +224,7 @@ def _train(
     partition = Partition(devices, config.partition.name)
     partition.check(config.batch_size)
     quiet = quiet or not partition.primary
+    own = (parts.model, parts.objective) if parts else ()
 
     # ---- Workdir
     with open_workdir(folder, config, partition.primary) as opened:
@@ -156,12 +235,12 @@ def _train(
 
         # ---- Data, task, state
         splits, spec = load_data(opened, data)
-        task = make_task(config, spec, len(splits.train), partition.axis_name)
+        task = make_task(config, spec, len(splits.train), partition.axis_name, parts)
         state, key = init_state(opened, task, spec, splits, partition, adjust)
         if begin >= config.steps:
             assert opened.saved is not None
             opened.resume()
-            return from_checkpoint(opened.saved)
+            return from_checkpoint(opened.saved, *own)
         check_same_data(opened, splits)
         trained_on = identify(splits._asdict(), labels=config.classes > 0)
         if not quiet:
@@ -182,7 +261,7 @@ def _train(
             hint(task, config.steps, config.log_every, config.checkpoint_every)
         train_steps = compile_steps(task, key, partition)
         validate = compile_validation(task, config.batch_size, partition, validation)
-        sample = compile_sampling(single_device_task(task, config, spec), partition, fixed)
+        sample = compile_sampling(single_device_task(task), partition, fixed)
         with (
             profiler.trace_steps(train_steps, profiled, begin, at_once, folder) as train_steps,
             Recorder(opened, spec, trained_on, validate, sample, quiet, checkpoints) as recorder,
@@ -193,7 +272,7 @@ def _train(
                 train_steps, partition.place(state), training.held, dispatches, recorder, opened, at_once, should_stop
             )
         partition.wait()  # until all is written
-    return from_checkpoint(recorder.load_newest())
+    return from_checkpoint(recorder.load_newest(), *own)
 
 
 def run_steps(

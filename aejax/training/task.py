@@ -2,23 +2,107 @@
 
 import dataclasses
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
+from aejax import config as config_lib
 from aejax import models
 from aejax.data import Feed, Source, Spec, read_chunks, read_labels
-from aejax.errors import InputError
-from aejax.objectives import ADVERSARIES, LIKELIHOODS, Corruption, Objective
-from aejax.registry import instantiate
+from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
+from aejax.inference.parts import describe_parts
+from aejax.objectives import ADVERSARIES, LIKELIHOODS, Adversary, Corruption, Likelihood, Objective
+from aejax.registry import describe, instantiate
 from aejax.training import optimizers
 from aejax.training.pretraining import list_layers
 from aejax.training.step import Task, eval_step, init
 
 
-def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str | None = None) -> Task:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """The objects of a task that a config names, or that `fit` was given."""
+
+    model: models.Autoencoder
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    corruption: Corruption = dataclasses.field(default_factory=Corruption)
+    adversary: Adversary | None = None
+
+
+def check_parts(parts: Parts) -> None:
+    """Raises InputError if one of the parts that `fit` was given is of another kind."""
+    wanted: list[tuple[str, Any, Any, str]] = [
+        ("model", parts.model, models.Autoencoder, "an aejax.Autoencoder(encoder, bottleneck, decoder)"),
+        ("objective", parts.objective, Objective, "an aejax.Objective(likelihood, weights={...})"),
+        ("optimizer", parts.optimizer, optax.GradientTransformation, "one of optax, e.g. optax.adam(1e-3)"),
+        ("corruption", parts.corruption, Corruption, "an aejax.objectives.Corruption(name, level)"),
+        ("adversary", parts.adversary, Adversary | None, "an aejax.objectives.Adversary"),
+    ]
+    if isinstance(parts.model, models.Autoencoder):
+        for name in ("encoder", "bottleneck", "decoder"):
+            wanted.append((f"model.{name}", getattr(parts.model, name), nn.Module, "a linen module"))
+    if isinstance(parts.objective, Objective):
+        wanted.append(
+            ("objective.likelihood", parts.objective.likelihood, Likelihood, "a likelihood, e.g. Bernoulli()")
+        )
+    for name, value, kind, what in wanted:
+        if not isinstance(value, kind):
+            raise InputError(f"{name} must be {what}, got {shown(value)}")
+
+
+def build_parts(config: ConfigDict, shape: Sequence[int]) -> Parts:
+    """Builds the parts that `config` names, for inputs of `shape`."""
+    model = models.build(config, shape)
+    if config.pretrain.steps:
+        list_layers(config)
+    adversary = None if config.adversary.name == "none" else instantiate("adversary", ADVERSARIES, config.adversary)
+    return Parts(
+        model=model,
+        objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
+        optimizer=optimizers.build(config.optim, config.steps),
+        corruption=Corruption(**config.corruption),
+        adversary=adversary,
+    )
+
+
+def make_config(parts: Parts, shape: Sequence[int], settings: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config of a run of `parts` on examples of `shape`, as far as a config can name them.
+
+    `settings` are values of its other keys. Raises InputError for an unknown key, and for a model that `shape` does not
+    fit.
+    """
+    try:
+        models.abstract_output(parts.model, shape)
+    except AejaxError:
+        raise
+    except Exception as error:  # whatever modules of others raise
+        raise InputError(
+            f"the model does not fit examples of {tuple(shape)} ({kind_and_words(error)}); change the model or the data"
+        ) from error
+    config = config_lib.default()
+    adversary = {} if parts.adversary is None else {"adversary": describe(parts.adversary, ADVERSARIES)}
+    of_parts = {
+        **describe_parts(parts.model, parts.objective, shape),
+        **adversary,
+        "corruption": dataclasses.asdict(parts.corruption),
+        "optim": {"name": config_lib.OWN},
+    }
+    known = [key for key in config if key not in ("data", "dtype", "partition", "pretrain", *of_parts, "adversary")]
+    for key in settings:
+        if key not in known:
+            raise one_of("fit: argument", key, known)
+    return config_lib.section({**config, **of_parts, **settings}, "fit: the arguments")
+
+
+def make_task(
+    config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str | None = None, parts: Parts | None = None
+) -> Task:
     """Builds the task of `config`.
 
     Args:
@@ -26,43 +110,35 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
       spec: shape and units of the data.
       examples: number of examples in the training split.
       axis_name: axis of the devices that share a batch, see `Partition`.
+      parts: objects in place of those that the config names.
 
     Raises InputError if the parts do not fit each other. Warns of schedules that outlast training, and of a code that
     can learn to copy its input.
     """
-    model = models.build(config, spec.shape, axis_name)
-    if config.pretrain.steps:
-        list_layers(config)
-    adversary = None if config.adversary.name == "none" else instantiate("adversary", ADVERSARIES, config.adversary)
+    parts = build_parts(config, spec.shape) if parts is None else parts
     task = Task(
-        model=model,
-        objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
-        optimizer=optimizers.build(config.optim, config.steps),
+        **vars(parts),
         prepare=spec.prepare,
         restore=spec.restore,
         standardized=bool(spec.mean),
-        corruption=Corruption(**config.corruption),
         ema=config.ema,
-        adversary=adversary,
         examples=examples,
-        axis_name=axis_name,
     )
-    traced = _trace(single_device_task(task, config, spec), spec)
+    task = dataclasses.replace(task, model=models.set_axis(parts.model, axis_name), axis_name=axis_name)
+    traced = _trace(single_device_task(task), spec)
     for key, taken in task.objective.unfinished(config.steps).items():
         warnings.warn(
             f"{key}={taken} is more than steps={config.steps}: training ends before this schedule does, with another "
             f"weight or target than the config's; raise steps, or lower {key}",
             stacklevel=2,
         )
-    models.warn_if_overcomplete(models.abstract_output(model, spec.shape), config)
+    models.warn_if_overcomplete(models.abstract_output(parts.model, spec.shape), config)
     return dataclasses.replace(task, convolves="conv_general_dilated" in traced)
 
 
-def single_device_task(task: Task, config: ConfigDict, spec: Spec) -> Task:
+def single_device_task(task: Task) -> Task:
     """Returns the task for a single device, without `axis_name`."""
-    if task.axis_name is None:
-        return task
-    return dataclasses.replace(task, model=models.build(config, spec.shape), axis_name=None)
+    return dataclasses.replace(task, model=models.set_axis(task.model, None), axis_name=None)
 
 
 def _trace(task: Task, spec: Spec) -> str:
@@ -73,7 +149,7 @@ def _trace(task: Task, spec: Spec) -> str:
 
     def evaluate(x: Any) -> Any:
         state = init(task, spec.shape, jax.random.key(0))
-        batch = {"x": x, **{name: np.arange(2, dtype=np.int32) for name in ("index", "label", "weight")}}
+        batch = {"x": x, **{name: jnp.arange(2) for name in ("index", "label", "weight")}}
         return eval_step(state, batch, task=task)
 
     return str(jax.make_jaxpr(evaluate)(jax.ShapeDtypeStruct((2, *spec.shape), np.float32)))

@@ -97,7 +97,7 @@ def train_together(
         train_steps = compile_together(task, config, keys, values, partition)
         configure = lambda task, values: set_hyperparameters(task, config, values)  # noqa: E731
         validate = compile_validation(task, config.batch_size, partition, validation, configure)
-        sample = compile_sampling(single_device_task(task, config, spec), partition, fixed)
+        sample = compile_sampling(single_device_task(task), partition, fixed)
         with contextlib.ExitStack() as running:
             members = [Member(each) for each in opened]
             for i, member in enumerate(members):

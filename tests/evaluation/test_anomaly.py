@@ -8,7 +8,7 @@ import aejax
 from aejax import config as config_lib
 from aejax import data
 from aejax.config import module
-from aejax.evaluation import Skipped, anomaly, likelihood
+from aejax.evaluation import Skipped, anomaly
 
 
 def plane_run(held_out=-1, likelihood_="gaussian", bottleneck="gaussian", classes=0):
@@ -64,10 +64,10 @@ def test_auroc_of_ones_own_arrays_is_the_share_of_ordered_pairs(plane, seed):
     x, label = near_and_far(120, 0.1, seed)
     normal, anomalous = x[label != 2], x[label == 2]
     found = anomaly.auroc(plane, normal, anomalous)
-    scale = likelihood.optimal_scale(plane, normal)
+    scale = plane.density.optimal_scale(normal)
     known, strange = (anomaly.scores(plane, part, scale=scale) for part in (normal, anomalous))
     np.testing.assert_allclose(known["squared_error"], np.square(normal[:, 2:]).sum(1), rtol=1e-5)
-    np.testing.assert_allclose(known["negative_elbo"], -likelihood.elbo(plane, normal, scale=scale), rtol=1e-5)
+    np.testing.assert_allclose(known["negative_elbo"], -plane.elbo(normal, scale=scale), rtol=1e-5)
     for name in ("squared_error", "negative_elbo"):
         assert found[name] == pytest.approx(pairs(known[name], strange[name]))
         assert 0.5 < found[name] < 1

@@ -16,7 +16,7 @@ import aejax
 from aejax.config import module
 from aejax.data import Spec
 from aejax.evaluation import Measure, Skipped, likelihood
-from aejax.inference import run as run_lib
+from aejax.inference import batches
 
 SCALE, MEAN = 0.5, np.linspace(-1, 1, 5)
 
@@ -68,22 +68,22 @@ def test_one_sample_of_the_exact_posterior_is_log_p(exact):
     run, true = exact
     x = data_of(true)
     for seed in range(3):
-        np.testing.assert_allclose(likelihood.log_likelihood(run, x, 1, seed), true.logpdf(x), atol=2e-4)
-        np.testing.assert_allclose(likelihood.log_likelihood(run, x, 7, seed), true.logpdf(x), atol=2e-4)
+        np.testing.assert_allclose(run.log_likelihood(x, 1, seed), true.logpdf(x), atol=2e-4)
+        np.testing.assert_allclose(run.log_likelihood(x, 7, seed), true.logpdf(x), atol=2e-4)
 
 
 @pytest.mark.slow
 def test_more_samples_tighten_the_bound_up_to_log_p(loose):
     run, true = loose
     x = data_of(true, 400)
-    gaps = [(true.logpdf(x) - likelihood.log_likelihood(run, x, k)).mean() for k in (1, 4, 16, 1000)]
+    gaps = [(true.logpdf(x) - run.log_likelihood(x, k)).mean() for k in (1, 4, 16, 1000)]
     assert gaps[0] > 1.5 * gaps[1] > 2 * gaps[2] > 0
-    np.testing.assert_allclose(likelihood.log_likelihood(run, x, 1000), true.logpdf(x), atol=0.5)
+    np.testing.assert_allclose(run.log_likelihood(x, 1000), true.logpdf(x), atol=0.5)
     assert abs(gaps[3]) < 0.01
     # Of another seed's draws, the same in the mean and not one by one.
-    other = likelihood.log_likelihood(run, x, 4, seed=1)
+    other = run.log_likelihood(x, 4, seed=1)
     assert (true.logpdf(x) - other).mean() == pytest.approx(gaps[1], abs=0.2)
-    assert np.abs(other - likelihood.log_likelihood(run, x, 4)).min() > 0
+    assert np.abs(other - run.log_likelihood(x, 4)).min() > 0
 
 
 def written_out(run, x, samples, seed):
@@ -91,7 +91,7 @@ def written_out(run, x, samples, seed):
     params = jax.tree.map(np.float64, run.variables["params"])
     layer = lambda x, p: x @ p["kernel"] + p["bias"]  # noqa: E731
     mean, std = layer(x, params["bottleneck"]["mean"]), np.exp(layer(x, params["bottleneck"]["log_std"]))
-    keys = likelihood._arrays(run, x, seed, None)[1]
+    keys = run.density.arrays(x, seed, None)[1]
     log_w = np.empty((samples, len(x)))
     for k in range(samples):
         for i in range(len(x)):
@@ -105,23 +105,23 @@ def written_out(run, x, samples, seed):
 @pytest.mark.parametrize("rows", [4, 1000])
 def test_the_count_is_exact_whatever_the_chunk(loose, rows, monkeypatch):
     run, true = loose
-    monkeypatch.setattr(run_lib, "_VALUES", rows * 5)
+    monkeypatch.setattr(batches, "VALUES", rows * 5)
     x = data_of(true, 3, seed=5)
     log_w = written_out(run, x, 13, seed=2)
     for samples in (1, 3, 13):  # below the chunk, and prime above it
         expected = logsumexp(log_w[:samples], 0) - math.log(samples)
-        np.testing.assert_allclose(likelihood.log_likelihood(run, x, samples, seed=2), expected, atol=1e-4)
+        np.testing.assert_allclose(run.log_likelihood(x, samples, seed=2), expected, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_an_example_does_not_depend_on_chunks_or_on_the_others(loose, monkeypatch):
     run, true = loose
     x = data_of(true, 37)
-    functions = (lambda x: likelihood.log_likelihood(run, x, 29), lambda x: likelihood.elbo(run, x))
+    functions = (lambda x: run.log_likelihood(x, 29), lambda x: run.elbo(x))
     whole = [function(x) for function in functions]
     some = np.array([30, 2, 11])
     for rows in (12, 1):
-        monkeypatch.setattr(run_lib, "_VALUES", rows * 5)
+        monkeypatch.setattr(batches, "VALUES", rows * 5)
         for function, found in zip(functions, whole, strict=True):
             np.testing.assert_allclose(function(x[some]), found[some], atol=2e-5)
             np.testing.assert_allclose(function(x[::-1]), found[::-1], atol=2e-5)
@@ -135,13 +135,29 @@ def test_the_elbo_is_rate_and_distortion_with_weight_one(loose, seed):
     posterior = run.model.apply(run.variables, x, method="encode").posterior
     mean, variance = np.float64(posterior.mean), np.exp(2 * np.float64(posterior.log_std))
     kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(1)
-    found = likelihood.parts(run, x, seed)
+    found = run.density.parts(x, seed)
     np.testing.assert_allclose(found.rate, kl, rtol=1e-5)
-    keys = likelihood._arrays(run, x, seed, None)[1]
+    keys = run.density.arrays(x, seed, None)[1]
     noise = np.stack([jax.random.normal(jax.random.fold_in(key, 0), (2,)) for key in keys])
     expected = norm(run.decode(mean + np.sqrt(variance) * noise), SCALE).logpdf(x).sum(1)
     np.testing.assert_allclose(found.distortion, -expected, rtol=1e-4)
-    np.testing.assert_allclose(likelihood.elbo(run, x, seed), expected - kl, rtol=1e-4)
+    np.testing.assert_allclose(run.elbo(x, seed), expected - kl, rtol=1e-4)
+
+
+def test_a_run_measures_examples_that_it_is_given(exact):
+    run, true = exact
+    x = data_of(true, 50)
+    found = run.evaluate(x, groups=["likelihood", "representation"], options={"likelihood": {"samples": 2}})
+    assert list(found) == ["likelihood", "representation"]
+    assert found["likelihood"]["log_likelihood"].value == pytest.approx(true.logpdf(x).mean(), abs=1e-3)
+    assert found["likelihood"]["elbo"].value == pytest.approx(run.elbo(x).mean(), rel=1e-6)
+    assert "mean over 50 examples of the given data" in found["likelihood"]["elbo"].protocol
+    labeled = run.evaluate(x, np.arange(50) % 2, groups=["representation"])["representation"]
+    assert "needs another part to be scored on" in labeled["linear_probe_accuracy"].reason
+    with pytest.raises(aejax.InputError, match=r"the run reads examples of \(5,\), but the given data holds \(4,\)"):
+        run.evaluate(x[:, :4])
+    with pytest.raises(aejax.InputError, match="evaluation group 'likelihod' is unknown; did you mean 'likelihood'"):
+        run.evaluate(x, groups=["likelihod"])
 
 
 # A model's log p(x) by an integral over a grid of its code, which knows no posterior.
@@ -193,8 +209,8 @@ def test_every_kind_of_model_reaches_its_integral(kind):
         run.variables["params"]["log_scale"] = np.float32(0.4)
     given = {"scale": scale} if kind == "optimal" else {}
     expected = integral(run, x, label, scale=scale)
-    bound = likelihood.elbo(run, x, label=label, **given)
-    found = likelihood.log_likelihood(run, x, 2000, label=label, **given)
+    bound = run.elbo(x, label=label, **given)
+    found = run.log_likelihood(x, 2000, label=label, **given)
     np.testing.assert_allclose(found, expected, atol=0.25)
     assert (found - expected).mean() == pytest.approx(0, abs=0.03)
     assert bound.mean() < expected.mean() - 0.03
@@ -212,10 +228,8 @@ def test_densities_are_those_of_the_users_units():
     """x = 3 y + 2 has the density of y over 3, in each of five values."""
     run, true = principal(spec=Spec((5,), (2.0,) * 5, (3.0,) * 5))
     y = data_of(true)
-    np.testing.assert_allclose(
-        likelihood.log_likelihood(run, 3 * y + 2, 3), true.logpdf(y) - 5 * math.log(3), atol=1e-3
-    )
-    assert likelihood.elbo(run, 3 * y + 2).mean() == pytest.approx(true.logpdf(y).mean() - 5 * math.log(3), abs=0.5)
+    np.testing.assert_allclose(run.log_likelihood(3 * y + 2, 3), true.logpdf(y) - 5 * math.log(3), atol=1e-3)
+    assert run.elbo(3 * y + 2).mean() == pytest.approx(true.logpdf(y).mean() - 5 * math.log(3), abs=0.5)
 
 
 @pytest.mark.slow
@@ -266,13 +280,13 @@ def test_the_optimal_scale_is_that_of_the_train_part(name, power):
     run = dataclasses.replace(run, config=config)
     train, test = data_of(true, 300, seed=1), 2 * data_of(true, 40, seed=2)
     deviation = lambda x: (np.abs(x - MEAN) ** power).mean() ** (1 / power)  # noqa: E731
-    assert likelihood.optimal_scale(run, train) == pytest.approx(deviation(train), rel=1e-5)
+    assert run.density.optimal_scale(train) == pytest.approx(deviation(train), rel=1e-5)
     found = likelihood.measure(subject_of(run, test, train), samples=2)
     scale = deviation(train)
     log_p = norm(MEAN, scale).logpdf(test) if power == 2 else -np.abs(test - MEAN) / scale - math.log(2 * scale)
     assert found["distortion"].value == pytest.approx(-log_p.sum(1).mean(), rel=1e-5)
     assert f"scale {scale:.4g}, the optimum for 300 examples of train" in found["elbo"].protocol
-    alone = -likelihood.parts(run, test).distortion.mean()
+    alone = -run.density.parts(test).distortion.mean()
     assert alone > log_p.sum(1).mean() + 0.1  # its own scale suits an array better
 
 
@@ -322,10 +336,10 @@ def test_what_a_run_cannot_have_is_skipped_metric_by_metric(bottleneck, name, me
     assert [metric for metric, m in found.items() if isinstance(m, Measure)] == measured
     assert reason in found["log_likelihood"].reason
     with pytest.raises(aejax.InputError, match=reason):
-        likelihood.log_likelihood(run, x)
+        run.log_likelihood(x)
     if isinstance(found["elbo"], Skipped):
         with pytest.raises(aejax.InputError, match=found["elbo"].reason):
-            likelihood.elbo(run, x)
+            run.elbo(x)
     else:
         # KL of a uniform prior over 4 codes, exact; the drawn code's likelihood.
         assert 0 <= found["rate"].value <= math.log(4)
@@ -335,20 +349,20 @@ def test_what_a_run_cannot_have_is_skipped_metric_by_metric(bottleneck, name, me
 @pytest.mark.parametrize("samples", [0, -3, 2.0, True])
 def test_samples_are_a_count(exact, samples):
     with pytest.raises(aejax.InputError, match="samples must be a whole number above 0"):
-        likelihood.log_likelihood(exact[0], vectors(3, 5), samples)
+        exact[0].log_likelihood(vectors(3, 5), samples)
     with pytest.raises(aejax.InputError, match="samples must be a whole number above 0"):
         likelihood.measure(subject_of(exact[0], vectors(3, 5)), samples=samples)
 
 
 def test_a_scale_is_for_runs_that_have_none(exact):
     with pytest.raises(aejax.InputError, match=r"scale is for likelihood\.variance='optimal'"):
-        likelihood.elbo(exact[0], vectors(3, 5), scale=1.0)
+        exact[0].elbo(vectors(3, 5), scale=1.0)
 
 
 @pytest.mark.slow
 def test_a_run_is_freed_with_its_programs():
     run = principal()[0]
-    likelihood.log_likelihood(run, vectors(2, 5), 2)
+    run.log_likelihood(vectors(2, 5), 2)
     kept = weakref.ref(run)
     del run
     gc.collect()

@@ -13,7 +13,7 @@ from aejax.evaluation.pictures import charts, examples, latents
 from aejax.evaluation.pictures.style import drawable, style
 from aejax.evaluation.subject import Skipped, Subject
 from aejax.files import inside, local, writable, write_whole
-from aejax.inference.run import Run
+from aejax.inference.trained import TrainedModel
 from aejax.workdir import metrics_log
 
 ON_THE_MAP = 2_000  # examples at most
@@ -36,7 +36,7 @@ def of_logs(workdir: str | Path) -> Picture | Skipped:
     return Picture(charts.curves(history), "Each term of the objective over the training steps.")
 
 
-def save(run: Run, workdir: str | Path) -> list[Path]:
+def save(run: TrainedModel, workdir: str | Path) -> list[Path]:
     """Writes curves.png and reconstructions.png, of the run's own batch, to `workdir/evaluation/<step>/`."""
     folder = writable(inside(local(workdir), "evaluation", str(run.step)))
     pictures = {"curves": of_logs(workdir)}

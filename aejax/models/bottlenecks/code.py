@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from flax import struct
-from jax import Array
+from jaxtyping import Array, Float, Int
 
 from aejax.models.distributions import Posterior, Prior
 
@@ -24,12 +24,12 @@ class Code(struct.PyTreeNode):
       samples: number of importance samples; 0 if z has no axis for them.
     """
 
-    z: Array
-    losses: Mapping[str, Array] = struct.field(default_factory=dict)
-    metrics: Mapping[str, Array] = struct.field(default_factory=dict)
-    indices: Array | None = None
+    z: Float[Array, "..."]
+    losses: Mapping[str, Float[Array, " #batch"]] = struct.field(default_factory=dict)
+    metrics: Mapping[str, Float[Array, ""]] = struct.field(default_factory=dict)
+    indices: Int[Array, "batch ..."] | None = None
     posterior: Posterior | None = None
     prior: Prior | None = None
-    mask: Array | None = None
-    revival: Array | None = None
+    mask: Float[Array, "batch rows columns"] | None = None
+    revival: Float[Array, "..."] | None = None
     samples: int = struct.field(pytree_node=False, default=0)

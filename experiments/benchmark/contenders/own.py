@@ -70,10 +70,8 @@ def bare_forward(work: Work, given: Given, variant: str) -> Contender:
 
 
 def likelihood(work: Work, given: Given, variant: str = "") -> Contender:
-    from aejax.evaluation.likelihood import log_likelihood  # training does not load the libraries of evaluation, either
-
     run = _run(work, given)
-    nats = lambda images: -log_likelihood(run, images, samples=200)  # noqa: E731
+    nats = lambda images: -run.log_likelihood(images, samples=200)  # noqa: E731
     return Contender(
         _count(given),
         lambda: {"nats of 50 images": float(nats(given.images[:50]).mean())},

@@ -1,0 +1,308 @@
+"""A trained autoencoder for use: NumPy arrays in, NumPy arrays out."""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Num
+from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
+
+from aejax import arguments, models, samplers
+from aejax import config as config_lib
+from aejax.data import Spec, as_array
+from aejax.errors import InputError
+from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
+from aejax.inference.density import Density
+from aejax.objectives import LIKELIHOODS, Likelihood, Objective
+from aejax.registry import instantiate
+
+_FAR = "the code of example {} is NaN or infinite: its values are far from what the run was trained on; scale them"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TrainedModel:
+    """A trained model, ready to use on this machine's default device: what of a `Run` needs neither files nor metrics.
+
+    Inputs and reconstructions are in the user's units: [0, 1] for images, which may also be given as uint8 from 0 to
+    255, and the data's own units for vectors.
+
+    Attributes:
+      config: the config of the experiment.
+      spec: shape and units of one example.
+      step: number of training steps done.
+      variables: the model's variables, with averaged parameters if `ema` is on.
+      latents, reconstructions, inputs: arrays [n, ...] for the fixed evaluation batch, the first validation examples.
+      trained_on: what `aejax.data.identify` returned for the data; None for checkpoints that do not record it.
+      own_model, own_objective: what `fit` was given in place of the names in a config.
+    """
+
+    config: ConfigDict
+    spec: Spec
+    step: int
+    variables: Mapping[str, Any]
+    latents: Float[np.ndarray, "examples ..."]
+    reconstructions: Float[np.ndarray, "examples ..."]
+    inputs: Num[np.ndarray, "examples ..."]
+    trained_on: Mapping[str, Any] | None = None
+    own_model: models.Autoencoder | None = None
+    own_objective: Objective | None = None
+
+    def __repr__(self) -> str:
+        shapes = f"{self.spec.shape} -> {self.latents.shape[1:]}"
+        return f"{type(self).__name__}(step={self.step}, data={self.config.data.name!r}, {shapes})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns plain data, without compiled functions and arrays on devices."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"config": config_lib.to_dict(self.config), "spec": self.spec.to_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        config, spec = config_lib.from_dict(state["config"]), Spec.from_dict(state["spec"])
+        self.__dict__.update(state, config=config, spec=spec)
+
+    @functools.cached_property
+    def model(self) -> models.Autoencoder:
+        """Returns the model, built from the config if it was not given as an object."""
+        return self.own_model if self.own_model is not None else models.build(self.config, self.spec.shape)
+
+    @functools.cached_property
+    def likelihood(self) -> Likelihood:
+        """Returns the likelihood of x given decoded values."""
+        if self.own_objective is not None:
+            return self.own_objective.likelihood
+        return instantiate("likelihood", LIKELIHOODS, self.config.likelihood)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Returns a hash of the parameters and their names, 16 hexadecimal digits, which identifies the run."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
+
+    @functools.cached_property
+    def density(self) -> Density:
+        """Returns the model's density of x, which says what the run can estimate of it."""
+        return Density(self.config, self.model, self.likelihood, self.spec, self._on_device)
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Returns the number of discrete codes, or None for continuous codes."""
+        return getattr(self.model.bottleneck, "size", None)
+
+    def encode(self, x: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
+        """Returns the deterministic latents [n, *latent] of x [n, ...]: the mean, or the nearest code.
+
+        Like the methods below, it needs the labels of x, `label` [n], if the run is conditional, and raises InputError
+        for input that does not fit the run.
+        """
+        return self.code(x, label)["z"]
+
+    def code(self, x: ArrayLike, label: ArrayLike | None = None) -> dict[str, Num[np.ndarray, "n ..."]]:
+        """Returns the latents of x as `z` and, for discrete codes, their `indices`, from one computation."""
+        x = self.spec.check(x)
+        code = map_batches(
+            self._code, x, check_labels(label, len(x), self.config.classes), limit_batch(self.spec.shape)
+        )
+        check_finite(code["z"], _FAR)
+        return code
+
+    def sample_posterior(
+        self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None
+    ) -> Float[np.ndarray, "n ..."]:
+        """Returns a sample [n, *latent] of the posterior of each x, where `encode` returns its mean.
+
+        Of several importance samples, returns the first. Returns `encode(x)` for a deterministic code.
+        """
+        x = self.spec.check(x)
+        keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
+        sampled = map_batches(
+            self._sample, x, (keys, *check_labels(label, len(x), self.config.classes)), limit_batch(self.spec.shape)
+        )
+        check_finite(sampled, _FAR)
+        return sampled
+
+    @functools.cached_property
+    def abstract_code(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes and dtypes of `code` for a batch of one example, without computing it."""
+        label = [np.zeros(1, np.int32)] if self.config.classes else []
+        return jax.eval_shape(self._code, jax.ShapeDtypeStruct((1, *self.spec.shape), np.float32), *label)
+
+    def indices(self, x: ArrayLike, label: ArrayLike | None = None) -> Int[np.ndarray, "n ..."]:
+        """Returns the discrete codes of x, int32 [n, ...]. Raises InputError if the codes are continuous."""
+        code = self.code(x, label)
+        if "indices" not in code:
+            raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use encode")
+        return code["indices"]
+
+    def lookup(self, indices: ArrayLike) -> Float[np.ndarray, "n ..."]:
+        """Returns the latents [n, *latent] of discrete codes [n, ...], as `indices` returns them, for `decode`."""
+        indices, size = as_array(indices, "codes"), self.codebook_size
+        if size is None:
+            raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
+        if indices.dtype.kind not in "iu" or not indices.size or indices.min() < 0 or indices.max() >= size:
+            given = f"{indices.min()} to {indices.max()}" if indices.size else "none"
+            raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {given} ({indices.dtype})")
+        shape = self.abstract_code["indices"].shape[1:]
+        if indices.shape[1:] != shape:
+            raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
+        return map_batches(self._lookup, indices.astype(np.int32), (), limit_batch(self.spec.shape))
+
+    def decode(self, z: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
+        """Returns the expected x [n, ...] given latents [n, *latent]."""
+        z = as_array(z, "the latents")
+        with np.errstate(over="ignore"):
+            z = z.astype(np.float32)
+        if z.shape == self.latents.shape[1:]:
+            raise InputError(f"the latent {z.shape} is one without its batch axis; give latents [n, ...], e.g. z[None]")
+        if not z.size or z.shape[1:] != self.latents.shape[1:]:
+            raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
+        check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
+        decoded = map_batches(
+            self._decode, z, check_labels(label, len(z), self.config.classes), limit_batch(self.spec.shape)
+        )
+        check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
+        return decoded
+
+    def reconstruct(self, x: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
+        """Returns `decode(encode(x))`."""
+        return self.decode(self.encode(x, label), label)
+
+    def elbo(
+        self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None
+    ) -> Float[np.ndarray, " n"]:
+        """Returns the evidence lower bound of log p(x) of each example, [n] in nats, from one sample of its code.
+
+        The KL has weight 1, whatever weight the run was trained with. The other arguments are those of
+        `log_likelihood`. Raises InputError if the run has no density of x, or its code no KL.
+        """
+        return self.density.elbo(x, seed, label, scale)
+
+    def log_likelihood(
+        self,
+        x: ArrayLike,
+        samples: int = 200,
+        seed: int = 0,
+        label: ArrayLike | None = None,
+        scale: float | None = None,
+    ) -> Float[np.ndarray, " n"]:
+        """Returns log p(x) of each example by importance sampling from q(z|x), [n] in nats.
+
+        It is the logarithm of the mean of `samples` weights p(x, z) / q(z|x) (Burda et al. 2016, equation 8): in
+        expectation a lower bound of log p(x), and tighter with more samples. Memory does not grow with their number.
+        The density is that of x in the user's units. The noise of an example depends on its own values and `seed`.
+
+        Args:
+          x: examples [n, ...], as `encode` takes them.
+          samples: number of importance samples for each example.
+          seed: seed of the samples.
+          label: [n], if the run is conditional; the result is log p(x | label).
+          scale: scale of a likelihood with variance="optimal", in the units that the model reads; defaults to
+            `density.optimal_scale(x)`.
+
+        Raises InputError if the run has no density of x, or no posterior and prior for the weights.
+        """
+        return self.density.log_likelihood(x, samples, seed, label, scale)
+
+    def in_users_units(self, x: ArrayLike) -> Float[np.ndarray, "n ..."]:
+        """Returns x as float32, images in [0, 1], for comparison with `reconstruct(x)`."""
+        x = self.spec.check(x)
+        parts = (self.spec.restore(self.spec.prepare(x[i : i + 4096])) for i in range(0, len(x), 4096))
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    def generate(
+        self, num: int, seed: int = 0, label: ArrayLike | None = None, sampler: samplers.Sampler | None = None
+    ) -> Float[np.ndarray, "{num} ..."]:
+        """Decodes `num` samples of `sampler`, see `aejax.samplers`, or of the model's prior, to x [num, ...].
+
+        Without a sampler or a prior, samples are based on the saved latents: each position of a discrete code is
+        sampled from the codes found there, and continuous latents from a Gaussian with their mean and covariance.
+        Warns if all saved latents are equal. Raises InputError for a sampler that does not fit the run.
+        """
+        seed = arguments.check_seed(seed)
+        # Bytes per example: two copies while batches are concatenated; latents as float64 and float32.
+        each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
+        num = arguments.check_count("generate", num, each)
+        check_labels(label, num, self.config.classes)  # raises before anything is sampled
+        if sampler is not None:
+            if not isinstance(sampler, samplers.Sampler):
+                raise InputError(f"sampler must be what aejax.samplers.fit(name, latents) gives, got {sampler!r}")
+            samplers.check_kind(sampler.name, self.codebook_size is not None)
+            shape = self.abstract_code["z" if self.codebook_size is None else "indices"].shape[1:]
+            if sampler.shape != shape:
+                raise InputError(f"the run's codes are (n, *{shape}), the sampler's (n, *{sampler.shape})")
+            size = getattr(sampler.kind, "size", None)
+            if size != self.codebook_size:
+                raise InputError(
+                    f"the sampler is for {size} codes and the run has {self.codebook_size}: fit one on its indices"
+                )
+            code = sampler.sample(num, seed)
+            return self.decode(code if self.codebook_size is None else self.lookup(code), label)
+        prior: Any = self.model.apply(self._on_device, method="prior")
+        if prior is not None:
+            return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
+        if len(self.latents) < 2:
+            raise InputError(
+                "generate samples from the saved latents, and one alone would give one example again and again; give a "
+                "sampler, aejax.samplers.fit(name, run.encode(x)), or train with two or more samples and validation "
+                "examples"
+            )
+        if num > 1 and (self.latents == self.latents[:1]).all():
+            warnings.warn(
+                f"the {len(self.latents):,} saved latents are all the same, and so is what is generated from them; "
+                "give a sampler, aejax.samplers.fit(name, run.encode(x)), or look at the training",
+                stacklevel=2,
+            )
+        if self.codebook_size is not None:
+            shape = self.latents.shape[1:-1]
+            rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
+            return self.decode(self.latents[(rows, *np.indices(shape))], label)
+        return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
+
+    @functools.cached_property
+    def _on_device(self) -> Any:
+        return jax.device_put(self.variables)
+
+    @functools.cached_property
+    def _code(self) -> Callable:
+        model, spec = self.model, self.spec
+
+        def encode(variables, x, label=None):
+            code: Any = model.apply(variables, spec.prepare(x), label=label, method="encode")
+            return {"z": code.z} | ({} if code.indices is None else {"indices": code.indices})
+
+        return functools.partial(jax.jit(encode), self._on_device)
+
+    @functools.cached_property
+    def _sample(self) -> Callable:
+        model, spec = self.model, self.spec
+
+        def sample(variables, x, keys, label=None):
+            code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
+            return code.z[0] if code.samples else code.z
+
+        return functools.partial(jax.jit(sample), self._on_device)
+
+    @functools.cached_property
+    def _lookup(self) -> Callable:
+        model = self.model
+        lookup = jax.jit(lambda variables, indices: model.apply(variables, indices, method="lookup"))
+        return functools.partial(lookup, self._on_device)
+
+    @functools.cached_property
+    def _decode(self) -> Callable:
+        model, spec = self.model, self.spec
+        mean = self.likelihood.mean
+
+        def decode(variables, z, label=None):
+            decoded: Any = model.apply(variables, z, label=label, method="decode")
+            return spec.restore(mean(decoded))
+
+        return functools.partial(jax.jit(decode), self._on_device)
