@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 from sklearn.decomposition import PCA
 
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
-from aejax.inference.run import map_batches
+from aejax.inference.batches import map_batches
 from aejax.objectives import Corruption
 
 SSIM_SIDE = 7  # pixels of skimage's window
