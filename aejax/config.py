@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -62,6 +63,11 @@ def default() -> ConfigDict:
     config.corruption = ConfigDict({"name": "none", "level": 0.0})  # e.g. gaussian or masking, of this level
     config.pretrain = ConfigDict({"steps": 0})  # steps of greedy layer-wise pretraining for each layer; 0: off
 
+    config.init_from = ConfigDict()
+    config.init_from.workdir = ""  # of another run, whose parameters and codebooks this one starts from; empty: none
+    config.init_from.step = "newest"  # of its checkpoints; or best, or the number of a step
+    config.init_from.include = ()  # regular expressions that begin the paths to take, e.g. encoder/; empty: all
+
     config.optim = ConfigDict()
     config.optim.name = "adam"
     config.optim.lr = 1e-3
@@ -70,6 +76,7 @@ def default() -> ConfigDict:
     config.optim.clip = 0.0  # largest global norm of the gradient; 0: off
     config.optim.weight_decay = 0.0  # decoupled; only of parameters with two or more axes, e.g. kernels and codebooks
     config.optim.accumulate = 1  # number of steps whose gradients are averaged for one update
+    config.optim.freeze = ()  # regular expressions that begin the paths of what is not trained, e.g. encoder/
     config.optim.options = ConfigDict()  # further arguments of the optimizer, e.g. b2
     return config
 
@@ -141,8 +148,19 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"{key} must not be negative, got {get(config, key)}")
     if not config.optim.lr > 0:
         raise InputError(f"optim.lr must be above 0, got {config.optim.lr}")
+    for key in ("init_from.include", "optim.freeze"):
+        for pattern in get(config, key):
+            _check_pattern(key, pattern)
     if config.data.held_out < -1:
         raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
+
+
+def _check_pattern(key: str, pattern: str) -> None:
+    """Raises InputError if the pattern is no regular expression."""
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"{key}: {shown(pattern)} is no regular expression ({error}); correct it") from error
 
 
 # Keys that may change when a run resumes, because they do not change what is computed.
@@ -160,7 +178,15 @@ def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
 
 
 # Keys that did not exist when some runs were trained, with the values that those runs used in effect.
-_BEFORE = {"data.held_out": -1, "data.fit": "stretch", "pre_bias": False}
+_BEFORE = {
+    "data.held_out": -1,
+    "data.fit": "stretch",
+    "pre_bias": False,
+    "init_from.workdir": "",
+    "init_from.step": "newest",
+    "init_from.include": (),
+    "optim.freeze": (),
+}
 
 
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +197,7 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
         *sections, key = path.split(".")
         place: Any = filled
         for section in sections:
-            place = place.get(section) if isinstance(place, dict) else None
+            place = place.setdefault(section, {}) if isinstance(place, dict) else None
         if isinstance(place, dict):
             place.setdefault(key, value)
     return filled
@@ -199,7 +225,7 @@ def to_save(config: ConfigDict, begun: Mapping[str, Any] | None) -> dict[str, An
     for path in _BEFORE.keys() - there.keys():
         *sections, key = path.split(".")
         get(plain, ".".join(sections)).pop(key, None) if sections else plain.pop(key, None)
-    return plain
+    return {key: value for key, value in plain.items() if value != {} or key in to_dict(begun or plain)}
 
 
 # Sections whose keys depend on the module, term or optimizer that they name, which checks them.
@@ -246,7 +272,7 @@ def check_kind(key: str, value: Any, default: Any) -> None:
             fits, wanted = isinstance(value, str), "a string"
         case tuple():
             fits = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
-            wanted = "names, e.g. ('wandb',)"
+            wanted = "a tuple of strings, e.g. ('wandb',)"
         case Mapping() | ConfigDict():
             fits, wanted = isinstance(value, Mapping | ConfigDict), "a section of keys, e.g. {'name': 'linear'}"
         case _:
@@ -302,8 +328,11 @@ def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -
 
     Trusting a package trusts its modules. That a module is already imported is no reason to trust it: so is `os`.
     """
-    # The section `data` is skipped: it names no code, but its splits have colons, e.g. train[:90%].
-    texts = list(_texts({key: value for key, value in config.items() if key not in ("data", "tracking")}))
+    # What names no code but may hold colons is skipped: splits, e.g. train[:90%], paths, and regular expressions.
+    read = {key: value for key, value in config.items() if key not in ("data", "init_from", "tracking")}
+    if isinstance(optim := read.get("optim"), Mapping):
+        read["optim"] = {key: value for key, value in optim.items() if key != "freeze"}
+    texts = list(_texts(read))
     texts += [name.strip() for names in _texts([config.get("tracking", ())]) for name in names.split(",")]
     for text in texts:
         module, colon, _ = text.partition(":")

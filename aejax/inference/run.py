@@ -334,17 +334,7 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
       StorageError: no checkpoint can be read.
     """
     workdir = local(workdir)
-    whole = isinstance(step, int | np.integer) and not isinstance(step, bool) and step < 2**63
-    if not whole and not (isinstance(step, str) and step in ("newest", "best")):
-        raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
-    if step == "newest":
-        saved = checkpoint.load_newest(workdir)
-    else:
-        saved = checkpoint.load(workdir, checkpoint.find_best(workdir) if step == "best" else step)
-    if saved is None:
-        if kept := checkpoint.list_steps(workdir):
-            raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
-        raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
+    saved = checkpoint.find(workdir, step)
     try:
         config_lib.check_trust(saved.metadata["config"], [trust] if isinstance(trust, str) else trust, str(workdir))
         run = from_checkpoint(saved)
@@ -360,12 +350,11 @@ def load_run(workdir: str | Path, step: int | Literal["newest", "best"] = "newes
 
 def from_checkpoint(saved: checkpoint.Checkpoint) -> Run:
     """Builds the run from a checkpoint, with the averaged parameters if there are any."""
-    params = saved.state["ema"] or saved.state["params"]
     return Run(
         config=config_lib.from_dict(saved.metadata["config"]),
         spec=Spec.from_dict(saved.metadata["spec"]),
         step=saved.step,
         trained_on=saved.metadata.get("data"),
-        variables={"params": params, **saved.state["variables"]},
+        variables=checkpoint.get_variables(saved),
         **saved.samples,
     )

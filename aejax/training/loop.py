@@ -40,6 +40,7 @@ from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
 from aejax.training.task import check_data, make_task, single_device_task
+from aejax.training.warm_start import InitFrom, initialize
 from aejax.workdir import checkpoint
 from aejax.workdir.checkpoint import Checkpoints, InMemory
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir
@@ -64,6 +65,7 @@ def train(
     quiet: bool = False,
     profiled: range | None = None,
     adjust: Adjust | None = None,
+    init_from: InitFrom | None = None,
 ) -> Run:
     """Trains `config` in `workdir`, resuming from its newest checkpoint.
 
@@ -79,6 +81,8 @@ def train(
         covers whole dispatches in the first process, see `profiler.trace_steps`. Steps that a resumed run has
         passed, or never reaches, are left out.
       adjust: maps the random initial parameters to those that training starts from.
+      init_from: a run, the variables of one, or parameters in nested dicts, that a new run starts from, like
+        `config.init_from`. A run that resumes does not read it.
 
     Returns:
       The run at its newest checkpoint.
@@ -87,7 +91,7 @@ def train(
       InputError: the config, the data or the workdir do not fit; StorageError: the workdir cannot be read or written;
         DivergedError: a metric is not finite. Each is one line that says what to change.
     """
-    return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust)
+    return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust, init_from)
 
 
 def fit(
@@ -99,6 +103,7 @@ def fit(
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
+    init_from: InitFrom | None = None,
 ) -> Run:
     """Trains on an array [n, features], [n, height, width] or [n, height, width, channels].
 
@@ -108,7 +113,7 @@ def fit(
       workdir: the folder of the experiment, in which the same call resumes. Without one, no checkpoint is written and
         nothing stays on disk.
       label: [n], whole numbers from 0, for a conditional model (`config.classes`).
-      devices, quiet, adjust: as in `train`.
+      devices, quiet, adjust, init_from: as in `train`.
 
     Returns the trained run, and raises the errors of `train`.
     """
@@ -122,9 +127,9 @@ def fit(
         config.data.name = f"array-{crc:08x}"
     data = split({"train": source}, config.data)
     if workdir is not None:
-        return train(config, workdir, data=data, devices=devices, quiet=quiet, adjust=adjust)
+        return train(config, workdir, data=data, devices=devices, quiet=quiet, adjust=adjust, init_from=init_from)
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
-        return _train(config, Path(folder), InMemory, data, devices, never, quiet, None, adjust)
+        return _train(config, Path(folder), InMemory, data, devices, never, quiet, None, adjust, init_from)
 
 
 def _train(
@@ -137,6 +142,7 @@ def _train(
     quiet: bool,
     profiled: range | None,
     adjust: Adjust | None,
+    init_from: InitFrom | None,
 ) -> Run:
     """Trains as `train` does, with the given class of checkpoints."""
     config_lib.check(config)
@@ -157,7 +163,7 @@ def _train(
         # ---- Data, task, state
         splits, spec = load_data(opened, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name)
-        state, key = init_state(opened, task, spec, splits, partition, adjust)
+        state, key = init_state(opened, task, spec, splits, partition, quiet, adjust, init_from)
         if begin >= config.steps:
             assert opened.saved is not None
             opened.resume()
@@ -235,17 +241,24 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
 
 
 def init_state(
-    opened: OpenWorkdir, task: Task, spec: Spec, splits: Splits, partition: Partition, adjust: Adjust | None
+    opened: OpenWorkdir,
+    task: Task,
+    spec: Spec,
+    splits: Splits,
+    partition: Partition,
+    quiet: bool,
+    adjust: Adjust | None = None,
+    init_from: InitFrom | None = None,
 ) -> tuple[Any, jax.Array]:
     """Returns the state that training starts or resumes from, and the run's key."""
     saved = opened.saved
     if task.model.pre_bias and not saved and adjust is None:
         adjust = functools.partial(pre_encoder.start_at, compute_mean(splits.train, spec))
     init_key, key = jax.random.split(jax.random.key(opened.config.seed))
-    state = partition.init(functools.partial(init, task, spec.shape, adjust=adjust), init_key)
     if saved:
-        state = checkpoint.fill(state, saved.state, f"{opened.folder}, step {saved.step},")
-    return state, key
+        state = partition.init(functools.partial(init, task, spec.shape), init_key)
+        return checkpoint.fill(state, saved.state, f"{opened.folder}, step {saved.step},"), key
+    return initialize(opened.config, task, spec.shape, init_key, partition, adjust, init_from, quiet), key
 
 
 def check_same_data(opened: OpenWorkdir, splits: Splits) -> None:

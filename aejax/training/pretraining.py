@@ -92,6 +92,7 @@ def pretrain(
             optimizer=optimizers.build(config.optim, steps),
             prepare=below,
             ema=0.0,
+            frozen=(),
             adversary=None,
         )
         key = jax.random.fold_in(jax.random.key(config.seed), k)

@@ -42,6 +42,7 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
         restore=spec.restore,
         corruption=Corruption(**config.corruption),
         ema=config.ema,
+        frozen=tuple(config.optim.freeze),
         adversary=adversary,
         examples=examples,
         axis_name=axis_name,

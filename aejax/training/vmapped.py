@@ -76,7 +76,7 @@ def train_together(
         splits, spec = loop.load_data(first, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name)
         _check_hyperparameters(task, [each.config for each in opened], values)
-        starts = [loop.init_state(each, task, spec, splits, partition, None) for each in opened]
+        starts = [loop.init_state(each, task, spec, splits, partition, quiet) for each in opened]
         states, keys = zip(*starts, strict=True)
         if begin >= config.steps:
             for each in opened:

@@ -24,7 +24,7 @@ from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from aejax import arguments
-from aejax.errors import InputError, StorageError, kind_and_words
+from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.files import make_write_error
 from aejax.workdir import checksums, metrics_log
 
@@ -207,6 +207,27 @@ def load(workdir: Path, step: int | None) -> Checkpoint | None:
     if isinstance(read, str):
         raise StorageError(f"checkpoint {path} cannot be read ({read}); load another step")
     return Checkpoint(int(path.name), *read)
+
+
+def find(workdir: Path, step: Any) -> Checkpoint:
+    """Returns the checkpoint of a step, of the "newest", or of the "best", which has the lowest validation loss.
+
+    Raises InputError if there is no such checkpoint, and StorageError if it cannot be read.
+    """
+    whole = isinstance(step, int | np.integer) and not isinstance(step, bool) and step < 2**63
+    if not whole and not (isinstance(step, str) and step in ("newest", "best")):
+        raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
+    saved = load_newest(workdir) if step == "newest" else load(workdir, find_best(workdir) if step == "best" else step)
+    if saved is None:
+        if kept := list_steps(workdir):
+            raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
+        raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
+    return saved
+
+
+def get_variables(saved: Checkpoint) -> dict[str, Any]:
+    """Returns the model's variables for evaluation, with averaged parameters if there are any."""
+    return {"params": saved.state["ema"] or saved.state["params"], **saved.state["variables"]}
 
 
 def is_preempted(number: int) -> bool:
