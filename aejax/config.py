@@ -66,7 +66,7 @@ def default() -> ConfigDict:
     config.init_from = ConfigDict()
     config.init_from.workdir = ""  # of another run, whose parameters and codebooks this one starts from; empty: none
     config.init_from.step = "newest"  # of its checkpoints; or best, or the number of a step
-    config.init_from.include = ()  # regular expressions that begin the paths to take, e.g. encoder/; empty: all
+    config.init_from.include = ""  # patterns of the paths to take, with commas, e.g. encoder/; empty: all
 
     config.optim = ConfigDict()
     config.optim.name = "adam"
@@ -76,7 +76,7 @@ def default() -> ConfigDict:
     config.optim.clip = 0.0  # largest global norm of the gradient; 0: off
     config.optim.weight_decay = 0.0  # decoupled; only of parameters with two or more axes, e.g. kernels and codebooks
     config.optim.accumulate = 1  # number of steps whose gradients are averaged for one update
-    config.optim.freeze = ()  # regular expressions that begin the paths of what is not trained, e.g. encoder/
+    config.optim.freeze = ""  # patterns of the paths of what is not trained, with commas, e.g. encoder/,.*/bias
     config.optim.options = ConfigDict()  # further arguments of the optimizer, e.g. b2
     return config
 
@@ -149,10 +149,15 @@ def check(config: ConfigDict) -> None:
     if not config.optim.lr > 0:
         raise InputError(f"optim.lr must be above 0, got {config.optim.lr}")
     for key in ("init_from.include", "optim.freeze"):
-        for pattern in get(config, key):
+        for pattern in parse_patterns(get(config, key)):
             _check_pattern(key, pattern)
     if config.data.held_out < -1:
         raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
+
+
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Returns the regular expressions in a text that separates them by commas."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def _check_pattern(key: str, pattern: str) -> None:
@@ -184,8 +189,8 @@ _BEFORE = {
     "pre_bias": False,
     "init_from.workdir": "",
     "init_from.step": "newest",
-    "init_from.include": (),
-    "optim.freeze": (),
+    "init_from.include": "",
+    "optim.freeze": "",
 }
 
 
@@ -272,7 +277,7 @@ def check_kind(key: str, value: Any, default: Any) -> None:
             fits, wanted = isinstance(value, str), "a string"
         case tuple():
             fits = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
-            wanted = "a tuple of strings, e.g. ('wandb',)"
+            wanted = "names, e.g. ('wandb',)"
         case Mapping() | ConfigDict():
             fits, wanted = isinstance(value, Mapping | ConfigDict), "a section of keys, e.g. {'name': 'linear'}"
         case _:

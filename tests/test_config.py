@@ -68,7 +68,7 @@ def test_wrong_keys_and_values_are_named(change, message):
         ("ema", float("inf"), "ema must be a finite number"),
         ("data.held_out", float("nan"), "data.held_out must be a whole number"),
         ("data.cache", 1, "data.cache must be True or False"),
-        ("tracking", "wandb", r"tracking must be a tuple of strings, e.g. \('wandb',\)"),
+        ("tracking", "wandb", r"tracking must be names, e.g. \('wandb',\)"),
         ("encoder.name", None, "encoder.name must be a string"),
         ("objective.weights.kl", float("inf"), "objective.weights.kl must be a finite number, got inf"),
         ("objective.weights.kl", 1e39, "objective.weights.kl must be a finite number, got 1e"),

@@ -48,4 +48,4 @@ def check_patterns(key: str, patterns: Sequence[str], paths: Iterable[str]) -> N
     for pattern in patterns:
         if not any(is_chosen(path, [pattern]) for path in known):
             shown = [*known[:2], "...", *known[-2:]] if len(known) > 5 else known
-            raise InputError(f"{key}: {pattern!r} matches no variable; a path begins it, such as {', '.join(shown)}")
+            raise InputError(f"{key}: {pattern!r} matches none of the variables' paths, e.g. {', '.join(shown)}")

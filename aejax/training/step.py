@@ -118,7 +118,7 @@ def start(task: Task, params: Any, variables: Any) -> TrainState:
     )
     trained, _ = paths.split(params, task.frozen)
     if not trained:
-        raise InputError(f"optim.freeze={list(task.frozen)} leaves no parameter to train; freeze fewer")
+        raise InputError(f"optim.freeze={','.join(task.frozen)} leaves no parameter to train; freeze fewer")
     ema = jax.tree.map(jnp.copy, params) if task.ema else {}  # copied, because the state is donated
     return TrainState(jnp.zeros((), jnp.int32), params, variables, task.optimizer.init(trained), ema)
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from aejax import config as config_lib
 from aejax import models
 from aejax.data import Feed, Source, Spec, read_chunks, read_labels
 from aejax.errors import InputError
@@ -42,7 +43,7 @@ def make_task(config: ConfigDict, spec: Spec, examples: int = 1, axis_name: str 
         restore=spec.restore,
         corruption=Corruption(**config.corruption),
         ema=config.ema,
-        frozen=tuple(config.optim.freeze),
+        frozen=config_lib.parse_patterns(config.optim.freeze),
         adversary=adversary,
         examples=examples,
         axis_name=axis_name,

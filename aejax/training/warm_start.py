@@ -11,6 +11,7 @@ from flax.core import FrozenDict
 from jax import Array
 from ml_collections import ConfigDict
 
+from aejax import config as config_lib
 from aejax.distributed.partition import Partition
 from aejax.errors import InputError
 from aejax.files import local
@@ -49,7 +50,7 @@ def initialize(
         return partition.init(functools.partial(init, task, shape, adjust=adjust), key)
     abstract = jax.eval_shape(functools.partial(init, task, shape), key)
     wanted = {"params": abstract.params, **abstract.variables}
-    taken = select(source, wanted, config.init_from.include)
+    taken = select(source, wanted, config_lib.parse_patterns(config.init_from.include))
     if not quiet:
         count, total = (sum(map(len, map(paths.flatten, tree.values()))) for tree in (taken, wanted))
         print(f"starting from {source.name}: {count} of the model's {total} arrays", file=sys.stderr)

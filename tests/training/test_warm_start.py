@@ -61,7 +61,7 @@ def test_a_run_starts_from_the_newest_parameters_of_a_workdir(tmp_path, capsys):
 @pytest.mark.slow
 def test_only_what_is_included_is_taken(first):
     folder, theirs = first
-    config = mlp(init_from__workdir=str(folder), init_from__include=("encoder/",), ema=0.9)
+    config = mlp(init_from__workdir=str(folder), init_from__include="encoder/", ema=0.9)
     config.decoder.features = (7,)  # another shape, which does not matter
     state, cold = started(config), started(mlp(decoder__features=(7,)))
     assert_trees_equal(state.params["encoder"], theirs.params["encoder"])
@@ -89,7 +89,7 @@ def test_parameters_and_codebooks_of_a_run_or_of_ones_own_are_taken():
 def test_taken_parameters_come_after_an_adjustment():
     twice = lambda params: jax.tree.map(lambda a: a + 2, params)  # noqa: E731
     run = fresh(mlp(), vectors(8), seed=3)
-    state = started(mlp(init_from__include=("encoder/",)), run, twice)
+    state = started(mlp(init_from__include="encoder/"), run, twice)
     assert_trees_equal(state.params["encoder"], run.variables["params"]["encoder"])
     adjusted = twice(started(mlp()).params)["decoder"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.params["decoder"], adjusted)
@@ -113,11 +113,11 @@ def test_state_of_the_optimizer_that_depends_on_the_parameters_follows_them(monk
         ),
         ({"bottleneck": aejax.config.module("identity")}, r"bottleneck/dense/bias: \(2,\) there, absent here"),
         ({"likelihood": aejax.config.module("gaussian", variance="learned")}, r"log_scale: absent there, \(\) here"),
-        ({"init_from__include": ("encodr",)}, "init_from.include: 'encodr' matches no variable"),
+        ({"init_from__include": "encodr"}, "init_from.include: 'encodr' matches none of the variables' paths"),
         ({"init_from__step": "3"}, "no checkpoint of step 3; saved are 4"),
         ({"init_from__step": "last"}, "step='last' must be a whole number, 'newest' or 'best'"),
         ({"init_from__workdir": "nowhere"}, "nowhere: no checkpoint here"),
-        ({"init_from__workdir": "", "init_from__include": ("x",)}, "set that, too"),
+        ({"init_from__workdir": "", "init_from__include": "x"}, "set that, too"),
         ({"pretrain__steps": 2, "decoder__features": (5,)}, "init_from and pretrain.steps both set"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_workdir_of_a_stranger_executes_nothing(tmp_path):
 
 
 def test_paths_and_patterns_with_colons_name_no_code():
-    config = mlp(init_from__workdir="runs:1/vae", optim__freeze=("(?:encoder|decoder)/",))
+    config = mlp(init_from__workdir="runs:1/vae", optim__freeze="(?:encoder|decoder)/")
     aejax.config.check_trust(aejax.config.to_dict(config), [], "a run")
 
 
