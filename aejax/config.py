@@ -215,11 +215,16 @@ def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     """
     there, reference = dict(flatten(to_dict(saved))), default()
     kept = {k: v for k, v in _BEFORE.items() if k not in there and get(config, k) == get(reference, k)}
-    if not kept:
+    return updated(config, kept)
+
+
+def updated(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config with other values for some dotted keys."""
+    if not values:
         return config
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.update_from_flattened_dict(kept)
+        config.update_from_flattened_dict(values)
     return config
 
 

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ from aejax.files import local
 from aejax.inference import export
 from aejax.objectives import LIKELIHOODS, Likelihood
 from aejax.registry import instantiate
-from aejax.workdir import checkpoint
+from aejax.workdir import changes, checkpoint
+from aejax.workdir.changes import Change
 
 _VALUES = 2**20  # of a batch, 4 MB; the activations of a convolutional model take some hundred times as much
 _FAR = "the code of example {} is NaN or infinite: its values are far from what the run was trained on; scale them"
@@ -40,6 +41,7 @@ class Run:
       step: number of training steps done.
       variables: the model's variables, with averaged parameters if `ema` is on.
       latents, reconstructions, inputs: arrays [n, ...] for the fixed evaluation batch, the first validation examples.
+      changes: changes of the config when the run resumed, see `aejax.workdir.changes`.
       trained_on: what `aejax.data.identify` returned for the data; None for checkpoints that do not record it.
     """
 
@@ -51,6 +53,7 @@ class Run:
     reconstructions: np.ndarray
     inputs: np.ndarray
     trained_on: Mapping[str, Any] | None = None
+    changes: Sequence[Change] = ()
 
     def __repr__(self) -> str:
         return f"Run(step={self.step}, data={self.config.data.name!r}, {self.spec.shape} -> {self.latents.shape[1:]})"
@@ -355,6 +358,7 @@ def from_checkpoint(saved: checkpoint.Checkpoint) -> Run:
         spec=Spec.from_dict(saved.metadata["spec"]),
         step=saved.step,
         trained_on=saved.metadata.get("data"),
+        changes=changes.parse(saved.metadata),
         variables=checkpoint.get_variables(saved),
         **saved.samples,
     )

@@ -5,7 +5,7 @@ import itertools
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def train(
     profiled: range | None = None,
     adjust: Adjust | None = None,
     init_from: InitFrom | None = None,
+    change: Collection[str] = (),
 ) -> Run:
     """Trains `config` in `workdir`, resuming from its newest checkpoint.
 
@@ -83,6 +84,8 @@ def train(
       adjust: maps the random initial parameters to those that training starts from.
       init_from: a run, the variables of one, or parameters in nested dicts, that a new run starts from, like
         `config.init_from`. A run that resumes does not read it.
+      change: keys of the config whose values a run that resumes takes from `config`, instead of refusing them. Each
+        change is recorded, see `aejax.workdir.changes`, and later calls need not repeat it.
 
     Returns:
       The run at its newest checkpoint.
@@ -91,7 +94,7 @@ def train(
       InputError: the config, the data or the workdir do not fit; StorageError: the workdir cannot be read or written;
         DivergedError: a metric is not finite. Each is one line that says what to change.
     """
-    return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust, init_from)
+    return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust, init_from, change)
 
 
 def fit(
@@ -104,6 +107,7 @@ def fit(
     quiet: bool = False,
     adjust: Adjust | None = None,
     init_from: InitFrom | None = None,
+    change: Collection[str] = (),
 ) -> Run:
     """Trains on an array [n, features], [n, height, width] or [n, height, width, channels].
 
@@ -113,7 +117,7 @@ def fit(
       workdir: the folder of the experiment, in which the same call resumes. Without one, no checkpoint is written and
         nothing stays on disk.
       label: [n], whole numbers from 0, for a conditional model (`config.classes`).
-      devices, quiet, adjust, init_from: as in `train`.
+      devices, quiet, adjust, init_from, change: as in `train`.
 
     Returns the trained run, and raises the errors of `train`.
     """
@@ -127,9 +131,11 @@ def fit(
         config.data.name = f"array-{crc:08x}"
     data = split({"train": source}, config.data)
     if workdir is not None:
-        return train(config, workdir, data=data, devices=devices, quiet=quiet, adjust=adjust, init_from=init_from)
+        return train(
+            config, workdir, data=data, devices=devices, quiet=quiet, adjust=adjust, init_from=init_from, change=change
+        )
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
-        return _train(config, Path(folder), InMemory, data, devices, never, quiet, None, adjust, init_from)
+        return _train(config, Path(folder), InMemory, data, devices, never, quiet, None, adjust, init_from, ())
 
 
 def _train(
@@ -143,6 +149,7 @@ def _train(
     profiled: range | None,
     adjust: Adjust | None,
     init_from: InitFrom | None,
+    change: Collection[str],
 ) -> Run:
     """Trains as `train` does, with the given class of checkpoints."""
     config_lib.check(config)
@@ -154,7 +161,7 @@ def _train(
     quiet = quiet or not partition.primary
 
     # ---- Workdir
-    with open_workdir(folder, config, partition.primary) as opened:
+    with open_workdir(folder, config, partition.primary, change) as opened:
         config, begin = opened.config, opened.begin
         if profiled is not None:
             profiled = profiler.clip_steps(profiled, begin, config.steps)

@@ -59,7 +59,7 @@ def train_together(
     for each in configs:
         config_lib.check(each)
         resolve_trackers(each.tracking)
-    values = find_differing(configs)
+    find_differing(configs)  # raises before a workdir is opened
     partition = Partition(devices, configs[0].partition.name)
     partition.check(configs[0].batch_size)
     quiet = quiet or not partition.primary
@@ -68,6 +68,7 @@ def train_together(
             stack.enter_context(open_workdir(local(workdir), each, partition.primary))
             for each, workdir in zip(configs, workdirs, strict=True)
         ]
+        values = find_differing([each.config for each in opened])
         first = opened[0]
         config, begin = first.config, first.begin
         if any(each.begin != begin for each in opened):

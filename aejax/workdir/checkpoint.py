@@ -25,7 +25,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from aejax import arguments
 from aejax.errors import InputError, StorageError, kind_and_words, shown
-from aejax.files import make_write_error
+from aejax.files import make_write_error, read_json
 from aejax.workdir import checksums, metrics_log
 
 FOLDER = "checkpoints"
@@ -38,7 +38,8 @@ class Checkpoint(NamedTuple):
       step: number of training steps done.
       state: nested dict of NumPy arrays, see `fill`.
       samples: latents, reconstructions and inputs of the fixed evaluation batch.
-      metadata: the config, the spec of the data and, except in old checkpoints, the identity of the data as `data`.
+      metadata: the config, the spec of the data and, except in old checkpoints, the identity of the data as `data`;
+        `changes`, if the config has changed, see `workdir.changes`.
       broken: newer steps whose checkpoints could not be read.
     """
 
@@ -225,6 +226,15 @@ def find(workdir: Path, step: Any) -> Checkpoint:
     return saved
 
 
+def read_metadata(workdir: Path) -> dict[str, Any]:
+    """Returns the metadata of the newest checkpoint without reading its arrays, or {} if there is none to be read."""
+    for step in list_steps(workdir)[-1:]:
+        with contextlib.suppress(StorageError):
+            saved = read_json(Path(workdir) / FOLDER / str(step) / "_CHECKPOINT_METADATA").get("custom_metadata")
+            return saved if isinstance(saved, dict) else {}
+    return {}
+
+
 def get_variables(saved: Checkpoint) -> dict[str, Any]:
     """Returns the model's variables for evaluation, with averaged parameters if there are any."""
     return {"params": saved.state["ema"] or saved.state["params"], **saved.state["variables"]}
@@ -258,8 +268,7 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
                 items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
             saved = dict(about.custom_metadata)
             metadata = {key: saved[key] for key in ("config", "spec")}
-            if "data" in saved:
-                metadata["data"] = saved["data"]
+            metadata |= {key: saved[key] for key in ("data", "changes") if key in saved}
             _check_sums(saved, metadata, {name: items[name] for name in handlers})
             return items.state, items.samples, metadata
         except Exception as error:  # Orbax, tensorstore and JSON raise errors of many types for damaged files
@@ -336,7 +345,10 @@ def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
             f"{saved.get(first, 'absent')} there, {shape.get(first, 'absent')} now; use the config it was trained "
             "with, or another workdir"
         )
-    return serialization.from_state_dict(template, dict(state))
+    # By path, as empty states of the optimizer, e.g. that of weight decay, may have other names than when it was saved.
+    names = serialization.to_state_dict(template)
+    filled = jax.tree.unflatten(jax.tree.structure(names), [found[key] for key, _ in _flatten(names)])
+    return serialization.from_state_dict(template, filled)
 
 
 def _flatten(tree: Any) -> Iterator[tuple[str, Any]]:
