@@ -69,7 +69,7 @@ def default() -> ConfigDict:
     config.init_from.include = ""  # patterns of the paths to take, with commas, e.g. encoder/; empty: all
 
     config.optim = ConfigDict()
-    config.optim.name = "adam"
+    config.optim.name = "adam"  # or adafactor, lion, muon, prodigy, rmsprop, schedule_free, sgd
     config.optim.lr = 1e-3
     config.optim.schedule = "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step
     config.optim.warmup = 0  # steps of linear warm-up of the learning rate

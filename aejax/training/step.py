@@ -14,7 +14,7 @@ from aejax.errors import InputError
 from aejax.models import Autoencoder, abstract_output
 from aejax.models.layers import fold
 from aejax.objectives import Adversary, Context, Corruption, Objective
-from aejax.training import paths
+from aejax.training import optimizers, paths
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -76,7 +76,7 @@ class TrainState(struct.PyTreeNode):
       params: parameters of the model, float32.
       variables: other collections of the model, e.g. running statistics.
       opt_state: state of the optimizer.
-      ema: averaged parameters; empty if `Task.ema` is 0.
+      ema: averaged parameters, of `Task.ema` or of a schedule-free optimizer; empty without.
       critic: `params` and `opt_state` of the discriminator; empty without an adversary. Saved checkpoints have this
         name.
     """
@@ -119,8 +119,13 @@ def start(task: Task, params: Any, variables: Any) -> TrainState:
     trained, _ = paths.split(params, task.frozen)
     if not trained:
         raise InputError(f"optim.freeze={','.join(task.frozen)} leaves no parameter to train; freeze fewer")
-    ema = jax.tree.map(jnp.copy, params) if task.ema else {}  # copied, because the state is donated
-    return TrainState(jnp.zeros((), jnp.int32), params, variables, task.optimizer.init(trained), ema)
+    # Copied, because the state is donated, and some optimizers keep their first parameters.
+    opt_state = task.optimizer.init(jax.tree.map(jnp.copy, trained))
+    averages = optimizers.average(opt_state, trained) is not None
+    if averages and task.ema:
+        raise InputError("a schedule-free optimizer averages the parameters itself; set ema=0")
+    ema = jax.tree.map(jnp.copy, params) if task.ema or averages else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, variables, opt_state, ema)
 
 
 def gather(held: Batch, batch: Batch) -> Batch:
@@ -184,6 +189,10 @@ def train_step(
 
 def _average(task: Task, before: TrainState, opt_state: Any, trained: Any) -> Any:
     """Returns the averaged parameters after an update of the `trained` ones; frozen ones are not averaged."""
+    ema, frozen = paths.split(before.ema, task.frozen)
+    averaged = optimizers.average(opt_state, trained)
+    if averaged is not None:
+        return paths.merge(averaged, frozen)
     if not task.ema:
         return before.ema
     updates, updated = before.step, True
@@ -191,7 +200,6 @@ def _average(task: Task, before: TrainState, opt_state: Any, trained: Any) -> An
         updates, updated = before.opt_state.gradient_step, opt_state.mini_step == 0
     # A smaller decay at first, as the average would stay near the initialization otherwise.
     decay = jnp.minimum(task.ema, (1 + updates) / (10 + updates))
-    ema, frozen = paths.split(before.ema, task.frozen)
     return paths.merge(optax.incremental_update(trained, ema, jnp.where(updated, 1 - decay, 0.0)), frozen)
 
 

@@ -97,7 +97,7 @@ def test_taken_parameters_come_after_an_adjustment():
 
 def test_state_of_the_optimizer_that_depends_on_the_parameters_follows_them(monkeypatch):
     kept = optax.GradientTransformation(lambda params: params, lambda updates, state, params: (updates, state))
-    monkeypatch.setitem(optimizers.OPTIMIZERS, "remembers", lambda: kept)
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "remembers", optimizers._scaled(lambda: kept))
     run = fresh(mlp(), vectors(8), seed=3)
     state = started(mlp(optim__name="remembers"), run)
     assert_trees_equal(state.opt_state[1], run.variables["params"])
