@@ -44,6 +44,7 @@ def default() -> ConfigDict:
     # pmap: each device has the whole state; sharded: each has a part, for models too large for one device
     config.partition = ConfigDict({"name": "pmap"})
 
+    # With remat=True the backward pass computes blocks of an encoder or decoder again instead of keeping their values.
     config.encoder = ConfigDict({"name": "mlp"})
     config.bottleneck = ConfigDict({"name": "identity"})
     config.decoder = ConfigDict({"name": "mlp"})
@@ -169,7 +170,10 @@ def _check_pattern(key: str, pattern: str) -> None:
 
 
 # Keys that may change when a run resumes, because they do not change what is computed.
-FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name", "tracking")
+FREE = (
+    *("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name", "tracking"),
+    *("encoder.remat", "decoder.remat"),
+)
 
 
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
