@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -45,6 +46,7 @@ def default() -> ConfigDict:
     # pmap: each device has the whole state; sharded: each has a part, for models too large for one device
     config.partition = ConfigDict({"name": "pmap"})
 
+    # With remat=True the backward pass computes blocks of an encoder or decoder again instead of keeping their values.
     config.encoder = ConfigDict({"name": "mlp"})
     config.bottleneck = ConfigDict({"name": "identity"})
     config.decoder = ConfigDict({"name": "mlp"})
@@ -64,14 +66,20 @@ def default() -> ConfigDict:
     config.corruption = ConfigDict({"name": "none", "level": 0.0})  # e.g. gaussian or masking, of this level
     config.pretrain = ConfigDict({"steps": 0})  # steps of greedy layer-wise pretraining for each layer; 0: off
 
+    config.init_from = ConfigDict()
+    config.init_from.workdir = ""  # of another run, whose parameters and codebooks this one starts from; empty: none
+    config.init_from.step = "newest"  # of its checkpoints; or best, or the number of a step
+    config.init_from.include = ""  # patterns of the paths to take, with commas, e.g. encoder/; empty: all
+
     config.optim = ConfigDict()
-    config.optim.name = "adam"
+    config.optim.name = "adam"  # or adafactor, lion, muon, prodigy, rmsprop, schedule_free, sgd
     config.optim.lr = 1e-3
     config.optim.schedule = "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step
     config.optim.warmup = 0  # steps of linear warm-up of the learning rate
     config.optim.clip = 0.0  # largest global norm of the gradient; 0: off
     config.optim.weight_decay = 0.0  # decoupled; only of parameters with two or more axes, e.g. kernels and codebooks
     config.optim.accumulate = 1  # number of steps whose gradients are averaged for one update
+    config.optim.freeze = ""  # patterns of the paths of what is not trained, with commas, e.g. encoder/,.*/bias
     config.optim.options = ConfigDict()  # further arguments of the optimizer, e.g. b2
     return config
 
@@ -145,12 +153,31 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"{key} must not be negative, got {get(config, key)}")
     if not config.optim.lr > 0:
         raise InputError(f"optim.lr must be above 0, got {config.optim.lr}")
+    for key in ("init_from.include", "optim.freeze"):
+        for pattern in parse_patterns(get(config, key)):
+            _check_pattern(key, pattern)
     if config.data.held_out < -1:
         raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
 
 
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Returns the regular expressions in a text that separates them by commas."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
+def _check_pattern(key: str, pattern: str) -> None:
+    """Raises InputError if the pattern is no regular expression."""
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"{key}: {shown(pattern)} is no regular expression ({error}); correct it") from error
+
+
 # Keys that may change when a run resumes, because they do not change what is computed.
-FREE = ("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name", "tracking")
+FREE = (
+    *("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name", "tracking"),
+    *("encoder.remat", "decoder.remat"),
+)
 
 
 def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
@@ -165,7 +192,15 @@ def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
 
 
 # Keys that did not exist when some runs were trained, with the values that those runs used in effect.
-_BEFORE = {"data.held_out": -1, "data.fit": "stretch", "pre_bias": False}
+_BEFORE = {
+    "data.held_out": -1,
+    "data.fit": "stretch",
+    "pre_bias": False,
+    "init_from.workdir": "",
+    "init_from.step": "newest",
+    "init_from.include": "",
+    "optim.freeze": "",
+}
 
 
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +211,7 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
         *sections, key = path.split(".")
         place: Any = filled
         for section in sections:
-            place = place.get(section) if isinstance(place, dict) else None
+            place = place.setdefault(section, {}) if isinstance(place, dict) else None
         if isinstance(place, dict):
             place.setdefault(key, value)
     return filled
@@ -189,11 +224,16 @@ def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
     """
     there, reference = dict(flatten(to_dict(saved))), default()
     kept = {k: v for k, v in _BEFORE.items() if k not in there and get(config, k) == get(reference, k)}
-    if not kept:
+    return updated(config, kept)
+
+
+def updated(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config with other values for some dotted keys."""
+    if not values:
         return config
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.update_from_flattened_dict(kept)
+        config.update_from_flattened_dict(values)
     return config
 
 
@@ -204,7 +244,7 @@ def to_save(config: ConfigDict, begun: Mapping[str, Any] | None) -> dict[str, An
     for path in _BEFORE.keys() - there.keys():
         *sections, key = path.split(".")
         get(plain, ".".join(sections)).pop(key, None) if sections else plain.pop(key, None)
-    return plain
+    return {key: value for key, value in plain.items() if value != {} or key in to_dict(begun or plain)}
 
 
 # Sections whose keys depend on the module, term or optimizer that they name, which checks them.
@@ -316,8 +356,11 @@ def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -
 
     Trusting a package trusts its modules. That a module is already imported is no reason to trust it: so is `os`.
     """
-    # The section `data` is skipped: it names no code, but its splits have colons, e.g. train[:90%].
-    texts = list(_texts({key: value for key, value in config.items() if key not in ("data", "tracking")}))
+    # What names no code but may hold colons is skipped: splits, e.g. train[:90%], paths, and regular expressions.
+    read = {key: value for key, value in config.items() if key not in ("data", "init_from", "tracking")}
+    if isinstance(optim := read.get("optim"), Mapping):
+        read["optim"] = {key: value for key, value in optim.items() if key != "freeze"}
+    texts = list(_texts(read))
     texts += [name.strip() for names in _texts([config.get("tracking", ())]) for name in names.split(",")]
     for text in texts:
         module, colon, _ = text.partition(":")

@@ -32,6 +32,12 @@ _DISTRIBUTED = flags.DEFINE_boolean(
 _CHECK = flags.DEFINE_boolean(
     "check", False, "Train one batch, print shapes, loss and memory, and exit. Nothing is written to the workdir."
 )
+_CHANGE = flags.DEFINE_list(
+    "change",
+    [],
+    "Keys of the config, e.g. steps,optim.lr, whose new values a run takes when it resumes. The run records each "
+    "change, and later commands need not repeat it.",
+)
 _DEBUG_NANS = flags.DEFINE_boolean(
     "debug_nans", False, "Raise in the operation that made the first NaN, with its traceback. Much slower."
 )
@@ -76,11 +82,11 @@ def train() -> None:
         raise aejax.InputError("--processes and --process need --coordinator=host:port")
     with processes.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) if several else nullcontext():
         with command.until_signal() as asked:
-            run = aejax.train(config, workdir, stop=asked, profiled=profiled)
+            run = aejax.train(config, workdir, stop=asked, profiled=profiled, change=_CHANGE.value)
         primary = not several or jax.process_index() == 0
-    if not is_finished(config, workdir):  # in all processes, whichever of them got the signal
+    if not is_finished(run.config, workdir):  # in all processes, whichever of them got the signal
         if primary:
-            print(f"saved at step {run.step:,} of {config.steps:,}; the same command resumes from there")
+            print(f"saved at step {run.step:,} of {run.config.steps:,}; the same command resumes from there")
         sys.exit(STOPPED)
     if not primary:
         return

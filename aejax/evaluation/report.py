@@ -112,6 +112,7 @@ def _about(subject: Subject) -> Section:
         "Shapes": _shapes(subject),
         **{key.capitalize(): _module(module) for key, module in modules.items()},
         "Terms": ", ".join(f"{k} (weight {v:g})" for k, v in weights.items()) or "only the reconstruction",
+        **({"Changes": "; ".join(map(str, subject.run.changes))} if subject.run.changes else {}),
         "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
         "Device": jax.devices()[0].device_kind,
     }

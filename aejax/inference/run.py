@@ -4,19 +4,18 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from aejax import config as config_lib
 from aejax.data import Spec
-from aejax.errors import InputError, StorageError, kind_and_words, shown
+from aejax.errors import InputError, StorageError, kind_and_words
 from aejax.files import local
 from aejax.inference import export
 from aejax.inference.parts import check_parts
 from aejax.inference.trained import TrainedModel
 from aejax.models import Autoencoder, abstract_variables
 from aejax.objectives import Objective
-from aejax.workdir import checkpoint
+from aejax.workdir import changes, checkpoint
 
 if TYPE_CHECKING:
     from aejax.evaluation import Measures
@@ -106,17 +105,7 @@ def load_run(
       StorageError: no checkpoint can be read.
     """
     workdir = local(workdir)
-    whole = isinstance(step, int | np.integer) and not isinstance(step, bool) and step < 2**63
-    if not whole and not (isinstance(step, str) and step in ("newest", "best")):
-        raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
-    if step == "newest":
-        saved = checkpoint.load_newest(workdir)
-    else:
-        saved = checkpoint.load(workdir, checkpoint.find_best(workdir) if step == "best" else step)
-    if saved is None:
-        if kept := checkpoint.list_steps(workdir):
-            raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
-        raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
+    saved = checkpoint.find(workdir, step)
     try:
         config = saved.metadata["config"]
         check_parts(config, model, objective, saved.metadata["spec"]["shape"], str(workdir))
@@ -143,13 +132,13 @@ def from_checkpoint(
 
     `model` and `objective` take the place of those that the config names.
     """
-    params = saved.state["ema"] or saved.state["params"]
     return Run(
         config=config_lib.from_dict(saved.metadata["config"]),
         spec=Spec.from_dict(saved.metadata["spec"]),
         step=saved.step,
         trained_on=saved.metadata.get("data"),
-        variables={"params": params, **saved.state["variables"]},
+        changes=changes.parse(saved.metadata),
+        variables=checkpoint.get_variables(saved),
         **saved.samples,
         own_model=model,
         own_objective=objective,

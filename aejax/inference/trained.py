@@ -5,7 +5,7 @@ import functools
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from aejax.inference.batches import check_finite, check_labels, limit_batch, map
 from aejax.inference.density import Density
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
+from aejax.workdir.changes import Change
 
 _FAR = "the code of example {} is NaN or infinite: its values are far from what the run was trained on; scale them"
 
@@ -39,6 +40,7 @@ class TrainedModel:
       step: number of training steps done.
       variables: the model's variables, with averaged parameters if `ema` is on.
       latents, reconstructions, inputs: arrays [n, ...] for the fixed evaluation batch, the first validation examples.
+      changes: changes of the config when the run resumed, see `aejax.workdir.changes`.
       trained_on: what `aejax.data.identify` returned for the data; None for checkpoints that do not record it.
       own_model, own_objective: what `fit` was given in place of the names in a config.
     """
@@ -51,6 +53,7 @@ class TrainedModel:
     reconstructions: Float[np.ndarray, "examples ..."]
     inputs: Num[np.ndarray, "examples ..."]
     trained_on: Mapping[str, Any] | None = None
+    changes: Sequence[Change] = ()
     own_model: models.Autoencoder | None = None
     own_objective: Objective | None = None
 

@@ -1,5 +1,6 @@
 """Decoders: from a code to the parameters of the likelihood of the input, [batch, *shape]."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
-from aejax.models.layers import Dense, Normalization, Upsample, activate, divide_sides, flatten, must_update
+from aejax.models.layers import Dense, Normalization, Upsample, activate, divide_sides, flatten, must_update, run_block
 from aejax.models.resnet import ResNetDecoder
 from aejax.models.vit import ViTDecoder
 
@@ -47,6 +48,7 @@ class MLPDecoder(nn.Module):
     normalisation: str = "none"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z: Array, kernels: Sequence[Array] = (), *, train: bool = False) -> Array:
@@ -60,18 +62,22 @@ class MLPDecoder(nn.Module):
                 f"its kernels are {[tuple(k.shape) for k in kernels]}"
             )
         for i, width in enumerate(widths):
-            name = f"dense_{i}"
-            if self.tied:
-                x = TiedDense(self.dtype, name=name)(x, kernels[i])
-            elif self.spectral:
-                dense = Dense(width, dtype=self.dtype, name=name)
-                x = nn.SpectralNorm(dense, collection_name="batch_stats", name=f"spectral_{i}")(x, update_stats=train)
-            else:
-                x = Dense(width, dtype=self.dtype, name=name)(x)
-            if i < len(self.features):
-                x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
-            x = activate(self.activation if i < len(self.features) else self.output, x)
+            kernel = kernels[i] if self.tied else None
+            x = run_block(self, functools.partial(MLPDecoder._layer, i=i, width=width, kernel=kernel, train=train), x)
         return x.reshape(x.shape[0], *self.shape)
+
+    def _layer(self, x: Array, i: int, width: int, kernel: Array | None, train: bool) -> Array:
+        name = f"dense_{i}"
+        if kernel is not None:
+            x = TiedDense(self.dtype, name=name)(x, kernel)
+        elif self.spectral:
+            dense = Dense(width, dtype=self.dtype, name=name)
+            x = nn.SpectralNorm(dense, collection_name="batch_stats", name=f"spectral_{i}")(x, update_stats=train)
+        else:
+            x = Dense(width, dtype=self.dtype, name=name)(x)
+        if i < len(self.features):
+            x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
+        return activate(self.activation if i < len(self.features) else self.output, x)
 
 
 class ConvDecoder(nn.Module):
@@ -94,6 +100,7 @@ class ConvDecoder(nn.Module):
     normalisation: str = "none"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
@@ -109,15 +116,19 @@ class ConvDecoder(nn.Module):
                 f"ConvDecoder upsamples {len(self.features)} times, so that a code of {z.shape[1:]} does not "
                 f"become an image of {h}x{w}; give encoder.features and decoder.features the same length"
             )
-        size = (self.kernel, self.kernel)
         x = z
-        for i, width in enumerate(self.features):
-            x = Conv(width, size, enlarged=i > 0, dtype=self.dtype, name=f"conv_{i}")(x)
-            x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
-            x = activate(self.activation, x)
-            x = Upsample(name=f"upsample_{i}")(x)
-        x = Conv(c, size, enlarged=bool(self.features), dtype=self.dtype, name=f"conv_{len(self.features)}")(x)
+        for i in range(len(self.features)):
+            x = run_block(self, functools.partial(ConvDecoder._stage, i=i, train=train), x)
+        x = self._convolve(x, len(self.features), c)
         return activate(self.output, x)
+
+    def _stage(self, x: Array, i: int, train: bool) -> Array:
+        x = self._convolve(x, i, self.features[i])
+        x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
+        return Upsample(name=f"upsample_{i}")(activate(self.activation, x))
+
+    def _convolve(self, x: Array, i: int, width: int) -> Array:
+        return Conv(width, (self.kernel, self.kernel), enlarged=i > 0, dtype=self.dtype, name=f"conv_{i}")(x)
 
 
 DECODERS: dict[str, type[nn.Module]] = {

@@ -4,6 +4,7 @@ Each is called as `encoder(x, keys=..., train=...)`; `keys` holds one random key
 is stochastic in training raises InputError if they are missing there.
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -11,7 +12,16 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.models.conv import Conv
-from aejax.models.layers import Dense, Normalization, Pool, activate, divide_sides, flatten, require_images
+from aejax.models.layers import (
+    Dense,
+    Normalization,
+    Pool,
+    activate,
+    divide_sides,
+    flatten,
+    require_images,
+    run_block,
+)
 from aejax.models.resnet import ResNetEncoder
 from aejax.models.vit import ViTEncoder
 
@@ -27,15 +37,19 @@ class MLPEncoder(nn.Module):
     normalisation: str = "none"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
         x = flatten(x)
-        for i, width in enumerate(self.features):
-            x = Dense(width, dtype=self.dtype, name=f"dense_{i}")(x)
-            x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
-            x = activate(self.activation, x)
+        for i in range(len(self.features)):
+            x = run_block(self, functools.partial(MLPEncoder._layer, i=i, train=train), x)
         return x
+
+    def _layer(self, x: Array, i: int, train: bool) -> Array:
+        x = Dense(self.features[i], dtype=self.dtype, name=f"dense_{i}")(x)
+        x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
+        return activate(self.activation, x)
 
 
 class ConvEncoder(nn.Module):
@@ -51,16 +65,20 @@ class ConvEncoder(nn.Module):
     normalisation: str = "none"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
         _, h, w, _ = require_images(x, "ConvEncoder")
         divide_sides(h, w, 2 ** len(self.features), "encoder.features")
-        for i, width in enumerate(self.features):
-            x = Conv(width, (self.kernel, self.kernel), dtype=self.dtype, name=f"conv_{i}")(x)
-            x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
-            x = Pool(name=f"pool_{i}")(activate(self.activation, x))
+        for i in range(len(self.features)):
+            x = run_block(self, functools.partial(ConvEncoder._stage, i=i, train=train), x)
         return x
+
+    def _stage(self, x: Array, i: int, train: bool) -> Array:
+        x = Conv(self.features[i], (self.kernel, self.kernel), dtype=self.dtype, name=f"conv_{i}")(x)
+        x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
+        return Pool(name=f"pool_{i}")(activate(self.activation, x))
 
 
 ENCODERS: dict[str, type[nn.Module]] = {

@@ -34,6 +34,15 @@ def activate(name: str, x: Array) -> Array:
     return ACTIVATIONS[name](x.astype("float32")).astype(x.dtype)
 
 
+def run_block(module: nn.Module, block: Callable[[Any, Array], Array], x: Array) -> Array:
+    """Returns `block(module, x)`, which makes submodules of `module`.
+
+    If `module.remat` is set, the backward pass keeps only x and computes the block once more. Parameters keep their
+    names.
+    """
+    return nn.remat(block)(module, x) if module.remat else block(module, x)  # type: ignore[attr-defined]
+
+
 def flatten(x: Array) -> Array:
     """Reshapes [batch, ...] to [batch, features]."""
     return x.reshape(x.shape[0], -1)

@@ -1,7 +1,9 @@
 """Residual convolutional encoder and decoder, which downsample and upsample by convolutions."""
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
-from aejax.models.layers import Dense, Normalization, activate, divide_sides, require_images
+from aejax.models.layers import Dense, Normalization, activate, divide_sides, require_images, run_block
 from aejax.registry import Natural
 
 
@@ -81,6 +83,11 @@ class ResidualBlock(nn.Module):
         return x + h
 
 
+def _add_block(options: Sequence[Any], name: str, parent: nn.Module, x: Array, train: bool) -> Array:
+    """Applies a `ResidualBlock` as a submodule of the module whose compact method runs."""
+    return ResidualBlock(*options, name=name)(x, train=train)
+
+
 class ResNetEncoder(nn.Module):
     """Residual encoder: [batch, h, w, c] to [batch, h / 2^n, w / 2^n, features[-1]].
 
@@ -97,6 +104,7 @@ class ResNetEncoder(nn.Module):
     normalisation: str = "group"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
@@ -106,7 +114,7 @@ class ResNetEncoder(nn.Module):
         for i, width in enumerate(self.features):
             x = Conv(width, (3, 3), 2, dtype=self.dtype, name=f"downsample_{i}")(x)
             for j in range(self.blocks):
-                x = ResidualBlock(*options, name=f"block_{i}_{j}")(x, train=train)
+                x = run_block(self, functools.partial(_add_block, options, f"block_{i}_{j}", train=train), x)
         x = Normalization(self.normalisation, self.dtype, self.axis_name, name="norm")(x, train=train)
         return activate(self.activation, x)
 
@@ -132,6 +140,7 @@ class ResNetDecoder(nn.Module):
     normalisation: str = "group"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
@@ -156,7 +165,7 @@ class ResNetDecoder(nn.Module):
             if i:
                 x = UpsampleConv(width, self.dtype, name=f"upsample_{i - 1}")(x)
             for j in range(self.blocks):
-                x = ResidualBlock(*options, name=f"block_{i}_{j}")(x, train=train)
+                x = run_block(self, functools.partial(_add_block, options, f"block_{i}_{j}", train=train), x)
         x = Normalization(self.normalisation, self.dtype, self.axis_name, name="norm")(x, train=train)
         x = UpsampleConv(c, self.dtype, name=f"upsample_{len(self.features) - 1}")(activate(self.activation, x))
         return activate(self.output, x)

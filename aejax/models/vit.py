@@ -1,5 +1,6 @@
 """Vision transformer encoder, which can mask patches, and decoder."""
 
+import functools
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.errors import InputError
-from aejax.models.layers import Dense, Normalization, activate, divide_sides, require_images, require_keys
+from aejax.models.layers import Dense, Normalization, activate, divide_sides, require_images, require_keys, run_block
 
 
 class Tokens(struct.PyTreeNode):
@@ -96,18 +97,23 @@ class Transformer(nn.Module):
     normalisation: str = "layer"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        def normalize(name: str, x: Array) -> Array:
-            return Normalization(self.normalisation, self.dtype, self.axis_name, name=name)(x, train=train)
-
         for i in range(self.layers):
-            x = x + Attention(self.heads, self.dtype, name=f"attention_{i}")(normalize(f"norm_{i}_0", x))
-            h = normalize(f"norm_{i}_1", x)
-            h = activate(self.activation, Dense(4 * x.shape[-1], dtype=self.dtype, name=f"dense_{i}_0")(h))
-            x = x + Dense(x.shape[-1], dtype=self.dtype, name=f"dense_{i}_1")(h)
-        return normalize("norm", x)
+            x = run_block(self, functools.partial(Transformer._block, i=i, train=train), x)
+        return self._normalize("norm", x, train)
+
+    def _block(self, x: Array, i: int, train: bool) -> Array:
+        h = self._normalize(f"norm_{i}_0", x, train)
+        x = x + Attention(self.heads, self.dtype, name=f"attention_{i}")(h)
+        h = self._normalize(f"norm_{i}_1", x, train)
+        h = activate(self.activation, Dense(4 * x.shape[-1], dtype=self.dtype, name=f"dense_{i}_0")(h))
+        return x + Dense(x.shape[-1], dtype=self.dtype, name=f"dense_{i}_1")(h)
+
+    def _normalize(self, name: str, x: Array, train: bool) -> Array:
+        return Normalization(self.normalisation, self.dtype, self.axis_name, name=name)(x, train=train)
 
 
 class ViTEncoder(nn.Module):
@@ -134,6 +140,7 @@ class ViTEncoder(nn.Module):
     normalisation: str = "layer"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array | Tokens:
@@ -150,7 +157,7 @@ class ViTEncoder(nn.Module):
             kept = jnp.argsort(order, 1)[:, :visible]
             x, position = jnp.take_along_axis(x, kept[:, :, None], 1), position[kept]
         x = Dense(self.features, dtype=self.dtype, name="embed")(x) + position
-        options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name)
+        options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name, self.remat)
         x = Transformer(*options, name="transformer")(x, train=train)
         return Tokens(x, order, (rows, columns)) if self.mask_ratio else x
 
@@ -191,6 +198,7 @@ class ViTDecoder(nn.Module):
     normalisation: str = "layer"
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
@@ -206,7 +214,7 @@ class ViTDecoder(nn.Module):
         width = self.features * rows * columns if z.ndim == 2 else self.features
         x = Dense(width, dtype=self.dtype, name="embed")(z).reshape(-1, rows * columns, self.features)
         x = x + jnp.asarray(embed_positions(rows, columns, self.features), self.dtype)
-        options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name)
+        options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name, self.remat)
         x = Transformer(*options, name="transformer")(x, train=train)
         x = Dense(self.patch**2 * c, dtype=self.dtype, name="pixels")(x)
         return activate(self.output, unpatchify(x, self.patch, self.shape))

@@ -5,7 +5,7 @@ import itertools
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -43,6 +43,7 @@ from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
 from aejax.training.task import Parts, check_data, check_parts, make_config, make_task, single_device_task
+from aejax.training.warm_start import InitFrom, initialize
 from aejax.workdir import checkpoint
 from aejax.workdir.checkpoint import Checkpoints, InMemory
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir
@@ -67,6 +68,8 @@ def train(
     quiet: bool = False,
     profiled: range | None = None,
     adjust: Adjust | None = None,
+    init_from: InitFrom | None = None,
+    change: Collection[str] = (),
 ) -> Run:
     """Trains `config` in `workdir`, resuming from its newest checkpoint.
 
@@ -82,6 +85,10 @@ def train(
         covers whole dispatches in the first process, see `profiler.trace_steps`. Steps that a resumed run has
         passed, or never reaches, are left out.
       adjust: maps the random initial parameters to those that training starts from.
+      init_from: a run, the variables of one, or parameters in nested dicts, that a new run starts from, like
+        `config.init_from`. A run that resumes does not read it.
+      change: keys of the config whose values a run that resumes takes from `config`, instead of refusing them. Each
+        change is recorded, see `aejax.workdir.changes`, and later calls need not repeat it.
 
     Returns:
       The run at its newest checkpoint.
@@ -90,7 +97,7 @@ def train(
       InputError: the config, the data or the workdir do not fit; StorageError: the workdir cannot be read or written;
         DivergedError: a metric is not finite. Each is one line that says what to change.
     """
-    return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust)
+    return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust, init_from, change)
 
 
 @overload
@@ -103,6 +110,8 @@ def fit(
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
+    init_from: InitFrom | None = None,
+    change: Collection[str] = (),
 ) -> Run: ...
 
 
@@ -120,6 +129,8 @@ def fit(
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
+    init_from: InitFrom | None = None,
+    change: Collection[str] = (),
     **settings: Any,
 ) -> Run: ...
 
@@ -139,6 +150,8 @@ def fit(
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
+    init_from: InitFrom | None = None,
+    change: Collection[str] = (),
     **settings: Any,
 ) -> Run:
     """Trains on an array [n, features], [n, height, width] or [n, height, width, channels].
@@ -160,7 +173,7 @@ def fit(
       optimizer: of optax. A schedule of the learning rate is part of it.
       corruption, adversary: noise on the input in training, and a discriminator; default to none.
       label: [n], whole numbers from 0, for a conditional model (`classes`).
-      devices, quiet, adjust: as in `train`.
+      devices, quiet, adjust, init_from, change: as in `train`.
       settings: further keys of a config: `steps`, `batch_size`, `seed`, `ema`, `log_every`, `checkpoint_every`, `keep`,
         `patience`, `tracking`, `samples`.
 
@@ -190,9 +203,11 @@ def fit(
     config_lib.check(config)
     splits = split({"train": source}, config.data)
     if workdir is not None:
-        return _train(config, local(workdir), Checkpoints, splits, devices, never, quiet, None, adjust, parts)
+        return _train(
+            config, local(workdir), Checkpoints, splits, devices, never, quiet, None, adjust, init_from, change, parts
+        )
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
-        return _train(config, Path(folder), InMemory, splits, devices, never, quiet, None, adjust, parts)
+        return _train(config, Path(folder), InMemory, splits, devices, never, quiet, None, adjust, init_from, (), parts)
 
 
 def _take_parts(needed: Mapping[str, Any], more: Mapping[str, Any]) -> Parts:
@@ -214,6 +229,8 @@ def _train(
     quiet: bool,
     profiled: range | None,
     adjust: Adjust | None,
+    init_from: InitFrom | None,
+    change: Collection[str],
     parts: Parts | None = None,
 ) -> Run:
     """Trains as `train` does, with the given class of checkpoints, and `parts` in place of the config's."""
@@ -227,7 +244,7 @@ def _train(
     own = (parts.model, parts.objective) if parts else ()
 
     # ---- Workdir
-    with open_workdir(folder, config, partition.primary) as opened:
+    with open_workdir(folder, config, partition.primary, change) as opened:
         config, begin = opened.config, opened.begin
         if profiled is not None:
             profiled = profiler.clip_steps(profiled, begin, config.steps)
@@ -236,7 +253,7 @@ def _train(
         # ---- Data, task, state
         splits, spec = load_data(opened, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name, parts)
-        state, key = init_state(opened, task, spec, splits, partition, adjust)
+        state, key = init_state(opened, task, spec, splits, partition, quiet, adjust, init_from)
         if begin >= config.steps:
             assert opened.saved is not None
             opened.resume()
@@ -315,17 +332,24 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
 
 
 def init_state(
-    opened: OpenWorkdir, task: Task, spec: Spec, splits: Splits, partition: Partition, adjust: Adjust | None
+    opened: OpenWorkdir,
+    task: Task,
+    spec: Spec,
+    splits: Splits,
+    partition: Partition,
+    quiet: bool,
+    adjust: Adjust | None = None,
+    init_from: InitFrom | None = None,
 ) -> tuple[Any, jax.Array]:
     """Returns the state that training starts or resumes from, and the run's key."""
     saved = opened.saved
     if task.model.pre_bias and not saved and adjust is None:
         adjust = functools.partial(pre_encoder.start_at, compute_mean(splits.train, spec))
     init_key, key = jax.random.split(jax.random.key(opened.config.seed))
-    state = partition.init(functools.partial(init, task, spec.shape, adjust=adjust), init_key)
     if saved:
-        state = checkpoint.fill(state, saved.state, f"{opened.folder}, step {saved.step},")
-    return state, key
+        state = partition.init(functools.partial(init, task, spec.shape), init_key)
+        return checkpoint.fill(state, saved.state, f"{opened.folder}, step {saved.step},"), key
+    return initialize(opened.config, task, spec.shape, init_key, partition, adjust, init_from, quiet), key
 
 
 def check_same_data(opened: OpenWorkdir, splits: Splits) -> None:

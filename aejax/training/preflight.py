@@ -13,8 +13,8 @@ from aejax.distributed.partition import Partition
 from aejax.errors import DivergedError
 from aejax.models import abstract_output
 from aejax.training.multistep import batches, compile_steps
-from aejax.training.step import init
 from aejax.training.task import check_data, make_task
+from aejax.training.warm_start import initialize
 from aejax.workdir.tracking import resolve_trackers
 
 GIB = 2**30
@@ -43,7 +43,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     check_data(config, task, feed, validation)
     warn_of_scale(splits.train, spec)
     init_key, key = jax.random.split(jax.random.key(config.seed))  # as in `train`
-    state = partition.place(partition.init(lambda key: init(task, spec.shape, key), init_key))
+    state = partition.place(initialize(config, task, spec.shape, init_key, partition))
     state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     step: Any = compile_steps(task, key, partition)

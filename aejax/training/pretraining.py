@@ -24,7 +24,7 @@ from aejax.objectives import Objective
 from aejax.objectives.likelihoods import SquaredError
 from aejax.training import optimizers
 from aejax.training.multistep import batches, compile_steps, steps_at_once
-from aejax.training.step import Task, TrainState, init
+from aejax.training.step import Task, TrainState, eval_variables, init
 
 
 def list_layers(config: ConfigDict) -> list[tuple[int, str]]:
@@ -92,6 +92,7 @@ def pretrain(
             optimizer=optimizers.build(config.optim, steps),
             prepare=below,
             ema=0.0,
+            frozen=(),
             adversary=None,
         )
         key = jax.random.fold_in(jax.random.key(config.seed), k)
@@ -113,7 +114,7 @@ def _train(
         state, metrics = compiled(state, held, batch)
     if not all(np.isfinite(value[-1]) for value in jax.device_get(metrics).values()):
         raise DivergedError("pretraining diverged; lower optim.lr or set optim.clip")
-    return jax.device_get(state.params)
+    return jax.device_get(eval_variables(state)["params"])
 
 
 def _append_layer(below: Callable[[Array], Array], encoder: Any, params: Any) -> Callable[[Array], Array]:

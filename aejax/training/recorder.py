@@ -66,7 +66,9 @@ class Recorder:
     ):
         """Opens the files; `trained_on` comes from `data.identify`, `validate` and `sample` from `evaluator`."""
         config = opened.config
-        metadata = {"config": opened.plain, "spec": spec.to_dict(), "data": dict(trained_on)}
+        metadata: dict[str, Any] = {"config": opened.plain, "spec": spec.to_dict(), "data": dict(trained_on)}
+        if opened.changes:
+            metadata["changes"] = [change._asdict() for change in opened.changes]
         broken = opened.saved.broken if opened.saved and opened.primary else ()
         self._folder, self._patience, self._validate, self._sample = opened.folder, config.patience, validate, sample
         self._window = Window(config.log_every, self.log)

@@ -10,9 +10,11 @@ import optax
 from flax import struct
 from jax import Array
 
+from aejax.errors import InputError
 from aejax.models import Autoencoder, abstract_output
 from aejax.models.layers import fold
 from aejax.objectives import Adversary, Context, Corruption, Objective
+from aejax.training import optimizers, paths
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -27,6 +29,7 @@ class Task:
       prepare: maps stored values to the model's units, e.g. `Spec.prepare`.
       restore: maps the model's units to the user's units, e.g. `Spec.restore`.
       ema: decay of the averaged parameters; 0 turns averaging off.
+      frozen: patterns of the paths of variables that stay as they are, see `training.paths`.
       adversary: has a discriminator that is trained alongside the model.
       examples: number of examples in the training split.
       axis_name: axis of the devices that share a batch, see `Partition.axis_name`.
@@ -41,6 +44,7 @@ class Task:
     restore: Callable[[Array], Array] = lambda x: x
     corruption: Corruption = dataclasses.field(default_factory=Corruption)
     ema: float = 0.0
+    frozen: Sequence[str] = ()
     adversary: Adversary | None = None
     examples: int = 0
     axis_name: str | None = None
@@ -74,7 +78,7 @@ class TrainState(struct.PyTreeNode):
       params: parameters of the model, float32.
       variables: other collections of the model, e.g. running statistics.
       opt_state: state of the optimizer.
-      ema: averaged parameters; empty if `Task.ema` is 0.
+      ema: averaged parameters, of `Task.ema` or of a schedule-free optimizer; empty without.
       critic: `params` and `opt_state` of the discriminator; empty without an adversary. Saved checkpoints have this
         name.
     """
@@ -107,9 +111,23 @@ def _strengthen(tree: Any) -> Any:
 
 
 def start(task: Task, params: Any, variables: Any) -> TrainState:
-    """Returns the state before the first step with these parameters, without a discriminator."""
-    ema = jax.tree.map(jnp.copy, params) if task.ema else {}  # copied, because the state is donated
-    return TrainState(jnp.zeros((), jnp.int32), params, variables, task.optimizer.init(params), ema)
+    """Returns the state before the first step with these parameters, without a discriminator.
+
+    Raises InputError if `task.frozen` names variables that the model lacks, or leaves no parameter to train.
+    """
+    paths.check_patterns(
+        "optim.freeze", task.frozen, [p for t in (params, *variables.values()) for p in paths.flatten(t)]
+    )
+    trained, _ = paths.split(params, task.frozen)
+    if not trained:
+        raise InputError(f"optim.freeze={','.join(task.frozen)} leaves no parameter to train; freeze fewer")
+    # Copied, because the state is donated, and some optimizers keep their first parameters.
+    opt_state = task.optimizer.init(jax.tree.map(jnp.copy, trained))
+    averages = optimizers.average(opt_state, trained) is not None
+    if averages and task.ema:
+        raise InputError("a schedule-free optimizer averages the parameters itself; set ema=0")
+    ema = jax.tree.map(jnp.copy, params) if task.ema or averages else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, variables, opt_state, ema)
 
 
 def gather(held: Batch, batch: Batch) -> Batch:
@@ -143,35 +161,48 @@ def train_step(
     x = task.prepare(batch["x"])
     noisy = task.corruption(fold(keys, 0), x)
     discriminator = state.critic.get("params")
+    trained, frozen = paths.split(state.params, task.frozen)
 
-    def loss_fn(params):
-        variables = {"params": params, **state.variables}
+    def loss_fn(trained):
+        variables = {"params": paths.merge(trained, frozen), **state.variables}
         output, updated = task.apply(variables, noisy, batch, fold(keys, 1), train=True, mutable=list(state.variables))
         c = task.context(variables, x, batch, output, fold(keys, 2), state.step, discriminator)
         metrics = jax.tree.map(jnp.mean, task.losses(c) | dict(output.code.metrics))
         return metrics["loss"], (metrics, updated, output)
 
-    grads, (metrics, variables, output) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, (metrics, variables, output) = jax.grad(loss_fn, has_aux=True)(trained)
     grads, metrics = reduce((grads, metrics), "mean")
     variables = _reduce_variables(variables, reduce)
+    variables = {
+        name: paths.merge(tree, paths.split(state.variables[name], task.frozen)[1]) for name, tree in variables.items()
+    }
     updated_discriminator = state.critic
     if task.adversary:
         before = {"params": state.params, **state.variables}
         c = task.context(before, x, batch, output, fold(keys, 2), state.step, discriminator)
         updated_discriminator, metrics["critic_loss"] = _update_discriminator(state.critic, c, task.adversary, reduce)
-    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if task.ema:
-        updates, updated = state.step, True
-        if isinstance(opt_state, optax.MultiStepsState):  # not every step is an update
-            updates, updated = state.opt_state.gradient_step, opt_state.mini_step == 0
-        # A smaller decay at first, as the average would stay near the initialization otherwise.
-        decay = jnp.minimum(task.ema, (1 + updates) / (10 + updates))
-        ema = optax.incremental_update(params, ema, jnp.where(updated, 1 - decay, 0.0))
+    updates, opt_state = task.optimizer.update(grads, state.opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
+    params, ema = paths.merge(trained, frozen), _average(task, state, opt_state, trained)
     # Without the barrier the compiler shares the squares with Adam and writes them to memory.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
     return TrainState(state.step + 1, params, variables, opt_state, ema, updated_discriminator), metrics
+
+
+def _average(task: Task, before: TrainState, opt_state: Any, trained: Any) -> Any:
+    """Returns the averaged parameters after an update of the `trained` ones; frozen ones are not averaged."""
+    ema, frozen = paths.split(before.ema, task.frozen)
+    averaged = optimizers.average(opt_state, trained)
+    if averaged is not None:
+        return paths.merge(averaged, frozen)
+    if not task.ema:
+        return before.ema
+    updates, updated = before.step, True
+    if isinstance(opt_state, optax.MultiStepsState):  # not every step is an update
+        updates, updated = before.opt_state.gradient_step, opt_state.mini_step == 0
+    # A smaller decay at first, as the average would stay near the initialization otherwise.
+    decay = jnp.minimum(task.ema, (1 + updates) / (10 + updates))
+    return paths.merge(optax.incremental_update(trained, ema, jnp.where(updated, 1 - decay, 0.0)), frozen)
 
 
 def derive_keys(key: Array, batch: Batch) -> Array:

@@ -122,6 +122,7 @@ def make_task(
         restore=spec.restore,
         standardized=bool(spec.mean),
         ema=config.ema,
+        frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         examples=examples,
     )
     task = dataclasses.replace(task, model=models.set_axis(parts.model, axis_name), axis_name=axis_name)

@@ -59,7 +59,7 @@ def train_together(
     for each in configs:
         config_lib.check(each)
         resolve_trackers(each.tracking)
-    values = find_differing(configs)
+    find_differing(configs)  # raises before a workdir is opened
     partition = Partition(devices, configs[0].partition.name)
     partition.check(configs[0].batch_size)
     quiet = quiet or not partition.primary
@@ -68,6 +68,7 @@ def train_together(
             stack.enter_context(open_workdir(local(workdir), each, partition.primary))
             for each, workdir in zip(configs, workdirs, strict=True)
         ]
+        values = find_differing([each.config for each in opened])
         first = opened[0]
         config, begin = first.config, first.begin
         if any(each.begin != begin for each in opened):
@@ -76,7 +77,7 @@ def train_together(
         splits, spec = loop.load_data(first, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name)
         _check_hyperparameters(task, [each.config for each in opened], values)
-        starts = [loop.init_state(each, task, spec, splits, partition, None) for each in opened]
+        starts = [loop.init_state(each, task, spec, splits, partition, quiet) for each in opened]
         states, keys = zip(*starts, strict=True)
         if begin >= config.steps:
             for each in opened:

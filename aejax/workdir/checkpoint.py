@@ -25,8 +25,8 @@ from flax import serialization
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from aejax import arguments
-from aejax.errors import InputError, StorageError, kind_and_words
-from aejax.files import make_write_error
+from aejax.errors import InputError, StorageError, kind_and_words, shown
+from aejax.files import make_write_error, read_json
 from aejax.workdir import checksums, metrics_log
 
 FOLDER = "checkpoints"
@@ -39,7 +39,8 @@ class Checkpoint(NamedTuple):
       step: number of training steps done.
       state: nested dict of NumPy arrays, see `fill`.
       samples: latents, reconstructions and inputs of the fixed evaluation batch.
-      metadata: the config, the spec of the data and, except in old checkpoints, the identity of the data as `data`.
+      metadata: the config, the spec of the data and, except in old checkpoints, the identity of the data as `data`;
+        `changes`, if the config has changed, see `workdir.changes`.
       broken: newer steps whose checkpoints could not be read.
     """
 
@@ -227,6 +228,36 @@ def load(workdir: Path, step: int | None) -> Checkpoint | None:
     return Checkpoint(int(path.name), *read)
 
 
+def find(workdir: Path, step: Any) -> Checkpoint:
+    """Returns the checkpoint of a step, of the "newest", or of the "best", which has the lowest validation loss.
+
+    Raises InputError if there is no such checkpoint, and StorageError if it cannot be read.
+    """
+    whole = isinstance(step, int | np.integer) and not isinstance(step, bool) and step < 2**63
+    if not whole and not (isinstance(step, str) and step in ("newest", "best")):
+        raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
+    saved = load_newest(workdir) if step == "newest" else load(workdir, find_best(workdir) if step == "best" else step)
+    if saved is None:
+        if kept := list_steps(workdir):
+            raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
+        raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
+    return saved
+
+
+def read_metadata(workdir: Path) -> dict[str, Any]:
+    """Returns the metadata of the newest checkpoint without reading its arrays, or {} if there is none to be read."""
+    for step in list_steps(workdir)[-1:]:
+        with contextlib.suppress(StorageError):
+            saved = read_json(Path(workdir) / FOLDER / str(step) / "_CHECKPOINT_METADATA").get("custom_metadata")
+            return saved if isinstance(saved, dict) else {}
+    return {}
+
+
+def get_variables(saved: Checkpoint) -> dict[str, Any]:
+    """Returns the model's variables for evaluation, with averaged parameters if there are any."""
+    return {"params": saved.state["ema"] or saved.state["params"], **saved.state["variables"]}
+
+
 def is_preempted(number: int) -> bool:
     """Returns whether a process of the run is about to be preempted, according to the cluster or a SIGTERM.
 
@@ -255,8 +286,7 @@ def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
                 items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
             saved = dict(about.custom_metadata)
             metadata = {key: saved[key] for key in ("config", "spec")}
-            if "data" in saved:
-                metadata["data"] = saved["data"]
+            metadata |= {key: saved[key] for key in ("data", "changes") if key in saved}
             _check_sums(saved, metadata, {name: items[name] for name in handlers})
             return items.state, items.samples, metadata
         except Exception as error:  # Orbax, tensorstore and JSON raise errors of many types for damaged files
@@ -355,7 +385,10 @@ def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
             f"{saved.get(first, 'absent')} there, {shape.get(first, 'absent')} now; use the config it was trained "
             "with, or another workdir"
         )
-    return serialization.from_state_dict(template, dict(state))
+    # By path, as empty states of the optimizer, e.g. that of weight decay, may have other names than when it was saved.
+    names = serialization.to_state_dict(template)
+    filled = jax.tree.unflatten(jax.tree.structure(names), [found[key] for key, _ in _flatten(names)])
+    return serialization.from_state_dict(template, filled)
 
 
 def _flatten(tree: Any) -> Iterator[tuple[str, Any]]:

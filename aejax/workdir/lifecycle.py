@@ -5,7 +5,7 @@ import fcntl
 import os
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from aejax import config as config_lib
 from aejax.errors import AejaxError, InputError, StoppedError, StorageError, in_one_line, printable
 from aejax.files import TEMPORARY, inside, local, read_bytes, read_json, write_whole
-from aejax.workdir import checkpoint
+from aejax.workdir import changes, checkpoint
 from aejax.workdir.metrics_log import read
 
 ENDED = "ended.txt"
@@ -32,16 +32,30 @@ class OpenWorkdir:
       plain: the config as the dict that is saved.
       saved: the checkpoint to resume from; None for a new run.
       begin: the step of that checkpoint, or 0.
+      changes: changes of the config when the run resumed, now or earlier, see `workdir.changes`.
       primary: whether this process writes the files that only one process writes.
       claimed: whether an error from now on ends the run. A new run is claimed when its workdir is opened.
     """
 
-    def __init__(self, folder: Path, config: ConfigDict, saved: checkpoint.Checkpoint | None, primary: bool):
-        begun = saved.metadata["config"] if saved else None
+    def __init__(
+        self,
+        folder: Path,
+        config: ConfigDict,
+        saved: checkpoint.Checkpoint | None,
+        primary: bool,
+        change: Collection[str] = (),
+    ):
         self.folder, self.saved, self.primary = folder, saved, primary
-        self.config = config_lib.as_begun(config, begun) if begun is not None else config
-        self.plain = config_lib.to_save(self.config, begun)
         self.begin = saved.step if saved else 0
+        self.changes: tuple[changes.Change, ...] = ()
+        begun = None
+        if saved:
+            begun = saved.metadata["config"]
+            recorded = changes.parse(saved.metadata)
+            config = changes.follow(config_lib.as_begun(config, begun), begun, recorded, but=change)
+            self.changes = recorded + changes.find_new(config, begun, change, saved.step)
+        self.config = config
+        self.plain = config_lib.to_save(config, begun)
         self.claimed = False
         if not saved:
             self.resume()
@@ -62,20 +76,25 @@ class OpenWorkdir:
 
 
 @contextlib.contextmanager
-def open_workdir(folder: Path, config: ConfigDict, primary: bool = True) -> Iterator[OpenWorkdir]:
+def open_workdir(
+    folder: Path, config: ConfigDict, primary: bool = True, change: Collection[str] = ()
+) -> Iterator[OpenWorkdir]:
     """Opens the workdir of `config`, creates it if it is missing, and locks it until the context ends.
+
+    `change` lists keys of the config that may differ from those of the run, see `workdir.changes`.
 
     Once the workdir is claimed, an error that leaves the context is recorded as the end of the run; an error that
     prevents a run from resuming is not. Raises InputError for the workdir of another config, or one in which another
     process trains, and StorageError for one that cannot be written.
     """
+    changes.check_keys(change)
     with contextlib.ExitStack() as stack:
         with guard_storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if primary:
                 stack.enter_context(lock_workdir(folder))
-            saved = find_run(folder, config)
-        opened = OpenWorkdir(folder, config, saved, primary)
+            saved = find_run(folder, config, change)
+        opened = OpenWorkdir(folder, config, saved, primary, change)
         try:
             yield opened
         except (StoppedError, BrokenPipeError):  # stopped, or nobody reads the output any more: no failure
@@ -86,7 +105,7 @@ def open_workdir(folder: Path, config: ConfigDict, primary: bool = True) -> Iter
             raise
 
 
-def find_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
+def find_run(workdir: Path, config: ConfigDict, change: Collection[str] = ()) -> checkpoint.Checkpoint | None:
     """Returns the checkpoint to resume from, or None for a new run.
 
     Raises InputError if the workdir holds a run of another config or other files, OSError if it cannot be written.
@@ -95,19 +114,19 @@ def find_run(workdir: Path, config: ConfigDict) -> checkpoint.Checkpoint | None:
     for name in (*_FOLDERS, *(f"{checkpoint.FOLDER}/{step}" for step in checkpoint.list_steps(workdir))):
         inside(workdir, name)
     if (workdir / "config.json").exists():
-        _check_written_config(config, workdir)
+        _check_written_config(config, workdir, change)
     elif {p.name for p in workdir.iterdir() if p.suffix != TEMPORARY} - {ENDED, LOCK} and not (
         workdir / checkpoint.FOLDER
     ).is_dir():
         raise InputError(f"{workdir} holds files but no run; choose a new or an empty workdir")
     saved = checkpoint.load_newest(workdir)
     if saved:
-        _check_same_config(saved.metadata["config"], config, workdir)
+        _check_same_config(saved.metadata["config"], config, workdir, change)
     return saved
 
 
-def _check_written_config(config: ConfigDict, workdir: Path) -> None:
-    """Raises InputError if config.json differs from `config`, unless that run has not been validated yet."""
+def _check_written_config(config: ConfigDict, workdir: Path, change: Collection[str] = ()) -> dict[str, Any]:
+    """Returns config.json. Raises InputError if it differs from `config`, unless no validation has been logged yet."""
     file = workdir / "config.json"
     try:
         old = read_json(file)
@@ -116,17 +135,25 @@ def _check_written_config(config: ConfigDict, workdir: Path) -> None:
     if not isinstance(old.get("data"), dict):
         raise InputError(f"{file} is no config; restore it, or remove it if the run is yours")
     if any("validation/loss" in record for record in read(workdir)):
-        _check_same_config(old, config, workdir)
+        _check_same_config(old, config, workdir, change)
+    return old
 
 
-def _check_same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path) -> None:
-    """Raises InputError with the first differences of the two configs, if they would train differently."""
-    differ = config_lib.changes(old, new)
-    if differ:
-        more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
+def _check_same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path, change: Collection[str]) -> None:
+    """Raises InputError with the first differences of the two configs, if they would train differently.
+
+    Differences in the keys `change` are allowed, and so are values that a recorded change has replaced.
+    """
+    differ = {d.partition(":")[0]: d for d in config_lib.changes(old, new)}
+    recorded = changes.parse(checkpoint.read_metadata(workdir)) if differ else ()
+    keys = [key for key in differ if key not in change and not changes.is_superseded(new, key, recorded)]
+    if keys:
+        more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+        meant = f", or --change={','.join(keys)} (in Python change={keys}) to go on with other values from here"
         raise InputError(
-            f"{workdir} holds a run of another config ({'; '.join(differ[:4])}{more}); "
+            f"{workdir} holds a run of another config ({'; '.join(differ[key] for key in keys[:4])}{more}); "
             "choose another workdir, or the config it was begun with"
+            + (meant if set(keys) <= set(changes.CHANGEABLE) else "")
         )
 
 
@@ -134,7 +161,8 @@ def is_finished(config: ConfigDict, workdir: str | Path) -> bool:
     """Returns whether `train` has nothing left to do. Raises InputError if the workdir holds another config."""
     workdir = local(workdir)
     if (workdir / "config.json").exists():
-        _check_written_config(config, workdir)
+        latest, recorded = _check_written_config(config, workdir), changes.parse(checkpoint.read_metadata(workdir))
+        config = changes.follow(config, latest, recorded, but=())
     done = max(checkpoint.list_steps(workdir), default=0)
     history = [record for record in read(workdir) if record["step"] <= done]  # training overwrites later ones
     return done >= config.steps or (done > 0 and is_stale(history, config.patience))

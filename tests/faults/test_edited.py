@@ -117,3 +117,16 @@ def get_config(arg=""):
     code, _, errors = command("train", *given)
     assert (code, len(errors.splitlines())) == (1, 1), errors
     assert "decoder.features: [4] -> [5]; encoder.features: [4] -> [5]" in errors
+
+
+@pytest.mark.slow
+def test_the_command_takes_a_change_and_the_report_shows_it(tmp_path):
+    given = ("--config=configs/vae.py:tiny", f"--workdir={tmp_path}")
+    assert command("train", *given)[0] == 0
+    code, output, errors = command("train", *given, "--config.steps=8", "--change=steps")
+    assert (code, "step 8: latents" in output) == (0, True), errors
+    code, output, errors = command("train", *given)
+    assert (code, "step 8: latents" in output) == (0, True), errors
+    assert command("evaluate", f"--workdir={tmp_path}", "--groups=reconstruction")[0] == 0
+    report = (tmp_path / "evaluation/8/report.html").read_text()
+    assert "<dt>Changes</dt><dd>steps: 4 -&gt; 8 from step 4</dd>" in report

@@ -81,6 +81,26 @@ def test_averaged_parameters_follow_their_formula_and_serve_evaluation():
     assert eval_variables(state.replace(ema={}))["params"] is state.params
 
 
+def test_a_schedule_free_optimizer_is_evaluated_at_its_average():
+    """The mean of the iterates z, by hand: y = (1 - b1) z + b1 x is trained, x is evaluated."""
+    t = task(optimizer=optax.contrib.schedule_free(optax.sgd(0.05), 0.05, b1=0.9))
+    state = init(t, (3,), jax.random.key(1))
+    x = z = y = np.asarray(state.params["decoder"]["dense_0"]["bias"])
+    step = jax.jit(lambda state, batch: train_step(state, batch, jax.random.key(0), task=t))
+    for i in range(3):
+        b = batch(seed=i)
+        error = np.asarray(t.model.apply(eval_variables(state.replace(ema={})), b["x"]).decoded - b["x"])
+        state, _ = step(state, b)
+        z = z - 0.05 * 2 * error.mean(0)
+        x = x + (z - x) / (i + 1)
+        y = 0.1 * z + 0.9 * x
+        np.testing.assert_allclose(state.params["decoder"]["dense_0"]["bias"], y, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(state.ema["decoder"]["dense_0"]["bias"], x, rtol=1e-4, atol=1e-6)
+    assert eval_variables(state)["params"] is state.ema
+    with pytest.raises(aejax.InputError, match="set ema=0"):
+        init(task(optimizer=t.optimizer, ema=0.9), (3,), jax.random.key(1))
+
+
 @pytest.mark.slow
 def test_averaged_parameters_move_only_with_an_update():
     t = task(ema=0.9, optimizer=optax.MultiSteps(optax.sgd(0.05), 3).gradient_transformation())
