@@ -13,15 +13,17 @@ from aejax.cli.launching.slurm import Resources, Slurm
 def resources() -> Callable[[], Resources]:
     """Defines --slurm.*. Returns a function that reads them."""
     given: dict[str, flags.FlagHolder] = {
-        "partition": flags.DEFINE_string("slurm.partition", None, "Partition to run in."),
-        "account": flags.DEFINE_string("slurm.account", None, "Account to charge."),
-        "qos": flags.DEFINE_string("slurm.qos", None, "Quality of service."),
-        "constraint": flags.DEFINE_string("slurm.constraint", None, "Features that the nodes must have."),
-        "minutes": flags.DEFINE_integer("slurm.time", 60, "Minutes after which a job is queued again.", lower_bound=1),
+        "slurm_partition": flags.DEFINE_string("slurm.partition", None, "Partition to run in."),
+        "slurm_account": flags.DEFINE_string("slurm.account", None, "Account to charge."),
+        "slurm_qos": flags.DEFINE_string("slurm.qos", None, "Quality of service."),
+        "slurm_constraint": flags.DEFINE_string("slurm.constraint", None, "Features that the nodes must have."),
+        "timeout_min": flags.DEFINE_integer(
+            "slurm.time", 60, "Minutes after which a job is queued again.", lower_bound=1
+        ),
         "nodes": flags.DEFINE_integer("slurm.nodes", 1, "Nodes of a job.", lower_bound=1),
-        "gpus": flags.DEFINE_integer("slurm.gpus", None, "GPUs of each node.", lower_bound=1),
-        "cpus": flags.DEFINE_integer("slurm.cpus", None, "CPUs of each process.", lower_bound=1),
-        "memory_gb": flags.DEFINE_float("slurm.memory", None, "GB of memory of each node.", lower_bound=0),
+        "gpus_per_node": flags.DEFINE_integer("slurm.gpus", None, "GPUs of each node.", lower_bound=1),
+        "cpus_per_task": flags.DEFINE_integer("slurm.cpus", None, "CPUs of each process.", lower_bound=1),
+        "mem_gb": flags.DEFINE_float("slurm.memory", None, "GB of memory of each node.", lower_bound=0),
     }
     return lambda: Resources(**{name: flag.value for name, flag in given.items()})
 

@@ -18,37 +18,26 @@ RESTARTS = 1000  # requeues after a time limit, of which a long training may nee
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources of each job: `minutes`, `gpus` per node, `cpus` per process, ... None is the cluster's default."""
+    """Resources of each job under submitit's names. None is the cluster's default."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    minutes: int = 60
+    slurm_partition: str | None = None
+    slurm_account: str | None = None
+    slurm_qos: str | None = None
+    slurm_constraint: str | None = None
+    timeout_min: int = 60
     nodes: int = 1
-    gpus: int | None = None
-    cpus: int | None = None
-    memory_gb: float | None = None  # per node
+    gpus_per_node: int | None = None
+    cpus_per_task: int | None = None
+    mem_gb: float | None = None  # per node
 
     def parameters(self, job: Job) -> dict[str, Any]:
-        """Returns the resources under submitit's names."""
+        """Returns submitit's parameters for the job."""
         if job.processes % self.nodes:
             raise aejax.InputError(
                 f"{job.processes} processes cannot be divided among {self.nodes} nodes; "
                 f"give --processes and --slurm.nodes so that they can"
             )
-        given = {
-            "timeout_min": self.minutes,
-            "nodes": self.nodes,
-            "tasks_per_node": job.processes // self.nodes,
-            "gpus_per_node": self.gpus,
-            "cpus_per_task": self.cpus,
-            "mem_gb": self.memory_gb,
-            "slurm_partition": self.partition,
-            "slurm_account": self.account,
-            "slurm_qos": self.qos,
-            "slurm_constraint": self.constraint,
-        }
+        given = {**vars(self), "tasks_per_node": job.processes // self.nodes}
         return {key: value for key, value in given.items() if value is not None}
 
 

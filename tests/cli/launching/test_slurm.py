@@ -68,7 +68,7 @@ def test_jobs_are_taken_back_where_a_later_one_is_refused(tmp_path, monkeypatch)
 
 def test_resources_as_submitit_calls_them(tmp_path):
     job = python("x", "", tmp_path, processes=8)
-    asked = Resources(partition="p", minutes=30, nodes=2, gpus=4, cpus=3, memory_gb=1.5).parameters(job)
+    asked = Resources("p", timeout_min=30, nodes=2, gpus_per_node=4, cpus_per_task=3, mem_gb=1.5).parameters(job)
     assert asked == {
         "timeout_min": 30,
         "nodes": 2,
