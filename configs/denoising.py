@@ -4,7 +4,9 @@
 
 About 14 seconds on two CPU cores; squared error 10.6 a test image.
 
-A fraction of 0.3 of the pixels is set to 0. `denoising:gaussian` adds noise with a standard deviation of 0.3,
+A fraction of 0.3 of the pixels is set to 0. Test images corrupted in this way have a squared error of 26.8, and their
+reconstructions one of 9.2 (`aejax evaluate --workdir=runs/denoising --groups=reconstruction`,
+experiments/results/denoising). `denoising:gaussian` adds noise with a standard deviation of 0.3,
 `:salt_and_pepper` sets the same fraction to 0 or 1.
 """
 

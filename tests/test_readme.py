@@ -101,6 +101,19 @@ def test_conditional_vae_says_how_often_the_digit_is_the_one_asked_for():
     assert "reads {:.0%} of such images as the requested digit, and {:.0%} after".format(*read) in documented
 
 
+def test_configs_say_how_far_they_keep_their_promise():
+    denoising = results("denoising/2000.json")["reconstruction"]
+    errors = [denoising[f"{name}_squared_error"]["value"] for name in ("corrupted", "denoised")]
+    activity = [results(f"sparse/{steps}.json")["codes"]["mean_activation"]["value"] for steps in (2000, 10000)]
+    rate = results("beta_vae_capacity/2000.json")["likelihood"]["rate"]["value"]
+    for name, sentence in {
+        "denoising": "have a squared error of {:.1f}, and their reconstructions one of {:.1f}".format(*errors),
+        "sparse": "The mean activation is {:.3f} after these 2,000 steps and {:.3f} after 10,000".format(*activity),
+        "beta_vae": f"(Burgess et al. 2018; {rate:.1f} are measured,",
+    }.items():
+        assert sentence in " ".join(importlib.import_module(f"configs.{name}").__doc__.split())
+
+
 def test_the_tables_of_speed_are_those_of_the_committed_figures():
     for folder in ("", "gpu/"):
         found = report.text(results(f"{folder}speed.json"), results(f"{folder}profile.json"))
