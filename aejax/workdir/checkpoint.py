@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
+from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from aejax import arguments
@@ -73,7 +74,7 @@ class Checkpoints:
         self._folder, self._metadata = folder, dict(metadata)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
-    def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
+    def save(self, step: int, state: PyTree, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
         """Starts a save of a copy of the state, so that training can donate the state meanwhile.
 
         Each process saves its own parts of arrays that devices share. All processes must call this method. Raises
@@ -140,7 +141,7 @@ class InMemory:
         self._metadata = dict(metadata)
         self._newest: Checkpoint | None = None
 
-    def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
+    def save(self, step: int, state: PyTree, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
         """Keeps a copy of the state, which training may donate."""
         copied = jax.tree.map(np.array, serialization.to_state_dict(state))
         self._newest = Checkpoint(step, copied, dict(samples), self._metadata)
@@ -302,7 +303,7 @@ def _ignore_late(before: Callable[[Any], Any], unraisable: Any) -> None:
         before(unraisable)
 
 
-def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
+def fill(template: PyTree, state: Mapping[str, Any], where: str) -> PyTree:
     """Returns `template` with the values of a saved state. Raises InputError if their names or shapes differ."""
     wanted, found = (dict(_flatten(s)) for s in (serialization.to_state_dict(template), state))
     shape = {key: np.shape(value) for key, value in wanted.items()}
@@ -318,6 +319,6 @@ def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
     return serialization.from_state_dict(template, dict(state))
 
 
-def _flatten(tree: Any) -> Iterator[tuple[str, Any]]:
+def _flatten(tree: PyTree) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield "/".join(str(getattr(key, "key", key)) for key in path), leaf
