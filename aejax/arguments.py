@@ -1,7 +1,6 @@
 """Checks of arguments that several public functions take."""
 
 import os
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ def memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def check_count(what: str, value: Any, each: int) -> int:
+def check_count(what: str, value: int, each: int) -> int:
     """Returns `value` as a number of objects of `each` bytes. Raises InputError if memory does not hold so many."""
     if not _is_whole(value) or value < 1:
         raise InputError(f"{what} needs a whole num of at least 1, got {shown(value)}")
@@ -33,12 +32,12 @@ def check_samples(samples: int) -> None:
         raise InputError(f"samples must be a whole number above 0, got {samples!r}")
 
 
-def check_seed(value: Any) -> int:
+def check_seed(value: int) -> int:
     """Returns `value` as a seed. Raises InputError if it is not a whole number below 2**32."""
     if not _is_whole(value) or not 0 <= value < 2**32:
         raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, got {shown(value)}")
     return int(value)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

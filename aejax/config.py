@@ -277,7 +277,7 @@ def _check_section(reference: ConfigDict, config: ConfigDict, path: str = "") ->
             check_kind(f"{path}{key}.name", config[key]["name"], "")
 
 
-def check_kind(key: str, value: Any, default: Any) -> None:
+def check_kind(key: str, value: Any, default: object) -> None:
     """Raises InputError if `value` is of another kind than `default`. With a default of None, any value is fine."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     match default:
@@ -300,7 +300,7 @@ def check_kind(key: str, value: Any, default: Any) -> None:
         raise InputError(f"{key} must be {wanted}, got {shown(value)}")
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
     """Returns whether JSON can hold `value`."""
     try:
         _check_plain("", value)
@@ -309,7 +309,7 @@ def is_plain(value: Any) -> bool:
     return True
 
 
-def _check_plain(key: str, value: Any) -> None:
+def _check_plain(key: str, value: object) -> None:
     """Raises InputError if JSON cannot hold `value`, or a value nested in it."""
     if isinstance(value, tuple | list):
         for each in value:

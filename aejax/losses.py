@@ -211,34 +211,20 @@ def aggregate_log_prob(
     q(z_j) likewise. z is [n, d]. Minibatch weighted sampling (Chen et al. 2018, equation 3, appendix C.1) also divides
     by N, the number of training examples, which leaves the gradients the same and makes q(z) N times too small.
 
+    The mean of log q(z|x) - log q(z) estimates the mutual information of input and code (ibid., equation 2). On average
+    it is a lower bound: InfoNCE with the score log q(z|x) (Poole et al. 2019, equation 10). It is at most the log of
+    the batch size, and close to that if the posteriors do not overlap:
+
     >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
     >>> aggregate_log_prob(mean, mean, log_std)  # -log 2 pi - log 2, -log 2 pi - 2 log 2
     (Array([-2.531, -2.531], dtype=float32), Array([-3.224, -3.224], dtype=float32))
+    >>> normal_log_prob(mean, mean, log_std) - aggregate_log_prob(mean, mean, log_std)[0]  # log 2
+    Array([0.693, 0.693], dtype=float32)
     """
     each = normal_log_prob(z[:, None, :, None], mean[None, :, :, None], log_std[None, :, :, None])  # [n, batch, d]
     log_m = math.log(mean.shape[0])
     joint = jax.nn.logsumexp(each.sum(-1), 1) - log_m
     return joint, (jax.nn.logsumexp(each, 1) - log_m).sum(-1)
-
-
-def mutual_information(
-    log_q: Float[Array, " n"],
-    z: Float[Array, "n d"],
-    mean: Float[Array, "batch d"],
-    log_std: Float[Array, "batch d"],
-) -> Float[Array, " n"]:
-    """Returns log q(z|x) - log q(z), [n]: its mean estimates the mutual information of input and code.
-
-    `log_q` [n] is log q(z|x). The other arguments are as in `aggregate_log_prob`. Chen et al. 2018, equation 2.
-
-    On average the estimate is a lower bound of the mutual information: InfoNCE with the score log q(z|x) (Poole et al.
-    2019, equation 10). It is at most the log of the batch size, and close to that if the posteriors do not overlap:
-
-    >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
-    >>> mutual_information(normal_log_prob(mean, mean, log_std), mean, mean, log_std)  # log 2
-    Array([0.693, 0.693], dtype=float32)
-    """
-    return log_q - aggregate_log_prob(z, mean, log_std)[0]
 
 
 def total_correlation(
@@ -247,7 +233,7 @@ def total_correlation(
     """Returns log q(z) - sum_j log q(z_j), [n]: its mean estimates the total correlation of the code's units.
 
     Arguments are as in `aggregate_log_prob`. An estimate of q(z) that is too large, as in small batches, makes
-    `mutual_information` too small and this estimate too large. Chen et al. 2018, equation 2.
+    this estimate too large and that of the mutual information too small. Chen et al. 2018, equation 2.
 
     >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
     >>> total_correlation(mean, mean, log_std)  # each unit determines the other: log 2
@@ -265,8 +251,9 @@ def dimension_kl(
 ) -> Float[Array, " n"]:
     """Returns sum_j log q(z_j) - log p(z), [n]: its mean estimates sum_j KL(q(z_j) || p(z_j)) of a factorized prior.
 
-    `log_p` [n] is log p(z). The other arguments are as in `aggregate_log_prob`. The sum of `mutual_information`,
-    `total_correlation` and `dimension_kl` is exactly log q(z|x) - log p(z). Chen et al. 2018, equation 2.
+    `log_p` [n] is log p(z). The other arguments are as in `aggregate_log_prob`. The sum of the mutual
+    information, log q(z|x) - log q(z), `total_correlation` and `dimension_kl` is exactly log q(z|x) - log p(z). Chen et
+    al. 2018, equation 2.
 
     >>> z, zeros = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
     >>> dimension_kl(normal_log_prob(z, zeros, zeros), z, zeros, zeros)  # q(z) = p(z)

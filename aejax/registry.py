@@ -60,7 +60,7 @@ def describe(part: Any, classes: Mapping[str, type], given: Mapping[str, Any] = 
     return describe_code(part)
 
 
-def describe_code(part: Any) -> dict[str, Any]:
+def describe_code(part: object) -> dict[str, Any]:
     """Returns the section of a part that no config can make: its name is OWN, and its code is for people to read."""
     code = " ".join(re.sub(r" at 0x\w+", "", repr(part)).split())
     return {"name": OWN, "code": code.replace(":", "=")}  # a colon would name code to import
@@ -86,7 +86,7 @@ def resolve(what: str, name: Any, choices: Mapping[str, T]) -> T:
         raise InputError(f"{what}={name!r} cannot be imported ({error}); write package.module:attribute") from error
 
 
-def check_type(what: str, value: Any, kind: Any) -> None:
+def check_type(what: str, value: object, kind: object) -> None:
     """Raises InputError if `value` does not fit the annotation `kind`; annotations unknown here take anything."""
     if kind == Sequence[int]:
         if not isinstance(value, Sequence) or isinstance(value, str) or not all(_is_whole(n, 1) for n in value):
@@ -102,6 +102,6 @@ def check_type(what: str, value: Any, kind: Any) -> None:
         check_kind(what, value, kind())
 
 
-def _is_whole(value: Any, least: int) -> bool:
+def _is_whole(value: object, least: int) -> bool:
     # Sizes of arrays are below 2**31.
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.utils import check_random_state
@@ -80,7 +81,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any = None) -> "AutoencoderTransformer":
+    def fit(self, X: ArrayLike, y: object = None) -> "AutoencoderTransformer":
         """Trains on X [n, features]; y is ignored."""
         x = self._shape_rows(validate_data(self, X, dtype=_DTYPES))
         config = self._build_config(x)
@@ -95,12 +96,12 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self._n_features_out = math.prod(self.run_.latents.shape[1:])
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """Encodes X into codes [n, components], deterministically: by the mean of a posterior."""
         x = self._check_rows(X)
         return self.run_.encode(x).reshape(len(x), -1)
 
-    def inverse_transform(self, X: Any) -> np.ndarray:
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """Decodes codes [n, components] into rows [n, features], in X's units."""
         check_is_fitted(self)
         z = check_array(X, dtype=np.float32)
@@ -108,7 +109,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             raise InputError(f"codes have {self._n_features_out} components, the given ones {z.shape[1]}")
         return self.run_.decode(z.reshape(len(z), *self.run_.latents.shape[1:])).reshape(len(z), -1)
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: ArrayLike) -> np.ndarray:
         """Returns how well the model explains each row of X, [n]; outliers have low scores.
 
         If the run has a density, the score is a lower bound of log p(x) in nats, log mean_k p(x, z_k) / q(z_k | x) over
@@ -126,7 +127,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         error = np.asarray(run.spec.standardize(run.reconstruct(x))) - target
         return -np.square(error.reshape(len(x), -1)).sum(1)
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: ArrayLike, y: object = None) -> float:
         """Returns the mean of `score_samples`, which a search maximizes."""
         return float(self.score_samples(X).mean())
 
@@ -179,7 +180,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         fitted = PCA(k, random_state=config.seed).fit(np.asarray(spec.prepare(spec.check(x))).reshape(len(x), -1))
         return functools.partial(pca.initialize, fitted.components_, fitted.mean_)
 
-    def _check_rows(self, X: Any) -> np.ndarray:
+    def _check_rows(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self)
         return self._shape_rows(validate_data(self, X, dtype=_DTYPES, reset=False))
 

@@ -103,7 +103,6 @@ CASES = {
     "kl_sparsity": [((X, 0.3), sum(scipy.stats.entropy([0.3, 0.7], [m, 1 - m]) for m in X.mean(0)))],
     "free_bits": [((X, nats), sum(max(nats, m) for m in X.mean(0))) for nats in (0.0, np.median(X.mean(0)), 9.0)],
     "aggregate_log_prob": [((Z, MEAN, LOG_STD), (JOINT, UNITS)), ((Z[:2], MEAN, LOG_STD), (JOINT[:2], UNITS[:2]))],
-    "mutual_information": [((LOG_Q[0], Z, MEAN, LOG_STD), LOG_Q[0] - JOINT)],
     "total_correlation": [((Z, MEAN, LOG_STD), JOINT - UNITS)],
     "dimension_kl": [((LOG_P[0], Z, MEAN, LOG_STD), UNITS - LOG_P[0])],
     "dip": [((MEAN,), dip(COVARIANCE, 10.0)), ((MEAN, POSTERIOR, 0.3), dip(COVARIANCE + POSTERIOR, 0.3))],

@@ -135,7 +135,7 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
     return Ablation(keys, axes, list(settings.values()), trials, base or trials[0].config, default, notes)
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """Returns a value of a config in words."""
     if isinstance(value, float):
         return f"{value:g}"

@@ -81,7 +81,7 @@ class Spec:
         """Returns what the model reads of examples from `standardize_source` or `check`, float32: uint8 over 255."""
         return jnp.asarray(x, jnp.float32) / 255 if x.dtype == jnp.uint8 else jnp.asarray(x, jnp.float32)
 
-    def standardize(self, x: Any) -> Any:
+    def standardize(self, x: Array | np.ndarray) -> Array | np.ndarray:
         """Standardizes float32 values in the user's units, within exported programs."""
         if not self.mean:
             return x

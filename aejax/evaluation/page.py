@@ -169,7 +169,7 @@ def facts(found: Mapping[str, str]) -> str:
     return "<dl>" + "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in found.items()) + "</dl>"
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Returns the value as text of HTML."""
     return html.escape(str(value))
 

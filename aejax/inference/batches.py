@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, PyTree
 from numpy.typing import ArrayLike
 
 from aejax.data import as_array
@@ -35,7 +36,9 @@ def check_labels(label: ArrayLike | None, length: int, classes: int) -> tuple[np
     return (label.astype(np.int32),)
 
 
-def map_batches(function: Callable, x: np.ndarray, more: tuple[Any, ...], size: int) -> Any:
+def map_batches(
+    function: Callable[..., PyTree], x: np.ndarray, more: tuple[np.ndarray | Array, ...], size: int
+) -> PyTree:
     """Applies `function` to batches of `x` and `more` [n, ...] and concatenates its results.
 
     All batches have the same size: `size`, or a power of two below it for fewer examples, so that few are compiled.

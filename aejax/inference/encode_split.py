@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from array_record.python import array_record_module
 from numpy.lib import format as npy
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from aejax import data
@@ -106,7 +107,7 @@ def find_split(run: Run, spec: str) -> Source:
     return data.select(wholes, spec)
 
 
-def read_latents(path: str | Path, rows: Any = slice(None)) -> dict[str, np.ndarray]:
+def read_latents(path: str | Path, rows: slice | ArrayLike = slice(None)) -> dict[str, np.ndarray]:
     """Returns the arrays that `encode_split` wrote, by name, or only their `rows`: a slice or indices from 0.
 
     Reads no other rows of an .array_record file. Raises InputError if there is no such file or row, and StorageError

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from aejax.errors import InputError
 from aejax.models import pre_encoder
@@ -220,7 +220,7 @@ def abstract_output(model: Autoencoder, shape: Sequence[int], drawn: bool = Fals
     return jax.eval_shape(output, jnp.zeros((1, *shape)))
 
 
-def abstract_variables(model: nn.Module, shape: Sequence[int]) -> Any:
+def abstract_variables(model: nn.Module, shape: Sequence[int]) -> PyTree:
     """Returns the shapes and dtypes of the model's variables for inputs of `shape`, without computing them."""
     label: dict[str, Any] = {"label": jnp.zeros(1, jnp.int32)} if getattr(model, "classes", 0) else {}
     return jax.eval_shape(functools.partial(model.init, **label), jax.random.key(0), jnp.zeros((1, *shape)))

@@ -3,10 +3,10 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, PyTree
 
 
-def initialize(components: Array, mean: Array, params: Any) -> Any:
+def initialize(components: Array, mean: Array, params: PyTree) -> PyTree:
     """Returns `params` changed so that the autoencoder encodes and decodes every input exactly as PCA does.
 
     Component k passes a relu layer as the pair relu(z_k) and relu(-z_k). The remaining units keep their incoming

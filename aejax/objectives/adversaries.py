@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jaxtyping import Array, PyTree
 
 from aejax.errors import InputError
 from aejax.models import Output
@@ -63,15 +63,15 @@ class Adversary:
     def optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.lr, self.b1)
 
-    def init(self, key: Array, output: Output) -> Any:
+    def init(self, key: Array, output: Output) -> PyTree:
         """Initializes the discriminator's parameters for the outputs of an autoencoder."""
         return Discriminator(self.features).init(key, self.judged(output))["params"]
 
-    def logit(self, params: Any, x: Array) -> Array:
+    def logit(self, params: PyTree, x: Array) -> Array:
         """Returns logits [batch], above 0 where the discriminator takes x for real."""
         return self.judge(params, x)[0]
 
-    def judge(self, params: Any, x: Array) -> tuple[Array, Array]:
+    def judge(self, params: PyTree, x: Array) -> tuple[Array, Array]:
         """Returns the logits of x and the discriminator's last hidden layer."""
         judged: Any = Discriminator(self.features).apply({"params": params}, x)
         return judged
@@ -80,11 +80,11 @@ class Adversary:
         """Returns the part of an output that the discriminator reads: by default the code."""
         return output.code.z[0] if output.code.samples else output.code.z
 
-    def terms(self, params: Any, c: Context) -> dict[str, Array]:
+    def terms(self, params: PyTree, c: Context) -> dict[str, Array]:
         """Returns the autoencoder's terms by name, per example, without gradients for `params`."""
         raise NotImplementedError
 
-    def loss(self, params: Any, c: Context) -> Array:
+    def loss(self, params: PyTree, c: Context) -> Array:
         """Returns the discriminator's loss, per example [batch], without gradients for the autoencoder."""
         raise NotImplementedError
 

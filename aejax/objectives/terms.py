@@ -120,7 +120,7 @@ def _aggregate(c: Context, term: str) -> tuple[Array, Array, Array]:
 
 
 def mutual_information(c: Context) -> Float[Array, " batch"]:
-    """Returns log q(z|x) - log q(z), as `losses.mutual_information` does (Chen et al. 2018, equation 2)."""
+    """Returns log q(z|x) - log q(z), see `losses.aggregate_log_prob` (Chen et al. 2018, equation 2)."""
     # q(z) comes first: the gradients of earlier runs were added up in this order.
     joint, _ = losses.aggregate_log_prob(*_aggregate(c, "mutual_information"))
     return _posterior(c, "mutual_information").log_prob(c.z) - joint

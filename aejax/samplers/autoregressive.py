@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, Int
 
 from aejax.errors import InputError
 from aejax.models.layers import fold
@@ -19,6 +19,7 @@ _LOGITS = 2**22  # logits of one example: 16 MB
 _BATCH = 256
 
 Cache = tuple[Array, Array]  # keys and values of all positions, [batch, length, heads, features of a head]
+Caches = tuple[Cache, ...]  # one for each layer
 
 
 class Block(nn.Module):
@@ -31,7 +32,7 @@ class Block(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, x: Array, place: Any = 0, cache: Cache | None = None) -> tuple[Array, Cache]:
+    def __call__(self, x: Array, place: int | Int[Array, ""] = 0, cache: Cache | None = None) -> tuple[Array, Cache]:
         b, n, c = x.shape
         qkv = nn.Dense(3 * c, name="qkv")(nn.LayerNorm(name="norm_0")(x)).reshape(b, n, 3, self.heads, -1)
         q, k, v = (qkv[:, :, i] for i in range(3))
@@ -60,7 +61,9 @@ class CausalTransformer(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, before: Array, place: Any = 0, caches: Any = None) -> tuple[Array, Any]:
+    def __call__(
+        self, before: Array, place: int | Int[Array, ""] = 0, caches: Caches | None = None
+    ) -> tuple[Array, Caches]:
         """Returns the logits of the codes at positions `place` ... `place + n - 1`, and the caches, one per layer.
 
         The logits are [batch, n, size]; `before`, int32 [batch, n], holds the code before each of these positions.
@@ -70,11 +73,11 @@ class CausalTransformer(nn.Module):
         x = x + jax.lax.dynamic_slice_in_dim(positions, place, before.shape[1])
         updated = []
         for i in range(self.layers):
-            x, cache = Block(self.heads, name=f"block_{i}")(x, place, caches and caches[i])
+            x, cache = Block(self.heads, name=f"block_{i}")(x, place, None if caches is None else caches[i])
             updated.append(cache)
         return nn.Dense(self.size, name="logits")(nn.LayerNorm(name="norm")(x)), tuple(updated)
 
-    def make_caches(self, batch: int) -> Any:
+    def make_caches(self, batch: int) -> Caches:
         """Returns empty caches, one per layer."""
         zeros = jnp.zeros((batch, self.length, self.heads, self.width // self.heads))
         return ((zeros, zeros),) * self.layers

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
+from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
 from aejax.errors import DivergedError, InputError
@@ -16,14 +16,14 @@ _CHUNK = 50  # steps after which the loss is read
 
 
 def maximize(
-    log_prob: Callable[[Any, Array], Array],
-    params: Any,
+    log_prob: Callable[[PyTree, Array], Array],
+    params: PyTree,
     x: np.ndarray,
     seed: int,
     steps: int,
     batch_size: int,
     lr: float,
-) -> Any:
+) -> PyTree:
     """Maximizes mean(log_prob(params, batch)) by Adam and returns the trained `params` as numpy arrays.
 
     Samples batches from x [n, d] with replacement. The learning rate rises to `lr` in the first twentieth of the steps
@@ -35,7 +35,7 @@ def maximize(
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     key = jax.random.key(seed)
 
-    def step(i: Array, carry: Any, x: Array) -> Any:
+    def step(i: Array, carry: PyTree, x: Array) -> Any:
         params, state, _ = carry
         batch = x[jax.random.randint(jax.random.fold_in(key, i), (batch_size,), 0, len(x))]
         loss, grads = jax.value_and_grad(lambda params: -log_prob(params, batch).mean())(params)
@@ -43,7 +43,7 @@ def maximize(
         return optax.apply_updates(params, updates), state, loss
 
     @jax.jit
-    def run(carry: Any, x: Array, start: int, stop: int) -> Any:
+    def run(carry: PyTree, x: Array, start: int, stop: int) -> Any:
         return jax.lax.fori_loop(start, stop, lambda i, carry: step(i, carry, x), carry)
 
     carry, x = (params, optimizer.init(params), jnp.zeros(())), jax.device_put(x)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from aejax.data import Feed, pad_rows
 from aejax.distributed.partition import Partition
@@ -20,7 +21,7 @@ def compile_validation(
     batch_size: int,
     partition: Partition,
     feed: Feed,
-    configure: Callable[[Task, Any], Task] = lambda task, values: task,
+    configure: Callable[[Task, PyTree], Task] = lambda task, values: task,
 ) -> Validate:
     """Returns `validate(state, values={})`, which computes the means of `eval_step` over the whole split.
 

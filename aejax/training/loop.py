@@ -12,6 +12,7 @@ from typing import Any, overload
 import jax
 import numpy as np
 import optax
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
@@ -38,7 +39,7 @@ from aejax.models import pre_encoder
 from aejax.objectives import Adversary, Corruption, Objective
 from aejax.training import profiler
 from aejax.training.evaluator import compile_sampling, compile_validation
-from aejax.training.multistep import batches, compile_steps, hint, steps_at_once
+from aejax.training.multistep import Steps, batches, compile_steps, hint, steps_at_once
 from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
@@ -50,7 +51,7 @@ from aejax.workdir.lifecycle import OpenWorkdir, open_workdir
 from aejax.workdir.tracking import resolve_trackers
 
 Data = Splits | Callable[[ConfigDict], Splits]
-Adjust = Callable[[Any], Any]
+Adjust = Callable[[PyTree], PyTree]
 
 
 def never() -> bool:
@@ -293,11 +294,11 @@ def _train(
 
 
 def run_steps(
-    train_steps: Callable[..., Any],
-    state: Any,
-    held: Any,
-    dispatches: Iterable[Any],
-    recorder: Any,
+    train_steps: Steps,
+    state: PyTree,
+    held: PyTree,
+    dispatches: Iterable[PyTree],
+    recorder: Any,  # a Recorder or, of several runs, `vmapped.Recorders`
     opened: OpenWorkdir,
     at_once: int,
     should_stop: Callable[[], bool],
@@ -340,7 +341,7 @@ def init_state(
     quiet: bool,
     adjust: Adjust | None = None,
     init_from: InitFrom | None = None,
-) -> tuple[Any, jax.Array]:
+) -> tuple[PyTree, jax.Array]:
     """Returns the state that training starts or resumes from, and the run's key."""
     saved = opened.saved
     if task.model.pre_bias and not saved and adjust is None:
@@ -368,7 +369,7 @@ def describe(task: Task, spec: Spec, begin: int, steps: int) -> None:
 
 def make_feeds(
     config: ConfigDict, task: Task, spec: Spec, splits: Splits, partition: Partition, new: bool
-) -> tuple[Feed, Feed, Any]:
+) -> tuple[Feed, Feed, PyTree]:
     """Returns the feeds of the training and validation splits, and the fixed batch whose samples are saved.
 
     Raises InputError if values or labels do not fit the config. Warns of a scale far from 1 if the run is `new`.

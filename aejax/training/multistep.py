@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
+from jaxtyping import Array, PyTree
 
 from aejax.data import Feed, shuffle_rows
 from aejax.distributed.partition import Partition
 from aejax.training.step import Reduce, Task, gather, train_step
+
+Steps = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]  # state, data on device, batches: state, metrics
 
 MOST = 32  # with more, the host's work per dispatch is already small compared with the shortest steps
 _MANY = 1_000  # steps from which a run is long enough for a hint
@@ -43,7 +45,9 @@ def _needs_single_steps(task: Task) -> bool:
     return task.convolves and jax.default_backend() == "cpu"
 
 
-def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range) -> Iterator[Any]:
+def batches(
+    feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range
+) -> Iterator[PyTree]:
     """Yields the batches [at_once, batch, ...] of each dispatch of the steps in `span`, on the devices."""
     own, rows = partition.own(batch_size), shuffle_rows(len(feed.source), batch_size, seed)
 
@@ -56,22 +60,22 @@ def batches(feed: Feed, batch_size: int, seed: int, partition: Partition, at_onc
         yield partition.share(steps, axis=1)
 
 
-def compile_steps(task: Task, key: Array, partition: Partition) -> Callable[..., Any]:
+def compile_steps(task: Task, key: Array, partition: Partition) -> Steps:
     """Compiles `state, metrics = function(state, held, batches)`, which runs a `train_step` for each batch.
 
     `held` is `Feed.held`, the data kept on device; the batches come from `batches`; metrics are [steps].
     """
 
-    def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
+    def steps(state: PyTree, held: PyTree, batches: PyTree, reduce: Any) -> Any:
         return scan_steps(state, held, batches, key, task=task, reduce=reduce)
 
     return partition.compile(steps)
 
 
-def scan_steps(state: Any, held: Any, batches: Any, key: Array, *, task: Task, reduce: Reduce) -> Any:
+def scan_steps(state: PyTree, held: PyTree, batches: PyTree, key: Array, *, task: Task, reduce: Reduce) -> PyTree:
     """Runs a `train_step` on each of the batches [steps, batch, ...]; returns the state and the metrics [steps]."""
 
-    def step(state: Any, batch: Any) -> Any:
+    def step(state: PyTree, batch: PyTree) -> Any:
         return train_step(state, gather(held, batch), key, task=task, reduce=reduce)
 
     if all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(batches)):  # without a loop, see `steps_at_once`

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -51,10 +51,10 @@ def pretrain(
     task: Task,
     feed: Feed,
     partition: Partition,
-    params: Any,
+    params: PyTree,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
-) -> Any:
+) -> PyTree:
     """Trains each layer and its mirror for `pretrain.steps` steps; returns the whole model's parameters.
 
     The first pair has the likelihood of the whole model, the others squared error. All have its corruption and
@@ -105,11 +105,12 @@ def pretrain(
 
 
 def _train(
-    task: Task, state: TrainState, key: Array, held: Any, partition: Partition, batches: Iterator[Any]
+    task: Task, state: TrainState, key: Array, held: PyTree, partition: Partition, batches: Iterator[PyTree]
 ) -> dict[str, Any]:
     """Trains one pair on the batches and returns its parameters. Raises DivergedError if a metric is not finite."""
     compiled = compile_steps(task, key, partition)
-    state, metrics = partition.place(state), {}
+    state = partition.place(state)
+    metrics: PyTree = {}
     for batch in batches:
         state, metrics = compiled(state, held, batch)
     if not all(np.isfinite(value[-1]) for value in jax.device_get(metrics).values()):
@@ -117,6 +118,6 @@ def _train(
     return jax.device_get(eval_variables(state)["params"])
 
 
-def _append_layer(below: Callable[[Array], Array], encoder: Any, params: Any) -> Callable[[Array], Array]:
+def _append_layer(below: Callable[[Array], Array], encoder: Any, params: PyTree) -> Callable[[Array], Array]:
     """Returns the function that applies `below` and then the trained layer."""
     return lambda x: encoder.apply({"params": params}, below(x))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from aejax.data import Spec
 from aejax.errors import AejaxError, DivergedError
@@ -26,7 +27,7 @@ class Window:
         self._window: list[Any] = []
         self._full: tuple[int, list[Any]] | None = None
 
-    def add(self, step: int, metrics: Any) -> None:
+    def add(self, step: int, metrics: PyTree) -> None:
         """Takes the metrics of the dispatch that ends at `step`."""
         self._window.append(metrics)
         self._read()
@@ -80,7 +81,7 @@ class Recorder:
             self._open = opening.pop_all()
         self.done = is_stale(self._logs.history, self._patience)
 
-    def add(self, step: int, metrics: Any) -> None:
+    def add(self, step: int, metrics: PyTree) -> None:
         """Takes the metrics [steps] of the dispatch that ends at `step`; they are logged every `log_every` steps."""
         self._window.add(step, metrics)
 
@@ -90,7 +91,7 @@ class Recorder:
             _check_finite(metrics, step, self._checkpoints)
             self._logs.train(step, {name: float(np.mean(values)) for name, values in metrics.items()})
 
-    def save(self, step: int, state: Any, validated: bool) -> None:
+    def save(self, step: int, state: PyTree, validated: bool) -> None:
         """Saves the state and its samples, after a validation if `validated`.
 
         Raises DivergedError if metrics or samples are not finite, and StorageError if they cannot be written.

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax import Array
+from jaxtyping import Array, Int, PyTree
 
 from aejax.errors import InputError
-from aejax.models import Autoencoder, abstract_output
+from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.layers import fold
 from aejax.objectives import Adversary, Context, Corruption, Objective
 from aejax.training import optimizers, paths
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
-Reduce = Callable[[Any, str], Any]
+Reduce = Callable[[PyTree, str], PyTree]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +52,14 @@ class Task:
     standardized: bool = False
 
     def context(
-        self, variables: Any, x: Array, batch: Batch, output: Any, keys: Array, step: Any, critic: Any
+        self,
+        variables: PyTree,
+        x: Array,
+        batch: Batch,
+        output: Output,
+        keys: Array,
+        step: Int[Array, ""] | None,
+        critic: PyTree,
     ) -> Context:
         """Returns the objective's view of a batch: x is prepared, and `keys` holds one key per example."""
         label, mean = batch["label"] if self.model.classes else None, self.objective.mean
@@ -60,8 +67,11 @@ class Task:
             self.model.apply, variables, x, output, keys, step, label, mean, critic, self.examples, self.axis_name
         )
 
-    def apply(self, variables: Any, x: Array, batch: Batch, keys: Array | None, **options: Any) -> Any:
-        """Returns the model's output for x, given the batch's labels if the model is conditional."""
+    def apply(self, variables: PyTree, x: Array, batch: Batch, keys: Array | None, **options: Any) -> Any:
+        """Returns the model's output for x, given the batch's labels if the model is conditional.
+
+        With `mutable`, a pair of the output and the updated collections, hence no type.
+        """
         label = batch["label"] if self.model.classes else None
         return self.model.apply(variables, x, keys=keys, label=label, **options)
 
@@ -83,15 +93,15 @@ class TrainState(struct.PyTreeNode):
         name.
     """
 
-    step: Array
-    params: Any
-    variables: Any
-    opt_state: Any
-    ema: Any
-    critic: Any = struct.field(default_factory=dict)
+    step: Int[Array, ""]
+    params: PyTree
+    variables: PyTree
+    opt_state: PyTree
+    ema: PyTree
+    critic: PyTree = struct.field(default_factory=dict)
 
 
-def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[Any], Any] | None = None) -> TrainState:
+def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[PyTree], PyTree] | None = None) -> TrainState:
     """Returns the state before the first step, for inputs of `shape`; `adjust` maps the random parameters to others."""
     label = jnp.zeros(1, jnp.int32) if task.model.classes else None
     variables = _strengthen(dict(jax.jit(task.model.init)(key, jnp.zeros((1, *shape)), label=label)))
@@ -105,12 +115,12 @@ def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[Any], A
     return state
 
 
-def _strengthen(tree: Any) -> Any:
+def _strengthen(tree: PyTree) -> PyTree:
     """Removes weak types, which the step does not return: it would be compiled for both."""
     return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), tree)
 
 
-def start(task: Task, params: Any, variables: Any) -> TrainState:
+def start(task: Task, params: PyTree, variables: PyTree) -> TrainState:
     """Returns the state before the first step with these parameters, without a discriminator.
 
     Raises InputError if `task.frozen` names variables that the model lacks, or leaves no parameter to train.
@@ -135,7 +145,7 @@ def gather(held: Batch, batch: Batch) -> Batch:
     return {**batch, **{key: value[batch["index"]] for key, value in held.items()}}
 
 
-def keep(tree: Any, how: str) -> Any:
+def keep(tree: PyTree, how: str) -> PyTree:
     """Returns the tree unchanged: the reduction over a single device."""
     return tree
 
@@ -210,7 +220,7 @@ def derive_keys(key: Array, batch: Batch) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
 
 
-def _reduce_variables(variables: Any, reduce: Reduce) -> Any:
+def _reduce_variables(variables: PyTree, reduce: Reduce) -> PyTree:
     """Reduces running statistics over devices: floats to their mean, counters to their maximum."""
     # Modules with `axis_name` have already made theirs equal.
     means, largest = reduce(variables, "mean"), reduce(variables, "max")
@@ -226,7 +236,7 @@ def _update_discriminator(state: Any, c: Context, adversary: Adversary, reduce: 
     return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}, loss
 
 
-def eval_variables(state: TrainState) -> dict[str, Any]:
+def eval_variables(state: TrainState) -> dict[str, PyTree]:
     """Returns the model's variables for evaluation, with the averaged parameters if there are any."""
     return {"params": state.ema or state.params, **state.variables}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
@@ -19,7 +19,7 @@ from aejax.files import local
 from aejax.inference.run import Run, from_checkpoint
 from aejax.training import loop, optimizers
 from aejax.training.evaluator import compile_sampling, compile_validation
-from aejax.training.multistep import batches, scan_steps, steps_at_once
+from aejax.training.multistep import Steps, batches, scan_steps, steps_at_once
 from aejax.training.recorder import Recorder, Window
 from aejax.training.step import Task
 from aejax.training.task import make_task, single_device_task
@@ -172,11 +172,11 @@ class Recorders:
         """Returns whether all runs have ended."""
         return all(member.done for member in self._members)
 
-    def add(self, step: int, metrics: Any) -> None:
+    def add(self, step: int, metrics: PyTree) -> None:
         """Takes the metrics [runs, steps] of a dispatch."""
         self._window.add(step, metrics)
 
-    def save(self, step: int, state: Any, validated: bool) -> None:
+    def save(self, step: int, state: PyTree, validated: bool) -> None:
         """Saves each run that has not ended."""
         self._window.flush(step)
         for i, member in enumerate(self._members):
@@ -194,15 +194,15 @@ class Recorders:
 
 def compile_together(
     task: Task, config: ConfigDict, keys: Sequence[Array], values: Mapping[str, Array], partition: Partition
-) -> Callable[..., Any]:
+) -> Steps:
     """Compiles steps like `multistep.compile_steps`, vmapped over runs, each with its own key and hyperparameters.
 
     The state, the hyperparameters `values` and the metrics have a leading axis [runs]; the batches are a tuple with the
     batches of each run.
     """
 
-    def steps(state: Any, held: Any, batches: Any, reduce: Any) -> Any:
-        def one(state: Any, batches: Any, key: Array, values: Any) -> Any:
+    def steps(state: PyTree, held: PyTree, batches: PyTree, reduce: Any) -> Any:
+        def one(state: PyTree, batches: PyTree, key: Array, values: Any) -> Any:
             return scan_steps(state, held, batches, key, task=set_hyperparameters(task, config, values), reduce=reduce)
 
         return jax.vmap(one)(state, stack_trees(batches), jnp.stack(keys), dict(values))
@@ -257,11 +257,11 @@ def _check_hyperparameters(task: Task, configs: Sequence[ConfigDict], values: Ma
         set_hyperparameters(task, config, {key: config_lib.get(config, key) for key in values})
 
 
-def stack_trees(trees: Sequence[Any]) -> Any:
+def stack_trees(trees: Sequence[PyTree]) -> PyTree:
     """Stacks the trees of several runs along a leading axis [runs]."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def pick(tree: Any, i: int) -> Any:
+def pick(tree: PyTree, i: int) -> PyTree:
     """Returns the tree of run `i` from stacked trees."""
     return jax.tree.map(lambda a: a[i], tree)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
+from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from aejax import arguments
@@ -77,7 +78,7 @@ class Checkpoints:
         several = jax.process_count() > 1  # which processes write is known when there is something to save
         self._manager = None if several else ocp.CheckpointManager(folder, options=self._options)
 
-    def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
+    def save(self, step: int, state: PyTree, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
         """Starts a save of a copy of the state, so that training can donate the state meanwhile.
 
         Each process saves its own parts of arrays that processes divide among them; the first process saves arrays
@@ -159,7 +160,7 @@ class InMemory:
         self._metadata = dict(metadata)
         self._newest: Checkpoint | None = None
 
-    def save(self, step: int, state: Any, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
+    def save(self, step: int, state: PyTree, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
         """Keeps a copy of the state, which training may donate."""
         copied = jax.tree.map(np.array, serialization.to_state_dict(state))
         self._newest = Checkpoint(step, copied, dict(samples), self._metadata)
@@ -372,7 +373,7 @@ def _silence() -> Iterator[None]:
             logger.removeFilter(of_others)
 
 
-def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
+def fill(template: PyTree, state: Mapping[str, Any], where: str) -> PyTree:
     """Returns `template` with the values of a saved state. Raises InputError if their names or shapes differ."""
     wanted, found = (dict(_flatten(s)) for s in (serialization.to_state_dict(template), state))
     shape = {key: np.shape(value) for key, value in wanted.items()}
@@ -391,6 +392,6 @@ def fill(template: Any, state: Mapping[str, Any], where: str) -> Any:
     return serialization.from_state_dict(template, filled)
 
 
-def _flatten(tree: Any) -> Iterator[tuple[str, Any]]:
+def _flatten(tree: PyTree) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield "/".join(str(getattr(key, "key", key)) for key in path), leaf
