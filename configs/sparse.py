@@ -4,6 +4,9 @@
 
 About 10 seconds on two CPU cores; squared error 10.7 a test image.
 
+The mean activation is 0.100 after these 2,000 steps and 0.070 after 10,000, with a squared error of 3.4
+(`aejax evaluate --workdir=runs/sparse --groups=reconstruction,codes`, experiments/results/sparse).
+
 `sparse:l1` has ReLUs with an L1 penalty, the squared error and a pre-encoder bias instead.
 """
 

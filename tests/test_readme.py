@@ -108,7 +108,8 @@ def test_configs_say_how_far_they_keep_their_promise():
     rate = results("beta_vae_capacity/2000.json")["likelihood"]["rate"]["value"]
     for name, sentence in {
         "denoising": "have a squared error of {:.1f}, and their reconstructions one of {:.1f}".format(*errors),
-        "sparse": "The mean activation is {:.3f} after these 2,000 steps and {:.3f} after 10,000".format(*activity),
+        "sparse": "The mean activation is {:.3f} after these 2,000 steps and {:.3f} after 10,000, with a squared error "
+        "of {:.1f}".format(*activity, results("sparse/10000.json")["reconstruction"]["squared_error"]["value"]),
         "beta_vae": f"(Burgess et al. 2018; {rate:.1f} are measured,",
     }.items():
         assert sentence in " ".join(importlib.import_module(f"configs.{name}").__doc__.split())
