@@ -163,6 +163,14 @@ def scalars(workdir):
     return shown
 
 
+def interpreter(script: str, folder, monkeypatch):
+    """Has commands that this process starts with Python run a shell script instead, which costs no imports."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
 def one_device():
     return jax.devices()[:1]
 

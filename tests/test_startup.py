@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import interpreter
 
 from experiments.benchmark import startup
 
@@ -16,6 +17,16 @@ def test_first_step_of_a_command(tmp_path):
     assert min(stages.values()) >= 0
     assert sum(stages.values()) == pytest.approx(total, abs=0.05)
     assert 0 < startup._to_first_step("configs/conv.py:tiny", str(tmp_path)) < 10 * total
+
+
+def test_the_clock_stops_at_the_first_line_of_metrics_or_at_a_failure(tmp_path, monkeypatch):
+    """By commands that are not Python's, one of which writes that line and never ends."""
+    write = 'for a; do case "$a" in --workdir=*) mkdir -p "${a#*=}"; echo {} > "${a#*=}/metrics.jsonl";; esac; done'
+    interpreter(f"sleep 0.2; {write}; exec sleep 1000", tmp_path, monkeypatch)
+    assert 0.2 <= startup._to_first_step("c.py", str(tmp_path)) < 100
+    interpreter("echo the config is missing; exit 1", tmp_path, monkeypatch)
+    with pytest.raises(RuntimeError, match="the config is missing"):
+        startup._to_first_step("c.py", str(tmp_path))
 
 
 @pytest.mark.slow
