@@ -61,11 +61,17 @@ def _compile_each_program_once(request, tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Forgets compiled programs before they fill a process's memory maps, of which Linux allows 65,530: XLA crashes."""
+    """Forgets compiled programs before they fill a process's memory maps, of which Linux allows 65,530: XLA crashes.
+
+    The programs that stay are not searched for garbage again, as each read of a checkpoint would.
+    """
     yield
     maps = Path("/proc/self/maps")
     if not maps.exists() or maps.read_text().count("\n") > 30_000:
         jax.clear_caches()
+        gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +161,14 @@ def scalars(workdir):
             shown = {key: value for key, value in shown.items() if key[1] < event.step}
         shown |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
     return shown
+
+
+def interpreter(script: str, folder, monkeypatch):
+    """Has commands that this process starts with Python run a shell script instead, which costs no imports."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
 
 
 def one_device():

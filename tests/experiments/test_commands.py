@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import interpreter
 
 from experiments.benchmark import commands
 
@@ -20,6 +21,16 @@ def test_the_warm_start_of_a_round_has_the_cache_of_its_cold_start(monkeypatch):
 def test_a_command_is_stopped_at_its_first_step(tmp_path):
     assert commands._time_first_step("configs/conv.py:tiny", str(tmp_path)) > 1
     assert any((tmp_path / "programs").iterdir())
+
+
+def test_the_clock_stops_at_the_first_line_of_metrics_or_at_a_failure(tmp_path, monkeypatch):
+    """By commands that are not Python's, one of which writes that line and never ends."""
+    write = 'for a; do case "$a" in --workdir=*) mkdir -p "${a#*=}"; echo {} > "${a#*=}/metrics.jsonl";; esac; done'
+    interpreter(f"sleep 0.2; {write}; exec sleep 1000", tmp_path, monkeypatch)
+    assert 0.2 <= commands._time_first_step("c.py", str(tmp_path)) < 100
+    interpreter("echo the config is missing; exit 1", tmp_path, monkeypatch)
+    with pytest.raises(RuntimeError, match="the config is missing"):
+        commands._time_first_step("c.py", str(tmp_path))
 
 
 @pytest.mark.slow

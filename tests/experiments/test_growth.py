@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import interpreter
 
 from experiments.benchmark import growth
 from experiments.benchmark.growth import Point
@@ -16,6 +17,23 @@ def test_a_point_is_measured_in_a_process_of_its_own_that_does_not_read_the_whol
     assert found["images_per_second"] == np.median(found["rates"]) > 0
     assert found["mapped_gib"] < 0.5 * 20_000 * 784 / 2**30
     assert 0.1 < found["peak_gib"] < 2
+
+
+def test_turns_of_a_point_are_put_together(tmp_path, monkeypatch):
+    """By a command that is not Python's: of its turns the median of the rates, and the highest peak."""
+    script = """
+cd "${0%/*}"
+echo >> turns
+n=$(wc -l < turns)
+cat << END
+of numbers, the last line
+{"images_per_second": $((n * n)), "peak_gib": $n.5, "permutation_seconds": 2, "examples": 16, "flags": "$XLA_FLAGS"}
+END"""
+    interpreter(script, tmp_path, monkeypatch)
+    (found,) = growth.growth(3, {"devices": [Point("mlp", examples=2, devices=2)]})["devices"]
+    assert found["rates"] == [1, 4, 9]
+    assert (found["images_per_second"], found["peak_gib"], found["permutation_share"]) == (4, 3.5, 0.5)
+    assert found["flags"].endswith("device_count=2")
 
 
 @pytest.mark.slow

