@@ -22,6 +22,10 @@ from aejax.models.layers import Normalization, flatten
 from aejax.models.vit import Tokens
 from aejax.registry import instantiate
 
+Batch = Float[Array, "batch ..."]
+Labels = Int[Array, " batch"]
+Keys = Key[Array, " batch"]
+
 
 class Output(struct.PyTreeNode):
     """Output of an autoencoder.
@@ -71,25 +75,13 @@ class Autoencoder(nn.Module):
         if self.learned_scale:
             self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
-    def encode(
-        self,
-        x: Float[Array, "batch ..."],
-        *,
-        label: Int[Array, " batch"] | None = None,
-        keys: Key[Array, " batch"] | None = None,
-        train: bool = False,
-    ) -> Code:
+    def encode(self, x: Batch, *, label: Labels | None = None, keys: Keys | None = None, train: bool = False) -> Code:
         """Returns the code of x [batch, ...]."""
         return self.code(self.features(x, label=label, keys=keys, train=train), keys=keys, train=train)
 
     def features(
-        self,
-        x: Float[Array, "batch ..."],
-        *,
-        label: Int[Array, " batch"] | None = None,
-        keys: Key[Array, " batch"] | None = None,
-        train: bool = False,
-    ) -> Float[Array, "batch ..."] | Tokens:
+        self, x: Batch, *, label: Labels | None = None, keys: Keys | None = None, train: bool = False
+    ) -> Batch | Tokens:
         """Returns the encoder's output, which the bottleneck reads."""
         if self.pre_bias and not self.is_initializing():  # the decoder has no parameters before its first call
             x = x - pre_encoder.get_bias(self.decoder.variables["params"]).reshape(x.shape[1:])
@@ -97,23 +89,11 @@ class Autoencoder(nn.Module):
             x = flatten(x)  # otherwise the one-hot label would be appended to every pixel
         return self.encoder(self._append_label(x, label), keys=keys, train=train)
 
-    def code(
-        self,
-        h: Float[Array, "batch ..."] | Tokens,
-        *,
-        keys: Key[Array, " batch"] | None = None,
-        train: bool = False,
-    ) -> Code:
+    def code(self, h: Batch | Tokens, *, keys: Keys | None = None, train: bool = False) -> Code:
         """Returns the code of h, which `features` returned. Several codes of one x can be sampled from the same h."""
         return self.bottleneck(h, *self._encode_pseudo_inputs(), keys=keys, train=train)
 
-    def decode(
-        self,
-        z: Float[Array, "batch ..."],
-        *,
-        label: Int[Array, " batch"] | None = None,
-        train: bool = False,
-    ) -> Float[Array, "batch ..."]:
+    def decode(self, z: Batch, *, label: Labels | None = None, train: bool = False) -> Batch:
         """Returns the parameters of p(x | z), float32 [batch, ...], for z [batch, *latent]."""
         tied = (self.kernels()[::-1],) if getattr(self.decoder, "tied", False) else ()
         return self.decoder(self._append_label(z, label), *tied, train=train).astype(jnp.float32)
@@ -122,7 +102,7 @@ class Autoencoder(nn.Module):
         """Returns the prior of z, or None if the bottleneck has none."""
         return self.bottleneck.prior_of(*self._encode_pseudo_inputs()) if hasattr(self.bottleneck, "prior_of") else None
 
-    def lookup(self, indices: Int[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    def lookup(self, indices: Int[Array, "batch ..."]) -> Batch:
         """Returns z [batch, *latent] of discrete codes, which are given as in `Code.indices`."""
         return self.bottleneck.lookup(indices)
 
@@ -134,12 +114,7 @@ class Autoencoder(nn.Module):
         return [layer["kernel"] for layer in layers]
 
     def __call__(
-        self,
-        x: Float[Array, "batch ..."],
-        *,
-        label: Int[Array, " batch"] | None = None,
-        keys: Key[Array, " batch"] | None = None,
-        train: bool = False,
+        self, x: Batch, *, label: Labels | None = None, keys: Keys | None = None, train: bool = False
     ) -> Output:
         """Encodes x [batch, ...] and decodes its code."""
         code = self.encode(x, label=label, keys=keys, train=train)

@@ -7,7 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import jax
 import numpy as np
@@ -99,41 +99,6 @@ def train(
         DivergedError: a metric is not finite. Each is one line that says what to change.
     """
     return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust, init_from, change)
-
-
-@overload
-def fit(
-    config: ConfigDict,
-    images: ArrayLike,
-    workdir: str | Path | None = None,
-    *,
-    label: ArrayLike | None = None,
-    devices: Sequence[jax.Device] | None = None,
-    quiet: bool = False,
-    adjust: Adjust | None = None,
-    init_from: InitFrom | None = None,
-    change: Collection[str] = (),
-) -> Run: ...
-
-
-@overload
-def fit(
-    *,
-    data: ArrayLike,
-    model: models.Autoencoder,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    corruption: Corruption | None = None,
-    adversary: Adversary | None = None,
-    workdir: str | Path | None = None,
-    label: ArrayLike | None = None,
-    devices: Sequence[jax.Device] | None = None,
-    quiet: bool = False,
-    adjust: Adjust | None = None,
-    init_from: InitFrom | None = None,
-    change: Collection[str] = (),
-    **settings: Any,
-) -> Run: ...
 
 
 def fit(

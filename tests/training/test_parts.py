@@ -16,6 +16,7 @@ from conftest import assert_trees_equal, config_of, mlp, one_device, vectors
 import aejax
 from aejax import models
 from aejax.config import OWN
+from aejax.inference.parts import describe_parts, list_own
 from aejax.objectives import Corruption
 from aejax.objectives.likelihoods import Bernoulli, Gaussian, SquaredError
 from aejax.training import optimizers
@@ -99,6 +100,24 @@ def test_the_parts_of_a_config_are_described_as_the_config(name):
     for key in ("encoder", "bottleneck", "decoder", "likelihood", "adversary"):
         assert found[key]["name"] == config[key]["name"], key
     assert dict(found.objective.weights) == dict(config.objective.weights)
+
+
+def test_what_a_config_cannot_make_is_said_to_be_code():
+    class Wider(aejax.Autoencoder):
+        pass
+
+    class Doubled(aejax.Objective):
+        pass
+
+    plain = model_of(models.DenseBottleneck(2))
+    wider = Wider(plain.encoder, plain.bottleneck, plain.decoder)
+    objective = aejax.Objective(SquaredError(), {"odd": 1.0}, options={"odd": {"function": lambda c: c.z.sum(-1)}})
+    assert list_own(describe_parts(plain, objective, (6,))) == []
+    assert list_own(describe_parts(plain.clone(learned_scale=True), objective, (6,))) == ["encoder"]
+    assert list_own(describe_parts(wider, objective, (6,))) == ["encoder"]
+    assert list_own(describe_parts(plain, Doubled(SquaredError()), (6,))) == ["likelihood"]
+    function = describe_parts(plain, objective, (6,))["objective"]["options"]["odd"]["function"]
+    assert re.match(r"<function .*<lambda>>$", function)  # no name that could be imported, and no address
 
 
 @pytest.mark.slow
