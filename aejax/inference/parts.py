@@ -41,7 +41,7 @@ def list_own(config: Mapping[str, Any]) -> list[str]:
     return [name for name in (*_CLASSES, "likelihood") if config[name]["name"] == config_lib.OWN]
 
 
-def check_parts(
+def check_objects(
     config: Mapping[str, Any],
     model: models.Autoencoder | None,
     objective: Objective | None,

@@ -11,7 +11,7 @@ from aejax.data import Spec
 from aejax.errors import InputError, StorageError, kind_and_words
 from aejax.files import local
 from aejax.inference import export
-from aejax.inference.parts import check_parts
+from aejax.inference.parts import check_objects
 from aejax.inference.trained import TrainedModel
 from aejax.models import Autoencoder, abstract_variables
 from aejax.objectives import Objective
@@ -108,7 +108,7 @@ def load_run(
     saved = checkpoint.find(workdir, step)
     try:
         config = saved.metadata["config"]
-        check_parts(config, model, objective, saved.metadata["spec"]["shape"], str(workdir))
+        check_objects(config, model, objective, saved.metadata["spec"]["shape"], str(workdir))
         if model is None:  # otherwise nothing that the config names runs
             config_lib.check_trust(config, [trust] if isinstance(trust, str) else trust, str(workdir))
         run = from_checkpoint(saved, model, objective)

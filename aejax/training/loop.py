@@ -136,7 +136,7 @@ def fit(
       data: the examples, without a config.
       model: the encoder, bottleneck and decoder.
       objective: what is minimized.
-      optimizer: of optax. A schedule of the learning rate is part of it.
+      optimizer: an optimizer of optax. A schedule of the learning rate is part of it.
       corruption, adversary: noise on the input in training, and a discriminator; default to none.
       label: [n], whole numbers from 0, for a conditional model (`classes`).
       devices, quiet, adjust, init_from, change: as in `train`.
