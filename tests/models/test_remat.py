@@ -47,6 +47,8 @@ def test_remat_changes_neither_parameters_nor_gradients(part):
         jax.jit(jax.grad(partial(loss, model=model), has_aux=True))(variables["params"]) for model in (plain, saving)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *grads)
+    traced = [str(jax.make_jaxpr(partial(loss, model=model))(variables["params"])) for model in (plain, saving)]
+    assert ["policy=None" in jaxpr for jaxpr in traced] == [False, True]  # an argument of jax.checkpoint
     assert summary(saving, x.shape[1:]) == summary(plain, x.shape[1:])
 
 
