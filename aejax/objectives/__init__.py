@@ -1,9 +1,9 @@
 """Objectives: likelihoods, bounds, weighted terms and their schedules, and the corruption of the input."""
 
-from aejax.objectives.adversaries import ADVERSARIES, Adversary
 from aejax.objectives.bounds import BOUNDS
 from aejax.objectives.context import Context
 from aejax.objectives.corruption import CORRUPTIONS, Corruption
+from aejax.objectives.discriminators import DISCRIMINATORS, Discriminator
 from aejax.objectives.likelihoods import (
     LIKELIHOODS,
     AbsoluteError,
@@ -20,19 +20,19 @@ from aejax.objectives.schedules import SCHEDULES
 from aejax.objectives.terms import TERMS
 
 __all__ = [
-    "ADVERSARIES",
     "BOUNDS",
     "CORRUPTIONS",
+    "DISCRIMINATORS",
     "LIKELIHOODS",
     "SCHEDULES",
     "TERMS",
     "AbsoluteError",
-    "Adversary",
     "Bernoulli",
     "Context",
     "ContinuousBernoulli",
     "Corruption",
     "DiscretizedLogistic",
+    "Discriminator",
     "Gaussian",
     "Laplace",
     "Likelihood",

@@ -23,7 +23,7 @@ class Context:
       step: the number of finished steps; None in evaluation, where every schedule has reached its end.
       label: [batch], where the model is conditional.
       mean: maps decoded values to the expected x.
-      critic: the discriminator's parameters, where there is an adversary.
+      discriminator: the discriminator's parameters, where there is one.
       examples: the number of examples of the training split.
       axis_name: the name of the axis of the devices that share the batch.
     """
@@ -36,7 +36,7 @@ class Context:
     step: Int[Array, ""] | None = None
     label: Int[Array, " batch"] | None = None
     mean: Callable[[Array], Array] = lambda decoded: decoded
-    critic: Any = None
+    discriminator: Any = None
     examples: int = 0
     axis_name: str | None = None
 

@@ -61,11 +61,11 @@ class Objective:
             )
 
     def __call__(
-        self, c: Context, adversary: Mapping[str, Float[Array, " batch"]] | None = None
+        self, c: Context, judged: Mapping[str, Float[Array, " batch"]] | None = None
     ) -> dict[str, Float[Array, " #batch"]]:
         """Computes each term by name, and their weighted sum as `loss`, per example [batch].
 
-        `adversary` holds the terms that a discriminator gives the autoencoder, per example.
+        `judged` holds the terms that a discriminator gives the autoencoder, per example.
         """
         terms = {"reconstruction": -self._log_p(c, c.output.decoded)}
         if c.output.code.samples:
@@ -77,7 +77,7 @@ class Objective:
             terms["bound"] = loss = bound(c, self._log_p, beta)
         for name, weight in self.weights.items():
             if name not in terms:
-                terms[name] = jnp.broadcast_to(self._term(name, c, adversary or {}), (c.x.shape[0],))
+                terms[name] = jnp.broadcast_to(self._term(name, c, judged or {}), (c.x.shape[0],))
                 if not (bound and name == "kl"):  # a bound contains the KL already
                     loss = loss + weight * self._factor(name, c.step) * terms[name]
         return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged, too
@@ -108,15 +108,15 @@ class Objective:
             log_p = log_p * mask[..., None]
         return log_p.sum(tuple(range(1 - c.x.ndim, 0)))
 
-    def _term(self, name: str, c: Context, adversary: Mapping[str, Array]) -> Array:
+    def _term(self, name: str, c: Context, judged: Mapping[str, Array]) -> Array:
         """Returns a term without its weight: from the bottleneck, the discriminator, TERMS or the user's module."""
-        for computed in (c.output.code.losses, adversary):
+        for computed in (c.output.code.losses, judged):
             if name in computed:
                 return computed[name]
         options = dict(self.options.get(name, {}))
         function = options.pop("function", name)
         if isinstance(function, str) and function not in TERMS and ":" not in function:
-            raise one_of("objective.weights: term", name, {*TERMS, *c.output.code.losses, *adversary})
+            raise one_of("objective.weights: term", name, {*TERMS, *c.output.code.losses, *judged})
         return _call(f"objective.options.{name}", resolve("objective.weights: term", function, TERMS), options)(c)
 
     def _factor(self, name: str, step: Array | None) -> Any:

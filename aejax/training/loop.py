@@ -36,7 +36,7 @@ from aejax.errors import InputError
 from aejax.files import local
 from aejax.inference.run import Run, from_checkpoint
 from aejax.models import pre_encoder
-from aejax.objectives import Adversary, Corruption, Objective
+from aejax.objectives import Corruption, Discriminator, Objective
 from aejax.training import profiler
 from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, compile_steps, hint, steps_at_once
@@ -111,7 +111,7 @@ def fit(
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
     corruption: Corruption | None = None,
-    adversary: Adversary | None = None,
+    discriminator: Discriminator | None = None,
     label: ArrayLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
@@ -137,7 +137,7 @@ def fit(
       model: the encoder, bottleneck and decoder.
       objective: what is minimized.
       optimizer: an optimizer of optax. A schedule of the learning rate is part of it.
-      corruption, adversary: noise on the input in training, and a discriminator; default to none.
+      corruption, discriminator: noise on the input in training, and what is trained against the model; default to none.
       label: [n], whole numbers from 0, for a conditional model (`classes`).
       devices, quiet, adjust, init_from, change: as in `train`.
       settings: further keys of a config: `steps`, `batch_size`, `seed`, `ema`, `log_every`, `checkpoint_every`, `keep`,
@@ -147,7 +147,7 @@ def fit(
     that a config can make. `load_run` needs the others as its arguments.
     """
     own = {"model": model, "objective": objective, "optimizer": optimizer}
-    more = {"corruption": corruption, "adversary": adversary}
+    more = {"corruption": corruption, "discriminator": discriminator}
     if config is None:
         parts, examples = _take_parts({"data": data, **own}, {k: v for k, v in more.items() if v is not None}), data
         of_data = config_lib.default().data

@@ -93,7 +93,7 @@ def pretrain(
             prepare=below,
             ema=0.0,
             frozen=(),
-            adversary=None,
+            discriminator=None,
         )
         key = jax.random.fold_in(jax.random.key(config.seed), k)
         inner = ("encoder", f"dense_{k}") if k < len(config.encoder.get("features", ())) else ("bottleneck", "dense")

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PyTree
 from aejax.errors import InputError
 from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.layers import fold
-from aejax.objectives import Adversary, Context, Corruption, Objective
+from aejax.objectives import Context, Corruption, Discriminator, Objective
 from aejax.training import optimizers, paths
 
 Batch = Mapping[str, Array]
@@ -30,7 +30,7 @@ class Task:
       restore: maps the model's units to the user's units, e.g. `Spec.restore`.
       ema: decay of the averaged parameters; 0 turns averaging off.
       frozen: patterns of the paths of variables that stay as they are, see `training.paths`.
-      adversary: has a discriminator that is trained alongside the model.
+      discriminator: is trained alongside the model.
       examples: number of examples in the training split.
       axis_name: axis of the devices that share a batch, see `Partition.axis_name`.
       convolves: whether the step has convolutions, see `multistep.steps_at_once`.
@@ -45,7 +45,7 @@ class Task:
     corruption: Corruption = dataclasses.field(default_factory=Corruption)
     ema: float = 0.0
     frozen: Sequence[str] = ()
-    adversary: Adversary | None = None
+    discriminator: Discriminator | None = None
     examples: int = 0
     axis_name: str | None = None
     convolves: bool = False
@@ -59,13 +59,12 @@ class Task:
         output: Output,
         keys: Array,
         step: Int[Array, ""] | None,
-        critic: PyTree,
+        discriminator: PyTree,
     ) -> Context:
         """Returns the objective's view of a batch: x is prepared, and `keys` holds one key per example."""
         label, mean = batch["label"] if self.model.classes else None, self.objective.mean
-        return Context(
-            self.model.apply, variables, x, output, keys, step, label, mean, critic, self.examples, self.axis_name
-        )
+        given = (variables, x, output, keys, step, label, mean, discriminator)
+        return Context(self.model.apply, *given, self.examples, self.axis_name)
 
     def apply(self, variables: PyTree, x: Array, batch: Batch, keys: Array | None, **options: Any) -> Any:
         """Returns the model's output for x, given the batch's labels if the model is conditional.
@@ -76,8 +75,8 @@ class Task:
         return self.model.apply(variables, x, keys=keys, label=label, **options)
 
     def losses(self, c: Context) -> dict[str, Array]:
-        """Returns the components [batch] of the objective by name, including those of the adversary."""
-        return self.objective(c, self.adversary.terms(c.critic, c) if self.adversary else None)
+        """Returns the components [batch] of the objective by name, including those of the discriminator."""
+        return self.objective(c, self.discriminator.terms(c.discriminator, c) if self.discriminator else None)
 
 
 class TrainState(struct.PyTreeNode):
@@ -89,8 +88,7 @@ class TrainState(struct.PyTreeNode):
       variables: other collections of the model, e.g. running statistics.
       opt_state: state of the optimizer.
       ema: averaged parameters, of `Task.ema` or of a schedule-free optimizer; empty without.
-      critic: `params` and `opt_state` of the discriminator; empty without an adversary. Saved checkpoints have this
-        name.
+      critic: `params` and `opt_state` of the discriminator; empty without one. Saved checkpoints have this name.
     """
 
     step: Int[Array, ""]
@@ -108,10 +106,10 @@ def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[PyTree]
     params = variables.pop("params")
     params = adjust(params) if adjust else params
     state = start(task, params, variables)
-    if task.adversary:
+    if task.discriminator:
         output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))
-        weights = _strengthen(task.adversary.init(jax.random.fold_in(key, 1), output))
-        state = state.replace(critic={"params": weights, "opt_state": task.adversary.optimizer.init(weights)})
+        weights = _strengthen(task.discriminator.init(jax.random.fold_in(key, 1), output))
+        state = state.replace(critic={"params": weights, "opt_state": task.discriminator.optimizer.init(weights)})
     return state
 
 
@@ -153,7 +151,7 @@ def keep(tree: PyTree, how: str) -> PyTree:
 def train_step(
     state: TrainState, batch: Batch, key: Array, *, task: Task, reduce: Reduce = keep
 ) -> tuple[TrainState, Metrics]:
-    """Updates the parameters on one batch, and those of the discriminator if the task has an adversary.
+    """Updates the parameters on one batch, and those of the discriminator if the task has one.
 
     Args:
       state: the state before the step.
@@ -165,7 +163,7 @@ def train_step(
 
     Returns:
       The state after the step, and scalar metrics by name: the components of the objective and the metrics of the
-      bottleneck, averaged over the batch, and `grad_norm`, with an adversary also `critic_loss`.
+      bottleneck, averaged over the batch, and `grad_norm`, with a discriminator also `critic_loss`.
     """
     keys = derive_keys(jax.random.fold_in(key, state.step), batch)
     x = task.prepare(batch["x"])
@@ -186,17 +184,17 @@ def train_step(
     variables = {
         name: paths.merge(tree, paths.split(state.variables[name], task.frozen)[1]) for name, tree in variables.items()
     }
-    updated_discriminator = state.critic
-    if task.adversary:
+    critic = state.critic
+    if task.discriminator:
         before = {"params": state.params, **state.variables}
         c = task.context(before, x, batch, output, fold(keys, 2), state.step, discriminator)
-        updated_discriminator, metrics["critic_loss"] = _update_discriminator(state.critic, c, task.adversary, reduce)
+        critic, metrics["critic_loss"] = _update_discriminator(state.critic, c, task.discriminator, reduce)
     updates, opt_state = task.optimizer.update(grads, state.opt_state, trained)
     trained = optax.apply_updates(trained, updates)
     params, ema = paths.merge(trained, frozen), _average(task, state, opt_state, trained)
     # Without the barrier the compiler shares the squares with Adam and writes them to memory.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
-    return TrainState(state.step + 1, params, variables, opt_state, ema, updated_discriminator), metrics
+    return TrainState(state.step + 1, params, variables, opt_state, ema, critic), metrics
 
 
 def _average(task: Task, before: TrainState, opt_state: Any, trained: Any) -> Any:
@@ -228,11 +226,11 @@ def _reduce_variables(variables: PyTree, reduce: Reduce) -> PyTree:
     return jax.tree.map(pick, variables, means, largest)
 
 
-def _update_discriminator(state: Any, c: Context, adversary: Adversary, reduce: Reduce) -> tuple[Any, Array]:
+def _update_discriminator(state: Any, c: Context, discriminator: Discriminator, reduce: Reduce) -> tuple[Any, Array]:
     """Updates the discriminator on one batch; returns its parameters and optimizer state, and its loss."""
-    loss, grads = jax.value_and_grad(lambda params: adversary.loss(params, c).mean())(state["params"])
+    loss, grads = jax.value_and_grad(lambda params: discriminator.loss(params, c).mean())(state["params"])
     loss, grads = reduce((loss, grads), "mean")
-    updates, opt_state = adversary.optimizer.update(grads, state["opt_state"], state["params"])
+    updates, opt_state = discriminator.optimizer.update(grads, state["opt_state"], state["params"])
     return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}, loss
 
 

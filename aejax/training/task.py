@@ -17,7 +17,7 @@ from aejax import models
 from aejax.data import Feed, Source, Spec, read_chunks, read_labels
 from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
-from aejax.objectives import ADVERSARIES, LIKELIHOODS, Adversary, Corruption, Likelihood, Objective
+from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Objective
 from aejax.registry import describe, instantiate
 from aejax.training import optimizers
 from aejax.training.pretraining import list_layers
@@ -32,7 +32,7 @@ class Parts:
     objective: Objective
     optimizer: optax.GradientTransformation
     corruption: Corruption = dataclasses.field(default_factory=Corruption)
-    adversary: Adversary | None = None
+    discriminator: Discriminator | None = None
 
 
 def check_parts(parts: Parts) -> None:
@@ -42,7 +42,7 @@ def check_parts(parts: Parts) -> None:
         ("objective", parts.objective, Objective, "an aejax.Objective(likelihood, weights={...})"),
         ("optimizer", parts.optimizer, optax.GradientTransformation, "one of optax, e.g. optax.adam(1e-3)"),
         ("corruption", parts.corruption, Corruption, "an aejax.objectives.Corruption(name, level)"),
-        ("adversary", parts.adversary, Adversary | None, "an aejax.objectives.Adversary"),
+        ("discriminator", parts.discriminator, Discriminator | None, "an aejax.objectives.Discriminator"),
     ]
     if isinstance(parts.model, models.Autoencoder):
         for name in ("encoder", "bottleneck", "decoder"):
@@ -61,13 +61,14 @@ def build_parts(config: ConfigDict, shape: Sequence[int]) -> Parts:
     model = models.build(config, shape)
     if config.pretrain.steps:
         list_layers(config)
-    adversary = None if config.adversary.name == "none" else instantiate("adversary", ADVERSARIES, config.adversary)
+    named = config.adversary
+    discriminator = None if named.name == "none" else instantiate("adversary", DISCRIMINATORS, named)
     return Parts(
         model=model,
         objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
         optimizer=optimizers.build(config.optim, config.steps),
         corruption=Corruption(**config.corruption),
-        adversary=adversary,
+        discriminator=discriminator,
     )
 
 
@@ -86,10 +87,10 @@ def make_config(parts: Parts, shape: Sequence[int], settings: Mapping[str, Any])
             f"the model does not fit examples of {tuple(shape)} ({kind_and_words(error)}); change the model or the data"
         ) from error
     config = config_lib.default()
-    adversary = {} if parts.adversary is None else {"adversary": describe(parts.adversary, ADVERSARIES)}
+    named = {} if parts.discriminator is None else {"adversary": describe(parts.discriminator, DISCRIMINATORS)}
     of_parts = {
         **describe_parts(parts.model, parts.objective, shape),
-        **adversary,
+        **named,
         "corruption": dataclasses.asdict(parts.corruption),
         "optim": {"name": config_lib.OWN},
     }

@@ -125,7 +125,7 @@ def test_terms_are_weighted_and_logged_unweighted():
     np.testing.assert_array_equal(terms["loss"], [6 + 1.5 + 3, 6 + 2 + 6])
 
 
-def test_an_adversarys_terms_are_weighted_too():
+def test_a_discriminators_terms_are_weighted_too():
     terms = Objective(SquaredError(), {"fooled": 2.0})(context(jnp.ones((2, 3))), {"fooled": jnp.array([1.0, 3.0])})
     np.testing.assert_array_equal(terms["loss"], [2, 6])
 

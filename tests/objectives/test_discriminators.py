@@ -1,4 +1,4 @@
-"""Adversaries: what their discriminators see and learn, and that neither side's gradient reaches the other."""
+"""Discriminators: what they see and learn, and that neither side's gradient reaches the other."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ import aejax
 from aejax.distributed.partition import Partition
 from aejax.models.bottlenecks import BOTTLENECKS, GaussianBottleneck
 from aejax.models.distributions import GaussianMixture, StandardNormal
-from aejax.objectives import ADVERSARIES, Objective
-from aejax.objectives.adversaries import VAEGAN, AdversarialAutoencoder, FactorVAE
+from aejax.objectives import DISCRIMINATORS, Objective
+from aejax.objectives.discriminators import VAEGAN, AdversarialAutoencoder, FactorVAE
 from aejax.objectives.likelihoods import Bernoulli, SquaredError
 from aejax.training.step import Task, eval_step, init, train_step
 
@@ -27,7 +27,7 @@ def values(seed=0, shape=(6, 3)):
 
 
 def seen_by(cls):
-    """An adversary whose discriminator is the sum of what it reads, which it also keeps."""
+    """A discriminator that is the sum of what it reads, which it also keeps."""
     seen = []
 
     class Seeing(cls):
@@ -38,7 +38,7 @@ def seen_by(cls):
     return Seeing(), seen
 
 
-def task(name, weights=None, bottleneck=None, axis_name=None, likelihood=None, adversary=None, optimizer=None):
+def task(name, weights=None, bottleneck=None, axis_name=None, likelihood=None, discriminator=None, optimizer=None):
     model = aejax.Autoencoder(
         aejax.models.MLPEncoder((4,), "tanh"),
         bottleneck or GaussianBottleneck(2, axis_name=axis_name),
@@ -50,7 +50,7 @@ def task(name, weights=None, bottleneck=None, axis_name=None, likelihood=None, a
         Objective(likelihood or SquaredError(), weights),
         optimizer or optax.sgd(0.1),
         lambda x: x,
-        adversary=adversary or ADVERSARIES[name](features=(5,), lr=0.01),
+        discriminator=discriminator or DISCRIMINATORS[name](features=(5,), lr=0.01),
         examples=100,
         axis_name=axis_name,
     )
@@ -84,7 +84,7 @@ def context_of(t, params, critic, given):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ADVERSARIES)
+@pytest.mark.parametrize("name", DISCRIMINATORS)
 def test_neither_sides_gradient_reaches_the_other(name):
     t = task(name)
     state = begun(t)
@@ -92,10 +92,10 @@ def test_neither_sides_gradient_reaches_the_other(name):
     @jax.jit
     def gradients(params, critic):
         def for_model(params, critic):
-            return sum(v.sum() for v in t.adversary.terms(critic, context_of(t, params, critic, batch())).values())
+            return sum(v.sum() for v in t.discriminator.terms(critic, context_of(t, params, critic, batch())).values())
 
         def for_critic(params, critic):
-            return t.adversary.loss(critic, context_of(t, params, critic, batch())).sum()
+            return t.discriminator.loss(critic, context_of(t, params, critic, batch())).sum()
 
         return jax.grad(for_model, (0, 1))(params, critic), jax.grad(for_critic, (0, 1))(params, critic)
 
@@ -106,9 +106,9 @@ def test_neither_sides_gradient_reaches_the_other(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ADVERSARIES)
+@pytest.mark.parametrize("name", DISCRIMINATORS)
 def test_the_discriminator_has_its_own_adam_and_learns_from_the_state_before_the_step(name):
-    t = task(name, adversary=ADVERSARIES[name](features=(5,), lr=0.01, b1=0.3))
+    t = task(name, discriminator=DISCRIMINATORS[name](features=(5,), lr=0.01, b1=0.3))
     state = begun(t)
     step = jax.jit(lambda state: train_step(state, batch(), jax.random.key(0), task=t))
     after, _ = step(state)
@@ -120,11 +120,11 @@ def test_the_discriminator_has_its_own_adam_and_learns_from_the_state_before_the
     for move, moment in zip(jax.tree.leaves(moves), jax.tree.leaves(moments), strict=True):
         clear = np.abs(moment) > 1e-5
         np.testing.assert_allclose(move[clear], -0.01 * np.sign(moment[clear]), rtol=0.02)
-    still = task(name, adversary=t.adversary, optimizer=optax.sgd(0.0))
+    still = task(name, discriminator=t.discriminator, optimizer=optax.sgd(0.0))
     assert_trees_equal(
         after.critic, jax.jit(lambda s: train_step(s, batch(), jax.random.key(0), task=still))(state)[0].critic
     )
-    # Without a weight, the terms leave the autoencoder alone: its parameters are those without an adversary.
+    # Without a weight, the terms leave the autoencoder alone: its parameters are those without an discriminator.
     weights = {"kl": 1.0, "reconstruction": 1.0}
     with_it, _ = train_step(state, batch(), jax.random.key(0), task=task(name, weights))
     plain = Task(t.model, Objective(SquaredError(), weights), optax.sgd(0.1), lambda x: x)
@@ -135,9 +135,9 @@ def test_the_discriminator_has_its_own_adam_and_learns_from_the_state_before_the
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ADVERSARIES)
+@pytest.mark.parametrize("name", DISCRIMINATORS)
 def test_a_still_autoencoder_is_told_apart_better_and_better(name):
-    t = task(name, adversary=ADVERSARIES[name](features=(16,), lr=0.01), optimizer=optax.sgd(0.0))
+    t = task(name, discriminator=DISCRIMINATORS[name](features=(16,), lr=0.01), optimizer=optax.sgd(0.0))
     state, given = begun(t), batch(64)
 
     @jax.jit
@@ -149,8 +149,8 @@ def test_a_still_autoencoder_is_told_apart_better_and_better(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ADVERSARIES)
-def test_evaluation_reports_the_adversarys_terms(name):
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_evaluation_reports_the_discriminators_terms(name):
     t = task(name)
     state = begun(t)
     sums = eval_step(state, {**batch(), "weight": jnp.array([1.0] * 5 + [0.0] * 3)}, task=t)
@@ -177,16 +177,16 @@ def test_the_state_round_trips_through_bytes_and_goes_on_alike():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ADVERSARIES)
+@pytest.mark.parametrize("name", DISCRIMINATORS)
 def test_four_devices_step_as_one(name):
     after, given = [], {"x": values(0, (8, 3)) * np.linspace(0.5, 2, 8, dtype=np.float32)[:, None]}
     given["index"] = np.arange(8)
     # Plain gradient descent on both sides: Adam would hide the gradient's size.
-    cls = type("Descending", (ADVERSARIES[name],), {"optimizer": property(lambda self: optax.sgd(0.1))})
-    state = jax.device_get(begun(task(name, adversary=cls(features=(5,)))))
+    cls = type("Descending", (DISCRIMINATORS[name],), {"optimizer": property(lambda self: optax.sgd(0.1))})
+    state = jax.device_get(begun(task(name, discriminator=cls(features=(5,)))))
     for count in (1, 4):
         partition = Partition(jax.devices()[:count])
-        t = task(name, axis_name=partition.axis_name, adversary=cls(features=(5,)))
+        t = task(name, axis_name=partition.axis_name, discriminator=cls(features=(5,)))
 
         def step(state, held, given, reduce, t=t):
             return train_step(state, given, jax.random.key(0), task=t, reduce=reduce)
@@ -206,9 +206,9 @@ def test_four_devices_step_as_one(name):
 
 @pytest.mark.slow
 def test_shuffled_codes_keep_each_units_values_and_lose_their_pairs():
-    adversary, seen = seen_by(FactorVAE)
+    discriminator, seen = seen_by(FactorVAE)
     z = values(0, (64, 3))
-    loss = adversary.loss(None, context(np.zeros((64, 2)), z=z, keys=example_keys(64)))
+    loss = discriminator.loss(None, context(np.zeros((64, 2)), z=z, keys=example_keys(64)))
     codes, shuffled = (next(np.asarray(a) for a in seen if np.array_equal(a, z) == same) for same in (True, False))
     np.testing.assert_array_equal(np.sort(shuffled, 0), np.sort(z, 0))
     origin = np.stack([np.argmax(shuffled[:, j, None] == z[:, j], 1) for j in range(3)], 1)  # of each value
@@ -217,18 +217,18 @@ def test_shuffled_codes_keep_each_units_values_and_lose_their_pairs():
     # Kim and Mnih 2018, algorithm 2: half of each; D is the sigmoid of the sum here.
     expected = -0.5 * (log_expit(codes.sum(1)).mean() + log_expit(-shuffled.sum(1)).mean())
     assert float(loss.mean()) == pytest.approx(expected, rel=1e-4)
-    adversary.loss(None, context(np.zeros((64, 2)), z=z, keys=example_keys(64, seed=1)))
+    discriminator.loss(None, context(np.zeros((64, 2)), z=z, keys=example_keys(64, seed=1)))
     assert not any(np.array_equal(a, shuffled) for a in seen[2:])  # another order at another step
 
 
 @pytest.mark.slow
 def test_codes_are_shuffled_over_the_batch_of_all_devices():
-    adversary, seen = seen_by(FactorVAE)
+    discriminator, seen = seen_by(FactorVAE)
     z, keys = jnp.asarray(values(0, (16, 2))), example_keys(16)
 
     def loss(z, keys):
         seen.clear()
-        loss = adversary.loss(None, context(jnp.zeros((4, 2)), z=z, keys=keys, axis_name="devices"))
+        loss = discriminator.loss(None, context(jnp.zeros((4, 2)), z=z, keys=keys, axis_name="devices"))
         return loss, max(seen, key=len)
 
     losses, shuffled = jax.pmap(loss, axis_name="devices")(*shared_among(4, (z, keys)))
@@ -236,7 +236,7 @@ def test_codes_are_shuffled_over_the_batch_of_all_devices():
     for device in shuffled:
         np.testing.assert_array_equal(device, shuffled[0])
     np.testing.assert_array_equal(np.sort(shuffled[0], 0), np.sort(z, 0))
-    one = adversary.loss(None, context(jnp.zeros((16, 2)), z=z, keys=keys))
+    one = discriminator.loss(None, context(jnp.zeros((16, 2)), z=z, keys=keys))
     np.testing.assert_allclose(losses.ravel(), one, rtol=1e-5)
 
 
@@ -244,25 +244,25 @@ def test_codes_are_shuffled_over_the_batch_of_all_devices():
 @pytest.mark.parametrize("correlation", [0.0, 0.6, 0.9])
 def test_density_ratio_learns_the_total_correlation(correlation):
     """Of a Gaussian with unit variances it is -log(1 - correlation^2) / 2 (Kim and Mnih 2018, equation 3)."""
-    adversary, n = FactorVAE(features=(32, 32), lr=3e-3, b1=0.9), 256
+    discriminator, n = FactorVAE(features=(32, 32), lr=3e-3, b1=0.9), 256
     factor = jnp.linalg.cholesky(jnp.array([[1.0, correlation], [correlation, 1.0]]))
 
     def given(key):
         z = jax.random.normal(jax.random.fold_in(key, 1), (n, 2)) @ factor.T
         return context(jnp.zeros((n, 1)), z=z, keys=jax.random.split(key, n))
 
-    critic = adversary.init(jax.random.key(0), given(jax.random.key(0)).output)
+    critic = discriminator.init(jax.random.key(0), given(jax.random.key(0)).output)
 
     @jax.jit
     def run(critic):
         def step(carry, key):
             critic, opt_state = carry
-            grads = jax.grad(lambda critic: adversary.loss(critic, given(key)).mean())(critic)
-            updates, opt_state = adversary.optimizer.update(grads, opt_state)
+            grads = jax.grad(lambda critic: discriminator.loss(critic, given(key)).mean())(critic)
+            updates, opt_state = discriminator.optimizer.update(grads, opt_state)
             critic = optax.apply_updates(critic, updates)
-            return (critic, opt_state), adversary.terms(critic, given(jax.random.fold_in(key, 2)))["density_ratio"]
+            return (critic, opt_state), discriminator.terms(critic, given(jax.random.fold_in(key, 2)))["density_ratio"]
 
-        carry = critic, adversary.optimizer.init(critic)
+        carry = critic, discriminator.optimizer.init(critic)
         return jax.lax.scan(step, carry, jax.random.split(jax.random.key(1), 500))[1]
 
     expected = -0.5 * np.log(1 - correlation**2)
@@ -277,10 +277,10 @@ def test_density_ratio_learns_the_total_correlation(correlation):
 def test_aae_tells_samples_of_the_prior_from_codes(kind):
     far = GaussianMixture(jnp.zeros(2), jnp.array([[50.0, -50.0], [40.0, -40.0]]), jnp.zeros((2, 2)))
     prior = {"standard": StandardNormal(2), "mixture": far, "none": None}[kind]
-    adversary, seen = seen_by(AdversarialAutoencoder)
+    discriminator, seen = seen_by(AdversarialAutoencoder)
     z, keys = values(0, (200, 2)) + 3, example_keys(200)
     c = context(np.zeros((200, 2)), z=z, prior=prior, keys=keys)
-    loss = adversary.loss(None, c)
+    loss = discriminator.loss(None, c)
     drawn = np.asarray(seen[0])
     assert np.array_equal(seen[1], z)
     if kind == "mixture":
@@ -289,31 +289,31 @@ def test_aae_tells_samples_of_the_prior_from_codes(kind):
         assert scipy.stats.kstest(drawn.ravel(), "norm").pvalue > 1e-4
         assert abs(np.corrcoef(drawn.T)[0, 1]) < 5 / np.sqrt(200)
     np.testing.assert_allclose(loss, -log_expit(drawn.sum(1)) - log_expit(-z.sum(1)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(adversary.terms(None, c)["adversarial"], -log_expit(z.sum(1)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(discriminator.terms(None, c)["adversarial"], -log_expit(z.sum(1)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_aae_draws_codes_to_the_prior():
     """Codes that begin around 3 end around 0, where the prior is, for the adversarial term alone."""
-    adversary, n = AdversarialAutoencoder(features=(16,), lr=0.01), 64
+    discriminator, n = AdversarialAutoencoder(features=(16,), lr=0.01), 64
     noise = jnp.asarray(values(0, (n, 1)))
 
     def given(shift, key):
         return context(jnp.zeros((n, 1)), z=noise + shift, keys=jax.random.split(key, n))
 
-    critic = adversary.init(jax.random.key(0), given(0.0, jax.random.key(0)).output)
+    critic = discriminator.init(jax.random.key(0), given(0.0, jax.random.key(0)).output)
 
     @jax.jit
     def run(critic):
         def step(carry, key):
             shift, critic, opt_state = carry
-            grads = jax.grad(lambda critic: adversary.loss(critic, given(shift, key)).mean())(critic)
-            updates, opt_state = adversary.optimizer.update(grads, opt_state)
+            grads = jax.grad(lambda critic: discriminator.loss(critic, given(shift, key)).mean())(critic)
+            updates, opt_state = discriminator.optimizer.update(grads, opt_state)
             critic = optax.apply_updates(critic, updates)
-            downhill = jax.grad(lambda s: adversary.terms(critic, given(s, key))["adversarial"].mean())(shift)
+            downhill = jax.grad(lambda s: discriminator.terms(critic, given(s, key))["adversarial"].mean())(shift)
             return (shift - 0.05 * downhill, critic, opt_state), shift
 
-        carry = jnp.float32(3), critic, adversary.optimizer.init(critic)
+        carry = jnp.float32(3), critic, discriminator.optimizer.init(critic)
         return jax.lax.scan(step, carry, jax.random.split(jax.random.key(1), 600))[1]
 
     assert abs(float(run(critic)[-200:].mean())) < 0.7  # the two sides keep circling
@@ -324,11 +324,11 @@ def test_aae_draws_codes_to_the_prior():
 
 @pytest.mark.slow
 def test_vae_gan_tells_inputs_from_what_the_decoder_makes_of_codes_and_of_the_prior():
-    adversary, seen = seen_by(VAEGAN)
+    discriminator, seen = seen_by(VAEGAN)
     t = task("vae_gan", likelihood=Bernoulli())
     params = begun(t).params
     c = context_of(t, params, None, batch())
-    loss, dense = adversary.loss(None, c), jax.tree.map(np.asarray, params["decoder"]["dense_0"])
+    loss, dense = discriminator.loss(None, c), jax.tree.map(np.asarray, params["decoder"]["dense_0"])
     expit = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731
     decoded = [expit(np.asarray(z) @ dense["kernel"] + dense["bias"]) for z in (c.z, StandardNormal(2).sample(c.keys))]
     assert len(seen) == 3
@@ -338,7 +338,7 @@ def test_vae_gan_tells_inputs_from_what_the_decoder_makes_of_codes_and_of_the_pr
         np.testing.assert_allclose(fake, expected, rtol=1e-4, atol=1e-5)
     expected = -log_expit(real.sum(1)) - sum(log_expit(-fake.sum(1)) for fake in decoded)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
-    terms = adversary.terms(None, c)
+    terms = discriminator.terms(None, c)
     np.testing.assert_allclose(terms["adversarial"], -sum(log_expit(fake.sum(1)) for fake in decoded), rtol=1e-4)
     # The last hidden layer is what it reads, here: half the squared error.
     np.testing.assert_allclose(terms["feature_error"], 0.5 * np.square(decoded[0] - real).sum(1), rtol=1e-4)
@@ -352,7 +352,7 @@ def test_vae_gans_adversarial_term_is_for_the_decoder_alone():
     @jax.jit
     def gradients(params, critic):
         def total(params, term):
-            return t.adversary.terms(critic, context_of(t, params, critic, batch()))[term].sum()
+            return t.discriminator.terms(critic, context_of(t, params, critic, batch()))[term].sum()
 
         return {term: jax.grad(total)(params, term) for term in ("adversarial", "feature_error")}
 
@@ -369,14 +369,14 @@ def test_vae_gans_adversarial_term_is_for_the_decoder_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ADVERSARIES)
+@pytest.mark.parametrize("name", DISCRIMINATORS)
 @pytest.mark.parametrize("samples", [1, 3])
 def test_terms_and_loss_are_per_example_with_importance_samples_too(name, samples):
     t = task(name, bottleneck=GaussianBottleneck(2, samples=samples))
     state = begun(t)
     c = context_of(t, state.params, state.critic["params"], batch())
-    assert t.adversary.loss(c.critic, c).shape == (8,)
-    terms = t.adversary.terms(c.critic, c)
+    assert t.discriminator.loss(c.discriminator, c).shape == (8,)
+    terms = t.discriminator.terms(c.discriminator, c)
     assert set(terms) == set(TERMS[name])
     assert {v.shape for v in terms.values()} == {(8,)}
 
@@ -385,13 +385,13 @@ def test_terms_and_loss_are_per_example_with_importance_samples_too(name, sample
 def test_images_pass_convolutions_that_halve_them_and_maps_of_codes_too():
     t = task("vae_gan")
     image = jnp.asarray(values(0, (2, 8, 8, 1)))
-    adversary = VAEGAN(features=(4, 6))
+    discriminator = VAEGAN(features=(4, 6))
     output = aejax.Output(aejax.Code(z=jnp.zeros((2, 3))), image)
-    critic = adversary.init(jax.random.key(0), output)
+    critic = discriminator.init(jax.random.key(0), output)
     assert critic["conv_1"]["kernel"].shape == (4, 4, 4, 6)
-    logit, hidden = adversary.judge(critic, image)
+    logit, hidden = discriminator.judge(critic, image)
     assert (logit.shape, hidden.shape) == ((2,), (2, 2 * 2 * 6))
-    assert "dense_0" in t.adversary.init(jax.random.key(0), aejax.Output(aejax.Code(z=image), image[:, 0, :, 0]))
+    assert "dense_0" in t.discriminator.init(jax.random.key(0), aejax.Output(aejax.Code(z=image), image[:, 0, :, 0]))
 
 
 @pytest.mark.slow

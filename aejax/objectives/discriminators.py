@@ -1,7 +1,7 @@
 """Discriminators that are trained along with the autoencoder, and the terms that they give it.
 
-An adversary has `terms(params, context)`, per example [batch], for `objective.weights`, and `loss(params, context)`,
-which its own optimizer minimizes over `params`, the discriminator's parameters.
+A discriminator has `terms(params, context)`, per example [batch], for `objective.weights`, and `loss(params, context)`,
+which its own optimizer minimizes over `params`, its parameters.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from aejax.objectives.context import Context
 stop = jax.lax.stop_gradient
 
 
-class Discriminator(nn.Module):
+class Network(nn.Module):
     """A classifier of stride-2 convolutions for images and of dense layers for all other arrays.
 
     Returns logits [batch] and the last hidden layer, flattened.
@@ -43,7 +43,7 @@ class Discriminator(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Adversary:
+class Discriminator:
     """A discriminator with its own Adam.
 
     Attributes:
@@ -65,7 +65,7 @@ class Adversary:
 
     def init(self, key: Array, output: Output) -> PyTree:
         """Initializes the discriminator's parameters for the outputs of an autoencoder."""
-        return Discriminator(self.features).init(key, self.judged(output))["params"]
+        return Network(self.features).init(key, self.judged(output))["params"]
 
     def logit(self, params: PyTree, x: Array) -> Array:
         """Returns logits [batch], above 0 where the discriminator takes x for real."""
@@ -73,7 +73,7 @@ class Adversary:
 
     def judge(self, params: PyTree, x: Array) -> tuple[Array, Array]:
         """Returns the logits of x and the discriminator's last hidden layer."""
-        judged: Any = Discriminator(self.features).apply({"params": params}, x)
+        judged: Any = Network(self.features).apply({"params": params}, x)
         return judged
 
     def judged(self, output: Output) -> Array:
@@ -95,7 +95,7 @@ def prior_samples(c: Context) -> Array:
     return stop(prior.sample(c.keys)) if prior else normal(c.keys, c.z.shape[1:])
 
 
-class FactorVAE(Adversary):
+class FactorVAE(Discriminator):
     """The discriminator of FactorVAE, which tells codes from codes whose units are shuffled over the batch.
 
     Term: `density_ratio`, the discriminator's estimate of the total correlation log q(z) - log prod_j q(z_j)
@@ -113,7 +113,7 @@ class FactorVAE(Adversary):
         return 0.5 * (nn.softplus(-self.logit(params, stop(c.z))) + fake)
 
 
-class AdversarialAutoencoder(Adversary):
+class AdversarialAutoencoder(Discriminator):
     """The discriminator of adversarial autoencoders, which tells codes from samples of the prior.
 
     Term: `adversarial`, -log D(z), which moves the codes towards the prior (Makhzani et al. 2016, section 2).
@@ -126,7 +126,7 @@ class AdversarialAutoencoder(Adversary):
         return nn.softplus(-self.logit(params, prior_samples(c))) + nn.softplus(self.logit(params, stop(c.z)))
 
 
-class VAEGAN(Adversary):
+class VAEGAN(Discriminator):
     """The discriminator of VAE/GANs, which tells inputs from reconstructions and from decoded samples of the prior.
 
     Terms (Larsen et al. 2016, equations 7 to 9 and algorithm 1): `feature_error`, half the squared error in the
@@ -151,7 +151,7 @@ class VAEGAN(Adversary):
         return sum((nn.softplus(self.logit(params, x)) for x in fakes), loss)
 
 
-ADVERSARIES: dict[str, type[Adversary]] = {
+DISCRIMINATORS: dict[str, type[Discriminator]] = {
     "factor_vae": FactorVAE,
     "aae": AdversarialAutoencoder,
     "vae_gan": VAEGAN,
