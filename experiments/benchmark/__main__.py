@@ -21,6 +21,7 @@ from absl import flags
 
 import aejax
 from aejax.cli import command
+from aejax.evaluation.pictures import as_png
 from aejax.files import local, read_json, writable, write_whole
 from experiments.benchmark import commands, report
 from experiments.benchmark.contest import contest
@@ -60,7 +61,7 @@ def benchmark() -> None:
             print(json.dumps(results))
             _write(folder / f"{work}.json", results)
             if work == "growth":
-                plot(results).savefig(folder / "growth.png", dpi=180, bbox_inches="tight", facecolor="white")
+                as_png(plot(results), folder / "growth.png")
         else:
             found = report.summary(WORKS[work], contest(WORKS[work], _ROUNDS.value), cores)
             entry = {"machine": machine(("torch", "pythae", "keras")), **found}
