@@ -104,7 +104,7 @@ def test_columns_are_standardized_where_their_scales_ask_for_it(scale, expected)
 
 
 def test_the_committed_figures_are_those_of_the_defaults_and_at_least_pcas():
-    """Within the standard error of one cross-validation, but for diabetes: R2 0.0022 below PCA's, two of these errors."""
+    """Within the standard error of one cross-validation, but for diabetes, whose R2 is two of them below."""
     file = Path(__file__).parents[1] / "experiments/results/estimator.json"
     cases = json.loads(file.read_text())["cases"]
     assert {(c["data"], c["components"]) for c in cases} == {(n, k) for n, ks in estimator.CASES.items() for k in ks}
