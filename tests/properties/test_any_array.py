@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import conv, mlp, one_device, untrained
-from door import JSON, NUMBERS, WORDS, cases, many_cases, mostly, try_all
+from door import JSON, NUMBERS, WORDS, many_cases, mostly, try_all
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -184,7 +184,7 @@ def test_run_decodes(runs, of, cases):
     )
 
 
-@cases
+@many_cases
 @pytest.mark.parametrize("of", ["vectors", "labeled", "images"])
 def test_run_generates(runs, of, cases):
     def door(num, seed, label):
