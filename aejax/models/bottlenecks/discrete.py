@@ -151,14 +151,14 @@ class LFQ(nn.Module):
         z = jnp.where(x > 0, 1.0, -1.0)
         indices = ((x > 0) << np.arange(self.bits)).sum(-1).astype(jnp.int32)
         logits = 4 * x / self.temperature
-        entropy = jnp.broadcast_to(self._codebook_entropy(logits), x.shape[:1])
+        entropy = self._codebook_entropy(logits)
         bound = {"codebook_entropy_upper_bound": entropy} if self.bits > _EXACT_BITS else {}
         return Code(
             z=straight_through(x, z),
             losses={
                 "commitment": commitment_loss(x, z),
                 "sample_entropy": flatten(bernoulli_entropy(logits)).sum(-1),
-                "codebook_entropy": -entropy,
+                "codebook_entropy": jnp.broadcast_to(-entropy, x.shape[:1]),
             },
             metrics=measure_usage(indices, self.size, get_axis(self)) | bound,
             indices=indices,
