@@ -62,8 +62,8 @@ def test_remat_may_change_when_a_run_resumes():
 MODELS = {
     "mlp": ({"features": (16,) * 6, "activation": "gelu"}, 4096),
     "conv": ({"features": (8, 8)}, 64),
-    "resnet": ({"features": (8, 8), "blocks": 2}, 64),
-    "vit": ({"features": 16, "layers": 3}, 64),
+    "resnet": ({"features": (8,), "blocks": 2}, 64),
+    "vit": ({"features": 16, "layers": 2}, 64),
 }
 
 
