@@ -212,7 +212,7 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
         place: Any = filled
         for section in sections:
             place = place.setdefault(section, {}) if isinstance(place, dict) else None
-        if isinstance(place, dict):
+        if isinstance(place, dict) and place.get("name") != OWN:
             place.setdefault(key, value)
     return filled
 
@@ -222,8 +222,8 @@ def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
 
     If `config` has the default of such a key, the run keeps what it used before the key existed.
     """
-    there, reference = dict(flatten(to_dict(saved))), default()
-    kept = {k: v for k, v in _BEFORE.items() if k not in there and get(config, k) == get(reference, k)}
+    there, here, reference = (dict(flatten(to_dict(each))) for each in (saved, config, default()))
+    kept = {k: v for k, v in _BEFORE.items() if k not in there and k in here and here[k] == reference[k]}
     return updated(config, kept)
 
 

@@ -38,14 +38,17 @@ def parse(metadata: Mapping[str, Any]) -> tuple[Change, ...]:
     return found
 
 
-def check_keys(keys: Collection[str]) -> None:
-    """Raises InputError for keys that must not change."""
+def check_keys(keys: Collection[str], config: ConfigDict) -> None:
+    """Raises InputError for keys that must not change, or that `config` lacks."""
+    there = dict(config_lib.flatten(config_lib.to_dict(config)))
     for key in keys:
         if key not in CHANGEABLE:
             raise InputError(
                 f"change={key}: only {', '.join(CHANGEABLE)} can change when a run resumes; begin a new run, which may "
                 "start from this one by init_from"
             )
+        if key not in there:
+            raise InputError(f"change={key}: the optimizer was given as an object; give another one, in a new workdir")
 
 
 def is_superseded(config: Mapping[str, Any], key: str, changes: Iterable[Change]) -> bool:

@@ -87,7 +87,7 @@ def open_workdir(
     prevents a run from resuming is not. Raises InputError for the workdir of another config, or one in which another
     process trains, and StorageError for one that cannot be written.
     """
-    changes.check_keys(change)
+    changes.check_keys(change, config)
     with contextlib.ExitStack() as stack:
         with guard_storage(folder):
             folder.mkdir(parents=True, exist_ok=True)

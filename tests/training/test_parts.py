@@ -68,20 +68,21 @@ def test_objects_train_as_their_config_does_bit_for_bit(tmp_path):
     config.bottleneck = aejax.config.module("gaussian", features=2)
     config.objective.weights.kl = 0.5
     named = aejax.fit(config, vectors(), tmp_path / "named", devices=one_device(), quiet=True)
-    run = fit(
-        tmp_path / "own",
-        model=aejax.Autoencoder(
+    given = {
+        "model": aejax.Autoencoder(
             models.MLPEncoder(features=(5,), activation="tanh"),
             models.GaussianBottleneck(features=2),
             models.MLPDecoder(shape=(6,), features=(5,), activation="tanh"),
         ),
-        objective=aejax.Objective(SquaredError(), weights={"kl": 0.5}),
-        optimizer=optimizers.build(config.optim, config.steps),
-        corruption=Corruption("gaussian", 0.1),
-        ema=0.9,
-        seed=3,
-    )
+        "objective": aejax.Objective(SquaredError(), weights={"kl": 0.5}),
+        "optimizer": optimizers.build(config.optim, config.steps),
+        "corruption": Corruption("gaussian", 0.1),
+        "ema": 0.9,
+        "seed": 3,
+    }
+    run = fit(tmp_path / "own", **given)
     assert_trees_equal(run.variables, named.variables)
+    assert_trees_equal(fit(tmp_path / "own", **given).variables, run.variables)  # nothing is left to do
     read = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("named", "own")]
     assert [each.pop("optim")["name"] for each in read] == ["adam", OWN]
     assert read[1]["bottleneck"].pop("shape") == []
@@ -151,6 +152,9 @@ def test_parts_that_no_config_can_name_train_resume_and_serve(tmp_path):
         aejax.load_run(tmp_path, **{**given, "model": parts(features=3)["model"]})
     with pytest.raises(aejax.InputError, match=r"holds a run of another config.*features = 2.*-> .*features = 3"):
         fit(tmp_path, **parts(features=3))
+    with pytest.raises(aejax.InputError, match=r"change=optim.lr: the optimizer was given as an object"):
+        fit(tmp_path, **parts(), change=["optim.lr"])
+    assert fit(tmp_path, **parts(), **QUICK | {"steps": 12}, change=["steps"]).changes[0].after == 12
     with pytest.raises(aejax.InputError, match="give both or leave both out"):
         aejax.load_run(tmp_path, model=given["model"])
 
