@@ -30,9 +30,8 @@ def config_file(value: str, folder: str = "") -> Path:
     """Returns the file of a flag's value, a path or a name, without what follows a colon."""
     text = value.partition(":")[0]
     package, file = Path(aejax.__file__).parent, local(text)
-    home = (
-        package if (package / "configs").is_dir() else package.parent
-    )  # in a clone the configs are beside the package
+    # In a clone the configs are beside the package.
+    home = package if (package / "configs").is_dir() else package.parent
     names = {path.stem: path for path in (home / "configs" / folder).glob("*.py") if path.stem != "common"}
     if file.is_file():
         return file

@@ -1,5 +1,6 @@
 """Reconstruction: how well a run copies its input, compared with PCA of as many components."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ from skimage.metrics import structural_similarity
 from sklearn.decomposition import PCA
 
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
-from aejax.inference.batches import map_batches
+from aejax.inference.batches import check_labels, limit_batch, map_batches
 from aejax.objectives import Corruption
 
 SSIM_SIDE = 7  # pixels of skimage's window
@@ -80,14 +81,15 @@ def _denoising(subject: Subject) -> Measures:
     corruption = Corruption(**run.config.corruption)
 
     @jax.jit
-    def denoise(x: Any, keys: Any, label: Any = None) -> Any:
+    def denoise(variables: Any, x: Any, keys: Any, label: Any = None) -> Any:
         corrupted = corruption(keys, run.spec.prepare(x))
-        output: Any = run.model.apply(run.variables, corrupted, label=label)
+        output: Any = run.model.apply(variables, corrupted, label=label)
         return run.spec.restore(corrupted), run.spec.restore(run.likelihood.mean(output.decoded))
 
     keys = jax.random.split(jax.random.key(0), len(test))
-    labels = () if test.condition is None else (test.condition,)
-    corrupted, denoised = map_batches(denoise, run.spec.check(test.x), (keys, *labels), 1_024)
+    labels = check_labels(test.condition, len(test), run.config.classes)
+    function = functools.partial(denoise, jax.device_put(run.variables))  # constants would be compiled in
+    corrupted, denoised = map_batches(function, run.spec.check(test.x), (keys, *labels), limit_batch(run.spec.shape))
     how = f"compared with the clean inputs, mean over {test}; corruption {corruption.name} {corruption.level:g}, seed 0"
     unit = "squared input units per example"
     return {

@@ -85,11 +85,11 @@ class Checkpoints:
         that all of them have. All processes must call this method. Raises StorageError if the checkpoint cannot be
         written.
         """
-        copied = jax.tree.map(_copy, serialization.to_state_dict(state))
-        arrays = dict(_flatten({"state": copied, "samples": dict(samples)}))
-        divided = any(isinstance(a, jax.Array) for a in arrays.values())
+        divided = not all(map(_is_replicated, jax.tree.leaves(state)))
         if jax.process_index() and not divided:
             return
+        copied = jax.tree.map(_copy, serialization.to_state_dict(state))
+        arrays = dict(_flatten({"state": copied, "samples": dict(samples)}))
         needed = sum(a.nbytes for a in arrays.values())
         with self._guard_storage():
             if shutil.disk_usage(self._folder).free < needed:
@@ -125,8 +125,8 @@ class Checkpoints:
 
         After an error in one process Orbax makes the others that take part wait for 20 minutes.
         """
-        first = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=None if divided else {0})
-        options = dataclasses.replace(self._options, create=False, multiprocessing_options=first)
+        which = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=None if divided else {0})
+        options = dataclasses.replace(self._options, create=False, multiprocessing_options=which)
         return ocp.CheckpointManager(self._folder, options=options)
 
     @contextlib.contextmanager
@@ -179,8 +179,12 @@ class InMemory:
         """Does nothing: nothing is open."""
 
 
+def _is_replicated(a: Any) -> bool:
+    return getattr(a, "is_fully_replicated", True)
+
+
 def _copy(a: Any) -> Any:
-    return np.array(a) if getattr(a, "is_fully_replicated", True) else jnp.copy(a)
+    return np.array(a) if _is_replicated(a) else jnp.copy(a)
 
 
 def list_steps(workdir: Path) -> list[int]:
