@@ -28,6 +28,7 @@ from tensorboardX.proto import event_pb2
 
 import aejax
 from aejax.data import Spec
+from aejax.distributed import processor
 from aejax.evaluation import Part, Subject
 from aejax.objectives import Context
 from aejax.training.step import eval_variables, init
@@ -226,3 +227,9 @@ def subject_of(run, test, train=None, label=None, train_label=None):
     """A run beside these arrays; train is test unless told."""
     train, train_label = (test, label) if train is None else (train, train_label)
     return Subject(run, Part(run, "train", train, train_label), Part(run, "test", test, label))
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """Computes in bfloat16 as an accelerator does, which CPUs widen."""
+    monkeypatch.setattr(processor, "_flags", frozenset)

@@ -83,6 +83,7 @@ def test_configs_are_locked_checked_and_documented(name):
 @pytest.mark.slow
 @pytest.mark.filterwarnings(MEANT)
 @pytest.mark.parametrize(("name", "arg"), [(name, arg) for name in CONFIGS for arg in arguments(name) if arg != "tiny"])
+@pytest.mark.usefixtures("bfloat16")
 def test_variants_take_finite_steps_in_bfloat16(name, arg):
     config = config_of(name, f"tiny,{arg}")
     config.dtype = "bfloat16"
@@ -104,6 +105,7 @@ def test_variants_take_finite_steps_in_bfloat16(name, arg):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("options", [{"decoder.tied": True}, {"pretrain.steps": 4}, {"dtype": "bfloat16", "ema": 0.9}])
 def test_stacked_takes_its_options(options, tmp_path):
     config = config_of("stacked")

@@ -24,7 +24,8 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from aejax.models.layers import promote_all_but_bias
+from aejax.distributed.processor import convolves_bfloat16
+from aejax.models.layers import promote_all_but_bias, widen
 
 Form = Callable[[Array, Array], Array]
 
@@ -49,9 +50,12 @@ def convolve(
 ) -> Array:
     """Returns `lax.conv_general_dilated(x, kernel, ...)` for x [b, h, w, c], kernel [rows, columns, c, features].
 
-    `enlarged` promises that x repeats each pixel four times, as `Upsample()` does.
+    `enlarged` promises that x repeats each pixel four times, as `Upsample()` does. Where the backend convolves bfloat16
+    no faster than float32, the result of bfloat16 arrays is float32.
     """
     plain: Form = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    if not convolves_bfloat16():
+        x, kernel = widen(x, kernel)
     backend = jax.default_backend()
     if backend not in ("cpu", "gpu") or x.ndim != 4 or tuple(strides) != (1, 1) or not _is_dense(**options):
         return plain(x, kernel)

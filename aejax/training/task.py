@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from aejax import config as config_lib
 from aejax import models
 from aejax.data import Feed, Source, Spec, read_chunks, read_labels
+from aejax.distributed.processor import warn_of_bfloat16
 from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
 from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Objective
@@ -113,8 +114,8 @@ def make_task(
       axis_name: axis of the devices that share a batch, see `Partition`.
       parts: objects in place of those that the config names.
 
-    Raises InputError if the parts do not fit each other. Warns of schedules that outlast training, and of a code that
-    can learn to copy its input.
+    Raises InputError if the parts do not fit each other. Warns of schedules that outlast training, of a code that can
+    learn to copy its input, and of bfloat16 on a processor that gains nothing by it.
     """
     parts = build_parts(config, spec.shape) if parts is None else parts
     task = Task(
@@ -134,6 +135,8 @@ def make_task(
             f"weight or target than the config's; raise steps, or lower {key}",
             stacklevel=2,
         )
+    if config.dtype == "bfloat16":
+        warn_of_bfloat16()
     models.warn_if_overcomplete(models.abstract_output(parts.model, spec.shape), config)
     return dataclasses.replace(task, convolves="conv_general_dilated" in traced)
 

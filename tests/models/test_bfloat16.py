@@ -15,6 +15,7 @@ from aejax.models.layers import Dense
 from aejax.training.step import init, train_step
 from aejax.training.task import make_task
 
+pytestmark = pytest.mark.usefixtures("bfloat16")
 LONGEST = 16  # values that may be added one after another: the pixels of a window, the taps of a kernel
 
 

@@ -438,6 +438,7 @@ def test_examples_do_not_see_each_other(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["masked", "resnet"])
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_computes_near_float32_with_float32_parameters(name):
     x, keys = images(4), keys_of(4)
     exact, rough = (build(*COMPOSED[name], dtype=dtype) for dtype in ("float32", "bfloat16"))

@@ -96,6 +96,7 @@ def test_of_many_models_at_once():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bfloat16")
 def test_in_bfloat16():
     plain, ours, variables, x = both(CASES["channels"], enlarged=True, dtype=jnp.bfloat16)
     assert ours(variables, x).dtype == jnp.bfloat16

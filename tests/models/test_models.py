@@ -180,6 +180,7 @@ def test_flat_code_is_projected_to_an_image():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("stacked", (5,)), ("conv", (8, 8, 1))])
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_computes_near_float32_with_float32_parameters(name, shape):
     x = jax.random.uniform(jax.random.key(0), (4, *shape))
     exact, rough = (build(name, shape, "tiny", dtype=dtype) for dtype in ("float32", "bfloat16"))
