@@ -1,6 +1,7 @@
 """The benchmark against peers: its arithmetic, and that it refuses what is not the same work."""
 
 import dataclasses
+import functools
 import importlib
 import io
 import json
@@ -14,7 +15,10 @@ import pytest
 from conftest import MEANT, command
 
 import aejax
+from aejax.data import Spec
 from aejax.models import build
+from aejax.training.step import init, train_step
+from aejax.training.task import make_task
 from experiments import machine
 from experiments.benchmark import contender, contest, profile, report, works
 from experiments.benchmark.contenders import CONTENDERS, Contender, own
@@ -137,6 +141,23 @@ def test_a_profile_counts_the_operations_of_a_step():
     assert found["step_ms"] > 0
     assert profile.matrix_rate(1, 64) > 0
     assert profile.copy_rate(1, 1_000_000) > 0
+
+
+@pytest.mark.slow
+def test_the_residual_step_holds_the_products_that_make_it_fast():
+    """A convolution or a sum that falls back to its plain form is seen here before it is seen in a table."""
+    config, spec, key = works.ON_CPU["vq_vae"].config(), Spec((32, 32, 3)), jax.random.key(0)
+    task = make_task(config, spec)
+    state = jax.eval_shape(lambda: init(task, spec.shape, key))
+    batch = {"x": np.zeros((4, *spec.shape), np.uint8), "index": np.arange(4, dtype=np.int32)}
+    program = jax.jit(functools.partial(train_step, task=task)).lower(state, batch, key).as_text()
+    strided, blocks, others = 2, 4, 3  # downsampling; residual blocks of two; the code's and two that upsample
+    convolutions = strided + 2 * blocks + others
+    # Forward, the gradient of every input but the image, and the kernels' where the stride is not 1.
+    assert program.count("stablehlo.convolution") == convolutions + (convolutions - 1) + strided
+    kernels, norms = 2 * blocks + others, 2 * blocks + 2
+    quantizer = 3 + 2  # a dense layer with its gradients; distances and the sums of each code
+    assert program.count("stablehlo.dot_general") == kernels + 4 * norms + quantizer  # two sums of a norm, and back
 
 
 def test_works_and_contenders_fit_each_other():
