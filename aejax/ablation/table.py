@@ -93,13 +93,13 @@ def _reads(value: Any, text: str) -> bool:
 
 def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> list[Row]:
     """Returns a row for each setting."""
-    means = {m: [v for s in ablation.settings if (v := _mean(read_finite(s, m))) is not None] for m in metrics}
+    means = {m: [fmean(v.values()) for s in ablation.settings if (v := read_finite(s, m))] for m in metrics}
     signs = {m: direction(m, ablation.keys) for m in metrics}
     best = {m: (max if signs[m] > 0 else min)(means[m]) for m in metrics if signs[m] and len(means[m]) > 1}
 
     def cell(setting: Setting, metric: str) -> Cell:
         values = read_finite(setting, metric)
-        mean = _mean(values)
+        mean = fmean(values.values()) if values else None
         changed = [key for key in ablation.keys if setting.config.get(key) != baseline.config.get(key)]
         comparable = setting is not baseline and not redefined(metric, changed)
         from_baseline = difference(values, read_finite(baseline, metric)) if comparable else None
@@ -116,11 +116,6 @@ def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> l
 def read_finite(setting: Setting, metric: str) -> dict[int, float]:
     """Returns the metric by seed, leaving out NaN and infinity."""
     return {seed: v for seed, v in setting.of(metric).items() if math.isfinite(v)}
-
-
-def _mean(values: dict[int, float]) -> float | None:
-    """Returns the mean, or None if there are no values."""
-    return fmean(values.values()) if values else None
 
 
 def write_remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: str) -> list[str]:
