@@ -1,11 +1,16 @@
-"""What the figures were measured on, and how much memory this process took."""
+"""What the figures were measured on: machine, processes of their own, and how much memory these took."""
 
+import contextlib
 import os
 import platform
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 
 def machine(peers: tuple[str, ...] = ()) -> dict:
@@ -30,6 +35,19 @@ def peak_gib() -> float:
     """
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return round(int(line.split()[1]) / 2**20, 3)
+
+
+@contextlib.contextmanager
+def fresh_process(environment: Mapping[str, str]) -> Iterator[Executor]:
+    """A process that has imported nothing yet, with these variables beside this one's, as a pool of one."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _without_output) as pool:
+        with mock.patch.dict(os.environ, environment):
+            pool.submit(os.getpid).result()  # which starts it
+        yield pool
+
+
+def _without_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def busy_seconds() -> float:

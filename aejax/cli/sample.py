@@ -19,6 +19,7 @@ from aejax.cli import command
 from aejax.cli.config_flag import config_flag
 from aejax.errors import one_of
 from aejax.evaluation.pictures import as_png, drawable, examples
+from aejax.evaluation.pictures.style import draw_mosaics, in_rows
 from aejax.files import local, replacing, writable
 from aejax.inference import sampling
 
@@ -56,7 +57,7 @@ def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> N
     elif drawn.ndim == 2:
         as_png(examples.points(run.inputs, drawn, ("data", "samples")), out)
     else:
-        as_png(examples.samples(drawn, math.ceil(math.sqrt(len(drawn)))), out)
+        as_png(draw_mosaics([in_rows(drawn, math.ceil(math.sqrt(len(drawn))))]), out)
 
 
 def sample() -> None:

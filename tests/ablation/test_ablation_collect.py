@@ -155,9 +155,3 @@ def test_what_cannot_be_compared(tmp_path, make, message):
     with pytest.raises(InputError, match=message) as error:
         collect([make(tmp_path)])
     assert "\n" not in str(error.value)
-
-
-def test_a_plan_that_is_not_json(tmp_path):
-    (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(aejax.StorageError, match=r"sweep\.json is not a readable JSON object"):
-        collect([tmp_path])

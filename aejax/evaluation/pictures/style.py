@@ -87,6 +87,15 @@ def show(axes: Axes, tiles: np.ndarray, rows: Sequence[str] = (), columns: Seque
     axes.spines[:].set_visible(False)
 
 
+def draw_mosaics(mosaics: Sequence[np.ndarray], rows: Sequence[str] = (), columns: Sequence[str] = ()) -> Figure:
+    """Draws mosaics, each as `show` does, below each other."""
+    with style():
+        figure = new(sum(height_of(tiles) + 0.12 for tiles in mosaics))
+        for axes, tiles in zip(np.atleast_1d(figure.subplots(len(mosaics))), mosaics, strict=True):
+            show(axes, tiles, rows, columns)
+    return figure
+
+
 def in_rows(images: np.ndarray, columns: int) -> np.ndarray:
     """Returns images [n, h, w, c] as tiles [rows, columns, h, w, c], row by row; the last row ends in NaN."""
     rows = -(-len(images) // columns)
