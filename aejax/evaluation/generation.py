@@ -13,7 +13,6 @@ from sklearn.preprocessing import StandardScaler
 
 from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
-from aejax.inference.trained import TrainedModel
 from aejax.registry import resolve
 
 NEIGHBOURS = 3
@@ -48,18 +47,23 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
         return dict.fromkeys(names, space)
     test = subject.test.take(num)
     count = len(test)
-    real = _features(subject, space, test.inputs, test.condition)
+    real = _features(space, test.inputs, test.condition)
     if count < 2 or real.shape[1] > WIDEST:
         reason = f"there are {real.shape[1]:,} features, more than {WIDEST:,}; choose others"
         return dict.fromkeys(names, Skipped(reason if count > 1 else f"{test} have no covariance"))
     try:
-        samples = _in_range(subject.run.generate(count, seed=0, label=test.condition))
+        samples = subject.run.generate(count, seed=0, label=test.condition)
     except InputError as error:  # too few saved latents
         return dict.fromkeys(names, Skipped(str(error)))
-    generated = _features(subject, space, samples, test.condition)
+    if samples.ndim == 4:
+        samples = np.clip(samples, 0, 1)  # the range of the images that the run reads
+    generated = _features(space, samples, test.condition)
     train = subject.train.take(count)
     how = f"{space.meaning} ({real.shape[1]:,} features; not the FID of Inception)"
-    against = f"{count:,} generated {_origin(subject.run)}, seed 0, against {test}"
+    origin = "its prior"
+    if not hasattr(subject.run.model.bottleneck, "prior_of"):
+        origin = f"a fit to its {len(subject.run.latents):,} saved latents, as it has no prior"
+    against = f"{count:,} generated from {origin}, seed 0, against {test}"
     if subject.run.config.classes:
         against += ", with their labels"
     biased = "" if count > real.shape[1] else "; fewer examples than features: singular covariances, a rough value"
@@ -69,7 +73,7 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
         ),
         "frechet_distance_of_train": subject.unseen
         or Measure(
-            frechet_distance(real, _features(subject, space, train.inputs, train.condition)),
+            frechet_distance(real, _features(space, train.inputs, train.condition)),
             "squared feature units",
             f"{train} against {test}, for comparison; {how}{biased}",
         ),
@@ -103,8 +107,7 @@ def check(features: str, num: int) -> None:
     """Checks the arguments of `measure` before anything is computed. Raises InputError if one is wrong."""
     if isinstance(num, bool) or not isinstance(num, int) or num < 2:
         raise InputError(f"num must be at least 2 examples, got {num!r}")
-    if features not in SPACES:
-        resolve("features", features, SPACES)
+    resolve("features", features, SPACES)
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -197,19 +200,8 @@ def _space(subject: Subject, name: str) -> Space | Skipped:
     return Space(lambda x, label: function(x), f"features {name}")
 
 
-def _origin(run: TrainedModel) -> str:
-    if hasattr(run.model.bottleneck, "prior_of"):
-        return "from its prior"
-    return f"from a fit to its {len(run.latents):,} saved latents, as it has no prior"
-
-
-def _features(subject: Subject, space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
+def _features(space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
     values = np.asarray(space.features(x, label))
     if values.ndim != 2 or len(values) != len(x) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise InputError(f"{space.meaning}: must be finite numbers [{len(x)}, d], got {values.shape} of {values.dtype}")
     return values.astype(np.float64)
-
-
-def _in_range(x: np.ndarray) -> np.ndarray:
-    """Clips images to [0, 1], the range that the run reads. Returns other arrays unchanged."""
-    return np.clip(x, 0, 1) if x.ndim == 4 else x

@@ -23,7 +23,7 @@ class Encoder(BaseEncoder):
         self.hidden, self.heads = vae.encoder, vae.bottleneck
 
     def forward(self, x):
-        h = self.hidden(x)
+        h = self.hidden(x.flatten(1))
         return ModelOutput(embedding=self.heads["mean"](h), log_covariance=2 * self.heads["log_std"](h))
 
 
