@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import deviation, direction
 from aejax.ablation.table import Row, read_finite
 from aejax.ablation.trials import Ablation, Setting, show
 from aejax.evaluation.pictures import Picture
-from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, new, style
+from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, new, style, use_log_scale
 from aejax.evaluation.subject import Skipped
 
 LINES = {"o": "-", "s": "--", "^": "-.", "D": (0, (3, 1)), "v": (0, (1, 1)), "P": (0, (5, 1, 1, 1))}  # by marker
@@ -127,12 +127,8 @@ def curves(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
             (line,) = axes.plot(steps, mean, color=color[label], lw=1.6, marker=marker, zorder=3)
             handles[label] = line, _cut(_name(row, rows), 72)
             axes.fill_between(steps, mean - spread, mean + spread, color=color[label], alpha=0.18, lw=0, zorder=2)
-        lowest = min(curve[1].min() for _, curve in found.values())
-        highest = max(curve[1].max() for _, curve in found.values())
-        if lowest > 0 and highest > 20 * lowest:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(LogFormatter())
-            axes.yaxis.set_minor_formatter(NullFormatter())
+        means = np.concatenate([mean for _, (_, mean, _) in found.values()])
+        use_log_scale(axes, means.min(), means.max())
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set(xlabel="step", ylabel="validation loss")
         figure.legend(*zip(*(handles[n] for n in named), strict=True), loc="outside upper left", fontsize=8)

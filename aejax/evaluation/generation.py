@@ -177,7 +177,6 @@ def _description(subject: Subject, model: Pipeline) -> str:
 
 
 def _classifier(subject: Subject) -> Space | Skipped:
-    """Returns the space of the classifier's hidden layer."""
     model = subject.once(_fitted_classifier)
     if isinstance(model, Skipped):
         return model

@@ -170,7 +170,6 @@ def facts(found: Mapping[str, str]) -> str:
 
 
 def text(value: object) -> str:
-    """Returns the value as text of HTML."""
     return html.escape(str(value))
 
 

@@ -120,7 +120,6 @@ def _about(subject: Subject) -> Section:
 
 
 def _shapes(subject: Subject) -> str:
-    """Returns the shapes of an example and of its code."""
     inputs, code = (" x ".join(map(str, s)) for s in (subject.run.spec.shape, subject.run.latents.shape[1:]))
     return f"{inputs} to {code}"
 

@@ -123,8 +123,6 @@ class _Running:
 
 def check(job: Job, kind: str, devices: int) -> None:
     """Raises InputError if the processes of a job cannot have devices of their own."""
-    if job.processes < 1:
-        raise aejax.InputError(f"a job needs at least 1 process, got {job.processes}")
     if kind == "tpu" and job.processes > 1:
         raise aejax.InputError("one process uses all TPU chips of a machine; leave out --processes")
     if kind == "gpu" and devices % job.processes:

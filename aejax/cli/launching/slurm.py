@@ -30,7 +30,6 @@ class Slurm:
     poll: float = 5.0  # seconds between two calls of squeue
 
     def parameters(self, job: Job) -> dict[str, Any]:
-        """Returns submitit's parameters for the job."""
         nodes = self.resources.get("nodes", 1)
         if job.processes % nodes:
             raise aejax.InputError(

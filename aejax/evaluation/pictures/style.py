@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 INK = "#1a1a2e"
 MUTED = "#8b8f9a"  # for frames and minor elements, legible on white and on black
@@ -94,6 +95,14 @@ def draw_mosaics(mosaics: Sequence[np.ndarray], rows: Sequence[str] = (), column
         for axes, tiles in zip(np.atleast_1d(figure.subplots(len(mosaics))), mosaics, strict=True):
             show(axes, tiles, rows, columns)
     return figure
+
+
+def use_log_scale(axes: Axes, low: float, high: float) -> None:
+    """Sets a log scale for values from `low` to `high` where they differ too much for a linear one."""
+    if low > 0 and high > 20 * low:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def in_rows(images: np.ndarray, columns: int) -> np.ndarray:
