@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -22,16 +22,12 @@ SHOWN = 112  # pixels of an image on the screen
 NUMBERS = 12  # shown of a vector at most
 
 
-class View(NamedTuple):
-    """The CSS rules of the map, its HTML, and what the page's script reads."""
+def view(subject: Subject, projection: str = "pca") -> tuple[str, str, dict[str, Any]]:
+    """Returns the map of at most 2,000 examples of the test part: CSS rules, HTML, and what the page's script reads.
 
-    rules: str
-    section: str
-    data: dict[str, Any]
-
-
-def view(subject: Subject, projection: str = "pca") -> View:
-    """Returns the map of at most 2,000 examples of the test part; `projection` as in `pictures.latents.project`."""
+    Args:
+      projection: as in `pictures.latents.project`.
+    """
     points, axes = subject.once(projected, projection)
     part = subject.test.take(ON_THE_MAP)
     image = drawable(part.inputs.shape[1:])
@@ -61,7 +57,7 @@ def view(subject: Subject, projection: str = "pca") -> View:
         f'<div class="muted">Squared error <span id="error"></span></div></div>'
         f'{_legend(names, -1 in place)}<p class="muted">{html.escape(caption)}</p></div></div>'
     )
-    return View(rules, section, data | more)
+    return rules, section, data | more
 
 
 def _legend(names: list[str], others: bool) -> str:

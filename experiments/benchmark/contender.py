@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmark.contenders import CONTENDERS, Contender
-from experiments.benchmark.given import Given
+from experiments.benchmark.contenders import CONTENDERS, Contender, Given
 from experiments.benchmark.works import WORKS
 from experiments.machine import busy_seconds
 

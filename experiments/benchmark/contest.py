@@ -20,8 +20,7 @@ from aejax.errors import kind_and_words
 from aejax.training import step
 from aejax.training.task import make_task
 from experiments.benchmark import contender
-from experiments.benchmark.contenders import CONTENDERS
-from experiments.benchmark.given import CHECKED, Given
+from experiments.benchmark.contenders import CHECKED, CONTENDERS, Given
 from experiments.benchmark.works import Work
 from experiments.machine import fresh_process
 
@@ -57,14 +56,11 @@ def contest(work: Work, rounds: int) -> dict[str, Any]:
 
 def present(work: Work) -> list[str]:
     """The work's contenders whose packages are there; says which are not."""
-    missing = sorted({CONTENDERS[name].needs for name in work.contenders if not _there(CONTENDERS[name].needs)})
+    needed = {CONTENDERS[name].needs for name in work.contenders}
+    missing = sorted(package for package in needed if not importlib.util.find_spec(package))
     if missing:
         _say(f"{work.name}: left out for want of {', '.join(missing)}; pip install -e '.[bench]'")
     return [name for name in work.contenders if CONTENDERS[name].needs not in missing]
-
-
-def _there(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def given_for(work: Work) -> Given:

@@ -1,7 +1,7 @@
 """The benchmark against peers: its arithmetic, and that it refuses what is not the same work."""
 
 import dataclasses
-import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -18,8 +18,7 @@ import aejax
 from aejax.models import build
 from experiments import machine
 from experiments.benchmark import contender, contest, profile, report, works
-from experiments.benchmark.contenders import CONTENDERS, Contender, own
-from experiments.benchmark.given import Given
+from experiments.benchmark.contenders import CONTENDERS, Contender, Given, own
 
 WIDTHS = {"mlp": (6, 5), "vae": (6,), "conv": (4, 6), "vq_vae": (4, 8)}
 
@@ -255,10 +254,10 @@ def test_weights_and_rows_survive_the_file(tmp_path):
 
 
 def test_contenders_whose_packages_are_missing_are_left_out_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(contest, "_there", lambda package: package not in ("torch", "pythae"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: package not in ("torch", "pythae"))
     assert contest.present(works.WORKS["vae"]) == ["aejax", "flax", "flax, huge pages"]
     assert capsys.readouterr().err == "vae: left out for want of pythae, torch; pip install -e '.[bench]'\n"
-    monkeypatch.setattr(contest, "_there", lambda package: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: True)
     assert contest.present(works.WORKS["vae"]) == list(works.WORKS["vae"].contenders)
     assert capsys.readouterr().err == ""
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from absl import flags
 
-from aejax.cli.launching.job import Executor
 from aejax.cli.launching.local import Local
 from aejax.cli.launching.slurm import Slurm
 
@@ -29,7 +28,7 @@ def resources() -> Callable[[], dict[str, Any]]:
     return lambda: {name: flag.value for name, flag in given.items()}
 
 
-def executors() -> Callable[[Path], Executor]:
+def executors() -> Callable[[Path], Local | Slurm]:
     """Defines --executor and its options. Returns a function that makes the executor, given a folder for its files."""
     executor = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "Where the jobs run.")
     at_once = flags.DEFINE_integer(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.benchmark.given import Given
+from experiments.benchmark.contenders import Given
 
 
 def chain(

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from experiments.benchmark.contenders import Given
 from experiments.benchmark.contenders.torch_models import Block, Downsample, Upsample, conv, norm
-from experiments.benchmark.given import Given
 
 
 def encoder(sizes: list[int]) -> nn.Sequential:
