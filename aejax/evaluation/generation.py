@@ -67,17 +67,14 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     if subject.run.config.classes:
         against += ", with their labels"
     biased = "" if count > real.shape[1] else "; fewer examples than features: singular covariances, a rough value"
-    measures: Measures = {
-        "frechet_distance": Measure(
-            frechet_distance(real, generated), "squared feature units", f"{against}; {how}{biased}"
-        ),
-        "frechet_distance_of_train": subject.unseen
-        or Measure(
-            frechet_distance(real, _features(space, train.inputs, train.condition)),
-            "squared feature units",
-            f"{train} against {test}, for comparison; {how}{biased}",
-        ),
-    }
+    unit, distance = "squared feature units", frechet_distance(real, generated)
+    measures: Measures = {"frechet_distance": Measure(distance, unit, f"{against}; {how}{biased}")}
+    if subject.unseen:
+        measures["frechet_distance_of_train"] = subject.unseen
+    else:
+        distance = frechet_distance(real, _features(space, train.inputs, train.condition))
+        protocol = f"{train} against {test}, for comparison; {how}{biased}"
+        measures["frechet_distance_of_train"] = Measure(distance, unit, protocol)
     if count <= NEIGHBOURS:
         return measures | dict.fromkeys(names[2:], Skipped(f"{test} do not have {NEIGHBOURS} neighbors each"))
     protocol = f"{against}; {NEIGHBOURS} nearest neighbors; {how}"
@@ -97,10 +94,9 @@ def conditional_accuracy(subject: Subject, generated: np.ndarray, asked: np.ndar
     model = subject.once(_fitted_classifier)
     if isinstance(model, Skipped):
         return model
-    protocol = (
-        f"{len(generated):,} generated, seed 0, with the labels of {subject.test.name}; {_description(subject, model)}"
-    )
-    return Measure(float(model.score(generated.reshape(len(generated), -1), asked)), "fraction", protocol)
+    accuracy, labels = model.score(generated.reshape(len(generated), -1), asked), f"the labels of {subject.test.name}"
+    protocol = f"{len(generated):,} generated, seed 0, with {labels}; {_description(subject, model)}"
+    return Measure(float(accuracy), "fraction", protocol)
 
 
 def check(features: str, num: int) -> None:
@@ -145,9 +141,8 @@ def _covered(x: np.ndarray, manifold: np.ndarray, k: int) -> float:
     kth = lambda distances, start: np.partition(distances, k, 1)[:, k]  # noqa: E731  the 0th is the example itself
     radii = np.concatenate(list(pairwise_distances_chunked(manifold, reduce_func=kth, working_memory=128)))
     inside = lambda distances, start: (distances <= radii).any(1)  # noqa: E731
-    return float(
-        np.concatenate(list(pairwise_distances_chunked(x, manifold, reduce_func=inside, working_memory=128))).mean()
-    )
+    covered = np.concatenate(list(pairwise_distances_chunked(x, manifold, reduce_func=inside, working_memory=128)))
+    return float(covered.mean())
 
 
 def _encoder(subject: Subject) -> Space:

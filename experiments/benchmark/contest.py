@@ -19,7 +19,7 @@ from aejax import data
 from aejax.errors import kind_and_words
 from aejax.training import step
 from aejax.training.task import make_task
-from experiments.benchmark import contender
+from experiments.benchmark import contenders
 from experiments.benchmark.contenders import CHECKED, CONTENDERS, Given
 from experiments.benchmark.works import Work
 from experiments.machine import fresh_process
@@ -39,18 +39,18 @@ def contest(work: Work, rounds: int) -> dict[str, Any]:
 
         for name in processes:
             _say(f"{work.name}: {name} is checked")
-            found[name] = {"check": ask_contender(name, contender.check), "seconds": [], "images": [], "others": []}
+            found[name] = {"check": ask_contender(name, contenders.check), "seconds": [], "images": [], "others": []}
             verify(work, name, found[name]["check"], found["aejax"]["check"])
         for turn in range(rounds):
             _say(f"{work.name}: round {turn + 1} of {rounds}")
             for name in processes:
                 # Not counted: who waited has lost the caches and, where memory is reclaimed, pages.
-                ask_contender(name, contender.turn)
-                answer = ask_contender(name, contender.turn)
+                ask_contender(name, contenders.turn)
+                answer = ask_contender(name, contenders.turn)
                 for key in ("seconds", "images", "others"):
                     found[name][key].append(round(answer[key], 4))
         for name in processes:
-            found[name].update(ask_contender(name, contender.peak))
+            found[name].update(ask_contender(name, contenders.peak))
     return found
 
 

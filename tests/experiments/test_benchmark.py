@@ -17,7 +17,7 @@ from conftest import MEANT, command
 import aejax
 from aejax.models import build
 from experiments import machine
-from experiments.benchmark import contender, contest, profile, report, works
+from experiments.benchmark import contenders, contest, profile, report, works
 from experiments.benchmark.contenders import CONTENDERS, Contender, Given, own
 
 WIDTHS = {"mlp": (6, 5), "vae": (6,), "conv": (4, 6), "vq_vae": (4, 8)}
@@ -263,7 +263,7 @@ def test_contenders_whose_packages_are_missing_are_left_out_in_one_line(monkeypa
 
 
 def in_this_process(made, monkeypatch):
-    monkeypatch.setattr(contender, "build", lambda *who: made)
+    monkeypatch.setattr(contenders, "build", lambda *who: made)
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_a_process_of_its_own_answers_for_a_contender(tmp_path):
     given.write(tmp_path / "given.npz")
     who = ("vae", "flax", tmp_path / "given.npz")
     with machine.fresh_process({"GLIBC_TUNABLES": "", "JAX_PLATFORMS": "cpu"}) as process:
-        answers = [contest.ask(process, "a", question, *who) for question in (contender.check, contender.turn)]
+        answers = [contest.ask(process, "a", question, *who) for question in (contenders.check, contenders.turn)]
         assert answers[0]["parameters"] == sum(w.size for w in given.parameters.values())
         assert answers[1]["images"] == 20 * 8
         assert process.submit(os.getpid).result() != os.getpid()
@@ -281,18 +281,18 @@ def test_a_process_of_its_own_answers_for_a_contender(tmp_path):
 
 def test_a_turn_is_timed(monkeypatch):
     in_this_process(Contender(7, lambda: {"loss": 0.5}, lambda: time.sleep(0.1) or 5), monkeypatch)
-    assert contender.check() == {"parameters": 7, "loss": 0.5}
-    found = contender.turn()
+    assert contenders.check() == {"parameters": 7, "loss": 0.5}
+    found = contenders.turn()
     assert found["images"] == 5
     assert 0.1 <= found["seconds"] < 10
-    assert 0.001 < contender.peak()["peak_gib"] < 10
+    assert 0.001 < contenders.peak()["peak_gib"] < 10
 
 
 def test_what_others_take_of_the_cores_is_seen(monkeypatch):
     in_this_process(Contender(1, dict, lambda: time.sleep(0.5) or 1), monkeypatch)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         time.sleep(0.2)
-        others = contender.turn()["others"]
+        others = contenders.turn()["others"]
         busy.kill()
     assert others > 0.2
 
@@ -312,7 +312,7 @@ def test_a_contender_is_built_once_and_not_before_the_first_question(monkeypatch
     made = Contender(1, dict, lambda: 3)
     monkeypatch.setattr(own, "train", lambda *arguments: built.append(arguments) or made)
     monkeypatch.setattr(Given, "read", lambda file: file)
-    contender.build.cache_clear()
-    assert [contender.turn("mlp", "aejax", tmp_path)["images"] for _ in range(2)] == [3, 3]
+    contenders.build.cache_clear()
+    assert [contenders.turn("mlp", "aejax", tmp_path)["images"] for _ in range(2)] == [3, 3]
     assert built == [(works.WORKS["mlp"], tmp_path, "")]
-    contender.build.cache_clear()
+    contenders.build.cache_clear()

@@ -5,13 +5,17 @@ A file has a function for each kind of work that its library takes part in, `tra
 """
 
 import dataclasses
+import functools
+import importlib
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.machine import peak_gib
+from experiments.benchmark.works import WORKS
+from experiments.machine import busy_seconds, peak_gib
 
 CHECKED = 20  # steps in which the equality of the work is checked
 
@@ -148,3 +152,28 @@ CONTENDERS: dict[str, Entry] = {
     "bare forward, 256": Entry("own", "aejax", "256", environment={}, kind="bare_forward"),
     "bare forward, 1024": Entry("own", "aejax", "1024", environment={}, kind="bare_forward"),
 }
+
+
+@functools.cache  # built when the first question comes, so that it disturbs nobody before its turn
+def build(work: str, name: str, file: Path) -> Contender:
+    entry = CONTENDERS[name]
+    module = importlib.import_module(f"experiments.benchmark.contenders.{entry.module}")
+    return getattr(module, entry.kind or WORKS[work].kind)(WORKS[work], Given.read(file), entry.variant)
+
+
+def check(*who: Any) -> dict[str, float]:
+    """In the contender's process: its parameters, and the values that equal work makes equal."""
+    return {"parameters": build(*who).parameters, **build(*who).check()}
+
+
+def turn(*who: Any) -> dict[str, float]:
+    """Seconds and images of a round, and the seconds of the cores that others took meanwhile."""
+    contender = build(*who)
+    begin, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
+    images = contender.turn()
+    seconds, own = time.perf_counter() - begin, time.process_time() - own
+    return {"seconds": seconds, "images": images, "others": busy_seconds() - busy - own}
+
+
+def peak(*who: Any) -> dict[str, float]:
+    return {"peak_gib": build(*who).peak()}
