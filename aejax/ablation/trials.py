@@ -190,9 +190,8 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     if not _is_run(folder):
         return Trial(name, planned, problem=read_end(folder) or "not started")
     config = _flat(read_json(folder / "config.json"))
-    if not all(isinstance(config.get(key, 0), int) for key in ("seed", "patience")) or not isinstance(
-        config.get("steps"), int
-    ):
+    numbers = (config.get("seed", 0), config.get("patience", 0), config.get("steps"))
+    if not all(isinstance(number, int) for number in numbers):
         raise InputError(f"{folder / 'config.json'} is no config of a run; give folders that hold runs alone")
     history = metrics_log.read(folder)
     validated = [r for r in history if "validation/loss" in r]

@@ -16,7 +16,7 @@ class Work:
     """The same work for every contender.
 
     Attributes:
-      what: the table's words for it.
+      what: words for the table, which begin with a letter.
       kind: what is timed, "train", "encode" or "likelihood": the function of a contender's module.
       model: name of the peers' model, where something is trained.
       config: of aejax's model, objective and optimizer.
@@ -29,7 +29,6 @@ class Work:
     """
 
     name: str
-    letter: str
     what: str
     config: Callable[[], Any]
     images: Callable[[], np.ndarray]
@@ -49,10 +48,6 @@ def mnist() -> np.ndarray:
     section = config.default().data
     section.name = "mnist"
     return data.read(data.find(section)["train"])["x"]
-
-
-def mnist_few() -> np.ndarray:
-    return mnist()[:2_000]
 
 
 def squares() -> np.ndarray:
@@ -118,8 +113,7 @@ _SWINGING = {"first loss": 1e-4, "last loss": 1e-2}
 _ALL = (
     Work(
         "mlp",
-        "a",
-        "train an MLP autoencoder 784-1000-500-250-30",
+        "(a) train an MLP autoencoder 784-1000-500-250-30",
         mlp,
         mnist,
         256,
@@ -131,8 +125,7 @@ _ALL = (
     ),
     Work(
         "vae",
-        "b",
-        "train an MLP VAE 784-400-20",
+        "(b) train an MLP VAE 784-400-20",
         vae,
         mnist,
         128,
@@ -145,8 +138,7 @@ _ALL = (
     ),
     Work(
         "conv",
-        "c",
-        "train the convolutional autoencoder `conv`",
+        "(c) train the convolutional autoencoder `conv`",
         conv,
         mnist,
         256,
@@ -158,8 +150,7 @@ _ALL = (
     ),
     Work(
         "vq_vae",
-        "d",
-        "train a residual VQ-VAE on 32x32x3",
+        "(d) train a residual VQ-VAE on 32x32x3",
         vq_vae,
         squares,
         64,
@@ -171,8 +162,7 @@ _ALL = (
     ),
     Work(
         "encode",
-        "e",
-        "encode 60,000 images with the VAE",
+        "(e) encode 60,000 images with the VAE",
         vae,
         mnist,
         256,
@@ -183,10 +173,9 @@ _ALL = (
     ),
     Work(
         "likelihood",
-        "f",
-        "log p(x) by 200 importance samples with the VAE",
+        "(f) log p(x) by 200 importance samples with the VAE",
         vae,
-        mnist_few,
+        lambda: mnist()[:2_000],
         100,
         ("aejax", "pythae"),
         {"pythae": 20.0},

@@ -114,9 +114,8 @@ def plane(subject: Subject) -> Picture | Skipped:
     codes, first, second = latents.grid(subject.test.latents)
     label, of_label = _one_label(subject, len(codes))
     figure = latents.plane(subject.run.decode(codes, label), first, second)
-    return Picture(
-        figure, f"What the plane of the codes decodes to, from the 1% to the 99% quantile of each unit{of_label}."
-    )
+    caption = "What the plane of the codes decodes to, from the 1% to the 99% quantile of each unit"
+    return Picture(figure, f"{caption}{of_label}.")
 
 
 def traversals(subject: Subject) -> Picture | Skipped:
