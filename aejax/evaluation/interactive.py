@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from skimage.util import montage
 
 from aejax.evaluation.pictures.latents import classes
 from aejax.evaluation.pictures.of_subject import ON_THE_MAP, projected
-from aejax.evaluation.pictures.style import drawable, in_rows
+from aejax.evaluation.pictures.style import drawable
 from aejax.evaluation.reconstruction import squared_errors
 from aejax.evaluation.subject import Subject
 
@@ -112,12 +113,11 @@ def _images(inputs: np.ndarray, outputs: np.ndarray) -> tuple[str, str, dict[str
 
 def sheet(images: np.ndarray, columns: int) -> str:
     """Returns images [n, h, w, c] in [0, 1], row by row without gaps, as the data URI of one PNG."""
-    tiles = np.nan_to_num(in_rows(images, columns))
-    rows, columns, h, w, c = tiles.shape
-    whole = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+    pixels = np.round(255 * np.clip(np.nan_to_num(images), 0, 1)).astype(np.uint8)
+    shape = math.ceil(len(images) / columns), columns
+    whole = montage(pixels, (0,) * pixels.shape[-1], grid_shape=shape, channel_axis=-1)
     buffer = io.BytesIO()
-    pixels = np.round(255 * np.clip(whole, 0, 1)).astype(np.uint8)
-    Image.fromarray(pixels[..., 0] if c == 1 else pixels).save(buffer, "png", optimize=True)
+    Image.fromarray(whole.squeeze(-1) if whole.shape[-1] == 1 else whole).save(buffer, "png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
