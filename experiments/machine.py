@@ -3,12 +3,13 @@
 import contextlib
 import os
 import platform
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from unittest import mock
 
@@ -39,15 +40,21 @@ def peak_gib() -> float:
 
 @contextlib.contextmanager
 def fresh_process(environment: Mapping[str, str]) -> Iterator[Executor]:
-    """A process that has imported nothing yet, with these variables beside this one's, as a pool of one."""
-    with ProcessPoolExecutor(1, get_context("spawn"), _without_output) as pool:
+    """A pool of one process that has imported nothing yet, with these variables beside those of this one."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin) as pool:
         with mock.patch.dict(os.environ, environment):
             pool.submit(os.getpid).result()  # which starts it
         yield pool
 
 
-def _without_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _begin() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print what nobody asked for
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()  # a pool's process would go on waiting for work if this one were killed
+    os._exit(1)
 
 
 def busy_seconds() -> float:

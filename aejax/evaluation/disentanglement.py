@@ -5,6 +5,7 @@ from histograms, as in Locatello et al. 2019, whose names for the metrics are us
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import entropy
@@ -63,7 +64,7 @@ def measure(subject: Subject, bins: int = 20, examples: int = 10_000, group: int
     }
     if subject.unseen:
         return measures | dict.fromkeys(METRICS[2:], subject.unseen)
-    disentangled, complete, informative = dci(*fit, *score)
+    found = dci(*fit, *score)
     fitted = f"fitted on {train}, scored on {test}; {sizes}"
     forests = f"random forests of {TREES} trees {fitted}"
     chance = np.mean([np.unique(values, return_counts=True)[1].max() / len(values) for values in score[1].T])
@@ -73,10 +74,10 @@ def measure(subject: Subject, bins: int = 20, examples: int = 10_000, group: int
             factor_vae_score(*fit, *score, group, votes),
             f"majority {fitted}; {votes:,} votes each, of {group} examples drawn with replacement",
         ),
-        (disentangled, forests),
-        (complete, forests),
+        (found.disentanglement, forests),
+        (found.completeness, forests),
         (
-            informative,
+            found.informativeness,
             f"mean accuracy over factors of {forests}; predicting the most frequent value: {chance:.3f}",
         ),
     )
@@ -194,9 +195,15 @@ def _votes(
     return np.concatenate(unit), factor
 
 
-def dci(
-    codes: np.ndarray, factors: np.ndarray, test_codes: np.ndarray, test_factors: np.ndarray
-) -> tuple[float, float, float]:
+class DCI(NamedTuple):
+    """The three scores of `dci`."""
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+
+
+def dci(codes: np.ndarray, factors: np.ndarray, test_codes: np.ndarray, test_factors: np.ndarray) -> DCI:
     """Returns DCI (Eastwood and Williams 2018), from random forests that predict each factor from the code.
 
     Disentanglement says whether a unit matters for one factor only, weighted by how much it matters; completeness,
@@ -211,7 +218,7 @@ def dci(
         importance.append(forest.feature_importances_)
         accuracy.append(forest.score(test_codes, test_values))
     matrix = np.stack(importance, 1)  # [units, factors]
-    return concentration(matrix), concentration(matrix.T), float(np.mean(accuracy))
+    return DCI(concentration(matrix), concentration(matrix.T), float(np.mean(accuracy)))
 
 
 def concentration(importance: np.ndarray) -> float:

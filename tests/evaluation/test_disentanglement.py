@@ -26,7 +26,7 @@ def scores(codes, factors, test_codes=None, test_factors=None, votes=500):
         "modularity": of.modularity(information),
         "sap": of.separated_attribute_predictability(codes, factors, *test),
         "factor_vae": of.factor_vae_score(codes, factors, *test, votes=votes),
-        **dict(zip(("disentanglement", "completeness", "informativeness"), of.dci(codes, factors, *test), strict=True)),
+        **of.dci(codes, factors, *test)._asdict(),
     }
 
 

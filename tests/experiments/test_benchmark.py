@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -305,6 +306,26 @@ def test_a_contender_that_fails_or_dies_is_named():
             contest.ask(process, "a work: a contender", int, "no number")
         with pytest.raises(aejax.InputError, match="a work: a contender failed: BrokenProcessPool"):
             contest.ask(process, "a work: a contender", os._exit, 1)
+
+
+@pytest.mark.slow
+def test_a_process_ends_with_the_one_that_started_it():
+    """Even if that is killed."""
+    code = """
+import os, time
+from experiments.machine import fresh_process
+with fresh_process({}) as process:
+    print(process.submit(os.getpid).result(), flush=True)
+    time.sleep(1000)
+"""
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE) as parent:
+        command_line = Path("/proc", parent.stdout.readline().decode().strip(), "cmdline")
+        assert command_line.read_bytes()
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while command_line.exists() and command_line.read_bytes() and time.monotonic() < deadline:  # a zombie has none
+        time.sleep(0.05)
+    assert time.monotonic() < deadline
 
 
 def test_a_contender_is_built_once_and_not_before_the_first_question(monkeypatch, tmp_path):
