@@ -189,12 +189,10 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
             stars.append("*" if cell.best else " ")
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         left = [*range(len(names)), len(widths) - 1]
+        padded = "  ".join(f"{{:{'<' if i in left else '>'}{width}}}" for i, width in enumerate(widths))
         blocks.append(metric + (f" ({words})" if (words := better(metric, ablation.keys)) else ""))
         for star, line in zip(stars, lines, strict=True):
-            padded = [
-                t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))
-            ]
-            text = f"{star} {'  '.join(padded)}".rstrip()
+            text = f"{star} {padded.format(*line)}".rstrip()
             blocks.append(f"\033[1m{text}\033[0m" if bold and star == "*" else text)
         blocks.append("")
     return "\n".join(blocks[:-1])
