@@ -1,11 +1,17 @@
-"""What the figures were measured on, and how much memory this process took."""
+"""What the figures were measured on: machine, processes of their own, and how much memory these took."""
 
+import contextlib
 import os
 import platform
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from unittest import mock
 
 
 def machine(peers: tuple[str, ...] = ()) -> dict:
@@ -30,6 +36,25 @@ def peak_gib() -> float:
     """
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return round(int(line.split()[1]) / 2**20, 3)
+
+
+@contextlib.contextmanager
+def fresh_process(environment: Mapping[str, str]) -> Iterator[Executor]:
+    """A pool of one process that has imported nothing yet, with these variables beside those of this one."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin) as pool:
+        with mock.patch.dict(os.environ, environment):
+            pool.submit(os.getpid).result()  # which starts it
+        yield pool
+
+
+def _begin() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print what nobody asked for
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()  # a pool's process would go on waiting for work if this one were killed
+    os._exit(1)
 
 
 def busy_seconds() -> float:

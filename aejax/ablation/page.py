@@ -27,11 +27,11 @@ def page(
     remarks: Sequence[str],
     title: str,
 ) -> str:
-    """Returns the whole page."""
     baseline = next(row.setting for row in rows if row.is_baseline)
     runs, planned = sum(len(row.setting.trials) for row in rows), sum(row.setting.planned for row in rows)
+    values = {a: dict.fromkeys(show(row.setting.values[a]) for row in rows) for a in ablation.axes if a != "run"}
     found = {
-        "Axes": "; ".join(f"{a}: {', '.join(_values(rows, a))}" for a in ablation.axes if a != "run") or "none",
+        "Axes": "; ".join(f"{a}: {', '.join(shown)}" for a, shown in values.items()) or "none",
         "Baseline": baseline.label,
         "Runs": f"{runs:,} finished of {planned:,}, in {len(rows)} settings",
         "Version": f"aejax {metadata.version('aejax')}",
@@ -52,7 +52,7 @@ def page(
     )
 
 
-def _tiles(ablation: Ablation, rows: Sequence[Row], most: int = 5) -> list[Tile]:
+def _tiles(ablation: Ablation, rows: Sequence[Row]) -> list[Tile]:
     """Returns the best mean of each metric that has a direction, beside the baseline's."""
     tiles = []
     for metric in rows[0].cells:
@@ -68,7 +68,7 @@ def _tiles(ablation: Ablation, rows: Sequence[Row], most: int = 5) -> list[Tile]
         note += f"; {value} from the baseline" * bool(value) + f", 95% interval {interval}" * bool(interval)
         name = f"{'Lowest' if sign < 0 else 'Highest'} {words(metric.split('/')[-1], start=False)}"
         tiles.append(Tile(name, f"{mean} ± {spread}" if spread else mean, note))
-    return tiles[:most]
+    return tiles[:5]
 
 
 def _settings(ablation: Ablation, rows: Sequence[Row], remarks: Sequence[str]) -> Section:
@@ -117,8 +117,3 @@ def _row(row: Row, cell: Cell, color: str) -> str:
     shown[len(row.setting.values)] += f" <small>± {text(spread)}</small>" if spread else ""
     opened = (f'<td class="{kind}" data-key="{text("" if key is None else key)}">' for _, key, kind in cells)
     return "<tr>" + "".join(f"{tag}{inside}</td>" for tag, inside in zip(opened, shown, strict=True)) + "</tr>"
-
-
-def _values(rows: Sequence[Row], axis: str) -> list[str]:
-    """Returns each value of the axis once."""
-    return list(dict.fromkeys(show(row.setting.values[axis]) for row in rows))

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from aejax.ablation.plan import short
 from aejax.ablation.statistics import deviation, direction
 from aejax.ablation.table import Row, read_finite
 from aejax.ablation.trials import Ablation, Setting, show
 from aejax.evaluation.pictures import Picture
-from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, new, style
+from aejax.evaluation.pictures.style import CLASSES, INK, MUTED, new, style, use_log_scale
 from aejax.evaluation.subject import Skipped
 
 LINES = {"o": "-", "s": "--", "^": "-.", "D": (0, (3, 1)), "v": (0, (1, 1)), "P": (0, (5, 1, 1, 1))}  # by marker
@@ -41,12 +41,12 @@ def colors(rows: Sequence[Row]) -> dict[str, str]:
     return named | {row.setting.label: MUTED for row in rows if row.setting.label not in named}
 
 
-def settings(ablation: Ablation, rows: Sequence[Row], most: int = 40) -> Picture | Skipped:
+def settings(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
     """Draws the mean, standard deviation and seeds of each setting in a line, with a panel for each metric."""
     if len(rows) < 2:
         return Skipped("there is only one setting")
-    if len(rows) > most:
-        return Skipped(f"{len(rows)} settings are more than a picture of {most} lines holds")
+    if len(rows) > 40:
+        return Skipped(f"{len(rows)} settings are more than a picture of 40 lines holds")
     metrics, color = list(rows[0].cells), colors(rows)
     with style():
         figure = new(len(metrics) * (0.24 * len(rows) + 0.75) + 0.1)
@@ -71,13 +71,15 @@ def settings(ablation: Ablation, rows: Sequence[Row], most: int = 40) -> Picture
 def along(ablation: Ablation, rows: Sequence[Row], axis: str) -> Picture | Skipped:
     """Draws each metric along an axis: a line for each setting of the other axes if they are few, else their mean."""
     metrics, name = list(rows[0].cells), short(ablation.axes)[axis]
-    values = _ordered([row.setting.values[axis] for row in rows])
+    values = list({show(v): v for v in (row.setting.values[axis] for row in rows)}.values())
+    if numbers := all(map(_is_number, values)):
+        values.sort()
     lines = _lines(rows, axis)
     if not lines:
         return Skipped(f"no two settings differ in {axis} alone")
     several, color = len(lines) > len(LINES), colors(rows)
     # Nothing lies between two categories, but a reader must see which dots belong together.
-    dashes = [dash if all(map(_is_number, values)) else ":" for dash in LINES.values()]
+    dashes = [dash if numbers else ":" for dash in LINES.values()]
     with style():
         columns = min(len(metrics), 2)
         count = math.ceil(len(metrics) / columns)
@@ -125,12 +127,8 @@ def curves(ablation: Ablation, rows: Sequence[Row]) -> Picture | Skipped:
             (line,) = axes.plot(steps, mean, color=color[label], lw=1.6, marker=marker, zorder=3)
             handles[label] = line, _cut(_name(row, rows), 72)
             axes.fill_between(steps, mean - spread, mean + spread, color=color[label], alpha=0.18, lw=0, zorder=2)
-        lowest = min(curve[1].min() for _, curve in found.values())
-        highest = max(curve[1].max() for _, curve in found.values())
-        if lowest > 0 and highest > 20 * lowest:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(LogFormatter())
-            axes.yaxis.set_minor_formatter(NullFormatter())
+        means = np.concatenate([mean for _, (_, mean, _) in found.values()])
+        use_log_scale(axes, means.min(), means.max())
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set(xlabel="step", ylabel="validation loss")
         figure.legend(*zip(*(handles[n] for n in named), strict=True), loc="outside upper left", fontsize=8)
@@ -186,14 +184,7 @@ def _marginal(lines: Sequence[Sequence[Row]], axis: str, metric: str) -> Points:
     }
 
 
-def _ordered(values: Sequence[Any]) -> list[Any]:
-    """Returns each value of an axis once: numbers in order of size, others as they come."""
-    once = list({show(v): v for v in values}.values())
-    return sorted(once) if all(_is_number(v) for v in once) else once
-
-
 def _is_number(value: Any) -> bool:
-    """Returns whether the value is a number, which a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -1,6 +1,7 @@
 """The plan of an ablation: from a config and overrides to runs, each with its own name and config."""
 
 import ast
+import collections
 import contextlib
 import itertools
 import json
@@ -86,8 +87,8 @@ def plan(config: ConfigDict, overrides: Iterable[Overrides], seeds: int = 1) -> 
         other = seen.setdefault(config_lib.to_json(run.config), run.name)
         if other != run.name:
             raise InputError(f"the runs {other} and {run.name} are the same; leave one of them out")
-    for name, group in itertools.groupby(sorted(run.name for run in runs)):
-        if len(list(group)) > 1:
+    for name, count in collections.Counter(run.name for run in runs).items():
+        if count > 1:
             raise InputError(f"the sweep holds the run {name} twice; leave one of them out")
     return runs
 
@@ -124,7 +125,8 @@ def _names(settings: Sequence[Overrides]) -> list[str]:
     first = {key: settings[0].get(key) for key in keys}
     differ = [key for key in keys if any(key not in s or s[key] != first[key] for s in settings)] or list(keys)
     names = short(differ)
-    return [_name({names[key]: s[key] for key in differ if key in s}) for s in settings]
+    parts = ([f"{names[key]}={_text(s[key])}" for key in differ if key in s] for s in settings)
+    return [file_name("_".join(part) or "base") for part in parts]
 
 
 def short(axes: Sequence[str]) -> dict[str, str]:
@@ -132,11 +134,6 @@ def short(axes: Sequence[str]) -> dict[str, str]:
     ends = {a: [".".join(a.split(".")[-n:]) for n in range(1, a.count(".") + 2)] for a in axes}
     others = {a: {e for b, own in ends.items() if b != a for e in own} for a in axes}
     return {a: next((e for e in own if e not in others[a]), a) for a, own in ends.items()}
-
-
-def _name(what: Mapping[str, Any]) -> str:
-    """Returns the name of a folder for these values by key."""
-    return file_name("_".join(f"{key}={_text(value)}" for key, value in what.items()) or "base")
 
 
 def _text(value: Any) -> str:

@@ -93,13 +93,13 @@ def _reads(value: Any, text: str) -> bool:
 
 def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> list[Row]:
     """Returns a row for each setting."""
-    means = {m: [v for s in ablation.settings if (v := _mean(read_finite(s, m))) is not None] for m in metrics}
+    means = {m: [fmean(v.values()) for s in ablation.settings if (v := read_finite(s, m))] for m in metrics}
     signs = {m: direction(m, ablation.keys) for m in metrics}
     best = {m: (max if signs[m] > 0 else min)(means[m]) for m in metrics if signs[m] and len(means[m]) > 1}
 
     def cell(setting: Setting, metric: str) -> Cell:
         values = read_finite(setting, metric)
-        mean = _mean(values)
+        mean = fmean(values.values()) if values else None
         changed = [key for key in ablation.keys if setting.config.get(key) != baseline.config.get(key)]
         comparable = setting is not baseline and not redefined(metric, changed)
         from_baseline = difference(values, read_finite(baseline, metric)) if comparable else None
@@ -116,11 +116,6 @@ def tabulate(ablation: Ablation, metrics: Sequence[str], baseline: Setting) -> l
 def read_finite(setting: Setting, metric: str) -> dict[int, float]:
     """Returns the metric by seed, leaving out NaN and infinity."""
     return {seed: v for seed, v in setting.of(metric).items() if math.isfinite(v)}
-
-
-def _mean(values: dict[int, float]) -> float | None:
-    """Returns the mean, or None if there are no values."""
-    return fmean(values.values()) if values else None
 
 
 def write_remarks(ablation: Ablation, metrics: Sequence[str], baseline: Setting, at: str) -> list[str]:
@@ -194,12 +189,10 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
             stars.append("*" if cell.best else " ")
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         left = [*range(len(names)), len(widths) - 1]
+        padded = "  ".join(f"{{:{'<' if i in left else '>'}{width}}}" for i, width in enumerate(widths))
         blocks.append(metric + (f" ({words})" if (words := better(metric, ablation.keys)) else ""))
         for star, line in zip(stars, lines, strict=True):
-            padded = [
-                t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))
-            ]
-            text = f"{star} {'  '.join(padded)}".rstrip()
+            text = f"{star} {padded.format(*line)}".rstrip()
             blocks.append(f"\033[1m{text}\033[0m" if bold and star == "*" else text)
         blocks.append("")
     return "\n".join(blocks[:-1])

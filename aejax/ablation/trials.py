@@ -100,7 +100,7 @@ def collect(folders: Sequence[str | Path], at: str = "last") -> Ablation:
     Args:
       at: "last", the newest validation, or "best", the one with the smallest loss.
 
-    Raises InputError where a folder holds no runs, or no run is finished.
+    Raises InputError where a folder holds no runs, or no run is finished, and StorageError where a file is damaged.
     """
     trials: list[Trial] = []
     plans: list[dict[str, Any]] = []
@@ -161,7 +161,7 @@ def _read(folder: Path, at: str) -> tuple[list[Trial], dict[str, Any] | None, li
         failed = {f.name: why for f in sorted(folder.iterdir()) if f.name not in runs and (why := read_end(f))}
         notes = [f"{printable(name)}: {why}; not counted" for name, why in failed.items()]
         return [_trial(f, {}, at) for f in runs.values()], None, notes
-    plan = _json(folder / PLAN)
+    plan = read_json(folder / PLAN)
     listed = plan.get("runs") if isinstance(plan.get("runs"), list) else []
     if not (listed and isinstance(plan.get("config"), dict) and all(map(_is_planned, listed))):
         raise InputError(f"{folder / PLAN} is no plan with a config and runs; start the sweep again")
@@ -189,10 +189,9 @@ def _trial(folder: Path, planned: dict[str, Any], at: str) -> Trial:
     name = printable(folder.name)
     if not _is_run(folder):
         return Trial(name, planned, problem=read_end(folder) or "not started")
-    config = _flat(_json(folder / "config.json"))
-    if not all(isinstance(config.get(key, 0), int) for key in ("seed", "patience")) or not isinstance(
-        config.get("steps"), int
-    ):
+    config = _flat(read_json(folder / "config.json"))
+    numbers = (config.get("seed", 0), config.get("patience", 0), config.get("steps"))
+    if not all(isinstance(number, int) for number in numbers):
         raise InputError(f"{folder / 'config.json'} is no config of a run; give folders that hold runs alone")
     history = metrics_log.read(folder)
     validated = [r for r in history if "validation/loss" in r]
@@ -218,14 +217,6 @@ def _evaluated(folder: Path, step: int) -> dict[str, float]:
         warnings.warn(f"{file} is damaged ({error}) and left out; evaluate the run again", stacklevel=2)
         return {}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """Reads an object of JSON; InputError where the file is damaged."""
-    try:
-        return read_json(file)
-    except StorageError as error:
-        raise InputError(f"{file} is not JSON ({error}); remove it, or the run that it belongs to") from error
 
 
 def _axes(configs: Sequence[Mapping[str, Any]], planned: Sequence[str]) -> tuple[str, ...]:
@@ -262,7 +253,6 @@ def _without_repeats(trials: Sequence[Trial], keys: Sequence[str]) -> list[Trial
 
 
 def _setting(group: Sequence[Trial], axes: tuple[str, ...]) -> Setting:
-    """Returns the setting of runs that differ only in their seed."""
     names = short(axes)
     values = {a: group[0].name if a == "run" else group[0].config.get(a, ABSENT) for a in axes}
     label = ", ".join(show(v) if a == "run" else f"{names[a]}={show(v)}" for a, v in values.items())

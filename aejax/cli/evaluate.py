@@ -63,7 +63,10 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
             for name, picture in pictures.draw(subject, {"map": {"projection": _PROJECTION.value}}):
                 drawn[name] = picture
                 bar.update()
-            bar.write(str(publish(subject, measures, drawn, folder)))
+            for name, picture in drawn.items():
+                if isinstance(picture, pictures.Picture):
+                    pictures.as_png(picture.figure, folder / f"{name}.png")
+            bar.write(str(report.write(subject, measures, drawn, folder, _PROJECTION.value)))
             bar.update()
     return as_json(measures)
 
@@ -75,19 +78,6 @@ def before(file: Path) -> dict[str, Any]:
     except aejax.StorageError as error:
         warnings.warn(f"{error}; its figures are lost, and are measured again where they are asked for", stacklevel=2)
         return {}
-
-
-def publish(
-    subject: evaluation.Subject,
-    measures: dict[str, evaluation.Measures],
-    drawn: dict[str, pictures.Picture | evaluation.Skipped],
-    folder: Path,
-) -> Path:
-    """Writes the pictures as PNG, and the report. Returns the path of the report."""
-    for name, picture in drawn.items():
-        if isinstance(picture, pictures.Picture):
-            pictures.as_png(picture.figure, folder / f"{name}.png")
-    return report.write(subject, measures, drawn, folder, _PROJECTION.value)
 
 
 def table(figures: dict[str, dict[str, Any]]) -> str:

@@ -45,7 +45,6 @@ def divide(argv: list[str]) -> list[str]:
 
 
 def lines(job: Job) -> list[str]:
-    """Returns the lines to copy into a shell."""
     if bool(_HOSTS.value) == bool(_TPU.value):
         raise aejax.InputError("--executor=hosts needs either --hosts=a,b,c or --tpu=NAME")
     if _TPU.value:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 
 import aejax
 from aejax import Run, samplers
@@ -20,6 +19,7 @@ from aejax.cli import command
 from aejax.cli.config_flag import config_flag
 from aejax.errors import one_of
 from aejax.evaluation.pictures import as_png, drawable, examples
+from aejax.evaluation.pictures.style import draw_mosaics, in_rows
 from aejax.files import local, replacing, writable
 from aejax.inference import sampling
 
@@ -49,20 +49,15 @@ def section() -> dict[str, Any] | None:
 
 
 def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> None:
-    """Writes the picture or the arrays, whole or not at all."""
-    if out.suffix == ".png":
-        as_png(picture(run, drawn), out)
-        return
-    arrays: dict[str, Any] = {"samples": drawn} if label is None else {"samples": drawn, "label": label}
-    with replacing(out) as file:
-        np.savez(file, **arrays)
-
-
-def picture(run: Run, drawn: np.ndarray) -> Figure:
-    """Draws images in a square grid, or vectors as points over the points of the data."""
-    if drawn.ndim == 2:
-        return examples.points(run.inputs, drawn, ("data", "samples"))
-    return examples.samples(drawn, math.ceil(math.sqrt(len(drawn))))
+    """Writes arrays, or a picture: a square grid of images, or vectors as points over the points of the data."""
+    if out.suffix == ".npz":
+        arrays: dict[str, Any] = {"samples": drawn} if label is None else {"samples": drawn, "label": label}
+        with replacing(out) as file:
+            np.savez(file, **arrays)
+    elif drawn.ndim == 2:
+        as_png(examples.points(run.inputs, drawn, ("data", "samples")), out)
+    else:
+        as_png(draw_mosaics([in_rows(drawn, math.ceil(math.sqrt(len(drawn))))]), out)
 
 
 def sample() -> None:

@@ -59,10 +59,9 @@ def take_axes(argv: list[str]) -> dict[str, list[Any]]:
     axes: dict[str, list[Any]] = {}
     for argument in [a for a in argv if a.startswith(("--sweep.", "-sweep."))]:
         argv.remove(argument)
-        key, equals, text = argument.lstrip("-").removeprefix("sweep.").partition("=")
-        if not equals or key in axes:
-            problem = "is given twice" if equals else "has no values"
-            raise aejax.InputError(f"--sweep.{key} {problem}; write --sweep.{key}=value,value")
+        key, _, text = argument.lstrip("-").removeprefix("sweep.").partition("=")
+        if key in axes:
+            raise aejax.InputError(f"--sweep.{key} is given twice; write --sweep.{key}=value,value")
         axes[key] = values(text)
     return axes
 

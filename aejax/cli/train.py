@@ -58,7 +58,6 @@ def steps(text: str) -> range | None:
 
 
 def amount(gib: float) -> str:
-    """Returns an amount of memory as text with its unit."""
     return f"{gib:,.4g} GiB" if gib >= 1 else f"{gib * 1024:,.4g} MiB"
 
 

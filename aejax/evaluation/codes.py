@@ -1,6 +1,7 @@
 """Usage of the code: of discrete codes, of latent units, and the variance of the data that they explain."""
 
 import numpy as np
+from scipy.stats import entropy
 
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 from aejax.models import ResidualQuantizer
@@ -18,8 +19,7 @@ def measure(subject: Subject) -> Measures:
 
 def perplexity(indices: np.ndarray) -> float:
     """Returns exp(entropy) of the codes' frequencies among indices of any shape, from 1 to the number of codes."""
-    frequencies = np.unique(indices, return_counts=True)[1] / indices.size
-    return float(np.exp(-(frequencies * np.log(frequencies)).sum()))
+    return float(np.exp(entropy(np.unique(indices, return_counts=True)[1])))
 
 
 def dead(indices: np.ndarray, size: int) -> float:

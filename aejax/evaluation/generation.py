@@ -13,7 +13,6 @@ from sklearn.preprocessing import StandardScaler
 
 from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
-from aejax.inference.trained import TrainedModel
 from aejax.registry import resolve
 
 NEIGHBOURS = 3
@@ -48,32 +47,34 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
         return dict.fromkeys(names, space)
     test = subject.test.take(num)
     count = len(test)
-    real = _features(subject, space, test.inputs, test.condition)
+    real = _features(space, test.inputs, test.condition)
     if count < 2 or real.shape[1] > WIDEST:
         reason = f"there are {real.shape[1]:,} features, more than {WIDEST:,}; choose others"
         return dict.fromkeys(names, Skipped(reason if count > 1 else f"{test} have no covariance"))
     try:
-        samples = _in_range(subject.run.generate(count, seed=0, label=test.condition))
+        samples = subject.run.generate(count, seed=0, label=test.condition)
     except InputError as error:  # too few saved latents
         return dict.fromkeys(names, Skipped(str(error)))
-    generated = _features(subject, space, samples, test.condition)
+    if samples.ndim == 4:
+        samples = np.clip(samples, 0, 1)  # the range of the images that the run reads
+    generated = _features(space, samples, test.condition)
     train = subject.train.take(count)
     how = f"{space.meaning} ({real.shape[1]:,} features; not the FID of Inception)"
-    against = f"{count:,} generated {_origin(subject.run)}, seed 0, against {test}"
+    origin = "its prior"
+    if not hasattr(subject.run.model.bottleneck, "prior_of"):
+        origin = f"a fit to its {len(subject.run.latents):,} saved latents, as it has no prior"
+    against = f"{count:,} generated from {origin}, seed 0, against {test}"
     if subject.run.config.classes:
         against += ", with their labels"
     biased = "" if count > real.shape[1] else "; fewer examples than features: singular covariances, a rough value"
-    measures: Measures = {
-        "frechet_distance": Measure(
-            frechet_distance(real, generated), "squared feature units", f"{against}; {how}{biased}"
-        ),
-        "frechet_distance_of_train": subject.unseen
-        or Measure(
-            frechet_distance(real, _features(subject, space, train.inputs, train.condition)),
-            "squared feature units",
-            f"{train} against {test}, for comparison; {how}{biased}",
-        ),
-    }
+    unit, distance = "squared feature units", frechet_distance(real, generated)
+    measures: Measures = {"frechet_distance": Measure(distance, unit, f"{against}; {how}{biased}")}
+    if subject.unseen:
+        measures["frechet_distance_of_train"] = subject.unseen
+    else:
+        distance = frechet_distance(real, _features(space, train.inputs, train.condition))
+        protocol = f"{train} against {test}, for comparison; {how}{biased}"
+        measures["frechet_distance_of_train"] = Measure(distance, unit, protocol)
     if count <= NEIGHBOURS:
         return measures | dict.fromkeys(names[2:], Skipped(f"{test} do not have {NEIGHBOURS} neighbors each"))
     protocol = f"{against}; {NEIGHBOURS} nearest neighbors; {how}"
@@ -93,18 +94,16 @@ def conditional_accuracy(subject: Subject, generated: np.ndarray, asked: np.ndar
     model = subject.once(_fitted_classifier)
     if isinstance(model, Skipped):
         return model
-    protocol = (
-        f"{len(generated):,} generated, seed 0, with the labels of {subject.test.name}; {_description(subject, model)}"
-    )
-    return Measure(float(model.score(generated.reshape(len(generated), -1), asked)), "fraction", protocol)
+    accuracy, labels = model.score(generated.reshape(len(generated), -1), asked), f"the labels of {subject.test.name}"
+    protocol = f"{len(generated):,} generated, seed 0, with {labels}; {_description(subject, model)}"
+    return Measure(float(accuracy), "fraction", protocol)
 
 
 def check(features: str, num: int) -> None:
     """Checks the arguments of `measure` before anything is computed. Raises InputError if one is wrong."""
     if isinstance(num, bool) or not isinstance(num, int) or num < 2:
         raise InputError(f"num must be at least 2 examples, got {num!r}")
-    if features not in SPACES:
-        resolve("features", features, SPACES)
+    resolve("features", features, SPACES)
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -142,9 +141,8 @@ def _covered(x: np.ndarray, manifold: np.ndarray, k: int) -> float:
     kth = lambda distances, start: np.partition(distances, k, 1)[:, k]  # noqa: E731  the 0th is the example itself
     radii = np.concatenate(list(pairwise_distances_chunked(manifold, reduce_func=kth, working_memory=128)))
     inside = lambda distances, start: (distances <= radii).any(1)  # noqa: E731
-    return float(
-        np.concatenate(list(pairwise_distances_chunked(x, manifold, reduce_func=inside, working_memory=128))).mean()
-    )
+    covered = np.concatenate(list(pairwise_distances_chunked(x, manifold, reduce_func=inside, working_memory=128)))
+    return float(covered.mean())
 
 
 def _encoder(subject: Subject) -> Space:
@@ -174,7 +172,6 @@ def _description(subject: Subject, model: Pipeline) -> str:
 
 
 def _classifier(subject: Subject) -> Space | Skipped:
-    """Returns the space of the classifier's hidden layer."""
     model = subject.once(_fitted_classifier)
     if isinstance(model, Skipped):
         return model
@@ -197,19 +194,8 @@ def _space(subject: Subject, name: str) -> Space | Skipped:
     return Space(lambda x, label: function(x), f"features {name}")
 
 
-def _origin(run: TrainedModel) -> str:
-    if hasattr(run.model.bottleneck, "prior_of"):
-        return "from its prior"
-    return f"from a fit to its {len(run.latents):,} saved latents, as it has no prior"
-
-
-def _features(subject: Subject, space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
+def _features(space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
     values = np.asarray(space.features(x, label))
     if values.ndim != 2 or len(values) != len(x) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise InputError(f"{space.meaning}: must be finite numbers [{len(x)}, d], got {values.shape} of {values.dtype}")
     return values.astype(np.float64)
-
-
-def _in_range(x: np.ndarray) -> np.ndarray:
-    """Clips images to [0, 1], the range that the run reads. Returns other arrays unchanged."""
-    return np.clip(x, 0, 1) if x.ndim == 4 else x

@@ -4,15 +4,16 @@ import base64
 import html
 import io
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from skimage.util import montage
 
 from aejax.evaluation.pictures.latents import classes
 from aejax.evaluation.pictures.of_subject import ON_THE_MAP, projected
-from aejax.evaluation.pictures.style import drawable, in_rows
+from aejax.evaluation.pictures.style import drawable
 from aejax.evaluation.reconstruction import squared_errors
 from aejax.evaluation.subject import Subject
 
@@ -22,16 +23,12 @@ SHOWN = 112  # pixels of an image on the screen
 NUMBERS = 12  # shown of a vector at most
 
 
-class View(NamedTuple):
-    """The CSS rules of the map, its HTML, and what the page's script reads."""
+def view(subject: Subject, projection: str = "pca") -> tuple[str, str, dict[str, Any]]:
+    """Returns the map of at most 2,000 examples of the test part: CSS rules, HTML, and what the page's script reads.
 
-    rules: str
-    section: str
-    data: dict[str, Any]
-
-
-def view(subject: Subject, projection: str = "pca") -> View:
-    """Returns the map of at most 2,000 examples of the test part; `projection` as in `pictures.latents.project`."""
+    Args:
+      projection: as in `pictures.latents.project`.
+    """
     points, axes = subject.once(projected, projection)
     part = subject.test.take(ON_THE_MAP)
     image = drawable(part.inputs.shape[1:])
@@ -61,7 +58,7 @@ def view(subject: Subject, projection: str = "pca") -> View:
         f'<div class="muted">Squared error <span id="error"></span></div></div>'
         f'{_legend(names, -1 in place)}<p class="muted">{html.escape(caption)}</p></div></div>'
     )
-    return View(rules, section, data | more)
+    return rules, section, data | more
 
 
 def _legend(names: list[str], others: bool) -> str:
@@ -116,12 +113,11 @@ def _images(inputs: np.ndarray, outputs: np.ndarray) -> tuple[str, str, dict[str
 
 def sheet(images: np.ndarray, columns: int) -> str:
     """Returns images [n, h, w, c] in [0, 1], row by row without gaps, as the data URI of one PNG."""
-    tiles = np.nan_to_num(in_rows(images, columns))
-    rows, columns, h, w, c = tiles.shape
-    whole = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+    pixels = np.round(255 * np.clip(np.nan_to_num(images), 0, 1)).astype(np.uint8)
+    shape = math.ceil(len(images) / columns), columns
+    whole = montage(pixels, (0,) * pixels.shape[-1], grid_shape=shape, channel_axis=-1)
     buffer = io.BytesIO()
-    pixels = np.round(255 * np.clip(whole, 0, 1)).astype(np.uint8)
-    Image.fromarray(pixels[..., 0] if c == 1 else pixels).save(buffer, "png", optimize=True)
+    Image.fromarray(whole.squeeze(-1) if whole.shape[-1] == 1 else whole).save(buffer, "png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

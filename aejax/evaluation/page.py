@@ -101,7 +101,7 @@ def gallery(pictures: Mapping[str, Picture | Skipped], title: Callable[[str], st
       title: of a picture, by its name.
     """
     cards: list[str] = []
-    shapes: list[Shape] = []
+    shapes: list[tuple[float, float]] = []
     for name, picture in pictures.items():
         if isinstance(picture, Skipped):
             continue
@@ -112,7 +112,7 @@ def gallery(pictures: Mapping[str, Picture | Skipped], title: Callable[[str], st
             f"<figcaption>{caption}</figcaption></figure>"
         )
         width, height = map(float, re.findall(r'viewBox="0 0 (\S+) (\S+)"', image)[0])
-        shapes.append(Shape(height / width, _WORDS + _LINE * math.ceil(len(picture.caption) / 66)))
+        shapes.append((height / width, _WORDS + _LINE * math.ceil(len(picture.caption) / 66)))
     left, share = columns(shapes)
     halves = ["".join(card for i, card in enumerate(cards) if (i in left) == first) for first in (True, False)]
     inside = "".join(f'<div class="column">{half}</div>' for half in halves if half)
@@ -123,17 +123,13 @@ def gallery(pictures: Mapping[str, Picture | Skipped], title: Callable[[str], st
     return f'<div class="gallery" style="{widths}">{inside}</div>{left_out}'
 
 
-class Shape(NamedTuple):
-    """The height of a picture as a multiple of its width, and the pixels that its card adds."""
-
-    height: float
-    more: float
-
-
-def columns(shapes: Sequence[Shape]) -> tuple[set[int], float]:
+def columns(shapes: Sequence[tuple[float, float]]) -> tuple[set[int], float]:
     """Returns which cards stand in the left column, and the fraction of the width that makes both equally high.
 
     The first card is on the left and the second on the right; the others stand where the widths differ least.
+
+    Args:
+      shapes: of each card: the height of its picture as a multiple of the width, and the pixels that the card adds.
     """
     if len(shapes) < 2:
         return set(range(len(shapes))), 1.0
@@ -141,9 +137,9 @@ def columns(shapes: Sequence[Shape]) -> tuple[set[int], float]:
     for picks in itertools.product((True, False), repeat=len(shapes) - 2):
         left = {0, *(i for i, pick in enumerate(picks, 2) if pick)}
         slopes, offsets = [0.0, 0.0], [0.0, 0.0]
-        for i, shape in enumerate(shapes):
-            slopes[i not in left] += shape.height
-            offsets[i not in left] += shape.more + _GAP - _FRAME * shape.height
+        for i, (height, more) in enumerate(shapes):
+            slopes[i not in left] += height
+            offsets[i not in left] += more + _GAP - _FRAME * height
         width = (_WIDTH - _GAP) * slopes[1] + offsets[1] - offsets[0]
         found.append((width / sum(slopes) / (_WIDTH - _GAP), left))
     share, left = min(found, key=lambda each: abs(each[0] - 0.5))
@@ -170,7 +166,6 @@ def facts(found: Mapping[str, str]) -> str:
 
 
 def text(value: object) -> str:
-    """Returns the value as text of HTML."""
     return html.escape(str(value))
 
 

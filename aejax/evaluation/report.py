@@ -45,11 +45,13 @@ def write(
     """
     run = subject.run
     config = config_lib.to_dict(run.config)
-    view = interactive.view(subject, projection) if isinstance(figures.get("map"), Picture) else None
+    rules, codes, data = "", "", None
+    if isinstance(figures.get("map"), Picture):
+        rules, codes, data = interactive.view(subject, projection)
     names = [*(n for n in _FIRST if n in figures), *(n for n in figures if n not in _FIRST)]
-    pictures = {n: figures[n] for n in names if n != "map" or view is None}
+    pictures = {n: figures[n] for n in names if n != "map" or not codes}
     sections = [Section("pictures", "Pictures", gallery(pictures, words))] if pictures else []
-    sections += [Section("codes", "Map of the codes", view.section)] if view else []
+    sections += [Section("codes", "Map of the codes", codes)] if codes else []
     sections += [_metrics(measures), _about(subject)] if measures else [_about(subject)]
     page = render(
         title=f"{family(config)} on {config['data']['name']}".replace("_", " "),
@@ -57,8 +59,8 @@ def write(
         tiles=_tiles(measures),
         sections=sections,
         config=config,
-        rules=view.rules if view else "",
-        data=view.data if view else None,
+        rules=rules,
+        data=data,
     )
     file = local(folder) / "report.html"
     write_whole(file, page)
@@ -120,7 +122,6 @@ def _about(subject: Subject) -> Section:
 
 
 def _shapes(subject: Subject) -> str:
-    """Returns the shapes of an example and of its code."""
     inputs, code = (" x ".join(map(str, s)) for s in (subject.run.spec.shape, subject.run.latents.shape[1:]))
     return f"{inputs} to {code}"
 

@@ -71,13 +71,11 @@ def _of_neighbourhoods(subject: Subject, neighbours: int, examples: int) -> Meas
     inputs, codes = test.inputs.reshape(len(test), -1), test.flat_latents
     how = f"{neighbours} neighbors among {test}; Euclidean distances of flattened inputs and code"
     trust, kept = (trustworthiness(a, b, n_neighbors=neighbours) for a, b in ((inputs, codes), (codes, inputs)))
+    of_codes = f"how far neighbors in the code are neighbors in the data; {how}"
+    of_data = f"how far neighbors in the data are neighbors in the code; {how}"
     return {
-        "trustworthiness": Measure(
-            float(trust), "from 0 to 1", f"how far neighbors in the code are neighbors in the data; {how}"
-        ),
-        "continuity": Measure(
-            float(kept), "from 0 to 1", f"how far neighbors in the data are neighbors in the code; {how}"
-        ),
+        "trustworthiness": Measure(float(trust), "from 0 to 1", of_codes),
+        "continuity": Measure(float(kept), "from 0 to 1", of_data),
     }
 
 

@@ -6,7 +6,7 @@ works leaves the others' figures there as they are:
 
     python -m experiments.benchmark --work=mlp,conv --rounds=3
 
-The machine should have nothing else to do: where it had, the table says so.
+The machine should have nothing else to do: where it had, the table says so. `taskset` chooses the cores.
 
 --work=loop, evaluation, growth, profile, startup or together measure aejax alone, see `loop.py`, `commands.py`,
 `growth.py` and `profile.py`, and write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
@@ -44,7 +44,6 @@ _WORK = flags.DEFINE_list(
     "work", [], f"What to measure: of {', '.join([*_OWN, *WORKS])}; defaults to the backend's works with peers."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each takes its turn.", lower_bound=1)
-_CORES = flags.DEFINE_list("cores", [], "Numbers of the cores to use; defaults to all.")
 _OUT = flags.DEFINE_string("out", "experiments/results", "Folder of the figures; of an accelerator, in one below.")
 
 
@@ -53,7 +52,7 @@ def benchmark() -> None:
         if work not in (*_OWN, *WORKS):
             raise aejax.errors.one_of("--work", work, (*_OWN, *WORKS))
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and its contenders share a GPU
-    cores, backend = _pin(_CORES.value), jax.default_backend()
+    cores, backend = len(os.sched_getaffinity(0)), jax.default_backend()
     folder = writable(local(_OUT.value) / ("" if backend == "cpu" else backend))
     for work in _WORK.value or (ON_CPU if backend == "cpu" else ON_ACCELERATOR):
         if work in _OWN:
@@ -67,19 +66,6 @@ def benchmark() -> None:
             entry = {"machine": machine(("torch", "pythae", "keras")), **found}
             print(report.table({work: entry}))
             _add(folder, work, entry)
-
-
-def _pin(cores: list[str]) -> int:
-    """Keeps this process and all that it starts on these cores, and returns their number."""
-    if cores:
-        try:
-            os.sched_setaffinity(0, map(int, cores))
-        except (ValueError, OSError) as error:
-            raise aejax.InputError(
-                f"--cores={','.join(cores)} cannot be used ({error}); give some of "
-                f"{','.join(map(str, sorted(os.sched_getaffinity(0))))}"
-            ) from error
-    return len(os.sched_getaffinity(0))
 
 
 def _add(folder: Path, work: str, entry: dict) -> None:

@@ -2,13 +2,11 @@
 
 import contextlib
 import importlib.util
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +16,51 @@ from flax.traverse_util import flatten_dict
 
 import aejax
 from aejax import data
+from aejax.errors import kind_and_words
 from aejax.training import step
 from aejax.training.task import make_task
-from experiments.benchmark.contenders import CONTENDERS
-from experiments.benchmark.given import CHECKED, Given
+from experiments.benchmark import contenders
+from experiments.benchmark.contenders import CHECKED, CONTENDERS, Given
 from experiments.benchmark.works import Work
+from experiments.machine import fresh_process
 
 
 def contest(work: Work, rounds: int) -> dict[str, Any]:
     """By contender: its `check`, its seconds, images and what others took in each round, and its peak memory."""
-    names = present(work)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         file = Path(folder, "given.npz")
         given_for(work).write(file)
-        children = {name: stack.enter_context(Child.of(work, name, file)) for name in names}
-        for name, child in children.items():
+        environments = {name: CONTENDERS[name].environment for name in present(work)}
+        processes = {name: stack.enter_context(fresh_process(env)) for name, env in environments.items()}
+
+        def ask_contender(name: str, question: Callable[..., dict]) -> dict[str, Any]:
+            return ask(processes[name], f"{work.name}: {name}", question, work.name, name, file)
+
+        for name in processes:
             _say(f"{work.name}: {name} is checked")
-            found[name] = {"check": child.ask("check"), "seconds": [], "images": [], "others": []}
+            found[name] = {"check": ask_contender(name, contenders.check), "seconds": [], "images": [], "others": []}
             verify(work, name, found[name]["check"], found["aejax"]["check"])
         for turn in range(rounds):
             _say(f"{work.name}: round {turn + 1} of {rounds}")
-            for name, child in children.items():
-                child.ask("turn")  # not counted: who waited has lost the caches and, where memory is reclaimed, pages
-                answer = child.ask("turn")
+            for name in processes:
+                # Not counted: who waited has lost the caches and, where memory is reclaimed, pages.
+                ask_contender(name, contenders.turn)
+                answer = ask_contender(name, contenders.turn)
                 for key in ("seconds", "images", "others"):
                     found[name][key].append(round(answer[key], 4))
-        for name, child in children.items():
-            found[name].update(child.ask("peak"))
+        for name in processes:
+            found[name].update(ask_contender(name, contenders.peak))
     return found
 
 
 def present(work: Work) -> list[str]:
     """The work's contenders whose packages are there; says which are not."""
-    missing = sorted({CONTENDERS[name].needs for name in work.contenders if not _there(CONTENDERS[name].needs)})
+    needed = {CONTENDERS[name].needs for name in work.contenders}
+    missing = sorted(package for package in needed if not importlib.util.find_spec(package))
     if missing:
         _say(f"{work.name}: left out for want of {', '.join(missing)}; pip install -e '.[bench]'")
     return [name for name in work.contenders if CONTENDERS[name].needs not in missing]
-
-
-def _there(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def given_for(work: Work) -> Given:
@@ -91,49 +93,12 @@ def verify(work: Work, name: str, check: Mapping[str, float], ours: Mapping[str,
             )
 
 
-class Child:
-    """A contender's process."""
-
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str] | None = None):
-        self.name = name
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **(environment or {})},
-            text=True,
-        )
-
-    @classmethod
-    def of(cls, work: Work, name: str, file: Path) -> "Child":
-        command = [sys.executable, "-m", "experiments.benchmark.contender", work.name, name, str(file)]
-        return cls(f"{work.name}: {name}", command, CONTENDERS[name].environment)
-
-    def ask(self, command: str) -> dict[str, Any]:
-        """The answer, once it has come. Raises InputError where the contender failed."""
-        assert self._process.stdin
-        assert self._process.stdout
-        with contextlib.suppress(BrokenPipeError):
-            print(command, file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
-        if not line:
-            self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise aejax.InputError(f"{self.name} ended with status {self._process.wait()}: {said[-1]}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise aejax.InputError(f"{self.name} failed: {answer['error']}")
-        return answer
-
-    def __enter__(self) -> "Child":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+def ask(process: Executor, name: str, question: Callable[..., dict], *who: Any) -> dict[str, Any]:
+    """The answer, once it has come. Raises InputError where the contender failed."""
+    try:
+        return process.submit(question, *who).result()
+    except Exception as error:
+        raise aejax.InputError(f"{name} failed: {kind_and_words(error)}") from error
 
 
 def _say(line: str) -> None:

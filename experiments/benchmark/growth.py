@@ -7,12 +7,9 @@ a VAE of 784-400-20 at width 1; `conv`, configs/conv.py:mnist at width 4.
 """
 
 import dataclasses
-import json
 import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,13 +19,14 @@ import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from aejax.config import module
 from aejax.evaluation.pictures import style
 from aejax.training.loop import train
 from aejax.workdir.metrics_log import read
 from configs import common, conv
-from experiments.machine import peak_gib
+from experiments.machine import fresh_process, peak_gib
 
 WIDTH = {"mlp": 1, "conv": 4}  # where another is not asked for
 IMAGES = {"mlp": 65_536, "conv": 8_192}  # of a round at width 1: a few seconds on two cores
@@ -85,14 +83,12 @@ def _write_images(file: Path, count: int) -> None:
 
 
 def _in_a_process(point: Point, file: Path) -> dict[str, Any]:
-    env = dict(os.environ)
+    env = {"PYTHONWARNINGS": "ignore"}
     if point.devices:
-        flags = f"{env.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={point.devices}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={point.devices}"
         env |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    arguments = [json.dumps(dataclasses.asdict(point)), str(file)]
-    command = [sys.executable, "-W", "ignore", "-m", "experiments.benchmark.growth", *arguments]
-    output = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(output.splitlines()[-1])
+    with fresh_process(env) as process:
+        return process.submit(measure, point, file).result()
 
 
 def measure(point: Point, file: Path) -> dict[str, Any]:
@@ -173,16 +169,6 @@ def _draw_lines(axes: Axes, axis: str, label: str, points: list[dict], value: Ca
                 axes.plot(x, y, "o--" if streamed else "o-", color=color, label=name, markersize=4)
     ticks = sorted({p[axis] for p in points})
     axes.set(xscale="log", xlabel=label)
-    axes.set_xticks(ticks, map(_shorten, ticks))
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))  # 1M and 4k, as the panels are narrow
     axes.minorticks_off()
-
-
-def _shorten(number: int) -> str:
-    """Writes 1000000 as 1M and 4096 as 4k, to make room for the ticks of a narrow panel."""
-    size, unit = next((s, u) for s, u in ((1_000_000, "M"), (1_000, "k"), (1, "")) if number >= s)
-    return f"{number // size}{unit}"
-
-
-if __name__ == "__main__":
-    given, file = sys.argv[1:]
-    print(json.dumps(measure(Point(**json.loads(given)), Path(file))))

@@ -30,7 +30,7 @@ def summary(work: Work, found: Mapping[str, Any], cores: int) -> dict[str, Any]:
     return {
         "cores": cores,
         "others": round(max(others, 0) / (seconds * cores), 3),
-        "what": f"({work.letter}) {work.what}",
+        "what": work.what,
         "tolerance": dict(work.tolerance),
         "contenders": contenders,
         "ratios": {name: round(value, 3) for name, value in ratios.items()},

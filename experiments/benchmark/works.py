@@ -1,4 +1,7 @@
-"""What aejax and its peers are compared on. Importing this imports neither, so that no process pays for the other."""
+"""What aejax and its peers are compared on.
+
+Importing this imports neither, so that no process pays for the other: configs and images import aejax when called.
+"""
 
 import dataclasses
 import functools
@@ -7,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark import models
-
 
 @dataclasses.dataclass(frozen=True)
 class Work:
     """The same work for every contender.
 
     Attributes:
-      what: the table's words for it.
+      what: words for the table, which begin with a letter.
       kind: what is timed, "train", "encode" or "likelihood": the function of a contender's module.
       model: name of the peers' model, where something is trained.
       config: of aejax's model, objective and optimizer.
@@ -28,7 +29,6 @@ class Work:
     """
 
     name: str
-    letter: str
     what: str
     config: Callable[[], Any]
     images: Callable[[], np.ndarray]
@@ -39,6 +39,67 @@ class Work:
     kind: str = "train"
     model: str = ""
     steps: int = 0
+
+
+def mnist() -> np.ndarray:
+    """All 60,000 of the train split."""
+    from aejax import config, data
+
+    section = config.default().data
+    section.name = "mnist"
+    return data.read(data.find(section)["train"])["x"]
+
+
+def squares() -> np.ndarray:
+    """2,048 images 32x32x3 of 16 x 16 squares in random colors."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (2_048, 16, 16, 3), np.uint8).repeat(2, 1).repeat(2, 2)
+
+
+def plain(config: Any, batch: int) -> Any:
+    """The config with what every library has: Adam at a rate of 1e-3, no schedule, no averaged parameters."""
+    config = config.copy_and_resolve_references().unlock()
+    config.optim.update({"name": "adam", "lr": 1e-3, "schedule": "constant", "warmup": 0, "clip": 0.0})
+    config.update({"batch_size": batch, "ema": 0.0})
+    return config
+
+
+def in_bfloat16(config: Callable[[], Any], batch: int) -> Any:
+    """The config with encoder and decoder in bfloat16, and batches of another size."""
+    changed = config()
+    changed.update({"dtype": "bfloat16", "batch_size": batch})
+    return changed
+
+
+def mlp() -> Any:
+    from configs import stacked
+
+    return plain(stacked.get_config("mnist"), 256)
+
+
+def vae() -> Any:
+    from aejax.config import module
+    from configs import common
+
+    config = common.mlp(module("gaussian", features=20), hidden=(400,))
+    config.objective.weights.kl = 1.0
+    return plain(config, 128)
+
+
+def conv() -> Any:
+    from configs import conv
+
+    return plain(conv.get_config("mnist"), 256)
+
+
+def vq_vae() -> Any:
+    from aejax.config import module
+    from configs import common
+
+    config = common.resnet(module("vq", codes=256, features=16), features=(64, 128))
+    config.likelihood = module("squared_error")
+    config.objective.weights.commitment = 0.25
+    return plain(config, 64)
 
 
 _PYTORCH = ("pytorch, eager", "pytorch, compiled", "pytorch, fused Adam", "pytorch, huge pages")
@@ -52,10 +113,9 @@ _SWINGING = {"first loss": 1e-4, "last loss": 1e-2}
 _ALL = (
     Work(
         "mlp",
-        "a",
-        "train an MLP autoencoder 784-1000-500-250-30",
-        models.mlp,
-        models.mnist,
+        "(a) train an MLP autoencoder 784-1000-500-250-30",
+        mlp,
+        mnist,
         256,
         ("aejax", *_PYTORCH),
         {"pytorch": 1.3},
@@ -65,10 +125,9 @@ _ALL = (
     ),
     Work(
         "vae",
-        "b",
-        "train an MLP VAE 784-400-20",
-        models.vae,
-        models.mnist,
+        "(b) train an MLP VAE 784-400-20",
+        vae,
+        mnist,
         128,
         ("aejax", *_PYTORCH, "pythae", "flax", "flax, huge pages"),
         {"pytorch": 2.0, "pythae": 3.0},
@@ -79,10 +138,9 @@ _ALL = (
     ),
     Work(
         "conv",
-        "c",
-        "train the convolutional autoencoder `conv`",
-        models.conv,
-        models.mnist,
+        "(c) train the convolutional autoencoder `conv`",
+        conv,
+        mnist,
         256,
         ("aejax", *_PYTORCH_IMAGES, "keras", "keras, huge pages"),
         {"pytorch": 1.0, "keras": 2.0},
@@ -92,10 +150,9 @@ _ALL = (
     ),
     Work(
         "vq_vae",
-        "d",
-        "train a residual VQ-VAE on 32x32x3",
-        models.vq_vae,
-        models.squares,
+        "(d) train a residual VQ-VAE on 32x32x3",
+        vq_vae,
+        squares,
         64,
         ("aejax", *_PYTORCH_IMAGES),
         {"pytorch": 1.0},
@@ -105,10 +162,9 @@ _ALL = (
     ),
     Work(
         "encode",
-        "e",
-        "encode 60,000 images with the VAE",
-        models.vae,
-        models.mnist,
+        "(e) encode 60,000 images with the VAE",
+        vae,
+        mnist,
         256,
         ("aejax", "pythae", "bare forward, 256", "bare forward, 1024"),
         {"pythae": 5.0, "bare forward": 0.9},
@@ -117,10 +173,9 @@ _ALL = (
     ),
     Work(
         "likelihood",
-        "f",
-        "log p(x) by 200 importance samples with the VAE",
-        models.vae,
-        models.mnist_few,
+        "(f) log p(x) by 200 importance samples with the VAE",
+        vae,
+        lambda: mnist()[:2_000],
         100,
         ("aejax", "pythae"),
         {"pythae": 20.0},
@@ -139,7 +194,7 @@ def _accelerated(name: str, batch: int, steps: int) -> Work:
         work,
         name=f"{name}_{batch}",
         what=f"{work.what}, batch {batch:,}, bfloat16",
-        config=functools.partial(models.in_bfloat16, work.config, batch),
+        config=functools.partial(in_bfloat16, work.config, batch),
         batch=batch,
         contenders=("aejax", "pytorch, bfloat16 compiled", "pytorch, bfloat16 CUDA graphs"),
         goals={"pytorch": 1.0},

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
-import importlib
-import io
+import importlib.util
 import json
+import os
 import platform
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,9 +22,8 @@ from aejax.models import build
 from aejax.training.step import init, train_step
 from aejax.training.task import make_task
 from experiments import machine
-from experiments.benchmark import contender, contest, profile, report, works
-from experiments.benchmark.contenders import CONTENDERS, Contender, own
-from experiments.benchmark.given import Given
+from experiments.benchmark import contenders, contest, profile, report, works
+from experiments.benchmark.contenders import CONTENDERS, Contender, Given, own
 
 WIDTHS = {"mlp": (6, 5), "vae": (6,), "conv": (4, 6), "vq_vae": (4, 8)}
 
@@ -139,7 +140,7 @@ def test_a_profile_counts_the_operations_of_a_step():
     kernels = 64 * 6 + 6 * 5 + 5 * 3 + 3 * 5 + 5 * 6 + 6 * 64
     assert found["gflop"] * 1e9 > 3 * 2 * kernels * 8 * 0.8  # no gradient of the images
     assert found["step_ms"] > 0
-    assert profile.matrix_rate(1, 64) > 0
+    assert profile.matrix_rate(1, 256) > 0
     assert profile.copy_rate(1, 1_000_000) > 0
 
 
@@ -275,65 +276,85 @@ def test_weights_and_rows_survive_the_file(tmp_path):
 
 
 def test_contenders_whose_packages_are_missing_are_left_out_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(contest, "_there", lambda package: package not in ("torch", "pythae"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: package not in ("torch", "pythae"))
     assert contest.present(works.WORKS["vae"]) == ["aejax", "flax", "flax, huge pages"]
     assert capsys.readouterr().err == "vae: left out for want of pythae, torch; pip install -e '.[bench]'\n"
-    monkeypatch.setattr(contest, "_there", lambda package: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: True)
     assert contest.present(works.WORKS["vae"]) == list(works.WORKS["vae"].contenders)
     assert capsys.readouterr().err == ""
 
 
-CHILD = """
-import sys
-from experiments.benchmark.contender import serve
-from experiments.benchmark.contenders import Contender
-turns = []
-def turn():
-    turns.append(1)
-    if len(turns) == 3:
-        raise ValueError("no third\\nturn")
-    return 5 * len(turns)
-serve(lambda: Contender(7, lambda: {"loss": 0.5}, turn), sys.stdin, sys.stdout)
-"""
+def in_this_process(made, monkeypatch):
+    monkeypatch.setattr(contenders, "build", lambda *who: made)
 
 
-def test_parent_and_child_speak_by_lines():
-    with contest.Child("a work: a contender", [sys.executable, "-c", CHILD]) as child:
-        assert child.ask("check") == {"parameters": 7, "loss": 0.5}
-        turns = [child.ask("turn") for _ in range(2)]
-        assert [turn["images"] for turn in turns] == [5, 10]
-        assert 0.001 < child.ask("peak")["peak_gib"] < 1
-        with pytest.raises(aejax.InputError, match="a work: a contender failed: ValueError: no third turn"):
-            child.ask("turn")
-    assert child._process.returncode is not None
+@pytest.mark.slow
+def test_a_process_of_its_own_answers_for_a_contender(tmp_path):
+    """The one that is built at its first question and kept for the others."""
+    given = contest.given_for(tiny("vae"))
+    given.write(tmp_path / "given.npz")
+    who = ("vae", "flax", tmp_path / "given.npz")
+    with machine.fresh_process({"GLIBC_TUNABLES": "", "JAX_PLATFORMS": "cpu"}) as process:
+        answers = [contest.ask(process, "a", question, *who) for question in (contenders.check, contenders.turn)]
+        assert answers[0]["parameters"] == sum(w.size for w in given.parameters.values())
+        assert answers[1]["images"] == 20 * 8
+        assert process.submit(os.getpid).result() != os.getpid()
 
 
-def test_what_others_take_of_the_cores_is_seen():
-    with contest.Child("busy", [sys.executable, "-c", "while True: pass"]):
+def test_a_turn_is_timed(monkeypatch):
+    in_this_process(Contender(7, lambda: {"loss": 0.5}, lambda: time.sleep(0.1) or 5), monkeypatch)
+    assert contenders.check() == {"parameters": 7, "loss": 0.5}
+    found = contenders.turn()
+    assert found["images"] == 5
+    assert 0.1 <= found["seconds"] < 10
+    assert 0.001 < contenders.peak()["peak_gib"] < 10
+
+
+def test_what_others_take_of_the_cores_is_seen(monkeypatch):
+    in_this_process(Contender(1, dict, lambda: time.sleep(0.5) or 1), monkeypatch)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         time.sleep(0.2)
-        answers = io.StringIO()
-        contender.serve(lambda: Contender(1, dict, lambda: time.sleep(0.5) or 1), ["turn"], answers)
-    assert json.loads(answers.getvalue())["others"] > 0.2
+        others = contenders.turn()["others"]
+        busy.kill()
+    assert others > 0.2
 
 
-def test_a_child_that_dies_is_named_with_its_last_words():
-    with (
-        contest.Child("a work: a contender", [sys.executable, "-c", "import sys; sys.exit('the end')"]) as child,
-        pytest.raises(aejax.InputError, match="a work: a contender ended with status 1: the end"),
-    ):
-        child.ask("check")
+def test_a_contender_that_fails_or_dies_is_named():
+    with machine.fresh_process({"SOME_VARIABLE": "some value"}) as process:
+        assert process.submit(os.getenv, "SOME_VARIABLE").result() == "some value"
+        assert "SOME_VARIABLE" not in os.environ
+        with pytest.raises(aejax.InputError, match="a work: a contender failed: ValueError: invalid literal"):
+            contest.ask(process, "a work: a contender", int, "no number")
+        with pytest.raises(aejax.InputError, match="a work: a contender failed: BrokenProcessPool"):
+            contest.ask(process, "a work: a contender", os._exit, 1)
 
 
-def test_nothing_is_built_before_the_first_command():
+@pytest.mark.slow
+def test_a_process_ends_with_the_one_that_started_it():
+    """Even if that is killed."""
+    code = """
+import os, time
+from experiments.machine import fresh_process
+with fresh_process({}) as process:
+    print(process.submit(os.getpid).result(), flush=True)
+    time.sleep(1000)
+"""
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE) as parent:
+        command_line = Path("/proc", parent.stdout.readline().decode().strip(), "cmdline")
+        assert command_line.read_bytes()
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while command_line.exists() and command_line.read_bytes() and time.monotonic() < deadline:  # a zombie has none
+        time.sleep(0.05)
+    assert time.monotonic() < deadline
+
+
+def test_a_contender_is_built_once_and_not_before_the_first_question(monkeypatch, tmp_path):
     built = []
-
-    def build():
-        built.append(1)
-        return Contender(1, dict, lambda: 3)
-
-    answers = io.StringIO()
-    contender.serve(build, [], answers)
-    assert not built
-    contender.serve(build, ["turn\n", "turn\n"], answers)
-    assert [json.loads(line)["images"] for line in answers.getvalue().splitlines()] == [3, 3]
-    assert len(built) == 1
+    made = Contender(1, dict, lambda: 3)
+    monkeypatch.setattr(own, "train", lambda *arguments: built.append(arguments) or made)
+    monkeypatch.setattr(Given, "read", lambda file: file)
+    contenders.build.cache_clear()
+    assert [contenders.turn("mlp", "aejax", tmp_path)["images"] for _ in range(2)] == [3, 3]
+    assert built == [(works.WORKS["mlp"], tmp_path, "")]
+    contenders.build.cache_clear()

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from aejax.cli.launching.job import Executor
 from aejax.cli.launching.local import Local
-from aejax.cli.launching.slurm import Resources, Slurm
+from aejax.cli.launching.slurm import Slurm
 
 
-def resources() -> Callable[[], Resources]:
-    """Defines --slurm.*. Returns a function that reads them."""
+def resources() -> Callable[[], dict[str, Any]]:
+    """Defines --slurm.*. Returns a function that reads them, by submitit's names."""
     given: dict[str, flags.FlagHolder] = {
         "slurm_partition": flags.DEFINE_string("slurm.partition", None, "Partition to run in."),
         "slurm_account": flags.DEFINE_string("slurm.account", None, "Account to charge."),
@@ -25,10 +25,10 @@ def resources() -> Callable[[], Resources]:
         "cpus_per_task": flags.DEFINE_integer("slurm.cpus", None, "CPUs of each process.", lower_bound=1),
         "mem_gb": flags.DEFINE_float("slurm.memory", None, "GB of memory of each node.", lower_bound=0),
     }
-    return lambda: Resources(**{name: flag.value for name, flag in given.items()})
+    return lambda: {name: flag.value for name, flag in given.items()}
 
 
-def executors() -> Callable[[Path], Executor]:
+def executors() -> Callable[[Path], Local | Slurm]:
     """Defines --executor and its options. Returns a function that makes the executor, given a folder for its files."""
     executor = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "Where the jobs run.")
     at_once = flags.DEFINE_integer(

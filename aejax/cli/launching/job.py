@@ -4,10 +4,10 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 STOPPED = os.EX_TEMPFAIL  # exit status after a stop that saved, so that the same command resumes
 
@@ -36,14 +36,6 @@ class Result:
     name: str
     status: int
     error: str = ""
-
-
-class Executor(Protocol):
-    """A way to run jobs: on this machine, on SLURM or on other hosts."""
-
-    def run(self, jobs: Sequence[Job], stop: Callable[[], bool]) -> Iterator[Result]:
-        """Runs the jobs. Yields one result for each, in the order in which they end."""
-        ...
 
 
 def start(

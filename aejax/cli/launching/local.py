@@ -69,7 +69,9 @@ class _Running:
         self.job, self.stream, self.deadline = job, stream, float("inf")
         self.died: int | None = None  # the first process that failed
         self.processes = list[subprocess.Popen]()
-        port = free_port()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         try:
             for i, env in enumerate(envs):
                 argv = (*job.argv, *together(f"127.0.0.1:{port}", job.processes, i))
@@ -121,8 +123,6 @@ class _Running:
 
 def check(job: Job, kind: str, devices: int) -> None:
     """Raises InputError if the processes of a job cannot have devices of their own."""
-    if job.processes < 1:
-        raise aejax.InputError(f"a job needs at least 1 process, got {job.processes}")
     if kind == "tpu" and job.processes > 1:
         raise aejax.InputError("one process uses all TPU chips of a machine; leave out --processes")
     if kind == "gpu" and devices % job.processes:
@@ -138,9 +138,8 @@ def accelerators() -> tuple[str, list[str]]:
         ("tpu", "TPU_VISIBLE_CHIPS", ("accel[0-9]*", "vfio/[0-9]*")),
     ):
         files = next((there for pattern in patterns if (there := list(Path("/dev").glob(pattern)))), [])
-        found = [
-            str(number) for number in range(len(files))
-        ]  # counted from 0, whatever the files are called in a container
+        # Counted from 0, whatever the files are called in a container.
+        found = [str(number) for number in range(len(files))]
         if variable in os.environ:
             found = [device for device in os.environ[variable].split(",") if device not in ("", "-1")]
         if found and os.environ.get("JAX_PLATFORMS") != "cpu":
@@ -179,9 +178,3 @@ def together(coordinator: str, processes: int, process: int) -> tuple[str, ...]:
     if processes == 1:
         return ()
     return (f"--coordinator={coordinator}", f"--processes={processes}", f"--process={process}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,6 @@ RESTARTS = 1000  # requeues after a time limit, of which a long training may nee
 
 
 @dataclass(frozen=True)
-class Resources:
-    """Resources of each job under submitit's names. None is the cluster's default."""
-
-    slurm_partition: str | None = None
-    slurm_account: str | None = None
-    slurm_qos: str | None = None
-    slurm_constraint: str | None = None
-    timeout_min: int = 60
-    nodes: int = 1
-    gpus_per_node: int | None = None
-    cpus_per_task: int | None = None
-    mem_gb: float | None = None  # per node
-
-    def parameters(self, job: Job) -> dict[str, Any]:
-        """Returns submitit's parameters for the job."""
-        if job.processes % self.nodes:
-            raise aejax.InputError(
-                f"{job.processes} processes cannot be divided among {self.nodes} nodes; "
-                f"give --processes and --slurm.nodes so that they can"
-            )
-        given = {**vars(self), "tasks_per_node": job.processes // self.nodes}
-        return {key: value for key, value in given.items() if value is not None}
-
-
-@dataclass(frozen=True)
 class Slurm:
     """Executor that submits all jobs at once. `folder` holds submitit's own files, and compute nodes must see it.
 
@@ -50,12 +25,22 @@ class Slurm:
     """
 
     folder: Path
-    resources: Resources = Resources()
+    resources: Mapping[str, Any] = field(default_factory=dict)  # by submitit's names; None is the cluster's default
     cluster: str = "slurm"
     poll: float = 5.0  # seconds between two calls of squeue
 
+    def parameters(self, job: Job) -> dict[str, Any]:
+        nodes = self.resources.get("nodes", 1)
+        if job.processes % nodes:
+            raise aejax.InputError(
+                f"{job.processes} processes cannot be divided among {nodes} nodes; "
+                f"give --processes and --slurm.nodes so that they can"
+            )
+        given = {**self.resources, "tasks_per_node": job.processes // nodes}
+        return {key: value for key, value in given.items() if value is not None}
+
     def run(self, jobs: Sequence[Job], stop: Callable[[], bool]) -> Iterator[Result]:
-        parameters = [self.resources.parameters(job) for job in jobs]
+        parameters = [self.parameters(job) for job in jobs]
         submitted = []
         try:
             for job, p in zip(jobs, parameters, strict=True):
@@ -87,10 +72,8 @@ class Slurm:
             executor = submitit.AutoExecutor(self.folder, self.cluster, slurm_max_num_timeout=RESTARTS)
             executor.update_parameters(name=job.name, **parameters)
             kept = {key: os.environ[key] for key in ["SLURM_CONF"] if key in os.environ}
-            with (
-                submitit.helpers.clean_env(),
-                submitit.helpers.environment_variables(**kept),
-            ):  # this process may itself be in a job
+            # This process may itself be in a job.
+            with submitit.helpers.clean_env(), submitit.helpers.environment_variables(**kept):
                 return executor.submit(Task(job))
         except (RuntimeError, subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
             reason = " ".join(str(error).split())

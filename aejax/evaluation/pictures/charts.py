@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from aejax.evaluation.pictures.style import CLASSES, SERIES, new, style
+from aejax.evaluation.pictures.style import CLASSES, SERIES, new, style, use_log_scale
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -36,10 +36,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
             axes.set_title(name.replace("_", " "))
             axes.tick_params(labelbottom=True)
             values = [r[k] for r in history for k in (f"train/{name}", f"validation/{name}") if k in r]
-            if min(values) > 0 and max(values) > 20 * min(values):
-                axes.set_yscale("log")
-                axes.yaxis.set_major_formatter(LogFormatter())
-                axes.yaxis.set_minor_formatter(NullFormatter())
+            use_log_scale(axes, min(values), max(values))
         for axes in panels[max(len(names) - columns, 0) : len(names)]:
             axes.set_xlabel("step")
         handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}

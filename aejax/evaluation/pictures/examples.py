@@ -1,6 +1,4 @@
-"""Pictures of examples: reconstructions and samples."""
-
-from collections.abc import Sequence
+"""Pictures of examples: images and their reconstructions, and points."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -60,13 +58,4 @@ def points(
             axes.set(xlabel=f"coordinate {i + 1}", ylabel=f"coordinate {j + 1}")
             axes.set_aspect("equal", "datalim")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    return figure
-
-
-def samples(images: np.ndarray, columns: int = COLUMNS, rows: Sequence[str] = ()) -> Figure:
-    """Draws images [n, h, w, c] row by row, each row with its name, if any."""
-    tiles = in_rows(images, columns)
-    with style():
-        figure = new(height_of(tiles))
-        show(figure.subplots(), tiles, rows=rows)
     return figure

@@ -1,7 +1,7 @@
 """Pictures of the latent space: maps of codes, and what points of it decode to."""
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -126,15 +126,6 @@ def traversal(
     return codes, units
 
 
-def traversals(tiles: np.ndarray, units: Iterable[int], quantiles: Sequence[float]) -> Figure:
-    """Draws what the codes of `traversal` decode to, [units, quantiles, h, w, c]: a row for each unit."""
-    with style():
-        figure = new(height_of(tiles))
-        rows = [f"unit {u + 1}" for u in units]
-        show(figure.subplots(), tiles, rows, [f"{100 * q:.0f}%" for q in quantiles])
-    return figure
-
-
 def lerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Interpolates linearly from a [d] to b [d] at the fractions t: [len(t), d]."""
     return (1 - t)[:, None] * a + t[:, None] * b
@@ -157,12 +148,3 @@ def slerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 PATHS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {"linear": lerp, "spherical": slerp}
-
-
-def interpolations(pairs: Sequence[np.ndarray]) -> Figure:
-    """Draws what the codes between each pair of examples decode to, [paths, steps, h, w, c], linear on top."""
-    with style():
-        figure = new(sum(height_of(tiles) + 0.12 for tiles in pairs))
-        for axes, tiles in zip(np.atleast_1d(figure.subplots(len(pairs))), pairs, strict=True):
-            show(axes, tiles, rows=list(PATHS))
-    return figure

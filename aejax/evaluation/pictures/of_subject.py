@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from aejax.errors import InputError
 from aejax.evaluation.pictures import charts, examples, latents
-from aejax.evaluation.pictures.style import drawable, style
+from aejax.evaluation.pictures.style import draw_mosaics, drawable, in_rows, style
 from aejax.evaluation.subject import Skipped, Subject
 from aejax.files import inside, local, writable, write_whole
 from aejax.inference.trained import TrainedModel
@@ -71,34 +71,36 @@ def reconstructions(subject: Subject) -> Picture | Skipped:
 
 def samples(subject: Subject) -> Picture | Skipped:
     """Draws samples of the model; skipped where it cannot generate."""
+    test, columns = subject.test, examples.COLUMNS
+    vectors = test.inputs.ndim == 2
+    if not vectors and (reason := _no_image(subject)):
+        return reason
+    label, num = test.condition, 500 if vectors else 8 * columns
+    if label is not None:
+        label = np.resize(label, num) if vectors else np.repeat(np.unique(label)[:10], columns)
+        num = len(label)
     try:
-        return _samples(subject)
+        drawn = subject.run.generate(num, label=label)
     except InputError as error:  # too few saved latents
         return Skipped(str(error))
-
-
-def _samples(subject: Subject) -> Picture | Skipped:
-    run, test = subject.run, subject.test
-    if test.inputs.ndim == 2:
-        drawn = run.generate(500, label=_first(test.condition, 500))
+    if vectors:
         figure = examples.points(test.inputs, drawn, ("data", "samples"))
         return Picture(figure, "Samples of the model and as many examples, by their first coordinates.")
-    if reason := _no_image(subject):
-        return reason
-    rows, columns = 8, examples.COLUMNS
-    if test.condition is None:
-        return Picture(examples.samples(run.generate(rows * columns)), "Samples of the model, not selected.")
-    label = np.unique(test.condition)[:10]
-    drawn = run.generate(len(label) * columns, label=np.repeat(label, columns))
-    return Picture(examples.samples(drawn, rows=[str(v) for v in label]), "Samples of the model, a row for each label.")
+    rows = [] if label is None else [str(v) for v in label[::columns]]
+    how = "not selected" if label is None else "a row for each label"
+    return Picture(draw_mosaics([in_rows(drawn, columns)], rows), f"Samples of the model, {how}.")
 
 
 def latent_map(subject: Subject, projection: str = "pca") -> Picture | Skipped:
     """Draws the map of the codes of the test part."""
-    if reason := no_map(subject):
-        return reason
-    points, names = subject.once(projected, projection)
     part = subject.test.take(ON_THE_MAP)
+    if part.flat_latents.shape[1] < 2:
+        return Skipped("a code of one unit has no plane")
+    if len(part) < 3:
+        return Skipped("a map needs at least three examples")
+    if (part.latents == part.latents[:1]).all():
+        return Skipped("all codes are the same")
+    points, names = subject.once(projected, projection)
     colored = "" if part.label is None else ", colored by label"
     return Picture(latents.latent_map(points, names, part.label), f"The codes of {part}{colored}.")
 
@@ -112,9 +114,8 @@ def plane(subject: Subject) -> Picture | Skipped:
     codes, first, second = latents.grid(subject.test.latents)
     label, of_label = _one_label(subject, len(codes))
     figure = latents.plane(subject.run.decode(codes, label), first, second)
-    return Picture(
-        figure, f"What the plane of the codes decodes to, from the 1% to the 99% quantile of each unit{of_label}."
-    )
+    caption = "What the plane of the codes decodes to, from the 1% to the 99% quantile of each unit"
+    return Picture(figure, f"{caption}{of_label}.")
 
 
 def traversals(subject: Subject) -> Picture | Skipped:
@@ -127,7 +128,8 @@ def traversals(subject: Subject) -> Picture | Skipped:
     codes, units = latents.traversal(test.flat_latents, test.flat_latents[0], QUANTILES)
     label, of_label = _one_label(subject, codes.shape[0] * codes.shape[1])
     images = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
-    figure = latents.traversals(images.reshape(*codes.shape[:2], *images.shape[1:]), units, QUANTILES)
+    tiles = images.reshape(*codes.shape[:2], *images.shape[1:])
+    figure = draw_mosaics([tiles], [f"unit {u + 1}" for u in units], [f"{100 * q:.0f}%" for q in QUANTILES])
     caption = f"One unit at a time takes the values of its quantiles, the most varying unit first{of_label}"
     return Picture(figure, f"{caption}; the other units have the values of the first example.")
 
@@ -147,7 +149,7 @@ def interpolations(subject: Subject) -> Picture | Skipped:
         images = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
         tiles.append(images.reshape(len(latents.PATHS), STEPS, *images.shape[1:]))
     caption = "What codes between those of two examples decode to: on the straight line, and below on the great circle."
-    return Picture(latents.interpolations(tiles), caption)
+    return Picture(draw_mosaics(tiles, list(latents.PATHS)), caption)
 
 
 def usage(subject: Subject) -> Picture | Skipped:
@@ -195,16 +197,6 @@ def draw(subject: Subject, options: Mapping[str, Mapping[str, Any]] = {}) -> Ite
     return ((name, picture(subject, **options.get(name, {}))) for name, picture in PICTURES.items())
 
 
-def no_map(subject: Subject) -> Skipped | None:
-    """Returns why the codes have no map; None where they have one."""
-    if subject.test.flat_latents.shape[1] < 2:
-        return Skipped("a code of one unit has no plane")
-    if len(subject.test) < 3:
-        return Skipped("a map needs at least three examples")
-    codes = subject.test.take(ON_THE_MAP).flat_latents
-    return Skipped("all codes are the same") if (codes == codes[:1]).all() else None
-
-
 def projected(subject: Subject, projection: str) -> tuple[np.ndarray, tuple[str, str]]:
     """Returns the points of the map and the names of its axes, for `subject.once`."""
     return latents.project(subject.test.take(ON_THE_MAP).flat_latents, projection)
@@ -216,15 +208,7 @@ def _no_image(subject: Subject) -> Skipped | None:
 
 
 def _no_units(subject: Subject) -> Skipped | None:
-    return Skipped("a discrete code has no units to vary") if _discrete(subject) else None
-
-
-def _discrete(subject: Subject) -> bool:
-    return subject.run.codebook_size is not None
-
-
-def _first(label: np.ndarray | None, count: int) -> np.ndarray | None:
-    return None if label is None else np.resize(label, count)
+    return None if subject.run.codebook_size is None else Skipped("a discrete code has no units to vary")
 
 
 def _one_label(subject: Subject, count: int) -> tuple[np.ndarray | None, str]:

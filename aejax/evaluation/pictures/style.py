@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullFormatter
+from skimage.util import montage
 
 INK = "#1a1a2e"
 MUTED = "#8b8f9a"  # for frames and minor elements, legible on white and on black
@@ -61,14 +63,11 @@ def mosaic(tiles: np.ndarray) -> np.ndarray:
     """Returns tiles [rows, columns, h, w, 1 or 3] as one RGBA image with transparent gaps and tiles of NaN."""
     rows, columns, h, w, _ = tiles.shape
     gap = gap_of(tiles)
-    image = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, 4), np.float32)
-    for i in range(rows):
-        for j in range(columns):
-            tile = np.broadcast_to(tiles[i, j], (h, w, 3))
-            place = image[i * (h + gap) :, j * (w + gap) :][:h, :w]
-            place[..., :3] = np.clip(np.nan_to_num(tile), 0, 1)
-            place[..., 3] = np.isfinite(tile).all(-1)
-    return image
+    colors = np.broadcast_to(tiles, (rows, columns, h, w, 3)).reshape(-1, h, w, 3).astype(np.float32)
+    opaque = np.isfinite(colors).all(-1, keepdims=True)
+    colored = np.concatenate([np.clip(np.nan_to_num(colors), 0, 1), opaque], -1)
+    whole = montage(colored, (0,) * 4, grid_shape=(rows, columns), padding_width=gap, channel_axis=-1)
+    return whole[gap:-gap, gap:-gap]
 
 
 def gap_of(tiles: np.ndarray) -> int:
@@ -85,6 +84,23 @@ def show(axes: Axes, tiles: np.ndarray, rows: Sequence[str] = (), columns: Seque
     axes.set_xticks(np.arange(len(columns)) * (w + gap) + (w - 1) / 2, columns)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+
+
+def draw_mosaics(mosaics: Sequence[np.ndarray], rows: Sequence[str] = (), columns: Sequence[str] = ()) -> Figure:
+    """Draws mosaics, each as `show` does, below each other."""
+    with style():
+        figure = new(sum(height_of(tiles) + 0.12 for tiles in mosaics))
+        for axes, tiles in zip(np.atleast_1d(figure.subplots(len(mosaics))), mosaics, strict=True):
+            show(axes, tiles, rows, columns)
+    return figure
+
+
+def use_log_scale(axes: Axes, low: float, high: float) -> None:
+    """Sets a log scale for values from `low` to `high` where they differ too much for a linear one."""
+    if low > 0 and high > 20 * low:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def in_rows(images: np.ndarray, columns: int) -> np.ndarray:

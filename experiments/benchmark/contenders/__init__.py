@@ -5,13 +5,58 @@ A file has a function for each kind of work that its library takes part in, `tra
 """
 
 import dataclasses
+import functools
+import importlib
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.given import CHECKED, Given
-from experiments.machine import peak_gib
+from experiments.benchmark.works import WORKS
+from experiments.machine import busy_seconds, peak_gib
+
+CHECKED = 20  # steps in which the equality of the work is checked
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What the parent gives every contender, by a file of NumPy arrays.
+
+    Attributes:
+      images: uint8 [n, height, width, channels].
+      rows: int32 [steps, batch], of the images in each step.
+      weights: by the path in aejax's variables, "params/encoder/dense_0/kernel", in flax's layout.
+    """
+
+    images: np.ndarray
+    rows: np.ndarray
+    weights: Mapping[str, np.ndarray]
+
+    def write(self, file: Path) -> None:
+        np.savez(file, images=self.images, rows=self.rows, **self.weights)
+
+    @classmethod
+    def read(cls, file: Path) -> "Given":
+        with np.load(file) as arrays:
+            weights = {name: arrays[name] for name in arrays.files if "/" in name}
+            return cls(arrays["images"], arrays["rows"], weights)
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Those of the weights that the optimizer trains."""
+        return {name: value for name, value in self.weights.items() if name.startswith("params/")}
+
+    def sizes(self, path: str) -> list[int]:
+        """Of a chain of kernels, params/<path with 0>/kernel and so on: the first's inputs, then each one's outputs."""
+        names = [f"params/{path.format(i)}/kernel" for i in range(len(self.weights))]
+        shapes = [self.weights[name].shape for name in names if name in self.weights]
+        return [shapes[0][-2], *(shape[-1] for shape in shapes)]
+
+    def floats(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Images as float32 in [0, 1]."""
+        return self.images[rows].astype(np.float32) / 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,3 +152,28 @@ CONTENDERS: dict[str, Entry] = {
     "bare forward, 256": Entry("own", "aejax", "256", environment={}, kind="bare_forward"),
     "bare forward, 1024": Entry("own", "aejax", "1024", environment={}, kind="bare_forward"),
 }
+
+
+@functools.cache  # built when the first question comes, so that it disturbs nobody before its turn
+def build(work: str, name: str, file: Path) -> Contender:
+    entry = CONTENDERS[name]
+    module = importlib.import_module(f"experiments.benchmark.contenders.{entry.module}")
+    return getattr(module, entry.kind or WORKS[work].kind)(WORKS[work], Given.read(file), entry.variant)
+
+
+def check(*who: Any) -> dict[str, float]:
+    """In the contender's process: its parameters, and the values that equal work makes equal."""
+    return {"parameters": build(*who).parameters, **build(*who).check()}
+
+
+def turn(*who: Any) -> dict[str, float]:
+    """Seconds and images of a round, and the seconds of the cores that others took meanwhile."""
+    contender = build(*who)
+    begin, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
+    images = contender.turn()
+    seconds, own = time.perf_counter() - begin, time.process_time() - own
+    return {"seconds": seconds, "images": images, "others": busy_seconds() - busy - own}
+
+
+def peak(*who: Any) -> dict[str, float]:
+    return {"peak_gib": build(*who).peak()}

@@ -8,8 +8,7 @@ import optax
 from flax.training.train_state import TrainState
 from flax.traverse_util import unflatten_dict
 
-from experiments.benchmark.contenders import Contender, training
-from experiments.benchmark.given import Given
+from experiments.benchmark.contenders import Contender, Given, training
 from experiments.benchmark.works import Work
 
 

@@ -13,8 +13,7 @@ from aejax.distributed.partition import Partition
 from aejax.training.multistep import compile_steps, steps_at_once
 from aejax.training.step import start
 from aejax.training.task import make_task
-from experiments.benchmark.contenders import Contender, mean_square, training
-from experiments.benchmark.given import Given
+from experiments.benchmark.contenders import Contender, Given, mean_square, training
 from experiments.benchmark.works import Work
 from experiments.machine import peak_gib
 

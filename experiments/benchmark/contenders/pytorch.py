@@ -5,10 +5,9 @@ import os
 import numpy as np
 import torch
 
-from experiments.benchmark.contenders import Contender, training
+from experiments.benchmark.contenders import Contender, Given, training
 from experiments.benchmark.contenders.torch_models import MLP, VAE, Conv, load
 from experiments.benchmark.contenders.torch_vq_vae import VQVAE
-from experiments.benchmark.given import Given
 from experiments.benchmark.works import Work
 from experiments.machine import peak_gib
 

@@ -5,6 +5,7 @@ averaged over the batch; `decoded(x)` gives the decoder's output and what else t
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -12,17 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.benchmark.given import Given
+from experiments.benchmark.contenders import Given
 
 
-def dense(sizes: list[int], activation: nn.Module, last: bool = False) -> nn.Sequential:
-    """Linear layers of these sizes, the activation behind each, or behind each but the `last`."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+def chain(
+    name: str, layer: Callable[[int, int], nn.Module], sizes: list[int], behind: nn.Module, last: bool = False
+) -> nn.Sequential:
+    """Layers of these sizes, what stands `behind` after each, or after each but the `last`."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (before, after) in enumerate(pairwise(sizes)):
-        layers[f"dense_{i}"] = nn.Linear(before, after)
+        layers[name.format(i)] = layer(before, after)
         if not last or i < len(sizes) - 2:
-            layers[f"activation_{i}"] = activation
+            layers[f"behind_{i}"] = behind
     return nn.Sequential(layers)
+
+
+def conv(before: int, after: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, padding=1)
 
 
 class MLP(nn.Module):
@@ -31,12 +38,12 @@ class MLP(nn.Module):
     def __init__(self, given: Given):
         super().__init__()
         encoder, decoder = given.sizes("encoder/dense_{}"), given.sizes("decoder/dense_{}")
-        self.encoder = dense(encoder, nn.GELU(approximate="tanh"))
+        self.encoder = chain("dense_{}", nn.Linear, encoder, nn.GELU(approximate="tanh"))
         self.bottleneck = nn.ModuleDict({"dense": nn.Linear(encoder[-1], decoder[0])})
-        self.decoder = dense(decoder, nn.GELU(approximate="tanh"), last=True)
+        self.decoder = chain("dense_{}", nn.Linear, decoder, nn.GELU(approximate="tanh"), last=True)
 
     def decoded(self, x):
-        return self.decoder(self.bottleneck["dense"](self.encoder(x)))
+        return self.decoder(self.bottleneck["dense"](self.encoder(x.flatten(1))))
 
     def forward(self, x):
         return F.mse_loss(self.decoded(x), x.flatten(1), reduction="sum") / len(x)
@@ -48,24 +55,17 @@ class VAE(nn.Module):
     def __init__(self, given: Given):
         super().__init__()
         encoder, decoder = given.sizes("encoder/dense_{}"), given.sizes("decoder/dense_{}")
-        self.encoder = dense(encoder, nn.ReLU())
+        self.encoder = chain("dense_{}", nn.Linear, encoder, nn.ReLU())
         self.bottleneck = nn.ModuleDict({name: nn.Linear(encoder[-1], decoder[0]) for name in ("mean", "log_std")})
-        self.decoder = dense(decoder, nn.ReLU(), last=True)
-
-    def posterior(self, x):
-        h = self.encoder(x)
-        return self.bottleneck["mean"](h), self.bottleneck["log_std"](h)
+        self.decoder = chain("dense_{}", nn.Linear, decoder, nn.ReLU(), last=True)
 
     def forward(self, x):
-        mean, log_std = self.posterior(x)
+        h = self.encoder(x.flatten(1))
+        mean, log_std = self.bottleneck["mean"](h), self.bottleneck["log_std"](h)
         logits = self.decoder(mean + log_std.exp() * torch.randn_like(mean))
         error = F.binary_cross_entropy_with_logits(logits, x.flatten(1), reduction="sum")
         kl = 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum()
         return (error + kl) / len(x)
-
-
-def _conv(before: int, after: int) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, padding=1)
 
 
 class Conv(nn.Module):
@@ -74,37 +74,26 @@ class Conv(nn.Module):
     def __init__(self, given: Given):
         super().__init__()
         down, up = given.sizes("encoder/conv_{}"), given.sizes("decoder/conv_{}")
-        self.encoder = nn.ModuleDict({f"conv_{i}": _conv(*down[i : i + 2]) for i in range(len(down) - 1)})
-        self.bottleneck = nn.ModuleDict({"conv": _conv(down[-1], up[0])})
-        self.decoder = nn.ModuleDict({f"conv_{i}": _conv(*up[i : i + 2]) for i in range(len(up) - 1)})
+        self.encoder = chain("conv_{}", conv, down, nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+        self.bottleneck = chain("conv", conv, [down[-1], up[0]], nn.ReLU())
+        self.decoder = chain("conv_{}", conv, up, nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=2)), last=True)
 
     def decoded(self, x):
-        for conv in self.encoder.values():
-            x = F.max_pool2d(F.relu(conv(x)), 2)
-        x = F.relu(self.bottleneck["conv"](x))
-        *hidden, last = self.decoder.values()
-        for conv in hidden:
-            x = F.interpolate(F.relu(conv(x)), scale_factor=2)
-        return last(x)
+        return self.decoder(self.bottleneck(self.encoder(x)))
 
     def forward(self, x):
         return F.binary_cross_entropy_with_logits(self.decoded(x), x, reduction="sum") / len(x)
 
 
-class Norm(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.group = nn.GroupNorm(int(np.gcd(32, width)), width, eps=1e-6)
-
-    def forward(self, x):
-        return self.group(x)
+def norm(width: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(group=nn.GroupNorm(int(np.gcd(32, width)), width, eps=1e-6)))
 
 
 class Block(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.norm_0, self.conv_0 = Norm(width), _conv(width, width)
-        self.norm_1, self.conv_1 = Norm(width), _conv(width, width)
+        self.norm_0, self.conv_0 = norm(width), conv(width, width)
+        self.norm_1, self.conv_1 = norm(width), conv(width, width)
 
     def forward(self, x):
         return x + self.conv_1(F.relu(self.norm_1(self.conv_0(F.relu(self.norm_0(x))))))

@@ -1,49 +1,31 @@
 """(d) in PyTorch: `torch_models` with residual blocks and a codebook that follows by moving averages."""
 
+from collections import OrderedDict
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.benchmark.contenders.torch_models import Block, Downsample, Norm, Upsample
-from experiments.benchmark.given import Given
+from experiments.benchmark.contenders import Given
+from experiments.benchmark.contenders.torch_models import Block, Downsample, Upsample, conv, norm
 
 
-class Encoder(nn.Module):
-    def __init__(self, sizes: list[int]):
-        super().__init__()
-        self.stages = len(sizes) - 1
-        for i, (before, after) in enumerate(pairwise(sizes)):
-            self.add_module(f"downsample_{i}", Downsample(before, after))
-            self.add_module(f"block_{i}_0", Block(after))
-        self.norm = Norm(sizes[-1])
-
-    def forward(self, x):
-        for i in range(self.stages):
-            x = getattr(self, f"block_{i}_0")(getattr(self, f"downsample_{i}")(x))
-        return F.relu(self.norm(x))
+def encoder(sizes: list[int]) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (before, after) in enumerate(pairwise(sizes)):
+        layers |= {f"downsample_{i}": Downsample(before, after), f"block_{i}_0": Block(after)}
+    return nn.Sequential(layers | {"norm": norm(sizes[-1]), "relu": nn.ReLU()})
 
 
-class Decoder(nn.Module):
-    """`sizes`: channels of the code, of each stage, of the image."""
-
-    def __init__(self, sizes: list[int]):
-        super().__init__()
-        self.stages = len(sizes) - 2
-        self.conv = nn.Conv2d(sizes[0], sizes[1], 3, padding=1)
-        for i, (width, after) in enumerate(pairwise(sizes[1:])):
-            self.add_module(f"block_{i}_0", Block(width))
-            self.add_module(f"upsample_{i}", Upsample(width, after))
-        self.norm = Norm(sizes[-2])
-
-    def forward(self, z):
-        x = self.conv(z)
-        for i in range(self.stages):
-            x = getattr(self, f"block_{i}_0")(x)
-            x = F.relu(self.norm(x)) if i == self.stages - 1 else x
-            x = getattr(self, f"upsample_{i}")(x)
-        return x
+def decoder(features: int, sizes: list[int]) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv(features, sizes[0]))
+    for i, (width, after) in enumerate(pairwise(sizes)):
+        layers[f"block_{i}_0"] = Block(width)
+        if i == len(sizes) - 2:
+            layers |= {"norm": norm(width), "relu": nn.ReLU()}
+        layers[f"upsample_{i}"] = Upsample(width, after)
+    return nn.Sequential(layers)
 
 
 class Quantizer(nn.Module):
@@ -81,12 +63,12 @@ class VQVAE(nn.Module):
         super().__init__()
         down, up = given.sizes("encoder/downsample_{}"), given.sizes("decoder/upsample_{}/conv")
         codes, features = given.weights["codebook/bottleneck/codebook/sums"].shape
-        self.encoder = Encoder(down)
+        self.encoder = encoder(down)
         self.bottleneck = Quantizer(down[-1], codes, features)
         for name in ("shares", "sums"):
             book = given.weights[f"codebook/bottleneck/codebook/{name}"]
             self.bottleneck.get_buffer(name).copy_(torch.tensor(book))
-        self.decoder = Decoder([features, up[0], *(phases // 4 for phases in up[1:])])
+        self.decoder = decoder(features, [up[0], *(phases // 4 for phases in up[1:])])
 
     def decoded(self, x):
         z, distance = self.bottleneck(self.encoder(x))

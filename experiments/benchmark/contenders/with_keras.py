@@ -4,8 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from experiments.benchmark.contenders import Contender, training
-from experiments.benchmark.given import Given
+from experiments.benchmark.contenders import Contender, Given, training
 from experiments.benchmark.works import Work
 
 

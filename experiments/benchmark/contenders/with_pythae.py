@@ -10,10 +10,9 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-from experiments.benchmark.contenders import Contender, mean_square, training
+from experiments.benchmark.contenders import Contender, Given, mean_square, training
 from experiments.benchmark.contenders.pytorch import count, use_pinned_cores
 from experiments.benchmark.contenders.torch_models import VAE, load
-from experiments.benchmark.given import Given
 from experiments.benchmark.works import Work
 
 
@@ -23,7 +22,7 @@ class Encoder(BaseEncoder):
         self.hidden, self.heads = vae.encoder, vae.bottleneck
 
     def forward(self, x):
-        h = self.hidden(x)
+        h = self.hidden(x.flatten(1))
         return ModelOutput(embedding=self.heads["mean"](h), log_covariance=2 * self.heads["log_std"](h))
 
 

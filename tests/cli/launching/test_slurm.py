@@ -11,7 +11,7 @@ import pytest
 
 import aejax
 from aejax.cli.launching.job import STOPPED, Job, Result
-from aejax.cli.launching.slurm import Resources, Slurm
+from aejax.cli.launching.slurm import Slurm
 from aejax.workdir import metrics_log
 
 NEVER = lambda: False  # noqa: E731
@@ -68,7 +68,15 @@ def test_jobs_are_taken_back_where_a_later_one_is_refused(tmp_path, monkeypatch)
 
 def test_resources_as_submitit_calls_them(tmp_path):
     job = python("x", "", tmp_path, processes=8)
-    asked = Resources("p", timeout_min=30, nodes=2, gpus_per_node=4, cpus_per_task=3, mem_gb=1.5).parameters(job)
+    given = {
+        "slurm_partition": "p",
+        "slurm_qos": None,
+        "timeout_min": 30,
+        "nodes": 2,
+        "gpus_per_node": 4,
+        "mem_gb": 1.5,
+    }
+    asked = Slurm(tmp_path, {**given, "cpus_per_task": 3}).parameters(job)
     assert asked == {
         "timeout_min": 30,
         "nodes": 2,
@@ -79,7 +87,7 @@ def test_resources_as_submitit_calls_them(tmp_path):
         "slurm_partition": "p",
     }
     with pytest.raises(aejax.InputError, match="8 processes cannot be divided among 3 nodes"):
-        Resources(nodes=3).parameters(job)
+        Slurm(tmp_path, {"nodes": 3}).parameters(job)
 
 
 def test_jobs_by_submitit_on_this_machine(submitit, tmp_path):
