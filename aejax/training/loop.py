@@ -5,7 +5,7 @@ import itertools
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from aejax.training.multistep import Steps, batches, compile_steps, hint, steps_
 from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
-from aejax.training.task import Parts, check_data, check_parts, make_config, make_task, single_device_task
+from aejax.training.task import Parts, check_data, make_config, make_task, single_device_task, take_parts
 from aejax.training.warm_start import InitFrom, initialize
 from aejax.workdir import checkpoint
 from aejax.workdir.checkpoint import Checkpoints, InMemory
@@ -54,18 +54,13 @@ Data = Splits | Callable[[ConfigDict], Splits]
 Adjust = Callable[[PyTree], PyTree]
 
 
-def never() -> bool:
-    """Returns False: nobody asks training to stop."""
-    return False
-
-
 def train(
     config: ConfigDict,
     workdir: str | Path,
     *,
     data: Data = load,
     devices: Sequence[jax.Device] | None = None,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
     profiled: range | None = None,
     adjust: Adjust | None = None,
@@ -98,7 +93,8 @@ def train(
       InputError: the config, the data or the workdir do not fit; StorageError: the workdir cannot be read or written;
         DivergedError: a metric is not finite. Each is one line that says what to change.
     """
-    return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust, init_from, change)
+    given = (data, devices, quiet, adjust, init_from, change)
+    return _train(config, local(workdir), Checkpoints, *given, stop=stop, profiled=profiled)
 
 
 def fit(
@@ -149,8 +145,7 @@ def fit(
     own = {"model": model, "objective": objective, "optimizer": optimizer}
     more = {"corruption": corruption, "discriminator": discriminator}
     if config is None:
-        parts, examples = _take_parts({"data": data, **own}, {k: v for k, v in more.items() if v is not None}), data
-        of_data = config_lib.default().data
+        parts, examples, of_data = take_parts({"data": data, **own}, more), data, config_lib.default().data
     elif given := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
         raise InputError(f"fit takes a config, or the objects that it would describe: leave config or {given[0]}= out")
     else:
@@ -169,20 +164,9 @@ def fit(
     config_lib.check(config)
     splits = split({"train": source}, config.data)
     if workdir is not None:
-        return _train(
-            config, local(workdir), Checkpoints, splits, devices, never, quiet, None, adjust, init_from, change, parts
-        )
+        return _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
-        return _train(config, Path(folder), InMemory, splits, devices, never, quiet, None, adjust, init_from, (), parts)
-
-
-def _take_parts(needed: Mapping[str, Any], more: Mapping[str, Any]) -> Parts:
-    """Returns the parts that `fit` was given. Raises InputError if one is missing or of another kind."""
-    if missing := [f"{name}=" for name, value in needed.items() if value is None]:
-        raise InputError(f"fit without a config needs {', '.join(missing)}; give them, or a config and the examples")
-    parts = Parts(needed["model"], needed["objective"], needed["optimizer"], **more)
-    check_parts(parts)
-    return parts
+        return _train(config, Path(folder), InMemory, splits, devices, quiet, adjust, init_from, (), parts)
 
 
 def _train(
@@ -191,13 +175,13 @@ def _train(
     checkpoints: type[Checkpoints] | type[InMemory],
     data: Data,
     devices: Sequence[jax.Device] | None,
-    stop: Callable[[], bool],
     quiet: bool,
-    profiled: range | None,
     adjust: Adjust | None,
     init_from: InitFrom | None,
     change: Collection[str],
     parts: Parts | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    profiled: range | None = None,
 ) -> Run:
     """Trains as `train` does, with the given class of checkpoints, and `parts` in place of the config's."""
     config_lib.check(config)

@@ -48,7 +48,7 @@ class Window:
             self._log(step, {name: np.concatenate([d[name] for d in host], axis=-1) for name in host[0]})
 
 
-class Recorder:
+class Recorder(contextlib.AbstractContextManager["Recorder"]):
     """Log and checkpoints of one run, as a context manager that waits for the save in progress.
 
     Attributes:
@@ -117,9 +117,6 @@ class Recorder:
         newest = self._checkpoints.load_newest()
         assert newest is not None
         return newest
-
-    def __enter__(self) -> "Recorder":
-        return self
 
     def __exit__(self, *error: Any) -> None:
         """Waits for the save and tells trackers of an error that ended the run; ignores a second error."""

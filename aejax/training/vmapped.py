@@ -20,7 +20,7 @@ from aejax.inference.run import Run, from_checkpoint
 from aejax.training import loop, optimizers
 from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, scan_steps, steps_at_once
-from aejax.training.recorder import Recorder, Window
+from aejax.training.recorder import Metrics, Recorder, Window
 from aejax.training.step import Task
 from aejax.training.task import make_task, single_device_task
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
@@ -36,7 +36,7 @@ def train_together(
     *,
     data: loop.Data = load,
     devices: Sequence[jax.Device] | None = None,
-    stop: Callable[[], bool] = loop.never,
+    stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
 ) -> list[Run | AejaxError]:
     """Trains several runs in one program, or a single run by `aejax.train`.
@@ -100,11 +100,12 @@ def train_together(
         validate = compile_validation(task, config.batch_size, partition, validation, configure)
         sample = compile_sampling(single_device_task(task), partition, fixed)
         with contextlib.ExitStack() as running:
-            members = [Member(each) for each in opened]
-            for i, member in enumerate(members):
-                running.enter_context(member)
+            members = []
+            for i, each in enumerate(opened):
                 own = pick(values, i)
-                member.open(spec, trained_on, lambda state, own=own: validate(state, own), sample, True)
+                member = Member(each, spec, trained_on, lambda state, own=own: validate(state, own), sample, True)
+                running.enter_context(member)
+                members.append(member)
             recorder = Recorders(members, config.log_every)
             steps = range(begin, begin if recorder.done else config.steps)
             of_run = [batches(training, config.batch_size, c.seed, partition, at_once, steps) for c in configs]
@@ -113,10 +114,10 @@ def train_together(
             loop.run_steps(train_steps, state, training.held, dispatches, recorder, first, at_once, should_stop)
         if not any(member.error for member in members):
             partition.wait()  # until all is written
-    return [member.error or from_checkpoint(member.recorder.load_newest()) for member in members]
+    return [member.error or from_checkpoint(member.load_newest()) for member in members]
 
 
-class Member:
+class Member(Recorder):
     """Recorder of one of several runs, which an error ends without ending the others.
 
     Attributes:
@@ -124,41 +125,40 @@ class Member:
     """
 
     error: AejaxError | None = None
-    recorder: Recorder
+    opened = False
 
-    def __init__(self, opened: OpenWorkdir):
-        self._opened = opened
+    def __init__(self, workdir: OpenWorkdir, *arguments: Any):
+        self._workdir = workdir
+        with self._guard():
+            super().__init__(workdir, *arguments)
+            self.opened = True
 
-    @property
-    def done(self) -> bool:
-        """Returns true after an error or early stopping."""
-        return self.error is not None or self.recorder.done
+    def log(self, step: int, metrics: Metrics) -> None:
+        with self._guard():
+            super().log(step, metrics)
 
-    def open(self, *arguments: Any) -> None:
-        """Opens the recorder with the arguments of `Recorder` that follow the workdir."""
-        with self.guard():
-            self.recorder = Recorder(self._opened, *arguments)
+    def save(self, step: int, state: PyTree, validated: bool) -> None:
+        with self._guard():
+            super().save(step, state, validated)
 
     @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
+    def _guard(self) -> Iterator[None]:
         """Catches the error of a run; keeps and records the first one."""
         try:
             yield
         except AejaxError as error:
+            self.done = True
             if self.error is None:
                 self.error = error
-                if self._opened.primary:
-                    record_failure(self._opened.folder, error)
-
-    def __enter__(self) -> "Member":
-        return self
+                if self._workdir.primary:
+                    record_failure(self._workdir.folder, error)
 
     def __exit__(self, *error: Any) -> None:
         """Closes the recorder and tells trackers of the run's own error, or of the one that ends all runs."""
         own = (type(self.error), self.error, None) if self.error else (None, None, None)
-        with self.guard():
-            if hasattr(self, "recorder"):
-                self.recorder.__exit__(*(error if error[0] else own))
+        with self._guard():
+            if self.opened:
+                super().__exit__(*(error if error[0] else own))
 
 
 class Recorders:
@@ -181,15 +181,13 @@ class Recorders:
         self._window.flush(step)
         for i, member in enumerate(self._members):
             if not member.done:
-                with member.guard():
-                    member.recorder.save(step, pick(state, i), validated)
+                member.save(step, pick(state, i), validated)
 
-    def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def _log(self, step: int, metrics: Metrics) -> None:
         """Logs the metrics [runs, steps] of each run that has not ended."""
         for i, member in enumerate(self._members):
             if not member.done:
-                with member.guard():
-                    member.recorder.log(step, pick(metrics, i))
+                member.log(step, pick(metrics, i))
 
 
 def compile_together(

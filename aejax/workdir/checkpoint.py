@@ -52,10 +52,10 @@ class Checkpoint(NamedTuple):
     broken: tuple[int, ...] = ()
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """Writer of checkpoints, asynchronous; keeps the newest `keep` and the one with the lowest validation loss.
 
-    Close it, or use it as a context manager: an exit without that loses the save in progress.
+    As a context manager it waits at its end: a process that exits before that loses the save in progress.
     """
 
     def __init__(self, workdir: Path, keep: int, metadata: Mapping[str, Any], broken: tuple[int, ...] = ()):
@@ -113,13 +113,6 @@ class Checkpoints:
                 self._manager.wait_until_finished()
         return max(list_steps(self._folder.parent), default=None)
 
-    def close(self) -> None:
-        """Waits for the save in progress."""
-        with self._guard_storage():
-            if self._manager:
-                self._manager.wait_until_finished()
-                self._manager.close()
-
     def _open_manager(self, divided: bool) -> ocp.CheckpointManager:
         """Returns Orbax's manager for several processes, of which only the first one takes part unless `divided`.
 
@@ -142,18 +135,19 @@ class Checkpoints:
                 reason = os.strerror(errno.ENOSPC)
             raise StorageError(f"{make_write_error(self._folder, reason)}; {newest}") from error
 
-    def __enter__(self) -> "Checkpoints":
-        return self
-
     def load_newest(self) -> Checkpoint | None:
         """Returns the newest checkpoint that can be read, or None."""
         return load_newest(self._folder.parent)
 
     def __exit__(self, *_: Any) -> None:
-        self.close()
+        """Waits for the save in progress."""
+        with self._guard_storage():
+            if self._manager:
+                self._manager.wait_until_finished()
+                self._manager.close()
 
 
-class InMemory:
+class InMemory(contextlib.AbstractContextManager["InMemory"]):
     """Newest checkpoint in memory, with the interface of `Checkpoints`: for `fit` without a workdir."""
 
     def __init__(self, workdir: Path, keep: int, metadata: Mapping[str, Any], broken: tuple[int, ...] = ()):
@@ -171,9 +165,6 @@ class InMemory:
     def load_newest(self) -> Checkpoint | None:
         """Returns the newest checkpoint."""
         return self._newest
-
-    def __enter__(self) -> "InMemory":
-        return self
 
     def __exit__(self, *_: Any) -> None:
         """Does nothing: nothing is open."""

@@ -40,7 +40,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
     return records
 
 
-class Logs:
+class Logs(contextlib.AbstractContextManager["Logs"]):
     """Writer of metrics, which appear on disk at once. A run that resumes at step `start` drops later records."""
 
     def __init__(self, workdir: Path, start: int, config: ConfigDict, quiet: bool = False):
@@ -94,9 +94,6 @@ class Logs:
         self._file.write(json.dumps(self.history[-1]) + "\n")
         for tracker in self._trackers:
             tracker.write(step, metrics)
-
-    def __enter__(self) -> "Logs":
-        return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
