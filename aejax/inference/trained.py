@@ -110,10 +110,7 @@ class TrainedModel:
 
     def code(self, x: ArrayLike, label: ArrayLike | None = None) -> dict[str, Num[np.ndarray, "n ..."]]:
         """Returns the latents of x as `z` and, for discrete codes, their `indices`, from one computation."""
-        x = self.spec.check(x)
-        code = map_batches(
-            self._code, x, check_labels(label, len(x), self.config.classes), limit_batch(self.spec.shape)
-        )
+        code = self._map(self._code, self.spec.check(x), label)
         check_finite(code["z"], _FAR)
         return code
 
@@ -126,9 +123,7 @@ class TrainedModel:
         """
         x = self.spec.check(x)
         keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
-        sampled = map_batches(
-            self._sample, x, (keys, *check_labels(label, len(x), self.config.classes)), limit_batch(self.spec.shape)
-        )
+        sampled = self._map(self._sample, x, label, keys)
         check_finite(sampled, _FAR)
         return sampled
 
@@ -168,9 +163,7 @@ class TrainedModel:
         if not z.size or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
-        decoded = map_batches(
-            self._decode, z, check_labels(label, len(z), self.config.classes), limit_batch(self.spec.shape)
-        )
+        decoded = self._map(self._decode, z, label)
         check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return decoded
 
@@ -186,7 +179,9 @@ class TrainedModel:
         The KL has weight 1, whatever weight the run was trained with. The other arguments are those of
         `log_likelihood`. Raises InputError if the run has no density of x, or its code no KL.
         """
-        return self.density.elbo(x, seed, label, scale)
+        if reason := self.density.no_elbo:
+            raise InputError(reason)
+        return self.density.parts(x, seed, label, scale).elbo
 
     def log_likelihood(
         self,
@@ -268,6 +263,11 @@ class TrainedModel:
             rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
             return self.decode(self.latents[(rows, *np.indices(shape))], label)
         return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
+
+    def _map(self, function: Callable, x: np.ndarray, label: ArrayLike | None, *more: Any) -> Any:
+        """Applies a function of (x, *more, label) in batches. Raises InputError for labels that do not fit x."""
+        labels = check_labels(label, len(x), self.config.classes)
+        return map_batches(function, x, (*more, *labels), limit_batch(self.spec.shape))
 
     @functools.cached_property
     def _on_device(self) -> Any:

@@ -13,7 +13,7 @@ from aejax.errors import AejaxError, DivergedError
 from aejax.training.evaluator import Sample, Validate
 from aejax.workdir.checkpoint import Checkpoint, Checkpoints, InMemory
 from aejax.workdir.lifecycle import OpenWorkdir, guard_storage, is_stale
-from aejax.workdir.metrics_log import Logs, Unwritten
+from aejax.workdir.metrics_log import Logs
 
 Metrics = Mapping[str, np.ndarray]  # [steps]
 
@@ -74,8 +74,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         self._folder, self._patience, self._validate, self._sample = opened.folder, config.patience, validate, sample
         self._window = Window(config.log_every, self.log)
         with contextlib.ExitStack() as opening, guard_storage(self._folder):
-            logs = Logs if opened.primary else Unwritten
-            self._logs = opening.enter_context(logs(self._folder, opened.begin, config, quiet))
+            self._logs = opening.enter_context(Logs(self._folder, opened.begin, config, quiet, opened.primary))
             self._checkpoints = checkpoints(self._folder, config.keep, metadata, broken)
             opening.enter_context(self._checkpoints)
             self._open = opening.pop_all()
@@ -114,9 +113,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
 
     def load_newest(self) -> Checkpoint:
         """Returns the newest checkpoint, after the context has ended."""
-        newest = self._checkpoints.load_newest()
-        assert newest is not None
-        return newest
+        return self._checkpoints.load_newest()
 
     def __exit__(self, *error: Any) -> None:
         """Waits for the save and tells trackers of an error that ended the run; ignores a second error."""

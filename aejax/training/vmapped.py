@@ -201,7 +201,8 @@ def compile_together(
 
     def steps(state: PyTree, held: PyTree, batches: PyTree, reduce: Any) -> Any:
         def one(state: PyTree, batches: PyTree, key: Array, values: Any) -> Any:
-            return scan_steps(state, held, batches, key, task=set_hyperparameters(task, config, values), reduce=reduce)
+            own = set_hyperparameters(task, config, values)
+            return scan_steps(state, held, batches, key=key, task=own, reduce=reduce)
 
         return jax.vmap(one)(state, stack_trees(batches), jnp.stack(keys), dict(values))
 

@@ -135,9 +135,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 reason = os.strerror(errno.ENOSPC)
             raise StorageError(f"{make_write_error(self._folder, reason)}; {newest}") from error
 
-    def load_newest(self) -> Checkpoint | None:
-        """Returns the newest checkpoint that can be read, or None."""
-        return load_newest(self._folder.parent)
+    def load_newest(self) -> Checkpoint:
+        """Returns the newest checkpoint that can be read."""
+        return find(self._folder.parent, "newest")
 
     def __exit__(self, *_: Any) -> None:
         """Waits for the save in progress."""
@@ -162,8 +162,9 @@ class InMemory(contextlib.AbstractContextManager["InMemory"]):
     def find_newest_step(self) -> None:
         """Returns None: nothing can be resumed from."""
 
-    def load_newest(self) -> Checkpoint | None:
+    def load_newest(self) -> Checkpoint:
         """Returns the newest checkpoint."""
+        assert self._newest is not None
         return self._newest
 
     def __exit__(self, *_: Any) -> None:
@@ -213,17 +214,6 @@ def load_newest(workdir: Path) -> Checkpoint | None:
     raise StorageError(f"none of the checkpoints in {folder} can be read; restore one, or use another workdir")
 
 
-def load(workdir: Path, step: int | None) -> Checkpoint | None:
-    """Returns the checkpoint of a step, or None if there is none. Raises StorageError if it cannot be read."""
-    if step not in list_steps(workdir):
-        return None
-    path = Path(workdir).absolute() / FOLDER / str(step)
-    read = _read(path)
-    if isinstance(read, str):
-        raise StorageError(f"checkpoint {path} cannot be read ({read}); load another step")
-    return Checkpoint(int(path.name), *read)
-
-
 def find(workdir: Path, step: Any) -> Checkpoint:
     """Returns the checkpoint of a step, of the "newest", or of the "best", which has the lowest validation loss.
 
@@ -232,12 +222,18 @@ def find(workdir: Path, step: Any) -> Checkpoint:
     whole = isinstance(step, int | np.integer) and not isinstance(step, bool) and step < 2**63
     if not whole and not (isinstance(step, str) and step in ("newest", "best")):
         raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
-    saved = load_newest(workdir) if step == "newest" else load(workdir, find_best(workdir) if step == "best" else step)
-    if saved is None:
-        if kept := list_steps(workdir):
+    if step == "newest" and (saved := load_newest(workdir)):
+        return saved
+    kept, number = list_steps(workdir), find_best(workdir) if step == "best" else step
+    if number not in kept:
+        if kept:
             raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
         raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
-    return saved
+    path = Path(workdir).absolute() / FOLDER / str(number)
+    read = _read(path)
+    if isinstance(read, str):
+        raise StorageError(f"checkpoint {path} cannot be read ({read}); load another step")
+    return Checkpoint(int(path.name), *read)
 
 
 def read_metadata(workdir: Path) -> dict[str, Any]:
