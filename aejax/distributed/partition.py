@@ -45,10 +45,7 @@ class Partition:
     def check(self, batch_size: int) -> None:
         """Raises InputError if the devices cannot divide a batch evenly."""
         if batch_size % len(self.devices):
-            raise InputError(
-                f"batch_size={batch_size} cannot be divided among {len(self.devices)} devices; "
-                f"choose a multiple of {len(self.devices)}"
-            )
+            raise InputError(f"batch_size={batch_size} must be a multiple of the {len(self.devices)} devices")
 
     def own(self, batch_size: int) -> slice:
         """Returns the slice of a batch that this process reads, for its own devices."""

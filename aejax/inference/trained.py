@@ -238,9 +238,7 @@ class TrainedModel:
                 raise InputError(f"the run's codes are (n, *{shape}), the sampler's (n, *{sampler.shape})")
             size = getattr(sampler.kind, "size", None)
             if size != self.codebook_size:
-                raise InputError(
-                    f"the sampler is for {size} codes and the run has {self.codebook_size}: fit one on its indices"
-                )
+                raise InputError(f"the sampler has {size} codes, the run {self.codebook_size}; fit one on its indices")
             code = sampler.sample(num, seed)
             return self.decode(code if self.codebook_size is None else self.lookup(code), label)
         prior: Any = self.model.apply(self._on_device, method="prior")

@@ -43,7 +43,7 @@ from aejax.training.multistep import Steps, batches, compile_steps, hint, steps_
 from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
-from aejax.training.task import Parts, check_data, make_config, make_task, single_device_task, take_parts
+from aejax.training.task import Parts, check_data, make_config, make_task, take_parts
 from aejax.training.warm_start import InitFrom, initialize
 from aejax.workdir import checkpoint
 from aejax.workdir.checkpoint import Checkpoints, InMemory
@@ -208,15 +208,9 @@ def _train(
             assert opened.saved is not None
             opened.resume()
             return from_checkpoint(opened.saved, *own)
-        check_same_data(opened, splits)
-        trained_on = identify(splits._asdict(), labels=config.classes > 0)
-        if not quiet:
-            describe(task, spec, begin, config.steps)
 
         # ---- Feeds
-        training, validation, fixed = make_feeds(config, task, spec, splits, partition, new=not begin)
-        partition.wait()  # until all processes have read the workdir, before it changes
-        opened.claim()
+        trained_on, training, validation, fixed = prepare_data([opened], task, spec, splits, partition, quiet)
         should_stop = ask_all(stop, partition)
         if not begin and config.pretrain.steps:
             params = pretrain(config, task, training, partition, state.params, should_stop, quiet)
@@ -228,7 +222,7 @@ def _train(
             hint(task, config.steps, config.log_every, config.checkpoint_every)
         train_steps = compile_steps(task, key, partition)
         validate = compile_validation(task, config.batch_size, partition, validation)
-        sample = compile_sampling(single_device_task(task), partition, fixed)
+        sample = compile_sampling(task, partition, fixed)
         with (
             profiler.trace_steps(train_steps, profiled, begin, at_once, folder) as train_steps,
             Recorder(opened, spec, trained_on, validate, sample, quiet, checkpoints) as recorder,
@@ -274,9 +268,7 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
     splits = data if isinstance(data, Splits) else data(config.data)
     spec = Spec.from_dict(saved.metadata["spec"]) if saved else Spec.of(splits.train, config.data.standardize)
     if spec.shape != splits.train.shape:
-        raise InputError(
-            f"{opened.folder} was trained on examples of {spec.shape}, the data now holds {splits.train.shape}"
-        )
+        raise InputError(f"{opened.folder} was trained on examples of {spec.shape}, not {splits.train.shape}")
     shuffle_rows(len(splits.train), config.batch_size, config.seed)  # raises before anything is decoded
     return splits, spec
 
@@ -302,35 +294,36 @@ def init_state(
     return initialize(opened.config, task, spec.shape, init_key, partition, adjust, init_from, quiet), key
 
 
-def check_same_data(opened: OpenWorkdir, splits: Splits) -> None:
-    """Raises InputError if a run would resume on other data than it began with."""
-    if opened.saved:
-        cure = "restore the data, or choose another workdir"
-        check_identity(opened.saved.metadata.get("data"), splits._asdict(), str(opened.folder), cure)
+def prepare_data(
+    opened: Sequence[OpenWorkdir], task: Task, spec: Spec, splits: Splits, partition: Partition, quiet: bool
+) -> tuple[dict[str, Any], Feed, Feed, PyTree]:
+    """Returns the identity of the data, its training and validation feeds, and the fixed batch whose samples are saved.
 
-
-def describe(task: Task, spec: Spec, begin: int, steps: int) -> None:
-    """Prints the step at which a run resumes, and the table of its parameters."""
-    if begin:
-        print(f"resuming from step {begin:,} of {steps:,}", file=sys.stderr)
-    print(models.table(task.model, spec.shape), file=sys.stderr)
-
-
-def make_feeds(
-    config: ConfigDict, task: Task, spec: Spec, splits: Splits, partition: Partition, new: bool
-) -> tuple[Feed, Feed, PyTree]:
-    """Returns the feeds of the training and validation splits, and the fixed batch whose samples are saved.
-
-    Raises InputError if values or labels do not fit the config. Warns of a scale far from 1 if the run is `new`.
+    Claims the workdirs of the run, or of the runs that train together, once the data is decoded and fits: raises
+    InputError if a run would resume on other data than it began with, or values or labels do not fit the config. Warns
+    of a scale far from 1 if the run is new.
     """
+    config, begin = opened[0].config, opened[0].begin
+    for each in opened:
+        if each.saved:
+            cure = "restore the data, or choose another workdir"
+            check_identity(each.saved.metadata.get("data"), splits._asdict(), str(each.folder), cure)
+    trained_on = identify(splits._asdict(), labels=config.classes > 0)
+    if begin and not quiet:
+        print(f"resuming from step {begin:,} of {config.steps:,}", file=sys.stderr)
+    if not quiet:
+        print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20
     training, validation = (Feed(part, budget, partition.replicate) for part in (splits.train, splits.validation))
     check_data(config, task, training, validation)
-    if new:
+    if not begin:
         warn_of_scale(splits.train, spec)
     fixed = splits.validation.take(np.arange(min(config.samples, len(splits.validation))))
-    return training, validation, fixed
+    partition.wait()  # until all processes have read the workdirs, before they change
+    for each in opened:
+        each.claim()
+    return trained_on, training, validation, fixed
 
 
 def ask_all(stop: Callable[[], bool], partition: Partition) -> Callable[[], bool]:

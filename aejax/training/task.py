@@ -128,7 +128,6 @@ def make_task(
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         examples=examples,
     )
-    task = dataclasses.replace(task, model=models.set_axis(parts.model, axis_name), axis_name=axis_name)
     operations, output = _trace(single_device_task(task), spec)
     for key, taken in task.objective.unfinished(config.steps).items():
         warnings.warn(
@@ -137,7 +136,8 @@ def make_task(
             stacklevel=2,
         )
     models.warn_if_overcomplete(output, config)
-    return dataclasses.replace(task, convolves="conv_general_dilated" in operations)
+    model, convolves = models.set_axis(parts.model, axis_name), "conv_general_dilated" in operations
+    return dataclasses.replace(task, model=model, axis_name=axis_name, convolves=convolves)
 
 
 def single_device_task(task: Task) -> Task:
@@ -183,9 +183,7 @@ def _check_range(task: Task, source: Source) -> None:
 def _check_labels(feed: Feed, classes: int) -> None:
     """Raises InputError unless all labels are there and below `classes`."""
     if "label" not in feed.source.take(np.arange(1)):
-        raise InputError(
-            f"classes={classes} makes the model conditional, but the data has no labels; give some or set classes=0"
-        )
+        raise InputError(f"classes={classes}, but the data has no labels; give some or set classes=0")
     label = np.asarray(feed.held["label"]) if feed.held else read_labels(feed.source)
     if label.min() < 0 or label.max() >= classes:
         raise InputError(

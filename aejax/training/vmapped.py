@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax.data import identify, load
+from aejax.data import load
 from aejax.distributed.partition import Partition
 from aejax.errors import AejaxError, InputError
 from aejax.files import local
@@ -22,7 +22,7 @@ from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, scan_steps, steps_at_once
 from aejax.training.recorder import Metrics, Recorder, Window
 from aejax.training.step import Task
-from aejax.training.task import make_task, single_device_task
+from aejax.training.task import make_task
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
 from aejax.workdir.tracking import resolve_trackers
 
@@ -76,29 +76,21 @@ def train_together(
 
         splits, spec = loop.load_data(first, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name)
-        _check_hyperparameters(task, [each.config for each in opened], values)
+        for each in opened:  # raises for a hyperparameter out of range, which cannot be checked once it is traced
+            set_hyperparameters(task, each.config, {key: config_lib.get(each.config, key) for key in values})
         starts = [loop.init_state(each, task, spec, splits, partition, quiet) for each in opened]
         states, keys = zip(*starts, strict=True)
         if begin >= config.steps:
             for each in opened:
                 each.resume()
             return [from_checkpoint(each.saved) for each in opened if each.saved]
-        for each in opened:
-            loop.check_same_data(each, splits)
-        trained_on = identify(splits._asdict(), labels=config.classes > 0)
-        if not quiet:
-            loop.describe(task, spec, begin, config.steps)
-
-        training, validation, fixed = loop.make_feeds(config, task, spec, splits, partition, new=not begin)
-        partition.wait()  # until all processes have read the workdirs, before they change
-        for each in opened:
-            each.claim()
+        trained_on, training, validation, fixed = loop.prepare_data(opened, task, spec, splits, partition, quiet)
 
         at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
         train_steps = compile_together(task, config, keys, values, partition)
         configure = lambda task, values: set_hyperparameters(task, config, values)  # noqa: E731
         validate = compile_validation(task, config.batch_size, partition, validation, configure)
-        sample = compile_sampling(single_device_task(task), partition, fixed)
+        sample = compile_sampling(task, partition, fixed)
         with contextlib.ExitStack() as running:
             members = []
             for i, each in enumerate(opened):
@@ -248,12 +240,6 @@ def set_hyperparameters(task: Task, config: ConfigDict, values: Mapping[str, Any
         objective=dataclasses.replace(task.objective, weights=weights),
         corruption=dataclasses.replace(task.corruption, **select("corruption.")),
     )
-
-
-def _check_hyperparameters(task: Task, configs: Sequence[ConfigDict], values: Mapping[str, Any]) -> None:
-    """Raises InputError if a hyperparameter is out of range, which cannot be checked once it is traced."""
-    for config in configs:
-        set_hyperparameters(task, config, {key: config_lib.get(config, key) for key in values})
 
 
 def stack_trees(trees: Sequence[PyTree]) -> PyTree:

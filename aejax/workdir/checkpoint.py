@@ -163,7 +163,6 @@ class InMemory(contextlib.AbstractContextManager["InMemory"]):
         """Returns None: nothing can be resumed from."""
 
     def load_newest(self) -> Checkpoint:
-        """Returns the newest checkpoint."""
         assert self._newest is not None
         return self._newest
 
@@ -204,12 +203,11 @@ def load_newest(workdir: Path) -> Checkpoint | None:
         return None
     broken: list[int] = []
     for step in reversed(found):
-        read = _read(folder / str(step))
+        path = folder / str(step)
+        read = _read(path)
         if not isinstance(read, str):
             return Checkpoint(step, *read, tuple(broken))
-        warnings.warn(
-            f"checkpoint {folder / str(step)} cannot be read ({read}); falling back to the one before", stacklevel=2
-        )
+        warnings.warn(f"checkpoint {path} cannot be read ({read}); falling back to the one before", stacklevel=2)
         broken.append(step)
     raise StorageError(f"none of the checkpoints in {folder} can be read; restore one, or use another workdir")
 

@@ -259,7 +259,6 @@ class ResidualQuantizer(VectorQuantizer):
         self.deeper = [self._make_codebook() for _ in range(self.levels - 1)]
 
     def lookup(self, indices: Array) -> Array:
-        """Returns z [..., features] of `indices`, which are given as in `Code.indices`."""
         codes = [codebook.lookup(indices[..., i]) for i, codebook in enumerate(self._list_codebooks())]
         return sum(codes)  # type: ignore[return-value]
 
