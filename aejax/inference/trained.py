@@ -123,7 +123,7 @@ class TrainedModel:
         """
         x = self.spec.check(x)
         keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
-        sampled = self._map(self._sample, x, label, keys)
+        sampled = self._map(lambda x, keys, *label: self._code(x, *label, keys=keys)["z"], x, label, keys)
         check_finite(sampled, _FAR)
         return sampled
 
@@ -275,21 +275,12 @@ class TrainedModel:
     def _code(self) -> Callable:
         model, spec = self.model, self.spec
 
-        def encode(variables, x, label=None):
-            code: Any = model.apply(variables, spec.prepare(x), label=label, method="encode")
-            return {"z": code.z} | ({} if code.indices is None else {"indices": code.indices})
+        def encode(variables, x, label=None, keys=None):
+            code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
+            z = code.z[0] if code.samples else code.z
+            return {"z": z} | ({} if code.indices is None else {"indices": code.indices})
 
         return functools.partial(jax.jit(encode), self._on_device)
-
-    @functools.cached_property
-    def _sample(self) -> Callable:
-        model, spec = self.model, self.spec
-
-        def sample(variables, x, keys, label=None):
-            code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
-            return code.z[0] if code.samples else code.z
-
-        return functools.partial(jax.jit(sample), self._on_device)
 
     @functools.cached_property
     def _lookup(self) -> Callable:

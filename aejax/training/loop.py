@@ -161,7 +161,6 @@ def fit(
         crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
     with config.unlocked():
         config.data.name = f"array-{crc:08x}"
-    config_lib.check(config)
     splits = split({"train": source}, config.data)
     if workdir is not None:
         return _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)

@@ -25,26 +25,20 @@ class Window:
         """Calls `log(step, metrics)` with the metrics [..., steps] of all steps since its last call."""
         self._log_every, self._log = log_every, log
         self._window: list[Any] = []
-        self._full: tuple[int, list[Any]] | None = None
+        self._due = 0  # the step at which the window is complete
 
     def add(self, step: int, metrics: PyTree) -> None:
-        """Takes the metrics of the dispatch that ends at `step`."""
+        """Takes the metrics of the dispatch that ends at `step`, after those of a complete window are logged."""
+        if self._due:
+            self.flush(self._due)
         self._window.append(metrics)
-        self._read()
-        if step % self._log_every == 0:
-            self._full, self._window = (step, self._window), []
+        self._due = step if step % self._log_every == 0 else 0
 
     def flush(self, step: int) -> None:
         """Logs all remaining metrics, up to `step`."""
         if self._window:
-            self._full, self._window = (step, self._window), []
-        self._read()
-
-    def _read(self) -> None:
-        """Fetches and logs a complete window, if there is one."""
-        if self._full:
-            step, dispatches = self._full
-            self._full, host = None, jax.device_get(dispatches)
+            dispatches, self._window, self._due = self._window, [], 0
+            host = jax.device_get(dispatches)
             self._log(step, {name: np.concatenate([d[name] for d in host], axis=-1) for name in host[0]})
 
 
