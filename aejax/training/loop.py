@@ -183,12 +183,8 @@ def _train(
     profiled: range | None = None,
 ) -> Run:
     """Trains as `train` does, with the given class of checkpoints, and `parts` in place of the config's."""
-    config_lib.check(config)
-    resolve_trackers(config.tracking)
-
     # ---- Devices
-    partition = Partition(devices, config.partition.name)
-    partition.check(config.batch_size)
+    partition = make_partition(config, devices)
     quiet = quiet or not partition.primary
     own = (parts.model, parts.objective) if parts else ()
 
@@ -256,6 +252,15 @@ def run_steps(
             recorder.save(step, state, validated=due)
         if leaving or recorder.done or (due and step < config.steps and should_stop()):
             return
+
+
+def make_partition(config: ConfigDict, devices: Sequence[jax.Device] | None) -> Partition:
+    """Checks the config and its trackers, and returns the partition that divides its batches among the devices."""
+    config_lib.check(config)
+    resolve_trackers(config.tracking)
+    partition = Partition(devices, config.partition.name)
+    partition.check(config.batch_size)
+    return partition
 
 
 def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:

@@ -24,7 +24,6 @@ from aejax.training.recorder import Metrics, Recorder, Window
 from aejax.training.step import Task
 from aejax.training.task import make_task
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
-from aejax.workdir.tracking import resolve_trackers
 
 # The configs may differ in these hyperparameters and in `seed`, as none of them changes a shape.
 HYPERPARAMETERS = ("optim.lr", "optim.weight_decay", "corruption.level", "objective.weights.")
@@ -56,12 +55,8 @@ def train_together(
     """
     if len(configs) == 1:
         return [loop.train(configs[0], workdirs[0], data=data, devices=devices, stop=stop, quiet=quiet)]
-    for each in configs:
-        config_lib.check(each)
-        resolve_trackers(each.tracking)
+    partition, *_ = [loop.make_partition(each, devices) for each in configs]
     find_differing(configs)  # raises before a workdir is opened
-    partition = Partition(devices, configs[0].partition.name)
-    partition.check(configs[0].batch_size)
     quiet = quiet or not partition.primary
     with contextlib.ExitStack() as stack:
         opened = [
