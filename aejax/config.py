@@ -155,7 +155,10 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"optim.lr must be above 0, got {config.optim.lr}")
     for key in ("init_from.include", "optim.freeze"):
         for pattern in parse_patterns(get(config, key)):
-            _check_pattern(key, pattern)
+            try:
+                re.compile(pattern)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise InputError(f"{key}: {shown(pattern)} is no regular expression ({error}); correct it") from error
     if config.data.held_out < -1:
         raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
 
@@ -163,14 +166,6 @@ def check(config: ConfigDict) -> None:
 def parse_patterns(text: str) -> tuple[str, ...]:
     """Returns the regular expressions in a text that separates them by commas."""
     return tuple(filter(None, map(str.strip, text.split(","))))
-
-
-def _check_pattern(key: str, pattern: str) -> None:
-    """Raises InputError if the pattern is no regular expression."""
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"{key}: {shown(pattern)} is no regular expression ({error}); correct it") from error
 
 
 # Keys that may change when a run resumes, because they do not change what is computed.

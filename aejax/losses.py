@@ -40,9 +40,8 @@ def bernoulli_nll(logits: Values, x: Values) -> Float[Array, "..."]:
 
 
 def continuous_bernoulli_nll(logits: Values, x: Values) -> Float[Array, "..."]:
-    """Returns -log p(x) of the continuous Bernoulli distribution, a density on [0, 1], uniform where the logit is 0.
-
-    Loaiza-Ganem and Cunningham 2019, equations 6 to 8.
+    """Returns -log p(x) of the continuous Bernoulli distribution on [0, 1] (Loaiza-Ganem and Cunningham 2019,
+    equations 6 to 8).
 
     >>> continuous_bernoulli_nll(jnp.zeros(2), jnp.array([0.1, 0.9]))
     Array([0., 0.], dtype=float32)
@@ -104,8 +103,8 @@ def discretized_logistic_nll(location: Values, x: Values, log_scale: Values | fl
 def optimal_log_scale(average: Float[Array, "*shape"], power: int) -> Float[Array, "*shape"]:
     """Returns the log scale that maximizes the likelihood, as a constant, since the loss is stationary in it.
 
-    `average` is the mean of |decoded - x|^power over the whole batch, a scalar. `power` is 2 for a Gaussian and 1 for a
-    Laplace distribution. Rybkin et al. 2021, "Simple and effective VAE training with calibrated decoders".
+    `average` is the mean of |decoded - x|^power over the whole batch; `power` is 2 for a Gaussian and 1 for a Laplace
+    distribution (Rybkin et al. 2021, "Simple and effective VAE training with calibrated decoders").
 
     >>> optimal_log_scale(jnp.array([1.0, 100.0]), 2)  # the second: log 10 for a root mean square of 10
     Array([0.   , 2.303], dtype=float32)
@@ -145,9 +144,8 @@ def gaussian_kl(mean: Float[Array, "*batch d"], log_std: Float[Array, "*batch d"
 
 
 def full_gaussian_kl(mean: Float[Array, "batch d"], scale: Float[Array, "batch d d"]) -> Float[Array, " batch"]:
-    """Returns KL(N(mean, L L^T) || N(0, I)), [batch], for `mean` [batch, d] and `scale` L [batch, d, d].
-
-    L is lower triangular with a positive diagonal (Kingma and Welling 2019, section 2.5.1).
+    """Returns KL(N(mean, L L^T) || N(0, I)) for `scale` L, lower triangular with a positive diagonal (Kingma and
+    Welling 2019, section 2.5.1).
 
     >>> full_gaussian_kl(jnp.zeros((1, 2)), jnp.array([[[1.0, 0.0], [2.0, 1.0]]]))
     Array([2.], dtype=float32)
@@ -159,9 +157,7 @@ def full_gaussian_kl(mean: Float[Array, "batch d"], scale: Float[Array, "batch d
 def monte_carlo_kl(
     log_q: Float[Array, "*samples batch"], log_p: Float[Array, "*samples batch"]
 ) -> Float[Array, " batch"]:
-    """Estimates KL(q || p) without bias from samples z of q: [samples, batch], or [batch] for one sample, to [batch].
-
-    `log_q` and `log_p` are the log densities of q and p at z. An estimate may be negative.
+    """Estimates KL(q || p) without bias from the log densities of q and p at samples of q. It may be negative.
 
     >>> monte_carlo_kl(jnp.array([[-1.0, -2.0], [-3.0, -4.0]]), jnp.array([[-2.0, -2.0], [-4.0, -5.0]]))
     Array([1. , 0.5], dtype=float32)
@@ -180,9 +176,9 @@ def categorical_kl(logits: Float[Array, "*batch codes"]) -> Float[Array, "*batch
 
 
 def kl_sparsity(activations: Float[Array, "batch d"], target: float = 0.05) -> Float[Array, ""]:
-    """Returns the sum over units of KL(Bernoulli(target) || Bernoulli(mean activation over the batch)), a scalar.
+    """Returns the sum over units of KL(Bernoulli(target) || Bernoulli(mean activation over the batch)).
 
-    `activations` [batch, d] must lie in (0, 1), as those of a sigmoid do. Ng 2011, "Sparse autoencoder", section 3.
+    Activations must lie in (0, 1), as those of a sigmoid do. Ng 2011, "Sparse autoencoder", section 3.
 
     >>> kl_sparsity(jnp.array([[0.0, 0.5], [1.0, 0.5]]), target=0.5)
     Array(0., dtype=float32)
@@ -205,19 +201,17 @@ def free_bits(kl_by_unit: Float[Array, "batch d"], nats: float) -> Float[Array, 
 def aggregate_log_prob(
     z: Float[Array, "n d"], mean: Float[Array, "batch d"], log_std: Float[Array, "batch d"]
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Estimates log q(z) and sum_j log q(z_j), [n] each, of the aggregate posterior q(z).
+    """Estimates log q(z) and sum_j log q(z_j) of the aggregate posterior q(z).
 
-    q(z) is estimated by the mean over a whole batch of the posteriors N(mean, exp(log_std)^2), [batch, d], and each
-    q(z_j) likewise. z is [n, d]. Minibatch weighted sampling (Chen et al. 2018, equation 3, appendix C.1) also divides
-    by N, the number of training examples, which leaves the gradients the same and makes q(z) N times too small.
+    q(z) is estimated by the mean over a whole batch of the posteriors N(mean, exp(log_std)^2), and each q(z_j)
+    likewise. Minibatch weighted sampling (Chen et al. 2018, equation 3, appendix C.1) also divides by N, the number of
+    training examples, which leaves the gradients the same and makes q(z) N times too small.
 
     The mean of log q(z|x) - log q(z) estimates the mutual information of input and code (ibid., equation 2). On average
     it is a lower bound: InfoNCE with the score log q(z|x) (Poole et al. 2019, equation 10). It is at most the log of
     the batch size, and close to that if the posteriors do not overlap:
 
     >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
-    >>> aggregate_log_prob(mean, mean, log_std)  # -log 2 pi - log 2, -log 2 pi - 2 log 2
-    (Array([-2.531, -2.531], dtype=float32), Array([-3.224, -3.224], dtype=float32))
     >>> normal_log_prob(mean, mean, log_std) - aggregate_log_prob(mean, mean, log_std)[0]  # log 2
     Array([0.693, 0.693], dtype=float32)
     """
@@ -230,10 +224,10 @@ def aggregate_log_prob(
 def total_correlation(
     z: Float[Array, "n d"], mean: Float[Array, "batch d"], log_std: Float[Array, "batch d"]
 ) -> Float[Array, " n"]:
-    """Returns log q(z) - sum_j log q(z_j), [n]: its mean estimates the total correlation of the code's units.
+    """Returns log q(z) - sum_j log q(z_j), see `aggregate_log_prob`: its mean estimates the total correlation.
 
-    Arguments are as in `aggregate_log_prob`. An estimate of q(z) that is too large, as in small batches, makes
-    this estimate too large and that of the mutual information too small. Chen et al. 2018, equation 2.
+    An estimate of q(z) that is too large, as in small batches, makes this estimate too large and that of the mutual
+    information too small. Chen et al. 2018, equation 2.
 
     >>> mean, log_std = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
     >>> total_correlation(mean, mean, log_std)  # each unit determines the other: log 2
@@ -249,11 +243,10 @@ def dimension_kl(
     mean: Float[Array, "batch d"],
     log_std: Float[Array, "batch d"],
 ) -> Float[Array, " n"]:
-    """Returns sum_j log q(z_j) - log p(z), [n]: its mean estimates sum_j KL(q(z_j) || p(z_j)) of a factorized prior.
+    """Returns sum_j log q(z_j) - log p(z): its mean estimates sum_j KL(q(z_j) || p(z_j)) of a factorized prior.
 
-    `log_p` [n] is log p(z). The other arguments are as in `aggregate_log_prob`. The sum of the mutual
-    information, log q(z|x) - log q(z), `total_correlation` and `dimension_kl` is exactly log q(z|x) - log p(z). Chen et
-    al. 2018, equation 2.
+    The sum of the mutual information, log q(z|x) - log q(z), `total_correlation` and `dimension_kl` is exactly
+    log q(z|x) - log p(z). Chen et al. 2018, equation 2.
 
     >>> z, zeros = jnp.array([[-9.0, -9.0], [9.0, 9.0]]), jnp.zeros((2, 2))
     >>> dimension_kl(normal_log_prob(z, zeros, zeros), z, zeros, zeros)  # q(z) = p(z)
@@ -265,11 +258,10 @@ def dimension_kl(
 def dip(
     mean: Float[Array, "batch d"], covariance: Float[Array, "d d"] | float = 0.0, diagonal: float = 10.0
 ) -> Float[Array, ""]:
-    """Returns a penalty on the difference of the code's covariance C from the identity, a scalar.
+    """Returns the sum of C_ij^2 over i != j plus `diagonal` times the sum of (C_ii - 1)^2.
 
-    The penalty is the sum of C_ij^2 over i != j plus `diagonal` times the sum of (C_ii - 1)^2. C is the covariance of
-    the posterior means [batch, d] (Kumar et al. 2018, DIP-VAE-I, equation 6). For DIP-VAE-II (equation 7), `covariance`
-    [d, d], the average covariance of the posteriors, is added to it.
+    C is the covariance of the posterior means (Kumar et al. 2018, DIP-VAE-I, equation 6). For DIP-VAE-II (equation 7),
+    `covariance`, the average covariance of the posteriors, is added to it.
 
     >>> dip(jnp.array([[1.0, 1.0], [-1.0, -1.0]]))  # two perfectly correlated units of variance 1
     Array(2., dtype=float32)
@@ -284,7 +276,7 @@ def dip(
 def mmd(
     z: Float[Array, "n d"], prior: Float[Array, "m d"], kernel: str = "imq", scale: float = 1.0
 ) -> Float[Array, ""]:
-    """Estimates the squared maximum mean discrepancy of codes z [n, d] and prior samples [m, d] without bias.
+    """Estimates the squared maximum mean discrepancy of codes z and samples of a prior without bias.
 
     `kernel` is "rbf", exp(-|a - b|^2 / (2 d scale^2)), or "imq", the sum of C / (C + |a - b|^2) over
     C = 2 d scale^2 s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10). Zhao et al. 2019, InfoVAE, section 3.2; Tolstikhin et
@@ -317,9 +309,8 @@ def mmd(
 
 
 def elbo(nll: Float[Array, " batch"], kl: Float[Array, " batch"], beta: Weight = 1.0) -> Float[Array, " batch"]:
-    """Returns the negative evidence lower bound -log p(x|z) + beta KL(q(z|x) || p(z)), [batch].
-
-    Kingma and Welling 2014, equation 3. With a `beta` other than 1, the loss of Higgins et al. 2017, equation 4.
+    """Returns the negative evidence lower bound -log p(x|z) + beta KL(q(z|x) || p(z)) (Kingma and Welling 2014,
+    equation 3; for a `beta` other than 1 Higgins et al. 2017, equation 4).
 
     >>> elbo(jnp.array([80.0, 90.0]), jnp.array([10.0, 20.0]), beta=0.5)
     Array([ 85., 100.], dtype=float32)
@@ -330,9 +321,7 @@ def elbo(nll: Float[Array, " batch"], kl: Float[Array, " batch"], beta: Weight =
 def log_weights(
     nll: Float[Array, "*shape"], log_q: Float[Array, "*shape"], log_prior: Float[Array, "*shape"], beta: Weight = 1.0
 ) -> Float[Array, "*shape"]:
-    """Returns log p(x|z) + beta (log p(z) - log q(z|x)) for samples z of q(z|x), all [samples, batch].
-
-    The functions below bound log p(x) only if `beta` is 1.
+    """Returns log p(x|z) + beta (log p(z) - log q(z|x)) for samples z of q(z|x); only a `beta` of 1 gives bounds.
 
     >>> log_weights(jnp.array([[80.0]]), jnp.array([[3.0]]), jnp.array([[-7.0]]))
     Array([[-90.]], dtype=float32)
@@ -372,10 +361,9 @@ def ciwae(log_w: LogWeights, share: float = 0.5) -> Float[Array, " batch"]:
 def dreg(log_w: LogWeights, through_decoder: LogWeights, through_encoder: LogWeights) -> Float[Array, " batch"]:
     """Returns `iwae` with the doubly reparameterized gradient of the encoder (Tucker et al. 2019, equation 8).
 
-    The three arguments are the same log weights, [samples, batch], with different gradients. `log_w` gives the value
-    and needs no gradient. `through_decoder` has the gradients of decoder and prior, with z constant. `through_encoder`
-    has the gradient of the encoder through z, with decoder, prior and the density of q constant. In the encoder's
-    gradient the normalized weights are squared:
+    The three arguments are the same log weights with different gradients. `log_w` needs none. `through_decoder` has the
+    gradients of decoder and prior, with z constant. `through_encoder` has the gradient of the encoder through z, with
+    decoder, prior and the density of q constant. In the encoder's gradient the normalized weights are squared:
 
     >>> log_w = jnp.zeros((2, 1))
     >>> jax.grad(lambda through_encoder: dreg(log_w, log_w, through_encoder).sum())(log_w)
@@ -391,8 +379,7 @@ def piwae(
 ) -> Float[Array, " batch"]:
     """Returns `iwae` with the gradient of `iwae` for the decoder and that of `miwae` for the encoder.
 
-    Arguments are as in `dreg`, but `through_encoder` also depends on the encoder through the density of q. Rainforth et
-    al. 2018, section 5.
+    As in `dreg`, but `through_encoder` also has the gradient of the density of q. Rainforth et al. 2018, section 5.
 
     >>> log_w = jnp.log(jnp.array([[1.0], [3.0]]))
     >>> piwae(log_w, log_w, log_w, groups=2)  # the same value as iwae
@@ -422,9 +409,8 @@ def _with_gradient(
 
 
 def commitment_loss(x: Float[Array, "batch ..."], codes: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
-    """Returns |x - stop_gradient(codes)|^2, summed over all but the first axis: [batch, ...] to [batch].
-
-    Its gradient moves the encoder (van den Oord et al. 2017, equation 3, last term, without its weight).
+    """Returns |x - stop_gradient(codes)|^2, whose gradient moves the encoder (van den Oord et al. 2017, equation 3,
+    last term, without its weight).
 
     >>> commitment_loss(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]]))
     Array([4.], dtype=float32)
@@ -433,7 +419,7 @@ def commitment_loss(x: Float[Array, "batch ..."], codes: Float[Array, "batch ...
 
 
 def codebook_loss(x: Float[Array, "batch ..."], codes: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
-    """Returns |stop_gradient(x) - codes|^2, [batch], whose gradient moves the codes (ibid., second term).
+    """Returns |stop_gradient(x) - codes|^2, whose gradient moves the codes (ibid., second term).
 
     >>> jax.grad(lambda codes: codebook_loss(jnp.array([[1.0, 2.0]]), codes).sum())(jnp.array([[1.0, 4.0]]))
     Array([[0., 4.]], dtype=float32)

@@ -71,7 +71,7 @@ def test_a_conditional_run_wants_its_labels(conditional, label, message):
 @pytest.mark.parametrize(
     ("label", "classes", "message"),
     [
-        (None, 3, r"classes=3 makes the model conditional, but the data has no labels; give some or set classes=0"),
+        (None, 3, r"classes=3, but the data has no labels; give some or set classes=0"),
         (LABEL, 2, r"has labels from 0 to 2, and classes=2 means 0 to 1"),
     ],
 )

@@ -9,10 +9,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from aejax.errors import InputError, one_of
+from aejax.errors import InputError
 
 AXIS = "devices"
-NAMES = ("pmap", "sharded")
 
 
 class Partition:
@@ -29,9 +28,7 @@ class Partition:
     """
 
     def __init__(self, devices: Sequence[jax.Device] | None = None, name: str = "pmap"):
-        """Uses `devices`, by default those of all processes. Raises InputError for an unknown name."""
-        if name not in NAMES:
-            raise one_of("partition.name", name, NAMES)
+        """Uses `devices`, by default those of all processes, as `name` says: "pmap" or "sharded"."""
         self.devices = tuple(sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id)))
         self._own = [i for i, d in enumerate(self.devices) if d.process_index == jax.process_index()]
         self._everywhere = len({d.process_index for d in self.devices}) > 1
@@ -48,10 +45,7 @@ class Partition:
     def check(self, batch_size: int) -> None:
         """Raises InputError if the devices cannot divide a batch evenly."""
         if batch_size % len(self.devices):
-            raise InputError(
-                f"batch_size={batch_size} cannot be divided among {len(self.devices)} devices; "
-                f"choose a multiple of {len(self.devices)}"
-            )
+            raise InputError(f"batch_size={batch_size} must be a multiple of the {len(self.devices)} devices")
 
     def own(self, batch_size: int) -> slice:
         """Returns the slice of a batch that this process reads, for its own devices."""
@@ -155,16 +149,12 @@ class Partition:
         return jax.tree.map(place, tree)
 
     def _jit_sharded(self, function: Callable) -> Callable:
-        @functools.cache
-        def compiled() -> Callable:
-            # The shardings of the carry depend on its shapes, which are known here.
-            def constrained(carry: Any, held: Any, batch: PyTree) -> Any:
-                carry, result = function(carry, held, batch)
-                return jax.lax.with_sharding_constraint((carry, result), (self._choose_shardings(carry), self._whole))
+        # The shardings of the carry depend on its shapes, which are known when the function is traced.
+        def constrained(carry: Any, held: Any, batch: PyTree) -> Any:
+            carry, result = function(carry, held, batch)
+            return jax.lax.with_sharding_constraint((carry, result), (self._choose_shardings(carry), self._whole))
 
-            return jax.jit(constrained, donate_argnums=0)
-
-        return compiled()
+        return jax.jit(constrained, donate_argnums=0)
 
     def _one_at_a_time(self, function: Callable) -> Callable:
         """Makes the function wait, on CPU, until the last program of the partition has finished."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import jax
 
-from aejax.errors import AejaxError, InputError, LostError
+from aejax.errors import AejaxError, InputError, LostError, kind_and_words
 
 LOST = (
     "another process of the run was lost; look at its last messages, and run the same command again on all: "
@@ -79,13 +79,13 @@ def join(coordinator: str = "", processes: int = 0, process: int = -1) -> Iterat
             "give --coordinator=host:port --processes=N --process=I"
         ) from error
     except RuntimeError as error:
-        raise LostError(f"{APART} ({_shorten(error)})") from error
+        raise LostError(f"{APART} ({kind_and_words(error)})") from error
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:  # a ValueError if the program had not been dispatched
         if isinstance(error, AejaxError) or not re.search("Gloo|NCCL|UNAVAILABLE|[Cc]onnection", str(error)):
             raise
-        raise LostError(f"{LOST} ({_shorten(error)})") from error
+        raise LostError(f"{LOST} ({kind_and_words(error)})") from error
     jax.distributed.shutdown()
 
 
@@ -106,10 +106,6 @@ def _check(coordinator: str, processes: int, process: int) -> None:
         raise InputError(f"--processes={processes} must be the number of all processes, 1 or more")
     if not 0 <= process < processes:
         raise InputError(f"--process={process} must be from 0 to {processes - 1}, another one for each process")
-
-
-def _shorten(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _read_errors() -> None:

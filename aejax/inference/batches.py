@@ -30,9 +30,8 @@ def check_labels(label: ArrayLike | None, length: int, classes: int) -> tuple[np
         raise InputError(f"the run is conditional: give label=, {length} whole numbers from 0 to {classes - 1}")
     label = as_array(label, "label")
     if label.shape != (length,) or label.dtype.kind not in "iu" or label.min() < 0 or label.max() >= classes:
-        raise InputError(
-            f"label must be {length} whole numbers from 0 to {classes - 1}, got {label.shape} {shown(label)}"
-        )
+        wanted = f"{length} whole numbers from 0 to {classes - 1}"
+        raise InputError(f"label must be {wanted}, got {label.shape} {shown(label)}")
     return (label.astype(np.int32),)
 
 

@@ -93,27 +93,14 @@ class Density:
         """Returns whether the variance of the likelihood is fitted to the examples at hand."""
         return getattr(self.likelihood, "variance", None) == "optimal"
 
-    def elbo(
-        self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None
-    ) -> Float[np.ndarray, " n"]:
-        """Returns the ELBO of each example, see `Run.elbo`."""
-        if reason := self.no_elbo:
-            raise InputError(reason)
-        return self.parts(x, seed, label, scale).elbo
-
     def log_likelihood(
-        self,
-        x: ArrayLike,
-        samples: int = 200,
-        seed: int = 0,
-        label: ArrayLike | None = None,
-        scale: float | None = None,
+        self, x: ArrayLike, samples: int, seed: int, label: ArrayLike | None, scale: float | None
     ) -> Float[np.ndarray, " n"]:
         """Returns log p(x) of each example, see `Run.log_likelihood`."""
         arguments.check_samples(samples)
         if reason := self.no_weights:
             raise InputError(reason)
-        given = self._given(x, seed, label, scale)
+        log_scale, examples, more = self._prepare(x, seed, label, scale)
         rows = limit_batch(self.spec.shape, _ROWS)
         chunk = -(-samples // -(-samples // rows))  # chunks of nearly equal size
         weigh = self._programs.weigh
@@ -121,16 +108,16 @@ class Density:
         def one(*batch: Any) -> Array:
             total = jnp.full(len(batch[0]), -jnp.inf)
             for start in range(0, samples, chunk):
-                total = weigh(self.variables, given.log_scale, total, start, samples, *batch, chunk=chunk)
+                total = weigh(self.variables, log_scale, total, start, samples, *batch, chunk=chunk)
             return total
 
-        return map_batches(one, given.x, given.more, max(rows // chunk, 1)) - math.log(samples)
+        return map_batches(one, examples, more, max(rows // chunk, 1)) - math.log(samples)
 
     def parts(self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None) -> Parts:
         """Returns KL(q(z|x) || p(z)) and -log p(x|z) at one sample of each code; arguments as in `log_likelihood`."""
-        given = self._given(x, seed, label, scale)
-        draw = functools.partial(self._programs.draw, self.variables, given.log_scale)
-        return Parts(**map_batches(draw, given.x, given.more, limit_batch(self.spec.shape, _ROWS)))
+        log_scale, examples, more = self._prepare(x, seed, label, scale)
+        draw = functools.partial(self._programs.draw, self.variables, log_scale)
+        return Parts(**map_batches(draw, examples, more, limit_batch(self.spec.shape, _ROWS)))
 
     def optimal_scale(self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None) -> float | None:
         """Returns the scale that maximizes the likelihood of x at one sample of each code; None without optimal
@@ -154,12 +141,13 @@ class Density:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
         return x, keys, *check_labels(label, len(x), self.model.classes)
 
-    def _given(self, x: ArrayLike, seed: int, label: ArrayLike | None, scale: float | None) -> "_Given":
+    def _prepare(self, x: ArrayLike, seed: int, label: ArrayLike | None, scale: float | None) -> tuple[Any, Any, Any]:
+        """Returns a log scale or None; x, and what the model reads with it in batches: keys, and labels if any."""
         if scale is not None and not (self.is_optimal and scale > 0):
             raise InputError(f"scale is for likelihood.variance='optimal' and above 0, got {scale!r}; leave it out")
         scale = self.optimal_scale(x, seed, label) if scale is None else scale
         examples, *more = self.arrays(x, seed, label)
-        return _Given(None if scale is None else jnp.float32(math.log(scale)), examples, tuple(more))
+        return None if scale is None else jnp.float32(math.log(scale)), examples, tuple(more)
 
     @property
     def _power(self) -> int:
@@ -223,14 +211,6 @@ class Density:
             return (jnp.abs(c.output.decoded - c.x) ** power).reshape(len(c.x), -1).sum(1)
 
         return _Programs(jax.jit(draw), jax.jit(weigh, static_argnames="chunk"), jax.jit(deviate))
-
-
-class _Given(NamedTuple):
-    """A log scale or None; x, and what the model reads with it in batches: keys, and labels if any."""
-
-    log_scale: Any
-    x: np.ndarray
-    more: tuple[Any, ...]
 
 
 class _Programs(NamedTuple):

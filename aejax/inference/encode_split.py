@@ -130,9 +130,7 @@ def read_latents(path: str | Path, rows: slice | ArrayLike = slice(None)) -> dic
     except (TypeError, ValueError, RuntimeError) as error:  # from the file, or from the layout in its sidecar
         if isinstance(error, InputError):
             raise
-        raise StorageError(
-            f"{path} cannot be read as an array_record file ({kind_and_words(error)}); encode the split again"
-        ) from error
+        raise StorageError(f"{path} is no array_record file ({kind_and_words(error)}); encode again") from error
     return {name: records[name] for name in dtype.names or ()}
 
 

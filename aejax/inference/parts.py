@@ -1,5 +1,6 @@
 """Sections of a config that describe a model and an objective which are given as objects."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,9 +67,7 @@ def check_objects(
     else:
         sections = describe_parts(model, objective, shape)
         if differ := config_lib.differences({key: config[key] for key in sections}, sections):
-            raise InputError(
-                f"{where} was trained with another model or objective ({'; '.join(differ[:4])}); give those"
-            )
+            raise InputError(f"{where} is of another model or objective ({'; '.join(differ[:4])}); give those")
 
 
 def _plain(value: Any) -> Any:
@@ -77,8 +76,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, Callable):  # type: ignore[arg-type]
         name = f"{value.__module__}:{value.__qualname__}"
-        try:
-            return name if resolve("function", name, {}) is value else describe_code(value)["code"]
-        except InputError:
-            return describe_code(value)["code"]
+        with contextlib.suppress(InputError):
+            if resolve("function", name, {}) is value:
+                return name
+        return describe_code(value)["code"]
     return value

@@ -110,10 +110,7 @@ class TrainedModel:
 
     def code(self, x: ArrayLike, label: ArrayLike | None = None) -> dict[str, Num[np.ndarray, "n ..."]]:
         """Returns the latents of x as `z` and, for discrete codes, their `indices`, from one computation."""
-        x = self.spec.check(x)
-        code = map_batches(
-            self._code, x, check_labels(label, len(x), self.config.classes), limit_batch(self.spec.shape)
-        )
+        code = self._map(self._code, self.spec.check(x), label)
         check_finite(code["z"], _FAR)
         return code
 
@@ -126,9 +123,7 @@ class TrainedModel:
         """
         x = self.spec.check(x)
         keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
-        sampled = map_batches(
-            self._sample, x, (keys, *check_labels(label, len(x), self.config.classes)), limit_batch(self.spec.shape)
-        )
+        sampled = self._map(lambda x, keys, *label: self._code(x, *label, keys=keys)["z"], x, label, keys)
         check_finite(sampled, _FAR)
         return sampled
 
@@ -168,9 +163,7 @@ class TrainedModel:
         if not z.size or z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
-        decoded = map_batches(
-            self._decode, z, check_labels(label, len(z), self.config.classes), limit_batch(self.spec.shape)
-        )
+        decoded = self._map(self._decode, z, label)
         check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return decoded
 
@@ -186,7 +179,9 @@ class TrainedModel:
         The KL has weight 1, whatever weight the run was trained with. The other arguments are those of
         `log_likelihood`. Raises InputError if the run has no density of x, or its code no KL.
         """
-        return self.density.elbo(x, seed, label, scale)
+        if reason := self.density.no_elbo:
+            raise InputError(reason)
+        return self.density.parts(x, seed, label, scale).elbo
 
     def log_likelihood(
         self,
@@ -243,9 +238,7 @@ class TrainedModel:
                 raise InputError(f"the run's codes are (n, *{shape}), the sampler's (n, *{sampler.shape})")
             size = getattr(sampler.kind, "size", None)
             if size != self.codebook_size:
-                raise InputError(
-                    f"the sampler is for {size} codes and the run has {self.codebook_size}: fit one on its indices"
-                )
+                raise InputError(f"the sampler has {size} codes, the run {self.codebook_size}; fit one on its indices")
             code = sampler.sample(num, seed)
             return self.decode(code if self.codebook_size is None else self.lookup(code), label)
         prior: Any = self.model.apply(self._on_device, method="prior")
@@ -269,6 +262,11 @@ class TrainedModel:
             return self.decode(self.latents[(rows, *np.indices(shape))], label)
         return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
 
+    def _map(self, function: Callable, x: np.ndarray, label: ArrayLike | None, *more: Any) -> Any:
+        """Applies a function of (x, *more, label) in batches. Raises InputError for labels that do not fit x."""
+        labels = check_labels(label, len(x), self.config.classes)
+        return map_batches(function, x, (*more, *labels), limit_batch(self.spec.shape))
+
     @functools.cached_property
     def _on_device(self) -> Any:
         return jax.device_put(self.variables)
@@ -277,21 +275,12 @@ class TrainedModel:
     def _code(self) -> Callable:
         model, spec = self.model, self.spec
 
-        def encode(variables, x, label=None):
-            code: Any = model.apply(variables, spec.prepare(x), label=label, method="encode")
-            return {"z": code.z} | ({} if code.indices is None else {"indices": code.indices})
+        def encode(variables, x, label=None, keys=None):
+            code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
+            z = code.z[0] if code.samples else code.z
+            return {"z": z} | ({} if code.indices is None else {"indices": code.indices})
 
         return functools.partial(jax.jit(encode), self._on_device)
-
-    @functools.cached_property
-    def _sample(self) -> Callable:
-        model, spec = self.model, self.spec
-
-        def sample(variables, x, keys, label=None):
-            code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
-            return code.z[0] if code.samples else code.z
-
-        return functools.partial(jax.jit(sample), self._on_device)
 
     @functools.cached_property
     def _lookup(self) -> Callable:

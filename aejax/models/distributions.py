@@ -49,7 +49,6 @@ class FullGaussian(struct.PyTreeNode):
     scale: Float[Array, "batch d d"]
 
     def sample(self, noise: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch d"]:
-        """Returns z for standard normal noise of z's shape."""
         return self.mean + jnp.einsum("bij,...bj->...bi", self.scale, noise)
 
     def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
@@ -59,11 +58,9 @@ class FullGaussian(struct.PyTreeNode):
         return normal_log_prob(noise, jnp.zeros(()), jnp.zeros(())) - log_det
 
     def kl(self) -> Float[Array, " batch"]:
-        """Returns KL(q || N(0, I)) in nats, [batch]."""
         return full_gaussian_kl(self.mean, self.scale)
 
     def covariance(self) -> Float[Array, "batch d d"]:
-        """Returns the covariance matrices, [batch, d, d]."""
         return self.scale @ self.scale.swapaxes(-2, -1)
 
 
@@ -109,7 +106,6 @@ class GaussianMixture(struct.PyTreeNode):
         return jax.nn.logsumexp(components + jax.nn.log_softmax(self.logits), -1)
 
     def sample(self, keys: Key[Array, " batch"]) -> Float[Array, "batch d"]:
-        """Samples one z per key, [batch, d]."""
         k = jax.vmap(jax.random.categorical, (0, None))(fold(keys, 0), self.logits)
         return self.mean[k] + jnp.exp(self.log_std[k]) * normal(fold(keys, 1), self.mean.shape[1:])
 

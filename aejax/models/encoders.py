@@ -1,7 +1,6 @@
 """Encoders: from an input [batch, ...] to features, which a bottleneck turns into a code.
 
-Each is called as `encoder(x, keys=..., train=...)`; `keys` holds one random key per example, [batch]. An encoder that
-is stochastic in training raises InputError if they are missing there.
+Each is called as `encoder(x, keys=..., train=...)`; for the arguments see `Autoencoder`.
 """
 
 import functools

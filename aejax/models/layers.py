@@ -64,10 +64,7 @@ def divide_sides(h: int, w: int, factor: int, option: str) -> tuple[int, int]:
     """
     if h % factor or w % factor:
         nearest = max(factor, round(h / factor) * factor)
-        raise InputError(
-            f"an image's sides must be divisible by {factor}, got {h}x{w}; "
-            f"resize with data.size={nearest} or change {option}"
-        )
+        raise InputError(f"{h}x{w} is not divisible by {factor}; resize with data.size={nearest} or change {option}")
     return h // factor, w // factor
 
 
@@ -220,10 +217,8 @@ class Pool(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         _, h, w, _ = require_images(x, "Pool")
-        k = self.window
-        if h % k or w % k:
-            raise InputError(f"pooling by {k} cannot divide an image of {h}x{w}; choose a size divisible by {k}")
-        return _max_pool(k, x)
+        divide_sides(h, w, self.window, "window")
+        return _max_pool(self.window, x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

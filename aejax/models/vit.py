@@ -57,10 +57,7 @@ def embed_positions(rows: int, columns: int, features: int) -> np.ndarray:
     up to 10000 * 2 pi (Vaswani et al. 2017, section 3.5; in two dimensions as in He et al. 2022).
     """
     if features % 4:
-        raise InputError(
-            f"a transformer's features hold sines and cosines of rows and columns, got {features}: "
-            "choose a multiple of 4"
-        )
+        raise InputError(f"a transformer's features must be a multiple of 4, for sines and cosines, got {features}")
     frequencies = 10000.0 ** -np.linspace(0, 1, features // 4, endpoint=False)
     y, x = (np.outer(coordinate.ravel(), frequencies) for coordinate in np.mgrid[:rows, :columns])
     return np.concatenate([np.sin(y), np.cos(y), np.sin(x), np.cos(x)], -1).astype(np.float32)

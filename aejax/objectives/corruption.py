@@ -39,7 +39,7 @@ class Corruption:
         if self.name not in CORRUPTIONS:
             raise one_of("corruption.name", self.name, CORRUPTIONS)
         if isinstance(self.level, Array):
-            return  # traced, in runs that train together: `together.check` has checked it
+            return  # traced, in runs that train together, which have checked it
         if self.level < 0 or (self.name in ("masking", "salt_and_pepper") and self.level >= 1):
             raise InputError(f"corruption.level must be at least 0, and below 1 for a fraction; got {self.level}")
         if self.name != "none" and self.level == 0:

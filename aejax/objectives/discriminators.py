@@ -1,8 +1,4 @@
-"""Discriminators that are trained along with the autoencoder, and the terms that they give it.
-
-A discriminator has `terms(params, context)`, per example [batch], for `objective.weights`, and `loss(params, context)`,
-which its own optimizer minimizes over `params`, its parameters.
-"""
+"""Discriminators that are trained along with the autoencoder, and the terms that they give it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -81,11 +77,11 @@ class Discriminator:
         return output.code.z[0] if output.code.samples else output.code.z
 
     def terms(self, params: PyTree, c: Context) -> dict[str, Array]:
-        """Returns the autoencoder's terms by name, per example, without gradients for `params`."""
+        """Returns the autoencoder's terms by name, per example [batch], without gradients for `params`."""
         raise NotImplementedError
 
     def loss(self, params: PyTree, c: Context) -> Array:
-        """Returns the discriminator's loss, per example [batch], without gradients for the autoencoder."""
+        """Returns the loss [batch] that `optimizer` minimizes over `params`, without gradients for the autoencoder."""
         raise NotImplementedError
 
 

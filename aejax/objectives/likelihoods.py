@@ -1,8 +1,4 @@
-"""Likelihoods of the input given decoded values: negative logarithms of each value, in nats.
-
-Each has `nll(decoded, x, log_scale, axis_name)`, which returns one number for each value of `decoded`
-([..., batch, *shape]), and `mean(decoded)`, which returns the expected x.
-"""
+"""Likelihoods of the input given decoded values: negative logarithms of each value, in nats."""
 
 import dataclasses
 import math

@@ -55,10 +55,7 @@ class Objective:
         for name in self.schedules:
             self._factor(name, jnp.zeros((), jnp.int32))
         if self._bound() and "reconstruction" in self.weights:
-            raise InputError(
-                f"objective.weights.reconstruction has no effect beside objective.bound.name={self.bound['name']!r}, "
-                "which takes its place; leave it out"
-            )
+            raise InputError("objective.weights.reconstruction has no effect beside objective.bound; leave it out")
 
     def __call__(
         self, c: Context, judged: Mapping[str, Float[Array, " batch"]] | None = None

@@ -42,29 +42,24 @@ def decoder_l2(c: Context) -> Float[Array, ""]:
 
 def gradient_penalty(c: Context) -> Float[Array, " batch"]:
     """Returns the squared Frobenius norm of the decoder's Jacobian, d mean / d z, exactly (ibid., equation 12)."""
-
-    def decode(z: Array, given: dict[str, Array]) -> Array:
-        given = {name: value[None] for name, value in given.items()}
-        return c.mean(c.apply(c.variables, z[None], method="decode", **given))[0]
-
-    return _squared_jacobian(decode, c.z, c.given)
+    return _squared_jacobian(lambda z, given: c.mean(c.apply(c.variables, z, method="decode", **given)), c.z, c.given)
 
 
 def contractive(c: Context) -> Float[Array, " batch"]:
     """Returns the squared Frobenius norm of the encoder's Jacobian, d z / d x, exactly (Rifai et al. 2011,
     equation 5).
     """
-
-    def encode(x: Array, given: dict[str, Array]) -> Array:
-        given = {name: value[None] for name, value in given.items()}
-        return c.apply(c.variables, x[None], method="encode", **given).z[0]
-
-    return _squared_jacobian(encode, c.x, c.given)
+    return _squared_jacobian(lambda x, given: c.apply(c.variables, x, method="encode", **given).z, c.x, c.given)
 
 
 def _squared_jacobian(function: Callable[..., Array], x: Array, given: dict[str, Array]) -> Array:
-    sizes = jax.eval_shape(function, x[0], {name: value[0] for name, value in given.items()}).size, x[0].size
-    jacobian = (jax.jacrev if sizes[0] < sizes[1] else jax.jacfwd)(function)
+    """Returns the squared norm [batch] of the Jacobian of a function of a batch, for each example alone."""
+
+    def one(v: Array, g: dict[str, Array]) -> Array:
+        return function(v[None], {name: value[None] for name, value in g.items()})[0]
+
+    sizes = jax.eval_shape(one, x[0], {name: value[0] for name, value in given.items()}).size, x[0].size
+    jacobian = (jax.jacrev if sizes[0] < sizes[1] else jax.jacfwd)(one)
     return jax.vmap(lambda v, g: jnp.square(jacobian(v, g)).sum())(x, given)
 
 

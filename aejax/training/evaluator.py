@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from aejax.data import Feed, pad_rows
 from aejax.distributed.partition import Partition
 from aejax.training.step import Task, TrainState, eval_step, eval_variables, gather
+from aejax.training.task import single_device_task
 
 Validate = Callable[..., dict[str, float]]
 Sample = Callable[[TrainState], dict[str, np.ndarray]]
@@ -55,10 +56,8 @@ def compile_validation(
 
 
 def compile_sampling(task: Task, partition: Partition, batch: Mapping[str, Any]) -> Sample:
-    """Returns `sample(state)`, which computes latents, reconstructions and inputs of `batch` in the user's units.
-
-    `task` must have no axis of devices, see `single_device_task`, because the batch is not divided.
-    """
+    """Returns `sample(state)`, which computes latents, reconstructions and inputs of `batch` in the user's units."""
+    task = single_device_task(task)  # as the batch is not divided
 
     def apply(variables: Any, batch: Any) -> dict[str, Any]:
         x = task.prepare(batch["x"])

@@ -5,7 +5,7 @@ import itertools
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from aejax.training.multistep import Steps, batches, compile_steps, hint, steps_
 from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
-from aejax.training.task import Parts, check_data, check_parts, make_config, make_task, single_device_task
+from aejax.training.task import Parts, check_data, make_config, make_task, take_parts
 from aejax.training.warm_start import InitFrom, initialize
 from aejax.workdir import checkpoint
 from aejax.workdir.checkpoint import Checkpoints, InMemory
@@ -54,18 +54,13 @@ Data = Splits | Callable[[ConfigDict], Splits]
 Adjust = Callable[[PyTree], PyTree]
 
 
-def never() -> bool:
-    """Returns False: nobody asks training to stop."""
-    return False
-
-
 def train(
     config: ConfigDict,
     workdir: str | Path,
     *,
     data: Data = load,
     devices: Sequence[jax.Device] | None = None,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
     profiled: range | None = None,
     adjust: Adjust | None = None,
@@ -98,7 +93,8 @@ def train(
       InputError: the config, the data or the workdir do not fit; StorageError: the workdir cannot be read or written;
         DivergedError: a metric is not finite. Each is one line that says what to change.
     """
-    return _train(config, local(workdir), Checkpoints, data, devices, stop, quiet, profiled, adjust, init_from, change)
+    given = (data, devices, quiet, adjust, init_from, change)
+    return _train(config, local(workdir), Checkpoints, *given, stop=stop, profiled=profiled)
 
 
 def fit(
@@ -149,8 +145,7 @@ def fit(
     own = {"model": model, "objective": objective, "optimizer": optimizer}
     more = {"corruption": corruption, "discriminator": discriminator}
     if config is None:
-        parts, examples = _take_parts({"data": data, **own}, {k: v for k, v in more.items() if v is not None}), data
-        of_data = config_lib.default().data
+        parts, examples, of_data = take_parts({"data": data, **own}, more), data, config_lib.default().data
     elif given := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
         raise InputError(f"fit takes a config, or the objects that it would describe: leave config or {given[0]}= out")
     else:
@@ -166,23 +161,11 @@ def fit(
         crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
     with config.unlocked():
         config.data.name = f"array-{crc:08x}"
-    config_lib.check(config)
     splits = split({"train": source}, config.data)
     if workdir is not None:
-        return _train(
-            config, local(workdir), Checkpoints, splits, devices, never, quiet, None, adjust, init_from, change, parts
-        )
+        return _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
-        return _train(config, Path(folder), InMemory, splits, devices, never, quiet, None, adjust, init_from, (), parts)
-
-
-def _take_parts(needed: Mapping[str, Any], more: Mapping[str, Any]) -> Parts:
-    """Returns the parts that `fit` was given. Raises InputError if one is missing or of another kind."""
-    if missing := [f"{name}=" for name, value in needed.items() if value is None]:
-        raise InputError(f"fit without a config needs {', '.join(missing)}; give them, or a config and the examples")
-    parts = Parts(needed["model"], needed["objective"], needed["optimizer"], **more)
-    check_parts(parts)
-    return parts
+        return _train(config, Path(folder), InMemory, splits, devices, quiet, adjust, init_from, (), parts)
 
 
 def _train(
@@ -191,21 +174,17 @@ def _train(
     checkpoints: type[Checkpoints] | type[InMemory],
     data: Data,
     devices: Sequence[jax.Device] | None,
-    stop: Callable[[], bool],
     quiet: bool,
-    profiled: range | None,
     adjust: Adjust | None,
     init_from: InitFrom | None,
     change: Collection[str],
     parts: Parts | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    profiled: range | None = None,
 ) -> Run:
     """Trains as `train` does, with the given class of checkpoints, and `parts` in place of the config's."""
-    config_lib.check(config)
-    resolve_trackers(config.tracking)
-
     # ---- Devices
-    partition = Partition(devices, config.partition.name)
-    partition.check(config.batch_size)
+    partition = make_partition(config, devices)
     quiet = quiet or not partition.primary
     own = (parts.model, parts.objective) if parts else ()
 
@@ -224,15 +203,9 @@ def _train(
             assert opened.saved is not None
             opened.resume()
             return from_checkpoint(opened.saved, *own)
-        check_same_data(opened, splits)
-        trained_on = identify(splits._asdict(), labels=config.classes > 0)
-        if not quiet:
-            describe(task, spec, begin, config.steps)
 
         # ---- Feeds
-        training, validation, fixed = make_feeds(config, task, spec, splits, partition, new=not begin)
-        partition.wait()  # until all processes have read the workdir, before it changes
-        opened.claim()
+        trained_on, training, validation, fixed = prepare_data([opened], task, spec, splits, partition, quiet)
         should_stop = ask_all(stop, partition)
         if not begin and config.pretrain.steps:
             params = pretrain(config, task, training, partition, state.params, should_stop, quiet)
@@ -244,7 +217,7 @@ def _train(
             hint(task, config.steps, config.log_every, config.checkpoint_every)
         train_steps = compile_steps(task, key, partition)
         validate = compile_validation(task, config.batch_size, partition, validation)
-        sample = compile_sampling(single_device_task(task), partition, fixed)
+        sample = compile_sampling(task, partition, fixed)
         with (
             profiler.trace_steps(train_steps, profiled, begin, at_once, folder) as train_steps,
             Recorder(opened, spec, trained_on, validate, sample, quiet, checkpoints) as recorder,
@@ -281,6 +254,15 @@ def run_steps(
             return
 
 
+def make_partition(config: ConfigDict, devices: Sequence[jax.Device] | None) -> Partition:
+    """Checks the config and its trackers, and returns the partition that divides its batches among the devices."""
+    config_lib.check(config)
+    resolve_trackers(config.tracking)
+    partition = Partition(devices, config.partition.name)
+    partition.check(config.batch_size)
+    return partition
+
+
 def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
     """Returns the splits, not yet decoded, and their spec, which is the saved spec if the run resumes.
 
@@ -290,9 +272,7 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
     splits = data if isinstance(data, Splits) else data(config.data)
     spec = Spec.from_dict(saved.metadata["spec"]) if saved else Spec.of(splits.train, config.data.standardize)
     if spec.shape != splits.train.shape:
-        raise InputError(
-            f"{opened.folder} was trained on examples of {spec.shape}, the data now holds {splits.train.shape}"
-        )
+        raise InputError(f"{opened.folder} was trained on examples of {spec.shape}, not {splits.train.shape}")
     shuffle_rows(len(splits.train), config.batch_size, config.seed)  # raises before anything is decoded
     return splits, spec
 
@@ -318,35 +298,36 @@ def init_state(
     return initialize(opened.config, task, spec.shape, init_key, partition, adjust, init_from, quiet), key
 
 
-def check_same_data(opened: OpenWorkdir, splits: Splits) -> None:
-    """Raises InputError if a run would resume on other data than it began with."""
-    if opened.saved:
-        cure = "restore the data, or choose another workdir"
-        check_identity(opened.saved.metadata.get("data"), splits._asdict(), str(opened.folder), cure)
+def prepare_data(
+    opened: Sequence[OpenWorkdir], task: Task, spec: Spec, splits: Splits, partition: Partition, quiet: bool
+) -> tuple[dict[str, Any], Feed, Feed, PyTree]:
+    """Returns the identity of the data, its training and validation feeds, and the fixed batch whose samples are saved.
 
-
-def describe(task: Task, spec: Spec, begin: int, steps: int) -> None:
-    """Prints the step at which a run resumes, and the table of its parameters."""
-    if begin:
-        print(f"resuming from step {begin:,} of {steps:,}", file=sys.stderr)
-    print(models.table(task.model, spec.shape), file=sys.stderr)
-
-
-def make_feeds(
-    config: ConfigDict, task: Task, spec: Spec, splits: Splits, partition: Partition, new: bool
-) -> tuple[Feed, Feed, PyTree]:
-    """Returns the feeds of the training and validation splits, and the fixed batch whose samples are saved.
-
-    Raises InputError if values or labels do not fit the config. Warns of a scale far from 1 if the run is `new`.
+    Claims the workdirs of the run, or of the runs that train together, once the data is decoded and fits: raises
+    InputError if a run would resume on other data than it began with, or values or labels do not fit the config. Warns
+    of a scale far from 1 if the run is new.
     """
+    config, begin = opened[0].config, opened[0].begin
+    for each in opened:
+        if each.saved:
+            cure = "restore the data, or choose another workdir"
+            check_identity(each.saved.metadata.get("data"), splits._asdict(), str(each.folder), cure)
+    trained_on = identify(splits._asdict(), labels=config.classes > 0)
+    if begin and not quiet:
+        print(f"resuming from step {begin:,} of {config.steps:,}", file=sys.stderr)
+    if not quiet:
+        print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20
     training, validation = (Feed(part, budget, partition.replicate) for part in (splits.train, splits.validation))
     check_data(config, task, training, validation)
-    if new:
+    if not begin:
         warn_of_scale(splits.train, spec)
     fixed = splits.validation.take(np.arange(min(config.samples, len(splits.validation))))
-    return training, validation, fixed
+    partition.wait()  # until all processes have read the workdirs, before they change
+    for each in opened:
+        each.claim()
+    return trained_on, training, validation, fixed
 
 
 def ask_all(stop: Callable[[], bool], partition: Partition) -> Callable[[], bool]:

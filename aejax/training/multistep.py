@@ -1,5 +1,6 @@
 """Dispatches of several training steps each: their number of steps, their batches, their program."""
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -65,14 +66,10 @@ def compile_steps(task: Task, key: Array, partition: Partition) -> Steps:
 
     `held` is `Feed.held`, the data kept on device; the batches come from `batches`; metrics are [steps].
     """
-
-    def steps(state: PyTree, held: PyTree, batches: PyTree, reduce: Any) -> Any:
-        return scan_steps(state, held, batches, key, task=task, reduce=reduce)
-
-    return partition.compile(steps)
+    return partition.compile(functools.partial(scan_steps, key=key, task=task))
 
 
-def scan_steps(state: PyTree, held: PyTree, batches: PyTree, key: Array, *, task: Task, reduce: Reduce) -> PyTree:
+def scan_steps(state: PyTree, held: PyTree, batches: PyTree, *, key: Array, task: Task, reduce: Reduce) -> PyTree:
     """Runs a `train_step` on each of the batches [steps, batch, ...]; returns the state and the metrics [steps]."""
 
     def step(state: PyTree, batch: PyTree) -> Any:

@@ -162,7 +162,8 @@ def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation
     _check_schedule(config)
     # Vectors, which are biases and scales, do not decay.
     matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
-    decay = optax.add_decayed_weights(config["weight_decay"], matrices) if _is_on(config["weight_decay"]) else None
+    decays = isinstance(config["weight_decay"], jax.Array) or config["weight_decay"] > 0  # traced where it is an array
+    decay = optax.add_decayed_weights(config["weight_decay"], matrices) if decays else None
     try:
         parts = OPTIMIZERS[config["name"]](build_schedule(config, steps), decay, **config["options"])
     except TypeError as error:
@@ -172,22 +173,12 @@ def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation
     return optax.MultiSteps(chain, accumulate).gradient_transformation() if accumulate > 1 else chain
 
 
-def _is_on(value: Any) -> bool:
-    """Returns whether the value is above 0, as is every traced one, which belongs to runs that train together."""
-    return isinstance(value, jax.Array) or value > 0
-
-
 def _check_schedule(config: Mapping[str, Any]) -> None:
     """Raises InputError for a learning rate or schedule that the optimizer cannot mean."""
     if config["name"] == "schedule_free" and config["schedule"] != "constant":
-        raise InputError(
-            "optim.name='schedule_free' takes the place of a decaying schedule; set optim.schedule=constant"
-        )
+        raise InputError("optim.name='schedule_free' replaces a decaying schedule; set optim.schedule=constant")
     if config["name"] == "prodigy" and not isinstance(config["lr"], jax.Array) and config["lr"] < 0.1:
-        raise InputError(
-            f"optim.name='prodigy' estimates the learning rate, and optim.lr={config['lr']} multiplies its estimate; "
-            "set optim.lr=1"
-        )
+        raise InputError(f"prodigy's optim.lr={config['lr']} multiplies its estimate; set optim.lr=1")
 
 
 def average(opt_state: Any, params: Any) -> Any:

@@ -7,15 +7,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from aejax import config as config_lib
 from aejax.data import Feed, Spec, Splits, load, warn_of_scale
-from aejax.distributed.partition import Partition
 from aejax.errors import DivergedError
 from aejax.models import abstract_output
+from aejax.training.loop import make_partition
 from aejax.training.multistep import batches, compile_steps
 from aejax.training.task import check_data, make_task
 from aejax.training.warm_start import initialize
-from aejax.workdir.tracking import resolve_trackers
 
 GIB = 2**30
 
@@ -30,10 +28,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
 
     Raises the errors that `train` would raise before its second batch, and DivergedError if the loss is not finite.
     """
-    config_lib.check(config)
-    resolve_trackers(config.tracking)
-    partition = Partition(devices, config.partition.name)
-    partition.check(config.batch_size)
+    partition = make_partition(config, devices)
     splits = load(config.data)
     spec = Spec.of(splits.train, config.data.standardize)
     splits = Splits(*map(spec.standardize_source, splits))

@@ -37,12 +37,9 @@ def list_layers(config: ConfigDict) -> list[tuple[int, str]]:
     layers = [(width, encoder.get("activation", "relu")) for width in encoder.get("features", ())]
     if bottleneck.name == "dense":
         layers.append((bottleneck.features, bottleneck.get("activation", "linear")))
-    mirrored = tuple(width for width, _ in layers[-2::-1])
-    if tuple(decoder.get("features", ())) != mirrored:
-        raise InputError(
-            f"pretrain.steps needs a decoder that mirrors the encoder: decoder.features={mirrored}, "
-            f"not {tuple(decoder.get('features', ()))}"
-        )
+    given, mirrored = tuple(decoder.get("features", ())), tuple(width for width, _ in layers[-2::-1])
+    if given != mirrored:
+        raise InputError(f"decoder.features={given} must be {mirrored} for pretrain.steps, which mirrors the encoder")
     return layers
 
 
@@ -68,9 +65,7 @@ def pretrain(
         with tqdm(desc=f"pretraining {name}", total=steps, disable=quiet or None) as bar:
             for batch in batches(feed, config.batch_size, config.seed, partition, at_once, range(steps)):
                 if stop():
-                    raise StoppedError(
-                        "stopped in pretraining, before the first checkpoint; the same command begins anew"
-                    )
+                    raise StoppedError("stopped in pretraining, before any checkpoint; the same command begins anew")
                 yield batch
                 bar.update(at_once)
 

@@ -13,7 +13,7 @@ from aejax.errors import AejaxError, DivergedError
 from aejax.training.evaluator import Sample, Validate
 from aejax.workdir.checkpoint import Checkpoint, Checkpoints, InMemory
 from aejax.workdir.lifecycle import OpenWorkdir, guard_storage, is_stale
-from aejax.workdir.metrics_log import Logs, Unwritten
+from aejax.workdir.metrics_log import Logs
 
 Metrics = Mapping[str, np.ndarray]  # [steps]
 
@@ -25,30 +25,24 @@ class Window:
         """Calls `log(step, metrics)` with the metrics [..., steps] of all steps since its last call."""
         self._log_every, self._log = log_every, log
         self._window: list[Any] = []
-        self._full: tuple[int, list[Any]] | None = None
+        self._due = 0  # the step at which the window is complete
 
     def add(self, step: int, metrics: PyTree) -> None:
-        """Takes the metrics of the dispatch that ends at `step`."""
+        """Takes the metrics of the dispatch that ends at `step`, after those of a complete window are logged."""
+        if self._due:
+            self.flush(self._due)
         self._window.append(metrics)
-        self._read()
-        if step % self._log_every == 0:
-            self._full, self._window = (step, self._window), []
+        self._due = step if step % self._log_every == 0 else 0
 
     def flush(self, step: int) -> None:
         """Logs all remaining metrics, up to `step`."""
         if self._window:
-            self._full, self._window = (step, self._window), []
-        self._read()
-
-    def _read(self) -> None:
-        """Fetches and logs a complete window, if there is one."""
-        if self._full:
-            step, dispatches = self._full
-            self._full, host = None, jax.device_get(dispatches)
+            dispatches, self._window, self._due = self._window, [], 0
+            host = jax.device_get(dispatches)
             self._log(step, {name: np.concatenate([d[name] for d in host], axis=-1) for name in host[0]})
 
 
-class Recorder:
+class Recorder(contextlib.AbstractContextManager["Recorder"]):
     """Log and checkpoints of one run, as a context manager that waits for the save in progress.
 
     Attributes:
@@ -74,8 +68,7 @@ class Recorder:
         self._folder, self._patience, self._validate, self._sample = opened.folder, config.patience, validate, sample
         self._window = Window(config.log_every, self.log)
         with contextlib.ExitStack() as opening, guard_storage(self._folder):
-            logs = Logs if opened.primary else Unwritten
-            self._logs = opening.enter_context(logs(self._folder, opened.begin, config, quiet))
+            self._logs = opening.enter_context(Logs(self._folder, opened.begin, config, quiet, opened.primary))
             self._checkpoints = checkpoints(self._folder, config.keep, metadata, broken)
             opening.enter_context(self._checkpoints)
             self._open = opening.pop_all()
@@ -114,12 +107,7 @@ class Recorder:
 
     def load_newest(self) -> Checkpoint:
         """Returns the newest checkpoint, after the context has ended."""
-        newest = self._checkpoints.load_newest()
-        assert newest is not None
-        return newest
-
-    def __enter__(self) -> "Recorder":
-        return self
+        return self._checkpoints.load_newest()
 
     def __exit__(self, *error: Any) -> None:
         """Waits for the save and tells trackers of an error that ended the run; ignores a second error."""

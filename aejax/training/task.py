@@ -1,6 +1,7 @@
 """Construction of a `Task` from a config, with checks of its parts against each other and against the data."""
 
 import dataclasses
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discrimina
 from aejax.registry import describe, instantiate
 from aejax.training import optimizers
 from aejax.training.pretraining import list_layers
-from aejax.training.step import Task, eval_step, init
+from aejax.training.step import Task, eval_step, eval_variables, init
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,25 +37,26 @@ class Parts:
     discriminator: Discriminator | None = None
 
 
-def check_parts(parts: Parts) -> None:
-    """Raises InputError if one of the parts that `fit` was given is of another kind."""
-    wanted: list[tuple[str, Any, Any, str]] = [
-        ("model", parts.model, models.Autoencoder, "an aejax.Autoencoder(encoder, bottleneck, decoder)"),
-        ("objective", parts.objective, Objective, "an aejax.Objective(likelihood, weights={...})"),
-        ("optimizer", parts.optimizer, optax.GradientTransformation, "one of optax, e.g. optax.adam(1e-3)"),
-        ("corruption", parts.corruption, Corruption, "an aejax.objectives.Corruption(name, level)"),
-        ("discriminator", parts.discriminator, Discriminator | None, "an aejax.objectives.Discriminator"),
+def take_parts(needed: Mapping[str, Any], more: Mapping[str, Any]) -> Parts:
+    """Returns the parts that `fit` was given. Raises InputError if one is missing or of another kind."""
+    if missing := [f"{name}=" for name, value in needed.items() if value is None]:
+        raise InputError(f"fit without a config needs {', '.join(missing)}; give them, or a config and the examples")
+    given = {name: value for name, value in {**needed, **more}.items() if value is not None}
+    parts = Parts(**{name: value for name, value in given.items() if name != "data"})
+    wanted: list[tuple[str, Any, str]] = [
+        ("model", models.Autoencoder, "an aejax.Autoencoder(encoder, bottleneck, decoder)"),
+        *((f"model.{name}", nn.Module, "a linen module") for name in ("encoder", "bottleneck", "decoder")),
+        ("objective", Objective, "an aejax.Objective(likelihood, weights={...})"),
+        ("objective.likelihood", Likelihood, "a likelihood, e.g. Bernoulli()"),
+        ("optimizer", optax.GradientTransformation, "one of optax, e.g. optax.adam(1e-3)"),
+        ("corruption", Corruption, "an aejax.objectives.Corruption(name, level)"),
+        ("discriminator", Discriminator | None, "an aejax.objectives.Discriminator"),
     ]
-    if isinstance(parts.model, models.Autoencoder):
-        for name in ("encoder", "bottleneck", "decoder"):
-            wanted.append((f"model.{name}", getattr(parts.model, name), nn.Module, "a linen module"))
-    if isinstance(parts.objective, Objective):
-        wanted.append(
-            ("objective.likelihood", parts.objective.likelihood, Likelihood, "a likelihood, e.g. Bernoulli()")
-        )
-    for name, value, kind, what in wanted:
+    for name, kind, what in wanted:
+        value = operator.attrgetter(name)(parts)
         if not isinstance(value, kind):
             raise InputError(f"{name} must be {what}, got {shown(value)}")
+    return parts
 
 
 def build_parts(config: ConfigDict, shape: Sequence[int]) -> Parts:
@@ -127,8 +129,7 @@ def make_task(
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         examples=examples,
     )
-    task = dataclasses.replace(task, model=models.set_axis(parts.model, axis_name), axis_name=axis_name)
-    traced = _trace(single_device_task(task), spec)
+    operations, output = _trace(single_device_task(task), spec)
     for key, taken in task.objective.unfinished(config.steps).items():
         warnings.warn(
             f"{key}={taken} is more than steps={config.steps}: training ends before this schedule does, with another "
@@ -137,8 +138,9 @@ def make_task(
         )
     if config.dtype == "bfloat16":
         warn_of_bfloat16()
-    models.warn_if_overcomplete(models.abstract_output(parts.model, spec.shape), config)
-    return dataclasses.replace(task, convolves="conv_general_dilated" in traced)
+    models.warn_if_overcomplete(output, config)
+    model, convolves = models.set_axis(parts.model, axis_name), "conv_general_dilated" in operations
+    return dataclasses.replace(task, model=model, axis_name=axis_name, convolves=convolves)
 
 
 def single_device_task(task: Task) -> Task:
@@ -146,8 +148,8 @@ def single_device_task(task: Task) -> Task:
     return dataclasses.replace(task, model=models.set_axis(task.model, None), axis_name=None)
 
 
-def _trace(task: Task, spec: Spec) -> str:
-    """Returns the operations of an evaluation as text, without computing anything.
+def _trace(task: Task, spec: Spec) -> tuple[str, models.Output]:
+    """Returns the operations of an evaluation as text, and the model's output without its values.
 
     Raises InputError if a weight has no term, or a term does not fit the model.
     """
@@ -155,9 +157,11 @@ def _trace(task: Task, spec: Spec) -> str:
     def evaluate(x: Any) -> Any:
         state = init(task, spec.shape, jax.random.key(0))
         batch = {"x": x, **{name: jnp.arange(2) for name in ("index", "label", "weight")}}
-        return eval_step(state, batch, task=task)
+        return eval_step(state, batch, task=task), task.apply(eval_variables(state), task.prepare(x), batch, None)
 
-    return str(jax.make_jaxpr(evaluate)(jax.ShapeDtypeStruct((2, *spec.shape), np.float32)))
+    x = jax.ShapeDtypeStruct((2, *spec.shape), np.float32)
+    operations, (_, output) = jax.make_jaxpr(evaluate, return_shape=True)(x)
+    return str(operations), output
 
 
 def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed) -> None:
@@ -182,9 +186,7 @@ def _check_range(task: Task, source: Source) -> None:
 def _check_labels(feed: Feed, classes: int) -> None:
     """Raises InputError unless all labels are there and below `classes`."""
     if "label" not in feed.source.take(np.arange(1)):
-        raise InputError(
-            f"classes={classes} makes the model conditional, but the data has no labels; give some or set classes=0"
-        )
+        raise InputError(f"classes={classes}, but the data has no labels; give some or set classes=0")
     label = np.asarray(feed.held["label"]) if feed.held else read_labels(feed.source)
     if label.min() < 0 or label.max() >= classes:
         raise InputError(

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax.data import identify, load
+from aejax.data import load
 from aejax.distributed.partition import Partition
 from aejax.errors import AejaxError, InputError
 from aejax.files import local
@@ -20,11 +20,10 @@ from aejax.inference.run import Run, from_checkpoint
 from aejax.training import loop, optimizers
 from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, scan_steps, steps_at_once
-from aejax.training.recorder import Recorder, Window
+from aejax.training.recorder import Metrics, Recorder, Window
 from aejax.training.step import Task
-from aejax.training.task import make_task, single_device_task
+from aejax.training.task import make_task
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
-from aejax.workdir.tracking import resolve_trackers
 
 # The configs may differ in these hyperparameters and in `seed`, as none of them changes a shape.
 HYPERPARAMETERS = ("optim.lr", "optim.weight_decay", "corruption.level", "objective.weights.")
@@ -36,7 +35,7 @@ def train_together(
     *,
     data: loop.Data = load,
     devices: Sequence[jax.Device] | None = None,
-    stop: Callable[[], bool] = loop.never,
+    stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
 ) -> list[Run | AejaxError]:
     """Trains several runs in one program, or a single run by `aejax.train`.
@@ -56,12 +55,8 @@ def train_together(
     """
     if len(configs) == 1:
         return [loop.train(configs[0], workdirs[0], data=data, devices=devices, stop=stop, quiet=quiet)]
-    for each in configs:
-        config_lib.check(each)
-        resolve_trackers(each.tracking)
+    partition, *_ = [loop.make_partition(each, devices) for each in configs]
     find_differing(configs)  # raises before a workdir is opened
-    partition = Partition(devices, configs[0].partition.name)
-    partition.check(configs[0].batch_size)
     quiet = quiet or not partition.primary
     with contextlib.ExitStack() as stack:
         opened = [
@@ -76,35 +71,28 @@ def train_together(
 
         splits, spec = loop.load_data(first, data)
         task = make_task(config, spec, len(splits.train), partition.axis_name)
-        _check_hyperparameters(task, [each.config for each in opened], values)
+        for each in opened:  # raises for a hyperparameter out of range, which cannot be checked once it is traced
+            set_hyperparameters(task, each.config, {key: config_lib.get(each.config, key) for key in values})
         starts = [loop.init_state(each, task, spec, splits, partition, quiet) for each in opened]
         states, keys = zip(*starts, strict=True)
         if begin >= config.steps:
             for each in opened:
                 each.resume()
             return [from_checkpoint(each.saved) for each in opened if each.saved]
-        for each in opened:
-            loop.check_same_data(each, splits)
-        trained_on = identify(splits._asdict(), labels=config.classes > 0)
-        if not quiet:
-            loop.describe(task, spec, begin, config.steps)
-
-        training, validation, fixed = loop.make_feeds(config, task, spec, splits, partition, new=not begin)
-        partition.wait()  # until all processes have read the workdirs, before they change
-        for each in opened:
-            each.claim()
+        trained_on, training, validation, fixed = loop.prepare_data(opened, task, spec, splits, partition, quiet)
 
         at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
         train_steps = compile_together(task, config, keys, values, partition)
         configure = lambda task, values: set_hyperparameters(task, config, values)  # noqa: E731
         validate = compile_validation(task, config.batch_size, partition, validation, configure)
-        sample = compile_sampling(single_device_task(task), partition, fixed)
+        sample = compile_sampling(task, partition, fixed)
         with contextlib.ExitStack() as running:
-            members = [Member(each) for each in opened]
-            for i, member in enumerate(members):
-                running.enter_context(member)
+            members = []
+            for i, each in enumerate(opened):
                 own = pick(values, i)
-                member.open(spec, trained_on, lambda state, own=own: validate(state, own), sample, True)
+                member = Member(each, spec, trained_on, lambda state, own=own: validate(state, own), sample, True)
+                running.enter_context(member)
+                members.append(member)
             recorder = Recorders(members, config.log_every)
             steps = range(begin, begin if recorder.done else config.steps)
             of_run = [batches(training, config.batch_size, c.seed, partition, at_once, steps) for c in configs]
@@ -113,10 +101,10 @@ def train_together(
             loop.run_steps(train_steps, state, training.held, dispatches, recorder, first, at_once, should_stop)
         if not any(member.error for member in members):
             partition.wait()  # until all is written
-    return [member.error or from_checkpoint(member.recorder.load_newest()) for member in members]
+    return [member.error or from_checkpoint(member.load_newest()) for member in members]
 
 
-class Member:
+class Member(Recorder):
     """Recorder of one of several runs, which an error ends without ending the others.
 
     Attributes:
@@ -124,41 +112,40 @@ class Member:
     """
 
     error: AejaxError | None = None
-    recorder: Recorder
+    opened = False
 
-    def __init__(self, opened: OpenWorkdir):
-        self._opened = opened
+    def __init__(self, workdir: OpenWorkdir, *arguments: Any):
+        self._workdir = workdir
+        with self._guard():
+            super().__init__(workdir, *arguments)
+            self.opened = True
 
-    @property
-    def done(self) -> bool:
-        """Returns true after an error or early stopping."""
-        return self.error is not None or self.recorder.done
+    def log(self, step: int, metrics: Metrics) -> None:
+        with self._guard():
+            super().log(step, metrics)
 
-    def open(self, *arguments: Any) -> None:
-        """Opens the recorder with the arguments of `Recorder` that follow the workdir."""
-        with self.guard():
-            self.recorder = Recorder(self._opened, *arguments)
+    def save(self, step: int, state: PyTree, validated: bool) -> None:
+        with self._guard():
+            super().save(step, state, validated)
 
     @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
+    def _guard(self) -> Iterator[None]:
         """Catches the error of a run; keeps and records the first one."""
         try:
             yield
         except AejaxError as error:
+            self.done = True
             if self.error is None:
                 self.error = error
-                if self._opened.primary:
-                    record_failure(self._opened.folder, error)
-
-    def __enter__(self) -> "Member":
-        return self
+                if self._workdir.primary:
+                    record_failure(self._workdir.folder, error)
 
     def __exit__(self, *error: Any) -> None:
         """Closes the recorder and tells trackers of the run's own error, or of the one that ends all runs."""
         own = (type(self.error), self.error, None) if self.error else (None, None, None)
-        with self.guard():
-            if hasattr(self, "recorder"):
-                self.recorder.__exit__(*(error if error[0] else own))
+        with self._guard():
+            if self.opened:
+                super().__exit__(*(error if error[0] else own))
 
 
 class Recorders:
@@ -181,15 +168,13 @@ class Recorders:
         self._window.flush(step)
         for i, member in enumerate(self._members):
             if not member.done:
-                with member.guard():
-                    member.recorder.save(step, pick(state, i), validated)
+                member.save(step, pick(state, i), validated)
 
-    def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def _log(self, step: int, metrics: Metrics) -> None:
         """Logs the metrics [runs, steps] of each run that has not ended."""
         for i, member in enumerate(self._members):
             if not member.done:
-                with member.guard():
-                    member.recorder.log(step, pick(metrics, i))
+                member.log(step, pick(metrics, i))
 
 
 def compile_together(
@@ -203,7 +188,8 @@ def compile_together(
 
     def steps(state: PyTree, held: PyTree, batches: PyTree, reduce: Any) -> Any:
         def one(state: PyTree, batches: PyTree, key: Array, values: Any) -> Any:
-            return scan_steps(state, held, batches, key, task=set_hyperparameters(task, config, values), reduce=reduce)
+            own = set_hyperparameters(task, config, values)
+            return scan_steps(state, held, batches, key=key, task=own, reduce=reduce)
 
         return jax.vmap(one)(state, stack_trees(batches), jnp.stack(keys), dict(values))
 
@@ -249,12 +235,6 @@ def set_hyperparameters(task: Task, config: ConfigDict, values: Mapping[str, Any
         objective=dataclasses.replace(task.objective, weights=weights),
         corruption=dataclasses.replace(task.corruption, **select("corruption.")),
     )
-
-
-def _check_hyperparameters(task: Task, configs: Sequence[ConfigDict], values: Mapping[str, Any]) -> None:
-    """Raises InputError if a hyperparameter is out of range, which cannot be checked once it is traced."""
-    for config in configs:
-        set_hyperparameters(task, config, {key: config_lib.get(config, key) for key in values})
 
 
 def stack_trees(trees: Sequence[PyTree]) -> PyTree:

@@ -52,10 +52,10 @@ class Checkpoint(NamedTuple):
     broken: tuple[int, ...] = ()
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """Writer of checkpoints, asynchronous; keeps the newest `keep` and the one with the lowest validation loss.
 
-    Close it, or use it as a context manager: an exit without that loses the save in progress.
+    As a context manager it waits at its end: a process that exits before that loses the save in progress.
     """
 
     def __init__(self, workdir: Path, keep: int, metadata: Mapping[str, Any], broken: tuple[int, ...] = ()):
@@ -113,13 +113,6 @@ class Checkpoints:
                 self._manager.wait_until_finished()
         return max(list_steps(self._folder.parent), default=None)
 
-    def close(self) -> None:
-        """Waits for the save in progress."""
-        with self._guard_storage():
-            if self._manager:
-                self._manager.wait_until_finished()
-                self._manager.close()
-
     def _open_manager(self, divided: bool) -> ocp.CheckpointManager:
         """Returns Orbax's manager for several processes, of which only the first one takes part unless `divided`.
 
@@ -142,18 +135,19 @@ class Checkpoints:
                 reason = os.strerror(errno.ENOSPC)
             raise StorageError(f"{make_write_error(self._folder, reason)}; {newest}") from error
 
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def load_newest(self) -> Checkpoint | None:
-        """Returns the newest checkpoint that can be read, or None."""
-        return load_newest(self._folder.parent)
+    def load_newest(self) -> Checkpoint:
+        """Returns the newest checkpoint that can be read."""
+        return find(self._folder.parent, "newest")
 
     def __exit__(self, *_: Any) -> None:
-        self.close()
+        """Waits for the save in progress."""
+        with self._guard_storage():
+            if self._manager:
+                self._manager.wait_until_finished()
+                self._manager.close()
 
 
-class InMemory:
+class InMemory(contextlib.AbstractContextManager["InMemory"]):
     """Newest checkpoint in memory, with the interface of `Checkpoints`: for `fit` without a workdir."""
 
     def __init__(self, workdir: Path, keep: int, metadata: Mapping[str, Any], broken: tuple[int, ...] = ()):
@@ -168,12 +162,9 @@ class InMemory:
     def find_newest_step(self) -> None:
         """Returns None: nothing can be resumed from."""
 
-    def load_newest(self) -> Checkpoint | None:
-        """Returns the newest checkpoint."""
+    def load_newest(self) -> Checkpoint:
+        assert self._newest is not None
         return self._newest
-
-    def __enter__(self) -> "InMemory":
-        return self
 
     def __exit__(self, *_: Any) -> None:
         """Does nothing: nothing is open."""
@@ -212,25 +203,13 @@ def load_newest(workdir: Path) -> Checkpoint | None:
         return None
     broken: list[int] = []
     for step in reversed(found):
-        read = _read(folder / str(step))
+        path = folder / str(step)
+        read = _read(path)
         if not isinstance(read, str):
             return Checkpoint(step, *read, tuple(broken))
-        warnings.warn(
-            f"checkpoint {folder / str(step)} cannot be read ({read}); falling back to the one before", stacklevel=2
-        )
+        warnings.warn(f"checkpoint {path} cannot be read ({read}); falling back to the one before", stacklevel=2)
         broken.append(step)
     raise StorageError(f"none of the checkpoints in {folder} can be read; restore one, or use another workdir")
-
-
-def load(workdir: Path, step: int | None) -> Checkpoint | None:
-    """Returns the checkpoint of a step, or None if there is none. Raises StorageError if it cannot be read."""
-    if step not in list_steps(workdir):
-        return None
-    path = Path(workdir).absolute() / FOLDER / str(step)
-    read = _read(path)
-    if isinstance(read, str):
-        raise StorageError(f"checkpoint {path} cannot be read ({read}); load another step")
-    return Checkpoint(int(path.name), *read)
 
 
 def find(workdir: Path, step: Any) -> Checkpoint:
@@ -241,12 +220,18 @@ def find(workdir: Path, step: Any) -> Checkpoint:
     whole = isinstance(step, int | np.integer) and not isinstance(step, bool) and step < 2**63
     if not whole and not (isinstance(step, str) and step in ("newest", "best")):
         raise InputError(f"step={shown(step)} must be a whole number, 'newest' or 'best'")
-    saved = load_newest(workdir) if step == "newest" else load(workdir, find_best(workdir) if step == "best" else step)
-    if saved is None:
-        if kept := list_steps(workdir):
+    if step == "newest" and (saved := load_newest(workdir)):
+        return saved
+    kept, number = list_steps(workdir), find_best(workdir) if step == "best" else step
+    if number not in kept:
+        if kept:
             raise InputError(f"{workdir}: no checkpoint of step {step}; saved are {', '.join(map(str, kept))}")
         raise InputError(f"{workdir}: no checkpoint here; give the workdir of a run that has saved one")
-    return saved
+    path = Path(workdir).absolute() / FOLDER / str(number)
+    read = _read(path)
+    if isinstance(read, str):
+        raise StorageError(f"checkpoint {path} cannot be read ({read}); load another step")
+    return Checkpoint(int(path.name), *read)
 
 
 def read_metadata(workdir: Path) -> dict[str, Any]:

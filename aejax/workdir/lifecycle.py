@@ -227,9 +227,7 @@ def _lock(workdir: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(lock)
-            raise InputError(
-                f"{workdir} is being trained in by another process; wait for it, or choose another workdir"
-            ) from error
+            raise InputError(f"{workdir} is trained in by another process; wait, or choose another") from error
         except OSError:  # a file system without locks
             return lock
         with contextlib.suppress(FileNotFoundError):

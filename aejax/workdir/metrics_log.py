@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,26 @@ def read(workdir: Path) -> list[dict[str, Any]]:
     return records
 
 
-class Logs:
-    """Writer of metrics, which appear on disk at once. A run that resumes at step `start` drops later records."""
+class Logs(contextlib.AbstractContextManager["Logs"]):
+    """Writer of metrics, which appear on disk at once. A run that resumes at step `start` drops later records.
 
-    def __init__(self, workdir: Path, start: int, config: ConfigDict, quiet: bool = False):
+    A process that is not `primary` writes nothing, but keeps the same history, on which early stopping depends.
+    """
+
+    def __init__(self, workdir: Path, start: int, config: ConfigDict, quiet: bool = False, primary: bool = True):
         records = [r for r in read(workdir) if r["step"] <= start]
-        file = Path(workdir) / METRICS
-        write_whole(file, "".join(json.dumps(r) + "\n" for r in records))
         self.history = records
         self._open = contextlib.ExitStack()  # closes what is open if a tracker fails to open
-        self._file = self._open.enter_context(append(file))
-        self._trackers = []
-        for name, make in resolve_trackers(config.tracking).items():
-            given = (workdir, config_lib.to_dict(config), start, list(records))
-            self._trackers.append(self._open.enter_context(Background(name, functools.partial(make, *given))))
+        self._writers: list[Callable[[int, Mapping[str, float]], object]] = []
+        if primary:
+            file = Path(workdir) / METRICS
+            write_whole(file, "".join(json.dumps(r) + "\n" for r in records))
+            lines = self._open.enter_context(append(file))
+            self._writers.append(lambda step, metrics: lines.write(json.dumps({"step": step, **metrics}) + "\n"))
+            for name, make in resolve_trackers(config.tracking).items():
+                given = (workdir, config_lib.to_dict(config), start, list(records))
+                tracker = self._open.enter_context(Background(name, functools.partial(make, *given)))
+                self._writers.append(tracker.write)
         self._batch_size, self._step, self._time, self._quiet = config.batch_size, start, time.perf_counter(), quiet
         self._bar = tqdm(
             total=config.steps * config.batch_size,
@@ -91,32 +97,8 @@ class Logs:
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds a record to the history, the file and the trackers."""
         self.history.append({"step": step, **metrics})
-        self._file.write(json.dumps(self.history[-1]) + "\n")
-        for tracker in self._trackers:
-            tracker.write(step, metrics)
-
-    def __enter__(self) -> "Logs":
-        return self
+        for write in self._writers:
+            write(step, metrics)
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
-
-
-class Unwritten(Logs):
-    """Log of a process that writes nothing: it keeps the same history as the process that writes."""
-
-    def __init__(self, workdir: Path, start: int, *_: Any):
-        self.history = [r for r in read(workdir) if r["step"] <= start]
-
-    def train(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Does nothing, as early stopping depends on validations alone."""
-
-    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds the metrics of a validation to the history."""
-        self.history.append({"step": step, **{f"validation/{k}": v for k, v in metrics.items()}})
-
-    def restart_clock(self) -> None:
-        """Does nothing: there is no clock."""
-
-    def __exit__(self, *_: Any) -> None:
-        """Does nothing: no file is open."""

@@ -132,7 +132,7 @@ def test_shares_that_are_saved_are_copies(tmp_path):
             for _ in range(3):
                 state, _ = step(state, (), ())
     for i in range(4):
-        np.testing.assert_array_equal(checkpoint.load(tmp_path, i).state["w"], np.full((64, 64), 3.0 * i))
+        np.testing.assert_array_equal(checkpoint.find(tmp_path, i).state["w"], np.full((64, 64), 3.0 * i))
 
 
 def test_another_name_is_refused():

@@ -76,7 +76,7 @@ def assert_right(workdir, good, capfd):
 
 def fuzz(workdir, kinds, files, seed, capfd):
     """Each damage to each file in turn; how often the one before was taken."""
-    good = {step: checkpoint.load(workdir, step) for step in checkpoint.list_steps(workdir)}
+    good = {step: checkpoint.find(workdir, step) for step in checkpoint.list_steps(workdir)}
     fell_back = 0
     for number, (kind, file) in enumerate(zip(kinds, files, strict=True)):
         content = file.read_bytes()

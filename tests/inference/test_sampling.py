@@ -80,7 +80,7 @@ def test_a_sampler_of_another_run_is_refused(continuous, discrete):
         continuous[0].generate(2, label=[0, 1], sampler=other)
     with pytest.raises(aejax.InputError, match=r"the run's codes are \(n, \*\(2,\)\), the sampler's \(n, \*\(6,\)\)"):
         continuous[0].generate(2, label=[0, 1], sampler=latents)
-    with pytest.raises(aejax.InputError, match=r"the sampler is for 9 codes and the run has 4"):
+    with pytest.raises(aejax.InputError, match=r"the sampler has 9 codes, the run 4; fit one"):
         discrete[0].generate(2, sampler=other)
     with pytest.raises(aejax.InputError, match="the run is conditional: give label="):
         continuous[0].generate(2, sampler=samplers.fit("gaussian", vectors(9, 2)))

@@ -126,7 +126,7 @@ def test_what_a_checkpoint_says_of_itself(sweep, cases):
 @cases
 def test_a_checkpoint_whose_config_or_spec_another_wrote(sweep, cases, monkeypatch):
     """With checksums that fit."""
-    saved = checkpoint.load(sweep / "lr=0.001", 2)
+    saved = checkpoint.find(sweep / "lr=0.001", 2)
     loaded = 0
 
     def door(config, spec):

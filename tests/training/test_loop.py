@@ -426,7 +426,7 @@ def test_wrong_values_are_named_before_the_first_step(tmp_path, changes, message
 
 
 def test_batch_must_divide_among_the_devices(tmp_path):
-    with pytest.raises(aejax.InputError, match="batch_size=18 cannot be divided among 4 devices"):
+    with pytest.raises(aejax.InputError, match="batch_size=18 must be a multiple of the 4 devices"):
         fit(mlp(batch_size=18), tmp_path, devices=jax.devices())
 
 

@@ -47,7 +47,7 @@ def test_a_loss_that_is_not_finite_is_told():
             ("basic", {"likelihood.name": "bernoulli"}, r"wants values in \[0, 1\]"),
             ("conditional_vae", {"classes": 9}, "the data has labels from 0 to 9, and classes=9 means 0 to 8"),
             ("basic", {"classes": 3}, "the data has no labels"),
-            ("stacked", {"pretrain.steps": 3, "decoder.features": (9,)}, "a decoder that mirrors the encoder"),
+            ("stacked", {"pretrain.steps": 3, "decoder.features": (9,)}, "which mirrors the encoder"),
         ]
     ),
 )

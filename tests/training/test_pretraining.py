@@ -80,7 +80,7 @@ def test_a_run_begins_with_pretrained_layers(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decoder__features": (9,)}, r"decoder.features=\(4,\), not \(9,\)"),
+        ({"decoder__features": (9,)}, r"decoder.features=\(9,\) must be \(4,\)"),
         ({"encoder": {"name": "conv"}}, "needs an mlp encoder"),
     ],
 )

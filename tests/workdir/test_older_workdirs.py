@@ -21,7 +21,7 @@ from aejax.workdir import checkpoint, metrics_log
 def test_a_workdir_of_0_1_loads_resumes_and_evaluates(name, tmp_path):
     shutil.unpack_archive(Path(__file__).with_name("written_by_0_1.zip"), tmp_path)
     workdir = tmp_path / name
-    last, before = checkpoint.load(workdir, 20), [r for r in metrics_log.read(workdir) if r["step"] == 20]
+    last, before = checkpoint.find(workdir, 20), [r for r in metrics_log.read(workdir) if r["step"] == 20]
     written = json.loads((workdir / "config.json").read_text())
     run = aejax.load_run(workdir)
     assert run.step == 20
@@ -36,7 +36,7 @@ def test_a_workdir_of_0_1_loads_resumes_and_evaluates(name, tmp_path):
     assert resumed.step == 20
     # Not in every bit: the processor that wrote it, and XLA with its optimizations, round ten steps differently.
     same = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
-    jax.tree.map(same, checkpoint.load(workdir, 20).state, last.state)
+    jax.tree.map(same, checkpoint.find(workdir, 20).state, last.state)
     for old, new in zip(before, [r for r in metrics_log.read(workdir) if r["step"] == 20], strict=True):
         old.pop("images_per_second", None), new.pop("images_per_second", None)
         assert new == pytest.approx(old, rel=1e-3)

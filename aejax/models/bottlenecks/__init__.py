@@ -1,11 +1,6 @@
 """Bottlenecks: from features to the code that the decoder reads, computed in float32.
 
-Each is called as `bottleneck(h, keys=..., train=...)` and returns a `Code`. `keys` holds one random key per example,
-[batch]. Without keys the code is deterministic: the posterior's mean, the nearest code. A bottleneck that is stochastic
-in training raises InputError if they are missing there; Flax's `rngs` is not read.
-
-Some bottlenecks update a collection other than "params" in training and raise InputError if it is not mutable, see
-`aejax.models`.
+Each is called as `bottleneck(h, keys=..., train=...)` and returns a `Code`; for the arguments see `Autoencoder`.
 """
 
 import flax.linen as nn

@@ -96,8 +96,8 @@ class Codebook(nn.Module):
         if self.revive_after:
             self.ages = self.variable("codebook", "ages", jnp.zeros, (self.codes,), jnp.int32)
 
-    def __call__(self, x: Array, key: Array, train: bool) -> tuple[Array, Array]:
-        """Returns the code nearest to each vector of x [..., features], and its index [...].
+    def __call__(self, x: Array, key: Array, train: bool) -> Code:
+        """Returns the code nearest to each vector of x [..., features]. Its z is a constant, without a gradient.
 
         In training, then updates the moving averages. `key` is one key for the whole batch.
         """
@@ -109,7 +109,12 @@ class Codebook(nn.Module):
         indices = find_nearest(x, table)
         if updates:
             self._update_averages(rows, indices.ravel(), jax.random.fold_in(key, 1))
-        return table[indices], indices
+        e = table[indices]
+        losses = {"commitment": commitment_loss(x, e)}
+        if self.update == "gradient":
+            losses["codebook"] = codebook_loss(x, e)
+        metrics = measure_usage(indices, self.codes, get_axis(self))
+        return Code(z=jax.lax.stop_gradient(e), losses=losses, metrics=metrics, indices=indices)
 
     def lookup(self, indices: Array) -> Array:
         """Returns the codes [..., features] of indices [...]."""
@@ -224,7 +229,8 @@ class VectorQuantizer(nn.Module):
             require_keys(self, keys, train)
         x = project(h, self.dense, self.positions)
         x = scale_to_unit(x) if self.metric == "cosine" else x
-        code = self._quantize(x, _get_batch_key(keys, get_axis(self)), train)
+        key = jax.random.key(0) if keys is None else whole_batch(keys, get_axis(self))[0]  # one for the whole batch
+        code = self._quantize(x, key, train)
         return code.replace(z=rotate(x, code.z) if self.gradient == "rotation" else straight_through(x, code.z))
 
     def lookup(self, indices: Array) -> Array:
@@ -233,19 +239,7 @@ class VectorQuantizer(nn.Module):
 
     def _quantize(self, x: Array, key: Array, train: bool) -> Code:
         """Returns the code of the vectors x [..., features]. Its z is a constant; `__call__` adds the gradient."""
-        return self._quantize_by(self.codebook, x, key, train)
-
-    def _quantize_by(self, codebook: Codebook, x: Array, key: Array, train: bool) -> Code:
-        e, indices = codebook(x, key, train)
-        losses = {"commitment": commitment_loss(x, e)}
-        if self.update == "gradient":
-            losses["codebook"] = codebook_loss(x, e)
-        return Code(
-            z=jax.lax.stop_gradient(e),
-            losses=losses,
-            metrics=measure_usage(indices, self.codes, get_axis(self)),
-            indices=indices,
-        )
+        return self.codebook(x, key, train)
 
 
 class ResidualQuantizer(VectorQuantizer):
@@ -265,7 +259,6 @@ class ResidualQuantizer(VectorQuantizer):
         self.deeper = [self._make_codebook() for _ in range(self.levels - 1)]
 
     def lookup(self, indices: Array) -> Array:
-        """Returns z [..., features] of `indices`, which are given as in `Code.indices`."""
         codes = [codebook.lookup(indices[..., i]) for i, codebook in enumerate(self._list_codebooks())]
         return sum(codes)  # type: ignore[return-value]
 
@@ -275,7 +268,7 @@ class ResidualQuantizer(VectorQuantizer):
     def _quantize(self, x: Array, key: Array, train: bool) -> Code:
         codes: list[Code] = []
         for level, codebook in enumerate(self._list_codebooks()):
-            codes.append(self._quantize_by(codebook, x, jax.random.fold_in(key, level), train))
+            codes.append(codebook(x, jax.random.fold_in(key, level), train))
             x = x - codes[-1].z
         return Code(
             z=sum(code.z for code in codes),  # type: ignore[arg-type]
@@ -283,8 +276,3 @@ class ResidualQuantizer(VectorQuantizer):
             metrics=jax.tree.map(lambda *levels: sum(levels) / self.levels, *(code.metrics for code in codes)),
             indices=jnp.stack([code.indices for code in codes], -1),  # type: ignore[misc]
         )
-
-
-def _get_batch_key(keys: Array | None, axis_name: str | None) -> Array:
-    """Returns one key for the whole batch: the key of its first example, or a constant without keys."""
-    return jax.random.key(0) if keys is None else whole_batch(keys, axis_name)[0]

@@ -1,5 +1,6 @@
 """Trackers, which a run's scalars go to beside metrics.jsonl: TensorBoard, and the services in `config.tracking`."""
 
+import contextlib
 import importlib.util
 import threading
 import warnings
@@ -36,7 +37,7 @@ class Tracker(Protocol):
         """Ends the run, which is finished or was stopped, or was ended by an error if it `failed`."""
 
 
-class Background:
+class Background(contextlib.AbstractContextManager["Background"]):
     """A tracker in its own thread, so that training neither waits for it nor fails with it."""
 
     def __init__(self, name: str, make: Callable[[], Tracker]):
@@ -59,9 +60,6 @@ class Background:
         self._warn()
         if not self._error:
             self._records.put((step, scalars))
-
-    def __enter__(self) -> "Background":
-        return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         """Waits until everything is written, at most PATIENCE seconds."""

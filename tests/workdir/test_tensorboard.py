@@ -7,7 +7,7 @@ import pytest
 from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from aejax.workdir.tracking.tfevents import checksum, field, record, scalar
+from aejax.workdir.tracking.tensorboard import checksum, field, record, scalar
 
 
 @pytest.mark.parametrize("data", [b"", b"123456789", bytes(range(256)) * 3])
