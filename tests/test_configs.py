@@ -39,7 +39,7 @@ AS_OTHERS = ("basic", "beta_vae", "dip_vae", "fsq", "info_vae", "resnet_vae", "s
 
 def assert_the_same_on_one_device(config, folder, whole):
     """Trains on one device what is in folder / "four"."""
-    aejax.train(config, folder / "one", devices=one_device())
+    aejax.train(config, folder / "one", devices=one_device(), quiet=True)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # noqa: E731
     jax.tree.map(close, checkpoint.load_newest(folder / "one").state, whole.state)
     records, records_of_one = metrics_log.read(folder / "four"), metrics_log.read(folder / "one")
@@ -63,7 +63,7 @@ def test_tiny_trains_resumes_and_is_the_same_on_one_device_and_four(name, tmp_pa
     assert whole.step == config.steps == 4
     shutil.rmtree(tmp_path / "four/checkpoints/4")
     with pytest.warns(match="the checkpoint of step 4 is missing"):
-        run = aejax.train(config, tmp_path / "four")  # from step 2
+        run = aejax.train(config, tmp_path / "four", quiet=True)  # from step 2
     assert_trees_equal(checkpoint.load_newest(tmp_path / "four").state, whole.state)
 
     label = {"label": np.arange(2)} if config.classes else {}
@@ -134,7 +134,7 @@ def test_nothing_is_nan_after_500_steps_on_mnist(name, tmp_path):
     largest = 2 if config.encoder.name in ("conv", "resnet", "vit") else 16
     config.data.update({"data_dir": str(MNIST), "train": "train[:8000]", "validation": "train[8000:8064]"})
     config.steps, config.checkpoint_every, config.batch_size = 500, 500, min(config.batch_size, largest)
-    run = aejax.train(config, tmp_path, devices=one_device())
+    run = aejax.train(config, tmp_path, devices=one_device(), quiet=True)
     assert run.step == 500
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.variables))
     assert jnp.isfinite(run.reconstructions).all()
