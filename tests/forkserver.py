@@ -3,6 +3,7 @@
 What it forks is `aejax COMMAND` from after its imports on: no JAX backend is begun here, nor a thread of Python's.
 """
 
+import gc
 import json
 import os
 import sys
@@ -12,6 +13,9 @@ import warnings
 import aejax.evaluation
 import aejax.training.loop  # noqa: F401
 from aejax.cli.__main__ import main
+
+gc.freeze()  # as in conftest.py
+gc.set_threshold(100_000)
 
 for line in sys.stdin:
     request = json.loads(line)

@@ -90,7 +90,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path, starts):
     print(f"seed {seed}")  # pytest shows it where the test fails
     rng = np.random.default_rng(seed)
     planned = moments(rng, 4, 9)
-    workdir, steps = tmp_path / "run", 40 * (1 + len(planned))
+    workdir, steps = tmp_path / "run", 60 * (1 + len(planned))  # more than there are between the kills
     run = starts(workdir, steps)
     begun = run.begin()
     until_saved(run, workdir, 0)
