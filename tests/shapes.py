@@ -6,6 +6,7 @@ A process of its own: jaxtyping's hook changes modules when they are imported. `
 import collections.abc
 import doctest
 import functools
+import gc
 import importlib
 import sys
 
@@ -23,6 +24,8 @@ def main() -> None:
     collections.abc.Mapping.register(ConfigDict)  # which it is in all but name
     for module in ("losses", "evaluation", "models", "objectives", "training.step", "samplers"):
         importlib.import_module(f"aejax.{module}")
+    gc.freeze()  # as in conftest.py
+    gc.set_threshold(100_000)
     for cls in flax.struct.PyTreeNode.__subclasses__():
         if cls.__module__.startswith("aejax."):
             check_arrays_alone(cls)

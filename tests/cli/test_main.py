@@ -3,6 +3,7 @@ import subprocess
 import sys
 import warnings
 
+import commands
 import jax
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_a_command_fills_the_cache_and_the_next_compiles_nothing(tmp_path):
             f"--workdir={tmp_path / name}",
             f"--compilation_cache={tmp_path / 'c'}",
         ]
-        subprocess.run([sys.executable, "-m", "experiments.train", *arguments], check=True, capture_output=True)
+        assert commands.run("train", *arguments)[0] == 0
         return {file.name for file in (tmp_path / "c").glob("*-cache")}
 
     first = programs("a")
@@ -152,12 +153,12 @@ def test_whatever_a_flag_raises_is_one_short_line(monkeypatch, error, told):
 
 @pytest.mark.slow
 def test_help_is_no_error_and_an_override_that_does_not_fit_prints_one_line():
-    command = [sys.executable, "-m", "experiments.train", "--config=configs/vae.py:tiny", "--workdir=unused"]
-    asked = subprocess.run([*command, "--help"], capture_output=True, text=True)
-    assert asked.returncode == 0
-    assert "--workdir" in asked.stdout
+    given = ("--config=configs/vae.py:tiny", "--workdir=unused")
+    status, output, _ = commands.run("train", *given, "--help")
+    assert status == 0
+    assert "--workdir" in output
     for override, told in (("stepz=3", 'Key "stepz" does not exist'), ("objective.schedules.kl.steps=3", "no 'kl'")):
-        wrong = subprocess.run([*command, f"--config.{override}"], capture_output=True, text=True)
-        assert (wrong.returncode, len(wrong.stderr.splitlines())) == (1, 1)
-        assert told in wrong.stderr
-        assert len(wrong.stderr) < 200
+        status, _, errors = commands.run("train", *given, f"--config.{override}")
+        assert (status, len(errors.splitlines())) == (1, 1)
+        assert told in errors
+        assert len(errors) < 200

@@ -7,9 +7,9 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
+import commands
 import pytest
 from absl import flags
 from conftest import command
@@ -94,10 +94,10 @@ def test_what_diverges_or_does_not_fit_is_told_and_the_study_goes_on(search, tmp
 
     best = min(found, key=found.get)
     assert f"the best, validation/loss {found[best]:.5g}: {search.workdir}/trial_{best:03d}\n" in told
-    line = told.splitlines()[-1]
-    name, *arguments = shlex.split(line)
+    name, *arguments = shlex.split(told.splitlines()[-1])
     assert name == "aejax"
-    subprocess.run([sys.executable, "-m", "aejax.cli", *arguments], check=True, capture_output=True)
+    status, _, errors = commands.run(*arguments)
+    assert status == 0, errors
     anew = aejax.load_run(tmp_path / "study_best")
     assert to_dict(anew.config) == to_dict(aejax.load_run(search.workdir / f"trial_{best:03d}").config)
 
@@ -173,22 +173,20 @@ def start(tmp_path, *arguments):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
 def test_a_trial_under_way_is_gone_on_with(search, tmp_path, number, status):
     given = config_file(tmp_path, more=LONG)
-    first = search.workdir / "trial_000"
-    with start(tmp_path, given, "--trials=2") as process:
-        while len(checkpoint.list_steps(first)) < 2:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.02)
-        process.send_signal(number)
-        process.communicate()
-    assert process.returncode == status
+    first, arguments = search.workdir / "trial_000", (f"--workdir={search.workdir}", given, "--trials=2")
+    server, log = commands.server(), tmp_path / "log"
+    process = server.begin("search", *arguments, output=log, errors=log)
+    while len(checkpoint.list_steps(first)) < 2:
+        assert not server.ends_within(0.02), log.read_text()
+    os.kill(process, number)
+    assert server.end() == status
     assert states(search.workdir) == ["RUNNING"]
     before = trials(search.workdir)[0].params
     made = {step: (first / f"checkpoints/{step}").stat().st_mtime_ns for step in checkpoint.list_steps(first)}
     assert max(made) < LONG["steps"]
 
-    with start(tmp_path, given, "--trials=2") as process:
-        out, err = process.communicate()
-    assert process.returncode == 0, err
+    ended, out, err = commands.run("search", *arguments)
+    assert ended == 0, err
     assert states(search.workdir) == ["COMPLETE"] * 2
     assert trials(search.workdir)[0].params == before
     assert checkpoint.list_steps(first)[-1] == LONG["steps"]

@@ -18,7 +18,8 @@ from aejax import config, data
 from aejax.distributed import processes
 from aejax.workdir import checkpoint, metrics_log
 
-WHOLE = ("sharded", "pmap", "streamed")
+WHOLE = ("sharded", "pmap")
+OF_TWO = pytest.mark.parametrize("group", [pytest.param(2, marks=pytest.mark.slow)], indirect=True)
 
 # One group trains all that the tests look at: joining takes longer than training.
 GROUP = """
@@ -87,19 +88,16 @@ def small(**changes):
     )
 
 
-def of_group():
-    return {
-        "pmap": small(),
-        "streamed": small(data__memory_mb=0),
-        "sharded": small(partition__name="sharded"),
-        "stopped": small(),
-        "pretraining": mlp(pretrain__steps=2**30),
-    }
+def of_group(n):
+    """What a group of n trains: two processes also streams and layer by layer, which is the same to four."""
+    of_two = {"streamed": small(data__memory_mb=0), "pretraining": mlp(pretrain__steps=2**30)}
+    of_all = {"pmap": small(), "sharded": small(partition__name="sharded"), "stopped": small()}
+    return of_all | (of_two if n == 2 else {})
 
 
 def train_in_group(folder, n):
     np.save(folder / "x.npy", vectors(197))
-    (folder / "configs.json").write_text(json.dumps({name: config.to_dict(c) for name, c in of_group().items()}))
+    (folder / "configs.json").write_text(json.dumps({name: config.to_dict(c) for name, c in of_group(n).items()}))
     group = start(n, lambda at, n, i: ["-c", GROUP, str(folder), at, str(n), str(i)])
     for i, process in enumerate(group):
         _, said = process.communicate(timeout=300)
@@ -139,8 +137,7 @@ def assert_same(a, b):
         assert x == pytest.approx(y, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_processes_train_as_one_and_write_once(group, alone, name):
+def assert_trained_as_one_and_written_once(group, alone, name):
     folder, n = group
     assert_same(folder / name, alone)
     assert len(list((folder / name).glob("events.*"))) == 1
@@ -149,6 +146,17 @@ def test_processes_train_as_one_and_write_once(group, alone, name):
     assert len({s["loss"] for s in said}) == 1
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_processes_train_as_one_and_write_once(group, alone, name):
+    assert_trained_as_one_and_written_once(group, alone, name)
+
+
+@OF_TWO
+def test_processes_train_on_streams_as_one_and_write_once(group, alone):
+    assert_trained_as_one_and_written_once(group, alone, "streamed")
+
+
+@OF_TWO
 def test_the_first_process_alone_is_profiled(group):
     folder, n = group
     told = ["profile of steps 3 to 4" in (folder / f"{i}.txt").read_text() for i in range(n)]
@@ -156,6 +164,7 @@ def test_the_first_process_alone_is_profiled(group):
     assert len(list(folder.glob("*/plugins/profile/*/*.xplane.pb"))) == 1
 
 
+@OF_TWO
 def test_each_process_reads_its_share_of_a_stream(group):
     folder, n = group
     whole = 8 * 16 + 2 * 2 * 16  # of 8 training steps and two validations of two batches
@@ -180,6 +189,7 @@ def test_one_that_is_asked_to_stop_stops_all_at_one_step_and_any_devices_go_on(g
     )
 
 
+@OF_TWO
 def test_one_that_is_asked_to_stop_in_pretraining_stops_all(group):
     folder, n = group
     for i in range(n):

@@ -52,10 +52,3 @@ def start(*program, cwd=ROOT):
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen([sys.executable, *program], cwd=cwd, env=environment, text=True, **pipes)
-
-
-def command(module, *arguments, **kwargs):
-    """Status, output and errors of a command of experiments."""
-    process = start("-m", f"experiments.{module}", *arguments, **kwargs)
-    output, errors = process.communicate(timeout=120)
-    return process.returncode, output, errors

@@ -3,9 +3,10 @@
 import json
 import shutil
 
+import commands
 import pytest
 from conftest import mlp, vectors
-from runs import after, assert_same_end, command, train
+from runs import after, assert_same_end, train
 
 import aejax
 
@@ -109,24 +110,24 @@ def get_config(arg=""):
 """
     file.write_text(text)
     given = (f"--config={file}", f"--workdir={workdir}")
-    assert command("train", *given)[0] == 0
-    code, _, errors = command("train", *given, "--config.seed=3")
+    assert commands.run("train", *given)[0] == 0
+    code, _, errors = commands.run("train", *given, "--config.seed=3")
     assert (code, len(errors.splitlines())) == (1, 1), errors
     assert "seed: 0 -> 3" in errors
     file.write_text(text.replace("(4,)", "(5,)"))
-    code, _, errors = command("train", *given)
+    code, _, errors = commands.run("train", *given)
     assert (code, len(errors.splitlines())) == (1, 1), errors
     assert "decoder.features: [4] -> [5]; encoder.features: [4] -> [5]" in errors
 
 
 @pytest.mark.slow
 def test_the_command_takes_a_change_and_the_report_shows_it(tmp_path):
-    given = ("--config=configs/vae.py:tiny", f"--workdir={tmp_path}")
-    assert command("train", *given)[0] == 0
-    code, output, errors = command("train", *given, "--config.steps=8", "--change=steps")
+    given = ("--config=configs/basic.py:tiny", f"--workdir={tmp_path}")
+    assert commands.run("train", *given)[0] == 0
+    code, output, errors = commands.run("train", *given, "--config.steps=8", "--change=steps")
     assert (code, "step 8: latents" in output) == (0, True), errors
-    code, output, errors = command("train", *given)
+    code, output, errors = commands.run("train", *given)
     assert (code, "step 8: latents" in output) == (0, True), errors
-    assert command("evaluate", f"--workdir={tmp_path}", "--groups=reconstruction")[0] == 0
+    assert commands.run("evaluate", f"--workdir={tmp_path}", "--groups=reconstruction")[0] == 0
     report = (tmp_path / "evaluation/8/report.html").read_text()
     assert "<dt>Changes</dt><dd>steps: 4 -&gt; 8 from step 4</dd>" in report

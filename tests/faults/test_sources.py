@@ -6,11 +6,12 @@ import signal
 import threading
 import time
 
+import commands
 import numpy as np
 import pytest
 from conftest import conv, mlp, one_device, vectors
 from PIL import Image
-from runs import assert_same_end, command, start, train
+from runs import assert_same_end, start, train
 
 import aejax
 from aejax import data
@@ -51,7 +52,7 @@ def test_a_source_that_raises_in_the_middle_is_named_and_mended_it_goes_on(tmp_p
 
 @pytest.mark.slow
 def test_an_image_spoilt_in_the_middle_is_named_and_mended_it_goes_on(tmp_path):
-    """Spoilt after the run has begun: what is looked at before the first step cannot tell."""
+    """Spoilt after the run has begun or resumed: what is looked at before its first step cannot tell."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(256, size=(60, 8, 8), dtype=np.uint8)):
@@ -69,11 +70,11 @@ def test_an_image_spoilt_in_the_middle_is_named_and_mended_it_goes_on(tmp_path):
             return False
 
         with pytest.raises(aejax.InputError, match=r"30\.png") as error:
-            aejax.train(config, tmp_path / damage, devices=one_device(), quiet=True, stop=spoil)
-        assert "\n" not in str(error.value)
+            aejax.train(config, tmp_path / "run", devices=one_device(), quiet=True, stop=spoil)
+        assert "\n" not in str(error.value), damage
         file.write_bytes(whole)
-        aejax.train(config, tmp_path / damage, devices=one_device(), quiet=True)
-        assert_same_end(tmp_path / damage, tmp_path / "whole")
+    aejax.train(config, tmp_path / "run", devices=one_device(), quiet=True)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_truncated_array_is_named_before_the_first_step(tmp_path):
@@ -175,6 +176,6 @@ def test_a_source_that_hangs_does_not_keep_sigterm_waiting(tmp_path):
     assert "Traceback" not in errors
     assert checkpoint.list_steps(workdir)
     config.write_text(SOURCE.format(hang=False, file=str(tmp_path / "data.npy")))
-    assert command("train", *given)[0] == 0
-    assert command("train", f"--config={config}", f"--workdir={tmp_path / 'whole'}")[0] == 0
+    assert commands.run("train", *given)[0] == 0
+    assert commands.run("train", f"--config={config}", f"--workdir={tmp_path / 'whole'}")[0] == 0
     assert_same_end(workdir, tmp_path / "whole")

@@ -10,10 +10,11 @@ import sys
 import warnings
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from conftest import mlp, mostly_slow, vectors
-from runs import ROOT, command, train
+from runs import ROOT, train
 
 import aejax
 from aejax import data
@@ -137,14 +138,16 @@ def test_commands_refuse_and_say_what_to_say(copy, module, tmp_path):
     (copy / "poison.py").write_text(MINE.format(touched=str(tmp_path / "touched")))
     with_config(copy, NAMED["bottleneck"])
     out = {"encode": "--out=x.npz", "sample": "--out=x.npz", "export": "--out=x", "evaluate": "--groups=codes"}[module]
-    code, _, errors = command(module, f"--workdir={copy}", out, cwd=copy)
+    code, _, errors = commands.run(module, f"--workdir={copy}", out, cwd=copy)
     assert code == 1
     (line,) = errors.splitlines()
     assert line.startswith(f"error: {copy} names 'poison:Bottleneck', code that is not aejax's")
     assert line.endswith("--trust=poison to a command")
     assert not (tmp_path / "touched").exists()
     if module == "export":
-        code, _, errors = command(module, f"--workdir={copy}", f"--out={tmp_path / 'x'}", "--trust=poison", cwd=copy)
+        code, _, errors = commands.run(
+            module, f"--workdir={copy}", f"--out={tmp_path / 'x'}", "--trust=poison", cwd=copy
+        )
         assert (tmp_path / "touched").exists(), errors
 
 

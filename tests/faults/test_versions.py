@@ -19,10 +19,12 @@ from aejax.workdir import checkpoint
 OTHER = os.environ.get("AEJAX_OTHER_PYTHON", "")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not OTHER, reason="AEJAX_OTHER_PYTHON is not set")]
 
+MLP = {"name": "mlp", "features": (8,)}
 CHANGES = {
     "basic": {},
     "vae": {"ema": 0.9, "dtype": "bfloat16"},
-    "vq_vae": {"ema": 0.9},  # the codebook's running statistics, and its revival
+    # The codebook's running statistics, and its revival.
+    "vq_vae": {"ema": 0.9, "encoder": MLP, "decoder": MLP, "bottleneck": {"positions": 4}},
     "wae": {"partition": {"name": "sharded"}},
 }
 # The other stack trains to step 2 what this one finishes, and finishes what this one trained to step 2.
@@ -46,7 +48,7 @@ def train(folder, steps):
 
 def run(python, *arguments):
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/faults")))
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": path, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run([python, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

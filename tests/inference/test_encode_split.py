@@ -4,12 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 import tracemalloc
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from conftest import command, config_of, mlp, one_device, untrained, vectors
@@ -307,36 +307,25 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def launch(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.encode", *arguments],
-        cwd=ROOT,
-        text=True,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-
-
 @pytest.mark.slow
 def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path):
     out, partial = tmp_path / "out.npz", tmp_path / "out.npz.partial"
     arguments = (f"--workdir={workdir}", "--split=train[:100%]", f"--out={out}", "--chunk=9")
-    process = launch(*arguments)
+    server, log = commands.server(), tmp_path / "log"
+    process = server.begin("encode", *arguments, output=log, errors=log)
     deadline = time.monotonic() + 90
     while len(list(partial.glob("*.npy"))) < 3:
-        assert process.poll() is None, process.communicate()
+        assert not server.ends_within(0.002), log.read_text()
         assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    os.kill(process, signal.SIGKILL)
+    assert server.end() == -signal.SIGKILL
     assert not out.exists()
     marked = np.load(partial / "000001.npy")
     marked["label"] = -1  # to be found in the result, if the command goes on rather than begins anew
     np.save(partial / "000001.npy", marked)
     (partial / "000180.npy.tmp").write_bytes(b"half of a chunk")  # what a kill leaves in the middle of writing
-    process = launch(*arguments)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
+    status, output, errors = commands.run("encode", *arguments)
+    assert status == 0, errors
     assert "1,797 examples of train[:100%], latents (16,), step 2" in output
     run = aejax.load_run(workdir)
     encode_split(run, find_split(run, "train[:100%]"), tmp_path / "whole.npz", 9)

@@ -1,12 +1,10 @@
 """Runs that draw by samplers, the samplers that their workdirs keep, the picture and the command."""
 
 import dataclasses
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import jax
 import numpy as np
 import pytest
@@ -146,24 +144,15 @@ def test_labels_of_draws(continuous, discrete):
 
 
 def sample(*arguments):
-    flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.sample", *map(str, arguments)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "XLA_FLAGS": flags},
-        text=True,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    return commands.run("sample", *arguments)
 
 
 @pytest.mark.slow
 def test_the_command_fits_keeps_and_draws(discrete, tmp_path):
     run, workdir = discrete
     flags = (f"--workdir={workdir}", "--num=5", "--seed=3", "--prior=configs/priors/transformer.py:tiny")
-    process = sample(*flags, "--prior.steps=6", f"--out={tmp_path / 'new' / 'a.npz'}")
-    output, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors) == (0, "")
+    status, output, errors = sample(*flags, "--prior.steps=6", f"--out={tmp_path / 'new' / 'a.npz'}")
+    assert (status, errors) == (0, "")
     assert output == f"{tmp_path / 'new' / 'a.npz'}\n"
     kept = samplers.load(sampling.locate(run, workdir, "autoregressive"))
     assert (kept.kind.width, kept.kind.steps) == (8, 6)
@@ -173,9 +162,8 @@ def test_the_command_fits_keeps_and_draws(discrete, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_draws_a_picture_by_label(continuous, tmp_path):
-    process = sample(f"--workdir={continuous[1]}", "--num=5", "--label=2", f"--out={tmp_path / 'a.png'}")
-    _, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors) == (0, "")
+    status, _, errors = sample(f"--workdir={continuous[1]}", "--num=5", "--label=2", f"--out={tmp_path / 'a.png'}")
+    assert (status, errors) == (0, "")
     assert (tmp_path / "a.png").stat().st_size > 2_000
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
@@ -191,13 +179,11 @@ SLIPS = {
 
 @pytest.mark.slow
 def test_a_slip_is_one_clear_line(discrete, tmp_path):
-    """All at once, since most of the time goes into starting."""
     (tmp_path / "file").touch()
     flags = (f"--workdir={discrete[1]}", f"--out={tmp_path / 'a.png'}")
-    processes = {slip: sample(*flags, *slip.format(file=tmp_path / "file").split()) for slip in SLIPS}
-    for slip, process in processes.items():
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 1, slip
-        assert re.fullmatch(rf"error: {SLIPS[slip]}.*\n", errors), (slip, errors)
+    for slip, message in SLIPS.items():
+        status, _, errors = sample(*flags, *slip.format(file=tmp_path / "file").split())
+        assert status == 1, slip
+        assert re.fullmatch(rf"error: {message}.*\n", errors), (slip, errors)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert not (Path(discrete[1]) / "samplers" / "8" / "flow").exists()

@@ -99,9 +99,13 @@ def gradients(config, dtypes):
         yield {jax.tree_util.keystr(path): moved for path, moved in jax.tree_util.tree_leaves_with_path(moved)}
 
 
+# Their modules and what is computed of their codes are those of vae, conditional_vae, vq_vae and wae.
+AS_OTHERS = {"basic", "beta_vae", "info_vae", "resnet_vae", "vae"}
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings(MEANT)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", sorted({*CONFIGS} - AS_OTHERS))
 def test_gradients_agree_with_float32(name):
     """To the rounding of single values, 1 of 256; sums in bfloat16 are wrong by as much as they are large."""
     config = config_of(name)

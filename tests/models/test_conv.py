@@ -1,6 +1,7 @@
 """Every form of a convolution equals nn.Conv: forward, gradients, tangents, and its parameters are nn.Conv's."""
 
 import re
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -47,9 +48,9 @@ def both(case, enlarged=False, **more):
     plain = nn.Conv(features, kernel, **options, **more)
     ours = Conv(features, kernel, enlarged=enlarged, **options, **more)
     enlarge = Upsample().apply if enlarged else lambda variables, x: x
-    big = enlarge({}, x)
-    variables = plain.init(keys[1], big)
-    assert jax.tree.map(jnp.shape, ours.init(keys[1], big)) == jax.tree.map(jnp.shape, variables)
+    big = jax.eval_shape(enlarge, {}, x)
+    variables = jax.jit(plain.init)(keys[1], jnp.zeros(big.shape))
+    assert jax.tree.map(jnp.shape, jax.eval_shape(ours.init, keys[1], big)) == jax.tree.map(jnp.shape, variables)
     variables = jax.tree.map(lambda a: a + jax.random.normal(keys[2], a.shape), variables)
     return (lambda v, x: plain.apply(v, enlarge({}, x))), (lambda v, x: ours.apply(v, enlarge({}, x))), variables, x
 
@@ -60,12 +61,18 @@ def close(a, b):
 
 
 def compare(plain, ours, variables, x):
-    close(plain(variables, x), ours(variables, x))
-    tangents = jax.tree.map(lambda a: jax.random.normal(fresh(), a.shape), (variables, x))
-    close(jax.jvp(plain, (variables, x), tangents), jax.jvp(ours, (variables, x), tangents))
-    cotangent = jax.random.normal(fresh(), plain(variables, x).shape)
-    close(*(jax.vjp(function, variables, x)[1](cotangent) for function in (plain, ours)))
-    close(*(jax.grad(lambda v, f=function: (f(v, x) * cotangent).sum())(variables) for function in (plain, ours)))
+    rng = np.random.default_rng()
+    normal = lambda a: rng.normal(size=a.shape).astype(np.float32)  # noqa: E731
+    tangents, cotangent = jax.tree.map(normal, (variables, x)), normal(jax.eval_shape(plain, variables, x))
+
+    def compute(function, variables, x):
+        """Returns values, tangents, and gradients, those of the variables also without those of the image."""
+        alone = jax.grad(lambda v: (function(v, x) * cotangent).sum())(variables)
+        both = jax.vjp(function, variables, x)[1](cotangent)
+        return function(variables, x), jax.jvp(function, (variables, x), tangents), both, alone
+
+    # One program for each: compiled one by one, the operations take several times as long.
+    close(*(jax.jit(partial(compute, function))(variables, x) for function in (plain, ours)))
 
 
 @pytest.mark.parametrize("name", mostly_slow(CASES, "groups"))

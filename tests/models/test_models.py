@@ -165,8 +165,8 @@ def test_parts_alone_make_the_whole():
 def test_examples_do_not_see_each_other(name, shape):
     model = build(name, shape, "tiny")
     x = jax.random.uniform(jax.random.key(0), (3, *shape))
-    variables = model.init(jax.random.key(1), x)
-    grad = jax.grad(lambda x: model.apply(variables, x).decoded[1].sum())(x)
+    variables = jax.jit(model.init)(jax.random.key(1), x)
+    grad = jax.jit(jax.grad(lambda x: model.apply(variables, x).decoded[1].sum()))(x)
     assert [bool(jnp.any(g != 0)) for g in grad] == [False, True, False]
 
 
