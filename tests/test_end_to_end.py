@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MEANT, MNIST, config_of, mostly_slow, needs_mnist, one_device
+from conftest import command as define_flags_anew
 
 import aejax
 from aejax.evaluation import as_json
@@ -50,7 +52,19 @@ def wait_for(condition, process, seconds=90):
         time.sleep(0.02)
 
 
-def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
+def run_here(module, arguments, monkeypatch, capsys):
+    """What `python -m experiments.{module}` prints, run by this process, which has imported all that it needs."""
+    define_flags_anew(module)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", "")  # of which the command makes its own
+    monkeypatch.setenv("GLIBC_TUNABLES", "")  # it would start another process for its settings
+    capsys.readouterr()
+    runpy.run_module(f"experiments.{module}", run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path, monkeypatch, capsys):
     workdir = tmp_path / "conv"
     flags = ("--config.encoder.activation=gelu", "--config.objective.weights.l1=1e-3")  # keys the file leaves out
     code, output, errors = finish(launch("train", "--config=configs/conv.py:tiny", f"--workdir={workdir}", *flags))
@@ -64,8 +78,7 @@ def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path):
     run = aejax.load_run(workdir)
     assert run.latents.shape[1:] == (2, 2, 8)
 
-    code, output, errors = finish(launch("evaluate", f"--workdir={workdir}"))
-    assert code == 0, errors
+    output = run_here("evaluate", [f"--workdir={workdir}"], monkeypatch, capsys)
     metrics = json.loads((workdir / "evaluation/4/metrics.json").read_text())
     error = metrics["reconstruction"]["squared_error"]["value"]
     assert re.search(rf"^reconstruction/squared_error +{re.escape(f'{error:.5g}')}$", output, re.MULTILINE), output

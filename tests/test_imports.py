@@ -4,6 +4,10 @@ import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
+import aejax
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,6 +39,11 @@ def test_what_is_imported_from_aejax_exists():
 
 # Of NamedTuple; `os._exit`; submitit's handler of Slurm's signal, which has no public name.
 PUBLIC = {"_asdict", "_exit", "_fields", "_replace", "_usr_sig"}
+
+
+def test_what_aejax_has_not_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'aejax' has no attribute 'nothing'"):
+        aejax.nothing  # noqa: B018
 
 
 def test_what_is_private_to_a_module_is_used_by_no_other():

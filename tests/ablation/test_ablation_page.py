@@ -205,6 +205,8 @@ def test_the_page_holds_the_table_and_what_was_left_out(tmp_path):
     assert re.findall(r'class="number best" data-key="([^"]+)"', text) == ["1.5"]
     assert "<li>lr=0.01,ema=0.0,seed=1: not started; not counted</li>" in text
     assert "3 finished of 4, in 2 settings" in text
+    tiles = re.sub("<[^>]+>", " ", text[: text.index('id="pictures"')])
+    assert re.search(r"Lowest loss\s+1\.50 ± 0\.71\s+ema=0\.9; -1\.5 from the baseline", tiles), tiles[-2000:]
 
 
 SCREENS = [(1280, False), (1280, True), (390, False), (390, True)]

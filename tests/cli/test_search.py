@@ -18,7 +18,7 @@ import aejax
 from aejax.ablation import collect
 from aejax.ablation.plan import overridden
 from aejax.config import to_dict
-from aejax.workdir import checkpoint, metrics_log
+from aejax.workdir import checkpoint, lifecycle, metrics_log
 from aejax.workdir.lifecycle import read_end
 from configs import vae
 
@@ -133,6 +133,35 @@ def test_a_trial_worse_than_the_median_ends_at_its_validation(search, tmp_path, 
     assert checkpoint.list_steps(search.workdir / "trial_005") == [2]
     assert search.run(given, "--trials=7", "--noprune") == 0
     assert states(search.workdir)[6] == "COMPLETE"
+
+
+def test_trials_are_told_what_their_training_came_to(search, tmp_path, monkeypatch, capsys):
+    """By a stand-in for training, whose second trial diverges and whose third does not fit."""
+    losses = {0: 2.0, 3: 1.0}
+
+    def train(config, folder, **_):
+        number = int(folder.name.removeprefix("trial_"))
+        if number == 1:
+            raise aejax.DivergedError("not finite")
+        if number == 2:
+            raise aejax.InputError("too large")
+        folder.mkdir()
+        record = {"step": config.steps, "validation/loss": losses[number]}
+        (folder / metrics_log.METRICS).write_text(json.dumps(record) + "\n")
+
+    monkeypatch.setattr(aejax, "train", train)
+    monkeypatch.setattr(lifecycle, "is_finished", lambda config, folder: bool(metrics_log.read(folder)))
+    given = config_file(tmp_path)
+    assert search.run(given, "--trials=4") == 0
+    assert states(search.workdir) == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE"]
+    told = capsys.readouterr().out
+    assert (
+        "4 trials: 2 complete, 1 pruned, 1 fail\n  trial_001: failed: not finite\n  trial_002: failed: too large"
+        in told
+    )
+    assert f"the best, validation/loss 1: {search.workdir}/trial_003\n" in told
+    assert search.run(given, "--trials=4") == 0  # nothing is left to do
+    assert "trial_000: " not in capsys.readouterr().out
 
 
 def test_the_validations_of_a_trial_are_read_when_there_is_more(monkeypatch, tmp_path):

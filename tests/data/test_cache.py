@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -118,6 +119,16 @@ def test_without_a_place_to_write_it_warns_and_decodes(folder, decoded):
     cache_of_user().write_text("a file in its place")
     with pytest.warns(UserWarning, match="is decoded again by each run: .* cannot be written .*XDG_CACHE_HOME"):
         assert_same(read(folder), plain)
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(folder):
+    kept, left = (cache_of_user() / "data" / f"{name}{cache.TEMPORARY}" for name in ("kept", "left"))
+    for unfinished, hours in ((kept, 23), (left, 25)):
+        unfinished.mkdir(parents=True)
+        os.utime(unfinished, (time.time() - 3600 * hours,) * 2)
+    read(folder)
+    assert kept.exists()
+    assert not left.exists()
 
 
 def test_what_is_streamed_is_not_kept(folder):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -65,7 +66,7 @@ def address():
 
 def start(n, arguments, devices=4, **options):
     """n processes of these arguments, which are given the address, n, and each its number."""
-    flags = f"--xla_force_host_platform_device_count={devices // n} --xla_backend_optimization_level=0"
+    flags = re.sub(r"device_count=\d+", f"device_count={devices // n}", os.environ["XLA_FLAGS"])
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     at = address()
@@ -95,9 +96,29 @@ def of_group(n):
     return of_all | (of_two if n == 2 else {})
 
 
-def train_in_group(folder, n):
+# Imports once for all processes, which are forks of one that has no backend yet.
+FORKS = """
+import os, sys
+import aejax.distributed.processes, aejax.training.loop
+code, n = sys.argv.pop(1), int(sys.argv[3])
+children = []
+for i in range(n):
+    if not (child := os.fork()):
+        sys.argv.append(str(i))
+        exec(code)
+        raise SystemExit
+    children.append(child)
+raise SystemExit([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] != [0] * n)
+"""
+
+
+def write_group(folder, configs):
     np.save(folder / "x.npy", vectors(197))
-    (folder / "configs.json").write_text(json.dumps({name: config.to_dict(c) for name, c in of_group(n).items()}))
+    (folder / "configs.json").write_text(json.dumps({name: config.to_dict(c) for name, c in configs.items()}))
+
+
+def train_in_group(folder, n):
+    write_group(folder, of_group(n))
     group = start(n, lambda at, n, i: ["-c", GROUP, str(folder), at, str(n), str(i)])
     for i, process in enumerate(group):
         _, said = process.communicate(timeout=300)
@@ -135,6 +156,21 @@ def assert_same(a, b):
     for x, y in zip(metrics_log.read(a), metrics_log.read(b), strict=True):
         x.pop("images_per_second", None), y.pop("images_per_second", None)
         assert x == pytest.approx(y, rel=1e-5)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    short = {"steps": 4, "checkpoint_every": 4}
+    train_on(tmp_path / "alone", jax.devices()[:2], **short)
+    write_group(tmp_path, {"run": small(data__memory_mb=0, **short)})
+    (forks,) = start(1, lambda at, n, i: ["-c", FORKS, GROUP, str(tmp_path), at, "2"], devices=1)
+    _, said = forks.communicate(timeout=300)
+    assert forks.returncode == 0, said
+    assert_same(tmp_path / "run", tmp_path / "alone")
+    assert len(list((tmp_path / "run").glob("events.*"))) == 1
+    first, second = (json.loads((tmp_path / f"run.{i}.json").read_text()) for i in range(2))
+    assert first["step"] == second["step"] == 4
+    assert first["loss"] == second["loss"]
+    assert first["taken"] != second["taken"]  # each reads its half of a batch
 
 
 def assert_trained_as_one_and_written_once(group, alone, name):

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.metrics import r2_score
 
 from aejax.config import module
 from aejax.evaluation import Measure, Skipped, codes
+from aejax.models.bottlenecks import BOTTLENECKS
 
 
 def run_of(bottleneck, x):
@@ -63,6 +65,18 @@ def test_usage_is_of_the_whole_part_and_of_each_position():
     assert "900 indices of 300 examples of test, 3 per example" in found["perplexity"].protocol
     assert isinstance(found["l0"], Skipped)
     assert isinstance(found["variance_explained"], Measure)
+
+
+def test_levels_have_codes_of_their_own_in_the_indices_of_a_run():
+    indices = np.random.default_rng(0).integers(0, 8, (100, 2, 3)) // [1, 2, 4]
+    quantizer = BOTTLENECKS["residual_vq"](codes=8, features=4, levels=3, positions=2)
+    model = SimpleNamespace(bottleneck=quantizer)
+    run = SimpleNamespace(config=mlp(), codebook_size=8, model=model, indices=lambda x, label: indices)
+    found = codes._discrete(subject_of(run, vectors(100)))
+    levels = [by_hand(indices[..., i]) for i in range(3)]
+    assert found["perplexity"].value == pytest.approx(np.mean(levels))
+    assert found["dead_codes"].value == pytest.approx(np.mean([0, 1 / 2, 3 / 4]))
+    assert "200 indices of 100 examples of test, 2 per example" in found["perplexity"].protocol
 
 
 @pytest.mark.slow

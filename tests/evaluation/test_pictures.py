@@ -256,6 +256,9 @@ def test_the_plane_lies_as_the_codes_do(seed):
     np.testing.assert_allclose(shown[..., 1], np.tile(np.linspace(1, 0, 6), (6, 1)).T, atol=1e-6)
     assert texts(axes.get_xticklabels())[::4] == [f"{low[0]:.1f}", f"{high[0]:.1f}"]
     assert texts(axes.get_yticklabels())[::4] == [f"{high[1]:.1f}", f"{low[1]:.1f}"]
+    for ticks, length in ((axes.get_xticks(), 6 * 8), (axes.get_yticks(), 6 * 8)):
+        assert 0 < ticks[0] < 8  # of the first tile, of eight pixels, and of the last
+        assert length - 8 < ticks[-1] < length + 8
 
 
 def test_a_traversal_moves_one_unit_at_a_time():

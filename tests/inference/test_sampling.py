@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import commands
 import jax
@@ -14,6 +15,7 @@ import aejax
 from aejax import data, samplers
 from aejax.config import module
 from aejax.inference import sampling
+from aejax.models.bottlenecks import BOTTLENECKS
 
 TINY = {"width": 8, "layers": 1, "heads": 2, "steps": 2}  # of the transformer
 LABEL = np.arange(60) % 3
@@ -55,6 +57,25 @@ def test_generate_decodes_what_the_sampler_draws(continuous, name, options):
     expected = run.decode(sampler.sample(4, seed=9), LABEL[:4])
     np.testing.assert_array_equal(run.generate(4, seed=9, label=LABEL[:4], sampler=sampler), expected)
     assert np.any(expected != run.generate(4, seed=9, label=LABEL[:4]))
+
+
+@pytest.mark.parametrize(
+    ("size", "bottleneck", "method"),
+    [(None, "gaussian", "sample_posterior"), (None, "dense", "encode"), (8, "vq", "indices")],
+)
+def test_samplers_are_fitted_to_what_the_decoder_was_trained_on(size, bottleneck, method, monkeypatch):
+    """Of a model with a prior to samples of its posteriors, and of discrete codes to their indices."""
+    splits = data.split({"train": data.from_array(vectors(60))}, mlp().data)
+    monkeypatch.setattr(data, "load", lambda section, trained_on: splits)
+    called = {name: lambda x, label=None, name=name: (name, x) for name in ("sample_posterior", "encode", "indices")}
+    model = SimpleNamespace(bottleneck=BOTTLENECKS[bottleneck])
+    run = SimpleNamespace(
+        config=mlp(), trained_on={}, latents=np.zeros((8, 2)), codebook_size=size, model=model, **called
+    )
+    name, x = sampling.encode_train(run, limit=9)
+    assert name == method
+    assert len(x) == 9
+    np.testing.assert_array_equal(sampling.encode_train(run, limit=9)[1], x)
 
 
 @pytest.mark.slow

@@ -147,6 +147,15 @@ def test_gradient_penalty_is_the_jacobian_of_the_decoded_mean_by_differences(pix
     np.testing.assert_allclose(TERMS["gradient_penalty"](c), expected, rtol=1e-3)
 
 
+def test_revival_of_two_units_and_of_none():
+    def apply(variables, z, method):
+        return z / 2
+
+    code = jnp.array([[1.0, 0.0], [0.0, 0.0]])  # no unit of the second example is dead
+    c = context(np.ones((2, 2)), np.zeros((2, 2)), revival=code, apply=apply)
+    np.testing.assert_allclose(TERMS["revival"](c), [0.5**2 + 1, 0])
+
+
 @pytest.mark.slow
 def test_revival_is_the_error_of_the_dead_units_in_explaining_what_is_missed():
     w, b = values(3, (4, 5)), values(4, (5,))

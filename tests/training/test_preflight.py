@@ -28,6 +28,14 @@ def test_tells_what_the_run_then_does(tmp_path):
     assert found["loss"] == pytest.approx(metrics_log.read(tmp_path)[0]["train/loss"], rel=1e-4)
 
 
+def test_tells_how_large_a_run_is():
+    found = preflight(config_of("basic"), one_device())
+    assert (found["input"], found["code"]) == ((3,), (2,))
+    assert found["parameters"] == 3 * 2 + 2 + 2 * 3 + 3
+    assert found["state_gib"] * 2**30 == pytest.approx(12 * found["parameters"], abs=100)  # and keys and counters
+    assert found["state_gib"] < found["step_gib"] < 2**-10
+
+
 def test_amounts_of_memory_have_units():
     amount = command("train").amount
     assert [amount(gib) for gib in (12.3456, 1, 0.5, 2**-16)] == ["12.35 GiB", "1 GiB", "512 MiB", "0.01562 MiB"]

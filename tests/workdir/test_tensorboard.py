@@ -4,10 +4,22 @@ import struct
 
 import numpy as np
 import pytest
+from conftest import events
 from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from aejax.workdir.tracking.tensorboard import checksum, field, record, scalar
+from aejax.workdir.tracking.tensorboard import TensorBoard, checksum, field, record, scalar
+
+
+def test_a_start_hides_the_steps_after_it(tmp_path):
+    tracker = TensorBoard(tmp_path, {}, 4, None)
+    tracker.write(6, {"loss": 1.5})
+    tracker.close(failed=False)
+    version, started, written = events(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert started.session_log.status == event_pb2.SessionLog.START
+    assert started.step == 5  # TensorBoard leaves out what earlier files have from this step on
+    assert (written.step, written.summary.value[0].simple_value) == (6, 1.5)
 
 
 @pytest.mark.parametrize("data", [b"", b"123456789", bytes(range(256)) * 3])

@@ -10,6 +10,7 @@ import one_machine
 import pytest
 
 import aejax
+from aejax.cli.launching import task
 from aejax.cli.launching.job import STOPPED, Job, Result
 from aejax.cli.launching.slurm import Slurm
 from aejax.workdir import metrics_log
@@ -64,6 +65,17 @@ def test_jobs_are_taken_back_where_a_later_one_is_refused(tmp_path, monkeypatch)
     with pytest.raises(aejax.InputError, match="too many jobs"):
         next(Slurm(tmp_path).run([python(name, "", tmp_path) for name in "ab"], NEVER))
     assert cancelled == [7]
+
+
+@pytest.mark.parametrize(("state", "again"), [("RUNNING\n", True), ("COMPLETING\n", False), ("", False)])
+def test_a_stopped_job_runs_again_unless_it_was_cancelled(state, again, monkeypatch):
+    asked = []
+    answer = SimpleNamespace(stdout=state)
+    monkeypatch.setattr(subprocess, "run", lambda argv, **_: asked.append(argv) or answer)
+    assert task.goes_on(SimpleNamespace(cluster="slurm", raw_job_id="7")) == again
+    assert asked == [["squeue", "-h", "-j", "7", "-o", "%T"]]
+    assert task.goes_on(SimpleNamespace(cluster="local"))
+    assert len(asked) == 1
 
 
 def test_resources_as_submitit_calls_them(tmp_path):
