@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from absl import flags
 from browser import CHROMIUM, Browser
+from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto import event_pb2
 
 import aejax
@@ -58,6 +59,19 @@ def _compile_each_program_once(request, tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _go_on_sharing(_compile_each_program_once):
+    """Returns to the shared programs after a test whose command, run in this process, has left them.
+
+    JAX looks for its cache once, when it first compiles: every later test of the worker would compile all its programs.
+    """
+    yield
+    if jax.config.jax_compilation_cache_dir != _compile_each_program_once:
+        jax.config.update("jax_compilation_cache_dir", _compile_each_program_once)
+        compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module", autouse=True)

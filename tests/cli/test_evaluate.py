@@ -2,6 +2,7 @@
 
 import sys
 
+import jax
 import pytest
 from conftest import command
 
@@ -53,3 +54,7 @@ def test_a_comma_is_no_separator_in_the_name_of_a_folder(evaluate, tmp_path, cap
 )
 def test_a_slip_is_one_line(evaluate, arguments, message):
     assert evaluate(*arguments).startswith(f"error: {message}")
+
+
+def test_the_suite_shares_its_programs_again_after_a_command(request):
+    assert jax.config.jax_compilation_cache_dir == str(request.config.cache.mkdir("programs"))
