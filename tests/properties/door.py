@@ -14,10 +14,10 @@ import aejax
 
 SECONDS, MEGABYTES = 60, 1_000  # of one case, above what the process held before it
 
-# Few cases with each suite, many with the slow tests.
-many = pytest.param(500, marks=pytest.mark.slow)
-cases = pytest.mark.parametrize("cases", [25, many])
-many_cases = pytest.mark.parametrize("cases", [many])  # where even few take seconds
+# Few cases with each suite, a thousand with the slow tests.
+thousand = pytest.param(1_000, marks=pytest.mark.slow)
+cases = pytest.mark.parametrize("cases", [25, thousand])
+many_cases = pytest.mark.parametrize("cases", [thousand])  # where even few take seconds
 
 NUMBERS = st.one_of(
     st.sampled_from([0, 1, -1, 2**31, 2**32, 2**63, 2**64, 10**400, 1e38, 1e39, 1e-45, -0.0]),
