@@ -19,7 +19,7 @@ from aejax.errors import InputError
 from aejax.files import TEMPORARY, cache_of_user, make_write_error
 
 _ABANDONED = 86_400  # seconds after which an unfinished folder belongs to a process that was killed
-FORMAT = 2  # to be raised when the same files are decoded to other values
+FORMAT = 3  # to be raised when the same files are decoded to other values
 
 
 def cache_decoded(source: Source, fit: str) -> Source:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -70,19 +70,36 @@ def read(source: Source, chunk: int = 512) -> Arrays:
 
 
 def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
-    """Yields `source.take(rows_of(step))` for each step from `start` to `stop`, read ahead in grain's threads."""
+    """Yields `source.take(rows_of(step))` for each step from `start` to `stop`, read ahead in grain's threads.
 
-    def take(step: int) -> Arrays | Exception:
+    The threads share each batch of examples that are decoded, so that the first batch comes soon.
+    """
+    threads = count_threads(source)
+    parts = threads if source.files else 1
+
+    def take(number: int) -> Arrays | Exception:
+        step, part = divmod(number, parts)
         try:
-            return source.take(rows_of(step))
+            rows = np.array_split(rows_of(step), parts)[part]
+            return source.take(rows) if len(rows) else {}
         except Exception as error:  # grain would add lines to the message of an error raised here
             return error
 
-    batches = grain.MapDataset.range(start, stop).map(take)
-    for taken in batches.to_iter_dataset(grain.ReadOptions(count_threads(source), prefetch_buffer_size=8)):
-        if isinstance(taken, Exception):
-            raise taken
-        yield taken
+    numbers = grain.MapDataset.range(start * parts, stop * parts).map(take)
+    taken = iter(numbers.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=8 * parts)))
+    for batch in zip(*[taken] * parts, strict=True):
+        for part in batch:
+            if isinstance(part, Exception):
+                raise part
+        yield _join(batch)
+
+
+def _join(parts: Sequence[Arrays]) -> Arrays:
+    """Concatenates the parts of a batch, of which some may be empty."""
+    first, *more = filter(None, parts)
+    return (
+        {key: np.concatenate([value, *(part[key] for part in more)]) for key, value in first.items()} if more else first
+    )
 
 
 class Feed:
