@@ -154,7 +154,8 @@ if __name__ == "__main__":
             answer = _time_folder(turn)
         else:
             work = dataclasses.replace(turn, step=0.0)
-            if work not in streams:  # its workers take all turns of one work, and then make room
+            # Workers take all turns of one work; but idle ones of grain decode more ahead than a turn takes.
+            if work not in streams or name == "grain":
                 streams.clear()
                 streams[work] = CONTENDERS[name](work)
             answer = take_turn(streams[work], turn)
