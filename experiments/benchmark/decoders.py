@@ -73,7 +73,11 @@ def _stream_grain(turn: Turn) -> Iterator[np.ndarray]:
     files = grain.MapDataset.source(_list(turn)).repeat()
     load = functools.partial(_load_mirrored, size=turn.size, draft=False)
     batches = files.map_with_index(load).batch(turn.batch).to_iter_dataset(grain.ReadOptions(1, turn.batch))
-    yield from batches.mp_prefetch(grain.MultiprocessingOptions(turn.workers))
+    iterator = iter(batches.mp_prefetch(grain.MultiprocessingOptions(turn.workers)))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()  # ends the processes at once
 
 
 def _stream_pytorch(turn: Turn, draft: bool = False) -> Iterator[np.ndarray]:
