@@ -41,7 +41,8 @@ def default() -> ConfigDict:
     config.data.fit = "crop"  # for images that are not square: crop the longer side, pad the shorter, or stretch
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
     config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
-    config.data.cache = True  # whether splits up to that size are decoded only once, into the user's cache folder
+    # Whether the user's cache folder keeps decoded splits up to that size, and the sizes of images in large folders.
+    config.data.cache = True
 
     # pmap: each device has the whole state; sharded: each has a part, for models too large for one device
     config.partition = ConfigDict({"name": "pmap"})

@@ -1,6 +1,7 @@
 """Cache of decoded splits in the user's cache folder: the next run maps them into memory instead of decoding."""
 
 import dataclasses
+import contextlib
 import functools
 import hashlib
 import os
@@ -19,7 +20,7 @@ from aejax.errors import InputError
 from aejax.files import TEMPORARY, cache_of_user, make_write_error
 
 _ABANDONED = 86_400  # seconds after which an unfinished folder belongs to a process that was killed
-FORMAT = 2  # to be raised when the same files are decoded to other values
+FORMAT = 3  # to be raised when the same files are decoded to other values
 
 
 def cache_decoded(source: Source, fit: str) -> Source:
@@ -68,8 +69,9 @@ def _write(source: Source, folder: Path) -> None:
     arrays = read(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     for unfinished in folder.parent.glob(f"*{TEMPORARY}"):
-        if unfinished.stat().st_mtime < time.time() - _ABANDONED:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has finished it
+            if unfinished.stat().st_mtime < time.time() - _ABANDONED:
+                shutil.rmtree(unfinished, ignore_errors=True)
     with tempfile.TemporaryDirectory(TEMPORARY, dir=folder.parent) as scratch:
         for key, array in arrays.items():
             with (Path(scratch) / f"{key}.npy").open("wb") as file:

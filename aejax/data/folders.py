@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aejax.data.images import decode, inspect
+from aejax.data.headers import inspect_all
+from aejax.data.images import decode
 from aejax.data.sources import SPLIT_NAMES, Source
 from aejax.errors import InputError, printable
 
@@ -21,30 +22,37 @@ _OTHER_SUFFIXES = (
 )
 
 
-def from_folder(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
+def from_folder(path: Path, size: int, fit: str = "crop", cache: bool = False) -> dict[str, Source]:
     """Returns the splits of a folder: its folders `train`, `validation` (`val`, ...) and `test`, or all as `train`.
 
     A split holds all PNG and JPEG images below its folder, in the order of their paths; the folders within it are the
     labels. Links to folders are followed, and hidden files are not read. Images have 8 bits a channel and no
-    transparency; they are gray if all images are, and RGB otherwise. `size` and `fit` are those of `images.resize`.
-    Warns of folders and images that are left out. Raises InputError for what cannot be read.
+    transparency; they are gray if all images are, and RGB otherwise. `size` and `fit` are those of `images.resize`;
+    with `cache`, the sizes of many images are remembered in the user's cache folder. Warns of folders and images that
+    are left out. Raises InputError for what cannot be read.
     """
     splits = _find_splits(path)
     files = {name: _find_images(folder) for name, folder in splits.items()}
-    kinds = sorted({file.parent.relative_to(splits[name]) for name, found in files.items() for file in found})
+    # Objects of Path for each of 100,000 files would take seconds.
+    parents = {name: list(map(os.path.dirname, found)) for name, found in files.items()}
+    kind_of = {name: {p: Path(p).relative_to(splits[name]) for p in set(found)} for name, found in parents.items()}
+    kinds = sorted({kind for found in kind_of.values() for kind in found.values()})
     if list(splits.values()) == [path]:
         _check_kinds(path, kinds)
+    number = {kind: i for i, kind in enumerate(kinds)}
     sources = {}
     for name, found in files.items():
-        label = np.array([kinds.index(file.parent.relative_to(splits[name])) for file in found], np.int32)
-        source = _from_files(splits[name], found, label, size, fit)
+        label_of = {parent: number[kind] for parent, kind in kind_of[name].items()}
+        label = np.array([label_of[parent] for parent in parents[name]], np.int32)
+        source = _from_files(splits[name], found, label, size, fit, cache)
         sources[name] = dataclasses.replace(source, kinds=tuple(map(str, kinds)))
     return sources
 
 
 def _find_splits(path: Path) -> dict[str, Path]:
     """Returns the folder of each split. A folder `train` next to folders with images, not splits, is a class."""
-    folders = sorted(p for p in path.iterdir() if not p.name.startswith(".") and os.path.isdir(p))
+    with os.scandir(path) as entries:
+        folders = sorted(path / e.name for e in entries if not e.name.startswith(".") and _is_folder(e))
     named = [p for p in folders if p.name.lower() in SPLIT_NAMES]
     others = [p for p in folders if p not in named]
     splits: dict[str, Path] = {}
@@ -83,7 +91,7 @@ def _check_kinds(path: Path, kinds: Sequence[Path]) -> None:
         )
 
 
-def _find_images(path: Path) -> list[Path]:
+def _find_images(path: Path) -> list[str]:
     """Returns the image files below `path`, sorted. Warns of what is left out; raises InputError if there are none."""
     files, left = _walk(path)
     listed = "; ".join(f"{len(found)} {what} ({min(found).name})" for what, found in sorted(left.items()))
@@ -91,15 +99,15 @@ def _find_images(path: Path) -> list[Path]:
         raise InputError(f"{path}: no {', '.join(IMAGE_SUFFIXES)} images in this folder{listed and f', but {listed}'}")
     if left:
         _warn(f"{path}: the {len(files)} PNG and JPEG images are taken; left out: {listed}")
-    return sorted(files)
+    return sorted(files, key=lambda file: file.replace(os.sep, "\0"))  # as paths are ordered, part by part
 
 
-def _walk(root: Path) -> tuple[list[Path], Mapping[str, list[Path]]]:
+def _walk(root: Path) -> tuple[list[str], Mapping[str, list[Path]]]:
     """Returns the PNG and JPEG files below `root`, and by kind the files and folders that are left out.
 
     Each folder is visited once, by its own path if it lies below `root`, or else by the first link to it.
     """
-    files: list[Path] = []
+    files: list[str] = []
     left = defaultdict(list)
     folders, links, seen = [root], list[Path](), set[str]()
     while folders or links:
@@ -111,33 +119,45 @@ def _walk(root: Path) -> tuple[list[Path], Mapping[str, list[Path]]]:
             continue
         seen.add(real)
         try:
-            entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+            with os.scandir(folder) as opened:
+                entries = [entry for entry in opened if not entry.name.startswith(".")]
         except PermissionError:
             left["folders without permission to read"].append(folder)
             continue
+        prefix = str(folder / "_")[:-1]
         for entry in entries:
-            suffix = entry.suffix.lower()
-            if os.path.isdir(entry):
-                (links if entry.is_symlink() else folders).append(entry)
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if _is_folder(entry):
+                (links if entry.is_symlink() else folders).append(folder / entry.name)
             elif suffix in _OTHER_SUFFIXES:
-                left[suffix].append(entry)
-            elif suffix in IMAGE_SUFFIXES and os.path.isfile(entry):
-                files.append(entry)
+                left[suffix].append(folder / entry.name)
+            elif suffix in IMAGE_SUFFIXES and _is_file(entry):
+                files.append(prefix + entry.name)
             elif suffix in IMAGE_SUFFIXES:  # reading a pipe or device may hang, and a link may lead nowhere
-                left["that are no regular files"].append(entry)
+                left["that are no regular files"].append(folder / entry.name)
     return files, left
 
 
-def _from_files(path: Path, files: list[Path], label: np.ndarray, size: int, fit: str) -> Source:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns whether the entry is a folder or a link to one. Asks the file system only for links."""
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Returns whether the entry is a regular file or a link to one. Asks the file system only for links."""
+    return entry.is_file(follow_symlinks=False) or (entry.is_symlink() and os.path.isfile(entry.path))
+
+
+def _from_files(path: Path, files: list[str], label: np.ndarray, size: int, fit: str, cache: bool) -> Source:
     """Returns the source of one split. Raises InputError if its images differ in size and `size` is 0."""
-    shapes = [inspect(file) for file in files]
+    shapes = inspect_all(path, files, cache)
     channels = max(c for _, _, c in shapes)
     if not size:
         for file, found in zip(files, shapes, strict=True):
             _check_size(file, found, files[0], shapes[0])
 
-    def read(file: Path) -> np.ndarray:
-        pixels = decode(file, str(file), channels, size, fit)
+    def read(file: str) -> np.ndarray:
+        pixels = decode(Path(file), file, channels, size, fit)
         if not size:
             _check_size(file, pixels.shape, files[0], shapes[0])  # the file may have been replaced since
         return pixels
@@ -153,10 +173,10 @@ def _from_files(path: Path, files: list[Path], label: np.ndarray, size: int, fit
     )
 
 
-def _check_size(file: Path, found: Sequence[int], first: Path, expected: Sequence[int]) -> None:
+def _check_size(file: str, found: Sequence[int], first: str, expected: Sequence[int]) -> None:
     if tuple(found[:2]) != tuple(expected[:2]):
         raise InputError(
-            f"{file} has {found[0]}x{found[1]} pixels, but {first.name} has {expected[0]}x{expected[1]}; "
+            f"{file} has {found[0]}x{found[1]} pixels, but {os.path.basename(first)} has {expected[0]}x{expected[1]}; "
             "resize all with data.size=..."
         )
 

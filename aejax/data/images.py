@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from aejax.errors import InputError, kind_and_words
 
@@ -39,7 +39,7 @@ def resize(image: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:
     channels = image.shape[2]
     # In one picture, Pillow would take the last of 2 or 4 channels for transparency.
     parts = [image] if channels == 3 else [image[..., channel] for channel in range(channels)]
-    return _stack([Image.fromarray(part) for part in parts], size, fit)
+    return _stack([Image.fromarray(part) for part in parts], size, fit, (image.shape[1], image.shape[0]))
 
 
 def inspect(file: Path) -> tuple[int, int, int]:
@@ -60,22 +60,40 @@ def decode(
     resizes the image. Raises InputError, which calls the image `name`, if it is corrupt or neither PNG nor JPEG.
     """
     with _open(file, name) as picture:
-        pixels = math.prod(picture.size)
-        if size:
-            picture.draft(None, (_FINER * size, _FINER * size))
+        whole, scale = picture.size, 1
+        pixels = math.prod(whole)
+        if size and isinstance(picture, JpegImagePlugin.JpegImageFile):
+            scale = _reduce(picture, _FINER * size)
         if not picture.info.get("progressive"):  # a progressive JPEG takes memory for all pixels until its last scan
             pixels = math.prod(picture.size)
         with _decoding(pixels):
             picture.load()
-            upright = _to_8_bits(picture)
-            if (turn := _TURNS.get(_orientation(picture))) is not None:
-                upright = upright.transpose(turn)
+            upright, orientation = _to_8_bits(picture), _orientation(picture)
+            if orientation >= 5:
+                whole = whole[::-1]
+            if orientation in _TURNS:
+                upright = upright.transpose(_TURNS[orientation])
             mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels or len(upright.getbands())]
             if mode in ("L", "RGB"):
                 upright.info.pop("transparency", None)  # Pillow warns of some transparency, which is dropped anyway
             if upright.mode != mode:
                 upright = upright.convert(mode)
-            return _stack([upright] if mode in ("L", "RGB") else upright.split(), size, fit)
+            return _stack([upright] if mode in ("L", "RGB") else upright.split(), size, fit, whole, scale)
+
+
+def _reduce(picture: JpegImagePlugin.JpegImageFile, least: int) -> int:
+    """Has a JPEG decoded at 1/8, 1/4 or 1/2 of its size if its sides keep `least` pixels; returns the 8, 4, 2 or 1.
+
+    The last pixel of a side may reach beyond the image, which `_resize` allows for. In an image that will be turned,
+    it could come first, so that sides are reduced only by what divides them.
+    """
+    width, height = picture.size
+    turned = _orientation(picture) != 1
+    for scale in (8, 4, 2):
+        whole = not (width % scale or height % scale)
+        if min(width, height) // least >= scale and (whole or not turned):
+            return scale if picture.draft(None, (width // scale, height // scale)) else 1
+    return 1
 
 
 @contextlib.contextmanager
@@ -109,27 +127,33 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def _stack(pictures: Sequence[Image.Image], size: int, fit: str) -> np.ndarray:
-    """Stacks the pictures as channels of one array, uint8 [height, width, channels], resized if `size` is not 0."""
-    arrays = [np.asarray(_resize(picture, size, fit) if size else picture) for picture in pictures]
+def _stack(pictures: Sequence[Image.Image], size: int, fit: str, whole: tuple[int, int], scale: int = 1) -> np.ndarray:
+    """Stacks the pictures as channels of one array, uint8 [height, width, channels], resized if `size` is not 0.
+
+    `whole` is the width and height of the image, of which the pictures were decoded at 1/`scale`.
+    """
+    arrays = [np.asarray(_resize(picture, size, fit, whole, scale) if size else picture) for picture in pictures]
     pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, -1)
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _resize(picture: Image.Image, size: int, fit: str) -> Image.Image:
-    w, h = picture.size
+def _resize(picture: Image.Image, size: int, fit: str, whole: tuple[int, int], scale: int) -> Image.Image:
+    """Resizes the picture as `resize` says. All is computed from the whole image, whatever the scale."""
+    (w, h), shape, box = whole, (size, size), (0, 0, *whole)
     if fit == "pad":
         longer = max(w, h)
-        inner = picture.resize(
-            (max(1, round(w * size / longer)), max(1, round(h * size / longer))), Image.Resampling.BICUBIC
-        )
-        padded = Image.new(picture.mode, (size, size))
-        padded.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
-        return padded
-    side = min(w, h)
-    left, top = (w - side) // 2, (h - side) // 2
-    box = (left, top, left + side, top + side) if fit == "crop" else None
-    return picture.resize((size, size), Image.Resampling.BICUBIC, box)
+        shape = (max(1, round(w * size / longer)), max(1, round(h * size / longer)))
+    elif fit == "crop":
+        side = min(w, h)
+        left, top = (w - side) // 2, (h - side) // 2
+        box = (left, top, left + side, top + side)
+    reduced = (box[0] / scale, box[1] / scale, box[2] / scale, box[3] / scale)
+    resized = picture.resize(shape, Image.Resampling.BICUBIC, reduced)
+    if shape == (size, size):
+        return resized
+    padded = Image.new(picture.mode, (size, size))
+    padded.paste(resized, ((size - resized.width) // 2, (size - resized.height) // 2))
+    return padded
 
 
 _in_use, _changed = [0], threading.Condition()

@@ -4,15 +4,17 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import grain
 import numpy as np
 
 from aejax.data.sources import Arrays, Rows, Source
 from aejax.errors import AejaxError, InputError, kind_and_words
+
+AHEAD = 8  # batches that are read before they are asked for
 
 
 def shuffle_rows(length: int, batch_size: int, seed: int) -> Callable[[int], Rows]:
@@ -70,19 +72,31 @@ def read(source: Source, chunk: int = 512) -> Arrays:
 
 
 def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
-    """Yields `source.take(rows_of(step))` for each step from `start` to `stop`, read ahead in grain's threads."""
+    """Yields `source.take(rows_of(step))` for each step from `start` to `stop`, read AHEAD batches ahead by threads.
 
-    def take(step: int) -> Arrays | Exception:
-        try:
-            return source.take(rows_of(step))
-        except Exception as error:  # grain would add lines to the message of an error raised here
-            return error
+    The threads share each batch of examples that are decoded, so that the first batch comes soon.
+    """
+    threads = count_threads(source)
+    parts = threads if source.files else 1
+    pool, ahead = ThreadPoolExecutor(threads), deque[list[Future[Arrays]]]()
+    try:
+        for step in range(start, stop):
+            rows = np.array_split(rows_of(step), parts)
+            ahead.append([pool.submit(source.take, part) for part in rows if len(part)])
+            if len(ahead) > AHEAD:
+                yield _join(ahead.popleft())
+        while ahead:
+            yield _join(ahead.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    batches = grain.MapDataset.range(start, stop).map(take)
-    for taken in batches.to_iter_dataset(grain.ReadOptions(count_threads(source), prefetch_buffer_size=8)):
-        if isinstance(taken, Exception):
-            raise taken
-        yield taken
+
+def _join(parts: Sequence[Future[Arrays]]) -> Arrays:
+    """Concatenates the parts of a batch. Raises the error of a part that could not be read."""
+    first, *more = [part.result() for part in parts]
+    return (
+        {key: np.concatenate([value, *(part[key] for part in more)]) for key, value in first.items()} if more else first
+    )
 
 
 class Feed:

@@ -48,7 +48,7 @@ class Source:
     shape: tuple[int, ...]
     dtype: np.dtype
     take: Callable[[Rows], Arrays]
-    files: tuple[Path, ...] = ()
+    files: tuple[str | Path, ...] = ()
     kinds: tuple[str, ...] = ()
     binary: bool = False
 

@@ -73,7 +73,7 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
         return from_file(path, size, fit)
     if is_folder:
-        return from_folder(path, size, fit)
+        return from_folder(path, size, fit, config.get("cache", True))
     if is_file and (path.suffix or "/" in name):
         raise InputError(f"{path}: a file of another kind; give a .npy or .npz file, or a folder of images")
     if name.startswith((".", "~", "/")) or name.endswith("/"):

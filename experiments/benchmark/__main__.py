@@ -8,8 +8,10 @@ works leaves the others' figures there as they are:
 
 The machine should have nothing else to do: where it had, the table says so. `taskset` chooses the cores.
 
---work=loop, evaluation, growth, profile, startup or together measure aejax alone, see `loop.py`, `commands.py`,
-`growth.py` and `profile.py`, and write <work>.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
+--work=decoding compares the streaming of JPEGs with grain's and PyTorch's; folder, loop, evaluation, growth, profile,
+startup or together measure aejax alone. See `decoding.py`, `loop.py`, `commands.py`, `growth.py` and `profile.py`. Each
+writes <work>.json, and those with goals write to goals/speed.json whether they are reached. Needs MNIST
+(TFDS_DATA_DIR, or it is downloaded).
 """
 
 import json
@@ -23,8 +25,9 @@ import aejax
 from aejax.cli import command
 from aejax.evaluation.pictures import as_png
 from aejax.files import local, read_json, writable, write_whole
-from experiments.benchmark import commands, report
+from experiments.benchmark import commands, goals, report
 from experiments.benchmark.contest import contest
+from experiments.benchmark.decoding import decoding, folder
 from experiments.benchmark.growth import growth, plot
 from experiments.benchmark.loop import loop
 from experiments.benchmark.profile import profile
@@ -32,6 +35,8 @@ from experiments.benchmark.works import ON_ACCELERATOR, ON_CPU, WORKS
 from experiments.machine import machine
 
 _OWN = {
+    "decoding": decoding,
+    "folder": folder,
     "loop": loop,
     "evaluation": commands.evaluation,
     "growth": growth,
@@ -53,19 +58,22 @@ def benchmark() -> None:
             raise aejax.errors.one_of("--work", work, (*_OWN, *WORKS))
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and its contenders share a GPU
     cores, backend = len(os.sched_getaffinity(0)), jax.default_backend()
-    folder = writable(local(_OUT.value) / ("" if backend == "cpu" else backend))
+    out = writable(local(_OUT.value) / ("" if backend == "cpu" else backend))
     for work in _WORK.value or (ON_CPU if backend == "cpu" else ON_ACCELERATOR):
         if work in _OWN:
-            results = {"machine": machine(), **_OWN[work](_ROUNDS.value)}
+            found = _OWN[work](_ROUNDS.value)
+            if reached := found.pop("goals", []):
+                goals.write(out, f"python -m experiments.benchmark --work={work}", reached)
+            results = {"machine": machine(("torch",) if work == "decoding" else ()), **found}
             print(json.dumps(results))
-            _write(folder / f"{work}.json", results)
+            _write(out / f"{work}.json", results)
             if work == "growth":
-                as_png(plot(results), folder / "growth.png")
+                as_png(plot(results), out / "growth.png")
         else:
             found = report.summary(WORKS[work], contest(WORKS[work], _ROUNDS.value), cores)
             entry = {"machine": machine(("torch", "pythae", "keras")), **found}
             print(report.table({work: entry}))
-            _add(folder, work, entry)
+            _add(out, work, entry)
 
 
 def _add(folder: Path, work: str, entry: dict) -> None:

@@ -1,5 +1,7 @@
 """Decoded splits in the user's cache folder: the same rows, decoded once, and anew where their files are others."""
 
+import io
+import json
 import os
 import threading
 import time
@@ -11,7 +13,7 @@ from PIL import Image
 
 import aejax
 from aejax import data
-from aejax.data import cache, folders
+from aejax.data import cache, folders, headers, images
 from aejax.files import cache_of_user
 
 
@@ -129,6 +131,135 @@ def test_what_a_killed_process_left_is_removed_after_a_day(folder):
     read(folder)
     assert kept.exists()
     assert not left.exists()
+
+
+@pytest.fixture
+def inspected(monkeypatch):
+    """The names of the pictures whose headers were read; the sizes of any number of pictures are remembered."""
+    names, inspect = [], headers._inspect
+    monkeypatch.setattr(headers, "_inspect", lambda file: (names.append(os.path.basename(file)), inspect(file))[1])
+    monkeypatch.setattr(headers, "MANY", 1)
+    return names
+
+
+def open_folder(folder, inspected, **changes):
+    """Opens the folder to be streamed; returns its source, and the pictures whose headers were read."""
+    del inspected[:]
+    section = aejax.config.default().data
+    section.update({"name": str(folder), "memory_mb": 0, **changes})
+    return data.find(section)["train"], sorted(inspected)
+
+
+def test_sizes_are_read_once_and_again_where_a_file_changes(folder, inspected):
+    names = [f"{i}.png" for i in range(8)]
+    assert open_folder(folder, inspected)[1] == names
+    assert open_folder(folder, inspected)[1] == []
+    os.utime(folder / "a" / "2.png", ns=(1, 1))
+    assert open_folder(folder, inspected)[1] == ["2.png"]
+    Image.new("RGB", (50, 40)).save(folder / "a" / "2.png")  # a file of another size with the same time
+    os.utime(folder / "a" / "2.png", ns=(1, 1))
+    Image.new("RGB", (5, 4)).save(folder / "b" / "9.png")
+    (folder / "a" / "0.png").unlink()
+    source, again = open_folder(folder, inspected, size=4)
+    assert again == ["2.png", "9.png"]
+    assert len(source) == 8
+    with pytest.raises(aejax.InputError, match=r"4\.png has 4x5 pixels, but 2\.png has 40x50"):
+        open_folder(folder, inspected)
+    assert not inspected  # although the sizes differ, they are remembered
+    assert open_folder(folder, inspected, cache=False, size=4)[1] == ["1.png", *names[2:], "9.png"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda table: table.write_text("no JSON"),
+        lambda table: table.write_text(table.read_text()[:-9]),
+        lambda table: table.write_text(table.read_text().replace('"format": 1', '"format": 0')),
+        lambda table: table.write_text(json.dumps({"format": 1, "files": {}})),
+        lambda table: table.write_text(json.dumps({"format": 1, "files": "none"})),
+        lambda table: table.write_text(table.read_text().replace(", 4, 5, 3]", ", 4, -5, 3]")),
+        lambda table: table.write_text(table.read_text().replace(", 4, 5, 3]", "]")),
+        lambda table: table.write_text(table.read_text().replace("[", '"').replace("]", '"')),
+    ],
+)
+def test_a_damaged_table_of_sizes_is_made_again(damage, folder, inspected):
+    open_folder(folder, inspected)
+    (table,) = (cache_of_user() / "headers").iterdir()
+    content = table.read_text()
+    damage(table)
+    source, again = open_folder(folder, inspected)
+    assert len(again) == 8
+    assert source.shape == (4, 5, 3)
+    assert table.read_text() == content
+
+
+def test_sizes_that_cannot_be_remembered_are_read_with_a_warning(folder, inspected):
+    cache_of_user().parent.mkdir()
+    cache_of_user().write_text("a file in its place")
+    with pytest.warns(UserWarning, match="each run reads the sizes of all images again .*cannot be written"):
+        assert len(open_folder(folder, inspected)[1]) == 8
+
+
+def test_few_sizes_are_not_remembered(folder):
+    read(folder, memory_mb=0)
+    assert not (cache_of_user() / "headers").exists()
+
+
+def encoded(kind, mode, **options):
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (17, 30), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+TURNED = Image.Exif()
+TURNED[274] = 6
+PLAIN = [
+    *(
+        encoded("JPEG", mode, **more)
+        for mode in ("L", "RGB")
+        for more in ({}, {"progressive": True}, {"comment": b"x"})
+    ),
+    *(encoded("PNG", mode) for mode in ("L", "LA", "RGB", "RGBA", "P")),
+    encoded("PNG", "RGB", dpi=(72, 72), icc_profile=b"profile"),
+    encoded("JPEG", "RGB", icc_profile=b"profile"),
+]
+OTHER = [
+    encoded("JPEG", "CMYK"),
+    *(encoded(kind, "RGB", exif=TURNED.tobytes()) for kind in ("PNG", "JPEG")),
+    *(encoded("PNG", mode) for mode in ("1", "I;16")),
+    encoded("BMP", "RGB"),
+    b"",
+]
+
+
+@pytest.mark.parametrize("content", PLAIN)
+def test_headers_of_plain_images_are_read_as_pillow_reads_them(content, tmp_path):
+    found = headers.inspect_plain(content)
+    (tmp_path / "x").write_bytes(content)
+    assert found == images.inspect(tmp_path / "x")
+    cuts = [headers.inspect_plain(content[:length]) for length in range(len(content))]
+    assert set(cuts[:40]) == {None}
+    assert set(cuts) == {None, found}  # nothing else in between
+
+
+@pytest.mark.parametrize("content", OTHER)
+def test_headers_of_other_images_are_left_to_pillow(content):
+    assert headers.inspect_plain(content) is None
+
+
+def test_a_header_with_a_changed_byte_is_damaged_or_says_what_pillow_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    for content in PLAIN * 20:
+        changed = bytearray(content)
+        changed[rng.integers(0, min(len(changed), 60))] = rng.integers(256)
+        if (found := headers.inspect_plain(bytes(changed))) is not None:
+            (tmp_path / "x").write_bytes(changed)
+            try:
+                expected = images.inspect(tmp_path / "x")
+            except aejax.InputError:
+                continue  # decoding names the file
+            assert found == expected
 
 
 def test_what_is_streamed_is_not_kept(folder):

@@ -594,7 +594,7 @@ def test_small_images_of_a_file_are_read_by_one_thread(size, files, count, monke
     by.discard(threading.get_ident())
     assert len(by) == count
     by.clear()
-    streamed = list(data.stream(source, lambda step: np.arange(2) + 2 * step, 0, 8))
+    streamed = list(data.stream(source, lambda step: np.arange(8) + 8 * (step % 4), 0, 8))
     assert len(streamed) == 8
     assert len(by) == count
 

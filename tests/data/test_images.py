@@ -1,5 +1,6 @@
 """Images: opened as PNG or JPEG alone, upright, resized without distortion, in bounded memory; folders of them."""
 
+import dataclasses
 import io
 import os
 import threading
@@ -18,7 +19,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 import aejax
 from aejax import config as config_lib
 from aejax import data
-from aejax.data import images
+from aejax.data import images, loader
 from aejax.data import tfds as tfds_module
 from aejax.errors import printable
 
@@ -181,6 +182,82 @@ def test_large_jpegs_are_decoded_at_a_fraction(tmp_path, monkeypatch):
     del sizes[:]
     images.decode(tmp_path / "x.jpg", "x", 3)
     assert (960, 640) in sizes
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("shape", [(375, 500), (391, 129), (512, 512)])
+def test_a_fraction_is_decoded_only_where_it_keeps_twice_the_size_and_the_geometry(shape, fit, tmp_path, monkeypatch):
+    """A disc keeps its place; a whole decoding and that of a fraction differ by a few levels, at edges by more."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    waves = np.stack([90 + 60 * np.sin(x / a) * np.cos(y / a) for a in (25, 40, 60)], -1)
+    save(tmp_path / "x.jpg", np.where(disc(*shape) > 0, 230, waves).astype(np.uint8), quality=95, subsampling=0)
+    sizes, load = [], Image.Image.load
+    monkeypatch.setattr(Image.Image, "load", lambda self: (sizes.append(self.size), load(self))[1])
+    whole = images.decode(tmp_path / "x.jpg", "x", 3)
+    for size in (30, 60, 100, 200, 300):
+        del sizes[:]
+        small = images.decode(tmp_path / "x.jpg", "x", 3, size, fit)
+        w, h = sizes[0]
+        if min(w, h) < 2 * size:
+            assert (h, w) == shape
+            np.testing.assert_array_equal(small, images.resize(whole, size, fit))
+        difference = np.abs(small.astype(int) - images.resize(whole, size, fit))
+        assert difference.mean() < 0.7
+        assert difference.max() < 30
+    assert shape[::-1] in sizes
+
+
+@pytest.mark.parametrize("shape", [(369, 497), (376, 496)])
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_fraction_of_a_turned_image_is_where_the_whole_image_is(orientation, shape, tmp_path):
+    """One that would begin with a part of a pixel is decoded whole."""
+    y, x = np.mgrid[: shape[0], : shape[1]] / 40
+    pixels = np.stack([127 + 60 * np.sin(a * x) * np.cos(y) for a in (1, 2, 3)], -1).astype(np.uint8)
+    save(tmp_path / "x.jpg", np.ascontiguousarray(STORED[orientation](pixels)), quality=95, exif=exif(orientation))
+    whole = images.decode(tmp_path / "x.jpg", "x", 3)
+    for fit in ("crop", "pad", "stretch"):
+        small = images.decode(tmp_path / "x.jpg", "x", 3, 45, fit)
+        assert np.abs(small.astype(int) - images.resize(whole, 45, fit)).max() < 5
+
+
+@pytest.mark.parametrize("threads", [1, 3, 7])
+def test_the_number_of_threads_changes_no_bits(threads, tmp_path, monkeypatch):
+    for i in range(11):
+        save(tmp_path / f"{i:02d}.jpg", noise(90 + i, 120, 3, seed=i), quality=90)
+    source = data.find(section(name=str(tmp_path), size=20, memory_mb=0))["train"]
+    rows_of = data.shuffle_rows(11, 5, 0)
+    plain = [source.take(rows_of(step)) for step in range(3, 9)]
+    monkeypatch.setattr(loader, "count_threads", lambda source: threads)
+    streamed = list(data.stream(source, rows_of, 3, 9))
+    assert len(streamed) == len(plain)
+    for one, other in zip(streamed, plain, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key], strict=True)
+
+
+def test_streaming_keeps_ahead_of_a_slow_step_and_threads_share_a_batch(tmp_path, monkeypatch):
+    """While the step holds the first batch, 8 more are decoded; the first came when a quarter of it was."""
+    for i in range(8):
+        save(tmp_path / f"{i}.png", noise(4, 4, 3, seed=i))
+    source, most, together = data.find(section(name=str(tmp_path)))["train"], [], threading.Barrier(4, timeout=20)
+    assert source.files
+
+    def take(rows):
+        most.append(len(rows))
+        together.wait()  # broken unless four threads decode at once
+        return source.take(rows)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    batches = data.stream(dataclasses.replace(source, take=take), lambda step: np.arange(8), 0, 100)
+    next(batches)
+    deadline = time.monotonic() + 20
+    while len(most) < 4 * 9 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(most) >= 4 * 9
+    assert set(most) == {2}
+    together.abort()
+    batches.close()
 
 
 # Formats and modes
