@@ -272,7 +272,10 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
     splits = data if isinstance(data, Splits) else data(config.data)
     spec = Spec.from_dict(saved.metadata["spec"]) if saved else Spec.of(splits.train, config.data.standardize)
     if spec.shape != splits.train.shape:
-        raise InputError(f"{opened.folder} was trained on examples of {spec.shape}, not {splits.train.shape}")
+        raise InputError(
+            f"{opened.folder} was trained on examples of {spec.shape}, the data now holds {splits.train.shape}; "
+            "restore the data, or choose another workdir"
+        )
     shuffle_rows(len(splits.train), config.batch_size, config.seed)  # raises before anything is decoded
     return splits, spec
 

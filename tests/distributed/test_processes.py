@@ -158,6 +158,7 @@ def assert_same(a, b):
         assert x == pytest.approx(y, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     short = {"steps": 4, "checkpoint_every": 4}
     train_on(tmp_path / "alone", jax.devices()[:2], **short)

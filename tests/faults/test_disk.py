@@ -89,14 +89,15 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(disk, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
-    real = metrics_log.Logs.__init__
+    real = metrics_log.append
 
-    def on_a_full_disk(self, workdir, *args):
-        real(self, workdir, *args)
+    def on_a_full_disk(file):
+        opened = real(file)
         with open("/dev/full", "w") as full:
-            os.dup2(full.fileno(), self._file.fileno())
+            os.dup2(full.fileno(), opened.fileno())
+        return opened
 
-    monkeypatch.setattr(metrics_log.Logs, "__init__", on_a_full_disk)
+    monkeypatch.setattr(metrics_log, "append", on_a_full_disk)
     with pytest.raises(aejax.StorageError, match="No space left"):
         train(tmp_path)
 
