@@ -131,7 +131,7 @@ def test_the_decoder_mirrors_the_encoder():
     assert [params["decoder"][f"dense_{i}"]["kernel"].shape for i in range(3)] == [(2, 3), (3, 5), (5, 6)]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", mostly_slow(range(3)))
 @pytest.mark.parametrize("samples", [1, 3])
 def test_with_the_exact_posterior_the_score_is_the_density(seed, samples):
     """Probabilistic PCA (Tipping and Bishop 1999), weights orthogonal: q is p(z|x), and any draw gives log p(x)."""

@@ -122,6 +122,7 @@ def test_only_discrete_codes_have_indices(conditional):
             call()
 
 
+@pytest.mark.slow
 def test_draws_of_discrete_codes_are_codes_seen_at_their_position(discrete):
     drawn = []
     object.__setattr__(discrete, "decode", lambda z, label: drawn.append(z) or z)

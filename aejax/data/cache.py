@@ -1,7 +1,7 @@
 """Cache of decoded splits in the user's cache folder: the next run maps them into memory instead of decoding."""
 
-import dataclasses
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os

@@ -391,6 +391,7 @@ print(json.dumps(heard))
 """
 
 
+@pytest.mark.slow
 def test_of_what_jaxlib_says_of_a_lost_process_one_line_is_left():
     sayings = json.dumps([said for said, _ in SAYINGS])
     (process,) = start(1, lambda at, n, i: ["-c", SAYS, sayings], stdout=subprocess.PIPE)

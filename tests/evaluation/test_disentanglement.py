@@ -33,7 +33,7 @@ def scores(codes, factors, test_codes=None, test_factors=None, votes=500):
 # Mutual information
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", mostly_slow(range(3)))
 def test_mutual_information_is_the_double_sum_over_the_table(seed):
     rng = np.random.default_rng(seed)
     codes, factors = rng.integers(0, 4, (300, 2)), rng.integers(0, 3, (300, 3))
@@ -66,7 +66,7 @@ def test_bins_have_equal_width_and_the_largest_value_is_in_the_last():
 # Codes that are known
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", mostly_slow(range(3)))
 def test_a_code_that_is_the_factors_has_every_best_score(seed):
     """In any order and on any scale, beside units that never change."""
     rng = np.random.default_rng(seed)

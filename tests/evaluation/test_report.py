@@ -145,6 +145,7 @@ def test_labels_cannot_end_the_script(subject, tmp_path, monkeypatch):
     assert embedded(file) == view[-1]
 
 
+@pytest.mark.slow
 def test_a_report_without_a_map(subject, tmp_path):
     text = report.write(subject, MEASURES, {"map": Skipped("a <reason>")}, tmp_path).read_text()
     assert "Map: a &lt;reason&gt;" in text

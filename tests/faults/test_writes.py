@@ -100,10 +100,7 @@ COMMANDS = {
 }
 
 
-QUICK = [COMMANDS[name] for name in ("compare", "sweep")]
-
-
-@pytest.mark.parametrize(("limit", "line"), mostly_slow(COMMANDS.values(), *QUICK), ids=COMMANDS)
+@pytest.mark.parametrize(("limit", "line"), mostly_slow(COMMANDS.values(), COMMANDS["sweep"]), ids=COMMANDS)
 def test_a_full_disk_is_one_line_and_nothing_is_lost(limit, line, trained, tmp_path, run):
     if line.startswith("search"):
         pytest.importorskip("optuna")

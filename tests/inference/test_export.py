@@ -56,7 +56,8 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(RUNS, "mlp"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
 def test_programs_alone_give_what_the_run_gives(name, tmp_path):
     run, rng = RUNS[name](), np.random.default_rng()
     x = rng.uniform(size=(7, *run.spec.shape)).astype(np.float32)

@@ -512,7 +512,7 @@ def test_scalars_are_rounded_as_by_loops_and_every_value_is_reached(levels):
 # Lookup-free.
 
 
-@pytest.mark.parametrize(("bits", "temperature"), [(1, 1.0), (4, 0.5), (4, 2.0), (11, 0.5)])
+@pytest.mark.parametrize(("bits", "temperature"), mostly_slow([(1, 1.0), (4, 0.5), (4, 2.0), (11, 0.5)], (4, 0.5)))
 def test_entropies_by_enumeration_of_all_codes(bits, temperature):
     module = LFQ(bits, temperature=temperature)
     x = np.asarray(normal(3, 2, bits), np.float64) / 2

@@ -88,7 +88,7 @@ def autoencoder(size=3, classes=0, **changes):
 
 
 @pytest.mark.parametrize("make", [diagonal, full])
-@pytest.mark.parametrize("d", DIMENSIONS)
+@pytest.mark.parametrize("d", mostly_slow(DIMENSIONS, 3))
 def test_log_prob_is_scipys(make, d):
     for seed in range(3):
         q, mean, covariance = make(seed, d=d)
@@ -192,7 +192,7 @@ def test_a_far_components_draw_does_not_depend_on_the_noise_inside_it():
 
 
 @pytest.mark.parametrize("name", FLOWS)
-@pytest.mark.parametrize("d", DIMENSIONS)
+@pytest.mark.parametrize("d", mostly_slow(DIMENSIONS, 3))
 def test_log_determinant_is_that_of_the_exact_jacobian(name, d):
     flow, h = FLOWS[name], features()
 

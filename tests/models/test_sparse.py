@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MEANT, mlp
+from conftest import MEANT, mlp, mostly_slow
 
 import aejax
 from aejax import config as config_lib
@@ -175,7 +175,7 @@ def test_jumprelu_has_the_pseudo_derivatives_of_the_paper():
     np.testing.assert_array_equal(grads["l0"][0], 0)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", mostly_slow(range(3)))
 def test_jumprelu_descends_the_expected_number_of_active_units(seed):
     """The mean pseudo-derivative is the slope of the mean of the step function over a bandwidth."""
     pre, bandwidth = features(seed, 2000, 2), np.float32(0.3)

@@ -139,7 +139,7 @@ DIRECT = {
 }
 
 
-@pytest.mark.parametrize("case", mostly_slow(DIRECT, "muon", "schedule_free"))
+@pytest.mark.parametrize("case", mostly_slow(DIRECT, "schedule_free"))
 def test_an_optimizer_is_that_of_optax_in_a_plain_loop(case):
     changes, direct = DIRECT[case]
     ours = optimizers.build(options(**{"name": case.split()[0], "lr": 0.1, **changes}), 100)

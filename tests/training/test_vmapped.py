@@ -81,6 +81,7 @@ def test_a_number_that_does_not_fit_is_refused_whichever_run_has_it(tmp_path):
     assert not list(tmp_path.glob("*/config.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_what_diverges_ends_alone(tmp_path):
     several = configs(small(vae.get_config("tiny")), **{"optim.lr": (1e-3, 1e30)})
