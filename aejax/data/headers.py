@@ -1,19 +1,21 @@
 """Sizes of many images, read from their headers once and remembered in the user's cache folder."""
 
+import contextlib
 import hashlib
-import json
+import io
 import os
 import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from aejax.data.arrays import read_npy, write_npy
 from aejax.data.images import inspect
-from aejax.errors import StorageError, printable
-from aejax.files import cache_of_user, make_write_error, read_json, write_whole
+from aejax.errors import InputError, StorageError, printable
+from aejax.files import cache_of_user, make_write_error, write_whole
 
 MANY = 1_000  # images of a folder whose sizes are remembered; fewer are read in a tenth of a second
 _FORMAT = 1  # to be raised when `inspect` returns other values for the same files
@@ -36,13 +38,16 @@ def inspect_all(path: Path, files: Sequence[str], cache: bool) -> list[Shape]:
     """
     if not cache or len(files) < MANY:
         return [_inspect(file) for file in files]
-    name = hashlib.sha256(repr((os.path.abspath(path), str(path))).encode()).hexdigest()[:20]
-    table = cache_of_user() / "headers" / f"{name}.json"
-    known = _read(table)
-    found = {file: _look_up(file, known.get(file)) for file in files}
-    if found != known:
-        _write(table, found, path)
-    return [(height, width, channels) for _, _, height, width, channels in found.values()]
+    name = hashlib.sha256(repr((_FORMAT, os.path.abspath(path), str(path))).encode()).hexdigest()[:20]
+    table = cache_of_user() / "headers" / f"{name}.npy"
+    known, now = _read(table), np.array([_identify(file) for file in files])
+    found = known[np.searchsorted(known[:, 0], now[:, 0]).clip(max=len(known) - 1)]
+    again = (found[:, :3] != now).any(1) | (found[:, 3:] < 1).any(1)
+    for i in np.flatnonzero(again).tolist():
+        found[i] = [*now[i], *_inspect(files[i])]
+    if again.any() or len(found) != len(known):
+        _write(table, found[np.argsort(found[:, 0])], path)
+    return list(map(tuple, found[:, 3:].tolist()))
 
 
 def inspect_plain(head: bytes) -> Shape | None:
@@ -100,34 +105,35 @@ def _inspect(file: str) -> Shape:
     return found or inspect(Path(file))  # which names the file that it cannot read
 
 
-def _look_up(file: str, entry: Any) -> list[int]:
-    """Returns [bytes, time, height, width, channels] of the file: its remembered entry, or a new one."""
+def _identify(file: str) -> tuple[int, int, int]:
+    """Returns a hash of the file's path, its size in bytes and its time."""
     try:
         status = os.stat(file)
     except OSError:
         inspect(Path(file))  # raises what names the file
         raise
-    now = [status.st_size, status.st_mtime_ns]
-    known = isinstance(entry, list) and len(entry) == 5 and entry[:2] == now
-    if known and all(type(value) is int and value > 0 for value in entry[2:]):
-        return entry
-    return [*now, *_inspect(file)]
+    path = hashlib.blake2b(os.fsencode(file), digest_size=8).digest()
+    return int.from_bytes(path, signed=True), status.st_size, status.st_mtime_ns
 
 
-def _read(table: Path) -> dict[str, Any]:
-    """Returns the remembered entries by file; none if there is no table, or a damaged one."""
-    try:
-        content = read_json(table)
-    except StorageError:
-        return {}
-    files = content.get("files")
-    return files if content.get("format") == _FORMAT and isinstance(files, dict) else {}
+def _read(table: Path) -> np.ndarray:
+    """Returns the remembered rows of `_identify` and shapes, in the order of their hashes.
+
+    Returns a row of zeros, which belongs to no file, if there is no table, or a damaged one.
+    """
+    with contextlib.suppress(OSError, InputError):
+        known = read_npy(table)
+        if known.dtype == np.int64 and known.ndim == 2 and known.shape[1] == 6 and len(known):
+            return known
+    return np.zeros((1, 6), np.int64)
 
 
-def _write(table: Path, files: dict[str, list[int]], path: Path) -> None:
+def _write(table: Path, rows: np.ndarray, path: Path) -> None:
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(table, json.dumps({"format": _FORMAT, "files": files}))
+        content = io.BytesIO()
+        write_npy(content, rows)
+        write_whole(table, content.getvalue())
     except OSError as error:
         reason = error if isinstance(error, StorageError) else make_write_error(table.parent, error)
         warnings.warn(printable(f"{path}: each run reads the sizes of all images again ({reason})"), stacklevel=2)
