@@ -213,6 +213,7 @@ def test_pytorch_decodes_what_aejax_decodes(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.filterwarnings(MEANT)
 @pytest.mark.parametrize(
     ("name", "file", "package", "variant"),
