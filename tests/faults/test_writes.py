@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import resource
 import shutil
@@ -63,12 +64,14 @@ def run(monkeypatch, capsys):
 @contextlib.contextmanager
 def largest(size):
     """Writing beyond `size` bytes of a file fails, for libraries as for Python."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, written = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # Python would leave compiled modules of aejax cut off
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = written
 
 
 def content(folder):
@@ -132,6 +135,7 @@ def test_launch_on_a_full_disk_is_one_line(tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "aejax.cli", "launch", *arguments, "--compilation_cache="],
             cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # as in `largest`
             preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
             capture_output=True,
             text=True,
