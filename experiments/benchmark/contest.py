@@ -31,7 +31,8 @@ def contest(work: Work, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         file = Path(folder, "given.npz")
         given_for(work).write(file)
-        environments = {name: CONTENDERS[name].environment for name in present(work)}
+        names = present(work.name, {name: CONTENDERS[name].needs for name in work.contenders})
+        environments = {name: CONTENDERS[name].environment for name in names}
         processes = {name: stack.enter_context(fresh_process(env)) for name, env in environments.items()}
 
         def ask_contender(name: str, question: Callable[..., dict]) -> dict[str, Any]:
@@ -54,13 +55,12 @@ def contest(work: Work, rounds: int) -> dict[str, Any]:
     return found
 
 
-def present(work: Work) -> list[str]:
-    """The work's contenders whose packages are there; says which are not."""
-    needed = {CONTENDERS[name].needs for name in work.contenders}
-    missing = sorted(package for package in needed if not importlib.util.find_spec(package))
+def present(work: str, needs: Mapping[str, str]) -> list[str]:
+    """The contenders whose packages are there, of those given with their packages; says which are not."""
+    missing = sorted(package for package in set(needs.values()) if not importlib.util.find_spec(package))
     if missing:
-        _say(f"{work.name}: left out for want of {', '.join(missing)}; pip install -e '.[bench]'")
-    return [name for name in work.contenders if CONTENDERS[name].needs not in missing]
+        _say(f"{work}: left out for want of {', '.join(missing)}; pip install -e '.[bench]'")
+    return [name for name, package in needs.items() if package not in missing]
 
 
 def given_for(work: Work) -> Given:

@@ -136,11 +136,12 @@ def _time_folder(turn: Turn) -> dict[str, float]:
     return {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - busy}
 
 
-CONTENDERS: dict[str, Callable[[Turn], Iterator[np.ndarray]]] = {
-    "aejax": _stream_aejax,
-    "grain": _stream_grain,
-    "pytorch": _stream_pytorch,
-    "pytorch, draft": functools.partial(_stream_pytorch, draft=True),
+# The package that each needs, and its batches.
+CONTENDERS: dict[str, tuple[str, Callable[[Turn], Iterator[np.ndarray]]]] = {
+    "aejax": ("aejax", _stream_aejax),
+    "grain": ("grain", _stream_grain),
+    "pytorch": ("torch", _stream_pytorch),
+    "pytorch, draft": ("torch", functools.partial(_stream_pytorch, draft=True)),
 }
 
 
@@ -156,5 +157,6 @@ def answer(name: str, turn: Turn) -> dict[str, float]:
     # Workers take all turns of one work; but idle ones of grain decode more ahead than a turn takes.
     if work not in _streams or name == "grain":
         _streams.clear()
-        _streams[work] = CONTENDERS[name](work)
+        _, stream = CONTENDERS[name]
+        _streams[work] = stream(work)
     return take_turn(_streams[work], turn)

@@ -14,7 +14,6 @@ count, which other programs disturb less.
 
 import contextlib
 import dataclasses
-import importlib.util
 import io
 import itertools
 import os
@@ -29,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.benchmark import goals
+from experiments.benchmark.contest import ask, present
 from experiments.benchmark.decoders import CONTENDERS, Turn, answer
 from experiments.machine import fresh_process
 
@@ -44,8 +44,7 @@ def decoding(
     rounds: int, pictures: Mapping[str, tuple[int, int, int, int]] = PICTURES, sizes: Sequence[int] = SIZES
 ) -> dict[str, Any]:
     """Measures all contenders on each kind of pictures and each size, in turns, and returns what was found."""
-    names = [name for name in CONTENDERS if not name.startswith("pytorch") or importlib.util.find_spec("torch")]
-    found = {}
+    names, found = present("decoding", {name: package for name, (package, _) in CONTENDERS.items()}), {}
     with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
         children = {name: stack.enter_context(fresh_process({})) for name in names}
         for (kind, (height, width, count, batch)), size in itertools.product(pictures.items(), sizes):
@@ -63,11 +62,11 @@ def _compare(children: Mapping[str, Executor], turn: Turn, rounds: int) -> dict[
     waits = []
     for _ in range(rounds):
         for name, child in children.items():
-            found = child.submit(answer, name, turn).result()
+            found = ask(child, name, answer, name, turn)
             for key, of in rates.items():
                 of[name].append(round(found[key], 1))
         longer = dataclasses.replace(turn, step=1.5 * turn.batch / rates["per_second"]["aejax"][-1])
-        waits.append(round(children["aejax"].submit(answer, "aejax", longer).result()["waits"], 4))
+        waits.append(round(ask(children["aejax"], "aejax", answer, "aejax", longer)["waits"], 4))
     ratios = {key: {name: _ratio(of["aejax"], of[name]) for name in children} for key, of in rates.items()}
     return {"images": rates, "ratios": ratios, "waits": waits}
 
@@ -99,7 +98,7 @@ def folder(rounds: int, files: int = FILES) -> dict[str, Any]:
         turn = Turn(f"{root}/pictures", size=64, batch=64)
         for number, kind in itertools.product(range(rounds), _MOST):
             with fresh_process({"XDG_CACHE_HOME": f"{root}/cache{number}"}) as process:
-                for key, value in process.submit(answer, "folder", turn).result().items():
+                for key, value in ask(process, "folder", answer, "folder", turn).items():
                     found[kind][key].append(round(value, 2))
     medians = {kind: statistics.median(of["cpu_seconds"]) for kind, of in found.items()}
     figure = f"folder of {files:,} JPEGs: CPU seconds from opening it to the first batch"
