@@ -45,7 +45,7 @@ def inspect_all(path: Path, files: Sequence[str], cache: bool) -> list[Shape]:
     again = (found[:, :3] != now).any(1) | (found[:, 3:] < 1).any(1)
     for i in np.flatnonzero(again).tolist():
         found[i] = [*now[i], *_inspect(files[i])]
-    if again.any() or len(found) != len(known):
+    if again.any():
         _write(table, found[np.argsort(found[:, 0])], path)
     return list(map(tuple, found[:, 3:].tolist()))
 

@@ -260,6 +260,24 @@ def test_streaming_keeps_ahead_of_a_slow_step_and_threads_share_a_batch(tmp_path
     batches.close()
 
 
+def test_a_stream_that_is_left_ends_its_threads_and_reads_no_more(monkeypatch):
+    monkeypatch.setattr(loader, "count_threads", lambda source: 1)
+    taken, go, before = [], threading.Event(), set(threading.enumerate())
+
+    def take(rows):
+        taken.append(rows)
+        assert len(taken) == 1 or go.wait(20)
+        return {"x": rows}
+
+    source = dataclasses.replace(data.from_array(np.zeros((8, 3), np.float32)), take=take)
+    batches = data.stream(source, lambda step: np.arange(8), 0, 100)
+    next(batches)
+    threading.Timer(0.05, go.set).start()
+    batches.close()
+    assert len(taken) <= 2
+    assert {thread for thread in threading.enumerate() if not isinstance(thread, threading.Timer)} <= before
+
+
 # Formats and modes
 
 

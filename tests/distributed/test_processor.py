@@ -53,6 +53,20 @@ def test_values_and_gradients_are_those_of_bfloat16(monkeypatch, layer):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=0.02, atol=0.1), *found)
 
 
+@pytest.mark.parametrize("flags", [frozenset(), frozenset({"avx2"})], ids=["as it is", "widened"])
+@pytest.mark.parametrize(
+    "layer", [Dense(1, dtype="bfloat16"), Conv(1, (1, 1), dtype="bfloat16")], ids=["dense", "conv"]
+)
+def test_x_and_the_kernel_are_rounded(monkeypatch, layer, flags):
+    monkeypatch.setattr(processor, "_flags", lambda: flags)
+    rounded, one = 1 + 2.0**-9, 1.0  # bfloat16 has 8 bits
+    for x, kernel in (([rounded, -one], [one, one]), ([one, -one], [rounded, one])):
+        x, kernel = jnp.array(x).reshape(1, 1, 1, 2), jnp.array(kernel)
+        shape = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]["kernel"].shape
+        y = layer.apply({"params": {"kernel": kernel.reshape(shape), "bias": jnp.zeros(1)}}, x)
+        np.testing.assert_array_equal(y, 0)
+
+
 def test_a_run_in_bfloat16_is_warned_where_it_saves_nothing(monkeypatch):
     config = config_of("basic")
     config.dtype = "bfloat16"
