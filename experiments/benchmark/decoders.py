@@ -78,20 +78,26 @@ def _stream_grain(turn: Turn) -> Iterator[np.ndarray]:
         iterator.close()  # ends the processes at once
 
 
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What PyTorch's workers read, which it sends to them."""
+
+    files: list[str]
+    turn: Turn
+    draft: bool
+
+    def __len__(self) -> int:
+        return 2**14 * self.turn.batch
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return _load_mirrored(index, self.files[index % len(self.files)], self.turn.size, self.draft).copy()
+
+
 def _stream_pytorch(turn: Turn, draft: bool = False) -> Iterator[np.ndarray]:
     import torch.utils.data
 
-    class Pictures(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return 2**14 * turn.batch
-
-        def __getitem__(self, index: int) -> torch.Tensor:
-            pixels = _load_mirrored(index, files[index % len(files)], turn.size, draft)
-            return torch.from_numpy(pixels.copy())
-
-    files = _list(turn)
-    loader = torch.utils.data.DataLoader(Pictures(), turn.batch, num_workers=turn.workers)
-    yield from iter(loader)
+    pictures = Pictures(_list(turn), turn, draft)
+    yield from torch.utils.data.DataLoader(pictures, turn.batch, num_workers=turn.workers)
 
 
 def _load_mirrored(index: int, file: str, size: int, draft: bool) -> np.ndarray:
