@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
+from aejax.distributed import processor
 from aejax.errors import InputError
 
 AXIS = "devices"
@@ -96,7 +97,9 @@ class Partition:
         """
         if len(self.devices) == 1 or self.sharded:
             alone = functools.partial(function, reduce=lambda tree, how: tree)
-            return self._one_at_a_time(self._jit_sharded(alone) if self.sharded else jax.jit(alone, donate_argnums=0))
+            return self._one_at_a_time(
+                self._jit_sharded(alone) if self.sharded else processor.jit(alone, donate_argnums=0)
+            )
         reduce = {"mean": jax.lax.pmean, "sum": jax.lax.psum, "max": jax.lax.pmax}
         mapped = jax.pmap(
             functools.partial(function, reduce=lambda tree, how: reduce[how](tree, AXIS)),
@@ -114,9 +117,9 @@ class Partition:
         Runs on one device, or on all devices if the state is sharded.
         """
         if not self.sharded:
-            compiled = jax.jit(function)
+            compiled = processor.jit(function)
             return lambda state, batch: jax.device_get(compiled(jax.device_get(state), batch))
-        sharded = self._one_at_a_time(jax.jit(function, out_shardings=self._whole))
+        sharded = self._one_at_a_time(processor.jit(function, out_shardings=self._whole))
         return lambda state, batch: jax.device_get(sharded(state, self.replicate(batch)))
 
     def any(self, said: bool) -> bool:
@@ -154,7 +157,7 @@ class Partition:
             carry, result = function(carry, held, batch)
             return jax.lax.with_sharding_constraint((carry, result), (self._choose_shardings(carry), self._whole))
 
-        return jax.jit(constrained, donate_argnums=0)
+        return processor.jit(constrained, donate_argnums=0)
 
     def _one_at_a_time(self, function: Callable) -> Callable:
         """Makes the function wait, on CPU, until the last program of the partition has finished."""

@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from aejax.distributed.processor import convolves_bfloat16
+from aejax.distributed.processor import computes_bfloat16
 from aejax.models.layers import promote_all_but_bias, widen
 
 Form = Callable[[Array, Array], Array]
@@ -54,7 +54,7 @@ def convolve(
     no faster than float32, the result of bfloat16 arrays is float32.
     """
     plain: Form = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
-    if not convolves_bfloat16():
+    if not computes_bfloat16():
         x, kernel = widen(x, kernel)
     backend = jax.default_backend()
     if backend not in ("cpu", "gpu") or x.ndim != 4 or tuple(strides) != (1, 1) or not _is_dense(**options):

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from aejax.distributed.processor import multiplies_bfloat16
+from aejax.distributed.processor import computes_bfloat16
 from aejax.errors import InputError, one_of
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -130,7 +130,7 @@ def promote_all_but_bias(x: Array, kernel: Array, bias: Array | None, *, dtype: 
     Where the backend multiplies bfloat16 no faster, x and the kernel are rounded to it and widened again.
     """
     x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=dtype)
-    return [*(widen(x, kernel) if not multiplies_bfloat16() else (x, kernel)), bias]
+    return [*(widen(x, kernel) if not computes_bfloat16() else (x, kernel)), bias]
 
 
 def widen(*arrays: Array) -> list[Array]:

@@ -30,13 +30,49 @@ def multiplied_in(layer):
 
 
 @pytest.mark.parametrize(
-    ("flags", "dense", "conv"),
-    [({"avx2"}, "f32", "f32"), ({"avx2", "amx_bf16"}, "bf16", "f32"), ((), "bf16", "bf16")],
-    ids=["without", "AMX", "unknown"],
+    ("flags", "version", "dtype"),
+    [
+        ({"avx2"}, (0, 12, 0), "f32"),
+        ({"avx2", "amx_bf16"}, (0, 12, 0), "bf16"),
+        ({"avx2", "avx512_bf16"}, (0, 12, 0), "bf16"),
+        ({"avx2", "avx512_bf16"}, (0, 11, 0), "f32"),
+        ((), (0, 11, 0), "bf16"),
+    ],
+    ids=["without", "AMX", "AVX512", "older jax", "unknown"],
 )
-def test_computes_in_the_faster_type(monkeypatch, flags, dense, conv):
+def test_computes_in_the_faster_type(monkeypatch, flags, version, dtype):
     monkeypatch.setattr(processor, "_flags", lambda: frozenset(flags))
-    assert (multiplied_in(DENSE), multiplied_in(CONV)) == (dense, conv)
+    monkeypatch.setattr(jax, "__version_info__", version)
+    assert multiplied_in(DENSE) == multiplied_in(CONV) == dtype
+
+
+needs_onednn = pytest.mark.skipif(not processor._choose_options(), reason="XLA's oneDNN serves jax >= 0.12 on x86")
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_products_and_convolutions_are_those_of_onednn(dtype):
+    """In float32 the values are those of the default program, up to the order of sums."""
+    x = jax.random.normal(jax.random.key(0), (8, 16, 16, 32)).astype(dtype)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 32, 32)).astype(dtype) / 17
+
+    def both(x, kernel):
+        convolved = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jnp.tanh(convolved).reshape(-1, 32) @ kernel[0, 0]
+
+    chosen = processor.jit(both)
+    program = chosen.lower(x, kernel).compile().as_text()
+    assert "__onednn$convolution" in program
+    assert "__onednn$matmul" in program
+    tolerance = {"float32": 1e-5, "bfloat16": 0.05}[dtype]
+    values, expected = (np.float32(f(x, kernel)) for f in (chosen, jax.jit(both)))
+    np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
+
+
+@needs_onednn
+def test_flags_of_the_user_are_kept(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_onednn_custom_call=false")
+    assert processor._choose_options().keys() == {"xla_cpu_experimental_ynn_fusion_type"}
 
 
 @pytest.mark.parametrize("layer", [DENSE, CONV], ids=["dense", "conv"])
@@ -71,9 +107,10 @@ def test_a_run_in_bfloat16_is_warned_where_it_saves_nothing(monkeypatch):
     config = config_of("basic")
     config.dtype = "bfloat16"
     monkeypatch.setattr(processor, "_flags", lambda: frozenset({"avx2"}))
-    with pytest.warns(UserWarning, match="dtype=bfloat16: this processor has no matrix instructions"):
+    with pytest.warns(UserWarning, match="dtype=bfloat16: this processor has no instructions"):
         make_task(config, Spec((3,)))
     monkeypatch.setattr(processor, "_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_task(config, Spec((3,)))
