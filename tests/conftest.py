@@ -7,6 +7,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=4",
         # The programs are tiny and many: compiling them is most of the suite's time.
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_experimental_onednn_custom_call=false",  # its programs could not be shared by tests
         os.environ.get("XLA_FLAGS", ""),
     ]
 )

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from aejax.distributed import processor
+from aejax.distributed.processor import jit_onednn
 from aejax.errors import InputError
 
 AXIS = "devices"
@@ -88,18 +88,18 @@ class Partition:
             return jax.device_put(batch, where)
         return jax.tree.map(lambda a: jax.make_array_from_process_local_data(where, a), batch)
 
-    def compile(self, function: Callable) -> Callable:
+    def compile(self, function: Callable, onednn: bool = False) -> Callable:
         """Compiles `carry, result = function(carry, held, batch, reduce=...)` for the devices.
 
         `carry` is a state from `place`, and is donated; `held` is such a state, or is replicated; `batch` comes from
         `share`. `reduce(tree, how)` reduces a tree over the devices, where `how` is "mean", "sum" or "max". The
-        function must derive its results from reduced values, so that they are equal on every device.
+        function must derive its results from reduced values, so that they are equal on every device. `onednn` asks for
+        `processor.jit_onednn`, which serves a single device.
         """
         if len(self.devices) == 1 or self.sharded:
             alone = functools.partial(function, reduce=lambda tree, how: tree)
-            return self._one_at_a_time(
-                self._jit_sharded(alone) if self.sharded else processor.jit(alone, donate_argnums=0)
-            )
+            jit = jit_onednn if onednn else jax.jit
+            return self._one_at_a_time(self._jit_sharded(alone) if self.sharded else jit(alone, donate_argnums=0))
         reduce = {"mean": jax.lax.pmean, "sum": jax.lax.psum, "max": jax.lax.pmax}
         mapped = jax.pmap(
             functools.partial(function, reduce=lambda tree, how: reduce[how](tree, AXIS)),
@@ -117,9 +117,9 @@ class Partition:
         Runs on one device, or on all devices if the state is sharded.
         """
         if not self.sharded:
-            compiled = processor.jit(function)
+            compiled = jax.jit(function)
             return lambda state, batch: jax.device_get(compiled(jax.device_get(state), batch))
-        sharded = self._one_at_a_time(processor.jit(function, out_shardings=self._whole))
+        sharded = self._one_at_a_time(jax.jit(function, out_shardings=self._whole))
         return lambda state, batch: jax.device_get(sharded(state, self.replicate(batch)))
 
     def any(self, said: bool) -> bool:
@@ -157,7 +157,7 @@ class Partition:
             carry, result = function(carry, held, batch)
             return jax.lax.with_sharding_constraint((carry, result), (self._choose_shardings(carry), self._whole))
 
-        return processor.jit(constrained, donate_argnums=0)
+        return jax.jit(constrained, donate_argnums=0)
 
     def _one_at_a_time(self, function: Callable) -> Callable:
         """Makes the function wait, on CPU, until the last program of the partition has finished."""

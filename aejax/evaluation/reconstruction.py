@@ -9,7 +9,6 @@ import numpy as np
 from skimage.metrics import structural_similarity
 from sklearn.decomposition import PCA
 
-from aejax.distributed import processor
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 from aejax.inference.batches import check_labels, limit_batch, map_batches
 from aejax.objectives import Corruption
@@ -81,7 +80,7 @@ def _denoising(subject: Subject) -> Measures:
     run, test = subject.run, subject.test
     corruption = Corruption(**run.config.corruption)
 
-    @processor.jit
+    @jax.jit
     def denoise(variables: Any, x: Any, keys: Any, label: Any = None) -> Any:
         corrupted = corruption(keys, run.spec.prepare(x))
         output: Any = run.model.apply(variables, corrupted, label=label)

@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike
 
 from aejax import arguments, losses
 from aejax.data import Spec
-from aejax.distributed import processor
 from aejax.errors import InputError
 from aejax.inference.batches import check_labels, limit_batch, map_batches
 from aejax.models import Autoencoder, Output, abstract_output
@@ -211,7 +210,7 @@ class Density:
             c = context(variables, None, x, numbered(keys, jnp.arange(1)), label)
             return (jnp.abs(c.output.decoded - c.x) ** power).reshape(len(c.x), -1).sum(1)
 
-        return _Programs(processor.jit(draw), processor.jit(weigh, static_argnames="chunk"), processor.jit(deviate))
+        return _Programs(jax.jit(draw), jax.jit(weigh, static_argnames="chunk"), jax.jit(deviate))
 
 
 class _Programs(NamedTuple):

@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 from aejax import arguments, models, samplers
 from aejax import config as config_lib
 from aejax.data import Spec, as_array
-from aejax.distributed import processor
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density
@@ -281,12 +280,12 @@ class TrainedModel:
             z = code.z[0] if code.samples else code.z
             return {"z": z} | ({} if code.indices is None else {"indices": code.indices})
 
-        return functools.partial(processor.jit(encode), self._on_device)
+        return functools.partial(jax.jit(encode), self._on_device)
 
     @functools.cached_property
     def _lookup(self) -> Callable:
         model = self.model
-        lookup = processor.jit(lambda variables, indices: model.apply(variables, indices, method="lookup"))
+        lookup = jax.jit(lambda variables, indices: model.apply(variables, indices, method="lookup"))
         return functools.partial(lookup, self._on_device)
 
     @functools.cached_property
@@ -298,4 +297,4 @@ class TrainedModel:
             decoded: Any = model.apply(variables, z, label=label, method="decode")
             return spec.restore(mean(decoded))
 
-        return functools.partial(processor.jit(decode), self._on_device)
+        return functools.partial(jax.jit(decode), self._on_device)

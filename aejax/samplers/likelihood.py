@@ -10,7 +10,6 @@ import optax
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
-from aejax.distributed import processor
 from aejax.errors import DivergedError, InputError
 
 _CHUNK = 50  # steps after which the loss is read
@@ -43,7 +42,7 @@ def maximize(
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    @processor.jit
+    @jax.jit
     def run(carry: PyTree, x: Array, start: int, stop: int) -> Any:
         return jax.lax.fori_loop(start, stop, lambda i, carry: step(i, carry, x), carry)
 

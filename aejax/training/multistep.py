@@ -66,7 +66,8 @@ def compile_steps(task: Task, key: Array, partition: Partition) -> Steps:
 
     `held` is `Feed.held`, the data kept on device; the batches come from `batches`; metrics are [steps].
     """
-    return partition.compile(functools.partial(scan_steps, key=key, task=task))
+    steps = functools.partial(scan_steps, key=key, task=task)
+    return partition.compile(steps, onednn=task.convolves or task.bfloat16)
 
 
 def scan_steps(state: PyTree, held: PyTree, batches: PyTree, *, key: Array, task: Task, reduce: Reduce) -> PyTree:

@@ -34,6 +34,7 @@ class Task:
       examples: number of examples in the training split.
       axis_name: axis of the devices that share a batch, see `Partition.axis_name`.
       convolves: whether the step has convolutions, see `multistep.steps_at_once`.
+      bfloat16: whether the step computes in bfloat16.
       standardized: whether the model reads standardized data, so that its units are not the user's.
     """
 
@@ -49,6 +50,7 @@ class Task:
     examples: int = 0
     axis_name: str | None = None
     convolves: bool = False
+    bfloat16: bool = False
     standardized: bool = False
 
     def context(

@@ -139,8 +139,13 @@ def make_task(
     if config.dtype == "bfloat16":
         warn_of_bfloat16()
     models.warn_if_overcomplete(output, config)
-    model, convolves = models.set_axis(parts.model, axis_name), "conv_general_dilated" in operations
-    return dataclasses.replace(task, model=model, axis_name=axis_name, convolves=convolves)
+    return dataclasses.replace(
+        task,
+        model=models.set_axis(parts.model, axis_name),
+        axis_name=axis_name,
+        convolves="conv_general_dilated" in operations,
+        bfloat16="bf16[" in operations,
+    )
 
 
 def single_device_task(task: Task) -> Task:

@@ -6,15 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import config_of
+from conftest import assert_trees_equal, config_of, one_device
 
+import aejax
 from aejax.data import Spec
 from aejax.distributed import processor
 from aejax.models.conv import Conv
 from aejax.models.layers import Dense
 from aejax.training.task import make_task
+from aejax.workdir import checkpoint
 
 DENSE, CONV = Dense(3, dtype="bfloat16"), Conv(3, (3, 3), dtype="bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def as_users(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")  # the suite's own are in use already
 
 
 def multiplied_in(layer):
@@ -46,7 +53,9 @@ def test_computes_in_the_faster_type(monkeypatch, flags, version, dtype):
     assert multiplied_in(DENSE) == multiplied_in(CONV) == dtype
 
 
-needs_onednn = pytest.mark.skipif(not processor._choose_options(), reason="XLA's oneDNN serves jax >= 0.12 on x86")
+needs_onednn = pytest.mark.skipif(
+    not processor._flags() or jax.__version_info__ < (0, 12), reason="XLA's oneDNN serves jax >= 0.12 on x86"
+)
 
 
 @needs_onednn
@@ -60,19 +69,35 @@ def test_products_and_convolutions_are_those_of_onednn(dtype):
         convolved = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return jnp.tanh(convolved).reshape(-1, 32) @ kernel[0, 0]
 
-    chosen = processor.jit(both)
-    program = chosen.lower(x, kernel).compile().as_text()
+    with processor._not_stored():
+        program = jax.jit(both, compiler_options=processor._choose_options()).lower(x, kernel).compile().as_text()
     assert "__onednn$convolution" in program
     assert "__onednn$matmul" in program
     tolerance = {"float32": 1e-5, "bfloat16": 0.05}[dtype]
-    values, expected = (np.float32(f(x, kernel)) for f in (chosen, jax.jit(both)))
+    values, expected = (np.float32(f(x, kernel)) for f in (processor.jit_onednn(both), jax.jit(both)))
     np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
 
 
 @needs_onednn
 def test_flags_of_the_user_are_kept(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_onednn_custom_call=false")
-    assert processor._choose_options().keys() == {"xla_cpu_experimental_ynn_fusion_type"}
+    assert not processor._choose_options()
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_a_run_by_onednn_resumes_bit_for_bit(tmp_path, monkeypatch, dtype):
+    """Nor does JAX warn that it cannot store the program."""
+    config = config_of("conv")
+    config.dtype = dtype
+    monkeypatch.setattr(processor, "_flags", lambda: frozenset({"avx512_bf16"}))
+    aejax.train(config, tmp_path / "whole", devices=one_device(), quiet=True)
+    aejax.train(config, tmp_path / "parts", devices=one_device(), quiet=True, stop=lambda: True)
+    assert checkpoint.load_newest(tmp_path / "parts").step < config.steps
+    aejax.train(config, tmp_path / "parts", devices=one_device(), quiet=True)
+    whole, parts = (checkpoint.load_newest(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.step == parts.step == config.steps
+    assert_trees_equal(whole.state, parts.state)
 
 
 @pytest.mark.parametrize("layer", [DENSE, CONV], ids=["dense", "conv"])

@@ -80,8 +80,8 @@ def test_a_run_is_few_dispatches_of_one_program_that_copy_rows_only(tmp_path, mo
     calls, puts, programs = [], [], []
     real_compile, real_put = Partition.compile, jax.device_put
 
-    def compile_counted(self, function):
-        program = real_compile(self, function)
+    def compile_counted(self, function, **options):
+        program = real_compile(self, function, **options)
         programs.append(program)
         return lambda *arguments: calls.append(function) or program(*arguments)
 
