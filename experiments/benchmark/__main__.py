@@ -6,6 +6,8 @@ works leaves the others' figures there as they are:
 
     python -m experiments.benchmark --work=mlp,conv --rounds=3
 
+On CPUs with instructions for bfloat16, --work=mlp_bfloat16,conv_bfloat16,vq_vae_bfloat16 compares it with autocast.
+
 The machine should have nothing else to do: where it had, the table says so. `taskset` chooses the cores.
 
 --work=decoding compares the streaming of JPEGs with grain's and PyTorch's; folder, loop, evaluation, growth, profile,
@@ -74,6 +76,12 @@ def benchmark() -> None:
             entry = {"machine": machine(("torch", "pythae", "keras")), **found}
             print(report.table({work: entry}))
             _add(out, work, entry)
+            reached = [
+                goals.at_least(f"{entry['what']}: times as fast as {of['best']}", of["ratio"], of["goal"])
+                for of in entry["peers"].values()
+                if "goal" in of
+            ]
+            goals.write(out, f"python -m experiments.benchmark --work={work}", reached)
 
 
 def _add(folder: Path, work: str, entry: dict) -> None:

@@ -19,9 +19,11 @@ from experiments.machine import peak_gib
 
 
 def train(work: Work, given: Given, variant: str = "") -> Contender:
-    """Images held on the device as uint8, as `aejax.train` holds them, and its step."""
+    """Images held on the device as uint8, as `aejax.train` holds them, and its step; `variant` is another dtype."""
     spec, partition = Spec(given.images.shape[1:]), Partition()
-    task = make_task(work.config(), spec, len(given.images), partition.axis_name)
+    config = work.config()
+    config.dtype = variant or config.dtype
+    task = make_task(config, spec, len(given.images), partition.axis_name)
     held = partition.replicate({"x": given.images})
     variables = _variables(given)
     state = partition.replicate(start(task, variables.pop("params"), variables))

@@ -18,8 +18,8 @@ def train(work: Work, given: Given, variant: str) -> Contender:
     """`variant`: "eager"; "channels_last"; "compiled", with channels_last, too: it is the faster of both; "fused Adam",
     channels_last with what `torch.optim.Adam` does faster when it is told to.
 
-    "bfloat16" is compiled and in mixed precision, and replays CUDA graphs if "graphs" is added. On a GPU where there
-    is one, all of the data on it, too.
+    "bfloat16" is compiled and in mixed precision, and replays CUDA graphs if "graphs" is added; after "fused" it is not
+    compiled. On a GPU where there is one, all of the data on it, too.
     """
     use_pinned_cores()
     torch.set_float32_matmul_precision("high")  # as JAX does what is left of float32 on a GPU
