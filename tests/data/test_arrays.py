@@ -199,6 +199,11 @@ def test_all_splits_of_a_file_are_read_alike(tmp_path):
     )
 
 
+def test_the_largest_and_the_least_labels_of_int32_are_taken():
+    label = np.array([-(2**31), 2**31 - 1])
+    np.testing.assert_array_equal(whole(data.from_array(vectors(2), label))["label"], label)
+
+
 @pytest.mark.parametrize("label", [2**31, -(2**31) - 1, 2**62])
 def test_numbers_beyond_int32_are_refused(label):
     with pytest.raises(aejax.InputError, match=r"labels from .* do not fit in int32"):

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,7 @@ from aejax.models.layers import fold
 from aejax.objectives import Corruption, Objective
 from aejax.objectives.likelihoods import Bernoulli, SquaredError
 from aejax.training.step import Task, derive_keys, eval_step, eval_variables, gather, init, train_step
-from aejax.training.task import make_task
+from aejax.training.task import check_data, make_task
 
 
 def task(**changes):
@@ -35,6 +36,18 @@ def task(**changes):
 
 def batch(n=4, seed=0):
     return {"x": jax.random.normal(jax.random.key(seed), (n, 3)), "index": jnp.arange(n)}
+
+
+@pytest.mark.parametrize(("row", "value"), [(0, -1e-3), (4999, -1e-3), (4999, 1.001)])
+def test_one_value_outside_the_unit_interval_is_found(row, value):
+    config = mlp(likelihood__name="bernoulli")
+    x = np.tile(np.float32([0, 0.5, 1]), (5000, 2))  # more than are read at once
+    feed = SimpleNamespace(source=from_array(x))
+    t = make_task(config, Spec((6,)))
+    check_data(config, t, feed, feed)
+    x[row, 3] = value
+    with pytest.raises(aejax.InputError, match=r"wants values in \[0, 1\]"):
+        check_data(config, t, feed, feed)
 
 
 def test_step_is_gradient_descent_on_the_batch_mean():
