@@ -50,6 +50,18 @@ def test_one_value_outside_the_unit_interval_is_found(row, value):
         check_data(config, t, feed, feed)
 
 
+def test_corruption_model_and_objective_draw_apart(monkeypatch):
+    """With keys of the model, samples of a prior would be the noise of its posterior."""
+    seen = []
+    apply, context = Task.apply, Task.context
+    monkeypatch.setattr(Task, "apply", lambda *a, **options: seen.append(a[4]) or apply(*a, **options))
+    monkeypatch.setattr(Task, "context", lambda *a: seen.append(a[5]) or context(*a))
+    t = task(corruption=lambda keys, x: seen.append(keys) or x)
+    train_step(init(t, (3,), jax.random.key(0)), batch(), jax.random.key(0), task=t)
+    keys = np.concatenate([jax.random.key_data(keys) for keys in seen])
+    assert len(np.unique(keys, axis=0)) == 3 * 4
+
+
 def test_step_is_gradient_descent_on_the_batch_mean():
     """Against gradients of a linear autoencoder written out by hand."""
     t, b = task(), batch()
