@@ -269,8 +269,10 @@ def test_the_page_of_one_run(browser, tmp_path):
 # The command
 
 
-def compare(monkeypatch, *arguments):
+def compare(monkeypatch, *arguments, draw=None):
     module = command("compare")
+    if draw:
+        monkeypatch.setattr(module, "as_png", draw)
     monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments), "--compilation_cache="])
     module.main()
 
@@ -287,6 +289,12 @@ def test_the_command_writes_all_files_and_prints_the_table(tmp_path, monkeypatch
     assert "\033" not in out
     compare(monkeypatch, root)  # again, beside its own results
     assert "not counted" not in capsys.readouterr().out
+
+
+def test_the_command_draws_each_picture(tmp_path, monkeypatch):
+    drawn = []
+    compare(monkeypatch, run(tmp_path / "a", [2.0, 1.0]), draw=lambda figure, file: drawn.append(file))
+    assert drawn == [tmp_path / "a/compare/curves.png"]
 
 
 @pytest.mark.slow
