@@ -99,6 +99,11 @@ def test_tied_decoder_uses_the_transposed_kernels_and_trains_them():
     assert jnp.abs(grads["encoder"]["dense_0"]["kernel"]).max() > 0
 
 
+def test_the_gradient_of_pool_goes_to_the_largest_pixel_of_a_window():
+    x = jnp.eye(4).reshape(4, 2, 2, 1)  # each of four in turn
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: layers.Pool().apply({}, x).sum()))(x), x)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("k", "shape"), [(2, (2, 4, 6, 3)), (2, (1, 8, 8, 1)), (3, (2, 6, 3, 2))])
 @pytest.mark.parametrize("ties", [False, True])
