@@ -20,6 +20,16 @@ def test_json_round_trip_equals_the_config():
     assert again.is_locked
 
 
+def test_empty_sections_are_saved_as_the_run_began():
+    """Older runs have no section for what is newer: it stays out of their files while it is empty."""
+    config = aejax.config.default()
+    config.unlock()["mine"] = ConfigDict()
+    plain = config_lib.to_dict(config)
+    assert config_lib.to_save(config, None) == plain
+    begun = {key: value for key, value in plain.items() if key not in ("mine", "seed")}
+    assert config_lib.to_save(config, begun) == {key: value for key, value in plain.items() if key != "mine"}
+
+
 def test_differences_name_keys_and_values():
     old, new = aejax.config.default(), aejax.config.default()
     new.optim.lr, new.encoder.features = 0.5, (3,)

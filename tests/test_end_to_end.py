@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import re
 import runpy
 import signal
@@ -132,6 +133,25 @@ def test_signals_are_asked_for_and_the_second_ctrl_c_interrupts():
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_what_hangs_after_sigterm_is_left_without_saving(monkeypatch):
+    from aejax.cli import command
+
+    left = queue.Queue()
+    monkeypatch.setattr(command, "_PATIENCE", 0.05)
+    monkeypatch.setattr(os, "_exit", left.put)
+    with command.until_signal():
+        signal.raise_signal(signal.SIGINT)  # which a second one answers
+        time.sleep(0.1)
+    with command.until_signal() as asked:
+        signal.raise_signal(signal.SIGTERM)
+        asked()
+        time.sleep(0.1)
+    assert left.empty()
+    with command.until_signal():
+        signal.raise_signal(signal.SIGTERM)
+        assert left.get(timeout=60) == 75
 
 
 @pytest.mark.slow

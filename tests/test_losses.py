@@ -225,6 +225,13 @@ def test_the_optimal_scale_is_the_likeliest_and_has_no_gradient():
     assert float(jax.grad(lambda a: losses.optimal_log_scale(a, 2))(0.5)) == 0
 
 
+def test_the_mean_of_a_continuous_bernoulli_near_the_uniform_one():
+    """Where float64 still has the digits that the formula loses in float32."""
+    logits = np.linspace(-0.095, 0.095, 20)
+    expected = expit(logits) / np.tanh(logits / 2) - 1 / logits
+    np.testing.assert_allclose(losses.continuous_bernoulli_mean(jnp.float32(logits)), expected, atol=2e-7)
+
+
 # In use.
 
 

@@ -86,6 +86,13 @@ def test_the_mean_of_many_lines(tmp_path):
     assert "mean over 7 settings of the other axes" in picture.caption
 
 
+def test_as_many_lines_as_there_are_kinds_of_lines(tmp_path):
+    count = len(pictures.LINES)
+    settings = [{"optim.lr": lr, "ema": e / 10} for lr in (0.1, 0.2) for e in range(count)]
+    picture = pictures.along(*of(sweep(tmp_path, settings, [[float(i)] for i in range(2 * count)])), "optim.lr")
+    assert [y.tolist() for _, y, _ in bars(picture.figure.axes[0])] == [[i, count + i] for i in range(count)]
+
+
 def test_a_mean_is_of_seeds_that_all_settings_have(tmp_path):
     settings = [{"optim.lr": lr, "ema": e / 10} for lr in (0.1, 0.2) for e in range(7)]
     root = sweep(tmp_path, settings, [[1.0, 2.0, 900.0]] + [[1.0, 2.0]] * 13)
@@ -203,6 +210,7 @@ def test_the_page_holds_the_table_and_what_was_left_out(tmp_path):
     assert first == ["0", "3", "1 of 2", "", "", "baseline"]
     assert second == ["0.9", "1.50 ± 0.71", "2", "-1.5", "", "one seed, no interval"]
     assert re.findall(r'class="number best" data-key="([^"]+)"', text) == ["1.5"]
+    assert re.findall(r'data-key="([^"]*)"', table)[3::6] == ["0.0", "-1.5"]  # by which differences are sorted
     assert "<li>lr=0.01,ema=0.0,seed=1: not started; not counted</li>" in text
     assert "3 finished of 4, in 2 settings" in text
     tiles = re.sub("<[^>]+>", " ", text[: text.index('id="pictures"')])
@@ -261,8 +269,10 @@ def test_the_page_of_one_run(browser, tmp_path):
 # The command
 
 
-def compare(monkeypatch, *arguments):
+def compare(monkeypatch, *arguments, draw=None):
     module = command("compare")
+    if draw:
+        monkeypatch.setattr(module, "as_png", draw)
     monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments), "--compilation_cache="])
     module.main()
 
@@ -279,6 +289,12 @@ def test_the_command_writes_all_files_and_prints_the_table(tmp_path, monkeypatch
     assert "\033" not in out
     compare(monkeypatch, root)  # again, beside its own results
     assert "not counted" not in capsys.readouterr().out
+
+
+def test_the_command_draws_each_picture(tmp_path, monkeypatch):
+    drawn = []
+    compare(monkeypatch, run(tmp_path / "a", [2.0, 1.0]), draw=lambda figure, file: drawn.append(file))
+    assert drawn == [tmp_path / "a/compare/curves.png"]
 
 
 @pytest.mark.slow

@@ -160,6 +160,8 @@ def test_trials_are_told_what_their_training_came_to(search, tmp_path, monkeypat
         in told
     )
     assert f"the best, validation/loss 1: {search.workdir}/trial_003\n" in told
+    last = {trial.number: list(trial.intermediate_values.values()) for trial in trials(search.workdir)}
+    assert (last[0], last[3]) == ([2.0], [1.0])  # later trials are compared with them
     assert search.run(given, "--trials=4") == 0  # nothing is left to do
     assert "trial_000: " not in capsys.readouterr().out
 

@@ -13,7 +13,8 @@ from conftest import command
 
 import aejax
 from aejax.ablation.plan import grid, plan
-from aejax.cli.launching.job import STOPPED, Result
+from aejax.cli.launching.job import STOPPED, Job, Result
+from aejax.cli.launching.local import Local
 from aejax.training import vmapped
 from aejax.workdir import checkpoint
 from configs import basic
@@ -178,6 +179,20 @@ def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch, capsys):
     monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(jobs=2, executor="slurm"))  # where --jobs means nothing
     module.launch_all(runs[:2], sweep.workdir, lambda: False, given)
     assert len(submitted) == 1
+
+
+def test_the_flags_say_where_jobs_run(tmp_path):
+    def executor(*given):
+        module = command("sweep")
+        flags.FLAGS(["sweep", FLAGS[0], f"--workdir={tmp_path}", *given])
+        return module._EXECUTOR(tmp_path)
+
+    assert executor("--slurm.gpus=2") == Local(1)
+    assert executor("--jobs=3") == Local(3)
+    slurm = executor("--executor=slurm", "--jobs=3", "--slurm.gpus=2")
+    assert slurm.folder == tmp_path / "slurm"
+    submitted = {"timeout_min": 60, "nodes": 1, "gpus_per_node": 2, "tasks_per_node": 1}
+    assert slurm.parameters(Job("a", (), tmp_path / "log")) == submitted
 
 
 @pytest.mark.slow

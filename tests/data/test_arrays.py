@@ -199,6 +199,11 @@ def test_all_splits_of_a_file_are_read_alike(tmp_path):
     )
 
 
+def test_the_largest_and_the_least_labels_of_int32_are_taken():
+    label = np.array([-(2**31), 2**31 - 1])
+    np.testing.assert_array_equal(whole(data.from_array(vectors(2), label))["label"], label)
+
+
 @pytest.mark.parametrize("label", [2**31, -(2**31) - 1, 2**62])
 def test_numbers_beyond_int32_are_refused(label):
     with pytest.raises(aejax.InputError, match=r"labels from .* do not fit in int32"):
@@ -273,10 +278,12 @@ def test_data_that_changed_under_a_run_is_refused(tmp_path, how):
 
 
 def test_small_differences_of_decoders_and_new_labels_are_the_same_data():
-    before, after = data.from_array(X), data.from_array(np.clip(X, 0, 254) + np.uint8(1), Y)
-    found = data.identify({"train": before})
-    data.check_identity(found, {"train": after}, "the run", "")
+    of_levels_higher = lambda n: {"train": data.from_array(np.minimum(X, 255 - n) + np.uint8(n), Y)}  # noqa: E731
+    found, after = data.identify({"train": data.from_array(X)}), of_levels_higher(3)
+    data.check_identity(found, after, "the run", "")
+    with pytest.raises(aejax.InputError, match="train has other values"):
+        data.check_identity(found, of_levels_higher(6), "the run", "")
     found = data.identify({"train": data.from_array(X, Y)}, labels=True)
     with pytest.raises(aejax.InputError, match="train has other labels"):
         data.check_identity(found, {"train": data.from_array(X, Y[::-1])}, "the run", "")
-    data.check_identity(None, {"train": after}, "the run", "")
+    data.check_identity(None, after, "the run", "")

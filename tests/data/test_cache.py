@@ -242,6 +242,13 @@ def test_headers_of_plain_images_are_read_as_pillow_reads_them(content, tmp_path
     assert set(cuts) == {None, found}  # nothing else in between
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_headers_say_sides_of_more_than_a_byte(kind):
+    file = io.BytesIO()
+    Image.new("RGB", (1_029, 771)).save(file, kind)
+    assert headers.inspect_plain(file.getvalue()) == (771, 1_029, 3)
+
+
 @pytest.mark.parametrize("content", OTHER)
 def test_headers_of_other_images_are_left_to_pillow(content):
     assert headers.inspect_plain(content) is None

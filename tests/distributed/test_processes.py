@@ -320,6 +320,23 @@ def test_the_loss_of_one_ends_the_others_in_one_line_and_the_run_goes_on(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: Gloo all-reduce failed"), aejax.LostError),
+        (ValueError("Connection reset by peer"), aejax.LostError),
+        (ValueError("shapes do not match"), ValueError),
+        (aejax.InputError("connection='tcp' is unknown"), aejax.InputError),
+    ],
+)
+def test_an_error_of_the_network_is_the_loss_of_another_process(monkeypatch, error, raised):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    monkeypatch.setattr(processes, "_read_errors", lambda: None)
+    with pytest.raises(raised) as found, processes.join("host:1234", 2, 0):
+        raise error
+    assert type(found.value) is raised
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("host", 2, 0), "--coordinator=host must be host:port"),

@@ -68,14 +68,15 @@ def test_usage_is_of_the_whole_part_and_of_each_position():
 
 
 def test_levels_have_codes_of_their_own_in_the_indices_of_a_run():
-    indices = np.random.default_rng(0).integers(0, 8, (100, 2, 3)) // [1, 2, 4]
-    quantizer = BOTTLENECKS["residual_vq"](codes=8, features=4, levels=3, positions=2)
+    indices = np.random.default_rng(0).integers(0, 8, (100, 2, 2)) // [1, 4]
+    quantizer = BOTTLENECKS["residual_vq"](codes=8, features=4, levels=2, positions=2)
     model = SimpleNamespace(bottleneck=quantizer)
     run = SimpleNamespace(config=mlp(), codebook_size=8, model=model, indices=lambda x, label: indices)
     found = codes._discrete(subject_of(run, vectors(100)))
-    levels = [by_hand(indices[..., i]) for i in range(3)]
+    levels = [by_hand(indices[..., i]) for i in range(2)]
     assert found["perplexity"].value == pytest.approx(np.mean(levels))
-    assert found["dead_codes"].value == pytest.approx(np.mean([0, 1 / 2, 3 / 4]))
+    assert [m.value for name, m in found.items() if "level" in name] == pytest.approx(levels)
+    assert found["dead_codes"].value == pytest.approx(np.mean([0, 3 / 4]))
     assert "200 indices of 100 examples of test, 2 per example" in found["perplexity"].protocol
 
 

@@ -190,6 +190,18 @@ def test_conditional_runs_draw_the_labels_of_the_test_part():
     assert 10 < moved[0][1].sum() < 30
 
 
+def test_images_are_generated_in_the_range_that_the_run_reads():
+    config = mlp(encoder__features=(), decoder__features=())
+    config.bottleneck = module("gaussian", features=2)
+    x = np.random.default_rng(0).uniform(size=(20, 2, 3, 1)).astype(np.float32)
+    run = fresh(config, x)
+    run.variables["params"]["decoder"]["dense_0"]["kernel"] = 100 * W
+    read, encode = [], run.encode
+    object.__setattr__(run, "encode", lambda x, label: read.append(x) or encode(x, label))
+    generation.measure(subject_of(run, x))
+    assert [(x.min(), x.max()) for x in read if np.isin(x, [0, 1]).mean() > 0.9] == [(0, 1)]
+
+
 @pytest.fixture(scope="module")
 def digits():
     """A run on digits that draws noise, beside their train and test parts."""

@@ -144,6 +144,14 @@ def test_the_elbo_is_rate_and_distortion_with_weight_one(loose, seed):
     np.testing.assert_allclose(run.elbo(x, seed), expected - kl, rtol=1e-4)
 
 
+def test_bits_are_of_each_value(exact):
+    run, true = exact
+    x = data_of(true, 20)
+    found = likelihood.measure(subject_of(run, x), samples=2)
+    assert found["log_likelihood"].value == pytest.approx(true.logpdf(x).mean(), abs=1e-4)
+    assert found["bits_per_dimension"].value == pytest.approx(-np.log2(true.pdf(x)).mean() / 5, abs=1e-4)
+
+
 def test_a_run_measures_examples_that_it_is_given(exact):
     run, true = exact
     x = data_of(true, 50)

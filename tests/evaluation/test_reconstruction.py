@@ -69,6 +69,19 @@ def test_pca_of_data_far_from_the_origin(far):
     assert error == pytest.approx(np.linalg.svd(centred, compute_uv=False)[-1] ** 2 / 300, rel=1e-6)
 
 
+@pytest.mark.parametrize(("numbers", "count"), [(0, 3), (31, 10)])
+def test_pca_of_many_values_is_fitted_on_fewer_examples(monkeypatch, numbers, count):
+    """On one more than it has components at least, which is what spans them."""
+    monkeypatch.setattr(reconstruction, "NUMBERS", numbers)
+    subject = subject_of(fresh(mlp(), vectors(8, 3)), vectors(20, 3), vectors(30, 3, seed=1))
+    found = reconstruction.measure(subject)["pca_squared_error"]
+    assert f"fitted on {count} examples of train" in found.protocol
+    train = subject.train.take(count).inputs
+    normal = np.linalg.svd(train - train.mean(0))[2][2]
+    residual = (subject.test.inputs - train.mean(0)) @ normal
+    assert found.value == pytest.approx(np.square(residual).mean(), rel=1e-4)
+
+
 @pytest.mark.slow
 def test_pca_of_too_many_values_is_left_out(monkeypatch):
     monkeypatch.setattr(reconstruction, "WIDEST", 2)

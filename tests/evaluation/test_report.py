@@ -32,6 +32,11 @@ def subject_of(config, x, label=None):
     return Subject.of(run, data.split({"train": data.from_array(x, label)}, run.config.data), split="train")
 
 
+@pytest.mark.parametrize(("measure", "unfolds"), [(Measure(1.0, "nats", "how"), True), (Skipped("why"), False)])
+def test_what_does_not_unfold_has_no_button_for_it(measure, unfolds):
+    assert ('id="unfold"' in report._metrics({"likelihood": {"elbo": measure}}).body) == unfolds
+
+
 @pytest.fixture(scope="module")
 def subject():
     x = np.random.default_rng(0).integers(0, 256, (60, 8, 6, 1), np.uint8)

@@ -106,14 +106,27 @@ def of_zeros(config):
     return aejax.Run(config, spec, 0, variables, np.zeros(latents.shape, np.float32), x, x)
 
 
-@pytest.mark.parametrize("name", mostly_slow(CONFIGS, "vae"))
-def test_every_family_takes_any_batch(name):
-    """Lowered for all platforms; a module that wants a number for the batch would raise."""
-    run, programs = of_zeros(config_of(name)), {}
+def programs_of(run):
+    """The programs that the run would export."""
+    programs = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aejax.inference.export, "write", lambda folder, found, about: programs.update(found))
         run.export("nowhere")
+    return programs
+
+
+def test_indices_and_their_lookup_have_the_shapes_that_are_said():
+    programs = programs_of(of_zeros(config_of("vq_vae")))
+    assert set(programs) == {"encoder", "decoder", "indices", "lookup"}
     for program in programs.values():
+        inputs = [jax.ShapeDtypeStruct((3, *value.shape), value.dtype) for value in program.inputs]
+        assert jax.eval_shape(program.function, *inputs).shape == (3, *program.output.shape)
+
+
+@pytest.mark.parametrize("name", mostly_slow(CONFIGS, "vae"))
+def test_every_family_takes_any_batch(name):
+    """Lowered for all platforms; a module that wants a number for the batch would raise."""
+    for program in programs_of(of_zeros(config_of(name))).values():
         lowered = aejax.inference.export.lower(program)
         assert str(lowered.in_avals[0].shape[0]) == "batch"
         assert lowered.out_avals[0].shape[1:] == program.output.shape

@@ -379,6 +379,14 @@ def test_kmeans_is_as_good_as_that_of_scikit_learn():
         assert inertia(centres) < 1.15 * inertia(reference) < 0.8 * inertia(rows[:8])
 
 
+def test_the_codes_start_as_the_centers(monkeypatch):
+    centers = normal(5, 3)
+    monkeypatch.setattr(vq, "fit_kmeans", lambda rows, codes, key, cosine: centers)
+    module, h = VectorQuantizer(5, 3, kmeans=True), normal(4, 2, 3)
+    code, _ = step(module, start(module, h, transparent=True), h, keys(4))
+    np.testing.assert_allclose(code.z, centers[code.indices], rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_the_first_training_batch_alone_starts_the_codebook():
     middles = 10 * np.asarray(normal(5, 3))

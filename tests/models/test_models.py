@@ -99,6 +99,11 @@ def test_tied_decoder_uses_the_transposed_kernels_and_trains_them():
     assert jnp.abs(grads["encoder"]["dense_0"]["kernel"]).max() > 0
 
 
+def test_the_gradient_of_pool_goes_to_the_largest_pixel_of_a_window():
+    x = jnp.eye(4).reshape(4, 2, 2, 1)  # each of four in turn
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: layers.Pool().apply({}, x).sum()))(x), x)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("k", "shape"), [(2, (2, 4, 6, 3)), (2, (1, 8, 8, 1)), (3, (2, 6, 3, 2))])
 @pytest.mark.parametrize("ties", [False, True])
@@ -229,6 +234,7 @@ def test_overcomplete_code_is_warned_of_unless_regularised():
         ("stacked", (5,), {"decoder": {"name": "mlp", "features": (9,), "tied": True}}, "mirrors the decoder"),
         ("conv", (30, 30, 1), {}, "30x30 is not divisible by 4; resize with data.size="),
         ("conv", (5,), {}, r"ConvEncoder reads images .*got \[1, 5\]"),
+        ("conv", (5,), {"encoder": {"name": "mlp", "features": (4,)}}, r"ConvBottleneck reads images .*got \[1, 4\]"),
         ("conv", (8, 8, 1), {"decoder": {"name": "conv", "features": (4,)}}, r"\(2, 2, 256\) does not become.*8x8"),
         (
             "conv",
@@ -244,6 +250,13 @@ def test_what_does_not_fit_is_named(name, shape, changes, message):
         config[part] = options
     with pytest.raises(aejax.InputError, match=message):
         aejax.models.build(config, shape)
+
+
+def test_the_count_of_samples_is_no_array():
+    """A compiled function asks for it: an array would have no truth there."""
+    code = aejax.Code(jnp.zeros((3, 2, 4)), samples=3)
+    assert jax.jit(lambda code: code)(code).samples == 3
+    assert jax.eval_shape(lambda code: code.z[0] if code.samples else code.z, code).shape == (2, 4)
 
 
 def test_pooling_alone_names_the_size():

@@ -80,6 +80,18 @@ def context_of(t, params, critic, given):
     )
 
 
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_a_name_stands_for_its_terms(name):
+    def terms():
+        t = task(name)
+        state = init(t, (3,), jax.random.key(0))
+        return t.discriminator.terms(
+            state.critic["params"], context_of(t, state.params, state.critic["params"], batch())
+        )
+
+    assert set(jax.eval_shape(terms)) == set(TERMS[name])
+
+
 # The two sides.
 
 

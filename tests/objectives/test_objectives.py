@@ -148,6 +148,8 @@ def test_cyclical_goes_up_and_starts_again():
     steps = jnp.arange(24)
     expected = [min((s % 5) / 5 / 0.4, 1.0) if s < 20 else 1.0 for s in range(24)]
     np.testing.assert_allclose(cyclical(steps, 20, cycles=4, ratio=0.4), expected, atol=1e-5)
+    whole = np.where(steps < 20, steps % 5 / 5, 1)  # a cycle that rises to its end
+    np.testing.assert_allclose(cyclical(steps, 20, cycles=4, ratio=1), whole, atol=1e-5)
     np.testing.assert_allclose(linear(steps, 10), np.minimum(np.arange(24) / 10, 1))
 
 

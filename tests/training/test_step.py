@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,7 @@ from aejax.models.layers import fold
 from aejax.objectives import Corruption, Objective
 from aejax.objectives.likelihoods import Bernoulli, SquaredError
 from aejax.training.step import Task, derive_keys, eval_step, eval_variables, gather, init, train_step
-from aejax.training.task import make_task
+from aejax.training.task import check_data, make_task
 
 
 def task(**changes):
@@ -35,6 +36,34 @@ def task(**changes):
 
 def batch(n=4, seed=0):
     return {"x": jax.random.normal(jax.random.key(seed), (n, 3)), "index": jnp.arange(n)}
+
+
+@pytest.mark.parametrize(("row", "value"), [(0, -1e-3), (4999, -1e-3), (4999, 1.001)])
+def test_one_value_outside_the_unit_interval_is_found(row, value):
+    config = mlp(likelihood__name="bernoulli")
+    x = np.tile(np.float32([0, 0.5, 1]), (5000, 2))  # more than are read at once
+    feed = SimpleNamespace(source=from_array(x))
+    t = make_task(config, Spec((6,)))
+    check_data(config, t, feed, feed)
+    x[row, 3] = value
+    with pytest.raises(aejax.InputError, match=r"wants values in \[0, 1\]"):
+        check_data(config, t, feed, feed)
+
+
+def test_corruption_model_and_objective_draw_apart(monkeypatch):
+    """With keys of the model, samples of a prior would be the noise of its posterior."""
+    seen = []
+    apply, context = Task.apply, Task.context
+    monkeypatch.setattr(Task, "apply", lambda *a, **options: seen.append(a[4]) or apply(*a, **options))
+    monkeypatch.setattr(Task, "context", lambda *a: seen.append(a[5]) or context(*a))
+    t = task(corruption=lambda keys, x: seen.append(keys) or x)
+
+    @jax.jit  # which computes the keys alone
+    def draw():
+        train_step(init(t, (3,), jax.random.key(0)), batch(), jax.random.key(0), task=t)
+        return jnp.concatenate([jax.random.key_data(keys) for keys in seen])
+
+    assert len(np.unique(draw(), axis=0)) == 3 * 4
 
 
 def test_step_is_gradient_descent_on_the_batch_mean():

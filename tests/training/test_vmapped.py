@@ -8,7 +8,8 @@ from conftest import one_device
 import aejax
 from aejax.ablation.plan import plan
 from aejax.data import from_array, split
-from aejax.training.vmapped import train_together
+from aejax.training.recorder import Recorder
+from aejax.training.vmapped import Member, train_together
 from aejax.workdir import checkpoint, metrics_log
 from aejax.workdir.lifecycle import read_end
 from configs import denoising, vae
@@ -94,6 +95,17 @@ def test_what_diverges_ends_alone(tmp_path):
     assert checkpoint.list_steps(tmp_path / "good") == [4, 8]
     assert read_end(tmp_path / "bad") == f"failed: {bad}"
     assert read_end(tmp_path / "good") == ""
+
+
+def test_a_recorder_closes_with_the_error_of_its_run_or_of_all(monkeypatch):
+    closed, of_run, of_all = [], aejax.DivergedError("a loss"), KeyboardInterrupt()
+    monkeypatch.setattr(Recorder, "__exit__", lambda self, kind, error, trace: closed.append((kind, error)))
+    member = object.__new__(Member)
+    member.opened = True
+    for error, own in ((None, None), (None, of_run), (of_all, None), (of_all, of_run)):
+        member.error = own
+        member.__exit__(type(error) if error else None, error, None)
+    assert closed == [(None, None), (aejax.DivergedError, of_run), *[(KeyboardInterrupt, of_all)] * 2]
 
 
 @pytest.mark.slow

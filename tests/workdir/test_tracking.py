@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -363,6 +364,23 @@ def test_wandb_has_the_run_and_goes_on_with_it(tmp_path, wandb):
     assert (one.project, one.display_name) == ("aejax", "runs/one")
     assert config["encoder"]["features"] == [5]
     assert_has(first + second, workdir)
+
+
+@needs_wandb
+def test_what_is_written_of_a_step_is_one_row_of_wandbs(tmp_path, monkeypatch):
+    """W&B takes a step's row once: what came for it later would be lost."""
+    from aejax.workdir.tracking import wandb as module
+
+    rows = []
+    log = lambda scalars, step, commit: rows.append((step, scalars))  # noqa: E731
+    run = SimpleNamespace(offline=True, step=0, log=log, finish=lambda exit_code: None)
+    monkeypatch.setattr("wandb.init", lambda **_: run)
+    tracker = module.WandB(tmp_path, {}, 0, [])
+    for step, name in ((2, "train/loss"), (2, "validation/loss"), (4, "train/loss")):
+        tracker.write(step, {name: float(step)})
+    assert rows == [(2, {"train/loss": 2.0, "validation/loss": 2.0})]
+    tracker.close(failed=False)
+    assert rows[1:] == [(4, {"train/loss": 4.0})]
 
 
 @pytest.mark.slow

@@ -102,6 +102,13 @@ def test_resources_as_submitit_calls_them(tmp_path):
         Slurm(tmp_path, {"nodes": 3}).parameters(job)
 
 
+def test_a_job_has_ended_once_the_queue_no_longer_lists_it(tmp_path, monkeypatch):
+    answers = [(0, "7\n18\n"), (1, ""), (0, "18\n")]  # the second without an answer from SLURM
+    answer = lambda argv, **_: SimpleNamespace(**dict(zip(("returncode", "stdout"), answers.pop(0), strict=True)))  # noqa: E731
+    monkeypatch.setattr(subprocess, "run", answer)
+    assert [Slurm(tmp_path)._ended()(SimpleNamespace(job_id=7)) for _ in range(3)] == [False, False, True]
+
+
 def test_jobs_by_submitit_on_this_machine(submitit, tmp_path):
     """A failing one has its last line, the processes of one are told to find each other, a stopped one goes on."""
     stop_at_first = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.exists() or (f.touch(), sys.exit(75))"
