@@ -12,7 +12,7 @@ from jax import Array
 from aejax.errors import InputError
 from aejax.losses import commitment_loss
 from aejax.models.bottlenecks.code import Code
-from aejax.models.bottlenecks.quantizer import Quantizer, quantize_features
+from aejax.models.bottlenecks.quantizer import Quantizer, project, quantize_vectors
 from aejax.models.layers import fold
 
 
@@ -37,7 +37,7 @@ class ResidualCodes(nn.Module):
 
     def setup(self):
         self.copies = _copy(self.quantizer, self.levels, self.axis_name)
-        self.scales = [self.copies[0].step ** np.float32(level) for level in range(self.levels)]
+        self.scales = [self.copies[0].get_step() ** np.float32(level) for level in range(self.levels)]
         self.dense = nn.Dense(self.positions * self.width)
 
     @property
@@ -52,12 +52,11 @@ class ResidualCodes(nn.Module):
     def codebooks(self) -> int:
         return self.levels * max(self.quantizer.codebooks, 1)
 
-    @property
-    def step(self) -> float | np.ndarray:
-        return self.quantizer.step**self.levels
+    def get_step(self) -> float | np.ndarray:
+        return self.quantizer.get_step() ** self.levels
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_features(self, h, keys, train)
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         return self.copies[0].bound(x)
@@ -123,13 +122,12 @@ class GroupedCodes(nn.Module):
     def codebooks(self) -> int:
         return self.quantizer.codebooks if self.shared else self.groups * max(self.quantizer.codebooks, 1)
 
-    @property
-    def step(self) -> float | np.ndarray:
-        step = self.quantizer.step
+    def get_step(self) -> float | np.ndarray:
+        step = self.quantizer.get_step()
         return step if np.ndim(step) == 0 else np.tile(step, self.groups)
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_features(self, h, keys, train)
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         return self.copies[0].bound(self._divide(x)).reshape(x.shape)
@@ -164,8 +162,8 @@ class GroupedCodes(nn.Module):
 
 def _copy(quantizer: nn.Module, count: int, axis_name: str | None) -> list[Quantizer]:
     """Returns unbound copies of a quantizer. Raises InputError for a bottleneck that is none."""
-    name = type(quantizer).__name__
-    if not all(hasattr(type(quantizer), method) for method in ("bound", "quantize", "pass_gradient", "lookup")):
+    if not isinstance(quantizer, Quantizer):
+        name = type(quantizer).__name__
         raise InputError(f"bottleneck.quantizer must be a quantizer of vectors, e.g. vq, fsq or lfq; got {name}")
     if quantizer.positions != 1:
         raise InputError(

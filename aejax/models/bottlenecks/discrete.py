@@ -16,7 +16,7 @@ from aejax.models.bottlenecks.quantizer import (
     measure_mean_entropy,
     measure_usage,
     project,
-    quantize_features,
+    quantize_vectors,
     straight_through,
 )
 from aejax.models.layers import flatten, get_axis, must_update, require_keys
@@ -69,15 +69,14 @@ class FSQ(nn.Module):
     def codebooks(self) -> int:
         return 0
 
-    @property
-    def step(self) -> np.ndarray:
+    def get_step(self) -> np.ndarray:
         """Returns the scale with which the next level's values divide the space around a value evenly."""
         if not self.symmetric and any(n % 2 == 0 for n in self.levels):
             raise InputError(f"residual levels of fsq need odd levels or symmetric=True; got levels={self.levels}")
         return 1 / np.asarray(self.levels, np.float32)
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_features(self, h, keys, train)
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         """Returns x [..., units] in about [-1, 1]."""
@@ -158,12 +157,11 @@ class LFQ(nn.Module):
     def codebooks(self) -> int:
         return 0
 
-    @property
-    def step(self) -> float:
+    def get_step(self) -> float:
         return 0.5
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_features(self, h, keys, train)
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         return x

@@ -11,7 +11,8 @@ from aejax.models.bottlenecks.discrete import check_positive
 from aejax.models.bottlenecks.quantizer import (
     measure_mean_entropy,
     measure_usage,
-    quantize_features,
+    project,
+    quantize_vectors,
     straight_through,
 )
 from aejax.models.layers import flatten, get_axis
@@ -63,12 +64,11 @@ class IBQ(nn.Module):
     def codebooks(self) -> int:
         return 0
 
-    @property
-    def step(self) -> float:
+    def get_step(self) -> float:
         return 1.0
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_features(self, h, keys, train)
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         return x

@@ -5,7 +5,7 @@ an image [b, h, w, c], a token of [b, n, c], or one of the `positions` that flat
 Indices are int32 [batch, *positions], from 0 to `size` - 1; the caller of `lookup` checks that range.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ from aejax.models.bottlenecks.code import Code
 from aejax.models.layers import whole_batch
 
 
+@runtime_checkable
 class Quantizer(Protocol):
     """A bottleneck that quantizes each vector by itself, so that `composed` can use it for levels and groups.
 
@@ -26,9 +27,6 @@ class Quantizer(Protocol):
       width: size of a vector.
       size: number of codes of a codebook.
       codebooks: length of the last axis of the indices if it is one of codebooks; 0 if there is no such axis.
-      step: scale of the codes of a level relative to the level before it, a number or [width].
-      positions: number of vectors per example of flat features.
-      dense: layer from features to positions * width.
     """
 
     @property
@@ -37,18 +35,15 @@ class Quantizer(Protocol):
     def size(self) -> int: ...
     @property
     def codebooks(self) -> int: ...
-    @property
-    def step(self) -> float | np.ndarray: ...
-    @property
-    def positions(self) -> int: ...
-    @property
-    def dense(self) -> nn.Dense: ...
+
+    def get_step(self) -> float | np.ndarray:
+        """Returns the scale of a level's codes relative to the level before it, a number or [width]."""
 
     def bound(self, x: Array) -> Array:
         """Maps vectors [batch, *positions, width] to the region where the codes are."""
 
     def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
-        """Returns the code of vectors that `bound` returned. Its z may have gradients, but `pass_gradient` comes."""
+        """Returns the code of vectors that `bound` returned, before `pass_gradient`."""
 
     def pass_gradient(self, x: Array, z: Array) -> Array:
         """Returns exactly z, with its gradient with respect to x."""
@@ -57,9 +52,9 @@ class Quantizer(Protocol):
         """Returns z [batch, *positions, width] of `indices`."""
 
 
-def quantize_features(quantizer: Quantizer, h: Array, keys: Array | None, train: bool) -> Code:
-    """Returns the code of features: projects, bounds and quantizes them."""
-    x = quantizer.bound(project(h, quantizer.dense, quantizer.positions))
+def quantize_vectors(quantizer: Quantizer, x: Array, keys: Array | None, train: bool) -> Code:
+    """Returns the code of vectors [batch, *positions, width], with its gradients."""
+    x = quantizer.bound(x)
     code = quantizer.quantize(x, keys, train)
     return code.replace(z=quantizer.pass_gradient(x, code.z))
 

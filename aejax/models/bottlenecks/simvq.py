@@ -7,7 +7,7 @@ from jax import Array
 from aejax.errors import one_of
 from aejax.losses import codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
-from aejax.models.bottlenecks.quantizer import measure_usage, quantize_features, straight_through
+from aejax.models.bottlenecks.quantizer import measure_usage, project, quantize_vectors, straight_through
 from aejax.models.bottlenecks.vector_quantizer import GRADIENTS, find_nearest, rotate
 from aejax.models.layers import get_axis
 
@@ -55,12 +55,11 @@ class SimVQ(nn.Module):
     def codebooks(self) -> int:
         return 0
 
-    @property
-    def step(self) -> float:
+    def get_step(self) -> float:
         return 1.0
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_features(self, h, keys, train)
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         return x

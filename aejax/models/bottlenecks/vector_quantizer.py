@@ -8,7 +8,7 @@ from jax import Array
 from aejax.errors import InputError, one_of
 from aejax.losses import codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
-from aejax.models.bottlenecks.quantizer import measure_usage, quantize_features, straight_through
+from aejax.models.bottlenecks.quantizer import measure_usage, project, quantize_vectors, straight_through
 from aejax.models.layers import get_axis, must_update, require_keys, scale_to_unit, whole_batch
 from aejax.registry import Natural
 
@@ -232,14 +232,13 @@ class VectorQuantizer(nn.Module):
     def codebooks(self) -> int:
         return 0
 
-    @property
-    def step(self) -> float:
+    def get_step(self) -> float:
         if self.metric != "euclidean":
             raise InputError("residual levels of vq need metric='euclidean': remainders need their length")
         return 1.0
 
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_features(self, h, keys, train)
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         return scale_to_unit(x) if self.metric == "cosine" else x
