@@ -43,6 +43,8 @@ MODULES = [
     (BOTTLENECKS["residual"](BOTTLENECKS["vq"](5, 3, kmeans=True)), FLAT, BOTH),
     (BOTTLENECKS["grouped"](BOTTLENECKS["vq"](5, 3)), FLAT, {"codebook"}),
     (BOTTLENECKS["grouped"](BOTTLENECKS["vq"](5, 3, revive_after=2), shared=True), FLAT, BOTH),
+    (BOTTLENECKS["ordered"](BOTTLENECKS["lfq"](3)), FLAT, {"keys"}),
+    (BOTTLENECKS["ordered"](BOTTLENECKS["vq"](5, 3)), FLAT, BOTH),
     (BOTTLENECKS["gumbel"](5), FLAT, {"keys"}),
     (BOTTLENECKS["gumbel"](5, anneal_steps=9), FLAT, BOTH),
     *((Normalization(kind), IMAGE, {"batch_stats"} if kind == "batch" else set()) for kind in NORMALIZATIONS),

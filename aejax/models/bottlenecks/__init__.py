@@ -18,6 +18,7 @@ from aejax.models.bottlenecks.discrete import FSQ, LFQ, GumbelSoftmax
 from aejax.models.bottlenecks.gaussian import GaussianBottleneck
 from aejax.models.bottlenecks.ibq import IBQ
 from aejax.models.bottlenecks.masked import MaskedBottleneck
+from aejax.models.bottlenecks.ordered import OrderedCodes
 from aejax.models.bottlenecks.simvq import SimVQ
 from aejax.models.bottlenecks.sparse import BatchTopK, JumpReLU, TopK
 from aejax.models.bottlenecks.vector_quantizer import ResidualQuantizer, VectorQuantizer
@@ -41,5 +42,6 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "simvq": SimVQ,
     "residual": ResidualCodes,
     "grouped": GroupedCodes,
+    "ordered": OrderedCodes,
     "gumbel": GumbelSoftmax,
 }
