@@ -24,6 +24,7 @@ _FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Residual quantized autoencoder", {"bottleneck.name": "residual"}),
     ("Multi-head quantized autoencoder", {"bottleneck.name": "grouped", "bottleneck.shared": True}),
     ("Group-quantized autoencoder", {"bottleneck.name": "grouped"}),
+    ("Ordered autoencoder", {"bottleneck.name": "ordered"}),
     ("Gumbel-softmax VAE", {"bottleneck.name": "gumbel"}),
     ("k-sparse autoencoder", {"bottleneck.name": "topk"}),
     ("Batch top-k autoencoder", {"bottleneck.name": "batch_topk"}),

@@ -330,6 +330,20 @@ def test_each_level_takes_the_nearest_of_its_codes_by_brute_force(quantizer, ste
     np.testing.assert_allclose(code.losses["commitment"], error, rtol=1e-4)
 
 
+def test_levels_that_pass_their_own_gradients_take_the_levels_before_them_as_constants():
+    quantizer, x, weights = ResidualCodes(IBQ(6, 3), levels=2), normal(5, 2, 3), normal(5, 2, 3, seed=1)
+    variables = start(quantizer, x)
+    params, gradient = pull(quantizer, variables, x, weights, quantization=1.0)
+    rest, expected = x, 0.0
+    for level in ("copies_0", "copies_1"):
+        own = {"params": variables["params"][level] | {"dense": variables["params"]["dense"]}}
+        of_level, of_rest = pull(quantizer.quantizer, own, rest, weights, quantization=1.0)
+        np.testing.assert_allclose(params[level]["codes"], of_level["codes"], rtol=1e-4, atol=1e-5)
+        expected += of_rest
+        rest = rest - evaluate(quantizer.quantizer, own, rest).z
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
 # Groups.
 
 
@@ -471,15 +485,17 @@ def test_a_run_serves_its_codes(section, tmp_path):
     assert (tmp_path / "programs/lookup.stablehlo").exists()
 
 
-def test_usage_is_of_each_codebook():
+@pytest.mark.parametrize(
+    ("name", "options"), mostly_slow([("grouped", {"shared": True}), ("grouped", {}), ("residual", {"levels": 2})])
+)
+def test_usage_is_of_each_codebook(name, options):
     """Of levels and groups one each, of heads one for all."""
     x, quantizer = vectors(60), module("vq", codes=8, features=2)
-    for name, options in (("grouped", {}), ("grouped", {"shared": True}), ("residual", {"levels": 2})):
-        run = fresh(mlp(bottleneck=module(name, quantizer=quantizer, positions=3, **options)), x)
-        indices = run.indices(x)
-        assert indices.shape == (60, 3, 2)
-        parts = [indices] if options.get("shared") else [indices[..., 0], indices[..., 1]]
-        found = evaluation.measure(subject_of(run, x))
-        expected = [np.exp(scipy.stats.entropy(np.bincount(part.ravel()))) for part in parts]
-        assert found["perplexity"].value == pytest.approx(np.mean(expected))
-        assert ("perplexity_level_1" in found) == (len(parts) > 1)
+    run = fresh(mlp(bottleneck=module(name, quantizer=quantizer, positions=3, **options)), x)
+    indices = run.indices(x)
+    assert indices.shape == (60, 3, 2)
+    parts = [indices] if options.get("shared") else [indices[..., 0], indices[..., 1]]
+    found = evaluation.measure(subject_of(run, x))
+    expected = [np.exp(scipy.stats.entropy(np.bincount(part.ravel()))) for part in parts]
+    assert found["perplexity"].value == pytest.approx(np.mean(expected))
+    assert ("perplexity_level_1" in found) == (len(parts) > 1)
