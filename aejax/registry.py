@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
+import flax.linen as nn
 from jax import Array
+from ml_collections import ConfigDict
 
 from aejax.config import OWN, check_kind, is_plain
 from aejax.errors import InputError, one_of, shown
@@ -23,8 +25,8 @@ def instantiate(
     """Returns an instance of the dataclass that `section["name"]` names; the other entries are its attributes.
 
     The name is one of `classes`, or "package.module:Class". Attributes that the class declares and the section leaves
-    out come from `given`. Raises InputError for an unknown name or attribute, for a missing attribute, and for a value
-    of the wrong type.
+    out come from `given`. An attribute that is a module has a section of its own. Raises InputError for an unknown name
+    or attribute, for a missing attribute, and for a value of the wrong type.
     """
     options = dict(section)
     name = options.pop("name", None)
@@ -36,6 +38,8 @@ def instantiate(
         if key not in fields or key == "axis_name":
             raise one_of(f"{part} {name!r}: option", key, [f for f in fields if f != "axis_name"])
         check_type(f"{part}.{key}", value, fields[key].type)
+        if fields[key].type is nn.Module:
+            options[key] = instantiate(f"{part}.{key}", classes, value, given)
     options = {key: value for key, value in given.items() if key in fields} | options
     missing = [
         k for k, f in fields.items() if k not in options and f.default is f.default_factory is dataclasses.MISSING
@@ -51,9 +55,10 @@ def describe(part: Any, classes: Mapping[str, type], given: Mapping[str, Any] = 
     name = next((known for known, each in classes.items() if each is cls), f"{cls.__module__}:{cls.__qualname__}")
     fields = {f.name: f.default for f in dataclasses.fields(cls) if f.name not in ("parent", "name")}
     values = {key: getattr(part, key) for key in fields}
+    sections = {key: describe(value, classes, given) for key, value in values.items() if isinstance(value, nn.Module)}
     # The main module is another one in the process that will load the run.
-    if cls.__module__ != "__main__" and all(map(is_plain, values.values())):
-        section = {"name": name} | {k: v for k, v in values.items() if v != given.get(k, fields[k])}
+    if cls.__module__ != "__main__" and all(is_plain(value) for key, value in values.items() if key not in sections):
+        section = {"name": name} | {k: sections.get(k, v) for k, v in values.items() if v != given.get(k, fields[k])}
         with contextlib.suppress(InputError):  # the class cannot be imported by its name
             if instantiate("part", classes, section, given) == part:
                 return section
@@ -100,6 +105,8 @@ def check_type(what: str, value: object, kind: object) -> None:
         check_kind(what, value, 0.0)
     elif kind in (str, bool):
         check_kind(what, value, kind())
+    elif kind is nn.Module:
+        check_kind(what, value, ConfigDict())
 
 
 def _is_whole(value: object, least: int) -> bool:

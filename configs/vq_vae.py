@@ -7,6 +7,10 @@ About 90 seconds on two CPU cores; squared error 5.4 a test image.
 
 `vq_vae:gradient` learns the codebook by the codebook loss, `:cosine` compares by cosine similarity, and `:rotation`
 has the gradient of the rotation trick (Fifty et al. 2024).
+
+Other codebooks: `vq_vae:ibq` trains all codes at every step by index backpropagation (Shi et al. 2024), `:simvq` a
+linear map of constant codes (Zhu et al. 2024). `:grouped` has a codebook for each half of the features, `:heads` one
+codebook for both halves.
 """
 
 from aejax import presets
@@ -14,7 +18,8 @@ from aejax.config import module, parse_arg
 
 
 def get_config(arg=""):
-    flags = parse_arg(arg, tiny=False, gradient=False, cosine=False, rotation=False)
+    variants = ("gradient", "cosine", "rotation", "ibq", "simvq", "grouped", "heads")
+    flags = parse_arg(arg, tiny=False, **dict.fromkeys(variants, False))
     config = presets.resnet(module("vq", codes=256, features=16, kmeans=True, revive_after=50))
     config.objective.weights.commitment = 0.25
     if flags.gradient:
@@ -24,6 +29,15 @@ def get_config(arg=""):
         config.bottleneck.metric = "cosine"
     if flags.rotation:
         config.bottleneck.gradient = "rotation"
+    if flags.ibq:
+        config.bottleneck = module("ibq", codes=256, features=16)
+        config.objective.weights = {"quantization": 0.25, "commitment": 0.25, "codebook": 0.0625}
+    if flags.simvq:
+        config.bottleneck = module("simvq", codes=256, features=16)
+        config.objective.weights.codebook = 1.0
     if flags.tiny:
         config.bottleneck.codes = 8
+    if flags.grouped or flags.heads:
+        config.bottleneck.features = 8
+        config.bottleneck = module("grouped", quantizer=config.bottleneck, groups=2, shared=flags.heads)
     return presets.finish(config, flags.tiny)

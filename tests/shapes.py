@@ -77,7 +77,8 @@ def run_the_examples_of_losses() -> None:
 
 CONFIGS = (
     *("conv", "vae", "iwae", "beta_tcvae", "factor_vae", "dip_vae", "wae", "flow_vae", "vamp_vae", "vae_gan"),
-    *("vq_vae", "residual_vq", "fsq", "gumbel", "jumprelu", "mae", "resnet_vae", "conditional_vae"),
+    *("vq_vae", "vq_vae:ibq", "vq_vae:simvq", "vq_vae:grouped", "residual_vq", "fsq", "fsq:residual", "gumbel"),
+    *("jumprelu", "mae", "resnet_vae", "conditional_vae"),
 )
 
 
@@ -88,7 +89,8 @@ def trace_configs() -> None:
     from aejax.training.task import make_task
 
     for name in CONFIGS:
-        config = importlib.import_module(f"configs.{name}").get_config("tiny")
+        name, _, arg = name.partition(":")
+        config = importlib.import_module(f"configs.{name}").get_config(f"tiny,{arg}")
         shape = {"plane": (3,), "sheet": (5,)}.get(config.data.name, (8, 8, 1))
         task = make_task(config, Spec(shape), 100)  # traces `eval_step`
         names = ("index", "label")

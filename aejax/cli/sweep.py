@@ -30,6 +30,7 @@ from aejax.cli import command
 from aejax.cli.config_flag import config_flag, defined
 from aejax.cli.launching.flags import executors
 from aejax.cli.launching.job import STOPPED, Job
+from aejax.config import flatten
 from aejax.files import inside, local, writable, write_whole
 from aejax.training import vmapped
 from aejax.training.task import make_task
@@ -116,7 +117,7 @@ def _better_alone(config: ConfigDict, splits: data.Splits) -> bool:
 
     It is with k-means, which would run at every step, and with convolutions on CPU.
     """
-    if config.bottleneck.get("kmeans"):
+    if any(key.endswith("kmeans") and value for key, value in flatten(config.bottleneck.to_dict())):
         return True
     if jax.default_backend() != "cpu":
         return False

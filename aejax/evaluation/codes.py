@@ -4,7 +4,6 @@ import numpy as np
 from scipy.stats import entropy
 
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
-from aejax.models import ResidualQuantizer
 
 
 def measure(subject: Subject) -> Measures:
@@ -41,7 +40,7 @@ def _discrete(subject: Subject) -> Measures:
         return dict.fromkeys(("perplexity", "dead_codes", "perplexity_by_position"), reason)
     indices = run.indices(test.x, test.condition)
     levels = [indices]  # each with its own codes
-    if isinstance(run.model.bottleneck, ResidualQuantizer):
+    if getattr(run.model.bottleneck, "codebooks", 0):
         levels = list(np.moveaxis(indices, -1, 0))
     levels = [level.reshape(len(test), -1) for level in levels]  # [n, positions]
     positions = levels[0].shape[1]

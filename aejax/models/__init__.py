@@ -4,7 +4,8 @@ In addition to "params", a model may have these collections, which `apply(..., t
 
     batch_stats: running statistics of normalisation="batch" and power iterations of spectral=True.
     codebook: the codes of vq and residual_vq with update="ema" (`shares`, `sums`; `started` with kmeans, `ages` with
-      revive_after); the number of training steps of gumbel with anneal_steps (`steps`).
+      revive_after); the constant vectors of simvq (`frozen`); the number of training steps of gumbel with anneal_steps
+      (`steps`).
     sparse: with dead_after, the number of steps for which each unit was inactive (`idle`); batch_topk's `threshold`.
 
 In training they must be mutable, for example `mutable=["codebook"]`, and `apply` returns their new values after the
@@ -23,18 +24,24 @@ from aejax.models.autoencoder import (
     warn_if_overcomplete,
 )
 from aejax.models.bottlenecks import (
+    BSQ,
     FSQ,
+    IBQ,
     LFQ,
     BatchTopK,
     Code,
     ConvBottleneck,
     DenseBottleneck,
     GaussianBottleneck,
+    GroupedCodes,
     GumbelSoftmax,
     IdentityBottleneck,
     JumpReLU,
     MaskedBottleneck,
+    OrderedCodes,
+    ResidualCodes,
     ResidualQuantizer,
+    SimVQ,
     SphericalBottleneck,
     TopK,
     VectorQuantizer,
@@ -45,7 +52,9 @@ from aejax.models.resnet import ResNetDecoder, ResNetEncoder
 from aejax.models.vit import Tokens, ViTDecoder, ViTEncoder
 
 __all__ = [
+    "BSQ",
     "FSQ",
+    "IBQ",
     "LFQ",
     "Autoencoder",
     "BatchTopK",
@@ -55,16 +64,20 @@ __all__ = [
     "ConvEncoder",
     "DenseBottleneck",
     "GaussianBottleneck",
+    "GroupedCodes",
     "GumbelSoftmax",
     "IdentityBottleneck",
     "JumpReLU",
     "MLPDecoder",
     "MLPEncoder",
     "MaskedBottleneck",
+    "OrderedCodes",
     "Output",
     "ResNetDecoder",
     "ResNetEncoder",
+    "ResidualCodes",
     "ResidualQuantizer",
+    "SimVQ",
     "SphericalBottleneck",
     "Tokens",
     "TopK",

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.layers import Dense, Normalization, activate, divide_sides, require_images, require_keys, run_block
+from aejax.registry import Natural
 
 
 class Tokens(struct.PyTreeNode):
@@ -126,6 +127,9 @@ class ViTEncoder(nn.Module):
       features: width of a token, a multiple of 4 and of `heads`.
       layers: number of transformer blocks.
       mask_ratio: fraction of the patches to mask, in [0, 1); round((1 - mask_ratio) * n) of n stay visible.
+      queries: number of learned tokens that attend to the patches and are returned in their place,
+        [batch, queries, features], a code without a grid (Yu et al. 2024, "An image is worth 32 tokens for
+        reconstruction and generation", section 3.2); 0: the tokens of the patches are returned.
     """
 
     patch: int = 4
@@ -138,6 +142,7 @@ class ViTEncoder(nn.Module):
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
     remat: bool = False
+    queries: Natural = 0
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array | Tokens:
@@ -154,8 +159,13 @@ class ViTEncoder(nn.Module):
             kept = jnp.argsort(order, 1)[:, :visible]
             x, position = jnp.take_along_axis(x, kept[:, :, None], 1), position[kept]
         x = Dense(self.features, dtype=self.dtype, name="embed")(x) + position
+        if self.queries:
+            if self.mask_ratio:
+                raise InputError(f"encoder.queries return no patches to mask; set mask_ratio={self.mask_ratio} to 0")
+            x = jnp.concatenate([x, _learn_tokens(self, "queries", self.queries, x)], 1)
         options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name, self.remat)
         x = Transformer(*options, name="transformer")(x, train=train)
+        x = x[:, -self.queries :]  # all of them for 0
         return Tokens(x, order, (rows, columns)) if self.mask_ratio else x
 
     def _count_visible(self, patches: int) -> int:
@@ -175,7 +185,8 @@ class ViTDecoder(nn.Module):
     """Vision transformer from tokens to images (He et al. 2022, section 3): [batch, n, c] to [batch, *shape].
 
     The code has one token per patch, row by row, or is a grid of them, [batch, rows, columns, c]; a flat code
-    [batch, d] is projected to tokens by a dense layer.
+    [batch, d] is projected to tokens by a dense layer. With `tokens`, the code has that many, [batch, tokens, c], each
+    with a learned position, and a learned token stands at each patch (Yu et al. 2024, see `ViTEncoder`).
 
     Attributes:
       shape: shape of one output image, (height, width, channels).
@@ -183,6 +194,7 @@ class ViTDecoder(nn.Module):
       features: width of a token, a multiple of 4 and of `heads`.
       layers: number of transformer blocks.
       output: activation of the last dense layer, which makes the pixels; "linear" gives logits.
+      tokens: number of tokens of the code, the encoder's `queries`; 0: one for each patch.
     """
 
     shape: Sequence[int]
@@ -196,6 +208,7 @@ class ViTDecoder(nn.Module):
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
     remat: bool = False
+    tokens: Natural = 0
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
@@ -203,15 +216,28 @@ class ViTDecoder(nn.Module):
             raise InputError(f"ViTDecoder makes images (height, width, channels), the input is {tuple(self.shape)}")
         h, w, c = self.shape
         rows, columns = divide_sides(h, w, self.patch, "decoder.patch")
-        if z.ndim != 2 and z.shape[1:-1] not in ((rows * columns,), (rows, columns)):
+        if self.tokens and z.shape[1:-1] != (self.tokens,):
+            raise InputError(f"decoder.tokens={self.tokens} does not read a code of {z.shape[1:]}; set encoder.queries")
+        if not self.tokens and z.ndim != 2 and z.shape[1:-1] not in ((rows * columns,), (rows, columns)):
             raise InputError(
                 f"ViTDecoder makes {rows}x{columns} patches, so that a code of {z.shape[1:]} does not become an image "
                 f"of {h}x{w}; give encoder.patch and decoder.patch the same value"
             )
         width = self.features * rows * columns if z.ndim == 2 else self.features
-        x = Dense(width, dtype=self.dtype, name="embed")(z).reshape(-1, rows * columns, self.features)
-        x = x + jnp.asarray(embed_positions(rows, columns, self.features), self.dtype)
+        x = Dense(width, dtype=self.dtype, name="embed")(z).reshape(-1, self.tokens or rows * columns, self.features)
+        position = jnp.asarray(embed_positions(rows, columns, self.features), self.dtype)
+        if self.tokens:
+            x = x + _learn_tokens(self, "positions", self.tokens, x)
+            x = jnp.concatenate([_learn_tokens(self, "mask", 1, x) + position, x], 1)
+        else:
+            x = x + position
         options = (self.layers, self.heads, self.activation, self.normalisation, self.dtype, self.axis_name, self.remat)
         x = Transformer(*options, name="transformer")(x, train=train)
-        x = Dense(self.patch**2 * c, dtype=self.dtype, name="pixels")(x)
+        x = Dense(self.patch**2 * c, dtype=self.dtype, name="pixels")(x[:, : rows * columns])
         return activate(self.output, unpatchify(x, self.patch, self.shape))
+
+
+def _learn_tokens(module: nn.Module, name: str, count: int, x: Array) -> Array:
+    """Returns the learned tokens `name` of the module, [batch, count, features], for x [batch, n, features]."""
+    tokens = module.param(name, nn.initializers.normal(0.02), (count, x.shape[-1]))
+    return jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from absl import flags
-from conftest import command
+from conftest import command, config_of
 
 import aejax
 from aejax.ablation.plan import grid, plan
@@ -140,6 +140,12 @@ def test_codes_that_begin_by_kmeans_train_one_by_one(sweep, monkeypatch, kmeans,
     monkeypatch.setattr(vmapped, "train_together", train)
     assert sweep.run("--config.bottleneck.name=vq", f"--config.bottleneck.kmeans={kmeans}") == 0
     assert trained == sizes
+
+
+def test_codes_of_a_nested_quantizer_that_begin_by_kmeans_train_one_by_one():
+    config = config_of("vq_vae", "tiny,grouped")
+    assert config.bottleneck.quantizer.kmeans
+    assert command("sweep")._better_alone(config, None)
 
 
 def test_jobs_are_this_command_for_a_group_each(sweep, monkeypatch, capsys):

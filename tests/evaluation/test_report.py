@@ -123,6 +123,10 @@ def test_ids_are_unique_and_what_is_referred_to_is_there(page):
 
 def test_the_title_names_the_family():
     assert {name: family(to_dict(config_of(name))) for name in FAMILIES} == FAMILIES
+    nested = {"name": "residual", "quantizer": {"name": "fsq"}}
+    assert family({"bottleneck": nested}) == "Residual FSQ autoencoder"
+    assert family({"bottleneck": {"name": "grouped", "shared": True}}) == "Multi-head quantized autoencoder"
+    assert family({"bottleneck": {"name": "grouped", "quantizer": nested}}) == "Group-quantized autoencoder"
     assert family({"bottleneck": {"name": "of.ones:Own"}, "corruption": {"name": "gaussian"}, "classes": 3}) == (
         "Conditional denoising autoencoder"
     )

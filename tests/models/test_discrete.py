@@ -16,9 +16,13 @@ from scipy.spatial.transform import Rotation
 from sklearn.cluster import KMeans
 
 import aejax
-from aejax.models.bottlenecks import discrete
+from aejax.models.bottlenecks import quantizer
 from aejax.models.bottlenecks import vector_quantizer as vq
+from aejax.models.bottlenecks.bsq import BSQ
+from aejax.models.bottlenecks.composed import GroupedCodes, ResidualCodes
 from aejax.models.bottlenecks.discrete import FSQ, LFQ, GumbelSoftmax
+from aejax.models.bottlenecks.ibq import IBQ
+from aejax.models.bottlenecks.simvq import SimVQ
 from aejax.models.bottlenecks.vector_quantizer import ResidualQuantizer, VectorQuantizer
 
 # Each module in the form with the most of its branches.
@@ -30,6 +34,11 @@ MODULES: dict[str, nn.Module] = {
     "lfq": LFQ(3),
     "lfq, many bits": LFQ(11),
     "gumbel": GumbelSoftmax(5, anneal_steps=4),
+    "bsq": BSQ(3),
+    "ibq": IBQ(7, 3),
+    "simvq": SimVQ(7, 3, gradient="rotation"),
+    "residual": ResidualCodes(FSQ((4, 3, 2), symmetric=True), levels=2),
+    "grouped": GroupedCodes(VectorQuantizer(7, 3, revive_after=2), groups=2),
 }
 
 
@@ -105,7 +114,7 @@ def test_lookup_of_the_indices_is_z(name, shape):
     variables = start(module, h)
     code = evaluate(module, variables, h)
     positions = (4,) if len(shape) == 1 else shape[:-1]
-    levels = (2,) if isinstance(module, ResidualQuantizer) else ()
+    levels = (2,) if name in ("residual_vq", "residual", "grouped") else ()
     assert code.z.shape[:-1] == (6, *positions)
     assert code.indices.shape == (6, *positions, *levels)
     assert (code.z.dtype, code.indices.dtype) == (jnp.float32, jnp.int32)
@@ -177,7 +186,7 @@ def test_nothing_is_nan_after_500_steps_and_a_run_resumes_bit_for_bit(module):
 
 
 @pytest.mark.slow
-@modules("residual_vq", "lfq")
+@modules("residual_vq", "lfq", "ibq", "grouped")
 def test_four_devices_are_one(module):
     """State, code, losses, metrics and gradients, over a few steps; k-means and revival included."""
     h = normal(4, 8, 2, 5)  # steps, batch, positions, features
@@ -213,7 +222,7 @@ def assert_near(a, b):
 @pytest.mark.parametrize("indices", [[0, 0, 0, 0, 0], [0, 1, 2, 3, 4], [4, 1, 1, 4, 1], [3, 1, 4, 2]])
 def test_perplexity_and_dead_codes(indices):
     shares = np.bincount(indices, minlength=5) / len(indices)
-    usage = jax.jit(discrete.measure_usage, static_argnums=(1, 2))(np.array(indices), 5, None)
+    usage = jax.jit(quantizer.measure_usage, static_argnums=(1, 2))(np.array(indices), 5, None)
     assert usage["perplexity"] == pytest.approx(np.exp(scipy.stats.entropy(shares)), rel=1e-6)
     assert usage["dead_codes"] == pytest.approx((shares == 0).mean(), abs=1e-6)
 

@@ -23,7 +23,7 @@ DEFAULT = mlp()
 KEYS = sorted({*paths(DEFAULT), *paths(aejax.config.default())})
 NAMED = {
     "encoder": ["mlp", "conv", "resnet", "vit"],
-    "bottleneck": ["identity", "dense", "gaussian", "vq", "fsq", "lfq", "gumbel", "topk"],
+    "bottleneck": ["identity", "dense", "gaussian", "vq", "fsq", "lfq", "gumbel", "topk", "residual", "grouped"],
     "likelihood": ["bernoulli", "gaussian", "squared_error"],
     "adversary": ["factor_vae", "aae", "vae_gan"],
     "objective.bound": ["elbo", "iwae"],
@@ -44,7 +44,7 @@ def modules(draw):
     """A section with a known name and any values for what the module is known to take, or not."""
     section = draw(st.sampled_from(sorted(NAMED)))
     attributes = st.sampled_from(
-        ["features", "size", "k", "activation", "levels", "depth", "level", "samples", "variance"]
+        ["features", "size", "k", "activation", "levels", "depth", "level", "samples", "variance", "quantizer"]
     )
     name = draw(st.sampled_from(NAMED[section]))
     return section, {"name": name, **draw(st.dictionaries(attributes, st.one_of(NUMBERS, JSON), max_size=2))}

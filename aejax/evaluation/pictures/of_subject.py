@@ -158,8 +158,8 @@ def usage(subject: Subject) -> Picture | Skipped:
     if size is None:
         return Skipped("the code is not discrete")
     indices = subject.run.indices(test.x, test.condition)
-    several = indices.ndim == test.latents.ndim  # a residual code has a last axis of codebooks
-    books = indices.reshape(-1, indices.shape[-1]).T if several else indices.reshape(1, -1)
+    codebooks = getattr(subject.run.model.bottleneck, "codebooks", 0)
+    books = indices.reshape(-1, codebooks).T if codebooks else indices.reshape(1, -1)
     counts = [np.sort(np.unique(book, return_counts=True)[1])[::-1] for book in books]
     used = ", ".join(f"{len(c):,}" for c in counts)
     caption = f"How often {test} use each of the {size:,} codes; {used} of them are used."

@@ -5,7 +5,9 @@ Each is called as `bottleneck(h, keys=..., train=...)` and returns a `Code`; for
 
 import flax.linen as nn
 
+from aejax.models.bottlenecks.bsq import BSQ
 from aejax.models.bottlenecks.code import Code as Code
+from aejax.models.bottlenecks.composed import GroupedCodes, ResidualCodes
 from aejax.models.bottlenecks.deterministic import (
     ConvBottleneck,
     DenseBottleneck,
@@ -14,7 +16,10 @@ from aejax.models.bottlenecks.deterministic import (
 )
 from aejax.models.bottlenecks.discrete import FSQ, LFQ, GumbelSoftmax
 from aejax.models.bottlenecks.gaussian import GaussianBottleneck
+from aejax.models.bottlenecks.ibq import IBQ
 from aejax.models.bottlenecks.masked import MaskedBottleneck
+from aejax.models.bottlenecks.ordered import OrderedCodes
+from aejax.models.bottlenecks.simvq import SimVQ
 from aejax.models.bottlenecks.sparse import BatchTopK, JumpReLU, TopK
 from aejax.models.bottlenecks.vector_quantizer import ResidualQuantizer, VectorQuantizer
 
@@ -32,5 +37,11 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "residual_vq": ResidualQuantizer,
     "fsq": FSQ,
     "lfq": LFQ,
+    "bsq": BSQ,
+    "ibq": IBQ,
+    "simvq": SimVQ,
+    "residual": ResidualCodes,
+    "grouped": GroupedCodes,
+    "ordered": OrderedCodes,
     "gumbel": GumbelSoftmax,
 }

@@ -1,9 +1,4 @@
-"""Bottlenecks with discrete codes but no learned codebook, and functions that all discrete bottlenecks share.
-
-Features become vectors [batch, *positions, features], each of which is replaced by one code. A position is a pixel of
-an image [b, h, w, c], a token of [b, n, c], or one of the `positions` that flat features [b, d] are projected to.
-Indices are int32 [batch, *positions], from 0 to `size` - 1; the caller of `lookup` checks that range.
-"""
+"""Bottlenecks with discrete codes but no learned codebook."""
 
 import math
 from collections.abc import Sequence
@@ -15,48 +10,19 @@ import numpy as np
 from jax import Array
 
 from aejax.errors import InputError
-from aejax.losses import bernoulli_entropy, categorical_entropy, categorical_kl, commitment_loss
+from aejax.losses import bernoulli_entropy, categorical_kl, commitment_loss
 from aejax.models.bottlenecks.code import Code
-from aejax.models.layers import flatten, get_axis, must_update, require_keys, whole_batch
+from aejax.models.bottlenecks.quantizer import (
+    measure_mean_entropy,
+    measure_usage,
+    project,
+    quantize_vectors,
+    straight_through,
+)
+from aejax.models.layers import flatten, get_axis, must_update, require_keys
 from aejax.registry import Natural
 
 _EXACT_BITS = 10  # above, a table of all codes of an LFQ would be too large for its entropy
-
-
-def project(h: Array, dense: nn.Dense, positions: int) -> Array:
-    """Projects features to vectors [batch, *positions, features], float32.
-
-    `dense` has positions * features outputs; on the last axis of an image it acts as a 1x1 convolution.
-    """
-    x = dense(h.astype(jnp.float32))
-    if h.ndim == 2:
-        return x.reshape(h.shape[0], positions, -1)
-    if positions != 1:
-        raise InputError(f"bottleneck.positions is for flat features; these have {list(h.shape[1:-1])}: leave it at 1")
-    return x
-
-
-def straight_through(x: Array, z: Array) -> Array:
-    """Returns exactly z, with the gradient of x: the straight-through estimator (Bengio et al. 2013)."""
-    return jax.lax.stop_gradient(z) + (x - jax.lax.stop_gradient(x))
-
-
-def measure_usage(indices: Array, size: int, axis_name: str | None) -> dict[str, Array]:
-    """Returns metrics of how the whole batch uses the codes.
-
-    `perplexity` is the exponential of the entropy of the codes' frequencies, from 1 to `size`; `dead_codes` is the
-    fraction of the codes that do not occur.
-    """
-    # Sorts the indices, since implicit codebooks have too many codes for a histogram. `jnp.unique` would need a
-    # constant batch size, which is symbolic in `Run.export`.
-    ordered = jnp.sort(whole_batch(indices, axis_name).ravel())
-    rank = jnp.cumsum(jnp.diff(ordered, prepend=-1) != 0) - 1  # of the code among the codes that occur
-    counts = jnp.zeros_like(ordered).at[rank].add(1)
-    frequencies = counts / ordered.size
-    return {
-        "perplexity": jnp.exp(jax.scipy.special.entr(frequencies).sum()),
-        "dead_codes": 1 - (counts > 0).sum() / size,
-    }
 
 
 def check_positive(what: str, value: float) -> None:
@@ -74,11 +40,15 @@ class FSQ(nn.Module):
 
     Attributes:
       levels: number of values of each latent unit, 2 to 1000.
+      symmetric: whether the values are spread evenly from -1 to 1 (Parker et al. 2024, section 3.2): tanh(x) is rounded
+        to one of them. Otherwise they are multiples of 1 / (levels // 2), 0 among them, and an even number of levels
+        leaves out 1.
     """
 
     levels: Sequence[int] = (8, 5, 5, 5)
     positions: int = 1
     axis_name: str | None = None
+    symmetric: bool = False
 
     def setup(self):
         if not self.levels or not all(2 <= n <= 1000 for n in self.levels):
@@ -88,18 +58,44 @@ class FSQ(nn.Module):
         self.dense = nn.Dense(self.positions * len(self.levels))
 
     @property
+    def width(self) -> int:
+        return len(self.levels)
+
+    @property
     def size(self) -> int:
         return math.prod(self.levels)
 
+    @property
+    def codebooks(self) -> int:
+        return 0
+
+    def get_step(self) -> np.ndarray:
+        """Returns the scale with which the next level's values divide the space around a value evenly."""
+        if not self.symmetric and any(n % 2 == 0 for n in self.levels):
+            raise InputError(f"residual levels of fsq need odd levels or symmetric=True; got levels={self.levels}")
+        return 1 / np.asarray(self.levels, np.float32)
+
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
+
+    def bound(self, x: Array) -> Array:
+        """Returns x [..., units] in about [-1, 1]."""
+        if self.symmetric:
+            return jnp.tanh(x)
         levels = np.asarray(self.levels)
         half, offset = (levels - 1) / 2 * 1.001, (levels % 2 == 0) / 2
-        x = project(h, self.dense, self.positions)
-        x = jnp.tanh(x + np.arctanh(offset / half).astype(np.float32)) * half - offset
-        digits = jnp.round(x).astype(jnp.int32) + levels // 2
+        return (jnp.tanh(x + np.arctanh(offset / half).astype(np.float32)) * half - offset) / (levels // 2)
+
+    def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
+        """Returns the code nearest to each x [..., units]. Its z is a constant."""
+        levels = np.asarray(self.levels)
+        width, offset = self._spread()
+        digits = jnp.clip(jnp.round(x * width - offset).astype(jnp.int32) + levels // 2, 0, levels - 1)
         indices = (digits * self._place_values()).sum(-1).astype(jnp.int32)
-        z = straight_through(x / (levels // 2), self._scale(digits))
-        return Code(z=z, metrics=measure_usage(indices, self.size, get_axis(self)), indices=indices)
+        return Code(z=self._scale(digits), metrics=measure_usage(indices, self.size, get_axis(self)), indices=indices)
+
+    def pass_gradient(self, x: Array, z: Array) -> Array:
+        return straight_through(x, z)
 
     def lookup(self, indices: Array) -> Array:
         """Returns z [..., units] of indices [...]."""
@@ -109,10 +105,17 @@ class FSQ(nn.Module):
         """Returns the weight of each digit in an index."""
         return np.cumprod([1, *self.levels[:-1]], dtype=np.int32)
 
+    def _spread(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the number of steps from 0 to 1 and the value of digit levels // 2 in steps, for each unit."""
+        levels = np.asarray(self.levels)
+        if not self.symmetric:
+            return levels // 2, np.zeros_like(levels)
+        return (levels - 1) / 2, (levels % 2 == 0) / 2
+
     def _scale(self, digits: Array) -> Array:
         """Scales digits 0 ... levels - 1 to values in [-1, 1]."""
-        width = np.asarray(self.levels) // 2
-        return ((digits - width) / width).astype(jnp.float32)
+        width, offset = self._spread()
+        return ((digits - np.asarray(self.levels) // 2 + offset) / width).astype(jnp.float32)
 
 
 class LFQ(nn.Module):
@@ -143,18 +146,35 @@ class LFQ(nn.Module):
         self.dense = nn.Dense(self.positions * self.bits)
 
     @property
+    def width(self) -> int:
+        return self.bits
+
+    @property
     def size(self) -> int:
         return 2**self.bits
 
+    @property
+    def codebooks(self) -> int:
+        return 0
+
+    def get_step(self) -> float:
+        return 0.5
+
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        x = project(h, self.dense, self.positions)
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
+
+    def bound(self, x: Array) -> Array:
+        return x
+
+    def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
+        """Returns the signs of x [..., bits] as a code. Its z is a constant."""
         z = jnp.where(x > 0, 1.0, -1.0)
-        indices = ((x > 0) << np.arange(self.bits)).sum(-1).astype(jnp.int32)
+        indices = join_bits(x > 0)
         logits = 4 * x / self.temperature
         entropy = self._codebook_entropy(logits)
         bound = {"codebook_entropy_upper_bound": entropy} if self.bits > _EXACT_BITS else {}
         return Code(
-            z=straight_through(x, z),
+            z=z,
             losses={
                 "commitment": commitment_loss(x, z),
                 "sample_entropy": flatten(bernoulli_entropy(logits)).sum(-1),
@@ -164,9 +184,12 @@ class LFQ(nn.Module):
             indices=indices,
         )
 
+    def pass_gradient(self, x: Array, z: Array) -> Array:
+        return straight_through(x, z)
+
     def lookup(self, indices: Array) -> Array:
         """Returns z [..., bits] in {-1, 1} of indices [...]."""
-        return (2 * _split_bits(indices, self.bits) - 1).astype(jnp.float32)
+        return (2 * split_bits(indices, self.bits) - 1).astype(jnp.float32)
 
     def _codebook_entropy(self, logits: Array) -> Array:
         """Returns the entropy of the mean of p(c|x) in nats, or its upper bound above 10 bits."""
@@ -175,20 +198,19 @@ class LFQ(nn.Module):
         if self.bits > _EXACT_BITS:
             log_p = jnp.stack([zero, one], -1)  # [vectors, bits, 2]
         else:
-            table = _split_bits(jnp.arange(self.size), self.bits).T.astype(jnp.float32)  # [bits, codes]
+            table = split_bits(jnp.arange(self.size), self.bits).T.astype(jnp.float32)  # [bits, codes]
             log_p = jnp.dot(one, table, precision="highest") + jnp.dot(zero, 1 - table, precision="highest")
-        log_mean = _log_mean_exp(whole_batch(_log_mean_exp(log_p)[None], get_axis(self)))
-        return categorical_entropy(log_mean).sum()
+        return measure_mean_entropy(log_p, get_axis(self))
 
 
-def _split_bits(indices: Array, bits: int) -> Array:
+def join_bits(bits: Array) -> Array:
+    """Returns integers [...] of bits [..., bits], lowest first."""
+    return (bits << np.arange(bits.shape[-1])).sum(-1).astype(jnp.int32)
+
+
+def split_bits(indices: Array, bits: int) -> Array:
     """Splits integers [...] into bits [..., bits] in {0, 1}, lowest first."""
     return indices[..., None] >> np.arange(bits, dtype=np.int32) & 1
-
-
-def _log_mean_exp(log_p: Array) -> Array:
-    """Returns the logarithm of the mean of exp(log_p) over the first axis."""
-    return jax.nn.logsumexp(log_p, 0) - jnp.log(log_p.shape[0])
 
 
 class GumbelSoftmax(nn.Module):

@@ -8,7 +8,7 @@ from jax import Array
 from aejax.errors import InputError, one_of
 from aejax.losses import codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
-from aejax.models.bottlenecks.discrete import measure_usage, project, straight_through
+from aejax.models.bottlenecks.quantizer import measure_usage, project, quantize_vectors, straight_through
 from aejax.models.layers import get_axis, must_update, require_keys, scale_to_unit, whole_batch
 from aejax.registry import Natural
 
@@ -221,24 +221,44 @@ class VectorQuantizer(nn.Module):
         )
 
     @property
+    def width(self) -> int:
+        return self.features
+
+    @property
     def size(self) -> int:
         return self.codes
 
+    @property
+    def codebooks(self) -> int:
+        return 0
+
+    def get_step(self) -> float:
+        if self.metric != "euclidean":
+            raise InputError("residual levels of vq need metric='euclidean': remainders need their length")
+        return 1.0
+
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
+
+    def bound(self, x: Array) -> Array:
+        return scale_to_unit(x) if self.metric == "cosine" else x
+
+    def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
+        """Returns the code of the vectors x [..., features]. Its z is a constant."""
         if self.kmeans or self.revive_after:
             require_keys(self, keys, train)
-        x = project(h, self.dense, self.positions)
-        x = scale_to_unit(x) if self.metric == "cosine" else x
         key = jax.random.key(0) if keys is None else whole_batch(keys, get_axis(self))[0]  # one for the whole batch
-        code = self._quantize(x, key, train)
-        return code.replace(z=rotate(x, code.z) if self.gradient == "rotation" else straight_through(x, code.z))
+        return self._quantize(x, key, train)
+
+    def pass_gradient(self, x: Array, z: Array) -> Array:
+        return rotate(x, z) if self.gradient == "rotation" else straight_through(x, z)
 
     def lookup(self, indices: Array) -> Array:
         """Returns z [..., features] of `indices`, which are given as in `Code.indices`."""
         return self.codebook.lookup(indices)
 
     def _quantize(self, x: Array, key: Array, train: bool) -> Code:
-        """Returns the code of the vectors x [..., features]. Its z is a constant; `__call__` adds the gradient."""
+        """Returns the code as `quantize` does, with one key for the whole batch."""
         return self.codebook(x, key, train)
 
 
@@ -251,6 +271,10 @@ class ResidualQuantizer(VectorQuantizer):
     """
 
     levels: int = 4
+
+    @property
+    def codebooks(self) -> int:
+        return self.levels
 
     def setup(self):
         if self.metric != "euclidean":
