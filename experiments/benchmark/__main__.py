@@ -10,9 +10,9 @@ On CPUs with instructions for bfloat16, --work=mlp_bfloat16,conv_bfloat16,vq_vae
 
 The machine should have nothing else to do: where it had, the table says so. `taskset` chooses the cores.
 
---work=decoding compares the streaming of JPEGs with grain's and PyTorch's; folder, loop, evaluation, growth, profile,
-startup or together measure aejax alone. See `decoding.py`, `loop.py`, `commands.py`, `growth.py` and `profile.py`. Each
-writes <work>.json, and those with goals write to goals/speed.json whether they are reached. Needs MNIST
+--work=decoding compares the streaming of JPEGs with grain's and PyTorch's; folder, loop, evaluation, growth, imports,
+profile, startup or together measure aejax alone. See `decoding.py`, `loop.py`, `commands.py`, `growth.py` and
+`profile.py`. Each writes <work>.json. Those with goals write to goals/speed.json whether they are reached. Needs MNIST
 (TFDS_DATA_DIR, or it is downloaded).
 """
 
@@ -42,6 +42,7 @@ _OWN = {
     "loop": loop,
     "evaluation": commands.evaluation,
     "growth": growth,
+    "imports": commands.imports,
     "profile": profile,
     "startup": commands.startup,
     "together": commands.together,

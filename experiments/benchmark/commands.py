@@ -3,6 +3,8 @@
 startup: from giving the command that trains `conv` on MNIST to the end of its first step, cold (with empty caches of
 programs and of decoded data) and warm (with what the cold start left there).
 
+imports: of the package, and of a command's help.
+
 evaluation: `evaluate` on a trained MLP VAE.
 
 together: one `sweep --seeds=8` of a narrow MLP VAE, and eight times `train`. About 4 minutes a round on two CPU cores.
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aejax.training.loop import train
+from experiments.benchmark import goals
 
 SEEDS = 8
 NARROW = [
@@ -36,7 +39,31 @@ def startup(rounds: int, config: str = "configs/conv.py:mnist") -> dict[str, Any
         with tempfile.TemporaryDirectory() as cache:
             for kind in seconds:
                 seconds[kind].append(_time_first_step(config, cache))
-    return {"config": config, **{kind: statistics.median(s) for kind, s in seconds.items()}, "seconds": seconds}
+    medians = {kind: statistics.median(s) for kind, s in seconds.items()}
+    reached = [goals.at_most(f"{config}: seconds from the command to its first step, cold", medians["cold"], 6)]
+    return {"config": config, **medians, "seconds": seconds, "goals": reached}
+
+
+def imports(rounds: int) -> dict[str, Any]:
+    """Measures the seconds to import aejax, and to reach what it loads when asked, beside what it is made of."""
+    programs = {
+        "jax, flax.linen, optax": ["-c", "import jax, flax.linen, optax"],
+        "aejax": ["-c", "import aejax"],
+        "aejax.fit": ["-c", "import aejax; aejax.fit"],
+        "aejax train --help": ["-m", "aejax.cli", "train", "--help"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds + 1):  # the first round fills the caches of files
+        for name, arguments in programs.items():
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+            seconds[name].append(round(time.perf_counter() - begin, 3))
+    base, *medians = (statistics.median(s[1:]) for s in seconds.values())
+    reached = [
+        goals.at_most(f"import {name}: times as long as jax, flax.linen and optax", round(taken / base, 3), 1.15)
+        for name, taken in zip(("aejax", "aejax.fit"), medians, strict=False)
+    ]
+    return {"seconds": seconds, "goals": [*reached, goals.at_most("aejax train --help: seconds", medians[-1], 0.3)]}
 
 
 def _time_first_step(config: str, cache: str) -> float:

@@ -21,6 +21,7 @@ from aejax.training.loop import train
 from aejax.training.multistep import batches, compile_steps, steps_at_once
 from aejax.training.step import init
 from aejax.training.task import make_task
+from experiments.benchmark import goals
 
 # Config, its argument, steps between two checkpoints.
 WORK = {"conv": ("conv", "", 50), "mlp": ("stacked", "mnist", 1_000)}
@@ -28,7 +29,14 @@ WORK = {"conv": ("conv", "", 50), "mlp": ("stacked", "mnist", 1_000)}
 
 def loop(rounds: int) -> dict[str, Any]:
     """Compares the loop with its step for each of WORK."""
-    return {name: compare_loop(config, arg, every, rounds) for name, (config, arg, every) in WORK.items()}
+    found: dict[str, Any] = {}
+    for name, (config, arg, every) in WORK.items():
+        found[name] = compare_loop(config, arg, every, rounds)
+    reached = [
+        goals.at_least(f"loop of {name}: share of its bare step's speed", of["loop_over_bare"], 0.97)
+        for name, of in found.items()
+    ]
+    return {**found, "goals": reached}
 
 
 def compare_loop(name: str, arg: str, every: int, rounds: int) -> dict[str, Any]:

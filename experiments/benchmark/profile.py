@@ -18,6 +18,7 @@ from aejax.distributed.partition import Partition
 from aejax.training.multistep import compile_steps, steps_at_once
 from aejax.training.step import init, train_step
 from aejax.training.task import make_task
+from experiments.benchmark import goals
 from experiments.benchmark.loop import timer
 from experiments.benchmark.works import ON_ACCELERATOR, ON_CPU, Work
 
@@ -41,7 +42,14 @@ def profile(rounds: int) -> dict[str, Any]:
             round(steps[name][amount] / steps[name]["step_ms"] / ceiling, 3)
             for amount, ceiling in zip(("gflop", "gb"), (rate / 1e3 for rate in ceilings.values()), strict=True)
         )
-    return {**ceilings, **steps}
+    reached = [
+        goals.at_least(
+            f"{works[name].what}: share of the machine's rate of products", steps[name]["share_of_matrix_rate"], 0.85
+        )
+        for name in ("mlp", "vae")
+        if name in steps
+    ]
+    return {**ceilings, **steps, "goals": reached}
 
 
 def matrix_rate(rounds: int, size: int = 2_048, dtype: str = "float32") -> int:
