@@ -35,13 +35,16 @@ from aejax.models.bottlenecks import (
     JumpReLU,
     MaskedBottleneck,
     ResidualQuantizer,
+    SpatialGaussian,
     SphericalBottleneck,
     TopK,
     VectorQuantizer,
 )
 from aejax.models.decoders import ConvDecoder, MLPDecoder
 from aejax.models.encoders import ConvEncoder, MLPEncoder
+from aejax.models.kl import KLDecoder, KLEncoder
 from aejax.models.resnet import ResNetDecoder, ResNetEncoder
+from aejax.models.taesd import TinyDecoder, TinyEncoder
 from aejax.models.vit import Tokens, ViTDecoder, ViTEncoder
 
 __all__ = [
@@ -58,6 +61,8 @@ __all__ = [
     "GumbelSoftmax",
     "IdentityBottleneck",
     "JumpReLU",
+    "KLDecoder",
+    "KLEncoder",
     "MLPDecoder",
     "MLPEncoder",
     "MaskedBottleneck",
@@ -65,7 +70,10 @@ __all__ = [
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualQuantizer",
+    "SpatialGaussian",
     "SphericalBottleneck",
+    "TinyDecoder",
+    "TinyEncoder",
     "Tokens",
     "TopK",
     "VectorQuantizer",

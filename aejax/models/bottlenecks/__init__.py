@@ -16,6 +16,7 @@ from aejax.models.bottlenecks.discrete import FSQ, LFQ, GumbelSoftmax
 from aejax.models.bottlenecks.gaussian import GaussianBottleneck
 from aejax.models.bottlenecks.masked import MaskedBottleneck
 from aejax.models.bottlenecks.sparse import BatchTopK, JumpReLU, TopK
+from aejax.models.bottlenecks.spatial_gaussian import SpatialGaussian
 from aejax.models.bottlenecks.vector_quantizer import ResidualQuantizer, VectorQuantizer
 
 BOTTLENECKS: dict[str, type[nn.Module]] = {
@@ -24,6 +25,7 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "conv": ConvBottleneck,
     "spherical": SphericalBottleneck,
     "gaussian": GaussianBottleneck,
+    "spatial_gaussian": SpatialGaussian,
     "masked": MaskedBottleneck,
     "topk": TopK,
     "batch_topk": BatchTopK,
