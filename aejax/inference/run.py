@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -16,7 +18,7 @@ from aejax.files import local
 from aejax.inference import export
 from aejax.inference.parts import check_objects
 from aejax.inference.trained import TrainedModel
-from aejax.models import Autoencoder, abstract_output, abstract_variables, build
+from aejax.models import Autoencoder, abstract_variables, build
 from aejax.models.bottlenecks import VectorQuantizer
 from aejax.objectives import Objective
 from aejax.workdir import changes, checkpoint
@@ -201,18 +203,19 @@ def load_pretrained(
     config.objective.weights = sections.pop("weights")
     config.update(sections)
     config_lib.check(config)
-    model = build(config, shape)
-    code = abstract_output(model, shape).code
-    params = pretrained.from_hub(
-        stored.tensors, abstract_variables(model, shape)["params"], stored.config, str(stored.file)
-    )
+    try:
+        model = build(config, shape)
+    except InputError as error:  # of sizes in config.json that do not go together
+        raise InputError(f"{folder}: {error}") from error
+    output, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *shape)))
+    params = pretrained.from_hub(stored.tensors, variables["params"], stored.config, str(stored.file))
     none = np.zeros((0, *shape), np.float32)
     return Run(
         config=config_lib.lock(config),
         spec=Spec(shape),
         step=0,
         variables={"params": params},
-        latents=np.zeros((0, *code.z.shape[1:]), np.float32),
+        latents=np.zeros((0, *output.code.z.shape[1:]), np.float32),
         reconstructions=none,
         inputs=none,
         published=stored.config,

@@ -1,11 +1,13 @@
 """Small models of diffusers and what they compute, for the tests here: python -m tests.pretrained.cases
 
 With torch and diffusers 0.42 installed this writes references/<case>.npz. The parameters are not stored: they are drawn
-anew from the names and shapes, away from what layers start with, so that an error in any of them shows.
+anew from the names and shapes, away from what layers start with, so that an error in any of them shows. With an older
+diffusers, up to 0.39, and the argument `flax` it writes references/flax/, a folder as the deleted Flax class saved it.
 """
 
 import json
 import math
+import sys
 import zlib
 from pathlib import Path
 
@@ -72,7 +74,7 @@ def draw(shapes):
         elif len(shape) > 1:
             scale, offset = 1.2 / math.sqrt(math.prod(shape[1:])), 0
         else:
-            scale, offset = 0.3, float(name.endswith("weight"))  # a normalization's scale is about 1
+            scale, offset = 0.3, float(name.endswith(("weight", "scale")))  # a normalization's scale is about 1
         tensors[name] = (scale * values + offset).astype(np.float32)
     return tensors
 
@@ -139,5 +141,27 @@ def main():
         np.savez_compressed(FOLDER / f"{case}.npz", **arrays)
 
 
+def main_of_flax():
+    import jax
+    from diffusers.models.vae_flax import FlaxAutoencoderKL
+
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    model = FlaxAutoencoderKL(**blocks, block_out_channels=(4, 8), norm_num_groups=2, sample_size=16)
+    shapes = jax.eval_shape(model.init_weights, jax.random.key(0))
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    # Kernels here have their outputs last, and `draw` scales by the size of all axes but the first.
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape[::-1] for path, leaf in leaves}
+    params = jax.tree.unflatten(tree, [value.T for value in draw(named).values()])
+    model.save_pretrained(FOLDER / "flax", params)
+    x, z = (
+        inputs("kl_16_channels", SHAPES[0])[0],
+        np.random.RandomState(0).normal(size=(2, 8, 12, 4)).astype(np.float32),
+    )
+    code = model.apply({"params": params}, (2 * x - 1).transpose(0, 3, 1, 2), method="encode").latent_dist
+    decoded = model.apply({"params": params}, z, method="decode").sample.transpose(0, 2, 3, 1)
+    expected = {"mean": code.mean, "log_variance": code.logvar, "decoded": (decoded + 1) / 2}
+    np.savez_compressed(FOLDER / "flax" / "expected.npz", x=x, z=z, **expected)
+
+
 if __name__ == "__main__":
-    main()
+    main_of_flax() if "flax" in sys.argv else main()
