@@ -196,12 +196,12 @@ def load_pretrained(
     """
     folder = local(folder)
     stored = pretrained.read(folder)
-    sections, channels = pretrained.parse_config(stored.config, str(folder))
-    shape = (*_parse_sides(size or stored.config.get("sample_size") or 256), channels)
+    parsed = pretrained.parse_config(stored.config, str(folder))
+    shape = (*_parse_sides(size or stored.config.get("sample_size") or 256), parsed.channels)
     config = config_lib.default()
     config.dtype = dtype
-    config.objective.weights = sections.pop("weights")
-    config.update(sections)
+    config.objective.weights = dict(parsed.weights)
+    config.update(parsed.sections)
     config_lib.check(config)
     try:
         model = build(config, shape)
@@ -218,7 +218,7 @@ def load_pretrained(
         latents=np.zeros((0, *output.code.z.shape[1:]), np.float32),
         reconstructions=none,
         inputs=none,
-        published=stored.config,
+        published=parsed.published,
     )
 
 

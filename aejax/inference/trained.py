@@ -175,7 +175,7 @@ class TrainedModel:
         if not z.size or not self.fits(z.shape[1:], self.latents.shape[1:]):
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
-        decoded = self._map(self._decode, z, label)
+        decoded = self._map(self._decode, z, label, own=self.latents.shape[1:])
         check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return decoded
 
@@ -280,14 +280,21 @@ class TrainedModel:
         spec = dataclasses.replace(self.spec, shape=x.shape[1:]) if self.fits(x.shape[1:]) else self.spec
         return spec.check(x)
 
-    def _map(self, function: Callable, x: np.ndarray, label: ArrayLike | None, *more: Any) -> Any:
-        """Applies a function of (x, *more, label) in batches. Raises InputError for labels that do not fit x."""
+    def _map(
+        self,
+        function: Callable,
+        x: np.ndarray,
+        label: ArrayLike | None,
+        *more: Any,
+        own: Sequence[int] | None = None,
+    ) -> Any:
+        """Applies a function of (x, *more, label) in batches. Raises InputError for labels that do not fit x.
+
+        `own` is the shape of one such x for examples of the spec's shape, which it defaults to; others may be larger.
+        """
         labels = check_labels(label, len(x), self.config.classes)
-        shape = self.spec.shape
-        if self.any_size:  # x may be images or latents, of other sides
-            own = shape if x.shape[-1] == shape[-1] else self.latents.shape[1:]
-            shape = (*shape, max(math.prod(x.shape[1:]) // math.prod(own), 1))
-        return map_batches(function, x, (*more, *labels), limit_batch(shape))
+        times = -(-math.prod(x.shape[1:]) // math.prod(self.spec.shape if own is None else own))
+        return map_batches(function, x, (*more, *labels), limit_batch((*self.spec.shape, times)))
 
     @functools.cached_property
     def _on_device(self) -> Any:

@@ -175,31 +175,62 @@ def _describe_tiny(model: Autoencoder, channels: int) -> dict[str, Any]:
 
 
 class Architecture(NamedTuple):
-    """A class of diffusers: the modules it is here, its settings' defaults, both directions, weights of terms."""
+    """A class of diffusers.
+
+    Attributes:
+      parts: encoder, bottleneck and decoder here.
+      defaults: settings that the networks depend on, with the values that stand for settings left out.
+      scaling_factor: the default of the setting of that name, which the networks do not depend on.
+      weights: usual weights of terms of the objective.
+      parse, describe: both directions between settings and modules.
+    """
 
     parts: tuple[type, type, type]
     defaults: Settings
+    scaling_factor: float
+    weights: Mapping[str, float]
     parse: Callable[[Settings], Sections]
     describe: Callable[[Autoencoder, int], dict[str, Any]]
-    weights: Mapping[str, float]
 
 
 ARCHITECTURES = {
-    "AutoencoderKL": Architecture((KLEncoder, SpatialGaussian, KLDecoder), _KL, _parse_kl, _describe_kl, {"kl": 1e-6}),
+    "AutoencoderKL": Architecture(
+        (KLEncoder, SpatialGaussian, KLDecoder), _KL, 0.18215, {"kl": 1e-6}, _parse_kl, _describe_kl
+    ),
     "VQModel": Architecture(
-        (KLEncoder, VectorQuantizer, KLDecoder), _VQ, _parse_vq, _describe_vq, {"commitment": 0.25, "codebook": 1.0}
+        (KLEncoder, VectorQuantizer, KLDecoder),
+        _VQ,
+        0.18215,
+        {"commitment": 0.25, "codebook": 1.0},
+        _parse_vq,
+        _describe_vq,
     ),
     "AutoencoderTiny": Architecture(
-        (TinyEncoder, IdentityBottleneck, TinyDecoder), _TINY, _parse_tiny, _describe_tiny, {}
+        (TinyEncoder, IdentityBottleneck, TinyDecoder), _TINY, 1.0, {}, _parse_tiny, _describe_tiny
     ),
 }
 
 
-def parse_config(config: Settings, where: str) -> tuple[Sections, int]:
-    """Returns the sections of an aejax config for a config.json, and the number of image channels.
+class Parsed(NamedTuple):
+    """The content of a config.json.
 
-    The sections are those of encoder, bottleneck and decoder, and of the objective's usual weights. Raises InputError
-    for a class or a setting that is not known here; `where` is the folder.
+    Attributes:
+      sections: those of encoder, bottleneck and decoder in a config of aejax.
+      weights: of the terms of its objective.
+      channels: number of channels of an image.
+      published: config.json, completed by the scaling factor that diffusers takes where it is left out.
+    """
+
+    sections: Sections
+    weights: Mapping[str, float]
+    channels: int
+    published: dict[str, Any]
+
+
+def parse_config(config: Settings, where: str) -> Parsed:
+    """Returns the content of a config.json of the folder `where`.
+
+    Raises InputError for a class or a setting that is not known here.
     """
     name = config["_class_name"]
     if name not in ARCHITECTURES:
@@ -217,7 +248,8 @@ def parse_config(config: Settings, where: str) -> tuple[Sections, int]:
         sections = architecture.parse(settings)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    return {**sections, "weights": dict(architecture.weights)}, settings["in_channels"]
+    published = {"scaling_factor": architecture.scaling_factor, **config}
+    return Parsed(sections, architecture.weights, settings["in_channels"], published)
 
 
 def describe_model(model: Autoencoder, channels: int) -> dict[str, Any]:
@@ -232,7 +264,7 @@ def describe_model(model: Autoencoder, channels: int) -> dict[str, Any]:
         has = ", ".join(type(part).__name__ for part in parts)
         raise InputError(f"diffusers has no class for the parts {has}; it has for: {known}")
     config = {"_class_name": name, **ARCHITECTURES[name].describe(model, channels)}
-    sections, _ = parse_config(config, "the model")
+    sections = parse_config(config, "the model").sections
     given = {"shape": (), "dtype": "float32"}
     classes: tuple[Mapping[str, type], ...] = (ENCODERS, BOTTLENECKS, DECODERS)
     for section, part, named in zip(("encoder", "bottleneck", "decoder"), parts, classes, strict=True):

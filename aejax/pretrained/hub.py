@@ -184,8 +184,9 @@ def _read_pair(folder: Path) -> Stored:
         "decoder_block_out_channels": [width] * len(decoder),
         "num_encoder_blocks": encoder,
         "num_decoder_blocks": decoder,
-        "pooled": any(".pool." in key for key in parts[0]),
     }
+    if any(".pool." in key for key in parts[0]):
+        config["pooled"] = True
     renamed = {f"encoder.layers.{key}": value for key, value in parts[0].items()}
     for key, value in parts[1].items():  # the squashing of the code is the decoder's layer 0 there
         number, dot, rest = key.partition(".")

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from cases import CASES, build, compute, inputs
-from conftest import one_device
-from test_parity import assert_close, assert_computes, code_and_decoded, publish
+from conftest import assert_trees_equal, one_device
+from test_published_parity import assert_close, assert_computes, code_and_decoded, publish
 
 import aejax
 
@@ -45,8 +45,13 @@ def st_load(file):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return aejax.load_pretrained(publish("tiny", tmp_path_factory.mktemp("tiny")), size=16)
+def folder(tmp_path_factory):
+    return publish("tiny", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+    return aejax.load_pretrained(folder, size=16)
 
 
 def test_images_of_any_size_are_encoded_and_decoded(tiny):
@@ -59,6 +64,16 @@ def test_images_of_any_size_are_encoded_and_decoded(tiny):
     np.testing.assert_allclose(tiny.encode((x * 255).astype(np.uint8)), z, atol=0.02)
 
 
+def test_bfloat16_computes_about_the_same_with_the_same_parameters(folder, tiny):
+    run = aejax.load_pretrained(folder, size=16, dtype="bfloat16")
+    assert run.model.encoder.dtype == run.model.decoder.dtype == "bfloat16"
+    assert_trees_equal(run.variables, tiny.variables)
+    x = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
+    (code, decoded), (exact, image) = (code_and_decoded(each, x, tiny.encode(x)) for each in (run, tiny))
+    assert 0 < np.abs(code.z - exact.z).max() < 0.1 * exact.z.std()
+    assert 0 < np.abs(decoded - image).max() < 0.1 * image.std()
+
+
 def test_it_is_a_run_in_all_that_runs_do(tiny, tmp_path):
     x = np.random.default_rng(0).uniform(size=(8, 16, 16, 3)).astype(np.float32)
     program = jax.export.deserialize(bytearray((tiny.export(tmp_path) / "encoder.stablehlo").read_bytes()))
@@ -68,13 +83,13 @@ def test_it_is_a_run_in_all_that_runs_do(tiny, tmp_path):
     assert measures["reconstruction"]["squared_error"].value == pytest.approx(error, rel=1e-4)
 
 
-def test_training_starts_from_it_and_what_is_trained_is_published_again(tiny, tmp_path):
+def test_training_starts_from_it_and_what_is_trained_is_published_again(folder, tiny, tmp_path):
     """With the standard deviation of its own latents, as the published one is of the latents before."""
     x = np.random.default_rng(0).uniform(size=(24, 16, 16, 3)).astype(np.float32)
     config = tiny.config
     config.update({"steps": 1, "batch_size": 8, "samples": 4, "log_every": 1, "checkpoint_every": 1})
-    config.optim.lr = 1e-30
-    run = aejax.fit(config, x, init_from=tiny, devices=one_device(), quiet=True)
+    config.optim.lr, config.init_from.workdir = 1e-30, str(folder)
+    run = aejax.fit(config, x, devices=one_device(), quiet=True)
     jax.tree.map(np.testing.assert_allclose, run.variables["params"], tiny.variables["params"])
     run.save_pretrained(tmp_path)
     again = aejax.load_pretrained(tmp_path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cases import FOLDER, draw
 from conftest import assert_trees_equal, mostly_slow
-from test_parity import ABOUT, assert_close, code_and_decoded, publish
+from test_published_parity import ABOUT, assert_close, code_and_decoded, publish
 
 import aejax
 from aejax import pretrained
@@ -84,6 +84,7 @@ def test_half_precision_is_widened_and_written_back_bit_for_bit(dtype, vq, tmp_p
 
 def test_a_file_of_the_deleted_flax_class_computes_what_it_did():
     run = aejax.load_pretrained(FOLDER / "flax")
+    assert run.spec.shape == (16, 16, 3)  # its sample_size
     expected = np.load(FOLDER / "flax/expected.npz")
     code, decoded = code_and_decoded(run, expected["x"], expected["z"])
     assert_close(code.z, expected["mean"])
@@ -232,3 +233,13 @@ DECODER = KLDecoder((8, 8, 3), project=3, features=(8, 8), groups=4, blocks=2)
 def test_what_diffusers_has_no_class_for_is_one_line(parts, message):
     with pytest.raises(aejax.InputError, match=message):
         pretrained.describe_model(aejax.Autoencoder(*parts), 3)
+
+
+def test_scaling_factors_that_are_left_out_are_those_of_diffusers(tmp_path):
+    for case, factor in (("kl_16_channels", 0.18215), ("tiny", 1.0)):
+        run = aejax.load_pretrained(publish(case, tmp_path / case), size=8)
+        assert "scaling_factor" not in ABOUT[case]["config"]
+        assert run.published["scaling_factor"] == factor
+        assert (
+            json.loads((run.save_pretrained(tmp_path / case) / "config.json").read_text())["scaling_factor"] == factor
+        )
