@@ -77,7 +77,7 @@ def run_the_examples_of_losses() -> None:
 
 CONFIGS = (
     *("conv", "vae", "iwae", "beta_tcvae", "factor_vae", "dip_vae", "wae", "flow_vae", "vamp_vae", "vae_gan"),
-    *("vq_vae", "residual_vq", "fsq", "gumbel", "jumprelu", "mae", "resnet_vae", "conditional_vae"),
+    *("vq_vae", "residual_vq", "fsq", "gumbel", "jumprelu", "mae", "resnet_vae", "conditional_vae", "kl_f8"),
 )
 
 
