@@ -199,7 +199,7 @@ def load_pretrained(
     parsed = pretrained.parse_config(stored.config, str(folder))
     shape = (*_parse_sides(size or stored.config.get("sample_size") or 256), parsed.channels)
     config = config_lib.default()
-    config.dtype = dtype
+    config.dtype, config.data.name = dtype, ""
     config.objective.weights = dict(parsed.weights)
     config.update(parsed.sections)
     config_lib.check(config)

@@ -81,6 +81,8 @@ def test_it_is_a_run_in_all_that_runs_do(tiny, tmp_path):
     measures = tiny.evaluate(x, groups=["reconstruction"])
     error = np.square(x - tiny.reconstruct(x)).sum((1, 2, 3)).mean()
     assert measures["reconstruction"]["squared_error"].value == pytest.approx(error, rel=1e-4)
+    with pytest.raises(aejax.InputError, match=r"data.name is empty; give a data set"):
+        tiny.evaluate()
 
 
 def test_training_starts_from_it_and_what_is_trained_is_published_again(folder, tiny, tmp_path):
