@@ -122,7 +122,9 @@ class Run(TrainedModel):
             if not np.isfinite(tensors[name].astype(np.float32)).all():
                 raise InputError(f"{name} does not fit into {dtype}: its largest value is {abs(value).max():.3g}")
         if self.published is not None:
-            config = {**self.published, **config}
+            there, here = (pretrained.parse_config(each, "the model").sections for each in (self.published, config))
+            # What is the same model keeps its settings as they were written, e.g. swish for silu.
+            config = {**config, **self.published} if there == here else {**self.published, **config}
         elif len(self.latents):
             config |= {"sample_size": self.spec.shape[0], "scaling_factor": 1 / float(self.latents.std())}
         return pretrained.write(local(folder), config, tensors)

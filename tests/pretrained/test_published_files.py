@@ -243,3 +243,12 @@ def test_scaling_factors_that_are_left_out_are_those_of_diffusers(tmp_path):
         assert (
             json.loads((run.save_pretrained(tmp_path / case) / "config.json").read_text())["scaling_factor"] == factor
         )
+
+
+def test_settings_stay_as_they_were_written(vq, tmp_path):
+    run = aejax.load_pretrained(publish("vq_attention", tmp_path, act_fn="swish", norm_num_groups=2), size=8)
+    assert run.config.encoder.activation == "silu"
+    assert json.loads((run.save_pretrained(tmp_path) / "config.json").read_text())["act_fn"] == "swish"
+    run = dataclasses.replace(run, config=aejax.load_pretrained(vq[0], size=8).config)
+    written = json.loads((run.save_pretrained(tmp_path) / "config.json").read_text())
+    assert (written["act_fn"], written["norm_num_groups"]) == ("relu", 4)  # another model has its own
