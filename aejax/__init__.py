@@ -12,7 +12,7 @@ from aejax.errors import AejaxError, DivergedError, InputError, LostError, Stopp
 if TYPE_CHECKING:
     from aejax import config, losses, models, samplers
     from aejax.inference.encode_split import encode_split, read_latents
-    from aejax.inference.run import Run, load_run
+    from aejax.inference.run import Run, load_pretrained, load_run
     from aejax.models import Autoencoder, Code, Output
     from aejax.objectives import Objective
     from aejax.training.loop import fit, train
@@ -39,6 +39,7 @@ __all__ = [
     "eval_step",
     "fit",
     "init",
+    "load_pretrained",
     "load_run",
     "losses",
     "models",
@@ -51,7 +52,7 @@ __all__ = [
 # Imported at their first use: `aejax --help` and the processes that wait for a training need no JAX.
 _MODULES = {
     "inference.encode_split": ("encode_split", "read_latents"),
-    "inference.run": ("Run", "load_run"),
+    "inference.run": ("Run", "load_pretrained", "load_run"),
     "models": ("Autoencoder", "Code", "Output"),
     "objectives": ("Objective",),
     "training.loop": ("fit", "train"),

@@ -186,6 +186,7 @@ def workplace(tmp_path_factory):
     run = aejax.train(config_of("vae"), folder / "runs/vae", devices=one_device(), quiet=True)
     shutil.copytree(folder / "runs/vae", folder / "runs/conv")
     run.export(folder / "programs")
+    shutil.copytree(ROOT / "tests/pretrained/references/flax", folder / "sd-vae-ft-mse")
     return folder
 
 

@@ -162,7 +162,7 @@ class Subject:
 
 
 def _part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part:
-    if source.shape != run.spec.shape:
+    if not run.fits(source.shape):
         raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
     arrays = data.read(source.sample(limit))
     return Part(run, name, arrays["x"], arrays.get("label"), arrays.get("factors"))

@@ -1,19 +1,25 @@
-"""Trained runs: loading from a workdir, metrics and export."""
+"""Trained runs: loading from a workdir or of published weights, metrics and export."""
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from numpy.typing import ArrayLike
 
 from aejax import config as config_lib
+from aejax import pretrained
 from aejax.data import Spec
-from aejax.errors import InputError, StorageError, kind_and_words
+from aejax.errors import InputError, StorageError, kind_and_words, one_of, shown
 from aejax.files import local
 from aejax.inference import export
 from aejax.inference.parts import check_objects
 from aejax.inference.trained import TrainedModel
-from aejax.models import Autoencoder, abstract_variables
+from aejax.models import Autoencoder, abstract_variables, build
+from aejax.models.bottlenecks import VectorQuantizer
 from aejax.objectives import Objective
 from aejax.workdir import changes, checkpoint
 
@@ -21,12 +27,19 @@ if TYPE_CHECKING:
     from aejax.evaluation import Measures
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run(TrainedModel):
     """A trained run: a model, the metrics of its data, and programs for use without aejax.
 
     The split into two classes keeps imports in one direction: `aejax.evaluation` measures a `TrainedModel`, and
     `Run.evaluate` calls `aejax.evaluation`.
+
+    Attributes:
+      published: the config.json of a published model, which `load_pretrained` has read; it holds the statistics of its
+        latents, `scaling_factor` and `shift_factor`. None for a run that was trained here.
     """
+
+    published: Mapping[str, Any] | None = None
 
     def evaluate(
         self,
@@ -81,6 +94,41 @@ class Run(TrainedModel):
             programs["lookup"] = export.Program(self._lookup, [indices], z)
         return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
 
+    def save_pretrained(self, folder: str | Path, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> Path:
+        """Writes config.json and diffusion_pytorch_model.safetensors, which diffusers and `load_pretrained` load.
+
+        TAEF2, of which diffusers has no class, becomes encoder.safetensors and decoder.safetensors. The settings are
+        those of `published`. For a run that was trained here, `scaling_factor` is one over the standard deviation of
+        `latents` (Rombach et al. 2022, section 4.3.2).
+
+        Args:
+          folder: is created if it is missing; files of these names in it are replaced.
+          dtype: of the parameters in the file. The default keeps their bits.
+
+        Returns the folder. Raises InputError if diffusers has no class for the model, or `dtype` cannot hold a
+        parameter, and StorageError if the folder cannot be written.
+        """
+        if dtype not in pretrained.DTYPES:
+            raise one_of("dtype", dtype, pretrained.DTYPES)
+        config = pretrained.describe_model(self.model, self.spec.shape[-1])
+        params = dict(self.variables["params"])
+        if isinstance(self.model.bottleneck, VectorQuantizer):  # moving averages are not parameters, but the codes are
+            codes = np.asarray(self._lookup(np.arange(self.model.bottleneck.codes)))
+            params["bottleneck"] = {**params["bottleneck"], "codebook": {"codes": codes}}
+        tensors = {}
+        for name, value in pretrained.to_hub(params, config).items():
+            with np.errstate(over="ignore"):
+                tensors[name] = value.astype(pretrained.DTYPES[dtype])
+            if not np.isfinite(tensors[name].astype(np.float32)).all():
+                raise InputError(f"{name} does not fit into {dtype}: its largest value is {abs(value).max():.3g}")
+        if self.published is not None:
+            there, here = (pretrained.parse_config(each, "the model").sections for each in (self.published, config))
+            # What is the same model keeps its settings as they were written, e.g. swish for silu.
+            config = {**config, **self.published} if there == here else {**self.published, **config}
+        elif len(self.latents):
+            config |= {"sample_size": self.spec.shape[0], "scaling_factor": 1 / float(self.latents.std())}
+        return pretrained.write(local(folder), config, tensors)
+
 
 def load_run(
     workdir: str | Path,
@@ -125,6 +173,65 @@ def load_run(
     return run
 
 
+def load_pretrained(
+    folder: str | Path, size: int | tuple[int, int] | None = None, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> Run:
+    """Loads a published autoencoder: AutoencoderKL, VQModel or AutoencoderTiny of diffusers, or TAEF2.
+
+    Its images are in [0, 1], as those of every run, whatever the range that the network reads. `Run.save_pretrained` is
+    the other direction.
+
+    Args:
+      folder: as the Hugging Face hub lays it out, with config.json and diffusion_pytorch_model.safetensors, whole or in
+        shards, or diffusion_flax_model.msgpack; or with encoder.safetensors and decoder.safetensors of TAESD or TAEF2.
+        Nothing in it is executed.
+      size: side of the images, or (height, width), for `export` and for training; `encode` and `decode` take all that
+        the downsampling divides. Defaults to the `sample_size` of config.json, or 256.
+      dtype: of the computation. Parameters are float32.
+
+    Returns:
+      A run of step 0 without data of its own, from which `fit(..., init_from=run)` starts.
+
+    Raises:
+      InputError: the folder holds no such model, only pickles, or tensors that its config.json does not describe.
+      StorageError: a file is damaged.
+    """
+    folder = local(folder)
+    stored = pretrained.read(folder)
+    parsed = pretrained.parse_config(stored.config, str(folder))
+    shape = (*_parse_sides(size or stored.config.get("sample_size") or 256), parsed.channels)
+    config = config_lib.default()
+    config.dtype, config.data.name = dtype, ""
+    config.objective.weights = dict(parsed.weights)
+    config.update(parsed.sections)
+    config_lib.check(config)
+    try:
+        model = build(config, shape)
+    except InputError as error:  # of sizes in config.json that do not go together
+        raise InputError(f"{folder}: {error}") from error
+    output, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *shape)))
+    params = pretrained.from_hub(stored.tensors, variables["params"], stored.config, str(stored.file))
+    none = np.zeros((0, *shape), np.float32)
+    return Run(
+        config=config_lib.lock(config),
+        spec=Spec(shape),
+        step=0,
+        variables={"params": params},
+        latents=np.zeros((0, *output.code.z.shape[1:]), np.float32),
+        reconstructions=none,
+        inputs=none,
+        published=parsed.published,
+    )
+
+
+def _parse_sides(size: Any) -> tuple[int, int]:
+    """Returns (height, width). Raises InputError for anything but one or two whole numbers above 0."""
+    sides = size if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise InputError(f"the size of images must be a whole number above 0, or (height, width), got {shown(size)}")
+    return sides[0], sides[1]
+
+
 def from_checkpoint(
     saved: checkpoint.Checkpoint, model: Autoencoder | None = None, objective: Objective | None = None
 ) -> Run:
@@ -139,7 +246,7 @@ def from_checkpoint(
         trained_on=saved.metadata.get("data"),
         changes=changes.parse(saved.metadata),
         variables=checkpoint.get_variables(saved),
-        **saved.samples,
+        **saved.samples,  # type: ignore[arg-type]
         own_model=model,
         own_objective=objective,
     )

@@ -32,7 +32,8 @@ class TrainedModel:
     """A trained model, ready to use on this machine's default device: what of a `Run` needs neither files nor metrics.
 
     Inputs and reconstructions are in the user's units: [0, 1] for images, which may also be given as uint8 from 0 to
-    255, and the data's own units for vectors.
+    255, and the data's own units for vectors. If the model has parts of convolutions alone, such as "kl" and "taesd",
+    images may have other sides than those in `spec`, see `any_size`.
 
     Attributes:
       config: the config of the experiment.
@@ -95,6 +96,17 @@ class TrainedModel:
         """Returns the model's density of x, which says what the run can estimate of it."""
         return Density(self.config, self.model, self.likelihood, self.spec, self._on_device)
 
+    @functools.cached_property
+    def any_size(self) -> bool:
+        """Returns whether the model takes images of any sides that its downsampling divides."""
+        parts = (self.model.encoder, self.model.decoder)
+        return self.latents.ndim == 4 and all(getattr(part, "any_size", False) for part in parts)
+
+    def fits(self, shape: Sequence[int], own: Sequence[int] | None = None) -> bool:
+        """Returns whether the run takes examples of `shape`; with `own`, arrays such as its own, of the shape `own`."""
+        own = self.spec.shape if own is None else own
+        return tuple(shape) == tuple(own) or (self.any_size and len(shape) == 3 and shape[-1] == own[-1])
+
     @property
     def codebook_size(self) -> int | None:
         """Returns the number of discrete codes, or None for continuous codes."""
@@ -110,7 +122,7 @@ class TrainedModel:
 
     def code(self, x: ArrayLike, label: ArrayLike | None = None) -> dict[str, Num[np.ndarray, "n ..."]]:
         """Returns the latents of x as `z` and, for discrete codes, their `indices`, from one computation."""
-        code = self._map(self._code, self.spec.check(x), label)
+        code = self._map(self._code, self._check(x), label)
         check_finite(code["z"], _FAR)
         return code
 
@@ -121,7 +133,7 @@ class TrainedModel:
 
         Of several importance samples, returns the first. Returns `encode(x)` for a deterministic code.
         """
-        x = self.spec.check(x)
+        x = self._check(x)
         keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
         sampled = self._map(lambda x, keys, *label: self._code(x, *label, keys=keys)["z"], x, label, keys)
         check_finite(sampled, _FAR)
@@ -149,7 +161,7 @@ class TrainedModel:
             given = f"{indices.min()} to {indices.max()}" if indices.size else "none"
             raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {given} ({indices.dtype})")
         shape = self.abstract_code["indices"].shape[1:]
-        if indices.shape[1:] != shape:
+        if indices.shape[1:] != shape and not (self.any_size and indices.ndim == 1 + len(shape)):
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
         return map_batches(self._lookup, indices.astype(np.int32), (), limit_batch(self.spec.shape))
 
@@ -160,10 +172,10 @@ class TrainedModel:
             z = z.astype(np.float32)
         if z.shape == self.latents.shape[1:]:
             raise InputError(f"the latent {z.shape} is one without its batch axis; give latents [n, ...], e.g. z[None]")
-        if not z.size or z.shape[1:] != self.latents.shape[1:]:
+        if not z.size or not self.fits(z.shape[1:], self.latents.shape[1:]):
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
-        decoded = self._map(self._decode, z, label)
+        decoded = self._map(self._decode, z, label, own=self.latents.shape[1:])
         check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return decoded
 
@@ -211,7 +223,7 @@ class TrainedModel:
 
     def in_users_units(self, x: ArrayLike) -> Float[np.ndarray, "n ..."]:
         """Returns x as float32, images in [0, 1], for comparison with `reconstruct(x)`."""
-        x = self.spec.check(x)
+        x = self._check(x)
         parts = (self.spec.restore(self.spec.prepare(x[i : i + 4096])) for i in range(0, len(x), 4096))
         return np.concatenate([np.asarray(part) for part in parts])
 
@@ -262,10 +274,27 @@ class TrainedModel:
             return self.decode(self.latents[(rows, *np.indices(shape))], label)
         return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
 
-    def _map(self, function: Callable, x: np.ndarray, label: ArrayLike | None, *more: Any) -> Any:
-        """Applies a function of (x, *more, label) in batches. Raises InputError for labels that do not fit x."""
+    def _check(self, x: ArrayLike) -> np.ndarray:
+        """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them."""
+        x = as_array(x, "the input")
+        spec = dataclasses.replace(self.spec, shape=x.shape[1:]) if self.fits(x.shape[1:]) else self.spec
+        return spec.check(x)
+
+    def _map(
+        self,
+        function: Callable,
+        x: np.ndarray,
+        label: ArrayLike | None,
+        *more: Any,
+        own: Sequence[int] | None = None,
+    ) -> Any:
+        """Applies a function of (x, *more, label) in batches. Raises InputError for labels that do not fit x.
+
+        `own` is the shape of one such x for examples of the spec's shape, which it defaults to; others may be larger.
+        """
         labels = check_labels(label, len(x), self.config.classes)
-        return map_batches(function, x, (*more, *labels), limit_batch(self.spec.shape))
+        times = -(-math.prod(x.shape[1:]) // math.prod(self.spec.shape if own is None else own))
+        return map_batches(function, x, (*more, *labels), limit_batch((*self.spec.shape, times)))
 
     @functools.cached_property
     def _on_device(self) -> Any:

@@ -42,13 +42,16 @@ from aejax.models.bottlenecks import (
     ResidualCodes,
     ResidualQuantizer,
     SimVQ,
+    SpatialGaussian,
     SphericalBottleneck,
     TopK,
     VectorQuantizer,
 )
 from aejax.models.decoders import ConvDecoder, MLPDecoder
 from aejax.models.encoders import ConvEncoder, MLPEncoder
+from aejax.models.kl import KLDecoder, KLEncoder
 from aejax.models.resnet import ResNetDecoder, ResNetEncoder
+from aejax.models.taesd import TinyDecoder, TinyEncoder
 from aejax.models.vit import Tokens, ViTDecoder, ViTEncoder
 
 __all__ = [
@@ -68,6 +71,8 @@ __all__ = [
     "GumbelSoftmax",
     "IdentityBottleneck",
     "JumpReLU",
+    "KLDecoder",
+    "KLEncoder",
     "MLPDecoder",
     "MLPEncoder",
     "MaskedBottleneck",
@@ -78,7 +83,10 @@ __all__ = [
     "ResidualCodes",
     "ResidualQuantizer",
     "SimVQ",
+    "SpatialGaussian",
     "SphericalBottleneck",
+    "TinyDecoder",
+    "TinyEncoder",
     "Tokens",
     "TopK",
     "VectorQuantizer",

@@ -10,8 +10,10 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
+from aejax.models.kl import KLDecoder
 from aejax.models.layers import Dense, Normalization, Upsample, activate, divide_sides, flatten, must_update, run_block
 from aejax.models.resnet import ResNetDecoder
+from aejax.models.taesd import TinyDecoder
 from aejax.models.vit import ViTDecoder
 
 
@@ -136,4 +138,6 @@ DECODERS: dict[str, type[nn.Module]] = {
     "conv": ConvDecoder,
     "resnet": ResNetDecoder,
     "vit": ViTDecoder,
+    "kl": KLDecoder,
+    "taesd": TinyDecoder,
 }

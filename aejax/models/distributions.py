@@ -1,7 +1,8 @@
 """Posteriors and priors of a stochastic code.
 
 z is [batch, d] or [samples, batch, d]. `log_prob(z)` returns the log density in nats, summed over the latent units:
-[batch] or [samples, batch].
+[batch] or [samples, batch]. The code of an image may be one, too: a `DiagonalGaussian` and a `StandardNormal` can be
+over [batch, h, w, c].
 """
 
 import jax
@@ -13,30 +14,44 @@ from aejax.losses import full_gaussian_kl, gaussian_kl, gaussian_kl_by_unit, nor
 from aejax.models.layers import fold, normal
 
 
+def _merge(z: Array, axes: int) -> Array:
+    """Merges the last `axes` axes of z into one."""
+    return z.reshape(*z.shape[: z.ndim - axes], -1)
+
+
 class DiagonalGaussian(struct.PyTreeNode):
-    """A Gaussian q(z|x) = N(mean, diag(exp(log_std))^2), both [batch, d] (Kingma and Welling 2014)."""
+    """A Gaussian q(z|x) = N(mean, diag(exp(log_std))^2), both [batch, ...] (Kingma and Welling 2014).
 
-    mean: Float[Array, "batch d"]
-    log_std: Float[Array, "batch d"]
+    The methods that return values for each latent unit number all units of an example, d.
+    """
 
-    def sample(self, noise: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch d"]:
+    mean: Float[Array, "batch ..."]
+    log_std: Float[Array, "batch ..."]
+
+    def sample(self, noise: Float[Array, "*samples_batch_latent"]) -> Float[Array, "*samples_batch_latent"]:
         """Returns z for standard normal noise of z's shape."""
         return self.mean + jnp.exp(self.log_std) * noise
 
-    def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
-        return normal_log_prob(z, self.mean, self.log_std)
+    def log_prob(self, z: Float[Array, "*samples_batch_latent"]) -> Float[Array, "..."]:
+        mean, log_std = self._units()
+        return normal_log_prob(_merge(z, self.mean.ndim - 1), mean, log_std)
 
     def kl_by_unit(self) -> Float[Array, "batch d"]:
         """Returns KL(q || N(0, 1)) of each latent unit in nats, [batch, d] (ibid., appendix B)."""
-        return gaussian_kl_by_unit(self.mean, self.log_std)
+        return gaussian_kl_by_unit(*self._units())
 
     def kl(self) -> Float[Array, " batch"]:
         """Returns KL(q || N(0, I)) in nats, [batch]."""
-        return gaussian_kl(self.mean, self.log_std)
+        return gaussian_kl(*self._units())
 
     def covariance(self) -> Float[Array, "batch d d"]:
         """Returns the covariance matrices, [batch, d, d]."""
-        return jnp.exp(2 * self.log_std)[..., None] * jnp.eye(self.mean.shape[-1])
+        log_std = self._units()[1]
+        return jnp.exp(2 * log_std)[..., None] * jnp.eye(log_std.shape[-1])
+
+    def _units(self) -> tuple[Float[Array, "batch d"], Float[Array, "batch d"]]:
+        """Returns mean and log standard deviation with one axis of latent units."""
+        return _merge(self.mean, self.mean.ndim - 1), _merge(self.log_std, self.mean.ndim - 1)
 
 
 class FullGaussian(struct.PyTreeNode):
@@ -82,16 +97,17 @@ class FlowPosterior(struct.PyTreeNode):
 
 
 class StandardNormal(struct.PyTreeNode):
-    """The prior p(z) = N(0, I) of `features` latent units."""
+    """The prior p(z) = N(0, I) of `features` latent units, or of as many at each of `positions`, e.g. (h, w)."""
 
     features: int = struct.field(pytree_node=False)
+    positions: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
-    def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
-        return normal_log_prob(z, jnp.zeros(()), jnp.zeros(()))
+    def log_prob(self, z: Float[Array, "*samples_batch_latent"]) -> Float[Array, "..."]:
+        return normal_log_prob(_merge(z, 1 + len(self.positions)), jnp.zeros(()), jnp.zeros(()))
 
-    def sample(self, keys: Key[Array, " batch"]) -> Float[Array, "batch d"]:
-        """Samples one z per key, [batch, d]."""
-        return normal(keys, (self.features,))
+    def sample(self, keys: Key[Array, " batch"]) -> Float[Array, "batch ..."]:
+        """Samples one z per key, [batch, *positions, features]."""
+        return normal(keys, (*self.positions, self.features))
 
 
 class GaussianMixture(struct.PyTreeNode):

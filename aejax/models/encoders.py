@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.models.conv import Conv
+from aejax.models.kl import KLEncoder
 from aejax.models.layers import (
     Dense,
     Normalization,
@@ -22,6 +23,7 @@ from aejax.models.layers import (
     run_block,
 )
 from aejax.models.resnet import ResNetEncoder
+from aejax.models.taesd import TinyEncoder
 from aejax.models.vit import ViTEncoder
 
 
@@ -85,4 +87,6 @@ ENCODERS: dict[str, type[nn.Module]] = {
     "conv": ConvEncoder,
     "resnet": ResNetEncoder,
     "vit": ViTEncoder,
+    "kl": KLEncoder,
+    "taesd": TinyEncoder,
 }

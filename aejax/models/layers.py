@@ -21,7 +21,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "leaky_relu": nn.leaky_relu,
     "elu": nn.elu,
     "gelu": nn.gelu,
+    "exact_gelu": functools.partial(nn.gelu, approximate=False),  # PyTorch's default
     "silu": nn.silu,
+    "mish": jax.nn.mish,
     "tanh": nn.tanh,
     "sigmoid": nn.sigmoid,
     "softplus": nn.softplus,
@@ -178,7 +180,7 @@ class Normalization(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """`nn.GroupNorm(groups)`, with the same parameters, for x [batch, ..., c].
+    """`nn.GroupNorm(groups, epsilon)`, with the same parameters, for x [batch, ..., c].
 
     It sums each channel over all positions before it averages the channels of a group, which is faster, forward and
     backward, than Flax's sum over positions and channels at once.
@@ -186,6 +188,7 @@ class GroupNorm(nn.Module):
 
     groups: int
     dtype: DTypeLike = "float32"
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -194,7 +197,7 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (c,))
         flat = x.reshape(b, -1, c).astype("float32")
         mean, mean_square = self._average(flat), self._average(jnp.square(flat))
-        factor = scale * jax.lax.rsqrt(jnp.maximum(mean_square - jnp.square(mean), 0) + 1e-6)
+        factor = scale * jax.lax.rsqrt(jnp.maximum(mean_square - jnp.square(mean), 0) + self.epsilon)
         y = flat * factor[:, None] + (bias - mean * factor)[:, None]
         return y.reshape(b, *positions, c).astype(self.dtype)
 

@@ -107,7 +107,7 @@ def _aggregate(c: Context, term: str) -> tuple[Array, Array, Array]:
     q = _posterior(c, term)
     if not isinstance(q, DiagonalGaussian):
         raise InputError(f"objective.weights.{term} needs bottleneck.posterior='diagonal'")
-    return c.z, c.whole(q.mean), c.whole(q.log_std)
+    return flatten(c.z), c.whole(flatten(q.mean)), c.whole(flatten(q.log_std))
 
 
 # Earlier runs logged these terms with N times too small a q(z), for N training examples: their mutual information and
@@ -139,7 +139,7 @@ def dip(c: Context, kind: int = 1, diagonal: float = 10.0) -> Float[Array, ""]:
     if kind not in (1, 2):
         raise InputError(f"objective.options.dip.kind must be 1 or 2, got {kind!r}")
     q = _posterior(c, "dip")
-    mean = c.whole(q.mean)
+    mean = c.whole(flatten(q.mean))
     if kind == 1:
         return losses.dip(mean, diagonal=diagonal)
     if isinstance(q, FlowPosterior):
@@ -153,7 +153,7 @@ def mmd(c: Context, kernel: str = "imq", scale: float = 1.0) -> Float[Array, ""]
     """
     z = flatten(c.z)
     prior = c.output.code.prior
-    samples = prior.sample(c.keys) if prior else normal(c.keys, z.shape[1:])
+    samples = flatten(prior.sample(c.keys)) if prior else normal(c.keys, z.shape[1:])
     return losses.mmd(c.whole(z), c.whole(samples), kernel, scale)
 
 

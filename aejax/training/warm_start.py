@@ -15,7 +15,8 @@ from aejax import config as config_lib
 from aejax.distributed.partition import Partition
 from aejax.errors import InputError
 from aejax.files import local
-from aejax.inference.run import Run
+from aejax.inference.run import Run, load_pretrained
+from aejax.pretrained import is_published
 from aejax.training import paths
 from aejax.training.step import Task, TrainState, init, start
 from aejax.workdir import checkpoint
@@ -72,6 +73,8 @@ def _read(config: ConfigDict, given: InitFrom | None) -> Source | None:
         return None
     if config.pretrain.steps:
         raise InputError("init_from and pretrain.steps both set the initial parameters; leave one of them out")
+    if given is None and is_published(folder := local(section.workdir)):
+        return Source(str(folder), load_pretrained(folder).variables)
     if given is None:
         step = int(section.step) if section.step.isdecimal() else section.step
         saved = checkpoint.find(local(section.workdir), step)

@@ -22,18 +22,23 @@ PARTS = {
     "conv encoder": (ENCODERS["conv"], {"features": (8, 8), "normalisation": "batch"}),
     "resnet encoder": (ENCODERS["resnet"], {"features": (8, 8), "normalisation": "batch"}),
     "vit encoder": (ENCODERS["vit"], {"features": 16, "layers": 2}),
+    "kl encoder": (ENCODERS["kl"], {"features": (4, 8), "blocks": 1, "groups": 2, "attention_stages": (2,)}),
+    "taesd encoder": (ENCODERS["taesd"], {"features": 4, "blocks": (1, 2), "pooled": True}),
     "mlp decoder": (DECODERS["mlp"], {"features": (8, 8), "spectral": True, "normalisation": "batch"}),
     "conv decoder": (DECODERS["conv"], {"features": (8, 8), "normalisation": "batch"}),
     "resnet decoder": (DECODERS["resnet"], {"features": (8, 8)}),
     "vit decoder": (DECODERS["vit"], {"features": 16, "layers": 2}),
+    "kl decoder": (DECODERS["kl"], {"features": (8, 4), "blocks": 1, "groups": 2, "project": 2}),
+    "taesd decoder": (DECODERS["taesd"], {"features": 4, "blocks": (2, 1)}),
 }
+CODES = {"kl decoder": (4, 4, 4, 3), "taesd decoder": (4, 4, 4, 3)}  # others read flat ones
 
 
 @pytest.mark.parametrize("part", mostly_slow(PARTS, "conv encoder"))
 def test_remat_changes_neither_parameters_nor_gradients(part):
     module, options = PARTS[part]
     given = {"shape": SHAPE} if "decoder" in part else {}
-    x = jax.random.normal(jax.random.key(0), (4, 6) if given else (4, *SHAPE))
+    x = jax.random.normal(jax.random.key(0), CODES.get(part, (4, 6)) if given else (4, *SHAPE))
     plain, saving = (module(**given, **options, remat=remat) for remat in (False, True))
     variables = jax.jit(plain.init)(jax.random.key(1), x)
     assert jax.tree.structure(jax.eval_shape(saving.init, jax.random.key(1), x)) == jax.tree.structure(variables)

@@ -21,6 +21,7 @@ from aejax.models.bottlenecks.masked import MaskedBottleneck
 from aejax.models.bottlenecks.ordered import OrderedCodes
 from aejax.models.bottlenecks.simvq import SimVQ
 from aejax.models.bottlenecks.sparse import BatchTopK, JumpReLU, TopK
+from aejax.models.bottlenecks.spatial_gaussian import SpatialGaussian
 from aejax.models.bottlenecks.vector_quantizer import ResidualQuantizer, VectorQuantizer
 
 BOTTLENECKS: dict[str, type[nn.Module]] = {
@@ -29,6 +30,7 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "conv": ConvBottleneck,
     "spherical": SphericalBottleneck,
     "gaussian": GaussianBottleneck,
+    "spatial_gaussian": SpatialGaussian,
     "masked": MaskedBottleneck,
     "topk": TopK,
     "batch_topk": BatchTopK,

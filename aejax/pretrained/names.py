@@ -1,0 +1,159 @@
+"""Names and layouts of parameters: those of linen modules here, `encoder/conv_in/kernel`, and those of diffusers.
+
+One table per architecture serves both directions: each name here is rewritten by all rules of its table, in order.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from aejax.errors import InputError
+
+Rules = Sequence[tuple[str, str]]
+_POINTWISE = re.compile(r"(post_)?quant_conv\.")  # 1x1 convolutions there, dense layers here
+
+_KL: Rules = (
+    (r"encoder/block_(\d+)_(\d+)/", r"encoder.down_blocks.\1.resnets.\2."),
+    (r"encoder/attention_(\d+)_(\d+)/", r"encoder.down_blocks.\1.attentions.\2."),
+    (r"encoder/downsample_(\d+)/", r"encoder.down_blocks.\1.downsamplers.0.conv."),
+    (r"decoder/block_(\d+)_(\d+)/", r"decoder.up_blocks.\1.resnets.\2."),
+    (r"decoder/attention_(\d+)_(\d+)/", r"decoder.up_blocks.\1.attentions.\2."),
+    (r"decoder/upsample_(\d+)/", r"decoder.up_blocks.\1.upsamplers.0.conv."),
+    (r"(encoder|decoder)/middle_(\d)/", r"\1.mid_block.resnets.\2."),
+    (r"(encoder|decoder)/middle_attention/", r"\1.mid_block.attentions.0."),
+    (r"(encoder|decoder)/(conv_in|conv_out)/", r"\1.\2."),
+    (r"(encoder|decoder)/norm/", r"\1.conv_norm_out."),
+    (r"bottleneck/dense/", "quant_conv."),
+    (r"bottleneck/codebook/codes", "quantize.embedding.weight"),
+    (r"decoder/project/", "post_quant_conv."),
+    # Of a block, and of attention.
+    (r"norm_0/", "norm1."),
+    (r"conv_0/", "conv1."),
+    (r"norm_1/", "norm2."),
+    (r"conv_1/", "conv2."),
+    (r"shortcut/", "conv_shortcut."),
+    (r"norm/", "group_norm."),
+    (r"query/", "to_q."),
+    (r"key/", "to_k."),
+    (r"value/", "to_v."),
+    (r"out/", "to_out.0."),
+    (r"(kernel|scale)$", "weight"),
+)
+
+_TINY: Rules = (
+    (r"pooled/conv_0/", "pool.0."),
+    (r"pooled/norm/", "pool.1."),
+    (r"pooled/conv_1/", "pool.3."),
+    (r"conv_0/", "conv.0."),
+    (r"conv_1/", "conv.2."),
+    (r"conv_2/", "conv.4."),
+    (r"(kernel|scale)$", "weight"),
+)
+
+# Of the attention in files that diffusers wrote before its version 0.13, and its Flax classes until they were deleted.
+_FORMER: Rules = (
+    (r"(attentions\.\d+\.)query\.", r"\1to_q."),
+    (r"(attentions\.\d+\.)key\.", r"\1to_k."),
+    (r"(attentions\.\d+\.)value\.", r"\1to_v."),
+    (r"(attentions\.\d+\.)proj_attn\.", r"\1to_out.0."),
+)
+
+
+def to_hub(params: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns nested parameters as diffusers names and shapes them, for the class and settings of a config.json."""
+    rules = _rules(config)
+    return dict(_convert(path, value, rules) for path, value in _flatten(params))
+
+
+def from_hub(
+    tensors: Mapping[str, np.ndarray], params: Mapping[str, Any], config: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Returns the parameters, nested as `params`, that hold the tensors, float32.
+
+    Args:
+      tensors: by their names in diffusers; those of attention may be older ones, and layers of single pixels may be
+        dense layers or 1x1 convolutions.
+      params: parameters or their shapes.
+      where: the file, for errors.
+
+    Raises InputError that names the tensors which are missing or superfluous, or both shapes where one differs.
+    """
+    rules = _rules(config)
+    found = {_rewrite(name, _FORMER): value for name, value in tensors.items()}
+    leaves = dict(_flatten(params))
+    wanted = {path: _convert(path, np.broadcast_to(np.float32(0), leaf.shape), rules) for path, leaf in leaves.items()}
+    names = {name for name, _ in wanted.values()}
+    problems = [
+        f"{what}: {', '.join(sorted(differ)[:4])}{', ...' if len(differ) > 4 else ''}"
+        for what, differ in (("missing", names - found.keys()), ("superfluous", found.keys() - names))
+        if differ
+    ]
+    if problems:
+        raise InputError(f"{where} does not hold the tensors that its config.json describes; {'; '.join(problems)}")
+    filled: dict[str, Any] = {}
+    for path, (name, like) in wanted.items():
+        value = found[name]
+        if {value.ndim, like.ndim} == {2, 4} and {*value.shape[2:], *like.shape[2:]} == {1}:
+            value = value.reshape(*value.shape[:2], *like.shape[2:])  # a layer of single pixels
+        if value.shape != like.shape:
+            raise InputError(f"{where}: {name} has the shape {value.shape}, its config.json describes {like.shape}")
+        if value.dtype.name not in ("float16", "bfloat16", "float32"):
+            raise InputError(f"{where}: {name} is {value.dtype.name}; convert it to float16, bfloat16 or float32")
+        *parents, leaf = path.split("/")
+        place = filled
+        for key in parents:
+            place = place.setdefault(key, {})
+        if leaf == "kernel":
+            value = value.reshape(value.shape[:2]).T if leaves[path].ndim == 2 else value.transpose(2, 3, 1, 0)
+        place[leaf] = np.ascontiguousarray(value, np.float32)
+    return filled
+
+
+def _rules(config: Mapping[str, Any]) -> Rules:
+    if config["_class_name"] != "AutoencoderTiny":
+        return _KL
+    return (*_number_layers(config["num_encoder_blocks"], config["num_decoder_blocks"]), *_TINY)
+
+
+def _number_layers(encoder: Sequence[int], decoder: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """Yields the rules of the layers of AutoencoderTiny, which are numbered one after the other."""
+    n = 0
+    for i, blocks in enumerate(encoder):
+        for name in (f"conv_{i}", *(f"block_{i}_{j}" for j in range(blocks))):
+            yield f"encoder/{name}/", f"encoder.layers.{n}."
+            n += 1
+    yield "encoder/conv_out/", f"encoder.layers.{n}."
+    yield "decoder/conv_in/", "decoder.layers.0."
+    n = 2  # after the activation
+    for i, blocks in enumerate(decoder):
+        for j in range(blocks):
+            yield f"decoder/block_{i}_{j}/", f"decoder.layers.{n}."
+            n += 1
+        if i < len(decoder) - 1:
+            yield f"decoder/conv_{i}/", f"decoder.layers.{n + 1}."  # after the upsampling
+            n += 2
+    yield "decoder/conv_out/", f"decoder.layers.{n}."
+
+
+def _rewrite(name: str, rules: Rules) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _convert(path: str, value: Any, rules: Rules) -> tuple[str, np.ndarray]:
+    """Returns the name and the tensor there of a parameter here."""
+    name, value = _rewrite(path, rules), np.asarray(value)
+    if path.endswith("/kernel"):
+        value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
+    return name, value[..., None, None] if value.ndim == 2 and _POINTWISE.match(name) else value
+
+
+def _flatten(params: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{path}{key}/")
+        else:
+            yield path + key, value

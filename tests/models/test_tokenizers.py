@@ -1,0 +1,85 @@
+"""Encoders, decoders and the Gaussian bottleneck whose codes are images; `tests/pretrained` compares with diffusers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import example_keys
+from scipy import stats
+
+import aejax
+from aejax.models import KLDecoder, KLEncoder, SpatialGaussian, TinyEncoder
+from aejax.models.distributions import StandardNormal
+from aejax.models.layers import ACTIVATIONS, GroupNorm
+
+NARROW = {"features": (4,), "groups": 2, "blocks": 1}
+
+
+@pytest.fixture(scope="module")
+def h():
+    """Features of which some log variances are out of bounds."""
+    return np.random.default_rng(0).normal(size=(3, 2, 4, 6), scale=[1, 1, 1, 1, 1, 30]).astype(np.float32)
+
+
+def test_its_posterior_is_that_of_all_latent_units(h):
+    bottleneck = SpatialGaussian(3, project=False)
+    code = bottleneck.apply({}, h, keys=example_keys(3), train=True)
+    mean, log_variance = h[..., :3], np.clip(h[..., 3:], -30, 20)
+    assert (log_variance != h[..., 3:]).any()
+    kl = 0.5 * (np.square(mean) + np.exp(log_variance) - 1 - log_variance).sum((1, 2, 3))
+    np.testing.assert_allclose(code.losses["kl"], kl, rtol=1e-5)
+    np.testing.assert_allclose(code.posterior.kl_by_unit().sum(1), kl, rtol=1e-5)
+    density = stats.norm.logpdf(code.z, mean, np.exp(log_variance / 2)).sum((1, 2, 3))
+    np.testing.assert_allclose(code.posterior.log_prob(code.z), density, rtol=1e-4)
+    several = jnp.stack([code.z, code.z + 1e-3])
+    assert code.posterior.log_prob(several).shape == (2, 3)
+    np.testing.assert_allclose(code.prior.log_prob(several)[0], stats.norm.logpdf(code.z).sum((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_array_equal(bottleneck.apply({}, h).z, mean)
+    alone = bottleneck.apply({}, h[1:2], keys=example_keys(3)[1:2])
+    np.testing.assert_array_equal(alone.z, code.z[1:2])  # the noise is each example's own
+
+
+def test_samples_of_the_prior_have_the_shape_of_the_code():
+    z = StandardNormal(3, (20, 30)).sample(example_keys(2))
+    assert z.shape == (2, 20, 30, 3)
+    assert stats.kstest(np.ravel(z), "norm").pvalue > 0.01
+
+
+def test_channels_that_do_not_fit_are_one_line(h):
+    with pytest.raises(aejax.InputError, match=r"features=4 needs 8 channels, .* got 6; set encoder.channels=8 or"):
+        SpatialGaussian(4, project=False).apply({}, h)
+    with pytest.raises(aejax.InputError, match="KLEncoder reads images"):
+        KLEncoder().init(jax.random.key(0), jnp.zeros((2, 8)))
+    with pytest.raises(
+        aejax.InputError, match=r"12x8 is not divisible by 8; resize with data.size=16 or change encoder.bl"
+    ):
+        TinyEncoder(features=2).init(jax.random.key(0), jnp.zeros((1, 12, 8, 3)))
+    for part, options in ((KLEncoder, {"features": ()}), (KLDecoder, {"features": (), "shape": (8, 8, 3)})):
+        with pytest.raises(aejax.InputError, match="features must name the width of at least one stage"):
+            part(**options).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.parametrize("part", [KLEncoder(**NARROW), KLDecoder((2, 2, 3), **NARROW)], ids=["encoder", "decoder"])
+def test_symmetric_scales_images_to_what_the_network_reads(part):
+    x = np.random.default_rng(0).uniform(size=(1, 2, 2, 3)).astype(np.float32)
+    variables = part.init(jax.random.key(0), x)
+    plain = part.clone(symmetric=False)
+    if isinstance(part, KLEncoder):
+        np.testing.assert_allclose(part.apply(variables, x), plain.apply(variables, 2 * x - 1), atol=1e-6)
+    else:
+        np.testing.assert_allclose(2 * part.apply(variables, x) - 1, plain.apply(variables, x), atol=1e-6)
+
+
+def test_group_norm_takes_its_epsilon():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8), scale=1e-3), jnp.float32)
+    ours, flax = GroupNorm(2, epsilon=1e-5), nn.GroupNorm(2, epsilon=1e-5)
+    variables = flax.init(jax.random.key(0), x)
+    np.testing.assert_allclose(ours.apply(variables, x), flax.apply(variables, x), rtol=1e-4, atol=1e-6)
+    assert np.abs(GroupNorm(2).apply(variables, x) - ours.apply(variables, x)).max() > 0.1
+
+
+def test_activations_are_those_of_their_names():
+    x = np.linspace(-4, 4, 81)
+    np.testing.assert_allclose(ACTIVATIONS["exact_gelu"](x), x * stats.norm.cdf(x), atol=1e-6)
+    np.testing.assert_allclose(ACTIVATIONS["mish"](x), x * np.tanh(np.log1p(np.exp(x))), atol=1e-6)

@@ -1,0 +1,124 @@
+"""Published models in use: real weights, images of any size, training, evaluation, programs, and diffusers itself."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from cases import CASES, build, compute, inputs
+from conftest import assert_trees_equal, one_device
+from test_published_parity import assert_close, assert_computes, code_and_decoded, publish
+
+import aejax
+
+pytest.importorskip("safetensors")
+
+TAEF2 = Path(__file__).parents[3] / "shared/data/taef2"
+needs_taef2 = pytest.mark.skipif(not TAEF2.is_dir(), reason="no weights of TAEF2 in ../shared/data/taef2")
+
+
+@needs_taef2
+def test_real_weights_compute_what_pytorch_computes():
+    run = aejax.load_pretrained(TAEF2)
+    reference = np.load(TAEF2 / "reference.npz")
+    np.testing.assert_allclose(run.decode(reference["latents"]), reference["decoded"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run.encode(reference["images"]), reference["latents"], rtol=0, atol=1e-4)
+
+
+@needs_taef2
+def test_real_weights_are_written_bit_for_bit(tmp_path):
+    """In the two files in which they were published, as diffusers has no class for them."""
+    aejax.load_pretrained(TAEF2).save_pretrained(tmp_path, "float16")
+    for name in ("encoder.safetensors", "decoder.safetensors"):
+        here, there = (st_load(folder / name) for folder in (tmp_path, TAEF2))
+        assert here.keys() == there.keys()
+        for key, value in there.items():
+            assert here[key].dtype == value.dtype == np.float16
+            np.testing.assert_array_equal(here[key], value)
+
+
+def st_load(file):
+    from safetensors.numpy import load_file
+
+    return load_file(file)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return publish("tiny", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+    return aejax.load_pretrained(folder, size=16)
+
+
+def test_images_of_any_size_are_encoded_and_decoded(tiny):
+    for shape in ((1, 16, 16, 3), (3, 8, 20, 3)):
+        x = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+        code, _ = code_and_decoded(tiny, x, z := tiny.encode(x))
+        assert_close(z, code.z)
+        assert z.shape == (shape[0], shape[1] // 4, shape[2] // 4, 4)
+        assert tiny.reconstruct(x).shape == shape
+    np.testing.assert_allclose(tiny.encode((x * 255).astype(np.uint8)), z, atol=0.02)
+
+
+def test_bfloat16_computes_about_the_same_with_the_same_parameters(folder, tiny):
+    run = aejax.load_pretrained(folder, size=16, dtype="bfloat16")
+    assert run.model.encoder.dtype == run.model.decoder.dtype == "bfloat16"
+    assert_trees_equal(run.variables, tiny.variables)
+    x = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
+    (code, decoded), (exact, image) = (code_and_decoded(each, x, tiny.encode(x)) for each in (run, tiny))
+    assert 0 < np.abs(code.z - exact.z).max() < 0.1 * exact.z.std()
+    assert 0 < np.abs(decoded - image).max() < 0.1 * image.std()
+
+
+def test_it_is_a_run_in_all_that_runs_do(tiny, tmp_path):
+    x = np.random.default_rng(0).uniform(size=(8, 16, 16, 3)).astype(np.float32)
+    program = jax.export.deserialize(bytearray((tiny.export(tmp_path) / "encoder.stablehlo").read_bytes()))
+    assert_close(np.asarray(program.call(x)), tiny.encode(x))
+    measures = tiny.evaluate(x, groups=["reconstruction"])
+    error = np.square(x - tiny.reconstruct(x)).sum((1, 2, 3)).mean()
+    assert measures["reconstruction"]["squared_error"].value == pytest.approx(error, rel=1e-4)
+    with pytest.raises(aejax.InputError, match=r"data.name is empty; give a data set"):
+        tiny.evaluate()
+
+
+def test_training_starts_from_it_and_what_is_trained_is_published_again(folder, tiny, tmp_path):
+    """With the standard deviation of its own latents, as the published one is of the latents before."""
+    x = np.random.default_rng(0).uniform(size=(24, 16, 16, 3)).astype(np.float32)
+    config = tiny.config
+    config.update({"steps": 1, "batch_size": 8, "samples": 4, "log_every": 1, "checkpoint_every": 1})
+    config.optim.lr, config.init_from.workdir = 1e-30, str(folder)
+    run = aejax.fit(config, x, devices=one_device(), quiet=True)
+    jax.tree.map(np.testing.assert_allclose, run.variables["params"], tiny.variables["params"])
+    run.save_pretrained(tmp_path)
+    again = aejax.load_pretrained(tmp_path)
+    assert_close(again.encode(run.inputs), run.latents)
+    assert again.published["scaling_factor"] == pytest.approx(1 / run.latents.std())
+    assert again.spec.shape == (16, 16, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_diffusers_itself_computes_the_same_and_loads_what_is_written(case, tmp_path):
+    """With the parameters that it starts with, moved, where it is installed."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("diffusers", minversion="0.42")
+    torch.manual_seed(1)
+    model = build(case)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.mul_(1 + 0.2 * torch.randn_like(value))
+    model.save_pretrained(tmp_path / "there")
+    run = aejax.load_pretrained(tmp_path / "there", size=16)
+    for shape in ((1, 32, 16), (2, 8, 40), (5, 24, 24)):
+        assert_computes(run, case, shape, compute(model, *inputs(case, shape)))
+    run.save_pretrained(tmp_path / "here")
+    again, about = type(model).from_pretrained(tmp_path / "here", output_loading_info=True)
+    assert not any(about.values())
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    here, there = (json.loads((tmp_path / place / "config.json").read_text()) for place in ("here", "there"))
+    assert here == there
