@@ -102,7 +102,9 @@ def memory(results: Mapping[str, Any]) -> str:
     """Returns a line on the works in which a peer took less memory at its peak than aejax."""
     more = []
     for entry in results.values():
-        peak = {name: of["peak_gib"] for name, of in entry["contenders"].items() if not name.startswith("bare")}
+        peak = {
+            name: of["peak_gib"] for name, of in entry["contenders"].items() if not name.startswith(("bare", "aejax, "))
+        }
         best = min(peak, key=peak.__getitem__)
         if peak[best] < peak["aejax"]:
             more.append(f"{entry['what'].partition(' ')[0]} {peak['aejax']:.2f} beside {peak[best]:.2f} ({best})")

@@ -19,6 +19,7 @@ MODULES = [
     (BOTTLENECKS["identity"](), FLAT, set()),
     (BOTTLENECKS["dense"](3), FLAT, set()),
     (BOTTLENECKS["conv"](3), IMAGE, set()),
+    (BOTTLENECKS["spatial_gaussian"](3), IMAGE, {"keys"}),
     (BOTTLENECKS["spherical"](3), FLAT, set()),
     (BOTTLENECKS["masked"](3), (2, 5, 4), set()),
     *((BOTTLENECKS["gaussian"](3, posterior), FLAT, {"keys"}) for posterior in ("diagonal", "full", "iaf", "planar")),
