@@ -16,6 +16,7 @@ from absl import flags
 from PIL import Image
 
 WARM, COUNTED = 10, 10  # batches of a turn; fewer than WARM are decoded before it
+_TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds; the kernel counts no less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ def take_turn(batches: Iterator[np.ndarray], turn: Turn) -> dict[str, float]:
         next(batches)
         waited += time.perf_counter() - asked
         time.sleep(turn.step)
-    seconds, busy = time.perf_counter() - begin, _busy_seconds() - busy
+    seconds, busy = time.perf_counter() - begin, max(_busy_seconds() - busy, _TICK)
     images = COUNTED * turn.batch
     return {"per_second": images / seconds, "per_cpu_second": images / busy, "waits": waited / seconds}
 
@@ -52,7 +53,7 @@ def _busy_seconds() -> float:
         folder = Path(f"/proc/{process}")
         ticks += sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:13]))  # see proc(5)
         processes += [int(child) for task in folder.glob("task/*/children") for child in task.read_text().split()]
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return ticks * _TICK
 
 
 def _stream_aejax(turn: Turn) -> Iterator[np.ndarray]:
