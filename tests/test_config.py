@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 import aejax
 from aejax import config as config_lib
 from aejax.data import Spec
+from aejax.registry import Natural, check_type
 from aejax.training.task import make_task
 
 
@@ -131,6 +133,16 @@ def test_a_number_of_more_digits_than_python_writes(key):
     (config[section[0]] if section else config)[last] = 10**5000
     with pytest.raises(aejax.InputError, match=rf"{key} must be .* got a value of int"):
         config_lib.check(config)
+
+
+@pytest.mark.parametrize(("kind", "least"), [(int, 1), (Natural, 0), (Sequence[int], 1)])
+def test_whole_numbers_go_from_the_least_to_the_most_that_fits(kind, least):
+    wrap = (lambda n: (8, n)) if kind == Sequence[int] else lambda n: n
+    for fits in (least, 2**31 - 1):
+        check_type("n", wrap(fits), kind)
+    for wrong in (least - 1, 2**31, float(least), True):
+        with pytest.raises(aejax.InputError, match=r"^n must be .*whole number"):
+            check_type("n", wrap(wrong), kind)
 
 
 @pytest.mark.parametrize(

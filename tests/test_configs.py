@@ -13,6 +13,7 @@ from conftest import MEANT, MNIST, assert_trees_equal, config_of, mostly_slow, n
 
 import aejax
 from aejax import config as config_lib
+from aejax import presets
 from aejax.data import Spec, load, read
 from aejax.training.step import eval_step, init, train_step
 from aejax.training.task import make_task
@@ -30,6 +31,15 @@ def arguments(name):
 
 def test_the_three_architectures_are_there():
     assert {"basic", "stacked", "conv"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("make", [presets.mlp, presets.resnet])
+def test_a_preset_mirrors_its_encoder_and_is_tiny_with_one_layer_or_none(make):
+    config = make(config_lib.module("deterministic", features=2), (3, 4, 5))
+    assert (config.encoder.features, config.decoder.features) == ((3, 4, 5), (5, 4, 3))
+    for features, tiny in (((3, 4), (8,)), ((), ())):
+        config = presets.finish(make(config_lib.module("deterministic", features=2), features), tiny=True)
+        assert config.encoder.features == config.decoder.features == tiny
 
 
 # Beside the parts of other configs, these have some that draw nothing and see each example alone, or that

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from conftest import command as define_flags_anew
 from jax.experimental.compilation_cache import compilation_cache
 
 import aejax
@@ -149,6 +150,15 @@ def test_whatever_a_flag_raises_is_one_short_line(monkeypatch, error, told):
         command._read_flags(["command"])
     assert len(str(raised.value)) < 600
     assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["encode", "export", "sample"])
+def test_a_command_says_which_flag_it_lacks(name):
+    define_flags_anew(name)
+    for given, lacking in (("workdir", "out"), ("out", "workdir")):
+        with pytest.raises(flags.IllegalFlagValueError, match=f"--{lacking} must have a value"):
+            flags.FLAGS([name, f"--{given}=a"])
+        flags.FLAGS[given].unparse()
 
 
 @pytest.mark.slow

@@ -101,8 +101,7 @@ def written_out(run, x, samples, seed):
     return log_w
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rows", [4, 1000])
+@pytest.mark.parametrize("rows", mostly_slow([4, 1000]))
 def test_the_count_is_exact_whatever_the_chunk(loose, rows, monkeypatch):
     run, true = loose
     monkeypatch.setattr(batches, "VALUES", rows * 5)
@@ -166,6 +165,8 @@ def test_a_run_measures_examples_that_it_is_given(exact):
         run.evaluate(x[:, :4])
     with pytest.raises(aejax.InputError, match="evaluation group 'likelihod' is unknown; did you mean 'likelihood'"):
         run.evaluate(x, groups=["likelihod"])
+    with pytest.raises(aejax.InputError, match="evaluation option of likelihood 'subject' is unknown"):
+        run.evaluate(x, groups=["likelihood"], options={"likelihood": {"subject": run}})
 
 
 # A model's log p(x) by an integral over a grid of its code, which knows no posterior.

@@ -49,6 +49,15 @@ def test_a_mosaic_holds_each_tile_at_its_place(channels, seed):
     assert gap_of(np.zeros((1, 1, 8, 8, 1))) == 1
 
 
+def test_names_stand_at_the_middles_of_their_tiles():
+    tiles = np.broadcast_to(np.linspace(0, 1, 6).reshape(2, 3, 1, 1, 1), (2, 3, 15, 28, 1))
+    axes = draw_mosaics([tiles], ["a", "b"], ["c", "d", "e"]).axes[0]
+    image = np.asarray(axes.images[0].get_array())
+    middle = lambda tile: np.argwhere(np.isclose(image[..., 0], tile[0, 0]) & (image[..., 3] == 1)).mean(0)  # noqa: E731
+    np.testing.assert_allclose(axes.get_yticks(), [middle(tile)[0] for tile in tiles[:, 0]])
+    np.testing.assert_allclose(axes.get_xticks(), [middle(tile)[1] for tile in tiles[0]])
+
+
 def test_what_is_missing_of_the_last_row_is_clear():
     tiles = in_rows(np.ones((5, 4, 4, 1)), 3)
     alpha = mosaic(tiles)[..., 3]

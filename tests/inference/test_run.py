@@ -7,6 +7,7 @@ from conftest import conv, mlp, mostly_slow, one_device, vectors
 
 import aejax
 from aejax.evaluation import reconstruction
+from aejax.inference.batches import limit_batch
 from aejax.workdir import checkpoint
 
 
@@ -49,6 +50,12 @@ def test_batches_leave_no_trace(run, n):
     z = run.encode(x)
     assert len(z) == n
     np.testing.assert_allclose(z[-1:], run.encode(x[-1:]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_of_large_examples_has_few_and_at_least_one():
+    shapes = (6,), (28, 28, 1), (64, 64, 3), (256, 256, 3), (2048, 2048, 3)
+    assert [limit_batch(shape) for shape in shapes] == [1024, 1024, 85, 5, 1]
+    assert limit_batch((6,), 4096) == 4096
 
 
 def test_generate_draws_from_a_gaussian_of_the_latents(folder):

@@ -9,7 +9,8 @@ import commands
 import jax
 import numpy as np
 import pytest
-from conftest import mlp, mostly_slow, one_device, vectors
+from absl import flags
+from conftest import command, mlp, mostly_slow, one_device, vectors
 
 import aejax
 from aejax import data, samplers
@@ -171,8 +172,8 @@ def sample(*arguments):
 @pytest.mark.slow
 def test_the_command_fits_keeps_and_draws(discrete, tmp_path):
     run, workdir = discrete
-    flags = (f"--workdir={workdir}", "--num=5", "--seed=3", "--prior=configs/priors/transformer.py:tiny")
-    status, output, errors = sample(*flags, "--prior.steps=6", f"--out={tmp_path / 'new' / 'a.npz'}")
+    given = (f"--workdir={workdir}", "--num=5", "--seed=3", "--prior=configs/priors/transformer.py:tiny")
+    status, output, errors = sample(*given, "--prior.steps=6", f"--out={tmp_path / 'new' / 'a.npz'}")
     assert (status, errors) == (0, "")
     assert output == f"{tmp_path / 'new' / 'a.npz'}\n"
     kept = samplers.load(sampling.locate(run, workdir, "autoregressive"))
@@ -189,6 +190,14 @@ def test_the_command_draws_a_picture_by_label(continuous, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_images_that_cannot_be_drawn_go_to_an_npz(tmp_path, monkeypatch):
+    module = command("sample")
+    monkeypatch.setattr(module.command, "load", lambda workdir, step: SimpleNamespace(spec=data.Spec((4, 5, 2))))
+    flags.FLAGS(["sample", "--workdir=unused", f"--out={tmp_path / 'a.png'}"])
+    with pytest.raises(aejax.InputError, match=r"examples of \(4, 5, 2\) are not images .*; write them to an .npz"):
+        module.sample()
+
+
 SLIPS = {
     "--num=0": r"--num must be at least 1, got 0",
     "--out={file}/a.png": r".*cannot be written: a file is in its place",
@@ -201,9 +210,9 @@ SLIPS = {
 @pytest.mark.slow
 def test_a_slip_is_one_clear_line(discrete, tmp_path):
     (tmp_path / "file").touch()
-    flags = (f"--workdir={discrete[1]}", f"--out={tmp_path / 'a.png'}")
+    given = (f"--workdir={discrete[1]}", f"--out={tmp_path / 'a.png'}")
     for slip, message in SLIPS.items():
-        status, _, errors = sample(*flags, *slip.format(file=tmp_path / "file").split())
+        status, _, errors = sample(*given, *slip.format(file=tmp_path / "file").split())
         assert status == 1, slip
         assert re.fullmatch(rf"error: {message}.*\n", errors), (slip, errors)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -13,8 +13,9 @@ from conftest import assert_trees_equal, events, mlp, mostly_slow, one_device, v
 import aejax
 from aejax import data
 from aejax.training import evaluator, multistep
+from aejax.training.recorder import Recorder
 from aejax.workdir import checkpoint, metrics_log
-from aejax.workdir.lifecycle import is_finished, is_stale, lock_workdir, read_end, record_end
+from aejax.workdir.lifecycle import OpenWorkdir, is_finished, is_stale, lock_workdir, read_end, record_end
 
 
 def fit(config, workdir, x=None, devices=None, **kwargs):
@@ -482,14 +483,23 @@ def test_saved_arrays_share_no_memory_with_the_state(tmp_path, monkeypatch):
     assert not np.shares_memory(np.asarray(state["w"]), saved[0].state.item["w"])
 
 
-def test_rate_is_images_over_the_time_without_validation(tmp_path, monkeypatch):
-    clock = iter([0.0, 2.0, 10.0, 11.0])  # start, first report, clock restarted, second report
-    monkeypatch.setattr(metrics_log.time, "perf_counter", lambda: next(clock))
-    with metrics_log.Logs(tmp_path, 0, mlp(steps=100)) as opened:
-        opened.train(5, {"loss": 1.0})
-        opened.restart_clock()
-        opened.train(10, {"loss": 1.0})
-    assert [r["images_per_second"] for r in metrics_log.read(tmp_path)] == [5 * 16 / 2, 5 * 16 / 1]
+def test_rate_is_images_over_the_time_without_validation_and_saving(tmp_path, monkeypatch):
+    now = 0.0
+
+    def spend(seconds, value):
+        nonlocal now
+        now += seconds
+        return value
+
+    monkeypatch.setattr(metrics_log.time, "perf_counter", lambda: now)
+    validate, sample = lambda _: spend(100, {"loss": 1.0}), lambda _: spend(100, {})
+    given = OpenWorkdir(tmp_path, mlp(steps=100), None, True), data.Spec((6,)), {}, validate, sample
+    with Recorder(*given, checkpoints=checkpoint.InMemory) as recorder:
+        for step, seconds in ((5, 2), (10, 1)):
+            recorder.log(step, spend(seconds, {"loss": np.ones(5)}))
+            recorder.save(step, {}, validated=True)
+    rates = [r["images_per_second"] for r in metrics_log.read(tmp_path) if "images_per_second" in r]
+    assert rates == [5 * 16 / 2, 5 * 16 / 1]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Trackers beside TensorBoard: that they have what metrics.jsonl has, on resume too, and cannot harm the training."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -206,6 +207,14 @@ def test_a_run_that_an_error_ended_has_failed_there_the_others_beside_it_have_no
     assert ended == {"0": False, "1": True, "2": True}
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_tracker_is_told_whether_an_error_ended_the_run(failed, tmp_path):
+    mine = Mine(tmp_path, {}, 0, [])
+    with contextlib.suppress(ZeroDivisionError), tracking.Background("mine", lambda: mine):
+        1 / (not failed)
+    assert mine.failed is failed
+
+
 @pytest.mark.slow
 def test_trackers_may_change_and_change_no_bit(tmp_path):
     train(mlp(tracking=("test_tracking:Mine",)), tmp_path / "cut", after(2))
@@ -293,6 +302,27 @@ def test_mlflow_has_the_run_and_goes_on_with_it(tmp_path, mlflow):
     assert run.data.params["encoder.features"] == "[5]"
     assert run.data.params["workdir"] == str(workdir)
     assert_has(in_mlflow(run), workdir)
+
+
+@needs_mlflow
+@ITS_OWN
+def test_mlflow_is_given_the_parameters_that_its_run_lacks(tmp_path, monkeypatch):
+    from aejax.workdir.tracking import mlflow as module
+
+    given = {}
+    run = SimpleNamespace(
+        info=SimpleNamespace(run_id="a", lifecycle_stage="active"),
+        data=SimpleNamespace(params={"seed": "0"}, metrics={}),
+    )
+    client = SimpleNamespace(
+        get_run=lambda run_id: run,
+        update_run=lambda run_id, status: None,
+        log_batch=lambda run_id, params: given.update((p.key, p.value) for p in params),
+    )
+    monkeypatch.setattr("mlflow.MlflowClient", lambda: client)
+    (tmp_path / "mlflow.id").write_text("a")
+    module.MLflow(tmp_path, {"seed": 0, "optim": {"lr": 0.1}}, 2, [])
+    assert given == {"workdir": str(tmp_path), "optim.lr": "0.1"}
 
 
 @pytest.mark.slow

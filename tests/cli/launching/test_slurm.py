@@ -1,5 +1,6 @@
 """Jobs through submitit: by its stand-in on this machine, and, where SLURM's programs are, by a real one (slow)."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -76,6 +77,18 @@ def test_a_stopped_job_runs_again_unless_it_was_cancelled(state, again, monkeypa
     assert asked == [["squeue", "-h", "-j", "7", "-o", "%T"]]
     assert task.goes_on(SimpleNamespace(cluster="local"))
     assert len(asked) == 1
+
+
+def test_a_task_that_is_told_to_end_tells_its_command(tmp_path, monkeypatch):
+    handlers, told = {}, []
+    here = SimpleNamespace(global_rank=0, _usr_sig=lambda: signal.SIGUSR2)
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(JobEnvironment=lambda: here))
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    wait = lambda: handlers[signal.SIGTERM](signal.SIGTERM, None) or 0  # noqa: E731
+    process = SimpleNamespace(pid=0, terminate=lambda: told.append("end"), wait=wait)
+    monkeypatch.setattr(task, "start", lambda *_, **__: process)
+    assert task.Task(python("x", "", tmp_path))() == 0
+    assert told == ["end"]
 
 
 def test_resources_as_submitit_calls_them(tmp_path):
