@@ -38,7 +38,7 @@ def compile_validation(
         batch = gather(held["data"], batch)
         return carry, eval_step(held["state"], batch, task=configure(task, held["values"]), reduce=reduce)
 
-    compiled = partition.compile(evaluate)
+    compiled = partition.compile(evaluate, onednn=task.onednn)
 
     def validate(state: TrainState, values: Mapping[str, Any] = {}) -> dict[str, float]:
         held = {"state": state, "data": feed.held, "values": partition.replicate(values)}

@@ -67,7 +67,7 @@ def compile_steps(task: Task, key: Array, partition: Partition) -> Steps:
     `held` is `Feed.held`, the data kept on device; the batches come from `batches`; metrics are [steps].
     """
     steps = functools.partial(scan_steps, key=key, task=task)
-    return partition.compile(steps, onednn=task.convolves or task.bfloat16)
+    return partition.compile(steps, onednn=task.onednn)
 
 
 def scan_steps(state: PyTree, held: PyTree, batches: PyTree, *, key: Array, task: Task, reduce: Reduce) -> PyTree:

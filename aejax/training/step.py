@@ -53,6 +53,11 @@ class Task:
     bfloat16: bool = False
     standardized: bool = False
 
+    @property
+    def onednn(self) -> bool:
+        """Whether its programs gain by `processor.jit_onednn`."""
+        return self.convolves or self.bfloat16
+
     def context(
         self,
         variables: PyTree,
