@@ -139,7 +139,7 @@ def _read_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)[1:]
     except flags.Error as error:
         # An error in a config file arrives as a whole traceback, of which our own error's message is enough.
-        message = str(error).strip().rpartition("InputError: ")[2]
+        message = str(error).strip().rpartition("InputError: ")[2].removesuffix("\\n")  # absl escapes line ends
         missing = re.match(r"flag --(\w+)=None:", message)
         message = message if len(message) <= 500 else f"{message[:500]}..."
         raise aejax.InputError(f"--{missing[1]}=... is missing" if missing else message) from error
