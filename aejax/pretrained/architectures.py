@@ -118,12 +118,13 @@ def _parse_tiny(settings: Settings) -> Sections:
     }
 
 
-def _describe_convolutional(encoder: KLEncoder, channels: int) -> dict[str, Any]:
-    stages = range(1, 1 + len(encoder.features))
+def _describe_convolutional(encoder: KLEncoder, decoder: KLDecoder, channels: int) -> dict[str, Any]:
+    down, up = (range(1, 1 + len(part.features)) for part in (encoder, decoder))
     return {
         "in_channels": channels,
         "out_channels": channels,
-        "down_block_types": [_attentive("DownEncoderBlock2D", i in encoder.attention_stages) for i in stages],
+        "down_block_types": [_attentive("DownEncoderBlock2D", i in encoder.attention_stages) for i in down],
+        "up_block_types": [_attentive("UpDecoderBlock2D", i in decoder.attention_stages) for i in up],
         "block_out_channels": list(encoder.features),
         "layers_per_block": encoder.blocks,
         "act_fn": _NAMES.get(encoder.activation, encoder.activation),
@@ -132,16 +133,10 @@ def _describe_convolutional(encoder: KLEncoder, channels: int) -> dict[str, Any]
     }
 
 
-def _describe_up(decoder: KLDecoder) -> list[str]:
-    stages = range(1, 1 + len(decoder.features))
-    return [_attentive("UpDecoderBlock2D", i in decoder.attention_stages) for i in stages]
-
-
 def _describe_kl(model: Autoencoder, channels: int) -> dict[str, Any]:
     encoder, bottleneck, decoder = _parts(model)
     return {
-        **_describe_convolutional(encoder, channels),
-        "up_block_types": _describe_up(decoder),
+        **_describe_convolutional(encoder, decoder, channels),
         "latent_channels": bottleneck.features,
         "use_quant_conv": bottleneck.project,
         "use_post_quant_conv": bool(decoder.project),
@@ -151,8 +146,7 @@ def _describe_kl(model: Autoencoder, channels: int) -> dict[str, Any]:
 def _describe_vq(model: Autoencoder, channels: int) -> dict[str, Any]:
     encoder, bottleneck, decoder = _parts(model)
     return {
-        **_describe_convolutional(encoder, channels),
-        "up_block_types": _describe_up(decoder),
+        **_describe_convolutional(encoder, decoder, channels),
         "latent_channels": encoder.channels,
         "num_vq_embeddings": bottleneck.codes,
         "vq_embed_dim": bottleneck.features,

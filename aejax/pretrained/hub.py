@@ -8,13 +8,14 @@ encoder.safetensors, decoder.safetensors                          TAESD and TAEF
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization
+from flax.traverse_util import flatten_dict
 
 from aejax.errors import InputError, StorageError, kind_and_words, not_installed, shown
 from aejax.files import inside, read_bytes, read_json, writable, write_whole
@@ -145,25 +146,17 @@ def _read_flax(file: Path) -> dict[str, np.ndarray]:
     content = read_bytes(file, _LARGEST)
     try:
         tree = serialization.msgpack_restore(content)
-        flat = dict(_flatten(tree, ""))
+        flat = {path: np.asarray(value) for path, value in flatten_dict(tree, sep=".").items()}
     except Exception as error:  # of several libraries, and of any kind for bytes that are no msgpack
         reason = kind_and_words(error)
         raise StorageError(f"{file} is damaged or cut short ({reason}); copy or download it again") from error
     tensors = {}
     for path, value in flat.items():
+        name = re.sub(r"_(\d+)(?=\.|$)", r".\1", path)  # down_blocks_0 is down_blocks.0 in PyTorch
         if path.endswith(".kernel"):
             value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-        tensors[re.sub(r"\.(kernel|scale)$", ".weight", path)] = value
+        tensors[re.sub(r"\.(kernel|scale)$", ".weight", name)] = value
     return tensors
-
-
-def _flatten(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, np.ndarray]]:
-    for key, value in tree.items():
-        name = path + re.sub(r"_(\d+)$", r".\1", key)  # down_blocks_0 is down_blocks.0 in PyTorch
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}.")
-        else:
-            yield name, np.asarray(value)
 
 
 def _read_pair(folder: Path) -> Stored:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aejax.errors import InputError
 
@@ -64,7 +65,7 @@ _FORMER: Rules = (
 def to_hub(params: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns nested parameters as diffusers names and shapes them, for the class and settings of a config.json."""
     rules = _rules(config)
-    return dict(_convert(path, value, rules) for path, value in _flatten(params))
+    return dict(_convert(path, value, rules) for path, value in flatten_dict(params, sep="/").items())
 
 
 def from_hub(
@@ -82,7 +83,7 @@ def from_hub(
     """
     rules = _rules(config)
     found = {_rewrite(name, _FORMER): value for name, value in tensors.items()}
-    leaves = dict(_flatten(params))
+    leaves = flatten_dict(params, sep="/")
     wanted = {path: _convert(path, np.broadcast_to(np.float32(0), leaf.shape), rules) for path, leaf in leaves.items()}
     names = {name for name, _ in wanted.values()}
     problems = [
@@ -92,7 +93,7 @@ def from_hub(
     ]
     if problems:
         raise InputError(f"{where} does not hold the tensors that its config.json describes; {'; '.join(problems)}")
-    filled: dict[str, Any] = {}
+    filled: dict[str, np.ndarray] = {}
     for path, (name, like) in wanted.items():
         value = found[name]
         if {value.ndim, like.ndim} == {2, 4} and {*value.shape[2:], *like.shape[2:]} == {1}:
@@ -101,14 +102,10 @@ def from_hub(
             raise InputError(f"{where}: {name} has the shape {value.shape}, its config.json describes {like.shape}")
         if value.dtype.name not in ("float16", "bfloat16", "float32"):
             raise InputError(f"{where}: {name} is {value.dtype.name}; convert it to float16, bfloat16 or float32")
-        *parents, leaf = path.split("/")
-        place = filled
-        for key in parents:
-            place = place.setdefault(key, {})
-        if leaf == "kernel":
+        if path.endswith("/kernel"):
             value = value.reshape(value.shape[:2]).T if leaves[path].ndim == 2 else value.transpose(2, 3, 1, 0)
-        place[leaf] = np.ascontiguousarray(value, np.float32)
-    return filled
+        filled[path] = np.ascontiguousarray(value, np.float32)
+    return unflatten_dict(filled, sep="/")
 
 
 def _rules(config: Mapping[str, Any]) -> Rules:
@@ -149,11 +146,3 @@ def _convert(path: str, value: Any, rules: Rules) -> tuple[str, np.ndarray]:
     if path.endswith("/kernel"):
         value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
     return name, value[..., None, None] if value.ndim == 2 and _POINTWISE.match(name) else value
-
-
-def _flatten(params: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{path}{key}/")
-        else:
-            yield path + key, value
