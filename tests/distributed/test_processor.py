@@ -11,8 +11,10 @@ from conftest import assert_trees_equal, config_of, one_device
 import aejax
 from aejax.data import Spec
 from aejax.distributed import processor
+from aejax.distributed.partition import Partition
 from aejax.models.conv import Conv
 from aejax.models.layers import Dense
+from aejax.training.multistep import compile_steps
 from aejax.training.task import make_task
 from aejax.workdir import checkpoint
 
@@ -77,6 +79,28 @@ def test_products_and_convolutions_are_those_of_onednn(dtype):
     tolerance = {"float32": 1e-5, "bfloat16": 0.05}[dtype]
     values, expected = (np.float32(f(x, kernel)) for f in (processor.jit_onednn(both), jax.jit(both)))
     np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
+
+
+@needs_onednn
+@pytest.mark.filterwarnings("ignore:the code .* holds")
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "uses"),
+    [
+        ("conv", (8, 8, 1), "float32", True),
+        ("stacked", (5,), "float32", False),
+        ("stacked", (5,), "bfloat16", True),
+    ],
+)
+def test_steps_that_convolve_or_compute_in_bfloat16_ask_for_onednn(monkeypatch, name, shape, dtype, uses):
+    config = config_of(name)
+    config.dtype = dtype
+    monkeypatch.setattr(processor, "_flags", lambda: frozenset({"avx512_bf16"}))
+    task, asked, real = make_task(config, Spec(shape)), [], jax.jit
+    monkeypatch.setattr(
+        jax, "jit", lambda function, **options: asked.append(options.get("compiler_options")) or real(function)
+    )
+    compile_steps(task, jax.random.key(0), Partition(one_device()))
+    assert asked == [processor._ONEDNN if uses else None]
 
 
 @needs_onednn
