@@ -58,7 +58,7 @@ def test_they_are_not_the_same():
     assert run(OTHER, "-c", "import jax; print(jax.__version__)") != jax.__version__
 
 
-@pytest.mark.filterwarnings("ignore:dtype=bfloat16. this processor has no matrix instructions")
+@pytest.mark.filterwarnings("ignore:dtype=bfloat16. this processor has no instructions")
 def test_each_goes_on_with_what_the_other_wrote(tmp_path):
     """That every bit was read is told by the sums in the checkpoint; what follows is rounded by another compiler."""
     train(tmp_path / "b", 2)
