@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+from jax.experimental import multihost_utils
 
 from aejax.errors import AejaxError, InputError, LostError, kind_and_words
 
@@ -121,3 +122,14 @@ def _read_errors() -> None:
     os.dup2(reader.stdin.fileno(), 2)
     reader.stdin.close()
     sys.stdout, sys.stderr = os.fdopen(out, "w", buffering=1), os.fdopen(err, "w", buffering=1)
+
+
+def is_preempted(number: int) -> bool:
+    """Returns whether a process of the run is about to be preempted, according to the cluster or a SIGTERM.
+
+    `number` counts the calls from 1 in every process: all processes get the same answer for the same number.
+    """
+    try:
+        return multihost_utils.reached_preemption_sync_point(number)
+    except RuntimeError:  # JAX's configuration has the service off
+        return False

@@ -31,6 +31,7 @@ from aejax.data import (
     split,
     warn_of_scale,
 )
+from aejax.distributed import processes
 from aejax.distributed.partition import Partition
 from aejax.errors import InputError
 from aejax.files import local
@@ -338,7 +339,7 @@ def ask_all(stop: Callable[[], bool], partition: Partition) -> Callable[[], bool
     numbers = itertools.count(1)
 
     def should_stop() -> bool:
-        preempted = checkpoint.is_preempted(next(numbers))
+        preempted = processes.is_preempted(next(numbers))
         return partition.any(stop() or preempted)
 
     return should_stop

@@ -1,29 +1,23 @@
-"""Checkpoints of a run, saved and read with Orbax; no other module imports Orbax."""
+"""Checkpoints of a run, saved and read with Orbax, which is imported at the first save or read."""
 
-import asyncio
 import contextlib
-import dataclasses
 import errno
 import gc
 import json
-import logging
 import math
 import os
 import shutil
-import threading
 import warnings
 import zlib
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import serialization
 from jaxtyping import PyTree
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from aejax import arguments
 from aejax.errors import InputError, StorageError, kind_and_words, shown
@@ -65,18 +59,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             aside.mkdir(exist_ok=True)
             number = len(list(aside.iterdir()))
             (folder / str(step)).rename(aside / f"{step}.{number}")
-        loss = lambda metrics: metrics["validation_loss"]  # noqa: E731
-        best = preservation_policy.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
-        self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(keep), best]),
-            best_fn=loss,  # without it Orbax stores no metrics
-            best_mode="min",
-            cleanup_tmp_directories=True,
-        )
-        self._folder, self._metadata = folder, dict(metadata)
+        self._folder, self._keep, self._metadata = folder, keep, dict(metadata)
         folder.mkdir(parents=True, exist_ok=True)
         several = jax.process_count() > 1  # which processes write is known when there is something to save
-        self._manager = None if several else ocp.CheckpointManager(folder, options=self._options)
+        self._manager = None if several else _orbax().open_manager(folder, keep)
 
     def save(self, step: int, state: PyTree, samples: Mapping[str, np.ndarray], loss: float | None = None) -> None:
         """Starts a save of a copy of the state, so that training can donate the state meanwhile.
@@ -95,16 +81,13 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, f"a checkpoint of {needed:,} bytes does not fit on the disk")
             sums = checksums.compute_checksums(arrays)
-            self._manager = self._manager or self._open_manager(divided)
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(copied), samples=ocp.args.StandardSave(dict(samples))
-                ),
-                metrics=None if loss is None else {"validation_loss": loss},
-                custom_metadata={**self._metadata, "sums": sums, "crc": _compute_crc(self._metadata)},
-                force=True,
+            # After an error in one process Orbax makes the others that take part wait for 20 minutes.
+            self._manager = self._manager or _orbax().open_manager(
+                self._folder, self._keep, None if divided else (0,), create=False
             )
+            items = {"state": copied, "samples": dict(samples)}
+            metadata = {**self._metadata, "sums": sums, "crc": _compute_crc(self._metadata)}
+            _orbax().save(self._manager, step, items, loss, metadata)
 
     def find_newest_step(self) -> int | None:
         """Returns the newest complete step, after waiting for the save in progress; None without one."""
@@ -112,15 +95,6 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             if self._manager:
                 self._manager.wait_until_finished()
         return max(list_steps(self._folder.parent), default=None)
-
-    def _open_manager(self, divided: bool) -> ocp.CheckpointManager:
-        """Returns Orbax's manager for several processes, of which only the first one takes part unless `divided`.
-
-        After an error in one process Orbax makes the others that take part wait for 20 minutes.
-        """
-        which = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=None if divided else {0})
-        options = dataclasses.replace(self._options, create=False, multiprocessing_options=which)
-        return ocp.CheckpointManager(self._folder, options=options)
 
     @contextlib.contextmanager
     def _guard_storage(self) -> Iterator[None]:
@@ -248,14 +222,6 @@ def get_variables(saved: Checkpoint) -> dict[str, Any]:
     return {"params": saved.state["ema"] or saved.state["params"], **saved.state["variables"]}
 
 
-def is_preempted(number: int) -> bool:
-    """Returns whether a process of the run is about to be preempted, according to the cluster or a SIGTERM.
-
-    `number` counts the calls from 1 in every process: all processes get the same answer for the same number.
-    """
-    return ocp.utils.reached_preemption(number)
-
-
 def find_best(workdir: Path) -> int | None:
     """Returns the step with the lowest validation loss among the complete checkpoints, or None."""
     losses = {r["step"]: r["validation/loss"] for r in metrics_log.read(workdir) if "validation/loss" in r}
@@ -264,60 +230,24 @@ def find_best(workdir: Path) -> int | None:
 
 def _read(path: Path) -> tuple[Any, Any, dict[str, Any]] | str:
     """Returns state, samples and metadata as they were saved, or the reason why they cannot be read."""
-    handlers = {name: ocp.PyTreeCheckpointHandler(type_handler_registry=_READERS) for name in ("state", "samples")}
-    handler = ocp.CompositeCheckpointHandler(metrics=ocp.JsonCheckpointHandler(), **handlers)
-    with _silence():
+    orbax = _orbax()
+    with orbax.silence():
         try:
-            with ocp.Checkpointer(handler) as checkpointer:
-                about = checkpointer.metadata(path)
-                shapes = {name: about.item_metadata[name].tree for name in handlers}
-                _check_size(shapes)
-                wanted = {name: _make_target(shapes[name]) for name in handlers}
-                items = checkpointer.restore(path, args=ocp.args.Composite(**wanted))
-            saved = dict(about.custom_metadata)
+            arrays, saved = orbax.read(path, ("state", "samples"), _check_size)
             metadata = {key: saved[key] for key in ("config", "spec")}
             metadata |= {key: saved[key] for key in ("data", "changes") if key in saved}
-            _check_sums(saved, metadata, {name: items[name] for name in handlers})
-            return items.state, items.samples, metadata
+            _check_sums(saved, metadata, arrays)
+            return arrays["state"], arrays["samples"], metadata
         except Exception as error:  # Orbax, tensorstore and JSON raise errors of many types for damaged files
             gc.collect()  # coroutines of Orbax's that were never awaited, while it is silent
             return kind_and_words(error)
 
 
-class _ReadToTheEnd:
-    """A way to read arrays that ends all reads before it raises the error of one.
+def _orbax() -> Any:
+    """Returns the module of Orbax's calls, which a run without a workdir does not import."""
+    from aejax.workdir import orbax_io
 
-    Orbax raises the first error and closes its event loop. Reads that end later find the loop closed, and print that.
-    """
-
-    async def metadata(self, infos: Sequence[Any]) -> list[Any]:
-        read: Any = super().metadata  # type: ignore[misc]
-        return await _end_all(read([info]) for info in infos)
-
-    async def deserialize(self, infos: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-        read: Any = super().deserialize  # type: ignore[misc]
-        return await _end_all(read([info], [arg]) for info, arg in zip(infos, args, strict=True))
-
-
-class _ArrayReader(_ReadToTheEnd, ocp.type_handlers.ArrayHandler):
-    """Reader of arrays that were saved from devices."""
-
-
-class _NumpyReader(_ReadToTheEnd, ocp.type_handlers.NumpyHandler):
-    """Reader of arrays that were saved from the host, and into NumPy arrays."""
-
-
-_READERS = ocp.type_handlers.create_type_handler_registry((jax.Array, _ArrayReader()), (np.ndarray, _NumpyReader()))
-
-
-async def _end_all(reads: Iterable[Awaitable[Sequence[Any]]]) -> list[Any]:
-    """Concatenates the results of the reads, or raises an error once all have ended."""
-    values: list[Any] = []
-    for result in await asyncio.gather(*reads, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
-        values += result
-    return values
+    return orbax_io
 
 
 def _check_size(shapes: Any) -> None:
@@ -340,26 +270,6 @@ def _check_sums(saved: Mapping[str, Any], metadata: Mapping[str, Any], arrays: A
 
 def _compute_crc(metadata: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
-
-
-def _make_target(shapes: Any) -> ocp.args.PyTreeRestore:
-    """Makes Orbax restore whole NumPy arrays; the targets take the memory of a single value each."""
-    target = jax.tree.map(lambda about: np.broadcast_to(np.zeros((), about.dtype), about.shape), shapes)
-    return ocp.args.PyTreeRestore(target, restore_args=ocp.checkpoint_utils.construct_restore_args(target))
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Drops what Orbax logs in this thread about a checkpoint that cannot be read, which our own error says, too."""
-    this, logger = threading.get_ident(), logging.getLogger("absl")
-    of_others = lambda record: record.thread != this  # noqa: E731
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        logger.addFilter(of_others)
-        try:
-            yield
-        finally:
-            logger.removeFilter(of_others)
 
 
 def fill(template: PyTree, state: Mapping[str, Any], where: str) -> PyTree:

@@ -14,7 +14,7 @@ import aejax
 from aejax import data
 from aejax.training import evaluator, multistep
 from aejax.training.recorder import Recorder
-from aejax.workdir import checkpoint, metrics_log
+from aejax.workdir import checkpoint, metrics_log, orbax_io
 from aejax.workdir.lifecycle import OpenWorkdir, is_finished, is_stale, lock_workdir, read_end, record_end
 
 
@@ -476,7 +476,7 @@ def test_a_code_as_large_as_the_input_is_warned_of_in_training(tmp_path):
 
 def test_saved_arrays_share_no_memory_with_the_state(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", lambda self, step, args, **_: saved.append(args))
+    monkeypatch.setattr(orbax_io.ocp.CheckpointManager, "save", lambda self, step, args, **_: saved.append(args))
     state = {"w": jax.numpy.ones((64, 64))}
     with checkpoint.Checkpoints(tmp_path, 1, {}) as checkpoints:
         checkpoints.save(1, state, {})
@@ -512,7 +512,7 @@ def test_resumed_tensorboard_hides_what_came_after(tmp_path):
 
 def test_fit_without_a_workdir_writes_no_checkpoint_and_gives_the_same_run(tmp_path, monkeypatch):
     there = fit(mlp(ema=0.9), tmp_path)
-    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", None)
+    monkeypatch.setattr(checkpoint, "_orbax", None)
     here = aejax.fit(mlp(ema=0.9), vectors(), devices=one_device(), quiet=True)
     assert (here.step, here.config.to_json()) == (there.step, there.config.to_json())
     assert_trees_equal(here.variables, there.variables)
