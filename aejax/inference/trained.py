@@ -6,7 +6,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Num
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
-from aejax import arguments, models, samplers
+from aejax import arguments, models
 from aejax import config as config_lib
 from aejax.data import Spec, as_array
 from aejax.errors import InputError
@@ -23,6 +23,9 @@ from aejax.inference.density import Density
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
 from aejax.workdir.changes import Change
+
+if TYPE_CHECKING:
+    from aejax.samplers import Sampler
 
 _FAR = "the code of example {} is NaN or infinite: its values are far from what the run was trained on; scale them"
 
@@ -228,7 +231,7 @@ class TrainedModel:
         return np.concatenate([np.asarray(part) for part in parts])
 
     def generate(
-        self, num: int, seed: int = 0, label: ArrayLike | None = None, sampler: samplers.Sampler | None = None
+        self, num: int, seed: int = 0, label: ArrayLike | None = None, sampler: "Sampler | None" = None
     ) -> Float[np.ndarray, "{num} ..."]:
         """Decodes `num` samples of `sampler`, see `aejax.samplers`, or of the model's prior, to x [num, ...].
 
@@ -236,6 +239,8 @@ class TrainedModel:
         sampled from the codes found there, and continuous latents from a Gaussian with their mean and covariance.
         Warns if all saved latents are equal. Raises InputError for a sampler that does not fit the run.
         """
+        from aejax import samplers  # here, because their modules take a hundredth of a second
+
         seed = arguments.check_seed(seed)
         # Bytes per example: two copies while batches are concatenated; latents as float64 and float32.
         each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
