@@ -1,5 +1,6 @@
 """The console script: its help, its configs by name, and what `import aejax` leaves alone."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -32,6 +33,26 @@ def test_help_lists_the_commands_and_imports_nothing_slow(asked):
     assert [line.split()[0] for line in printed.splitlines() if line.startswith("  ")][1:] == list(COMMANDS)
     assert "'aejax'" in printed
     assert not [name for name in ("jax", "numpy", "absl", "ml_collections") if f"'{name}'" in printed]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_imports_neither_jax_nor_matplotlib(command):
+    loaded = "import atexit; atexit.register(lambda: print({name for name in sys.modules}))"
+    code = f"{loaded}; from aejax.cli.__main__ import main; main()"
+    printed = python(code, command, "--help")
+    assert f"aejax {command}" in printed
+    assert not [name for name in ("jax", "flax", "matplotlib", "scipy", "sklearn", "PIL") if f"'{name}'" in printed]
+
+
+def test_help_names_the_groups_of_metrics_and_the_samplers():
+    from aejax import evaluation, samplers
+
+    for command, flag, names in (
+        ("evaluate", "--groups=", evaluation.GROUPS),
+        ("sample", "--sampler=", samplers.SAMPLERS),
+    ):
+        text = ast.get_docstring(ast.parse((ROOT / f"aejax/cli/{command}.py").read_text())).partition(flag)[2]
+        assert all(name in text for name in names)
 
 
 def test_each_command_is_there_by_both_of_its_names():

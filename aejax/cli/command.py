@@ -1,4 +1,7 @@
-"""Parts that all commands share: errors in one line, quiet libraries, the program cache, an orderly end on a signal."""
+"""Parts that all commands share: errors in one line, quiet libraries, the program cache, an orderly end on a signal.
+
+JAX is imported where it is used, because --help does not need it.
+"""
 
 import contextlib
 import errno
@@ -14,18 +17,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import aejax
 from aejax import config as config_lib
-from aejax import data
 from aejax.cli.launching.job import STOPPED
-from aejax.distributed import processes
 from aejax.files import cache_of_user, local, make_write_error, writable
+
+if TYPE_CHECKING:
+    from aejax import data
 
 _PATIENCE = 120  # seconds
 
@@ -84,7 +87,11 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             error = make_write_error(error.filename or "the output", error)
+        import jax
+
         if jax.distributed.is_initialized():
+            from aejax.distributed import processes
+
             processes.leave(error)
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -94,6 +101,8 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
 def _show(message: Warning | str, *_: object, **__: object) -> None:
     """Prints a warning in one line. Removes a cached program that cannot be read, as JAX would never replace it."""
     if unread := re.match("Error reading persistent compilation cache entry for '([^']+)'", str(message)):
+        import jax
+
         folder = jax.config.jax_compilation_cache_dir
         for file in Path(folder).glob(f"{unread[1]}-*"):
             with contextlib.suppress(OSError):  # another process was first, or it is another user's
@@ -110,6 +119,8 @@ def _show_unraisable(unraisable: Any) -> None:
 
 def _keep_programs(folder: str | None) -> None:
     """Sets JAX's persistent compilation cache to `folder`, which defaults to the folder of JAX's own setting."""
+    import jax
+
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs add up to seconds
     told = jax.config.jax_compilation_cache_dir
     if folder is None and told and "://" in told:  # remote, which JAX itself handles
@@ -156,8 +167,10 @@ def _read_flags(argv: list[str]) -> list[str]:
         raise SystemExit(0 if asked else error.code) from error  # absl exits with 1 after --help
 
 
-def loads_once() -> Callable[[ConfigDict], data.Splits]:
+def loads_once() -> "Callable[[ConfigDict], data.Splits]":
     """Returns `data.load` with a cache, for runs that share their data."""
+    from aejax import data
+
     found: dict[str, data.Splits] = {}
 
     def load(section: ConfigDict) -> data.Splits:
@@ -169,7 +182,7 @@ def loads_once() -> Callable[[ConfigDict], data.Splits]:
     return load
 
 
-def load(workdir: str | Path, step: str) -> aejax.Run:
+def load(workdir: str | Path, step: str) -> "aejax.Run":
     """Returns the run of `workdir` at a checkpoint: `step` is a number, "newest" or "best", as a flag gives it."""
     if not (step.isdigit() or step in ("newest", "best")):
         raise aejax.InputError(f"--step={step} must be a whole number, newest or best")

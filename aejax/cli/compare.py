@@ -10,11 +10,8 @@ import sys
 from absl import flags
 
 import aejax
-from aejax import ablation
-from aejax.ablation import page, pictures, table
 from aejax.cli import command
 from aejax.errors import printable
-from aejax.evaluation.pictures import Picture, as_png
 from aejax.files import file_name, inside, local, writable, write_whole
 
 _METRICS = flags.DEFINE_list(
@@ -32,6 +29,10 @@ _OUT = flags.DEFINE_string("out", "", "Folder to write to. Defaults to compare/ 
 def compare(folders: list[str]) -> None:
     if not folders:
         raise aejax.InputError("no folder is given; write aejax compare FOLDER")
+    from aejax import ablation
+    from aejax.ablation import page, pictures, table
+    from aejax.evaluation.pictures import Picture, as_png
+
     found = ablation.collect(folders, _AT.value)
     metrics = table.choose_metrics(found, _METRICS.value)
     baseline = table.choose_baseline(found, _BASELINE.value)

@@ -6,7 +6,6 @@ After an interruption, even by kill -9, the same command resumes. `aejax.read_la
 from absl import flags
 
 from aejax.cli import command
-from aejax.inference.encode_split import check_out, encode_split, find_split
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
 _OUT = flags.DEFINE_string("out", None, "File to write: .npz, or .array_record for large sets.", required=True)
@@ -16,6 +15,8 @@ _CHUNK = flags.DEFINE_integer("chunk", 0, "Examples between two points to resume
 
 
 def encode() -> None:
+    from aejax.inference.encode_split import check_out, encode_split, find_split
+
     out = check_out(_OUT.value)
     run = command.load(_WORKDIR.value, _STEP.value)
     source = find_split(run, _SPLIT.value)

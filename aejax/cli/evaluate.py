@@ -2,11 +2,13 @@
 
 The command writes metrics.json, where each figure has its protocol, pictures and report.html to evaluation/<step>/ in
 the workdir (evaluation/<step>-<split>/ for a split other than test). It prints the figures, side by side for several
-workdirs: --workdir=runs/a,runs/b.
+workdirs: --workdir=runs/a,runs/b. The metrics are in groups, all of which are measured unless --groups= names some of
+them: reconstruction, likelihood, codes, representation, disentanglement, anomaly, generation.
 """
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,18 @@ from absl import flags
 from tqdm import tqdm
 
 import aejax
-from aejax import arguments, evaluation
+from aejax import arguments
 from aejax.cli import command
-from aejax.evaluation import as_json, generation, pictures, report
-from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
 from aejax.files import inside, local, read_json, writable, write_whole
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of an experiment, or several with commas.", required=True)
-_GROUPS = flags.DEFINE_list("groups", list(evaluation.GROUPS), f"Among: {', '.join(evaluation.GROUPS)}.")
+_GROUPS = flags.DEFINE_list("groups", None, "Groups of metrics. Defaults to all.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split to score: train, validation or test.")
 _OUT = flags.DEFINE_string("out", "", "Folder to write to. Defaults to evaluation/<step> in the workdir.")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
 _LIMIT = flags.DEFINE_integer("limit", 60_000, "Largest number of examples used from a split.")
 _FIGURES = flags.DEFINE_bool("figures", True, "Draw pictures and write report.html.")
-_PROJECTION = flags.DEFINE_enum("projection", "pca", PROJECTIONS, "Projection for the map of the codes.")
+_PROJECTION = flags.DEFINE_string("projection", "pca", "Projection for the map of the codes: pca, tsne or umap.")
 _SAMPLES = flags.DEFINE_integer("samples", 200, "Importance samples per example for the log-likelihood.")
 _FEATURES = flags.DEFINE_string(
     "features", "encoder", "Features that generation is measured by: encoder, classifier or package.module:function."
@@ -36,8 +36,11 @@ _NUM = flags.DEFINE_integer("num", 5_000, "Number of generated examples, and of 
 _NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Neighbors of an example, for k-NN accuracy and trustworthiness.")
 
 
-def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
+def measure(workdir: str, run: "aejax.Run", groups: Sequence[str]) -> dict[str, Any]:
     """Measures one run. Returns the figures as they are written to its metrics.json."""
+    from aejax import evaluation
+    from aejax.evaluation import pictures, report
+
     part = "" if _SPLIT.value == "test" else f"-{_SPLIT.value}"
     if _OUT.value:
         folder = writable(local(_OUT.value))
@@ -51,11 +54,11 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
     }
     file = folder / "metrics.json"
     measures, figures = {}, before(file)
-    total = len(_GROUPS.value) + _FIGURES.value * (len(pictures.PICTURES) + 1)
+    total = len(groups) + _FIGURES.value * (len(pictures.PICTURES) + 1)
     with tqdm(total=total, unit=" parts", desc=workdir, dynamic_ncols=True, disable=None) as bar:
-        for name, found in evaluation.evaluate(subject, _GROUPS.value, options):
+        for name, found in evaluation.evaluate(subject, groups, options):
             measures[name] = found
-            figures |= as_json({name: found})  # other groups keep the figures of an earlier call
+            figures |= evaluation.as_json({name: found})  # other groups keep the figures of an earlier call
             write_whole(file, json.dumps(figures, indent=2) + "\n")
             bar.update()
         if _FIGURES.value:
@@ -68,7 +71,7 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
                     pictures.as_png(picture.figure, folder / f"{name}.png")
             bar.write(str(report.write(subject, measures, drawn, folder, _PROJECTION.value)))
             bar.update()
-    return as_json(measures)
+    return evaluation.as_json(measures)
 
 
 def before(file: Path) -> dict[str, Any]:
@@ -101,18 +104,22 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def evaluate() -> None:
+    from aejax.evaluation import GROUPS, generation
+    from aejax.evaluation.pictures.latents import check_projection
+
     arguments.check_samples(_SAMPLES.value)
     generation.check(_FEATURES.value, _NUM.value)
+    groups = list(GROUPS) if _GROUPS.value is None else _GROUPS.value
     workdirs = [_WORKDIR.value] if _WORKDIR.value and local(_WORKDIR.value).is_dir() else _WORKDIR.value.split(",")
     if _OUT.value and len(workdirs) > 1:
         raise aejax.InputError("--out is for one workdir; leave it out, or evaluate them one by one")
-    for name, values in (("workdir", workdirs), ("groups", _GROUPS.value)):
+    for name, values in (("workdir", workdirs), ("groups", groups)):
         if not all(values) or not values:
             raise aejax.InputError(f"--{name} is empty; name one, or several with commas")
     check_projection(_PROJECTION.value)
     # All workdirs are loaded before the first is measured, so that a wrong one costs nothing.
     runs = {workdir: command.load(workdir, _STEP.value) for workdir in workdirs}
-    print(table({workdir: measure(workdir, run) for workdir, run in runs.items()}))
+    print(table({workdir: measure(workdir, run, groups) for workdir, run in runs.items()}))
 
 
 def main() -> None:

@@ -8,27 +8,26 @@ options. An --out that ends in .npz gets arrays, one that ends in .png a picture
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
 import aejax
-from aejax import Run, samplers
 from aejax.cli import command
 from aejax.cli.config_flag import config_flag
 from aejax.errors import one_of
-from aejax.evaluation.pictures import as_png, drawable, examples
-from aejax.evaluation.pictures.style import draw_mosaics, in_rows
 from aejax.files import local, replacing, writable
-from aejax.inference import sampling
+
+if TYPE_CHECKING:
+    from aejax import Run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
 _NUM = flags.DEFINE_integer("num", 64, "Number of examples.")
 _OUT = flags.DEFINE_string(
     "out", None, "File to write: .png, or .npz with `samples` and, if any, `label`.", required=True
 )
-_SAMPLER = flags.DEFINE_string("sampler", None, f"prior (the default) or one of: {', '.join(samplers.SAMPLERS)}.")
+_SAMPLER = flags.DEFINE_string("sampler", None, "prior (the default) or a sampler.")
 _PRIOR = config_flag(
     "prior", "Config of a sampler: a name, e.g. transformer, or a file of your own.", "priors", required=False
 )
@@ -39,6 +38,8 @@ _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or be
 
 def section() -> dict[str, Any] | None:
     """Returns the name and options of the sampler that the flags ask for, or None for the model's prior."""
+    from aejax import samplers
+
     config = {} if _PRIOR.value is None else _PRIOR.value.to_dict()
     name = _SAMPLER.value or config.get("name", "prior")
     if name not in ("prior", *samplers.SAMPLERS):
@@ -48,8 +49,11 @@ def section() -> dict[str, Any] | None:
     return None if name == "prior" else {**config, "name": name}
 
 
-def write(out: Path, run: Run, drawn: np.ndarray, label: np.ndarray | None) -> None:
+def write(out: Path, run: "Run", drawn: np.ndarray, label: np.ndarray | None) -> None:
     """Writes arrays, or a picture: a square grid of images, or vectors as points over the points of the data."""
+    from aejax.evaluation.pictures import as_png, examples
+    from aejax.evaluation.pictures.style import draw_mosaics, in_rows
+
     if out.suffix == ".npz":
         arrays: dict[str, Any] = {"samples": drawn} if label is None else {"samples": drawn, "label": label}
         with replacing(out) as file:
@@ -67,6 +71,10 @@ def sample() -> None:
     if out.suffix not in (".png", ".npz") or out.is_dir():
         raise aejax.InputError(f"--out={out} must be a file that ends in .png or .npz")
     wanted = section()
+    from aejax import samplers
+    from aejax.evaluation.pictures import drawable
+    from aejax.inference import sampling
+
     writable(out.parent)
     run = command.load(workdir, _STEP.value)
     if out.suffix == ".png" and len(run.spec.shape) == 3 and not drawable(run.spec.shape):

@@ -16,23 +16,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import aejax
 from aejax import config as config_lib
-from aejax import data
-from aejax.ablation import statistics
-from aejax.ablation.plan import Overrides, overridden
-from aejax.ablation.study import Study, tried
 from aejax.cli import command
 from aejax.cli.config_flag import config_flag, defined
 from aejax.errors import in_one_line
 from aejax.files import inside, local, writable
-from aejax.workdir import metrics_log
-from aejax.workdir.lifecycle import is_finished, record_end
+
+if TYPE_CHECKING:
+    from aejax import data
+    from aejax.ablation.plan import Overrides
+    from aejax.ablation.study import Study
 
 _CONFIG = config_flag("config", "Config of all trials, with search(trial): a name, e.g. vae, or a file of your own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study and of all trials.", required=True)
@@ -52,6 +51,8 @@ def folder_of(workdir: Path, number: int) -> Path:
 
 def direction(objective: str, keys: list[str]) -> str:
     """Returns Optuna's name for the better direction. Raises InputError if there is none or `keys` redefine it."""
+    from aejax.ablation import statistics
+
     if changed := statistics.redefined(objective, keys):
         other = "validation/squared_error"
         choose = "" if statistics.redefined(other, changed) else f"choose --objective={other}, or "
@@ -68,6 +69,8 @@ def direction(objective: str, keys: list[str]) -> str:
 
 def validations(folder: Path, objective: str) -> dict[int, float]:
     """Returns the objective by step."""
+    from aejax.workdir import metrics_log
+
     records = [record for record in metrics_log.read(folder) if "validation/loss" in record]
     for record in records:
         if objective not in record:
@@ -78,12 +81,14 @@ def validations(folder: Path, objective: str) -> dict[int, float]:
 
 def reports(trial: Any, told: set[int], folder: Path, objective: str) -> Callable[[], bool]:
     """Returns a function that tells whether to prune the trial, and reports validations except at the steps `told`."""
+    from aejax.workdir.metrics_log import METRICS
+
     enough: bool | None = None
     read = -1  # bytes of the file, which grows far less often than this is called
 
     def ask() -> bool:
         nonlocal enough, read
-        file = folder / metrics_log.METRICS
+        file = folder / METRICS
         size = file.stat().st_size if file.exists() else 0
         if enough is not None and size == read:
             return enough
@@ -100,15 +105,18 @@ def reports(trial: Any, told: set[int], folder: Path, objective: str) -> Callabl
 
 
 def run_trial(
-    study: Study,
+    study: "Study",
     trial: Any,
     config: ConfigDict,
     folder: Path,
-    search: Callable[[Any], Overrides],
-    load: Callable[[ConfigDict], data.Splits],
+    search: "Callable[[Any], Overrides]",
+    load: "Callable[[ConfigDict], data.Splits]",
     asked: Callable[[], bool],
 ) -> str:
     """Trains the trial and tells the study its result. Returns the result as text, or "" if asked to stop."""
+    from aejax.ablation.plan import overridden
+    from aejax.workdir.lifecycle import is_finished, record_end
+
     objective, begin = _OBJECTIVE.value, time.monotonic()
     try:
         given = search(trial)
@@ -155,7 +163,7 @@ def again(trial: Any, folder: Path, out: Path) -> str:
     return shlex.join(["aejax", "train", config, *(f"--config.{k}={v}" for k, v in shown.items()), f"--workdir={out}"])
 
 
-def summary(study: Study, workdir: Path) -> str:
+def summary(study: "Study", workdir: Path) -> str:
     """Returns the best trial and how to train it again, the number of trials by result, and why some failed."""
     trials, best = study.trials, study.best
     reasons = {t.number: t.user_attrs.get("why", "") for t in trials}
@@ -176,6 +184,9 @@ def summary(study: Study, workdir: Path) -> str:
 
 
 def search() -> None:
+    from aejax.ablation.plan import overridden
+    from aejax.ablation.study import Study, tried
+
     with contextlib.suppress(ImportError):  # which the study explains
         import optuna
 

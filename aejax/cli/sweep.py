@@ -17,26 +17,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import aejax
-from aejax import data
-from aejax.ablation.plan import Planned, added, grid, plan, to_json, values
 from aejax.cli import command
 from aejax.cli.config_flag import config_flag, defined
 from aejax.cli.launching.flags import executors
 from aejax.cli.launching.job import STOPPED, Job
 from aejax.config import flatten
 from aejax.files import inside, local, writable, write_whole
-from aejax.training import vmapped
-from aejax.training.task import make_task
-from aejax.training.vmapped import train_together
-from aejax.workdir import checkpoint, metrics_log
-from aejax.workdir.lifecycle import is_finished, read_end
+
+if TYPE_CHECKING:
+    from aejax import data
+    from aejax.ablation.plan import Planned
 
 _CONFIG = config_flag("config", "Config of all runs: a name, e.g. vae or vae:tiny, or a file of your own.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
@@ -63,15 +59,19 @@ def take_axes(argv: list[str]) -> dict[str, list[Any]]:
         key, _, text = argument.lstrip("-").removeprefix("sweep.").partition("=")
         if key in axes:
             raise aejax.InputError(f"--sweep.{key} is given twice; write --sweep.{key}=value,value")
+        from aejax.ablation.plan import values
+
         axes[key] = values(text)
     return axes
 
 
-def find_status(workdir: Path, run: Planned) -> str:
+def find_status(workdir: Path, run: "Planned") -> str:
     """Returns "finished", "interrupted", "new", or "failed: " and why.
 
     Raises InputError if the run's folder holds a run of another config.
     """
+    from aejax.workdir.lifecycle import is_finished, read_end
+
     folder = inside(workdir, run.name)
     if not folder.exists():
         return "new"
@@ -79,22 +79,27 @@ def find_status(workdir: Path, run: Planned) -> str:
     return read_end(folder) or ("finished" if finished else "interrupted")
 
 
-def group_runs(runs: Sequence[Planned], workdir: Path, most: int) -> list[list[Planned]]:
+def group_runs(runs: "Sequence[Planned]", workdir: Path, most: int) -> "list[list[Planned]]":
     """Groups runs that one program can train, at `most` so many per group, in the order of the plan.
 
     Such runs differ only in their seed and in numbers, and are at the same step.
     """
+    from aejax.training.vmapped import identify_program
+    from aejax.workdir.checkpoint import list_steps
+
     alike: dict[tuple[str, int], list[Planned]] = {}
     for run in runs:
-        begin = max(checkpoint.list_steps(workdir / run.name), default=0)
-        alike.setdefault((vmapped.identify_program(run.config), begin), []).append(run)
+        begin = max(list_steps(workdir / run.name), default=0)
+        alike.setdefault((identify_program(run.config), begin), []).append(run)
     return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
 
 
 def train_group(
-    runs: Sequence[Planned], workdir: Path, load: Callable[[ConfigDict], data.Splits], stop: Callable[[], bool]
+    runs: "Sequence[Planned]", workdir: Path, load: "Callable[[ConfigDict], data.Splits]", stop: Callable[[], bool]
 ) -> list[Any]:
     """Trains the runs, together if that is faster. Returns the result of each, or the error that ended it."""
+    from aejax.training.vmapped import train_together
+
     folders, config = [workdir / run.name for run in runs], runs[0].config
     try:
         if len(runs) == 1 or not _better_alone(config, load(config.data)):
@@ -112,20 +117,27 @@ def train_group(
     return found
 
 
-def _better_alone(config: ConfigDict, splits: data.Splits) -> bool:
+def _better_alone(config: ConfigDict, splits: "data.Splits") -> bool:
     """Returns whether vmap is several times slower than training one run after the other.
 
     It is with k-means, which would run at every step, and with convolutions on CPU.
     """
     if any(key.endswith("kmeans") and value for key, value in flatten(config.bottleneck.to_dict())):
         return True
+    import jax
+
+    from aejax import data
+    from aejax.training.task import make_task
+
     if jax.default_backend() != "cpu":
         return False
     return make_task(config, data.Spec.of(splits.train, config.data.standardize)).convolves
 
 
-def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:
+def run_all(runs: "Sequence[Planned]", workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:
     """Trains group after group, even after failures. Returns the errors by name of the run."""
+    from aejax.workdir import metrics_log
+
     load = command.loads_once()
     errors: dict[str, str] = {}
     finished, begin = 0, time.monotonic()
@@ -151,7 +163,7 @@ def run_all(runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool]) -
 
 
 def launch_all(
-    runs: Sequence[Planned], workdir: Path, asked: Callable[[], bool], argv: Sequence[str]
+    runs: "Sequence[Planned]", workdir: Path, asked: Callable[[], bool], argv: Sequence[str]
 ) -> dict[str, str]:
     """Trains each group in a job, which runs this command with --only. Returns the errors by name of the run."""
     jobs, most = [], _TOGETHER.value
@@ -177,6 +189,8 @@ def launch_all(
 
 def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
     """Trains the runs that are not finished, here or in jobs that run `argv`. Raises AejaxError if some failed."""
+    from aejax.ablation.plan import added, grid, plan, to_json
+
     config, workdir = _CONFIG.value, local(_WORKDIR.value)
     sweep_of_config = None if axes else defined(config_flags.get_config_filename(flags.FLAGS["config"]), "sweep")
     runs = plan(config, added(sweep_of_config) if sweep_of_config else grid(axes), _SEEDS.value)

@@ -7,17 +7,13 @@ command resumes it; 1 after an error, which is printed in one line.
 import sys
 from contextlib import nullcontext
 
-import jax
 from absl import flags
 
 import aejax
 from aejax.cli import command
 from aejax.cli.config_flag import config_flag
 from aejax.cli.launching.job import STOPPED
-from aejax.distributed import processes
 from aejax.files import check_writable, local
-from aejax.training.preflight import preflight
-from aejax.workdir.lifecycle import is_finished
 
 _CONFIG = config_flag("config", "Config: a name, e.g. conv or conv:tiny, or a file of your own.")
 _WORKDIR = flags.DEFINE_string(
@@ -62,6 +58,12 @@ def amount(gib: float) -> str:
 
 
 def train() -> None:
+    import jax
+
+    from aejax.distributed import processes
+    from aejax.training.preflight import preflight
+    from aejax.workdir.lifecycle import is_finished
+
     if _DEBUG_NANS.value:
         jax.config.update("jax_debug_nans", True)
     config, workdir = _CONFIG.value, local(_WORKDIR.value)
