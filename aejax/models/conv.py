@@ -7,9 +7,9 @@ On CPU and GPU, where `nn.Conv` is slower, this module computes:
   large pixels around a corner read the same small pixels: with a 3x3 kernel those are four, so that four products take
   the place of nine. With one feature it is a matrix product whose results are summed.
 
-On CPU it also computes the gradient of the kernel, if the stride is 1, as one matrix product, because the plain form
-does not fit in the caches. With few channels or features that product would be 0.5 to 1.1 times as fast and need
-several times the memory, so those convolutions keep the plain form. On TPU, where no form was measured, all do.
+On CPU it also computes the gradients of other convolutions with stride 1 in forms of its own, see `stride_one`. With
+few channels or features the kernel's gradient would be 0.5 to 1.1 times as fast and need several times the memory, so
+those convolutions keep the plain form. On TPU, where no form was measured, all do.
 """
 
 import functools
@@ -26,6 +26,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from aejax.distributed.processor import computes_bfloat16
 from aejax.models.layers import promote_all_but_bias, widen
+from aejax.models.stride_one import convolve_stride_one
 
 Form = Callable[[Array, Array], Array]
 
@@ -65,10 +66,10 @@ def convolve(
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     if x.shape[-1] == 1:
         patches = functools.partial(_convolve_patches, padding)
-        return _combine_forms(patches, plain, patches, x, kernel)
+        return _combine_forms(patches, plain, x, kernel)
     if backend == "gpu" or kernel.shape[2] < 8 or kernel.shape[3] <= 8:
         return plain(x, kernel)
-    return _combine_forms(plain, plain, functools.partial(_convolve_columns, padding), x, kernel)
+    return convolve_stride_one(x, kernel, padding)
 
 
 def _is_dense(lhs_dilation: Any = None, rhs_dilation: Any = None, feature_group_count: int = 1, **_: Any) -> bool:
@@ -76,49 +77,21 @@ def _is_dense(lhs_dilation: Any = None, rhs_dilation: Any = None, feature_group_
     return feature_group_count == 1 and all(set(d or (1,)) == {1} for d in (lhs_dilation, rhs_dilation))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _combine_forms(value: Form, x_form: Form, kernel_form: Form, x: Array, kernel: Array) -> Array:
-    """Returns `value(x, kernel)`, with the gradient of x from `x_form` and of the kernel from `kernel_form`."""
-    return value(x, kernel)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _combine_forms(form: Form, x_form: Form, x: Array, kernel: Array) -> Array:
+    """Returns `form(x, kernel)`, with the gradient of x from `x_form`."""
+    return form(x, kernel)
 
 
 @functools.partial(_combine_forms.defjvp, symbolic_zeros=True)
 def _combine_forms_jvp(
-    value: Form, x_form: Form, kernel_form: Form, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+    form: Form, x_form: Form, primals: tuple[Array, Array], tangents: tuple[Any, Any]
 ) -> tuple[Array, Any]:
     (x, kernel), (dx, dkernel) = primals, tangents
     # Each term is linear in its tangent, so the backward pass runs the transpose of the form that is used here.
     terms = [] if isinstance(dx, SymbolicZero) else [x_form(dx, kernel)]
-    terms += [] if isinstance(dkernel, SymbolicZero) else [kernel_form(x, dkernel)]
-    return _combine_forms(value, x_form, kernel_form, x, kernel), sum(terms[1:], terms[0])
-
-
-def _convolve_columns(pads: Any, x: Array, kernel: Array) -> Array:
-    """Convolves with stride 1 by one matrix product over the columns of the kernel, summing its rows afterwards.
-
-    The gradient of the kernel then is one product of x, repeated once per column, and of the output's gradient,
-    repeated once per row.
-    """
-    (_, h, w, _), (rows, columns, c, features) = x.shape, kernel.shape
-    (top, bottom), (left, right) = pads
-    x = lax.optimization_barrier(x)  # otherwise XLA recomputes x once per column
-    height, width = h + top + bottom - rows + 1, w + left + right - columns + 1
-    # A shifted copy of x per column, each in its own channels, so that the sum of the copies concatenates them.
-    shifted = [
-        _pad(x, (0, 0), (left - j, width - w - left + j), (j * c, (columns - 1 - j) * c)) for j in range(columns)
-    ]
-    matrix = kernel.transpose(1, 2, 0, 3).reshape(columns * c, rows * features)
-    sums = _multiply(functools.reduce(operator.add, shifted), matrix)
-    parts = [
-        _pad(sums, (top - i, height - h - top + i), (0, 0), (-i * features, (i + 1 - rows) * features))
-        for i in range(rows)
-    ]
-    return functools.reduce(operator.add, parts)
-
-
-def _pad(x: Array, *edges: tuple[int, int]) -> Array:
-    """Pads each axis but the first with zeros, or crops it where an edge is negative."""
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*edge, 0) for edge in edges)])
+    terms += [] if isinstance(dkernel, SymbolicZero) else [form(x, dkernel)]
+    return _combine_forms(form, x_form, x, kernel), sum(terms[1:], terms[0])
 
 
 def _convolve_patches(pads: Any, x: Array, kernel: Array) -> Array:

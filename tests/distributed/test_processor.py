@@ -12,12 +12,13 @@ import aejax
 from aejax.data import Spec
 from aejax.distributed import processor
 from aejax.distributed.partition import Partition
-from aejax.models.conv import Conv
+from aejax.models.conv import Conv, convolve
 from aejax.models.layers import Dense
 from aejax.training.multistep import compile_steps
 from aejax.training.task import make_task
 from aejax.workdir import checkpoint
 
+IMAGES = ("NHWC", "HWIO", "NHWC")
 DENSE, CONV = Dense(3, dtype="bfloat16"), Conv(3, (3, 3), dtype="bfloat16")
 
 
@@ -68,7 +69,7 @@ def test_products_and_convolutions_are_those_of_onednn(dtype):
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 32, 32)).astype(dtype) / 17
 
     def both(x, kernel):
-        convolved = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        convolved = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=IMAGES)
         rows = jnp.tanh(convolved).reshape(256, -1)
         return rows @ rows.T
 
@@ -79,6 +80,25 @@ def test_products_and_convolutions_are_those_of_onednn(dtype):
     tolerance = {"float32": 1e-5, "bfloat16": 0.05}[dtype]
     values, expected = (np.float32(f(x, kernel)) for f in (processor.jit_onednn(both), jax.jit(both)))
     np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
+
+
+@needs_onednn
+@pytest.mark.skipif(
+    processor._flags().isdisjoint(("avx512_bf16", "amx_bf16")), reason="this processor has no instructions for bfloat16"
+)
+def test_gradients_of_a_convolution_are_computed_in_bfloat16():
+    x, kernel = jnp.ones((8, 16, 16, 32), jnp.bfloat16), jnp.ones((3, 3, 32, 64), jnp.bfloat16)
+
+    def gradients(x, kernel):
+        y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, (1, 1), "SAME", dimension_numbers=IMAGES), x, kernel)
+        return pull(jnp.tanh(y))
+
+    with processor._not_stored():
+        program = jax.jit(gradients, compiler_options=processor._choose_options()).lower(x, kernel).compile().as_text()
+    called = [line for line in program.splitlines() if 'custom_call_target="__onednn' in line]
+    assert sum("$convolution" in line for line in called) == 2  # forward, and the gradient of x
+    assert sum("$matmul" in line for line in called) == 1  # the gradient of the kernel
+    assert all("(bf16[" in line for line in called)  # results
 
 
 @needs_onednn
