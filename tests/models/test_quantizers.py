@@ -23,6 +23,7 @@ from aejax.models.bottlenecks.bsq import BSQ
 from aejax.models.bottlenecks.composed import GroupedCodes, ResidualCodes
 from aejax.models.bottlenecks.discrete import FSQ, LFQ
 from aejax.models.bottlenecks.ibq import IBQ
+from aejax.models.bottlenecks.quantizer import find_least
 from aejax.models.bottlenecks.simvq import SimVQ
 from aejax.models.bottlenecks.vector_quantizer import ResidualQuantizer, VectorQuantizer
 from aejax.objectives import SquaredError
@@ -499,3 +500,11 @@ def test_usage_is_of_each_codebook(name, options):
     expected = [np.exp(scipy.stats.entropy(np.bincount(part.ravel()))) for part in parts]
     assert found["perplexity"].value == pytest.approx(np.mean(expected))
     assert ("perplexity_level_1" in found) == (len(parts) > 1)
+
+
+def test_the_least_value_is_found_at_its_first_index():
+    x = np.random.default_rng().integers(0, 5, (40, 3, 7)).astype(np.float32)  # with many ties
+    x[0] = np.inf
+    np.testing.assert_array_equal(find_least(jnp.asarray(x)), x.argmin(-1))
+    x[1, 2, 3] = np.nan
+    assert 0 <= find_least(jnp.asarray(x))[1, 2] < 7

@@ -13,6 +13,7 @@ from aejax.errors import InputError
 from aejax.losses import bernoulli_entropy, categorical_kl, commitment_loss
 from aejax.models.bottlenecks.code import Code
 from aejax.models.bottlenecks.quantizer import (
+    find_least,
     measure_mean_entropy,
     measure_usage,
     project,
@@ -256,7 +257,7 @@ class GumbelSoftmax(nn.Module):
             scores = logits + jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
         temperature = self._anneal(train)
         soft = jax.nn.softmax(scores / temperature)
-        indices = scores.argmax(-1).astype(jnp.int32)
+        indices = find_least(-scores)
         return Code(
             z=soft if train and not self.hard else straight_through(soft, self.lookup(indices)),
             losses={"kl": flatten(categorical_kl(logits)).sum(-1)},

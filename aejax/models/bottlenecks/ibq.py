@@ -9,6 +9,7 @@ from aejax.losses import categorical_entropy, codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
 from aejax.models.bottlenecks.discrete import check_positive
 from aejax.models.bottlenecks.quantizer import (
+    find_least,
     measure_mean_entropy,
     measure_usage,
     project,
@@ -76,7 +77,7 @@ class IBQ(nn.Module):
     def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
         """Returns the code with the largest inner product with each vector of x [..., features]."""
         logits = jnp.dot(x, self.table.T, precision="highest")
-        indices = logits.argmax(-1).astype(jnp.int32)
+        indices = find_least(-logits)
         choice = straight_through(jax.nn.softmax(logits), jax.nn.one_hot(indices, self.codes))
         z, e = jnp.dot(choice, self.table, precision="highest"), self.table[indices]
         log_p = jax.nn.log_softmax(logits / self.temperature)

@@ -52,6 +52,16 @@ class Quantizer(Protocol):
         """Returns z [batch, *positions, width] of `indices`."""
 
 
+def find_least(x: Array) -> Array:
+    """Returns the first index of the least value of the last axis, int32; of an axis with a NaN any index."""
+    if jax.default_backend() != "cpu":
+        return x.argmin(-1).astype(jnp.int32)
+    # XLA:CPU computes two plain reductions in a fifth of the time of one that returns an index.
+    n = x.shape[-1]
+    first = jnp.where(x == x.min(-1, keepdims=True), jnp.arange(n, dtype=jnp.int32), n).min(-1)
+    return jnp.minimum(first, n - 1)
+
+
 def quantize_vectors(quantizer: Quantizer, x: Array, keys: Array | None, train: bool) -> Code:
     """Returns the code of vectors [batch, *positions, width], with its gradients."""
     x = quantizer.bound(x)

@@ -8,7 +8,7 @@ from jax import Array
 from aejax.errors import InputError, one_of
 from aejax.losses import codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
-from aejax.models.bottlenecks.quantizer import measure_usage, project, quantize_vectors, straight_through
+from aejax.models.bottlenecks.quantizer import find_least, measure_usage, project, quantize_vectors, straight_through
 from aejax.models.layers import get_axis, must_update, require_keys, scale_to_unit, whole_batch
 from aejax.registry import Natural
 
@@ -24,7 +24,7 @@ def find_nearest(x: Array, codes: Array) -> Array:
     """Returns the index of the code [codes, d] with the least Euclidean distance to each x [..., d], int32 [...]."""
     # |x|^2 is left out, since it is the same for all codes. By default, accelerators would round the product.
     distance = jnp.square(codes).sum(-1) - 2 * jnp.dot(x, codes.T, precision="highest")
-    return distance.argmin(-1).astype(jnp.int32)
+    return find_least(distance)
 
 
 def rotate(x: Array, e: Array) -> Array:
