@@ -1,4 +1,4 @@
-"""Bottlenecks: from features to the code that the decoder reads, computed in float32.
+"""Bottlenecks: from features to the code that the decoder reads, with codes and losses in float32.
 
 Each is called as `bottleneck(h, keys=..., train=...)` and returns a `Code`; for the arguments see `Autoencoder`.
 """

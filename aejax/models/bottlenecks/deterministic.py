@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from aejax.models.bottlenecks.code import Code
 from aejax.models.conv import Conv
@@ -30,17 +31,21 @@ class DenseBottleneck(nn.Module):
 
 
 class ConvBottleneck(nn.Module):
-    """One convolution, without flattening: [batch, h, w, c] to [batch, h, w, features]."""
+    """One convolution, without flattening: [batch, h, w, c] to [batch, h, w, features].
+
+    The convolution is computed in `dtype`, and the code is float32.
+    """
 
     features: int
     kernel: int = 3
     activation: str = "relu"
+    dtype: DTypeLike = "float32"
 
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
         require_images(h, "ConvBottleneck")
-        conv = Conv(self.features, (self.kernel, self.kernel), name="conv")
-        return Code(z=activate(self.activation, conv(h.astype(jnp.float32))))
+        conv = Conv(self.features, (self.kernel, self.kernel), dtype=self.dtype, name="conv")
+        return Code(z=activate(self.activation, conv(h).astype(jnp.float32)))
 
 
 class SphericalBottleneck(nn.Module):
