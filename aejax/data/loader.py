@@ -102,16 +102,17 @@ def _join(parts: Sequence[Future[Arrays]]) -> Arrays:
 class Feed:
     """Batches of a split, which is kept on device if it fits in the budget and streamed otherwise.
 
-    Factors of variation are left out, because no step reads them.
+    Factors of variation are left out, because no step reads them, and labels unless a step does.
 
     Attributes:
-      source: the split without its factors.
+      source: the split without what is left out.
       held: the arrays of the whole split, on device; empty if the split is streamed.
     """
 
-    def __init__(self, source: Source, budget: int, put: Callable[[Arrays], Any]):
+    def __init__(self, source: Source, budget: int, put: Callable[[Arrays], Any], labels: bool = True):
         """Loads the split onto the devices, by `put`, if it has at most `budget` bytes."""
-        self.source = dataclasses.replace(source, take=functools.partial(_take, source))
+        names = ("x", "label") if labels else ("x",)
+        self.source = dataclasses.replace(source, take=functools.partial(_take, source, names))
         self.held = put(read(self.source) if source.nbytes <= budget else {})
 
     def batches(self, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
@@ -122,10 +123,10 @@ class Feed:
         return ({"index": rows_of(step), **arrays} for step, arrays in zip(range(start, stop), taken, strict=True))
 
 
-def _take(source: Source, rows: Rows) -> Arrays:
-    """Reads `rows` without their factors. Raises InputError if an example cannot be read."""
+def _take(source: Source, names: Sequence[str], rows: Rows) -> Arrays:
+    """Reads the named arrays of `rows`. Raises InputError if an example cannot be read."""
     try:
-        return {key: value for key, value in source.take(rows).items() if key != "factors"}
+        return {key: value for key, value in source.take(rows).items() if key in names}
     except AejaxError:
         raise
     except Exception as error:  # whatever a reader raises for a file that was damaged in the meantime

@@ -1,15 +1,19 @@
 """Data parallelism over devices and processes: jit on one device; pmap, or jit of sharded arrays, on several."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
+from jax import dtypes
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
-from aejax.distributed.processor import jit_onednn
+from aejax.distributed.processor import Program
 from aejax.errors import InputError
 
 AXIS = "devices"
@@ -93,13 +97,15 @@ class Partition:
 
         `carry` is a state from `place`, and is donated; `held` is such a state, or is replicated; `batch` comes from
         `share`. `reduce(tree, how)` reduces a tree over the devices, where `how` is "mean", "sum" or "max". The
-        function must derive its results from reduced values, so that they are equal on every device. `onednn` asks for
-        `processor.jit_onednn`, which serves a single device.
+        function must derive its results from reduced values, so that they are equal on every device. For `onednn`,
+        which serves a single device, see `Program`.
         """
         if len(self.devices) == 1 or self.sharded:
             alone = functools.partial(function, reduce=lambda tree, how: tree)
-            jit = jit_onednn if onednn else jax.jit
-            return self._one_at_a_time(self._jit_sharded(alone) if self.sharded else jit(alone, donate_argnums=0))
+            onednn = onednn and not self.sharded
+            return self._one_at_a_time(
+                Program(self._constrain(alone) if self.sharded else alone, onednn, donate_argnums=0)
+            )
         reduce = {"mean": jax.lax.pmean, "sum": jax.lax.psum, "max": jax.lax.pmax}
         mapped = jax.pmap(
             functools.partial(function, reduce=lambda tree, how: reduce[how](tree, AXIS)),
@@ -110,6 +116,27 @@ class Partition:
             donate_argnums=0,
         )
         return self._one_at_a_time(mapped)
+
+    @contextlib.contextmanager
+    def compile_meanwhile(self, function: Callable, state: PyTree, held: PyTree, batch: PyTree) -> Iterator[None]:
+        """Compiles a function from `compile` while the context runs, so that its first call need not. Waits at the end.
+
+        Args:
+          function: with several devices it is compiled at its first call, as usual.
+          state: from `place`.
+          held, batch: `jax.ShapeDtypeStruct` of what the function is going to be given.
+        """
+        program = inspect.unwrap(function, stop=lambda f: isinstance(f, Program))
+        if len(self.devices) > 1 or not isinstance(program, Program):
+            yield
+            return
+        held, batch = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, dtypes.canonicalize_dtype(a.dtype), sharding=self._whole),
+            (held, batch),
+        )
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(program.compile, state, held, batch)  # an error comes again at the first call
+            yield
 
     def compile_whole(self, function: Callable) -> Callable:
         """Compiles `function(state, batch)` for a small batch that is not divided, with NumPy arrays as results.
@@ -151,13 +178,13 @@ class Partition:
 
         return jax.tree.map(place, tree)
 
-    def _jit_sharded(self, function: Callable) -> Callable:
+    def _constrain(self, function: Callable) -> Callable:
         # The shardings of the carry depend on its shapes, which are known when the function is traced.
         def constrained(carry: Any, held: Any, batch: PyTree) -> Any:
             carry, result = function(carry, held, batch)
             return jax.lax.with_sharding_constraint((carry, result), (self._choose_shardings(carry), self._whole))
 
-        return jax.jit(constrained, donate_argnums=0)
+        return constrained
 
     def _one_at_a_time(self, function: Callable) -> Callable:
         """Makes the function wait, on CPU, until the last program of the partition has finished."""

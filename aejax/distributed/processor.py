@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,35 +21,46 @@ _ONEDNN = {
 }
 
 
-def jit_onednn(function: Callable, **options: Any) -> Callable:
-    """Returns `jax.jit(function, **options)`, on x86 CPUs compiled to convolve and multiply by oneDNN.
+_setting = threading.RLock()  # the setting below is one for all threads
 
-    For programs that run long: each process compiles them anew, because jaxlib 0.12 cannot store them. Returns a plain
-    `jax.jit` if the user chose a library by XLA_FLAGS.
-    """
-    chosen = _choose_options()
-    jitted = jax.jit(function, compiler_options=chosen or None, **options)
-    if not chosen:
-        return jitted
 
-    @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
-        with _not_stored():
-            return jitted(*arguments)
+class Program:
+    """A function as `jax.jit` compiles it, which can be compiled before its first call."""
 
-    return call
+    def __init__(self, function: Callable, onednn: bool = False, **options: Any):
+        """Takes the arguments of `jax.jit`.
+
+        With `onednn`, XLA calls oneDNN on x86 CPUs, unless the user chose a library by XLA_FLAGS. That is for programs
+        that run long: each process compiles them anew, because jaxlib 0.12 cannot store them.
+        """
+        chosen = _choose_options() if onednn else {}
+        self._jitted = jax.jit(function, compiler_options=chosen or None, **options)
+        self._compiling = _not_stored if chosen else contextlib.nullcontext
+
+    def __call__(self, *arguments: Any) -> Any:
+        with self._compiling():
+            return self._jitted(*arguments)
+
+    def compile(self, *arguments: Any) -> Any:
+        """Compiles the program for arguments of these shapes and shardings, so that calls with such arguments need not.
+
+        Returns JAX's compiled program.
+        """
+        with self._compiling():
+            return self._jitted.lower(*arguments).compile()
 
 
 @contextlib.contextmanager
 def _not_stored() -> Iterator[None]:
     """Keeps JAX from storing what is compiled meanwhile: it would fail, with a warning each time."""
     name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, math.inf)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
+    with _setting:
+        before = getattr(jax.config, name)
+        jax.config.update(name, math.inf)
+        try:
+            yield
+        finally:
+            jax.config.update(name, before)
 
 
 def computes_bfloat16() -> bool:

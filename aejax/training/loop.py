@@ -40,7 +40,7 @@ from aejax.models import pre_encoder
 from aejax.objectives import Corruption, Discriminator, Objective
 from aejax.training import profiler
 from aejax.training.evaluator import compile_sampling, compile_validation
-from aejax.training.multistep import Steps, batches, compile_steps, hint, steps_at_once
+from aejax.training.multistep import Steps, batches, compile_steps, describe_inputs, hint, steps_at_once
 from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
@@ -205,18 +205,20 @@ def _train(
             opened.resume()
             return from_checkpoint(opened.saved, *own)
 
-        # ---- Feeds
-        trained_on, training, validation, fixed = prepare_data([opened], task, spec, splits, partition, quiet)
+        # ---- Steps, compiled while the data is decoded
+        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
+        if not quiet:
+            hint(task, config.steps, config.log_every, config.checkpoint_every)
+        train_steps = compile_steps(task, key, partition)
+        inputs = describe_inputs(spec.standardize_source(splits.train), config, at_once)
+        with partition.compile_meanwhile(train_steps, partition.place(state), *inputs):
+            trained_on, training, validation, fixed = prepare_data([opened], task, spec, splits, partition, quiet)
         should_stop = ask_all(stop, partition)
         if not begin and config.pretrain.steps:
             params = pretrain(config, task, training, partition, state.params, should_stop, quiet)
             state = start(task, params, state.variables)
 
-        # ---- Steps
-        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
-        if not quiet:
-            hint(task, config.steps, config.log_every, config.checkpoint_every)
-        train_steps = compile_steps(task, key, partition)
+        # ---- Training
         validate = compile_validation(task, config.batch_size, partition, validation)
         sample = compile_sampling(task, partition, fixed)
         with (
@@ -323,7 +325,9 @@ def prepare_data(
         print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20
-    training, validation = (Feed(part, budget, partition.replicate) for part in (splits.train, splits.validation))
+    training, validation = (
+        Feed(part, budget, partition.replicate, labels=config.classes > 0) for part in (splits.train, splits.validation)
+    )
     check_data(config, task, training, validation)
     if not begin:
         warn_of_scale(splits.train, spec)

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
 
-from aejax.data import Feed, shuffle_rows
+from aejax.data import Feed, Source, shuffle_rows
 from aejax.distributed.partition import Partition
 from aejax.training.step import Reduce, Task, gather, train_step
 
@@ -59,6 +60,18 @@ def batches(
     for batch in feed.batches(rows_of, span.start // at_once, span.stop // at_once):
         steps = {key: value.reshape(at_once, -1, *value.shape[1:]) for key, value in batch.items()}
         yield partition.share(steps, axis=1)
+
+
+def describe_inputs(source: Source, config: ConfigDict, at_once: int) -> tuple[PyTree, PyTree]:
+    """Returns the shapes of the data that `Feed` will keep on device, and of the batches of a dispatch."""
+    batch, arrays = (at_once, config.batch_size), {"x": (source.shape, source.dtype)}
+    if config.classes:
+        arrays["label"] = ((), np.dtype(np.int32))
+    held = source.nbytes <= config.data.memory_mb * 2**20
+    first = (len(source),) if held else batch
+    described = {name: jax.ShapeDtypeStruct((*first, *shape), dtype) for name, (shape, dtype) in arrays.items()}
+    index = {"index": jax.ShapeDtypeStruct(batch, np.int32)}
+    return (described, index) if held else ({}, index | described)
 
 
 def compile_steps(task: Task, key: Array, partition: Partition) -> Steps:

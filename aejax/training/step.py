@@ -55,7 +55,7 @@ class Task:
 
     @property
     def onednn(self) -> bool:
-        """Whether its programs gain by `processor.jit_onednn`."""
+        """Whether its programs gain by oneDNN, see `processor.Program`."""
         return self.convolves or self.bfloat16
 
     def context(

@@ -1,4 +1,5 @@
 import math
+import threading
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ from conftest import conv, mlp, one_device, vectors
 import aejax
 from aejax import data
 from aejax.distributed.partition import Partition
+from aejax.distributed.processor import Program
 from aejax.training import loop, multistep
 from aejax.training.step import init, train_step
 from aejax.training.task import make_task
@@ -95,9 +97,39 @@ def test_a_run_is_few_dispatches_of_one_program_that_copy_rows_only(tmp_path, mo
     config = mlp(steps=64, log_every=16, checkpoint_every=64)
     aejax.fit(config, vectors(1000), tmp_path, devices=one_device(), quiet=True)
     assert [getattr(function, "func", None) for function in calls].count(multistep.scan_steps) == 64 // 16
-    assert all(program.__wrapped__._cache_size() == 1 for program in programs)  # below `_one_at_a_time`
+    assert all(program._jitted._cache_size() == 1 for program in programs)
     assert [put["x"] for put in puts if "x" in put] == [(800, 6), (100, 6)]  # once, though the steps pass 1.3 epochs
     assert [put["index"] for put in puts if set(put) == {"index"}] == [(16, 16)] * 4
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("classes", [0, 10])
+def test_inputs_are_described_as_they_come(held, classes):
+    config = mlp(classes=classes, data__memory_mb=int(held))
+    images = np.zeros((40, 8, 8), np.uint8)
+    partition, source = Partition(one_device()), data.from_array(images, np.arange(40) % 10, binary=False)
+    feed = data.Feed(source, config.data.memory_mb * 2**20, partition.replicate, labels=classes > 0)
+    batch = next(multistep.batches(feed, config.batch_size, 0, partition, 2, range(2)))
+    described = multistep.describe_inputs(source, config, 2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), described, (feed.held, batch)
+    )
+
+
+def test_the_step_is_compiled_while_the_data_is_read_and_not_again(tmp_path, monkeypatch, caplog, request):
+    compiled = []
+    real = Program.compile
+    monkeypatch.setattr(Program, "compile", lambda *given: compiled.append(threading.get_ident()) or real(*given))
+    request.addfinalizer(lambda: jax.config.update("jax_log_compiles", False))
+    jax.config.update("jax_log_compiles", True)
+    config = mlp(encoder__features=(7,))  # of no other test, whose program this process may have
+    aejax.fit(config, vectors(), tmp_path, devices=one_device(), quiet=True)
+    assert compiled
+    assert compiled != [threading.get_ident()]
+    lines = [
+        record.message for record in caplog.records if "Finished XLA compilation of jit(scan_steps)" in record.message
+    ]
+    assert len(lines) == 1
 
 
 def test_nothing_crosses_unasked(tmp_path, monkeypatch):
