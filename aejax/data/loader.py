@@ -78,25 +78,34 @@ def stream(source: Source, rows_of: Callable[[int], Rows], start: int, stop: int
     """
     threads = count_threads(source)
     parts = threads if source.files else 1
-    pool, ahead = ThreadPoolExecutor(threads), deque[list[Future[Arrays]]]()
+    pool, ahead = ThreadPoolExecutor(threads), deque[tuple[Arrays, list[Future[None]]]]()
     try:
         for step in range(start, stop):
-            rows = np.array_split(rows_of(step), parts)
-            ahead.append([pool.submit(source.take, part) for part in rows if len(part)])
+            rows, arrays = rows_of(step), Arrays()
+            places = [part for part in np.array_split(np.arange(len(rows)), parts) if len(part)]
+            ahead.append((arrays, [pool.submit(_fill, arrays, part, source, rows) for part in places]))
             if len(ahead) > AHEAD:
-                yield _join(ahead.popleft())
+                yield _wait(*ahead.popleft())
         while ahead:
-            yield _join(ahead.popleft())
+            yield _wait(*ahead.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _join(parts: Sequence[Future[Arrays]]) -> Arrays:
-    """Concatenates the parts of a batch. Raises the error of a part that could not be read."""
-    first, *more = [part.result() for part in parts]
-    return (
-        {key: np.concatenate([value, *(part[key] for part in more)]) for key, value in first.items()} if more else first
-    )
+def _fill(arrays: Arrays, part: Rows, source: Source, rows: Rows) -> None:
+    """Reads a part of the batch `rows` into its place in the batch's arrays, which the first part creates."""
+    for key, value in source.take(rows[part]).items():
+        whole = np.empty((len(rows), *value.shape[1:]), value.dtype) if len(part) < len(rows) else value
+        array = arrays.setdefault(key, whole)
+        if array is not value:
+            array[part[0] : part[-1] + 1] = value
+
+
+def _wait(arrays: Arrays, parts: Sequence[Future[None]]) -> Arrays:
+    """Returns the arrays when all parts are there. Raises the error of a part that could not be read."""
+    for part in parts:
+        part.result()
+    return arrays
 
 
 class Feed:

@@ -61,8 +61,13 @@ def _stream_aejax(turn: Turn) -> Iterator[np.ndarray]:
 
     source = _open_folder(turn)
     rows = np.resize(np.arange(len(source)), 2**14 * turn.batch).reshape(-1, turn.batch)
-    for arrays in stream(source, rows.__getitem__, 0, len(rows)):
-        arrays["x"][::2] = arrays["x"][::2, :, ::-1]
+
+    def take(rows: np.ndarray) -> dict[str, np.ndarray]:
+        x = source.take(rows)["x"]
+        x[rows % 2 == 0] = x[rows % 2 == 0, :, ::-1]
+        return {"x": x}
+
+    for arrays in stream(dataclasses.replace(source, take=take), rows.__getitem__, 0, len(rows)):
         yield arrays["x"]
 
 

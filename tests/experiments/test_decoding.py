@@ -22,8 +22,8 @@ def turn(tmp_path):
 def test_aejax_streams_the_pictures_that_its_peers_decode_mirrored_alike(turn):
     streamed = np.concatenate(list(itertools.islice(decoders._stream_aejax(turn), 3)))
     files = decoders._list(turn)
-    # Within a batch, aejax mirrors the first, third, ...; batches of an even size agree with the peers.
-    mirrored = [streamed[i] if i % 3 % 2 else streamed[i][:, ::-1] for i in range(9)]
+    # aejax mirrors the first, third, ... file, its peers every other picture: the same of an even number of files.
+    mirrored = [streamed[i] if i % 5 % 2 else streamed[i][:, ::-1] for i in range(9)]
     for i, pixels in enumerate(mirrored):
         np.testing.assert_array_equal(pixels, decoders._load_draft(files[i % 5], 24))
         whole = decoders._load_whole(files[i % 5], 24)
