@@ -1,7 +1,9 @@
 """How near a training step comes to what the machine can do.
 
 The ceilings are the measured rates of matrix products and of copies; the operations and bytes of a step are the
-compiler's own count.
+compiler's own count. The optimizer reads and writes each parameter and its moments, which takes as long whatever the
+rate of products. So the goals are shares of the time that the products would take at the machine's rate, and then the
+update as measured alone.
 """
 
 import functools
@@ -12,11 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from aejax import data
 from aejax.distributed.partition import Partition
 from aejax.training.multistep import compile_steps, steps_at_once
-from aejax.training.step import init, train_step
+from aejax.training.step import Task, TrainState, init, train_step
 from aejax.training.task import make_task
 from experiments.benchmark import goals
 from experiments.benchmark.loop import timer
@@ -42,9 +45,13 @@ def profile(rounds: int) -> dict[str, Any]:
             round(steps[name][amount] / steps[name]["step_ms"] / ceiling, 3)
             for amount, ceiling in zip(("gflop", "gb"), (rate / 1e3 for rate in ceilings.values()), strict=True)
         )
+        products = steps[name]["gflop"] / ceilings["matrix_gflop_per_second"] * 1e3
+        steps[name]["share_of_ceiling"] = round((products + steps[name]["update_ms"]) / steps[name]["step_ms"], 3)
     reached = [
         goals.at_least(
-            f"{works[name].what}: share of the machine's rate of products", steps[name]["share_of_matrix_rate"], 0.85
+            f"{works[name].what}: share of the machine's ceiling, of products and the optimizer's update",
+            steps[name]["share_of_ceiling"],
+            0.85,
         )
         for name in ("mlp", "vae")
         if name in steps
@@ -70,8 +77,22 @@ def _seconds(function: Callable[..., Any], arguments: tuple[Any, ...], rounds: i
     return statistics.median(run() for _ in range(rounds)) / DISPATCHES
 
 
+def _time_update(task: Task, state: TrainState, rounds: int) -> float:
+    """Returns the seconds of the optimizer's update of all parameters, given gradients in memory."""
+    steps = 32
+
+    def update(params: Any, opt_state: Any) -> Any:
+        def one(carry: Any, _: None) -> tuple[Any, None]:
+            updates, opt_state = task.optimizer.update(jax.lax.optimization_barrier(params), carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), opt_state), None
+
+        return jax.lax.scan(one, (params, opt_state), length=steps)[0]
+
+    return _seconds(update, (state.params, state.opt_state), rounds) / steps
+
+
 def of_step(work: Work, rounds: int) -> dict[str, Any]:
-    """Measures `step_ms` in dispatches as training makes them; `gflop` and `gb` are the compiler's count."""
+    """Measures `step_ms`, of dispatches as in training, and `update_ms`; the compiler counts `gflop` and `gb`."""
     images, config = work.images(), work.config()
     spec, partition = data.Spec(images.shape[1:]), Partition(jax.devices()[:1])
     task, key = make_task(config, spec, len(images)), jax.random.key(0)
@@ -83,12 +104,14 @@ def of_step(work: Work, rounds: int) -> dict[str, Any]:
     with jax.default_device(jax.devices("cpu")[0]):  # a GPU's compiler does not count operations
         operations = jitted.lower(*jax.tree.map(jax.typeof, (state, batch, key))).cost_analysis()["flops"]
     accessed = jitted.lower(state, batch, key).compile().cost_analysis()["bytes accessed"]
+    update = _time_update(task, state, rounds)
     dispatches = [partition.share({"index": rows}, axis=1)] * DISPATCHES
     run = timer(compile_steps(task, key, partition), partition.replicate(state), held, dispatches)
     seconds = statistics.median(run() for _ in range(rounds)) / len(rows) / DISPATCHES
     return {
         "batch_size": work.batch,
         "step_ms": round(1e3 * seconds, 4),
+        "update_ms": round(1e3 * update, 4),
         "gflop": round(operations / 1e9, 6),
         "gb": round(accessed / 1e9, 6),
     }

@@ -140,6 +140,7 @@ def test_a_profile_counts_the_operations_of_a_step():
     kernels = 64 * 6 + 6 * 5 + 5 * 3 + 3 * 5 + 5 * 6 + 6 * 64
     assert found["gflop"] * 1e9 > 3 * 2 * kernels * 8 * 0.8  # no gradient of the images
     assert found["step_ms"] > 0
+    assert found["update_ms"] > 0
     assert profile.matrix_rate(1, 256) > 0
     assert profile.copy_rate(1, 1_000_000) > 0
 
