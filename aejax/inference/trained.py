@@ -32,8 +32,8 @@ class TrainedModel:
     """A trained model, ready to use on this machine's default device: what of a `Run` needs neither files nor metrics.
 
     Inputs and reconstructions are in the user's units: [0, 1] for images, which may also be given as uint8 from 0 to
-    255, and the data's own units for vectors. If the model has parts of convolutions alone, such as "kl" and "taesd",
-    images may have other sides than those in `spec`, see `any_size`.
+    255, and the data's own units for vectors. If the model takes images of any size, as those of "kl", "taesd" and "dc"
+    do, they may have other sides than those in `spec`, see `any_size`.
 
     Attributes:
       config: the config of the experiment.
