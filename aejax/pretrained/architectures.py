@@ -295,8 +295,14 @@ def _parts(model: Autoencoder) -> tuple[Any, Any, Any]:
 
 
 def _freeze(value: Any) -> Any:
-    """Returns the value with tuples in the place of lists, which configs hold after they were saved."""
-    return tuple(map(_freeze, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    """Returns the value with tuples in the place of lists, which configs hold after they were saved.
+
+    A name or a list that is the same for each stage becomes one for all.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return value
+    values = tuple(map(_freeze, value))
+    return values[0] if len(set(values)) == 1 and isinstance(values[0], str | tuple) else values
 
 
 def _attentive(kind: str, attends: bool) -> str:

@@ -126,6 +126,10 @@ def test_stages_of_deep_compression_may_differ_and_configs_keep_that():
     assert settings["decoder_act_fns"] == ["silu", "relu"]
     shapes = aejax.models.abstract_variables(model, (4, 4, 3))["params"]
     assert ["grouped_0" in shapes["encoder"][f"block_{i}_0"]["attention"] for i in range(2)] == [True, False]
+    same = model.clone(
+        decoder=model.decoder.clone(activation="relu", normalisation=("rms", "rms"), windows=((3,), (3,)))
+    )
+    assert describe_model(same, 3)["decoder_act_fns"] == ["relu", "relu"]
     for changes, message in (
         ({"windows": ((3,), (4,))}, r"decoder.windows must be odd numbers, or a list of them for each of the 2 stages"),
         ({"windows": ((3,),)}, r"decoder.windows must be odd .* got \(\(3,\),\)"),

@@ -121,6 +121,26 @@ def test_training_starts_from_it_and_what_is_trained_is_published_again(folder, 
 
 
 @pytest.mark.slow
+def test_running_statistics_are_taken_over_trained_on_four_devices_and_published(tmp_path):
+    run = aejax.load_pretrained(publish("dc_batch_norm", tmp_path / "there"), size=16)
+    x = np.random.default_rng(0).uniform(size=(24, 16, 16, 3)).astype(np.float32)
+    config = run.config
+    config.update({"steps": 2, "batch_size": 8, "samples": 4, "log_every": 2, "checkpoint_every": 2})
+    config.optim.lr = 1e-30
+    trained = aejax.fit(config, x, init_from=run, quiet=True)
+    trained.save_pretrained(tmp_path / "here")
+    there, here = (st_load(tmp_path / place / "diffusion_pytorch_model.safetensors") for place in ("there", "here"))
+    assert here.keys() == there.keys()
+    for name, value in there.items():
+        if name.endswith("num_batches_tracked"):
+            assert (here[name], here[name].dtype) == (value + 2, np.int64)
+        elif "running" in name:
+            assert not np.allclose(here[name], value)
+        else:
+            np.testing.assert_allclose(here[name], value, err_msg=name)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_diffusers_itself_computes_the_same_and_loads_what_is_written(case, tmp_path):
     """With the parameters that it starts with, moved, where it is installed."""
