@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aejax import config, losses, models, samplers
     from aejax.inference.encode_split import encode_split, read_latents
     from aejax.inference.run import Run, load_pretrained, load_run
+    from aejax.inference.tiles import map_tiles
     from aejax.models import Autoencoder, Code, Output
     from aejax.objectives import Objective
     from aejax.training.loop import fit, train
@@ -42,6 +43,7 @@ __all__ = [
     "load_pretrained",
     "load_run",
     "losses",
+    "map_tiles",
     "models",
     "read_latents",
     "samplers",
@@ -53,6 +55,7 @@ __all__ = [
 _MODULES = {
     "inference.encode_split": ("encode_split", "read_latents"),
     "inference.run": ("Run", "load_pretrained", "load_run"),
+    "inference.tiles": ("map_tiles",),
     "models": ("Autoencoder", "Code", "Output"),
     "objectives": ("Objective",),
     "training.loop": ("fit", "train"),

@@ -143,7 +143,7 @@ def test_nothing_is_nan_after_500_steps_on_mnist(name, tmp_path):
     Gradients of small batches are the noisier, and cost less: convolutions take most of the time.
     """
     config = config_of(name, "mnist" if "mnist" in arguments(name) else "")
-    largest = 2 if config.encoder.name in ("conv", "resnet", "vit", "kl", "taesd") else 16
+    largest = 2 if config.encoder.name in ("conv", "resnet", "vit", "kl", "taesd", "dc") else 16
     config.data.update(name="mnist", data_dir=str(MNIST), train="train[:8000]", validation="train[8000:8064]")
     config.steps, config.checkpoint_every, config.batch_size = 500, 500, min(config.batch_size, largest)
     run = aejax.train(config, tmp_path, devices=one_device(), quiet=True)

@@ -77,6 +77,9 @@ def test_figures_are_those_of_the_committed_results():
     assert f"reaches {mlp:.0%} of the bare step with one every 0.3 s of training, {conv:.0%} with one" in performance
     gain = results("together.json")["commands"]["times_as_fast"]
     assert f"trains eight seeds of a narrow VAE {gain:.1f} times as fast" in words("docs/how-to/ablate.md")
+    whole, tile = (results("tiles.json")["bytes_of_decoding"][side] for side in ("2048", "256"))
+    needs = f"{whole / 1e9:.1f} GB for an image of 2048x2048 pixels, and {tile / 1e6:.0f} MB for a tile of 256x256."
+    assert needs in words("docs/how-to/pretrained.md")
     start = results("startup.json")
     assert f"first step {start['cold']:.1f} s after it is given, {start['warm']:.1f} s" in performance
 

@@ -111,14 +111,15 @@ class Run(TrainedModel):
         if dtype not in pretrained.DTYPES:
             raise one_of("dtype", dtype, pretrained.DTYPES)
         config = pretrained.describe_model(self.model, self.spec.shape[-1])
-        params = dict(self.variables["params"])
+        variables = {name: self.variables[name] for name in ("params", "batch_stats") if name in self.variables}
         if isinstance(self.model.bottleneck, VectorQuantizer):  # moving averages are not parameters, but the codes are
             codes = np.asarray(self._lookup(np.arange(self.model.bottleneck.codes)))
-            params["bottleneck"] = {**params["bottleneck"], "codebook": {"codes": codes}}
+            params = variables["params"]
+            variables["params"] = {**params, "bottleneck": {**params["bottleneck"], "codebook": {"codes": codes}}}
         tensors = {}
-        for name, value in pretrained.to_hub(params, config).items():
+        for name, value in pretrained.to_hub(variables, config).items():
             with np.errstate(over="ignore"):
-                tensors[name] = value.astype(pretrained.DTYPES[dtype])
+                tensors[name] = value.astype(pretrained.DTYPES[dtype]) if value.dtype == np.float32 else value
             if not np.isfinite(tensors[name].astype(np.float32)).all():
                 raise InputError(f"{name} does not fit into {dtype}: its largest value is {abs(value).max():.3g}")
         if self.published is not None:
@@ -176,7 +177,7 @@ def load_run(
 def load_pretrained(
     folder: str | Path, size: int | tuple[int, int] | None = None, dtype: Literal["float32", "bfloat16"] = "float32"
 ) -> Run:
-    """Loads a published autoencoder: AutoencoderKL, VQModel or AutoencoderTiny of diffusers, or TAEF2.
+    """Loads a published autoencoder: AutoencoderKL, VQModel, AutoencoderTiny or AutoencoderDC, or TAEF2.
 
     Its images are in [0, 1], as those of every run, whatever the range that the network reads. `Run.save_pretrained` is
     the other direction.
@@ -209,14 +210,14 @@ def load_pretrained(
         model = build(config, shape)
     except InputError as error:  # of sizes in config.json that do not go together
         raise InputError(f"{folder}: {error}") from error
-    output, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *shape)))
-    params = pretrained.from_hub(stored.tensors, variables["params"], stored.config, str(stored.file))
+    output, shapes = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *shape)))
+    variables = pretrained.from_hub(stored.tensors, shapes, parsed.settings, str(stored.file))
     none = np.zeros((0, *shape), np.float32)
     return Run(
         config=config_lib.lock(config),
         spec=Spec(shape),
         step=0,
-        variables={"params": params},
+        variables=variables,
         latents=np.zeros((0, *output.code.z.shape[1:]), np.float32),
         reconstructions=none,
         inputs=none,

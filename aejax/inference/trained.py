@@ -20,6 +20,7 @@ from aejax.data import Spec, as_array
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density
+from aejax.inference.tiles import Tile, Tiles, plan_tiles
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
 from aejax.workdir.changes import Change
@@ -35,8 +36,8 @@ class TrainedModel:
     """A trained model, ready to use on this machine's default device: what of a `Run` needs neither files nor metrics.
 
     Inputs and reconstructions are in the user's units: [0, 1] for images, which may also be given as uint8 from 0 to
-    255, and the data's own units for vectors. If the model has parts of convolutions alone, such as "kl" and "taesd",
-    images may have other sides than those in `spec`, see `any_size`.
+    255, and the data's own units for vectors. If the model takes images of any size, as those of "kl", "taesd" and "dc"
+    do, they may have other sides than those in `spec`, see `any_size`.
 
     Attributes:
       config: the config of the experiment.
@@ -105,27 +106,48 @@ class TrainedModel:
         parts = (self.model.encoder, self.model.decoder)
         return self.latents.ndim == 4 and all(getattr(part, "any_size", False) for part in parts)
 
-    def fits(self, shape: Sequence[int], own: Sequence[int] | None = None) -> bool:
-        """Returns whether the run takes examples of `shape`; with `own`, arrays such as its own, of the shape `own`."""
+    def fits(self, shape: Sequence[int], own: Sequence[int] | None = None, tiled: bool = False) -> bool:
+        """Returns whether the run takes examples of `shape`; with `own`, arrays such as its own, of the shape `own`.
+
+        In tiles it takes images of other sides.
+        """
         own = self.spec.shape if own is None else own
-        return tuple(shape) == tuple(own) or (self.any_size and len(shape) == 3 and shape[-1] == own[-1])
+        any_size = (self.any_size or tiled) and len(shape) == 3 and shape[-1] == own[-1]
+        return tuple(shape) == tuple(own) or any_size
 
     @property
     def codebook_size(self) -> int | None:
         """Returns the number of discrete codes, or None for continuous codes."""
         return getattr(self.model.bottleneck, "size", None)
 
-    def encode(self, x: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
+    def encode(
+        self, x: ArrayLike, label: ArrayLike | None = None, *, tile: Tile = None, overlap: int | None = None
+    ) -> Float[np.ndarray, "n ..."]:
         """Returns the deterministic latents [n, *latent] of x [n, ...]: the mean, or the nearest code.
 
         Like the methods below, it needs the labels of x, `label` [n], if the run is conditional, and raises InputError
         for input that does not fit the run.
-        """
-        return self.code(x, label)["z"]
 
-    def code(self, x: ArrayLike, label: ArrayLike | None = None) -> dict[str, Num[np.ndarray, "n ..."]]:
+        Args:
+          x: examples, or larger images if there are tiles.
+          label: their labels.
+          tile: side, or (height, width), of tiles in pixels of the image, in which convolutional models encode and
+            decode large images, see `map_tiles`. Those that take images of one size have tiles of this size.
+          overlap: number of pixels that tiles share, by default a quarter of their side.
+        """
+        return self.code(x, label, tile=tile, overlap=overlap)["z"]
+
+    def code(
+        self, x: ArrayLike, label: ArrayLike | None = None, *, tile: Tile = None, overlap: int | None = None
+    ) -> dict[str, Num[np.ndarray, "n ..."]]:
         """Returns the latents of x as `z` and, for discrete codes, their `indices`, from one computation."""
-        code = self._map(self._code, self._check(x), label)
+        tiles = self._plan_tiles(tile, overlap)
+        x, key = self._check(x, tiles is not None), "z" if self.codebook_size is None else "indices"
+        if tiles is None:
+            code = self._map(self._code, x, label)
+        else:
+            code = {key: tiles.encode(lambda part: self._map(self._code, part, label)[key], x)}
+            code = code if key == "z" else code | {"z": self._look_up(code[key])}
         check_finite(code["z"], _FAR)
         return code
 
@@ -166,25 +188,31 @@ class TrainedModel:
         shape = self.abstract_code["indices"].shape[1:]
         if indices.shape[1:] != shape and not (self.any_size and indices.ndim == 1 + len(shape)):
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
-        return map_batches(self._lookup, indices.astype(np.int32), (), limit_batch(self.spec.shape))
+        return self._look_up(indices.astype(np.int32))
 
-    def decode(self, z: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
-        """Returns the expected x [n, ...] given latents [n, *latent]."""
+    def decode(
+        self, z: ArrayLike, label: ArrayLike | None = None, *, tile: Tile = None, overlap: int | None = None
+    ) -> Float[np.ndarray, "n ..."]:
+        """Returns the expected x [n, ...] given latents [n, *latent], in tiles as `encode` does."""
+        tiles = self._plan_tiles(tile, overlap)
         z = as_array(z, "the latents")
         with np.errstate(over="ignore"):
             z = z.astype(np.float32)
         if z.shape == self.latents.shape[1:]:
             raise InputError(f"the latent {z.shape} is one without its batch axis; give latents [n, ...], e.g. z[None]")
-        if not z.size or not self.fits(z.shape[1:], self.latents.shape[1:]):
+        if not z.size or not self.fits(z.shape[1:], self.latents.shape[1:], tiles is not None):
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
-        decoded = self._map(self._decode, z, label, own=self.latents.shape[1:])
+        decode = functools.partial(self._map, self._decode, label=label, own=self.latents.shape[1:])
+        decoded = decode(z) if tiles is None else tiles.decode(decode, z)
         check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return decoded
 
-    def reconstruct(self, x: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
-        """Returns `decode(encode(x))`."""
-        return self.decode(self.encode(x, label), label)
+    def reconstruct(
+        self, x: ArrayLike, label: ArrayLike | None = None, *, tile: Tile = None, overlap: int | None = None
+    ) -> Float[np.ndarray, "n ..."]:
+        """Returns `decode(encode(x))`, in tiles as `encode` does."""
+        return self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
 
     def elbo(
         self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None
@@ -279,11 +307,17 @@ class TrainedModel:
             return self.decode(self.latents[(rows, *np.indices(shape))], label)
         return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
 
-    def _check(self, x: ArrayLike) -> np.ndarray:
-        """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them."""
+    def _check(self, x: ArrayLike, tiled: bool = False) -> np.ndarray:
+        """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""
         x = as_array(x, "the input")
-        spec = dataclasses.replace(self.spec, shape=x.shape[1:]) if self.fits(x.shape[1:]) else self.spec
-        return spec.check(x)
+        fits = self.fits(x.shape[1:], tiled=tiled)
+        return (dataclasses.replace(self.spec, shape=x.shape[1:]) if fits else self.spec).check(x)
+
+    def _plan_tiles(self, tile: Tile, overlap: int | None) -> Tiles | None:
+        return plan_tiles(tile, overlap, self.spec.shape, self.latents.shape[1:], self.any_size)
+
+    def _look_up(self, indices: np.ndarray) -> np.ndarray:
+        return map_batches(self._lookup, indices, (), limit_batch(self.spec.shape))
 
     def _map(
         self,

@@ -47,6 +47,7 @@ from aejax.models.bottlenecks import (
     TopK,
     VectorQuantizer,
 )
+from aejax.models.dc import DCDecoder, DCEncoder
 from aejax.models.decoders import ConvDecoder, MLPDecoder
 from aejax.models.encoders import ConvEncoder, MLPEncoder
 from aejax.models.kl import KLDecoder, KLEncoder
@@ -65,6 +66,8 @@ __all__ = [
     "ConvBottleneck",
     "ConvDecoder",
     "ConvEncoder",
+    "DCDecoder",
+    "DCEncoder",
     "DenseBottleneck",
     "GaussianBottleneck",
     "GroupedCodes",

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
+from aejax.models.dc import DCDecoder
 from aejax.models.kl import KLDecoder
 from aejax.models.layers import Dense, Normalization, Upsample, activate, divide_sides, flatten, must_update, run_block
 from aejax.models.resnet import ResNetDecoder
@@ -140,4 +141,5 @@ DECODERS: dict[str, type[nn.Module]] = {
     "vit": ViTDecoder,
     "kl": KLDecoder,
     "taesd": TinyDecoder,
+    "dc": DCDecoder,
 }

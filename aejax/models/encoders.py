@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from aejax.models.conv import Conv
+from aejax.models.dc import DCEncoder
 from aejax.models.kl import KLEncoder
 from aejax.models.layers import (
     Dense,
@@ -89,4 +90,5 @@ ENCODERS: dict[str, type[nn.Module]] = {
     "vit": ViTEncoder,
     "kl": KLEncoder,
     "taesd": TinyEncoder,
+    "dc": DCEncoder,
 }

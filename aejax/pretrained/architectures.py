@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from aejax.errors import InputError, one_of, shown
 from aejax.models import (
     Autoencoder,
+    DCDecoder,
+    DCEncoder,
     IdentityBottleneck,
     KLDecoder,
     KLEncoder,
@@ -18,12 +20,9 @@ from aejax.models import (
 from aejax.models.bottlenecks import BOTTLENECKS
 from aejax.models.decoders import DECODERS
 from aejax.models.encoders import ENCODERS
+from aejax.pretrained.dc import DC, describe_dc, parse_dc
+from aejax.pretrained.settings import Sections, Settings, check, name_activation, read_activation, require
 from aejax.registry import instantiate
-
-Settings = Mapping[str, Any]
-Sections = dict[str, dict[str, Any]]
-
-_ACTIVATIONS = {"silu": "silu", "swish": "silu", "mish": "mish", "gelu": "exact_gelu", "relu": "relu"}
 
 # The settings that the networks depend on, with the values of files that leave them out.
 _CONVOLUTIONAL: Settings = {
@@ -63,7 +62,7 @@ def _parse_convolutional(settings: Settings) -> tuple[dict[str, Any], dict[str, 
     shared = {
         "name": "kl",
         "groups": settings["norm_num_groups"],
-        "activation": _activation(settings),
+        "activation": read_activation(settings["act_fn"]),
         "attention": settings["mid_block_add_attention"],
     }
     blocks = settings["layers_per_block"]
@@ -86,7 +85,7 @@ def _parse_kl(settings: Settings) -> Sections:
 
 
 def _parse_vq(settings: Settings) -> Sections:
-    _require(settings, "norm_type", "group")
+    require(settings, "norm_type", "group")
     encoder, decoder = _parse_convolutional(settings)
     latent, features = settings["latent_channels"], settings.get("vq_embed_dim") or settings["latent_channels"]
     bottleneck = {"name": "vq", "codes": settings["num_vq_embeddings"], "features": features, "update": "gradient"}
@@ -98,8 +97,8 @@ def _parse_vq(settings: Settings) -> Sections:
 
 
 def _parse_tiny(settings: Settings) -> Sections:
-    _require(settings, "upsample_fn", "nearest")
-    _require(settings, "upsampling_scaling_factor", 2)
+    require(settings, "upsample_fn", "nearest")
+    require(settings, "upsampling_scaling_factor", 2)
     widths = {*settings["encoder_block_out_channels"], *settings["decoder_block_out_channels"]}
     if len(widths) != 1:
         raise InputError(
@@ -108,7 +107,7 @@ def _parse_tiny(settings: Settings) -> Sections:
     shared = {
         "name": "taesd",
         "features": widths.pop(),
-        "activation": _activation(settings),
+        "activation": read_activation(settings["act_fn"]),
         "pooled": settings["pooled"],
     }
     return {
@@ -127,7 +126,7 @@ def _describe_convolutional(encoder: KLEncoder, decoder: KLDecoder, channels: in
         "up_block_types": [_attentive("UpDecoderBlock2D", i in decoder.attention_stages) for i in up],
         "block_out_channels": list(encoder.features),
         "layers_per_block": encoder.blocks,
-        "act_fn": _NAMES.get(encoder.activation, encoder.activation),
+        "act_fn": name_activation(encoder.activation),
         "norm_num_groups": encoder.groups,
         "mid_block_add_attention": encoder.attention,
     }
@@ -160,7 +159,7 @@ def _describe_tiny(model: Autoencoder, channels: int) -> dict[str, Any]:
         "out_channels": channels,
         "encoder_block_out_channels": [encoder.features] * len(encoder.blocks),
         "decoder_block_out_channels": [decoder.features] * len(decoder.blocks),
-        "act_fn": _NAMES.get(encoder.activation, encoder.activation),
+        "act_fn": name_activation(encoder.activation),
         "latent_channels": encoder.channels,
         "num_encoder_blocks": list(encoder.blocks),
         "num_decoder_blocks": list(decoder.blocks),
@@ -202,6 +201,7 @@ ARCHITECTURES = {
     "AutoencoderTiny": Architecture(
         (TinyEncoder, IdentityBottleneck, TinyDecoder), _TINY, 1.0, {}, _parse_tiny, _describe_tiny
     ),
+    "AutoencoderDC": Architecture((DCEncoder, IdentityBottleneck, DCDecoder), DC, 1.0, {}, parse_dc, describe_dc),
 }
 
 
@@ -213,12 +213,14 @@ class Parsed(NamedTuple):
       weights: of the terms of its objective.
       channels: number of channels of an image.
       published: config.json, completed by the scaling factor that diffusers takes where it is left out.
+      settings: config.json, completed by all that the networks depend on.
     """
 
     sections: Sections
     weights: Mapping[str, float]
     channels: int
     published: dict[str, Any]
+    settings: dict[str, Any]
 
 
 def parse_config(config: Settings, where: str) -> Parsed:
@@ -232,8 +234,8 @@ def parse_config(config: Settings, where: str) -> Parsed:
     architecture = ARCHITECTURES[name]
     settings = dict(config)
     for key, default in architecture.defaults.items():
-        settings[key] = _check(where, key, config.get(key, default), default)
-    if settings["in_channels"] != settings["out_channels"]:
+        settings[key] = check(where, key, config.get(key, default), default)
+    if settings["in_channels"] != settings.get("out_channels", settings["in_channels"]):
         raise InputError(
             f"{where}: in_channels={settings['in_channels']}, out_channels={settings['out_channels']}; "
             "an autoencoder here makes as many as it reads"
@@ -243,7 +245,7 @@ def parse_config(config: Settings, where: str) -> Parsed:
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     published = {"scaling_factor": architecture.scaling_factor, **config}
-    return Parsed(sections, architecture.weights, settings["in_channels"], published)
+    return Parsed(sections, architecture.weights, settings["in_channels"], published, settings)
 
 
 def describe_model(model: Autoencoder, channels: int) -> dict[str, Any]:
@@ -264,8 +266,7 @@ def describe_model(model: Autoencoder, channels: int) -> dict[str, Any]:
     for section, part, named in zip(("encoder", "bottleneck", "decoder"), parts, classes, strict=True):
         like: Any = instantiate(section, named, sections[section], given)
         for field in dataclasses.fields(part):
-            values = [getattr(each, field.name) for each in (part, like)]
-            here, there = (tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for v in values)
+            here, there = (_freeze(getattr(each, field.name)) for each in (part, like))
             if field.name not in _FREE and here != there:
                 raise InputError(
                     f"{name} of diffusers would have {section}.{field.name}={shown(there)}, the model has {shown(here)}"
@@ -287,34 +288,21 @@ _FREE = {
     "kmeans",
     "revive_after",
 }
-_NAMES = {ours: theirs for theirs, ours in _ACTIVATIONS.items() if theirs != "swish"}
 
 
 def _parts(model: Autoencoder) -> tuple[Any, Any, Any]:
     return model.encoder, model.bottleneck, model.decoder
 
 
-def _check(where: str, key: str, value: Any, default: Any) -> Any:
-    """Returns a setting of the kind of its default, lists as tuples. Raises InputError for another kind."""
-    if isinstance(default, tuple):
-        kind = type(default[0])
-        if isinstance(value, list | tuple) and value and all(type(each) is kind for each in value):
-            return tuple(value)
-        raise InputError(f"{where}: {key} must be a list of {kind.__name__}, got {shown(value)}")
-    if type(value) is not type(default) or (type(value) is int and value < 1):
-        raise InputError(f"{where}: {key} must be of the kind of {default!r}, got {shown(value)}")
-    return value
+def _freeze(value: Any) -> Any:
+    """Returns the value with tuples in the place of lists, which configs hold after they were saved.
 
-
-def _require(settings: Settings, key: str, value: Any) -> None:
-    if settings[key] != value:
-        raise InputError(f"{key}={settings[key]!r} is not supported; only {value!r} is")
-
-
-def _activation(settings: Settings) -> str:
-    if settings["act_fn"] not in _ACTIVATIONS:
-        raise one_of("act_fn", settings["act_fn"], _ACTIVATIONS)
-    return _ACTIVATIONS[settings["act_fn"]]
+    A name or a list that is the same for each stage becomes one for all.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return value
+    values = tuple(map(_freeze, value))
+    return values[0] if len(set(values)) == 1 and isinstance(values[0], str | tuple) else values
 
 
 def _attentive(kind: str, attends: bool) -> str:

@@ -124,8 +124,8 @@ def _pack(tensors: Mapping[str, np.ndarray]) -> bytes:
         from safetensors.numpy import save  # an extra
     except ImportError as error:
         raise not_installed("writing safetensors", "safetensors") from error
-    # Others than contiguous arrays would be written in the wrong order.
-    return save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata={"format": "pt"})
+    # Others than contiguous arrays would be written in the wrong order. `np.ascontiguousarray` adds an axis to scalars.
+    return save({name: np.asarray(value, order="C") for name, value in tensors.items()}, metadata={"format": "pt"})
 
 
 def _read_shards(folder: Path) -> dict[str, np.ndarray]:

@@ -53,6 +53,31 @@ _TINY: Rules = (
     (r"(kernel|scale)$", "weight"),
 )
 
+_DC: Rules = (
+    (r"(encoder|decoder)/(conv_in|conv_out)/", r"\1.\2."),
+    (r"decoder/norm/", "decoder.norm_out."),
+    # Of a block.
+    (r"attention/query/", "attn.to_q."),
+    (r"attention/key/", "attn.to_k."),
+    (r"attention/value/", "attn.to_v."),
+    (r"attention/depthwise_(\d+)/", r"attn.to_qkv_multiscale.\1.proj_in."),
+    (r"attention/grouped_(\d+)/", r"attn.to_qkv_multiscale.\1.proj_out."),
+    (r"attention/out/", "attn.to_out."),
+    (r"attention/norm/", "attn.norm_out."),
+    (r"gated/expand/", "conv_out.conv_inverted."),
+    (r"gated/depthwise/", "conv_out.conv_depth."),
+    (r"gated/reduce/", "conv_out.conv_point."),
+    (r"gated/norm/", "conv_out.norm."),
+    (r"conv_0/", "conv1."),
+    (r"conv_1/", "conv2."),
+    (r"conv/", "conv."),
+    (r"norm/", "norm."),
+    (r"batch/", ""),
+    (r"(kernel|scale)$", "weight"),
+    (r"(mean|var)$", r"running_\1"),
+    (r"steps$", "num_batches_tracked"),
+)
+
 # Of the attention in files that diffusers wrote before its version 0.13, and its Flax classes until they were deleted.
 _FORMER: Rules = (
     (r"(attentions\.\d+\.)query\.", r"\1to_q."),
@@ -62,29 +87,36 @@ _FORMER: Rules = (
 )
 
 
-def to_hub(params: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns nested parameters as diffusers names and shapes them, for the class and settings of a config.json."""
+def to_hub(variables: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns variables, nested by collection, as diffusers names and shapes them.
+
+    `config` holds the class and all settings of a config.json.
+    """
     rules = _rules(config)
-    return dict(_convert(path, value, rules) for path, value in flatten_dict(params, sep="/").items())
+    return dict(_convert(path, value, rules) for path, value in flatten_dict(variables, sep="/").items())
 
 
 def from_hub(
-    tensors: Mapping[str, np.ndarray], params: Mapping[str, Any], config: Mapping[str, Any], where: str
+    tensors: Mapping[str, np.ndarray], variables: Mapping[str, Any], config: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    """Returns the parameters, nested as `params`, that hold the tensors, float32.
+    """Returns the variables, nested as `variables`, that hold the tensors, float32, and counts int32.
 
     Args:
       tensors: by their names in diffusers; those of attention may be older ones, and layers of single pixels may be
         dense layers or 1x1 convolutions.
-      params: parameters or their shapes.
+      variables: variables or their shapes, nested by collection.
+      config: the class and all settings of a config.json.
       where: the file, for errors.
 
     Raises InputError that names the tensors which are missing or superfluous, or both shapes where one differs.
     """
     rules = _rules(config)
     found = {_rewrite(name, _FORMER): value for name, value in tensors.items()}
-    leaves = flatten_dict(params, sep="/")
-    wanted = {path: _convert(path, np.broadcast_to(np.float32(0), leaf.shape), rules) for path, leaf in leaves.items()}
+    leaves = flatten_dict(variables, sep="/")
+    wanted = {
+        path: _convert(path, np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), rules)
+        for path, leaf in leaves.items()
+    }
     names = {name for name, _ in wanted.values()}
     problems = [
         f"{what}: {', '.join(sorted(differ)[:4])}{', ...' if len(differ) > 4 else ''}"
@@ -100,6 +132,9 @@ def from_hub(
             value = value.reshape(*value.shape[:2], *like.shape[2:])  # a layer of single pixels
         if value.shape != like.shape:
             raise InputError(f"{where}: {name} has the shape {value.shape}, its config.json describes {like.shape}")
+        if like.dtype == np.int64:
+            filled[path] = value.astype(np.int32)
+            continue
         if value.dtype.name not in ("float16", "bfloat16", "float32"):
             raise InputError(f"{where}: {name} is {value.dtype.name}; convert it to float16, bfloat16 or float32")
         if path.endswith("/kernel"):
@@ -109,6 +144,8 @@ def from_hub(
 
 
 def _rules(config: Mapping[str, Any]) -> Rules:
+    if config["_class_name"] == "AutoencoderDC":
+        return (*_number_blocks(config["encoder_layers_per_block"], config["decoder_layers_per_block"]), *_DC)
     if config["_class_name"] != "AutoencoderTiny":
         return _KL
     return (*_number_layers(config["num_encoder_blocks"], config["num_decoder_blocks"]), *_TINY)
@@ -134,6 +171,19 @@ def _number_layers(encoder: Sequence[int], decoder: Sequence[int]) -> Iterator[t
     yield "decoder/conv_out/", f"decoder.layers.{n}."
 
 
+def _number_blocks(encoder: Sequence[int], decoder: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """Yields the rules of the blocks of AutoencoderDC, which also counts a stage without blocks."""
+    for i, blocks in enumerate(each for each in encoder if each):
+        stage = f"encoder.down_blocks.{i + (not encoder[0])}"
+        yield rf"encoder/block_{i}_(\d+)/", rf"{stage}.\1."
+        yield f"encoder/downsample_{i}/", f"{stage}.{blocks}."
+    for i in range(sum(map(bool, decoder))):  # the innermost stage is the last there
+        stage = f"decoder.up_blocks.{len(decoder) - 1 - i}"
+        for j in range(decoder[-1 - i]):
+            yield f"decoder/block_{i}_{j}/", f"{stage}.{j + (i > 0)}."
+        yield f"decoder/upsample_{i}/", f"{stage}.0."
+
+
 def _rewrite(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
@@ -141,8 +191,10 @@ def _rewrite(name: str, rules: Rules) -> str:
 
 
 def _convert(path: str, value: Any, rules: Rules) -> tuple[str, np.ndarray]:
-    """Returns the name and the tensor there of a parameter here."""
-    name, value = _rewrite(path, rules), np.asarray(value)
+    """Returns the name and the tensor there of a variable here, whose path begins with its collection."""
+    name, value = _rewrite(path.partition("/")[2], rules), np.asarray(value)
+    if value.dtype == np.int32:
+        value = value.astype(np.int64)
     if path.endswith("/kernel"):
         value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
     return name, value[..., None, None] if value.ndim == 2 and _POINTWISE.match(name) else value

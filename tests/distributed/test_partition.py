@@ -5,12 +5,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import MEANT, mlp, one_device, vectors
+from conftest import MEANT, config_of, mlp, one_device, vectors
 
 import aejax
 from aejax import config, data
 from aejax.distributed.partition import Partition
-from aejax.training.step import init
+from aejax.training.step import init, train_step
 from aejax.training.task import make_task
 from aejax.workdir import checkpoint, metrics_log
 
@@ -52,6 +52,23 @@ def sharded(name, **changes):
 
 def assert_close(a, b):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(MEANT)
+@pytest.mark.parametrize("name", ["kl_f8", "vqgan", "taesd", "dc_ae"])
+def test_tokenizers_take_the_same_step_in_shares(name):
+    """The whole run of each under pmap, and on one device, is that of `test_configs.py`."""
+    experiment = config_of(name)
+    experiment.optim.update(name="sgd", lr=1e-3)
+    source = data.from_array(IMAGES[..., None])
+    task = make_task(experiment, data.Spec.of(source, False), len(source))
+    batch, states = {"x": IMAGES[:8, ..., None], "index": np.arange(8, dtype=np.int32)}, []
+    for partition in (Partition(one_device()), Partition(jax.devices(), "sharded")):
+        state = partition.init(lambda key: init(task, source.shape, key), jax.random.key(0))
+        step = partition.compile(lambda c, h, b, reduce: train_step(c, b, jax.random.key(1), task=task, reduce=reduce))
+        states.append(jax.device_get(step(state, (), partition.share(batch))))
+    assert_close(*states)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from aejax.training.step import init, train_step
 from aejax.training.task import make_task
 
 SHAPE = (8, 8, 1)
+DC = {"blocks": (1, 1), "head_features": 4}
 PARTS = {
     "mlp encoder": (ENCODERS["mlp"], {"features": (8, 8), "activation": "gelu", "normalisation": "batch"}),
     "conv encoder": (ENCODERS["conv"], {"features": (8, 8), "normalisation": "batch"}),
@@ -24,14 +25,16 @@ PARTS = {
     "vit encoder": (ENCODERS["vit"], {"features": 16, "layers": 2}),
     "kl encoder": (ENCODERS["kl"], {"features": (4, 8), "blocks": 1, "groups": 2, "attention_stages": (2,)}),
     "taesd encoder": (ENCODERS["taesd"], {"features": 4, "blocks": (1, 2), "pooled": True}),
+    "dc encoder": (ENCODERS["dc"], DC | {"channels": 4, "features": (4, 8), "attention_stages": (2,)}),
     "mlp decoder": (DECODERS["mlp"], {"features": (8, 8), "spectral": True, "normalisation": "batch"}),
     "conv decoder": (DECODERS["conv"], {"features": (8, 8), "normalisation": "batch"}),
     "resnet decoder": (DECODERS["resnet"], {"features": (8, 8)}),
     "vit decoder": (DECODERS["vit"], {"features": 16, "layers": 2}),
     "kl decoder": (DECODERS["kl"], {"features": (8, 4), "blocks": 1, "groups": 2, "project": 2}),
     "taesd decoder": (DECODERS["taesd"], {"features": 4, "blocks": (2, 1)}),
+    "dc decoder": (DECODERS["dc"], DC | {"features": (8, 4), "attention_stages": (1,), "normalisation": "batch"}),
 }
-CODES = {"kl decoder": (4, 4, 4, 3), "taesd decoder": (4, 4, 4, 3)}  # others read flat ones
+CODES = {"kl decoder": (4, 4, 4, 3), "taesd decoder": (4, 4, 4, 3), "dc decoder": (4, 4, 4, 4)}  # others read flat ones
 
 
 @pytest.mark.parametrize("part", mostly_slow(PARTS, "conv encoder"))
@@ -51,7 +54,9 @@ def test_remat_changes_neither_parameters_nor_gradients(part):
     grads = [
         jax.jit(jax.grad(partial(loss, model=model), has_aux=True))(variables["params"]) for model in (plain, saving)
     ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *grads)
+    # Sums round as their largest terms do.
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=max(1e-5, 1e-6 * abs(b).max()))  # noqa: E731
+    jax.tree.map(close, *grads)
     traced = [str(jax.make_jaxpr(partial(loss, model=model))(variables["params"])) for model in (plain, saving)]
     assert ["policy=None" in jaxpr for jaxpr in traced] == [False, True]  # an argument of jax.checkpoint
     assert summary(saving, x.shape[1:]) == summary(plain, x.shape[1:])

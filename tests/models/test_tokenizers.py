@@ -1,5 +1,7 @@
 """Encoders, decoders and the Gaussian bottleneck whose codes are images; `tests/pretrained` compares with diffusers."""
 
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,12 @@ from conftest import example_keys
 from scipy import stats
 
 import aejax
+from aejax.config import module
 from aejax.models import KLDecoder, KLEncoder, SpatialGaussian, TinyEncoder
 from aejax.models.distributions import StandardNormal
+from aejax.models.efficient_vit import DepthwiseConv, GroupedDense, PixelNorm
 from aejax.models.layers import ACTIVATIONS, GroupNorm
+from aejax.pretrained import describe_model
 
 NARROW = {"features": (4,), "groups": 2, "blocks": 1}
 
@@ -69,6 +74,73 @@ def test_symmetric_scales_images_to_what_the_network_reads(part):
         np.testing.assert_allclose(part.apply(variables, x), plain.apply(variables, 2 * x - 1), atol=1e-6)
     else:
         np.testing.assert_allclose(2 * part.apply(variables, x) - 1, plain.apply(variables, x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ours", "flax"),
+    [
+        (DepthwiseConv(5), nn.Conv(12, (5, 5), feature_group_count=12)),
+        (GroupedDense(3), nn.Conv(12, (1, 1), feature_group_count=3, use_bias=False)),
+    ],
+    ids=["depthwise", "grouped"],
+)
+def test_convolutions_of_groups_are_those_of_flax(ours, flax):
+    x = jax.random.normal(jax.random.key(0), (2, 3, 7, 12))
+    variables = jax.tree.map(lambda a: jax.random.normal(jax.random.key(1), a.shape), flax.init(jax.random.key(0), x))
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, variables)
+
+    @jax.jit
+    def values_and_gradients(variables, x):
+        pairs = [jax.vjp(module.apply, variables, x) for module in (ours, flax)]
+        return [(y, pull(jnp.cos(jnp.arange(y.size)).reshape(y.shape))) for y, pull in pairs]
+
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)  # noqa: E731
+    jax.tree.map(close, *values_and_gradients(variables, x))
+    rounded = ours.clone(dtype="bfloat16").apply(variables, x)
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rounded.astype("float32"), ours.apply(variables, x), rtol=0.02, atol=0.1)
+
+
+def test_batch_normalization_counts_its_updates():
+    x = jax.random.normal(jax.random.key(0), (4, 2, 2, 3))
+    variables = PixelNorm("batch").init(jax.random.key(0), x)
+    assert variables["batch_stats"]["steps"] == 0
+    _, updated = PixelNorm("batch").apply(variables, x, train=True, mutable=["batch_stats"])
+    assert updated["batch_stats"]["steps"] == 1
+    np.testing.assert_allclose(updated["batch_stats"]["batch"]["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
+    with pytest.raises(aejax.InputError, match="normalisation 'layer' is unknown; choose one of: batch, rms"):
+        PixelNorm("layer").init(jax.random.key(0), x)
+
+
+def test_stages_of_deep_compression_may_differ_and_configs_keep_that():
+    config = aejax.config.default()
+    shared = {"blocks": (1, 1), "head_features": 2, "attention_stages": (1, 2), "windows": ((3,), ()), "shuffle": False}
+    config.encoder = module("dc", channels=2, features=(4, 8), **shared)
+    config.decoder = module("dc", features=(8, 4), activation=("relu", "silu"), **shared)
+    model = aejax.models.build(config, (4, 4, 3))
+    saved = json.loads(aejax.config.to_json(config))
+    again = aejax.models.build(aejax.config.from_dict(saved), (4, 4, 3))
+    settings = describe_model(again, 3)
+    assert settings == describe_model(model, 3)
+    assert settings["decoder_qkv_multiscales"] == [[], [3]]  # outermost first
+    assert settings["decoder_act_fns"] == ["silu", "relu"]
+    shapes = aejax.models.abstract_variables(model, (4, 4, 3))["params"]
+    assert ["grouped_0" in shapes["encoder"][f"block_{i}_0"]["attention"] for i in range(2)] == [True, False]
+    same = model.clone(
+        decoder=model.decoder.clone(activation="relu", normalisation=("rms", "rms"), windows=((3,), (3,)))
+    )
+    assert describe_model(same, 3)["decoder_act_fns"] == ["relu", "relu"]
+    for changes, message in (
+        ({"windows": ((3,), (4,))}, r"decoder.windows must be odd numbers, or a list of them for each of the 2 stages"),
+        ({"windows": ((3,),)}, r"decoder.windows must be odd .* got \(\(3,\),\)"),
+        ({"blocks": (1,)}, r"decoder.features=\(8, 4\) and decoder.blocks=\(1,\) must hold an entry for each stage"),
+        ({"attention_stages": (3,)}, "decoder.attention_stages names stage 3, but decoder.features has 2"),
+        ({"windows": 3}, r"decoder.windows must be odd .* got 3"),
+        ({"activation": 3}, "decoder.activation must be one name, or one for each of the 2 stages, got 3"),
+        ({"activation": ("relu",)}, "decoder.activation must be one name, or one for each of the 2 stages"),
+    ):
+        with pytest.raises(aejax.InputError, match=message):
+            aejax.models.build({**config, "decoder": {**config.decoder, **changes}}, (4, 4, 3))
 
 
 def test_group_norm_takes_its_epsilon():

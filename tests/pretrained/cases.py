@@ -15,6 +15,16 @@ import numpy as np
 
 FOLDER = Path(__file__).parent / "references"
 KL = {"down_block_types": 2, "block_out_channels": (8, 12), "norm_num_groups": 4, "layers_per_block": 1}
+DC = {
+    "latent_channels": 4,
+    "attention_head_dim": 4,
+    "encoder_block_out_channels": (8, 8, 16, 16),
+    "decoder_block_out_channels": (8, 8, 16, 16),
+    "encoder_layers_per_block": (1, 1, 1, 2),
+    "decoder_layers_per_block": (1, 1, 2, 1),
+    "encoder_qkv_multiscales": ((), (), (5,), (5,)),
+    "decoder_qkv_multiscales": ((), (), (5,), (5,)),
+}
 SHAPES = ((2, 16, 24), (1, 24, 8), (3, 8, 8))
 
 # Class and settings of each case; a number of block types stands for as many plain ones.
@@ -51,6 +61,33 @@ CASES = {
         {"encoder_block_out_channels": (6,) * 4, "decoder_block_out_channels": (6,) * 4, "act_fn": "silu"}
         | {"latent_channels": 16, "num_encoder_blocks": (1, 1, 2, 1), "num_decoder_blocks": (1, 2, 1, 1)},
     ),
+    # As the autoencoder of Sana has them.
+    "dc": (
+        "AutoencoderDC",
+        DC
+        | {"encoder_block_types": ("ResBlock",) * 2 + ("EfficientViTBlock",) * 2}
+        | {"decoder_block_types": ("ResBlock",) * 2 + ("EfficientViTBlock",) * 2}
+        | {"downsample_block_type": "Conv", "upsample_block_type": "interpolate", "scaling_factor": 0.4},
+    ),
+    # As those of dc-ae-f32c32-in-1.0, with batch normalization.
+    "dc_batch_norm": (
+        "AutoencoderDC",
+        DC
+        | {"encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",)}
+        | {"decoder_block_types": ("ResBlock",) * 2 + ("EfficientViTBlock",) * 2}
+        | {"encoder_layers_per_block": (0, 1, 2, 1), "decoder_layers_per_block": (0, 2, 1, 1)}
+        | {"encoder_qkv_multiscales": ((),) * 4, "decoder_qkv_multiscales": ((),) * 4}
+        | {"decoder_norm_types": ("batch_norm", "batch_norm", "batch_norm", "rms_norm")}
+        | {"decoder_act_fns": ("silu", "relu", "gelu", "silu")},
+    ),
+    "dc_without_shortcuts": (
+        "AutoencoderDC",
+        {"in_channels": 1, "latent_channels": 3, "attention_head_dim": 4, "encoder_block_types": "EfficientViTBlock"}
+        | {"encoder_block_out_channels": (6, 8), "decoder_block_out_channels": (6, 12), "decoder_act_fns": "mish"}
+        | {"encoder_layers_per_block": (1, 1), "decoder_layers_per_block": (1, 2)}
+        | {"encoder_qkv_multiscales": ((3,), (5, 3)), "decoder_qkv_multiscales": ((), ())}
+        | {"encoder_out_shortcut": False, "decoder_in_shortcut": False, "decoder_conv_act_fn": "silu"},
+    ),
 }
 
 
@@ -69,6 +106,12 @@ def draw(shapes):
     tensors = {}
     for name, shape in shapes.items():
         values = np.random.RandomState(zlib.crc32(name.encode())).normal(size=shape)
+        if "running_var" in name:
+            tensors[name] = np.exp(0.3 * values).astype(np.float32)
+            continue
+        if "num_batches" in name:
+            tensors[name] = np.asarray(1000 * abs(values), np.int64)
+            continue
         if "embedding" in name:
             scale, offset = 1, 0
         elif len(shape) > 1:
@@ -83,7 +126,7 @@ def inputs(case, shape):
     """Images in [0, 1] and latents, for one of the shapes."""
     _, options = settings(case)
     b, h, w = shape
-    factor = 2 ** (len(options.get("block_out_channels", options.get("num_encoder_blocks"))) - 1)
+    factor = 2 ** (len(options.get("block_out_channels", options.get("encoder_block_out_channels"))) - 1)
     rng = np.random.RandomState(h)
     x = rng.uniform(size=(b, h, w, options.get("in_channels", 3))).astype(np.float32)
     channels = options.get("vq_embed_dim", options.get("latent_channels", 3 if case.startswith("vq") else 4))
@@ -123,14 +166,14 @@ def compute(model, x, z):
             found |= {"mean": here(quantized), "indices": indices.numpy().reshape(here(quantized).shape[:-1])}
             options = {"force_not_quantize": True}
         else:
-            found |= {"mean": here(encoded.latents)}
+            found |= {"mean": here(encoded.latents if hasattr(encoded, "latents") else encoded.latent)}
         found["decoded"] = (here(model.decode(there(z), **options).sample) + 1) / 2
     return found
 
 
 def main():
     FOLDER.mkdir(exist_ok=True)
-    for case in CASES:
+    for case in sys.argv[1:] or CASES:
         model = build(case)
         name, options = settings(case)
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -92,7 +92,7 @@ def test_a_file_of_the_deleted_flax_class_computes_what_it_did():
     assert_close(decoded, expected["decoded"])
 
 
-@pytest.mark.parametrize("case", mostly_slow(ABOUT, "kl_16_channels", "vq_attention", "tiny"))
+@pytest.mark.parametrize("case", mostly_slow(ABOUT, "kl_16_channels", "vq_attention", "tiny", "dc_batch_norm"))
 def test_what_was_read_is_written_bit_for_bit(case, tmp_path):
     run = aejax.load_pretrained(publish(case, tmp_path / "there"), size=8)
     run.save_pretrained(tmp_path / "here")
@@ -233,6 +233,54 @@ DECODER = KLDecoder((8, 8, 3), project=3, features=(8, 8), groups=4, blocks=2)
 def test_what_diffusers_has_no_class_for_is_one_line(parts, message):
     with pytest.raises(aejax.InputError, match=message):
         pretrained.describe_model(aejax.Autoencoder(*parts), 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"encoder_block_types": "Attention"},
+            "encoder_block_types 'Attention' is unknown; choose one of: EfficientViTBlock, R",
+        ),
+        (
+            {"decoder_block_types": ["ResBlock"]},
+            "decoder_block_types must be one name, or one for each of the 4 stages",
+        ),
+        ({"decoder_block_types": 3}, "decoder_block_types must be a name or a list of names, got 3"),
+        (
+            {"decoder_norm_types": "layer_norm"},
+            "decoder_norm_types 'layer_norm' is unknown; choose one of: batch_norm, r",
+        ),
+        ({"decoder_act_fns": ["silu"] * 3 + ["tanh"]}, "decoder_act_fns 'tanh' is unknown; choose one of: gelu, mish"),
+        ({"decoder_conv_act_fn": "tanh"}, "decoder_conv_act_fn 'tanh' is unknown"),
+        (
+            {"downsample_block_type": "pool"},
+            "downsample_block_type 'pool' is unknown; choose one of: Conv, conv, pixel_un",
+        ),
+        (
+            {"upsample_block_type": "bilinear"},
+            "upsample_block_type 'bilinear' is unknown; choose one of: interpolate, pi",
+        ),
+        ({"encoder_layers_per_block": [1, 0, 1, 1]}, r"encoder_layers_per_block=\(1, 0, 1, 1\) is not supported"),
+        ({"encoder_layers_per_block": [1, 1]}, "encoder_layers_per_block has 2 entries, encoder_block_out_channels 4"),
+        ({"encoder_qkv_multiscales": [5]}, "encoder_qkv_multiscales must be a list of lists of int"),
+        ({"encoder_qkv_multiscales": [[], [], [4], [4]]}, r"encoder.windows must be odd numbers, or .* got \(4,\)"),
+        ({"attention_head_dim": 64}, "encoder.head_features=64 is above the 16 channels of a stage"),
+        ({"latent_channels": 5}, "encoder.features: 16 channels are not divisible by the 5 of encoder.channels"),
+        (
+            {"encoder_block_out_channels": [8, 8, 12, 16]},
+            "encoder.features: 8 at 2x2 pixels: 32 channels are not divisible by the 12 of the next stage inwards",
+        ),
+        (
+            {"encoder_block_out_channels": [3, 6, 8, 16], "downsample_block_type": "pixel_unshuffle"},
+            "encoder.features: 6 channels are not divisible by the 4 of encoder.shuffle=True",
+        ),
+    ],
+)
+def test_settings_of_deep_compression_that_do_not_go_together_are_one_line(settings, message, tmp_path):
+    with pytest.raises(aejax.InputError, match=message) as caught:
+        aejax.load_pretrained(publish("dc", tmp_path, **settings), size=8)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_scaling_factors_that_are_left_out_are_those_of_diffusers(tmp_path):

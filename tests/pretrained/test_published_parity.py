@@ -48,7 +48,7 @@ def assert_computes(run, case, shape, expected):
     assert_close(decoded, expected["decoded"])
 
 
-QUICK = [("kl_16_channels", 0), ("vq_attention", 0), ("tiny", 0)]
+QUICK = [("kl_16_channels", 0), ("vq_attention", 0), ("tiny", 0), ("dc", 0)]
 
 
 @pytest.mark.parametrize(("case", "shape"), mostly_slow([(c, n) for c in CASES for n in range(3)], *QUICK))

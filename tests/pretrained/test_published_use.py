@@ -64,6 +64,26 @@ def test_images_of_any_size_are_encoded_and_decoded(tiny):
     np.testing.assert_allclose(tiny.encode((x * 255).astype(np.uint8)), z, atol=0.02)
 
 
+def test_in_tiles_it_is_that_of_the_whole_away_from_their_edges(tiny):
+    """No pixel is more than 12 of the code's pixels within reach: 4 + 5 convolutions there and what is outside."""
+    x = np.random.default_rng(0).uniform(size=(2, 288, 16, 3)).astype(np.float32)
+    z, tiles = tiny.encode(x), {"tile": (192, 16), "overlap": 0}  # from rows 0 and 96
+    codes, images = (z, tiny.encode(x, **tiles)), (tiny.decode(z), tiny.decode(z, **tiles))
+    for scale, (whole, tiled) in ((1, codes), (4, images)):
+        away = np.r_[0 : 12 * scale, 60 * scale : 72 * scale]
+        np.testing.assert_allclose(tiled[:, away], whole[:, away], rtol=0, atol=1e-5)
+        assert np.abs(tiled - whole).max() > 1e-2
+
+
+def test_codes_in_tiles_are_codes(tmp_path):
+    run = aejax.load_pretrained(publish("vq_attention", tmp_path), size=16)
+    x = np.random.default_rng(0).uniform(size=(2, 24, 40, 3)).astype(np.float32)
+    code = run.code(x, tile=16, overlap=8)
+    np.testing.assert_array_equal(code["z"], run.lookup(code["indices"]))
+    assert code["indices"].shape == (2, 12, 20)
+    np.testing.assert_array_equal(code["indices"][:, :6, :6], run.indices(x[:, :16, :16])[:, :6, :6])
+
+
 def test_bfloat16_computes_about_the_same_with_the_same_parameters(folder, tiny):
     run = aejax.load_pretrained(folder, size=16, dtype="bfloat16")
     assert run.model.encoder.dtype == run.model.decoder.dtype == "bfloat16"
@@ -98,6 +118,26 @@ def test_training_starts_from_it_and_what_is_trained_is_published_again(folder, 
     assert_close(again.encode(run.inputs), run.latents)
     assert again.published["scaling_factor"] == pytest.approx(1 / run.latents.std())
     assert again.spec.shape == (16, 16, 3)
+
+
+@pytest.mark.slow
+def test_running_statistics_are_taken_over_trained_on_four_devices_and_published(tmp_path):
+    run = aejax.load_pretrained(publish("dc_batch_norm", tmp_path / "there"), size=16)
+    x = np.random.default_rng(0).uniform(size=(24, 16, 16, 3)).astype(np.float32)
+    config = run.config
+    config.update({"steps": 2, "batch_size": 8, "samples": 4, "log_every": 2, "checkpoint_every": 2})
+    config.optim.lr = 1e-30
+    trained = aejax.fit(config, x, init_from=run, quiet=True)
+    trained.save_pretrained(tmp_path / "here")
+    there, here = (st_load(tmp_path / place / "diffusion_pytorch_model.safetensors") for place in ("there", "here"))
+    assert here.keys() == there.keys()
+    for name, value in there.items():
+        if name.endswith("num_batches_tracked"):
+            assert (here[name], here[name].dtype) == (value + 2, np.int64)
+        elif "running" in name:
+            assert not np.allclose(here[name], value)
+        else:
+            np.testing.assert_allclose(here[name], value, err_msg=name)
 
 
 @pytest.mark.slow
