@@ -11,7 +11,8 @@ from aejax.errors import AejaxError, DivergedError, InputError, LostError, Stopp
 
 if TYPE_CHECKING:
     from aejax import config, losses, models, samplers
-    from aejax.inference.encode_split import encode_split, read_latents
+    from aejax.inference.encode_split import encode_split, read_latents, read_statistics
+    from aejax.inference.latent_statistics import LatentStatistics
     from aejax.inference.run import Run, load_pretrained, load_run
     from aejax.models import Autoencoder, Code, Output
     from aejax.objectives import Objective
@@ -26,6 +27,7 @@ __all__ = [
     "Code",
     "DivergedError",
     "InputError",
+    "LatentStatistics",
     "LostError",
     "Objective",
     "Output",
@@ -44,6 +46,7 @@ __all__ = [
     "losses",
     "models",
     "read_latents",
+    "read_statistics",
     "samplers",
     "train",
     "train_step",
@@ -51,7 +54,8 @@ __all__ = [
 
 # Imported at their first use: `aejax --help` and the processes that wait for a training need no JAX.
 _MODULES = {
-    "inference.encode_split": ("encode_split", "read_latents"),
+    "inference.encode_split": ("encode_split", "read_latents", "read_statistics"),
+    "inference.latent_statistics": ("LatentStatistics",),
     "inference.run": ("Run", "load_pretrained", "load_run"),
     "models": ("Autoencoder", "Code", "Output"),
     "objectives": ("Objective",),
