@@ -16,7 +16,7 @@ from tqdm import tqdm
 import aejax
 from aejax import arguments, evaluation
 from aejax.cli import command
-from aejax.evaluation import as_json, generation, pictures, report
+from aejax.evaluation import as_json, fidelity, generation, pictures, report
 from aejax.evaluation.pictures.latents import PROJECTIONS, check_projection
 from aejax.files import inside, local, read_json, writable, write_whole
 
@@ -33,6 +33,9 @@ _FEATURES = flags.DEFINE_string(
     "features", "encoder", "Features that generation is measured by: encoder, classifier or package.module:function."
 )
 _NUM = flags.DEFINE_integer("num", 5_000, "Number of generated examples, and of real ones that they are compared with.")
+_RFID_FEATURES = flags.DEFINE_string(
+    "rfid_features", "", "Features that reconstructions are compared by: package.module:function or run:WORKDIR."
+)
 _NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Neighbors of an example, for k-NN accuracy and trustworthiness.")
 
 
@@ -48,6 +51,7 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
         "likelihood": {"samples": _SAMPLES.value},
         "representation": {"neighbours": _NEIGHBOURS.value},
         "generation": {"features": _FEATURES.value, "num": _NUM.value},
+        "fidelity": {"features": find_features()},
     }
     file = folder / "metrics.json"
     measures, figures = {}, before(file)
@@ -69,6 +73,12 @@ def measure(workdir: str, run: aejax.Run) -> dict[str, Any]:
             bar.write(str(report.write(subject, measures, drawn, folder, _PROJECTION.value)))
             bar.update()
     return as_json(measures)
+
+
+def find_features() -> Any:
+    """Returns what --rfid_features names: a run, or the name of a function."""
+    name = _RFID_FEATURES.value
+    return command.load(name.removeprefix("run:"), "newest") if name.startswith("run:") else name
 
 
 def before(file: Path) -> dict[str, Any]:
@@ -103,6 +113,7 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 def evaluate() -> None:
     arguments.check_samples(_SAMPLES.value)
     generation.check(_FEATURES.value, _NUM.value)
+    fidelity.check(find_features(), 2)
     workdirs = [_WORKDIR.value] if _WORKDIR.value and local(_WORKDIR.value).is_dir() else _WORKDIR.value.split(",")
     if _OUT.value and len(workdirs) > 1:
         raise aejax.InputError("--out is for one workdir; leave it out, or evaluate them one by one")

@@ -1,5 +1,7 @@
 """Pictures of examples: images and their reconstructions, and points."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -7,6 +9,8 @@ from aejax.evaluation.pictures.style import MUTED, SERIES, WIDTH, height_of, in_
 from aejax.evaluation.reconstruction import squared_errors
 
 COLUMNS = 8
+MAPPED = 4  # examples with maps of their errors
+_TILE, _GAP, _MARGIN, _DPI = 224, 8, (40, 90), 180  # pixels: least side of a tile, gaps, above and below the tiles
 
 
 def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLUMNS) -> Figure:
@@ -35,6 +39,45 @@ def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLU
             axes.tick_params(axis="x", labelsize=min(9, tile / (0.7 * max(map(len, below)))))
             if chosen[0] == bands[name][0]:  # the first row of its band
                 axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure
+
+
+def enlarge(shape: Sequence[int]) -> int:
+    """Returns how many pixels wide a pixel of an image (height, width, ...) is in `error_maps`: 1 for large images."""
+    return max(1, round(_TILE / max(shape[:2])))
+
+
+def error_maps(inputs: np.ndarray, outputs: np.ndarray) -> Figure:
+    """Draws images [n, h, w, c] beside their reconstructions and the absolute errors, at full resolution.
+
+    An error is the mean over channels; the color scale ends at the largest one shown. Each pixel takes a whole number
+    of pixels of a PNG by `as_png`, so that nothing is resampled.
+    """
+    times, n = enlarge(inputs.shape[1:]), len(inputs)
+    h, w = (times * side for side in inputs.shape[1:3])
+    outputs = np.clip(outputs, 0, 1)
+    errors = np.abs(inputs - outputs).mean(-1)
+    largest = max(float(errors.max()), 1 / 255)
+    above, below = _MARGIN
+    width, height = 3 * w + 2 * _GAP, n * h + (n - 1) * _GAP + above + below
+    with style():
+        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+        size = max(5, min(10, 72 * w / _DPI / 8))  # points, so that a column holds its title
+        for row in range(n):
+            bottom = below + (n - 1 - row) * (h + _GAP)
+            for column, (image, name) in enumerate(
+                ((inputs[row], "input"), (outputs[row], "reconstruction"), (errors[row], "absolute error"))
+            ):
+                place = (column * (w + _GAP) / width, bottom / height, w / width, h / height)
+                axes = figure.add_axes(place)
+                axes.set_axis_off()
+                colors, end = ("magma", largest) if column == 2 else ("gray", 1.0)
+                shown = axes.imshow(image, colors, interpolation="nearest", aspect="auto", vmin=0, vmax=end)
+                if row == 0:
+                    axes.set_title(name, size=size, loc="center")
+        scale = figure.add_axes((2 * (w + _GAP) / width, 0.75 * below / height, w / width, 0.15 * below / height))
+        figure.colorbar(shown, cax=scale, orientation="horizontal", ticks=[0, largest])
+        scale.set_xticks([0, largest], ["0", f"{largest:.2g}"], size=size)
     return figure
 
 

@@ -69,6 +69,19 @@ def reconstructions(subject: Subject) -> Picture | Skipped:
     return Picture(examples.reconstructions(test.inputs, test.reconstructions), caption)
 
 
+def error_maps(subject: Subject) -> Picture | Skipped:
+    """Draws inputs, reconstructions and absolute errors, pixel by pixel."""
+    test = subject.test
+    if reason := _no_image(subject):
+        return reason
+    count = min(len(test), examples.MAPPED)
+    caption = (
+        f"The first {count} of {test}: input, reconstruction, and absolute error, the mean over channels. "
+        f"A pixel of the images is {examples.enlarge(test.inputs.shape[1:])}x as large in this picture."
+    )
+    return Picture(examples.error_maps(test.inputs[:count], test.reconstructions[:count]), caption)
+
+
 def samples(subject: Subject) -> Picture | Skipped:
     """Draws samples of the model; skipped where it cannot generate."""
     test, columns = subject.test, examples.COLUMNS
@@ -178,6 +191,7 @@ def activity(subject: Subject) -> Picture | Skipped:
 
 PICTURES: dict[str, Callable[..., Picture | Skipped]] = {
     "reconstructions": reconstructions,
+    "error_maps": error_maps,
     "samples": samples,
     "map": latent_map,
     "plane": plane,
