@@ -327,7 +327,8 @@ def prepare_data(
         print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20
-    training, validation = (Feed(part, budget, partition.replicate) for part in (splits.train, splits.validation))
+    feeds = (Feed(part, budget, partition.replicate, config.data.zoom) for part in (splits.train, splits.validation))
+    training, validation = feeds
     check_data(config, task, training, validation)
     if not begin:
         warn_of_scale(splits.train, spec)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from aejax.data import Feed, shuffle_rows
+from aejax.data import Feed, draw_crops, shuffle_rows
 from aejax.distributed.partition import Partition
 from aejax.training.step import Reduce, Task, gather, train_step
 
@@ -56,7 +56,11 @@ def batches(
         first = dispatch * at_once
         return np.concatenate([rows(first + i)[own] for i in range(at_once)])
 
-    for batch in feed.batches(rows_of, span.start // at_once, span.stop // at_once):
+    def crops_of(dispatch: int) -> np.ndarray:
+        steps = range(dispatch * at_once, (dispatch + 1) * at_once)
+        return np.concatenate([draw_crops(seed, step, rows(step)[own], feed.zoom) for step in steps])
+
+    for batch in feed.batches(rows_of, span.start // at_once, span.stop // at_once, crops_of):
         steps = {key: value.reshape(at_once, -1, *value.shape[1:]) for key, value in batch.items()}
         yield partition.share(steps, axis=1)
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PyTree
 from aejax.errors import InputError
 from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.layers import fold
-from aejax.objectives import Context, Corruption, Discriminator, Objective
+from aejax.objectives import Context, Corruption, Discriminator, Objective, mirror
 from aejax.training import optimizers, paths
 
 Batch = Mapping[str, Array]
@@ -36,6 +36,7 @@ class Task:
       convolves: whether the step has convolutions, see `multistep.steps_at_once`.
       bfloat16: whether the step computes in bfloat16.
       standardized: whether the model reads standardized data, so that its units are not the user's.
+      flip: whether half of the images are mirrored, others in each step.
     """
 
     model: Autoencoder
@@ -52,6 +53,7 @@ class Task:
     convolves: bool = False
     bfloat16: bool = False
     standardized: bool = False
+    flip: bool = False
 
     @property
     def onednn(self) -> bool:
@@ -174,6 +176,8 @@ def train_step(
     """
     keys = derive_keys(jax.random.fold_in(key, state.step), batch)
     x = task.prepare(batch["x"])
+    if task.flip:
+        x = mirror(fold(keys, 3), x)
     noisy = task.corruption(fold(keys, 0), x)
     discriminator = state.critic.get("params")
     trained, frozen = paths.split(state.params, task.frozen)

@@ -11,10 +11,10 @@ On CPUs with instructions for bfloat16, --work=mlp_bfloat16,conv_bfloat16,vq_vae
 The machine should have nothing else to do: where it had, the table says so. `taskset` chooses the cores.
 
 --work=decoding compares the streaming of JPEGs with grain's and PyTorch's, streaming that of a folder with PyTorch's,
-and kl_decode the decoding of Stable Diffusion's latents with diffusers; folder, loop, evaluation, growth, imports, profile,
-startup or together measure aejax alone. See `decoding.py`, `kl_decode.py`, `loop.py`, `commands.py`, `growth.py` and
-`profile.py`. Each writes <work>.json. Those with goals write whether they are reached: streaming and kl_decode to
-goals/tokenizers.json, others to goals/speed.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
+and kl_decode the decoding of Stable Diffusion's latents with diffusers; folder, loop, evaluation, growth, imports,
+profile, startup or together measure aejax alone. See `decoding.py`, `kl_decode.py`, `loop.py`, `commands.py`,
+`growth.py` and `profile.py`. Each writes <work>.json. Those with goals write whether they are reached: streaming and
+kl_decode to goals/tokenizers.json, others to goals/speed.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
 import json
