@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import matplotlib.cm
 import numpy as np
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from aejax.evaluation.pictures.style import MUTED, SERIES, WIDTH, height_of, in_rows, new, show, style
@@ -10,7 +12,8 @@ from aejax.evaluation.reconstruction import squared_errors
 
 COLUMNS = 8
 MAPPED = 4  # examples with maps of their errors
-_TILE, _GAP, _MARGIN, _DPI = 224, 8, (40, 90), 180  # pixels: least side of a tile, gaps, above and below the tiles
+_TILE, _GAP, _DPI = 224, 8, 180  # pixels: side of small images' tiles, gaps between tiles
+_ABOVE, _BELOW, _BESIDE = 48, 78, 32  # pixels: margins
 
 
 def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLUMNS) -> Figure:
@@ -58,25 +61,26 @@ def error_maps(inputs: np.ndarray, outputs: np.ndarray) -> Figure:
     outputs = np.clip(outputs, 0, 1)
     errors = np.abs(inputs - outputs).mean(-1)
     largest = max(float(errors.max()), 1 / 255)
-    above, below = _MARGIN
-    width, height = 3 * w + 2 * _GAP, n * h + (n - 1) * _GAP + above + below
+    colors = matplotlib.cm.ScalarMappable(Normalize(0, largest), "magma")
+    columns = {"input": inputs, "reconstruction": outputs, "absolute error": colors.cmap(errors / largest)[..., :3]}
+    width, height = 3 * w + 2 * _GAP + 2 * _BESIDE, n * h + (n - 1) * _GAP + _ABOVE + _BELOW
     with style():
-        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+        sides = ((side + 1e-6) / _DPI for side in (width, height))  # Matplotlib rounds pixels down
+        figure = Figure(figsize=tuple(sides), dpi=_DPI)
         size = max(5, min(10, 72 * w / _DPI / 8))  # points, so that a column holds its title
         for row in range(n):
-            bottom = below + (n - 1 - row) * (h + _GAP)
-            for column, (image, name) in enumerate(
-                ((inputs[row], "input"), (outputs[row], "reconstruction"), (errors[row], "absolute error"))
-            ):
-                place = (column * (w + _GAP) / width, bottom / height, w / width, h / height)
-                axes = figure.add_axes(place)
+            bottom = _BELOW + (n - 1 - row) * (h + _GAP)
+            for column, (name, images) in enumerate(columns.items()):
+                left = _BESIDE + column * (w + _GAP)
+                axes = figure.add_axes((left / width, bottom / height, w / width, h / height))
                 axes.set_axis_off()
-                colors, end = ("magma", largest) if column == 2 else ("gray", 1.0)
-                shown = axes.imshow(image, colors, interpolation="nearest", aspect="auto", vmin=0, vmax=end)
+                # Enlarged and in colors already, as versions of Matplotlib do both differently.
+                image = np.broadcast_to(np.rint(255 * images[row]).astype(np.uint8), (*images.shape[1:3], 3))
+                axes.imshow(image.repeat(times, 0).repeat(times, 1), interpolation="nearest", aspect="auto")
                 if row == 0:
                     axes.set_title(name, size=size, loc="center")
-        scale = figure.add_axes((2 * (w + _GAP) / width, 0.75 * below / height, w / width, 0.15 * below / height))
-        figure.colorbar(shown, cax=scale, orientation="horizontal", ticks=[0, largest])
+        scale = figure.add_axes((left / width, (_BELOW - 24) / height, w / width, 14 / height))
+        figure.colorbar(colors, cax=scale, orientation="horizontal", ticks=[0, largest])
         scale.set_xticks([0, largest], ["0", f"{largest:.2g}"], size=size)
     return figure
 

@@ -49,7 +49,9 @@ def as_png(figure: Figure, file: Path) -> Path:
     """Writes the figure as PNG to the file and returns its path."""
     with style():  # Matplotlib makes the ticks only now
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=180, bbox_inches="tight", facecolor="white")
+        # A figure without a layout engine has its pixels at their places, which cutting off its margins would move.
+        box = "tight" if figure.get_layout_engine() else None
+        figure.savefig(buffer, format="png", dpi=180, bbox_inches=box, facecolor="white")
     write_whole(file, buffer.getvalue())
     return file
 
