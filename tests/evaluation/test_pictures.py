@@ -115,7 +115,7 @@ def test_error_maps_hold_each_pixel_and_a_scale_of_colors(side, channels, times,
     columns = x, np.clip(y, 0, 1), colormaps["magma"](errors / errors.max())[..., :3]
     assert texts(figure.axes[-1].get_xticklabels()) == ["0", f"{errors.max():.2g}"]
     size = side * times
-    top, left = np.argwhere((png != 255).any(-1) & (np.arange(len(png)) > 45)[:, None]).min(0)
+    top, left = np.argwhere((png != 255).any(-1) & (np.arange(len(png)) > 33)[:, None]).min(0)
     for row in range(2):
         for column, images in enumerate(columns):
             place = png[top + row * (size + 8) :, left + column * (size + 8) :][:size, :size]

@@ -12,8 +12,9 @@ from aejax.evaluation.reconstruction import squared_errors
 
 COLUMNS = 8
 MAPPED = 4  # examples with maps of their errors
-_TILE, _GAP, _DPI = 224, 8, 180  # pixels: side of small images' tiles, gaps between tiles
-_ABOVE, _BELOW, _BESIDE = 48, 78, 32  # pixels: margins
+_TILE, _GAP = 224, 8  # pixels: side of small images' tiles, gaps between tiles
+_DPI = 128  # a power of two, so that dividing by it rounds no number of pixels
+_ABOVE, _BELOW, _BESIDE = 36, 60, 24  # pixels: margins
 
 
 def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLUMNS) -> Figure:
@@ -65,21 +66,18 @@ def error_maps(inputs: np.ndarray, outputs: np.ndarray) -> Figure:
     columns = {"input": inputs, "reconstruction": outputs, "absolute error": colors.cmap(errors / largest)[..., :3]}
     width, height = 3 * w + 2 * _GAP + 2 * _BESIDE, n * h + (n - 1) * _GAP + _ABOVE + _BELOW
     with style():
-        sides = ((side + 1e-6) / _DPI for side in (width, height))  # Matplotlib rounds pixels down
-        figure = Figure(figsize=tuple(sides), dpi=_DPI)
+        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
         size = max(5, min(10, 72 * w / _DPI / 8))  # points, so that a column holds its title
         for row in range(n):
             bottom = _BELOW + (n - 1 - row) * (h + _GAP)
             for column, (name, images) in enumerate(columns.items()):
                 left = _BESIDE + column * (w + _GAP)
-                axes = figure.add_axes((left / width, bottom / height, w / width, h / height))
-                axes.set_axis_off()
                 # Enlarged and in colors already, as versions of Matplotlib do both differently.
                 image = np.broadcast_to(np.rint(255 * images[row]).astype(np.uint8), (*images.shape[1:3], 3))
-                axes.imshow(image.repeat(times, 0).repeat(times, 1), interpolation="nearest", aspect="auto")
+                figure.figimage(image.repeat(times, 0).repeat(times, 1), left, bottom, origin="upper")
                 if row == 0:
-                    axes.set_title(name, size=size, loc="center")
-        scale = figure.add_axes((left / width, (_BELOW - 24) / height, w / width, 14 / height))
+                    figure.text((left + w / 2) / width, 1 - 26 / height, name, size=size, ha="center")
+        scale = figure.add_axes((left / width, (_BELOW - 22) / height, w / width, 14 / height))
         figure.colorbar(colors, cax=scale, orientation="horizontal", ticks=[0, largest])
         scale.set_xticks([0, largest], ["0", f"{largest:.2g}"], size=size)
     return figure

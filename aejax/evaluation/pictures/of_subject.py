@@ -50,8 +50,9 @@ def as_png(figure: Figure, file: Path) -> Path:
     with style():  # Matplotlib makes the ticks only now
         buffer = io.BytesIO()
         # A figure without a layout engine has its pixels at their places, which cutting off its margins would move.
-        box = "tight" if figure.get_layout_engine() else None
-        figure.savefig(buffer, format="png", dpi=180, bbox_inches=box, facecolor="white")
+        placed = figure.get_layout_engine() is None
+        how = {"dpi": figure.dpi} if placed else {"dpi": 180, "bbox_inches": "tight"}
+        figure.savefig(buffer, format="png", facecolor="white", **how)
     write_whole(file, buffer.getvalue())
     return file
 
