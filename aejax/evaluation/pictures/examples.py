@@ -65,18 +65,20 @@ def error_maps(inputs: np.ndarray, outputs: np.ndarray) -> Figure:
     colors = matplotlib.cm.ScalarMappable(Normalize(0, largest), "magma")
     columns = {"input": inputs, "reconstruction": outputs, "absolute error": colors.cmap(errors / largest)[..., :3]}
     width, height = 3 * w + 2 * _GAP + 2 * _BESIDE, n * h + (n - 1) * _GAP + _ABOVE + _BELOW
+    canvas = np.zeros((height, width, 4), np.uint8)  # transparent
     with style():
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
         size = max(5, min(10, 72 * w / _DPI / 8))  # points, so that a column holds its title
-        for row in range(n):
-            bottom = _BELOW + (n - 1 - row) * (h + _GAP)
-            for column, (name, images) in enumerate(columns.items()):
-                left = _BESIDE + column * (w + _GAP)
-                # Enlarged and in colors already, as versions of Matplotlib do both differently.
-                image = np.broadcast_to(np.rint(255 * images[row]).astype(np.uint8), (*images.shape[1:3], 3))
-                figure.figimage(image.repeat(times, 0).repeat(times, 1), left, bottom, origin="upper")
-                if row == 0:
-                    figure.text((left + w / 2) / width, 1 - 26 / height, name, size=size, ha="center")
+        for column, (name, images) in enumerate(columns.items()):
+            left = _BESIDE + column * (w + _GAP)
+            for row, image in enumerate(np.rint(255 * images).astype(np.uint8)):
+                place = canvas[_ABOVE + row * (h + _GAP) :, left:][:h, :w]
+                place[..., :3], place[..., 3] = image.repeat(times, 0).repeat(times, 1), 255
+            figure.text((left + w / 2) / width, 1 - 26 / height, name, size=size, ha="center")
+        # One image as large as the figure, since Matplotlib may move parts of it by a pixel.
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.imshow(canvas, interpolation="nearest", aspect="auto")
         scale = figure.add_axes((left / width, (_BELOW - 22) / height, w / width, 14 / height))
         figure.colorbar(colors, cax=scale, orientation="horizontal", ticks=[0, largest])
         scale.set_xticks([0, largest], ["0", f"{largest:.2g}"], size=size)
