@@ -74,7 +74,7 @@ class LatentStatistics:
 
 
 class Latents(np.ndarray):
-    """Normalized latents from a file, with the `statistics` that `TrainedModel.decode` restores them by.
+    """Normalized latents from a file, with the `statistics` that `Run.decode` restores them by.
 
     Slices and copies keep the statistics; arrays that are made without this one, e.g. by JAX, do not have them.
     """

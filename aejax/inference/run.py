@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from aejax import config as config_lib
@@ -85,6 +86,34 @@ class Run(TrainedModel):
         This is for a run whose train split cannot be loaded. Raises InputError if x does not fit the run.
         """
         return self._measure(data.from_array(x, label), "the given array")
+
+    def decode(
+        self,
+        z: ArrayLike,
+        label: ArrayLike | None = None,
+        *,
+        statistics: LatentStatistics | None = None,
+        **options: Any,
+    ) -> Float[np.ndarray, "n ..."]:
+        """Returns the expected x [n, ...] given latents [n, *latent], normalized ones or those of `encode`.
+
+        With `statistics`, the latents are normalized by these, and are restored first. Latents of `read_latents` bring
+        theirs along. Raises InputError if the statistics are those of another run's latents. The other arguments are
+        those of `TrainedModel.decode`.
+        """
+        own = getattr(z, "statistics", None)
+        if own is not None and statistics is not None and own != statistics:
+            raise InputError("the latents were normalized by other statistics than the given ones; leave these out")
+        statistics = own if statistics is None else statistics
+        if statistics is None:
+            return super().decode(z, label, **options)
+        if statistics.parameters != self.fingerprint:
+            raise InputError(
+                f"the latents are normalized by the statistics of another run (parameters {statistics.parameters}, "
+                f"{statistics.of}), and this run has parameters {self.fingerprint}; decode them by the run that "
+                "encoded them"
+            )
+        return super().decode(statistics.restore(z), label, **options)
 
     def _measure(self, source: Source, name: str) -> LatentStatistics:
         def encode(arrays: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -20,7 +20,6 @@ from aejax.data import Spec, as_array
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density
-from aejax.inference.latent_statistics import LatentStatistics
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
 from aejax.workdir.changes import Change
@@ -166,15 +165,8 @@ class TrainedModel:
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
         return map_batches(self._lookup, indices.astype(np.int32), (), limit_batch(self.spec.shape))
 
-    def decode(
-        self, z: ArrayLike, label: ArrayLike | None = None, *, statistics: LatentStatistics | None = None
-    ) -> Float[np.ndarray, "n ..."]:
-        """Returns the expected x [n, ...] given latents [n, *latent].
-
-        With `statistics`, the latents are normalized ones, and are restored first. Latents of `read_latents` bring
-        theirs along. Raises InputError if the statistics are those of another run's latents.
-        """
-        statistics = self._check_statistics(z, statistics)
+    def decode(self, z: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
+        """Returns the expected x [n, ...] given latents [n, *latent]."""
         z = as_array(z, "the latents")
         with np.errstate(over="ignore"):
             z = z.astype(np.float32)
@@ -182,8 +174,6 @@ class TrainedModel:
             raise InputError(f"the latent {z.shape} is one without its batch axis; give latents [n, ...], e.g. z[None]")
         if not z.size or not self.fits(z.shape[1:], self.latents.shape[1:]):
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
-        if statistics is not None:
-            z = statistics.restore(z)
         check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
         decoded = self._map(self._decode, z, label, own=self.latents.shape[1:])
         check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
@@ -283,19 +273,6 @@ class TrainedModel:
             rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
             return self.decode(self.latents[(rows, *np.indices(shape))], label)
         return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
-
-    def _check_statistics(self, z: ArrayLike, given: LatentStatistics | None) -> LatentStatistics | None:
-        """Returns the statistics that z was normalized by: those given, those that z brings along, or None."""
-        own = getattr(z, "statistics", None)
-        if own is not None and given is not None and own != given:
-            raise InputError("the latents were normalized by other statistics than the given ones; leave these out")
-        found = own if given is None else given
-        if found is not None and found.parameters != self.fingerprint:
-            raise InputError(
-                f"the latents are normalized by the statistics of another run (parameters {found.parameters}, "
-                f"{found.of}), and this run has parameters {self.fingerprint}; decode them by the run that encoded them"
-            )
-        return found
 
     def _check(self, x: ArrayLike) -> np.ndarray:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them."""

@@ -2,7 +2,7 @@
 
 from aejax.objectives.bounds import BOUNDS
 from aejax.objectives.context import Context
-from aejax.objectives.corruption import CORRUPTIONS, Corruption, mirror
+from aejax.objectives.corruption import CORRUPTIONS, Corruption
 from aejax.objectives.discriminators import DISCRIMINATORS, Discriminator
 from aejax.objectives.likelihoods import (
     LIKELIHOODS,
@@ -38,5 +38,4 @@ __all__ = [
     "Likelihood",
     "Objective",
     "SquaredError",
-    "mirror",
 ]

@@ -1,4 +1,4 @@
-"""Changes of the examples in training: corruption of the encoder's input (Vincent et al. 2010), and mirror images."""
+"""Corruption of the encoder's input in training: denoising autoencoders (Vincent et al. 2010)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,12 +15,6 @@ def _salt_and_pepper(key: Array, x: Array, level: float) -> Array:
         jax.random.bernoulli(k, p, x.shape) for k, p in zip(jax.random.split(key), (level, 0.5), strict=True)
     )
     return jnp.where(chosen, value.astype(x.dtype), x)
-
-
-def mirror(keys: Array, x: Array) -> Array:
-    """Returns images [batch, h, w, c], each mirrored left to right by a fair coin of its key [batch]."""
-    chosen = jax.vmap(jax.random.bernoulli)(keys)
-    return jnp.where(chosen[:, None, None, None], x[:, :, ::-1], x)
 
 
 CORRUPTIONS: dict[str, Callable[[Array, Array, float], Array]] = {

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PyTree
 from aejax.errors import InputError
 from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.layers import fold
-from aejax.objectives import Context, Corruption, Discriminator, Objective, mirror
+from aejax.objectives import Context, Corruption, Discriminator, Objective
 from aejax.training import optimizers, paths
 
 Batch = Mapping[str, Array]
@@ -155,6 +155,12 @@ def gather(held: Batch, batch: Batch) -> Batch:
 def keep(tree: PyTree, how: str) -> PyTree:
     """Returns the tree unchanged: the reduction over a single device."""
     return tree
+
+
+def mirror(keys: Array, x: Array) -> Array:
+    """Returns images [batch, h, w, c], each mirrored left to right by a fair coin of its key [batch]."""
+    chosen = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(chosen[:, None, None, None], x[:, :, ::-1], x)
 
 
 def train_step(

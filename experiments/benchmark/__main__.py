@@ -53,7 +53,7 @@ _OWN = {
 }
 
 _PEERS = {"decoding": ("torch",), "streaming": ("torch",), "kl_decode": ("torch", "diffusers")}
-_GOALS = {"kl_decode": "tokenizers", "streaming": "tokenizers"}  # files of goals other than speed.json
+_GOALS = dict.fromkeys(("kl_decode", "streaming"), "tokenizers.json")  # files of goals other than speed.json
 
 _WORK = flags.DEFINE_list(
     "work", [], f"What to measure: of {', '.join([*_OWN, *WORKS])}; defaults to the backend's works with peers."
@@ -73,7 +73,9 @@ def benchmark() -> None:
         if work in _OWN:
             found = _OWN[work](_ROUNDS.value)
             if reached := found.pop("goals", []):
-                goals.write(out, f"python -m experiments.benchmark --work={work}", reached, _GOALS.get(work, "speed"))
+                goals.write(
+                    out, f"python -m experiments.benchmark --work={work}", reached, _GOALS.get(work, "speed.json")
+                )
             results = {"machine": machine(_PEERS.get(work, ())), **found}
             print(json.dumps(results))
             _write(out / f"{work}.json", results)

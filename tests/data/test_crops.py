@@ -13,8 +13,8 @@ from aejax import data
 from aejax.data.images import Crop, decode, resize
 from aejax.data.sources import from_array
 from aejax.distributed.partition import Partition
-from aejax.objectives import mirror
 from aejax.training.multistep import batches
+from aejax.training.step import mirror
 from aejax.workdir import metrics_log
 
 
