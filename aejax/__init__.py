@@ -11,7 +11,8 @@ from aejax.errors import AejaxError, DivergedError, InputError, LostError, Stopp
 
 if TYPE_CHECKING:
     from aejax import config, losses, models, samplers
-    from aejax.inference.encode_split import encode_split, read_latents
+    from aejax.inference.encode_split import encode_split, read_latents, read_statistics
+    from aejax.inference.latent_statistics import LatentStatistics
     from aejax.inference.run import Run, load_pretrained, load_run
     from aejax.inference.tiles import map_tiles
     from aejax.models import Autoencoder, Code, Output
@@ -27,6 +28,7 @@ __all__ = [
     "Code",
     "DivergedError",
     "InputError",
+    "LatentStatistics",
     "LostError",
     "Objective",
     "Output",
@@ -46,6 +48,7 @@ __all__ = [
     "map_tiles",
     "models",
     "read_latents",
+    "read_statistics",
     "samplers",
     "train",
     "train_step",
@@ -53,7 +56,8 @@ __all__ = [
 
 # Imported at their first use: `aejax --help` and the processes that wait for a training need no JAX.
 _MODULES = {
-    "inference.encode_split": ("encode_split", "read_latents"),
+    "inference.encode_split": ("encode_split", "read_latents", "read_statistics"),
+    "inference.latent_statistics": ("LatentStatistics",),
     "inference.run": ("Run", "load_pretrained", "load_run"),
     "inference.tiles": ("map_tiles",),
     "models": ("Autoencoder", "Code", "Output"),

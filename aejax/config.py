@@ -39,6 +39,9 @@ def default() -> ConfigDict:
     config.data.held_out = -1  # label of anomalies, which are removed from all parts but test; -1: none
     config.data.size = 0  # side to which images are resized; 0: as they are
     config.data.fit = "crop"  # for images that are not square: crop the longer side, pad the shorter, or stretch
+    # data.fit=random crops at a random place in training; its square has a side from 1/zoom of the shorter side to all.
+    config.data.zoom = 1.0
+    config.data.flip = False  # whether half of the training images are mirrored, others in each step
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
     config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
     # Whether the user's cache folder keeps decoded splits up to that size, and the sizes of images in large folders.
@@ -141,8 +144,12 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
     if config.partition.name not in ("pmap", "sharded"):
         raise one_of("partition.name", config.partition.name, ("pmap", "sharded"))
-    if config.data.fit not in ("crop", "pad", "stretch"):
-        raise one_of("data.fit", config.data.fit, ("crop", "pad", "stretch"))
+    if config.data.fit not in (fits := ("crop", "random", "pad", "stretch")):
+        raise one_of("data.fit", config.data.fit, fits)
+    if config.data.fit == "random" and not config.data.size:
+        raise InputError("data.fit=random crops images to data.size, which is 0; set it")
+    if not 1 <= config.data.zoom < 1e3:
+        raise InputError(f"data.zoom must be at least 1 and below 1000, got {config.data.zoom}")
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
     arguments.check_seed(config.seed)
@@ -191,6 +198,8 @@ def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
 _BEFORE = {
     "data.held_out": -1,
     "data.fit": "stretch",
+    "data.zoom": 1.0,
+    "data.flip": False,
     "pre_bias": False,
     "init_from.workdir": "",
     "init_from.step": "newest",

@@ -48,7 +48,8 @@ def resnet(bottleneck: ConfigDict, features: Sequence[int] = (16, 32)) -> Config
 def images(tiny: bool = False, large: bool = False) -> ConfigDict:
     """Returns a config for tokenizers of images, without a model: MNIST enlarged to 32x32, for 500 steps of 32 images.
 
-    `large` is ImageNet at 256x256, for 100,000 steps of 16 images, and `tiny` 8x8 digits, for a few steps.
+    `large` is ImageNet at 256x256, cropped at random and mirrored, for 100,000 steps of 16 images, and `tiny` 8x8
+    digits, for a few steps.
     """
     config = mnist()
     config.likelihood = module("squared_error")
@@ -56,6 +57,7 @@ def images(tiny: bool = False, large: bool = False) -> ConfigDict:
     shorten(config, 500)
     if large:
         config.data.name, config.data.size, config.batch_size, config.optim.lr = "imagenet2012", 256, 16, 1e-4
+        config.data.fit, config.data.flip = "random", True
         config.steps, config.checkpoint_every, config.log_every = 100_000, 5_000, 100
     if tiny:
         config.data.name, config.data.size = "digits", 0

@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 # Last parts of metrics' names. A metric in neither has no better direction, e.g. a rate or a KL.
 LOWER = {
     *("loss", "squared_error", "squared_error_per_value", "squared_error_standardized", "bound", "bits_per_dimension"),
-    *("dead_codes", "dead_units", "denoised_squared_error"),
+    *("dead_codes", "dead_units", "denoised_squared_error", "rfid"),
 }
 HIGHER = {
     *("psnr", "ssim", "elbo", "log_likelihood", "variance_explained", "linear_probe_accuracy", "knn_accuracy"),

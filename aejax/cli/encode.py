@@ -1,6 +1,8 @@
 """Encoding of a split: aejax encode --workdir=runs/conv --split=test --out=latents.npz
 
-After an interruption, even by kill -9, the same command resumes. `aejax.read_latents` reads the file.
+Latents are normalized: over the train split, which is measured first, each channel has mean 0 and standard deviation 1.
+After an interruption, even by kill -9, the same command resumes. `aejax.read_latents` reads the file, and `run.decode`
+restores what it returns.
 """
 
 from absl import flags
@@ -12,16 +14,20 @@ _OUT = flags.DEFINE_string("out", None, "File to write: .npz, or .array_record f
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or TFDS syntax, e.g. test[:10%].")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
 _CHUNK = flags.DEFINE_integer("chunk", 0, "Examples between two points to resume from. 0: about 32 MiB.")
+_NORMALIZE = flags.DEFINE_bool("normalize", True, "Normalize the latents by the run's statistics.")
 
 
 def encode() -> None:
-    from aejax.inference.encode_split import check_out, encode_split, find_split
+    from aejax.inference.encode_split import check_out, encode_split, find_split, read_statistics
 
     out = check_out(_OUT.value)
     run = command.load(_WORKDIR.value, _STEP.value)
     source = find_split(run, _SPLIT.value)
-    encode_split(run, source, out, _CHUNK.value)
-    print(f"{out}: {len(source):,} examples of {_SPLIT.value}, latents {run.latents.shape[1:]}, step {run.step:,}")
+    encode_split(run, source, out, _CHUNK.value, _NORMALIZE.value)
+    statistics = read_statistics(out)
+    how = f", normalized by {statistics.of}" if statistics else ""
+    latents = f"latents {run.latents.shape[1:]}{how}"
+    print(f"{out}: {len(source):,} examples of {_SPLIT.value}, {latents}, step {run.step:,}")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 The command writes metrics.json, where each figure has its protocol, pictures and report.html to evaluation/<step>/ in
 the workdir (evaluation/<step>-<split>/ for a split other than test). It prints the figures, side by side for several
 workdirs: --workdir=runs/a,runs/b. The metrics are in groups, all of which are measured unless --groups= names some of
-them: reconstruction, likelihood, codes, representation, disentanglement, anomaly, generation.
+them: reconstruction, fidelity, likelihood, codes, representation, disentanglement, anomaly, generation.
 """
 
 import json
@@ -33,6 +33,9 @@ _FEATURES = flags.DEFINE_string(
     "features", "encoder", "Features that generation is measured by: encoder, classifier or package.module:function."
 )
 _NUM = flags.DEFINE_integer("num", 5_000, "Number of generated examples, and of real ones that they are compared with.")
+_RFID_FEATURES = flags.DEFINE_string(
+    "rfid_features", "", "Features that reconstructions are compared by: package.module:function or run:WORKDIR."
+)
 _NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Neighbors of an example, for k-NN accuracy and trustworthiness.")
 
 
@@ -51,6 +54,7 @@ def measure(workdir: str, run: "aejax.Run", groups: Sequence[str]) -> dict[str, 
         "likelihood": {"samples": _SAMPLES.value},
         "representation": {"neighbours": _NEIGHBOURS.value},
         "generation": {"features": _FEATURES.value, "num": _NUM.value},
+        "fidelity": {"features": find_features()},
     }
     file = folder / "metrics.json"
     measures, figures = {}, before(file)
@@ -72,6 +76,12 @@ def measure(workdir: str, run: "aejax.Run", groups: Sequence[str]) -> dict[str, 
             bar.write(str(report.write(subject, measures, drawn, folder, _PROJECTION.value)))
             bar.update()
     return evaluation.as_json(measures)
+
+
+def find_features() -> Any:
+    """Returns what --rfid_features names: a run, or the name of a function."""
+    name = _RFID_FEATURES.value
+    return command.load(name.removeprefix("run:"), "newest") if name.startswith("run:") else name
 
 
 def before(file: Path) -> dict[str, Any]:
@@ -104,12 +114,13 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def evaluate() -> None:
-    from aejax.evaluation import GROUPS, generation
+    from aejax.evaluation import GROUPS, fidelity, generation
     from aejax.evaluation.pictures.latents import check_projection
 
     arguments.check_samples(_SAMPLES.value)
     generation.check(_FEATURES.value, _NUM.value)
     groups = list(GROUPS) if _GROUPS.value is None else _GROUPS.value
+    fidelity.check(find_features(), 2)
     workdirs = [_WORKDIR.value] if _WORKDIR.value and local(_WORKDIR.value).is_dir() else _WORKDIR.value.split(",")
     if _OUT.value and len(workdirs) > 1:
         raise aejax.InputError("--out is for one workdir; leave it out, or evaluate them one by one")

@@ -2,8 +2,9 @@
 
 from aejax.data.arrays import as_array
 from aejax.data.identity import check_identity, identify
-from aejax.data.loader import Feed, pad_rows, read, shuffle_rows, stream
+from aejax.data.loader import Feed, draw_crops, pad_rows, read, shuffle_rows, stream
 from aejax.data.scale import compute_mean, needs_standardizing, warn_of_scale
+from aejax.data.shards import write_shards
 from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, read_chunks
 from aejax.data.splits import Splits, check_same, find, load, read_labels, select, split
@@ -17,6 +18,7 @@ __all__ = [
     "check_identity",
     "check_same",
     "compute_mean",
+    "draw_crops",
     "find",
     "from_array",
     "identify",
@@ -31,4 +33,5 @@ __all__ = [
     "split",
     "stream",
     "warn_of_scale",
+    "write_shards",
 ]

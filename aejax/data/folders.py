@@ -1,17 +1,19 @@
 """Sources of folders of PNG and JPEG images."""
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from aejax.data.headers import inspect_all
-from aejax.data.images import decode
-from aejax.data.sources import SPLIT_NAMES, Source
+from aejax.data.images import Crop, decode
+from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, as_crops
 from aejax.errors import InputError, printable
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -31,6 +33,23 @@ def from_folder(path: Path, size: int, fit: str = "crop", cache: bool = False) -
     with `cache`, the sizes of many images are remembered in the user's cache folder. Warns of folders and images that
     are left out. Raises InputError for what cannot be read.
     """
+    found, kinds = list_folder(path)
+    return {
+        name: dataclasses.replace(_from_files(each.folder, each.files, each.label, size, fit, cache), kinds=kinds)
+        for name, each in found.items()
+    }
+
+
+class Files(NamedTuple):
+    """The images of a split: its folder, their paths and their labels, int32 [n]."""
+
+    folder: Path
+    files: list[str]
+    label: np.ndarray
+
+
+def list_folder(path: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+    """Returns the images of each split of a folder, see `from_folder`, and the names of the labels."""
     splits = _find_splits(path)
     files = {name: _find_images(folder) for name, folder in splits.items()}
     # Objects of Path for each of 100,000 files would take seconds.
@@ -40,13 +59,12 @@ def from_folder(path: Path, size: int, fit: str = "crop", cache: bool = False) -
     if list(splits.values()) == [path]:
         _check_kinds(path, kinds)
     number = {kind: i for i, kind in enumerate(kinds)}
-    sources = {}
+    listed = {}
     for name, found in files.items():
         label_of = {parent: number[kind] for parent, kind in kind_of[name].items()}
         label = np.array([label_of[parent] for parent in parents[name]], np.int32)
-        source = _from_files(splits[name], found, label, size, fit, cache)
-        sources[name] = dataclasses.replace(source, kinds=tuple(map(str, kinds)))
-    return sources
+        listed[name] = Files(splits[name], found, label)
+    return listed, tuple(map(str, kinds))
 
 
 def _find_splits(path: Path) -> dict[str, Path]:
@@ -156,21 +174,19 @@ def _from_files(path: Path, files: list[str], label: np.ndarray, size: int, fit:
         for file, found in zip(files, shapes, strict=True):
             _check_size(file, found, files[0], shapes[0])
 
-    def read(file: str) -> np.ndarray:
-        pixels = decode(Path(file), file, channels, size, fit)
+    def read(file: str, crop: Crop | None) -> np.ndarray:
+        pixels = decode(Path(file), file, channels, size, fit, crop)
         if not size:
             _check_size(file, pixels.shape, files[0], shapes[0])  # the file may have been replaced since
         return pixels
 
+    def draw(rows: Rows, crops: np.ndarray | None) -> Arrays:
+        pixels = [read(files[i], crop) for i, crop in zip(rows, as_crops(crops), strict=False)]
+        return {"x": np.stack(pixels), "label": label[rows]}
+
     shape = (size, size, channels) if size else (*shapes[0][:2], channels)
-    return Source(
-        str(path),
-        len(files),
-        shape,
-        np.dtype(np.uint8),
-        lambda rows: {"x": np.stack([read(files[i]) for i in rows]), "label": label[rows]},
-        tuple(files),
-    )
+    take, drawn = functools.partial(draw, crops=None), draw if fit == "random" else None
+    return Source(str(path), len(files), shape, np.dtype(np.uint8), take, tuple(files), draw=drawn)
 
 
 def _check_size(file: str, found: Sequence[int], first: str, expected: Sequence[int]) -> None:

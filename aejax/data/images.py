@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
@@ -28,18 +29,32 @@ _TURNS = {  # by EXIF orientation
 }
 
 
-def resize(image: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:
+class Crop(NamedTuple):
+    """A square within an image.
+
+    Attributes:
+      zoom: the shorter side of the image over the side of the square, at least 1.
+      x, y: where the square lies, from 0, at the left or the top, to 1.
+    """
+
+    zoom: float
+    x: float
+    y: float
+
+
+def resize(image: np.ndarray, size: int, fit: str = "crop", crop: Crop | None = None) -> np.ndarray:
     """Resizes an image, uint8 [h, w, channels], to [size, size, channels], bicubic, each channel by itself.
 
-    `fit` says what happens to images that are not square: "crop" keeps the center of the longer side, "pad" keeps all
-    of the image and fills the shorter side up with 0, and "stretch" distorts.
+    `fit` says what happens to images that are not square: "crop" and "random" keep the center of the longer side, "pad"
+    keeps all of the image and fills the shorter side up with 0, and "stretch" distorts. `crop` takes another square.
     """
-    if image.shape[:2] == (size, size):
+    if image.shape[:2] == (size, size) and (crop is None or crop.zoom == 1):
         return image
     channels = image.shape[2]
     # In one picture, Pillow would take the last of 2 or 4 channels for transparency.
     parts = [image] if channels == 3 else [image[..., channel] for channel in range(channels)]
-    return _stack([Image.fromarray(part) for part in parts], size, fit, (image.shape[1], image.shape[0]))
+    whole = (image.shape[1], image.shape[0])
+    return _stack([Image.fromarray(part) for part in parts], size, fit, crop, whole)
 
 
 def inspect(file: Path) -> tuple[int, int, int]:
@@ -52,18 +67,24 @@ def inspect(file: Path) -> tuple[int, int, int]:
 
 
 def decode(
-    file: Path | io.BytesIO, name: str, channels: int | None = None, size: int = 0, fit: str = "crop"
+    file: Path | io.BytesIO,
+    name: str,
+    channels: int | None = None,
+    size: int = 0,
+    fit: str = "crop",
+    crop: Crop | None = None,
 ) -> np.ndarray:
     """Decodes a PNG or JPEG image to uint8 [height, width, channels], upright, with 16 bits a channel scaled to 8.
 
     `channels` is 1 for gray, 2 for gray and alpha, 3 for RGB, 4 for RGBA; None keeps the file's. A `size` other than 0
-    resizes the image. Raises InputError, which calls the image `name`, if it is corrupt or neither PNG nor JPEG.
+    resizes the image, as `resize` says. Raises InputError, which calls the image `name`, if it is corrupt or neither
+    PNG nor JPEG.
     """
     with _open(file, name) as picture:
         whole, scale = picture.size, 1
         pixels = math.prod(whole)
         if size and isinstance(picture, JpegImagePlugin.JpegImageFile):
-            scale = _reduce(picture, _FINER * size)
+            scale = _reduce(picture, math.ceil(_FINER * size * (crop.zoom if crop else 1)))
         if not picture.info.get("progressive"):  # a progressive JPEG takes memory for all pixels until its last scan
             pixels = math.prod(picture.size)
         with _decoding(pixels):
@@ -78,7 +99,7 @@ def decode(
                 upright.info.pop("transparency", None)  # Pillow warns of some transparency, which is dropped anyway
             if upright.mode != mode:
                 upright = upright.convert(mode)
-            return _stack([upright] if mode in ("L", "RGB") else upright.split(), size, fit, whole, scale)
+            return _stack([upright] if mode in ("L", "RGB") else upright.split(), size, fit, crop, whole, scale)
 
 
 def _reduce(picture: JpegImagePlugin.JpegImageFile, least: int) -> int:
@@ -127,23 +148,31 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def _stack(pictures: Sequence[Image.Image], size: int, fit: str, whole: tuple[int, int], scale: int = 1) -> np.ndarray:
+def _stack(
+    pictures: Sequence[Image.Image], size: int, fit: str, crop: Crop | None, whole: tuple[int, int], scale: int = 1
+) -> np.ndarray:
     """Stacks the pictures as channels of one array, uint8 [height, width, channels], resized if `size` is not 0.
 
     `whole` is the width and height of the image, of which the pictures were decoded at 1/`scale`.
     """
-    arrays = [np.asarray(_resize(picture, size, fit, whole, scale) if size else picture) for picture in pictures]
+    arrays = [np.asarray(_resize(picture, size, fit, crop, whole, scale) if size else picture) for picture in pictures]
     pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, -1)
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _resize(picture: Image.Image, size: int, fit: str, whole: tuple[int, int], scale: int) -> Image.Image:
+def _resize(
+    picture: Image.Image, size: int, fit: str, crop: Crop | None, whole: tuple[int, int], scale: int
+) -> Image.Image:
     """Resizes the picture as `resize` says. All is computed from the whole image, whatever the scale."""
-    (w, h), shape, box = whole, (size, size), (0, 0, *whole)
+    (w, h), shape, box = whole, (size, size), (0.0, 0.0, *map(float, whole))
     if fit == "pad":
         longer = max(w, h)
         shape = (max(1, round(w * size / longer)), max(1, round(h * size / longer)))
-    elif fit == "crop":
+    elif crop is not None:
+        side = min(w, h) / crop.zoom
+        left, top = (w - side) * crop.x, (h - side) * crop.y
+        box = (left, top, min(left + side, w), min(top + side, h))
+    elif fit != "stretch":
         side = min(w, h)
         left, top = (w - side) // 2, (h - side) // 2
         box = (left, top, left + side, top + side)

@@ -108,34 +108,66 @@ def _wait(arrays: Arrays, parts: Sequence[Future[None]]) -> Arrays:
     return arrays
 
 
+def draw_crops(seed: int, step: int, rows: Rows, zoom: float) -> np.ndarray:
+    """Returns a random crop for each row, [n, 3] as in `images.Crop`: a function of seed, step and row alone."""
+    uniform = np.array([np.random.default_rng([seed, step, row]).random(3) for row in rows.tolist()]).reshape(-1, 3)
+    return uniform * [zoom - 1, 1, 1] + [1, 0, 0]
+
+
 class Feed:
     """Batches of a split, which is kept on device if it fits in the budget and streamed otherwise.
 
-    Factors of variation are left out, because no step reads them, and labels unless a step does.
+    Factors of variation are left out, because no step reads them, and labels unless a step does. A split whose images
+    are cropped at random is always streamed.
 
     Attributes:
       source: the split without what is left out.
       held: the arrays of the whole split, on device; empty if the split is streamed.
+      zoom: the largest zoom of random crops.
     """
 
-    def __init__(self, source: Source, budget: int, put: Callable[[Arrays], Any], labels: bool = True):
+    def __init__(
+        self,
+        source: Source,
+        budget: int,
+        put: Callable[[Arrays], Any],
+        labels: bool = True,
+        zoom: float = 1.0,
+    ):
         """Loads the split onto the devices, by `put`, if it has at most `budget` bytes."""
-        names = ("x", "label") if labels else ("x",)
-        self.source = dataclasses.replace(source, take=functools.partial(_take, source, names))
-        self.held = put(read(self.source) if source.nbytes <= budget else {})
+        self._names = ("x", "label") if labels else ("x",)
+        self.source, self.zoom = dataclasses.replace(source, take=functools.partial(_take, source, self._names)), zoom
+        self.held = put(read(self.source) if source.nbytes <= budget and not source.draw else {})
 
-    def batches(self, rows_of: Callable[[int], Rows], start: int, stop: int) -> Iterator[Arrays]:
-        """Yields {"index": rows} for each step from `start` to `stop`, plus the rows' arrays if they are streamed."""
+    def batches(
+        self,
+        rows_of: Callable[[int], Rows],
+        start: int,
+        stop: int,
+        crops_of: Callable[[int], np.ndarray] | None = None,
+    ) -> Iterator[Arrays]:
+        """Yields {"index": rows} for each step from `start` to `stop`, plus the rows' arrays if they are streamed.
+
+        `crops_of` returns the crops of a step, [n, 3], for a source that draws.
+        """
         if self.held:
             return ({"index": rows_of(step)} for step in range(start, stop))
-        taken = stream(self.source, rows_of, start, stop)
+        source, items_of = self.source, rows_of
+        if source.draw and crops_of:
+            # Each row travels with its crop.
+            source = dataclasses.replace(
+                source, take=lambda a: _take(self.source, self._names, a[:, 0].astype(int), a[:, 1:])
+            )
+            items_of = lambda step: np.column_stack([rows_of(step), crops_of(step)])  # noqa: E731
+        taken = stream(source, items_of, start, stop)
         return ({"index": rows_of(step), **arrays} for step, arrays in zip(range(start, stop), taken, strict=True))
 
 
-def _take(source: Source, names: Sequence[str], rows: Rows) -> Arrays:
+def _take(source: Source, names: Sequence[str], rows: Rows, crops: np.ndarray | None = None) -> Arrays:
     """Reads the named arrays of `rows`. Raises InputError if an example cannot be read."""
     try:
-        return {key: value for key, value in source.take(rows).items() if key in names}
+        arrays = source.draw(rows, crops) if source.draw and crops is not None else source.take(rows)
+        return {key: value for key, value in arrays.items() if key in names}
     except AejaxError:
         raise
     except Exception as error:  # whatever a reader raises for a file that was damaged in the meantime

@@ -1,15 +1,17 @@
 """Sources: examples by row number, from arrays and files of arrays."""
 
 import dataclasses
+import functools
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_npz, to_numpy
-from aejax.data.images import resize
+from aejax.data.images import Crop, resize
 from aejax.errors import InputError
 
 SPLIT_NAMES = {
@@ -41,6 +43,8 @@ class Source:
       files: the files that the examples are decoded from; empty if nothing is decoded.
       kinds: names of the labels, by number, where the data has names.
       binary: whether the images are stored as 0 and 1 in uint8, which `take` returns as 0 and 255.
+      draw: `take` for training images that are cropped at random: function from row numbers and crops, [n, 3] as in
+        `images.Crop`. None where nothing is random.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Source:
     files: tuple[str | Path, ...] = ()
     kinds: tuple[str, ...] = ()
     binary: bool = False
+    draw: Callable[[Rows, np.ndarray], Arrays] | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -67,7 +72,9 @@ class Source:
 
     def subset(self, rows: Rows, name: str) -> "Source":
         """Returns the examples with the given row numbers, in their order, as a source called `name`."""
-        return dataclasses.replace(self, name=name, length=len(rows), take=lambda i: self.take(rows[i]))
+        take, draw = self.take, self.draw
+        drawn = None if draw is None else lambda i, crops: draw(rows[i], crops)
+        return dataclasses.replace(self, name=name, length=len(rows), take=lambda i: take(rows[i]), draw=drawn)
 
 
 def from_array(
@@ -118,16 +125,26 @@ def from_array(
     if binary is None and (binary := is_binary(x)):
         warnings.warn(f"{name}: uint8 images of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
 
-    def take(rows: Rows) -> Arrays:
+    def draw(rows: Rows, crops: np.ndarray | None) -> Arrays:
         part = x[rows].astype(dtype, copy=False)
         if binary:
             part = part * np.uint8(255)
         if size:
-            part = np.stack([resize(image, size, fit) for image in part])
+            part = np.stack(
+                [resize(image, size, fit, crop) for image, crop in zip(part, as_crops(crops), strict=False)]
+            )
         return {"x": part} | {key: value[rows] for key, value in more.items()}
 
     shape = (size, size, x.shape[3]) if size else x.shape[1:]
-    return Source(name, len(x), shape, dtype, take, binary=bool(binary))
+    take = functools.partial(draw, crops=None)
+    return Source(
+        name, len(x), shape, dtype, take, binary=bool(binary), draw=draw if size and fit == "random" else None
+    )
+
+
+def as_crops(crops: np.ndarray | None) -> Iterable[Crop | None]:
+    """Returns one crop per row of [n, 3]; without crops, None again and again."""
+    return itertools.repeat(None) if crops is None else [Crop(*crop) for crop in crops.tolist()]
 
 
 def _check_label(label: ArrayLike, examples: int, name: str) -> np.ndarray:

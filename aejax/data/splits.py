@@ -1,6 +1,7 @@
 """Splits: the train, validation and test parts that the data section of a config asks for."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from aejax.data.cache import cache_decoded
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
+from aejax.data.shards import from_shards, has_shards
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
 from aejax.data.synthetic import BUILT_IN
 from aejax.data.tfds import from_tfds
@@ -46,7 +48,7 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
     With `config.cache`, splits that are decoded from files and fit in `config.memory_mb` are read through the cache.
     """
     sources = _open_splits(config)
-    if not config.get("cache", True):
+    if not config.get("cache", True) or config["fit"] == "random":  # whose training images are decoded each time
         return sources
     budget = config["memory_mb"] * 2**20
     for name, source in sources.items():
@@ -72,6 +74,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         if not is_file:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
         return from_file(path, size, fit)
+    if is_folder and has_shards(path):
+        return from_shards(path, size, fit)
     if is_folder:
         return from_folder(path, size, fit, config.get("cache", True))
     if is_file and (path.suffix or "/" in name):
@@ -98,6 +102,7 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
             parts[part] = wholes[own].subset(np.flatnonzero(~used[own]), part)
     if missing := [part for part in Splits._fields if part not in parts]:
         parts |= _cut(wholes, missing, used)
+    parts |= {part: dataclasses.replace(parts[part], draw=None) for part in ("validation", "test")}
     if (held_out := config["held_out"]) >= 0:
         _hold_out(parts, held_out)
     for part, source in parts.items():
@@ -186,16 +191,18 @@ def _join(parts: list[Source], name: str) -> Source:
     ends = np.cumsum([len(part) for part in parts])
     common = set.intersection(*(set(part.take(np.arange(1))) for part in parts if len(part)))
 
-    def take(rows: Rows) -> Arrays:
+    def draw(rows: Rows, crops: np.ndarray | None) -> Arrays:
         part_of_row = np.searchsorted(ends, rows, side="right")
         taken: Arrays = {}
         for k, part in enumerate(parts):
             places = np.flatnonzero(part_of_row == k)
             if len(places):
-                found = part.take(rows[places] - (ends[k] - len(part)))
+                own = rows[places] - (ends[k] - len(part))
+                found = part.take(own) if crops is None or part.draw is None else part.draw(own, crops[places])
                 for key in common:
                     shape = (len(rows), *found[key].shape[1:])
                     taken.setdefault(key, np.empty(shape, found[key].dtype))[places] = found[key]
         return taken
 
-    return dataclasses.replace(parts[0], name=name, length=int(ends[-1]), take=take)
+    take, drawn = functools.partial(draw, crops=None), draw if any(part.draw for part in parts) else None
+    return dataclasses.replace(parts[0], name=name, length=int(ends[-1]), take=take, draw=drawn)

@@ -5,7 +5,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from aejax.errors import one_of
-from aejax.evaluation import anomaly, codes, disentanglement, generation, likelihood, reconstruction, representation
+from aejax.evaluation import (
+    anomaly,
+    codes,
+    disentanglement,
+    fidelity,
+    generation,
+    likelihood,
+    reconstruction,
+    representation,
+)
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
 
 __all__ = ["GROUPS", "Measure", "Measures", "Part", "Skipped", "Subject", "as_json", "evaluate"]
@@ -13,6 +22,7 @@ __all__ = ["GROUPS", "Measure", "Measures", "Part", "Skipped", "Subject", "as_js
 # A group is a function `measure(subject, **options)`; what cannot be measured is `Skipped`, with the reason.
 GROUPS: dict[str, Callable[..., Measures]] = {
     "reconstruction": reconstruction.measure,
+    "fidelity": fidelity.measure,
     "likelihood": likelihood.measure,
     "codes": codes.measure,
     "representation": representation.measure,

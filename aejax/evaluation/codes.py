@@ -37,7 +37,9 @@ def _discrete(subject: Subject) -> Measures:
     size = run.codebook_size
     if size is None:
         reason = Skipped(f"bottleneck {run.config.bottleneck.name!r} has no discrete codes")
-        return dict.fromkeys(("perplexity", "dead_codes", "perplexity_by_position"), reason)
+        return dict.fromkeys(
+            ("perplexity", "codebook_usage", "dead_codes", "entropy", "perplexity_by_position"), reason
+        )
     indices = run.indices(test.x, test.condition)
     levels = [indices]  # each with its own codes
     if getattr(run.model.bottleneck, "codebooks", 0):
@@ -46,9 +48,13 @@ def _discrete(subject: Subject) -> Measures:
     positions = levels[0].shape[1]
     how = f"{levels[0].size:,} indices of {test}, {positions:,} per example" + _mean_of(len(levels), "level")
     unit = f"of {size:,} codes"
+    unused = float(np.mean([dead(level, size) for level in levels]))
+    bits = float(np.mean([np.log2(perplexity(level)) for level in levels]))
     measures: Measures = {
         "perplexity": Measure(float(np.mean([perplexity(level) for level in levels])), unit, how),
-        "dead_codes": Measure(float(np.mean([dead(level, size) for level in levels])), f"fraction {unit}", how),
+        "codebook_usage": Measure(1 - unused, f"fraction {unit}", how),
+        "dead_codes": Measure(unused, f"fraction {unit}", how),
+        "entropy": Measure(bits, f"bits per index, at most {np.log2(size):.4g}", f"{how}; of the frequencies of codes"),
         "perplexity_by_position": Skipped("an example is one code: there is one position"),
     }
     if positions > 1:

@@ -26,7 +26,14 @@ _HEADLINES = (
     ("linear_probe_accuracy", "mig"),
     ("auroc_squared_error", "frechet_distance"),
 )
-_FIRST = ("reconstructions", "samples", "plane", "traversals", "interpolations")  # of the pictures, in this order
+_FIRST = (
+    "reconstructions",
+    "error_maps",
+    "samples",
+    "plane",
+    "traversals",
+    "interpolations",
+)  # of the pictures, in this order
 
 
 def write(

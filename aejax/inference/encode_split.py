@@ -1,7 +1,9 @@
 """Encoding of a whole split to a file: streamed, and resumed after an interruption."""
 
 import json
+import math
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,18 +21,25 @@ from aejax.data import Source
 from aejax.data.arrays import list_npz, read_npy, read_npz, write_npy
 from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.files import inside, local, read_json, replacing, writable, write_whole
+from aejax.inference.latent_statistics import Latents, LatentStatistics
 from aejax.inference.run import Run
+from aejax.models.bottlenecks import BatchTopK, JumpReLU, TopK
 
 SUFFIXES = (".npz", ".array_record")
+_SPARSE = (TopK, BatchTopK, JumpReLU)  # whose zeros have a meaning
 
 
-def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> None:
+def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0, normalize: bool = True) -> None:
     """Writes the deterministic code of every example of `source`, in order.
 
     Each example has `latents` float32 [*latent]; `indices` int32 if the code is discrete; `label` int32 if there are
     labels; and `row` int64, see `find_split`. An .npz file holds an array of each, [n, ...]; an .array_record file
-    holds one record per example, packed and little-endian. `<out>.json` describes what was encoded and the layout of a
-    record. `read_latents` reads both formats.
+    holds one record per example, packed and little-endian. `<out>.json` describes what was encoded, its statistics and
+    the layout of a record. `read_latents` reads both formats.
+
+    Latents are normalized by `run.latent_statistics`: over the train split, each channel has mean 0 and standard
+    deviation 1, or what the factors of a published model make of it. `run.decode` restores what `read_latents` returns,
+    and other normalized latents with `statistics=`. Discrete and sparse codes are left as the decoder reads them.
 
     Holds one chunk of examples in memory, and a few that are read ahead. Chunks stay in `<out>.partial` until all are
     complete: the same call resumes after the last complete chunk and writes exactly what an uninterrupted call writes.
@@ -41,9 +50,11 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
       source: examples of the shape that the run reads, see `find_split`.
       out: the file to write; its suffix, .npz or .array_record, chooses the format.
       chunk: number of examples that an interruption loses at most; 0 stands for about 32 MiB of them.
+      normalize: False leaves all latents as the decoder reads them.
 
     Raises:
-      InputError: `out` has another suffix, or was written or begun for another run, step, split or chunk.
+      InputError: the latents cannot be measured, or `out` has another suffix, or was written or begun for another run,
+        step, split, chunk or other statistics.
       StorageError: `out` cannot be written.
     """
     out = check_out(out)
@@ -57,6 +68,8 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
     if run.config.classes and "label" not in first:
         raise InputError(f"the run is conditional (classes={run.config.classes}), and {source.name} has no labels")
     chunk = chunk or _choose_chunk(run, source)
+    normalize = normalize and run.codebook_size is None and not isinstance(run.model.bottleneck, _SPARSE)
+    statistics = run.latent_statistics if normalize else None
     dtype = _pack(first, {name: np.zeros(a.shape, a.dtype) for name, a in run.abstract_code.items()}).dtype
     about = {
         "data": run.config.data.name,
@@ -65,6 +78,7 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
         "step": run.step,
         "parameters": run.fingerprint,
         "chunk": chunk,
+        "statistics": statistics.to_dict() if statistics else None,
         "layout": npy.dtype_to_descr(dtype),
     }
     partial = inside(out.parent, out.name + ".partial")
@@ -79,7 +93,10 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0) -> N
     with tqdm(total=len(source), unit=" examples", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         bar.update(min(done * chunk, len(source)))
         for i, arrays in zip(range(done, total), data.stream(source, rows_of, done, total), strict=True):
-            records = _pack(arrays, run.code(arrays["x"], arrays["label"] if run.config.classes else None))
+            code = run.code(arrays["x"], arrays["label"] if run.config.classes else None)
+            if statistics:
+                code["z"] = statistics.normalize(code["z"])
+            records = _pack(arrays, code)
             with replacing(_name_chunk(partial, i)) as file:
                 write_npy(file, records)
             bar.update(len(records))
@@ -110,14 +127,37 @@ def find_split(run: Run, spec: str) -> Source:
 def read_latents(path: str | Path, rows: slice | ArrayLike = slice(None)) -> dict[str, np.ndarray]:
     """Returns the arrays that `encode_split` wrote, by name, or only their `rows`: a slice or indices from 0.
 
-    Reads no other rows of an .array_record file. Raises InputError if there is no such file or row, and StorageError
-    if the file cannot be read.
+    Reads no other rows of an .array_record file. Normalized latents are `Latents`, which `run.decode` restores. Raises
+    InputError if there is no such file or row, and StorageError if the file cannot be read.
     """
     path = local(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; encode a split first")
     if path.suffix == ".npz":
-        return {name: _take(array, rows) for name, array in read_npz(path, list_npz(path)).items()}
+        arrays = {name: _take(array, rows) for name, array in read_npz(path, list_npz(path)).items()}
+    else:
+        arrays = _read_records(path, rows)
+    statistics = read_statistics(path)
+    if statistics and "latents" in arrays:
+        arrays["latents"] = Latents.of(arrays["latents"], statistics)
+    return arrays
+
+
+def read_statistics(path: str | Path) -> LatentStatistics | None:
+    """Returns the statistics that the latents in a file of `encode_split` are normalized by, None if they are not.
+
+    Raises StorageError if the description beside the file cannot be read. Warns if there is none.
+    """
+    sidecar = _name_sidecar(local(path))
+    if not sidecar.exists():
+        warnings.warn(f"{sidecar} is missing: the latents are taken for ones that are not normalized", stacklevel=2)
+        return None
+    found = read_json(sidecar).get("statistics")
+    return None if found is None else LatentStatistics.from_dict(found, sidecar)
+
+
+def _read_records(path: Path, rows: Any) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .array_record file, or only their rows."""
     layout: Any = read_json(_name_sidecar(path)).get("layout")
     try:
         dtype = npy.descr_to_dtype([(name, kind, *(tuple(shape) for shape in rest)) for name, kind, *rest in layout])
@@ -161,7 +201,7 @@ def _add_rows(source: Source) -> Source:
 
 def _choose_chunk(run: Run, source: Source) -> int:
     """Returns the chunk that takes about 32 MiB: a multiple of 256, the batch of `run.encode`, up to 4,096."""
-    bytes_per_example = max(source.nbytes // len(source), run.latents[0].nbytes)
+    bytes_per_example = max(source.nbytes // len(source), 4 * math.prod(run.latents.shape[1:]))
     return int(np.clip(2**25 // bytes_per_example // 256, 1, 16)) * 256
 
 
@@ -187,7 +227,11 @@ def _begin(partial: Path, about: Mapping[str, Any]) -> None:
 
 def _check_same(file: Path, about: Mapping[str, Any], what: Path) -> None:
     """Raises InputError if `what`, which the JSON file describes, belongs to another command than `about`."""
-    differ = differences(read_json(file), about)
+    old = read_json(file)
+    fixed, now = ({key: value for key, value in each.items() if key != "statistics"} for each in (old, about))
+    differ = differences(fixed, now)
+    if not differ and old.get("statistics") != about["statistics"]:
+        differ = ["its latents are normalized otherwise, or not"]
     if differ:
         raise InputError(f"{what} is of another command ({'; '.join(differ)}); remove it or choose another file")
 

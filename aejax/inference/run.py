@@ -1,6 +1,8 @@
 """Trained runs: loading from a workdir or of published weights, metrics and export."""
 
 import dataclasses
+import functools
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,14 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from aejax import config as config_lib
-from aejax import pretrained
-from aejax.data import Spec
+from aejax import data, pretrained
+from aejax.data import Source, Spec
 from aejax.errors import InputError, StorageError, kind_and_words, one_of, shown
 from aejax.files import local
-from aejax.inference import export
+from aejax.inference import export, latent_statistics
+from aejax.inference.latent_statistics import LatentStatistics
 from aejax.inference.parts import check_objects
 from aejax.inference.trained import TrainedModel
 from aejax.models import Autoencoder, abstract_variables, build
@@ -35,11 +39,94 @@ class Run(TrainedModel):
     `Run.evaluate` calls `aejax.evaluation`.
 
     Attributes:
-      published: the config.json of a published model, which `load_pretrained` has read; it holds the statistics of its
-        latents, `scaling_factor` and `shift_factor`. None for a run that was trained here.
+      published: the config.json of a published model, which `load_pretrained` has read; None for a run that was
+        trained here.
+      workdir: where the run was loaded from or trained; None without one.
+      train_split: the training examples, if the process that holds the run has trained it.
     """
 
     published: Mapping[str, Any] | None = None
+    workdir: Path | None = None
+    train_split: Source | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns plain data, without the training examples."""
+        return super().__getstate__() | {"train_split": None}
+
+    @functools.cached_property
+    def latent_statistics(self) -> LatentStatistics:
+        """Returns the mean and standard deviation of each channel of the latents.
+
+        Those of a published model are what its config.json says, `scaling_factor` and `shift_factor`, or `latents_mean`
+        and `latents_std`. Those of a run that was trained here are measured on its train split when they are first
+        needed, and kept in its workdir. Raises InputError if the train split cannot be loaded.
+        """
+        if self.published is not None:
+            channels, published = self.latents.shape[-1], dict(self.published)
+            mean, deviation = pretrained.from_factors(published, channels, "config.json")
+            keys = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+            of = ", ".join(f"{key}={shown(published[key])}" for key in keys if published.get(key) is not None)
+            return LatentStatistics(tuple(mean.tolist()), tuple(deviation.tolist()), of, self.fingerprint)
+        if self.workdir and (found := latent_statistics.load(self.workdir, self.step, self.fingerprint)):
+            return found
+        source = self.train_split
+        if source is None:
+            try:
+                source = data.load(self.config.data, self.trained_on).train
+            except InputError as error:
+                raise InputError(
+                    f"the statistics of the latents are measured on the train split, which cannot be loaded ({error}); "
+                    "give its examples to run.measure_latents(x)"
+                ) from error
+        return self._measure(source, "train")
+
+    def measure_latents(self, x: ArrayLike, label: ArrayLike | None = None) -> LatentStatistics:
+        """Measures `latent_statistics` on training examples x [n, ...], and keeps them with the run and its workdir.
+
+        This is for a run whose train split cannot be loaded. Raises InputError if x does not fit the run.
+        """
+        return self._measure(data.from_array(x, label), "the given array")
+
+    def decode(
+        self,
+        z: ArrayLike,
+        label: ArrayLike | None = None,
+        *,
+        statistics: LatentStatistics | None = None,
+        **options: Any,
+    ) -> Float[np.ndarray, "n ..."]:
+        """Returns the expected x [n, ...] given latents [n, *latent], normalized ones or those of `encode`.
+
+        With `statistics`, the latents are normalized by these, and are restored first. Latents of `read_latents` bring
+        theirs along. Raises InputError if the statistics are those of another run's latents. The other arguments are
+        those of `TrainedModel.decode`.
+        """
+        own = getattr(z, "statistics", None)
+        if own is not None and statistics is not None and own != statistics:
+            raise InputError("the latents were normalized by other statistics than the given ones; leave these out")
+        statistics = own if statistics is None else statistics
+        if statistics is None:
+            return super().decode(z, label, **options)
+        if statistics.parameters != self.fingerprint:
+            raise InputError(
+                f"the latents are normalized by the statistics of another run (parameters {statistics.parameters}, "
+                f"{statistics.of}), and this run has parameters {self.fingerprint}; decode them by the run that "
+                "encoded them"
+            )
+        return super().decode(statistics.restore(z), label, **options)
+
+    def _measure(self, source: Source, name: str) -> LatentStatistics:
+        def encode(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+            return self.code(arrays["x"], arrays.get("label") if self.config.classes else None)["z"]
+
+        statistics = latent_statistics.measure(encode, source, name, self.fingerprint)
+        self.__dict__["latent_statistics"] = statistics  # where cached_property looks
+        if self.workdir:
+            try:
+                latent_statistics.save(self.workdir, self.step, statistics)
+            except StorageError as error:
+                warnings.warn(f"{error}; the statistics of the latents are not kept", stacklevel=3)
+        return statistics
 
     def evaluate(
         self,
@@ -98,15 +185,16 @@ class Run(TrainedModel):
         """Writes config.json and diffusion_pytorch_model.safetensors, which diffusers and `load_pretrained` load.
 
         TAEF2, of which diffusers has no class, becomes encoder.safetensors and decoder.safetensors. The settings are
-        those of `published`. For a run that was trained here, `scaling_factor` is one over the standard deviation of
-        `latents` (Rombach et al. 2022, section 4.3.2).
+        those of `published`. For a run that was trained here, they say its `latent_statistics` as
+        `pretrained.to_factors` does: `scaling_factor` is one over the standard deviation of all latents (Rombach et al.
+        2022, section 4.3.2).
 
         Args:
           folder: is created if it is missing; files of these names in it are replaced.
           dtype: of the parameters in the file. The default keeps their bits.
 
-        Returns the folder. Raises InputError if diffusers has no class for the model, or `dtype` cannot hold a
-        parameter, and StorageError if the folder cannot be written.
+        Returns the folder. Raises InputError if diffusers has no class for the model, `dtype` cannot hold a parameter,
+        or the latents cannot be measured, and StorageError if the folder cannot be written.
         """
         if dtype not in pretrained.DTYPES:
             raise one_of("dtype", dtype, pretrained.DTYPES)
@@ -126,8 +214,10 @@ class Run(TrainedModel):
             there, here = (pretrained.parse_config(each, "the model").sections for each in (self.published, config))
             # What is the same model keeps its settings as they were written, e.g. swish for silu.
             config = {**config, **self.published} if there == here else {**self.published, **config}
-        elif len(self.latents):
-            config |= {"sample_size": self.spec.shape[0], "scaling_factor": 1 / float(self.latents.std())}
+        else:
+            known = self.latent_statistics
+            config |= pretrained.to_factors(config["_class_name"], known.mean, known.deviation)
+            config["sample_size"] = self.spec.shape[0]
         return pretrained.write(local(folder), config, tensors)
 
 
@@ -160,7 +250,7 @@ def load_run(
         check_objects(config, model, objective, saved.metadata["spec"]["shape"], str(workdir))
         if model is None:  # otherwise nothing that the config names runs
             config_lib.check_trust(config, [trust] if isinstance(trust, str) else trust, str(workdir))
-        run = from_checkpoint(saved, model, objective)
+        run = from_checkpoint(saved, model, objective, workdir)
         if run.model is model:
             checkpoint.fill(
                 abstract_variables(run.model, run.spec.shape), run.variables, f"{workdir}, step {saved.step},"
@@ -234,11 +324,15 @@ def _parse_sides(size: Any) -> tuple[int, int]:
 
 
 def from_checkpoint(
-    saved: checkpoint.Checkpoint, model: Autoencoder | None = None, objective: Objective | None = None
+    saved: checkpoint.Checkpoint,
+    model: Autoencoder | None = None,
+    objective: Objective | None = None,
+    workdir: Path | None = None,
+    train_split: Source | None = None,
 ) -> Run:
     """Builds the run from a checkpoint, with the averaged parameters if there are any.
 
-    `model` and `objective` take the place of those that the config names.
+    `model` and `objective` take the place of those that the config names; the others are attributes of `Run`.
     """
     return Run(
         config=config_lib.from_dict(saved.metadata["config"]),
@@ -250,4 +344,6 @@ def from_checkpoint(
         **saved.samples,  # type: ignore[arg-type]
         own_model=model,
         own_objective=objective,
+        workdir=workdir,
+        train_split=train_split,
     )

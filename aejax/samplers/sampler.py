@@ -114,6 +114,8 @@ def check_kind(name: str, discrete: bool) -> None:
 
 def _check_codes(name: str, codes: ArrayLike) -> np.ndarray:
     """Returns codes as float32 or int32; raises InputError if the sampler called `name` cannot read them."""
+    if (statistics := getattr(codes, "statistics", None)) is not None:  # normalized ones, from a file
+        codes = statistics.restore(codes)
     codes = as_array(codes, "codes")
     if codes.ndim < 2 or not codes.size or codes.dtype.kind not in "fiu":
         raise InputError(f"a sampler reads numbers [n, ...], one code or more; got {codes.dtype} {codes.shape}")

@@ -1,5 +1,6 @@
 """The training loop: from a config to a trained run in a workdir, resuming from its newest checkpoint."""
 
+import contextlib
 import functools
 import itertools
 import sys
@@ -141,7 +142,7 @@ def fit(
         `patience`, `tracking`, `samples`.
 
     Returns the trained run, and raises the errors of `train`. In a workdir, the run's config names the given objects
-    that a config can make. `load_run` needs the others as its arguments.
+    that a config can make, and the statistics of the run's latents. `load_run` needs the others as its arguments.
     """
     own = {"model": model, "objective": objective, "optimizer": optimizer}
     more = {"corruption": corruption, "discriminator": discriminator}
@@ -164,7 +165,10 @@ def fit(
         config.data.name = f"array-{crc:08x}"
     splits = split({"train": source}, config.data)
     if workdir is not None:
-        return _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)
+        run = _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)
+        with contextlib.suppress(InputError):  # of latents that are not finite, which who uses them is told
+            _ = run.latent_statistics  # now, as the workdir does not keep the array
+        return run
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
         return _train(config, Path(folder), InMemory, splits, devices, quiet, adjust, init_from, (), parts)
 
@@ -187,7 +191,8 @@ def _train(
     # ---- Devices
     partition = make_partition(config, devices)
     quiet = quiet or not partition.primary
-    own = (parts.model, parts.objective) if parts else ()
+    own: dict[str, Any] = {"model": parts.model, "objective": parts.objective} if parts else {}
+    kept = folder if checkpoints is Checkpoints else None
 
     # ---- Workdir
     with open_workdir(folder, config, partition.primary, change) as opened:
@@ -203,7 +208,7 @@ def _train(
         if begin >= config.steps:
             assert opened.saved is not None
             opened.resume()
-            return from_checkpoint(opened.saved, *own)
+            return from_checkpoint(opened.saved, workdir=kept, train_split=splits.train, **own)
 
         # ---- Steps, compiled while the data is decoded
         at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
@@ -231,7 +236,7 @@ def _train(
                 train_steps, partition.place(state), training.held, dispatches, recorder, opened, at_once, should_stop
             )
         partition.wait()  # until all is written
-    return from_checkpoint(recorder.load_newest(), *own)
+    return from_checkpoint(recorder.load_newest(), workdir=kept, train_split=splits.train, **own)
 
 
 def run_steps(
@@ -325,8 +330,9 @@ def prepare_data(
         print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20
+    options = {"labels": config.classes > 0, "zoom": config.data.zoom}
     training, validation = (
-        Feed(part, budget, partition.replicate, labels=config.classes > 0) for part in (splits.train, splits.validation)
+        Feed(part, budget, partition.replicate, **options) for part in (splits.train, splits.validation)
     )
     check_data(config, task, training, validation)
     if not begin:

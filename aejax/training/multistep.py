@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
-from aejax.data import Feed, Source, shuffle_rows
+from aejax.data import Feed, Source, draw_crops, shuffle_rows
 from aejax.distributed.partition import Partition
 from aejax.training.step import Reduce, Task, gather, train_step
 
@@ -57,7 +57,11 @@ def batches(
         first = dispatch * at_once
         return np.concatenate([rows(first + i)[own] for i in range(at_once)])
 
-    for batch in feed.batches(rows_of, span.start // at_once, span.stop // at_once):
+    def crops_of(dispatch: int) -> np.ndarray:
+        steps = range(dispatch * at_once, (dispatch + 1) * at_once)
+        return np.concatenate([draw_crops(seed, step, rows(step)[own], feed.zoom) for step in steps])
+
+    for batch in feed.batches(rows_of, span.start // at_once, span.stop // at_once, crops_of):
         steps = {key: value.reshape(at_once, -1, *value.shape[1:]) for key, value in batch.items()}
         yield partition.share(steps, axis=1)
 
@@ -67,7 +71,7 @@ def describe_inputs(source: Source, config: ConfigDict, at_once: int) -> tuple[P
     batch, arrays = (at_once, config.batch_size), {"x": (source.shape, source.dtype)}
     if config.classes:
         arrays["label"] = ((), np.dtype(np.int32))
-    held = source.nbytes <= config.data.memory_mb * 2**20
+    held = source.nbytes <= config.data.memory_mb * 2**20 and not source.draw
     first = (len(source),) if held else batch
     described = {name: jax.ShapeDtypeStruct((*first, *shape), dtype) for name, (shape, dtype) in arrays.items()}
     index = {"index": jax.ShapeDtypeStruct(batch, np.int32)}

@@ -36,6 +36,7 @@ class Task:
       convolves: whether the step has convolutions, see `multistep.steps_at_once`.
       bfloat16: whether the step computes in bfloat16.
       standardized: whether the model reads standardized data, so that its units are not the user's.
+      flip: whether half of the images are mirrored, others in each step.
     """
 
     model: Autoencoder
@@ -52,6 +53,7 @@ class Task:
     convolves: bool = False
     bfloat16: bool = False
     standardized: bool = False
+    flip: bool = False
 
     @property
     def onednn(self) -> bool:
@@ -155,6 +157,12 @@ def keep(tree: PyTree, how: str) -> PyTree:
     return tree
 
 
+def mirror(keys: Array, x: Array) -> Array:
+    """Returns images [batch, h, w, c], each mirrored left to right by a fair coin of its key [batch]."""
+    chosen = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(chosen[:, None, None, None], x[:, :, ::-1], x)
+
+
 def train_step(
     state: TrainState, batch: Batch, key: Array, *, task: Task, reduce: Reduce = keep
 ) -> tuple[TrainState, Metrics]:
@@ -174,6 +182,8 @@ def train_step(
     """
     keys = derive_keys(jax.random.fold_in(key, state.step), batch)
     x = task.prepare(batch["x"])
+    if task.flip:
+        x = mirror(fold(keys, 3), x)
     noisy = task.corruption(fold(keys, 0), x)
     discriminator = state.critic.get("params")
     trained, frozen = paths.split(state.params, task.frozen)

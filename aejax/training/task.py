@@ -119,6 +119,8 @@ def make_task(
     Raises InputError if the parts do not fit each other. Warns of schedules that outlast training, of a code that can
     learn to copy its input, and of bfloat16 on a processor that gains nothing by it.
     """
+    if config.data.flip and len(spec.shape) != 3:
+        raise InputError(f"data.flip mirrors images, and the data holds examples of {spec.shape}; set it to False")
     parts = build_parts(config, spec.shape) if parts is None else parts
     task = Task(
         **vars(parts),
@@ -126,6 +128,7 @@ def make_task(
         restore=spec.restore,
         standardized=bool(spec.mean),
         ema=config.ema,
+        flip=config.data.flip,
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         examples=examples,
     )

@@ -78,7 +78,7 @@ def train_together(
         if begin >= config.steps:
             for each in opened:
                 each.resume()
-            return [from_checkpoint(each.saved) for each in opened if each.saved]
+            return [from_checkpoint(each.saved, workdir=each.folder) for each in opened if each.saved]
         trained_on, training, validation, fixed = loop.prepare_data(opened, task, spec, splits, partition, quiet)
 
         at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
@@ -101,7 +101,10 @@ def train_together(
             loop.run_steps(train_steps, state, training.held, dispatches, recorder, first, at_once, should_stop)
         if not any(member.error for member in members):
             partition.wait()  # until all is written
-    return [member.error or from_checkpoint(member.load_newest()) for member in members]
+    return [
+        member.error or from_checkpoint(member.load_newest(), workdir=each.folder)
+        for member, each in zip(members, opened, strict=True)
+    ]
 
 
 class Member(Recorder):

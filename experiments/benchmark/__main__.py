@@ -10,10 +10,11 @@ On CPUs with instructions for bfloat16, --work=mlp_bfloat16,conv_bfloat16,vq_vae
 
 The machine should have nothing else to do: where it had, the table says so. `taskset` chooses the cores.
 
---work=decoding compares the streaming of JPEGs with grain's and PyTorch's; folder, loop, evaluation, growth, imports,
-profile, startup or together measure aejax alone. See `decoding.py`, `loop.py`, `commands.py`, `growth.py` and
-`profile.py`. Each writes <work>.json. Those with goals write to goals/speed.json whether they are reached. Needs MNIST
-(TFDS_DATA_DIR, or it is downloaded).
+--work=decoding compares the streaming of JPEGs with grain's and PyTorch's, streaming that of a folder with PyTorch's,
+and kl_decode the decoding of Stable Diffusion's latents with diffusers; folder, loop, evaluation, growth, imports,
+profile, startup or together measure aejax alone. See `decoding.py`, `kl_decode.py`, `loop.py`, `commands.py`,
+`growth.py` and `profile.py`. Each writes <work>.json. Those with goals write whether they are reached: streaming and
+kl_decode to goals/tokenizers.json, others to goals/speed.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
 import json
@@ -29,8 +30,9 @@ from aejax.evaluation.pictures import as_png
 from aejax.files import local, read_json, writable, write_whole
 from experiments.benchmark import commands, goals, report
 from experiments.benchmark.contest import contest
-from experiments.benchmark.decoding import decoding, folder
+from experiments.benchmark.decoding import decoding, folder, streaming
 from experiments.benchmark.growth import growth, plot
+from experiments.benchmark.kl_decode import kl_decode
 from experiments.benchmark.loop import loop
 from experiments.benchmark.profile import profile
 from experiments.benchmark.works import ON_ACCELERATOR, ON_CPU, WORKS
@@ -43,10 +45,15 @@ _OWN = {
     "evaluation": commands.evaluation,
     "growth": growth,
     "imports": commands.imports,
+    "kl_decode": kl_decode,
     "profile": profile,
     "startup": commands.startup,
+    "streaming": streaming,
     "together": commands.together,
 }
+
+_PEERS = {"decoding": ("torch",), "streaming": ("torch",), "kl_decode": ("torch", "diffusers")}
+_GOALS = dict.fromkeys(("kl_decode", "streaming"), "tokenizers.json")  # files of goals other than speed.json
 
 _WORK = flags.DEFINE_list(
     "work", [], f"What to measure: of {', '.join([*_OWN, *WORKS])}; defaults to the backend's works with peers."
@@ -66,8 +73,10 @@ def benchmark() -> None:
         if work in _OWN:
             found = _OWN[work](_ROUNDS.value)
             if reached := found.pop("goals", []):
-                goals.write(out, f"python -m experiments.benchmark --work={work}", reached)
-            results = {"machine": machine(("torch",) if work == "decoding" else ()), **found}
+                goals.write(
+                    out, f"python -m experiments.benchmark --work={work}", reached, _GOALS.get(work, "speed.json")
+                )
+            results = {"machine": machine(_PEERS.get(work, ())), **found}
             print(json.dumps(results))
             _write(out / f"{work}.json", results)
             if work == "growth":

@@ -7,6 +7,9 @@ aejax's function instead, so that only the workers differ. The contenders are pr
 Then a step takes half as long again as the decoding, and the share of its time that it waits for data is measured.
 About 4 minutes on two CPU cores.
 
+streaming: images per second of a folder of 2,000 such JPEGs to crops of 256x256, compared with PyTorch's DataLoader
+with PIL and a worker for each core. A turn reads all of them once. About 3 minutes.
+
 folder: the seconds from opening a folder of 100,000 small JPEGs to its first batch, after the imports: cold, without
 remembered sizes, and warm. The files were just written, so they are read from memory, not from a disk. CPU seconds
 count, which other programs disturb less.
@@ -29,7 +32,7 @@ from PIL import Image
 
 from experiments.benchmark import goals
 from experiments.benchmark.contest import ask, present
-from experiments.benchmark.decoders import CONTENDERS, Turn, answer
+from experiments.benchmark.decoders import CONTENDERS, COUNTED, WARM, Turn, answer
 from experiments.machine import fresh_process
 
 # Height and width, number of different pictures, and batch size.
@@ -54,6 +57,34 @@ def decoding(
             turn = Turn(str(folder), size, batch, len(os.sched_getaffinity(0)))
             found[f"{kind} to {size}x{size}"] = _compare(children, turn, rounds)
     return {"works": found, "goals": [goal for work, of in found.items() for goal in _set_goals(work, of)]}
+
+
+def streaming(rounds: int, count: int = 2_000, size: int = 256) -> dict[str, Any]:
+    """Measures aejax and PyTorch's DataLoader on a folder of `count` JPEGs, in turns, and returns what was found."""
+    needs = {name: CONTENDERS[name][0] for name in ("aejax", "pytorch")}
+    with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
+        children = {name: stack.enter_context(fresh_process({})) for name in present("streaming", needs)}
+        write_pictures(Path(root, "pictures"), 375, 500, count)
+        turn = Turn(f"{root}/pictures", size, count // (WARM + COUNTED), len(os.sched_getaffinity(0)))
+        rates = _measure(children, turn, rounds)
+    ratios = {key: {name: _ratio(of["aejax"], of[name]) for name in children} for key, of in rates.items()}
+    found: dict[str, Any] = {"files": count, "size": size, "images": rates, "ratios": ratios}
+    if "pytorch" in children:
+        value = min(ratios[key]["pytorch"] for key in _RATES)
+        what = f"streaming a folder of {count:,} JPEGs (about 500x375) to {size}x{size} crops: times as fast as"
+        found["goals"] = [goals.at_least(f"{what} torch's DataLoader", value, 1.3)]
+    return found
+
+
+def _measure(children: Mapping[str, Executor], turn: Turn, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Returns the images per second of each contender in each round, by the clock and by the processors."""
+    rates: dict[str, dict[str, list[float]]] = {key: {name: [] for name in children} for key in _RATES}
+    for _ in range(rounds):
+        for name, child in children.items():
+            answered = ask(child, name, answer, name, turn)
+            for key, of in rates.items():
+                of[name].append(round(answered[key], 1))
+    return rates
 
 
 def _compare(children: Mapping[str, Executor], turn: Turn, rounds: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from workdirs import run, sweep
 
+from aejax import evaluation
 from aejax.ablation import collect, page, pictures, tabulate
 from aejax.ablation.table import choose_baseline
 from aejax.evaluation import Skipped
@@ -272,7 +273,7 @@ def test_the_page_of_one_run(browser, tmp_path):
 def compare(monkeypatch, *arguments, draw=None):
     module = command("compare")
     if draw:
-        monkeypatch.setattr(module, "as_png", draw)
+        monkeypatch.setattr(evaluation.pictures, "as_png", draw)
     monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments), "--compilation_cache="])
     module.main()
 

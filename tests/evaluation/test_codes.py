@@ -59,6 +59,9 @@ def test_usage_is_of_the_whole_part_and_of_each_position():
     found = codes.measure(subject_of(run, x))
     assert found["perplexity"].value == pytest.approx(by_hand(indices))
     assert found["dead_codes"].value == 1 - len(set(indices.ravel())) / 16
+    assert found["codebook_usage"].value == len(set(indices.ravel())) / 16
+    assert found["entropy"].value == pytest.approx(math.log2(by_hand(indices)))
+    assert found["entropy"].unit == "bits per index, at most 4"
     expected = np.mean([by_hand(indices[:, i]) for i in range(3)])
     assert found["perplexity_by_position"].value == pytest.approx(expected)
     assert 1 < expected < found["perplexity"].value  # positions have habits of their own
@@ -77,6 +80,8 @@ def test_levels_have_codes_of_their_own_in_the_indices_of_a_run():
     assert found["perplexity"].value == pytest.approx(np.mean(levels))
     assert [m.value for name, m in found.items() if "level" in name] == pytest.approx(levels)
     assert found["dead_codes"].value == pytest.approx(np.mean([0, 3 / 4]))
+    assert found["codebook_usage"].value == pytest.approx(np.mean([1, 1 / 4]))
+    assert found["entropy"].value == pytest.approx(np.mean(np.log2(levels)))  # not the logarithm of the mean
     assert "200 indices of 100 examples of test, 2 per example" in found["perplexity"].protocol
 
 

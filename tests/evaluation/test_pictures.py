@@ -7,7 +7,9 @@ import types
 import numpy as np
 import pytest
 from conftest import mlp, one_device, vectors
+from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
 
 import aejax
 from aejax import data
@@ -99,6 +101,26 @@ def test_few_reconstructions_are_shown_once():
     figure = examples.reconstructions(np.zeros((3, 8, 8, 1)), np.ones((3, 8, 8, 1)))
     assert [axes.get_ylabel() for axes in figure.axes] == ["first"]
     np.testing.assert_array_equal(tiles_of(figure.axes[0], 2, 3)[..., 0].mean((1, 2, 3)), [0, 1])
+
+
+@pytest.mark.parametrize(("side", "channels", "times"), [(256, 3, 1), (28, 1, 8)])
+def test_error_maps_hold_each_pixel_and_a_scale_of_colors(side, channels, times, tmp_path):
+    x = np.random.default_rng(0).integers(0, 200, (2, side, side, channels)) / 255
+    y = x + np.array([0.25, -0.5])[:, None, None, None] * (np.arange(side) < side // 2)[:, None, None]
+    assert examples.enlarge(x.shape[1:]) == times
+    figure = examples.error_maps(x, y)
+    with Image.open(pictures.as_png(figure, tmp_path / "maps.png")) as opened:
+        png = np.asarray(opened.convert("RGB")).astype(int)
+    errors = np.abs(x - np.clip(y, 0, 1)).mean(-1)
+    columns = x, np.clip(y, 0, 1), colormaps["magma"](errors / errors.max())[..., :3]
+    assert texts(figure.axes[-1].get_xticklabels()) == ["0", f"{errors.max():.2g}"]
+    size = side * times
+    top, left = np.argwhere((png != 255).any(-1) & (np.arange(len(png)) > 33)[:, None]).min(0)
+    for row in range(2):
+        for column, images in enumerate(columns):
+            place = png[top + row * (size + 8) :, left + column * (size + 8) :][:size, :size]
+            expected = np.broadcast_to(images[row], (side, side, 3)).repeat(times, 0).repeat(times, 1) * 255
+            np.testing.assert_allclose(place, expected, atol=0.51)  # rounded to 8 bits
 
 
 def test_vectors_are_joined_to_their_reconstructions():
@@ -397,7 +419,7 @@ def test_traversals_start_from_the_first_example(conditional):
 @pytest.mark.slow
 def test_pictures_of_a_discrete_code(discrete):
     found, skipped = drawn(discrete)
-    assert set(found) == {"reconstructions", "samples", "map", "usage"}
+    assert set(found) == {"reconstructions", "error_maps", "samples", "map", "usage"}
     assert skipped["traversals"] == "a discrete code has no units to vary"
     indices = discrete.run.indices(discrete.test.x)
     for book, stairs in enumerate(found["usage"].figure.axes[0].patches):

@@ -107,7 +107,7 @@ def test_figures_stand_beside_their_protocols_and_nothing_is_markup(page):
     assert "step 8, " in text
     assert "<title>VAE on array-" in text
     assert f"jax {jax.__version__}" in text
-    assert text.count("<figure") == text.count("<figcaption") == 5
+    assert text.count("<figure") == text.count("<figcaption") == 6
     assert str(Path.cwd()) not in text
 
 

@@ -76,6 +76,12 @@ def test_contenders_take_turns_and_a_folder_is_opened_cold_and_warm():
     (work,) = found["works"].values()
     assert work["ratios"]["per_second"]["aejax"] == 1
     assert len(work["images"]["per_cpu_second"]["grain"]) == 1
+    found = decoding.streaming(1, count=40, size=24)
+    assert found["ratios"]["per_second"]["aejax"] == 1
+    if "pytorch" in found["ratios"]["per_second"]:
+        (goal,) = found["goals"]
+        assert goal["value"] == min(found["ratios"][key]["pytorch"] for key in ("per_second", "per_cpu_second"))
+        assert goal["figure"].startswith("streaming a folder of 40 JPEGs (about 500x375) to 24x24 crops")
     found = decoding.folder(1, files=1_200)
     assert found["warm"] > 0
     assert [goal["goal"] for goal in found["goals"]] == [10, 2]

@@ -25,7 +25,18 @@ SUFFIXES = ("npz", "array_record")
 
 @pytest.fixture(scope="module")
 def plain():
-    return untrained(mlp(), Spec((6,)))
+    return measured(mlp())
+
+
+def measured(config, seed=0):
+    """A run whose latents were measured on an array."""
+    run = untrained(config, Spec((6,)), seed)
+    run.measure_latents(vectors(200, seed=5))
+    return run
+
+
+def normalized(run, x):
+    return run.latent_statistics.normalize(run.encode(x))
 
 
 def source_of(x, label=None, calls=None, stop=None):
@@ -57,7 +68,7 @@ def test_every_example_is_there_once_and_in_order(plain, suffix, length, chunk, 
     assert list(found) == ["row", "label", "latents"]
     np.testing.assert_array_equal(found["row"], np.arange(length))
     np.testing.assert_array_equal(found["label"], label)
-    np.testing.assert_allclose(found["latents"], plain.encode(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["latents"], normalized(plain, x), rtol=1e-5, atol=1e-6)
     assert {a.dtype.str for a in found.values()} == {"<i8", "<i4", "<f4"}
     assert {p.name for p in tmp_path.iterdir()} == {f"out.{suffix}", f"out.{suffix}.json"}
     rows = [length - 1, 0]
@@ -88,9 +99,13 @@ def test_discrete_codes_come_with_their_indices(tmp_path):
 def test_a_conditional_run_reads_the_labels(tmp_path):
     run = untrained(config_of("conditional_vae"))
     x, label = np.random.default_rng(0).uniform(size=(16, 8, 8, 1)).astype(np.float32), np.arange(16) % 10
+    run.measure_latents(x, label)
     encode_split(run, source_of(x, label), tmp_path / "out.npz", 16)
     np.testing.assert_allclose(
-        read_latents(tmp_path / "out.npz")["latents"], run.encode(x, label), rtol=1e-4, atol=1e-5
+        run.latent_statistics.restore(read_latents(tmp_path / "out.npz")["latents"]),
+        run.encode(x, label),
+        rtol=1e-4,
+        atol=1e-5,
     )
     with pytest.raises(aejax.InputError, match=r"the run is conditional \(classes=10\), and x has no labels"):
         encode_split(run, source_of(x), tmp_path / "without.npz", 8)
@@ -113,7 +128,7 @@ def test_splits_are_the_runs_parts_or_tfds_syntax_and_rows_are_the_data_sets(tmp
         encode_split(run, find_split(run, spec), out)
         found = read_latents(out)
         assert len(found["row"]) == length
-        np.testing.assert_allclose(found["latents"], run.encode(x[whole][found["row"]]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["latents"], normalized(run, x[whole][found["row"]]), rtol=1e-5, atol=1e-6)
     assert find_split(run, "test").take(np.arange(2))["row"].tolist() == [15, 16]
     for spec, message in {"tset": "splits here: train, test", "test[:0]": "is empty", "test[": "splits here"}.items():
         with pytest.raises(aejax.InputError, match=message):
@@ -127,6 +142,7 @@ def test_memory_is_bounded_whatever_the_size_of_the_split(suffix, tmp_path):
     config = mlp()
     config.encoder, config.bottleneck.features = aejax.config.module("mlp"), 64
     run = untrained(config, Spec((64,)))
+    run.measure_latents(vectors(256, 64))
     length = 125_000 if suffix == "npz" else 40_000
     take = lambda rows: {"x": np.ones((len(rows), 64), np.float32)}  # noqa: E731
     source = Source("ones", length, (64,), np.dtype(np.float32), take)
@@ -165,7 +181,7 @@ def test_cut_off_while_the_file_is_put_together_nothing_is_encoded_again(plain, 
     assert not out.exists()
     encode_split(plain, source_of(x, calls=calls), out, 16)
     assert len(calls) == 1
-    np.testing.assert_allclose(read_latents(out)["latents"], plain.encode(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(read_latents(out)["latents"], normalized(plain, x), rtol=1e-5, atol=1e-6)
 
 
 def test_a_complete_file_is_left_alone_and_another_is_refused(plain, tmp_path):
@@ -182,11 +198,11 @@ def test_partial_files_of_another_run_step_or_split_are_refused(plain, tmp_path)
     x, out = vectors(40), tmp_path / "out.npz"
     with pytest.raises(KeyboardInterrupt):
         encode_split(plain, source_of(x, stop=20), out, 16)
-    later = untrained(mlp(), Spec((6,)))
+    later = measured(mlp())
     object.__setattr__(later, "step", 9)
     named = Source("y", 40, (6,), x.dtype, lambda rows: {"x": x[rows]})
     for run, source, chunk, message in (
-        (untrained(mlp(), Spec((6,)), seed=1), source_of(x), 16, r"parameters: \w+ -> \w+"),
+        (measured(mlp(), seed=1), source_of(x), 16, r"parameters: \w+ -> \w+"),
         (later, source_of(x), 16, "step: 0 -> 9"),
         (plain, named, 16, "split: x -> y"),
         (plain, source_of(x), 8, "chunk: 16 -> 8"),
@@ -258,7 +274,7 @@ def test_a_chunk_of_others_is_computed_again(plain, other, monkeypatch, tmp_path
     if other == "an object":
         np.save(chunk, np.array([None] * len(records)), allow_pickle=True)
     encode_split(plain, source_of(x), out, 16)
-    np.testing.assert_allclose(read_latents(out)["latents"], plain.encode(x), rtol=1e-6)
+    np.testing.assert_allclose(read_latents(out)["latents"], normalized(plain, x), rtol=1e-6)
 
 
 def test_a_broken_record_file_is_said(plain, tmp_path):
@@ -326,7 +342,7 @@ def test_kill_9_and_the_same_command_ends_with_the_same_arrays(workdir, tmp_path
     (partial / "000180.npy.tmp").write_bytes(b"half of a chunk")  # what a kill leaves in the middle of writing
     status, output, errors = commands.run("encode", *arguments)
     assert status == 0, errors
-    assert "1,797 examples of train[:100%], latents (16,), step 2" in output
+    assert "1,797 examples of train[:100%], latents (16,), normalized by 1,439 examples of train, step 2" in output
     run = aejax.load_run(workdir)
     encode_split(run, find_split(run, "train[:100%]"), tmp_path / "whole.npz", 9)
     found, whole = read_latents(out), read_latents(tmp_path / "whole.npz")
@@ -344,7 +360,10 @@ def test_what_was_encoded_is_called_as_it_was_asked_for(workdir, tmp_path, monke
     encode, out = command("encode"), tmp_path / "out.npz"
     monkeypatch.setattr(sys, "argv", ["encode", f"--workdir={workdir}", "--split=test", f"--out={out}"])
     encode.main()
-    assert capsys.readouterr().out == f"{out}: 179 examples of test, latents (16,), step 2\n"
+    assert (
+        capsys.readouterr().out
+        == f"{out}: 179 examples of test, latents (16,), normalized by 1,439 examples of train, step 2\n"
+    )
 
 
 @pytest.mark.parametrize(

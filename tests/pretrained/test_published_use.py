@@ -116,7 +116,10 @@ def test_training_starts_from_it_and_what_is_trained_is_published_again(folder, 
     run.save_pretrained(tmp_path)
     again = aejax.load_pretrained(tmp_path)
     assert_close(again.encode(run.inputs), run.latents)
-    assert again.published["scaling_factor"] == pytest.approx(1 / run.latents.std())
+    assert run.train_split is not None
+    z = run.encode(run.train_split.take(np.arange(len(run.train_split)))["x"])
+    assert again.published["scaling_factor"] == pytest.approx(1 / z.std(), rel=1e-5)
+    assert again.published["shift_factor"] == pytest.approx(z.mean(), rel=1e-4)
     assert again.spec.shape == (16, 16, 3)
 
 
@@ -162,3 +165,24 @@ def test_diffusers_itself_computes_the_same_and_loads_what_is_written(case, tmp_
         assert torch.equal(again.state_dict()[name], value), name
     here, there = (json.loads((tmp_path / place / "config.json").read_text()) for place in ("here", "there"))
     assert here == there
+
+
+@pytest.mark.parametrize(
+    "factors", [{"scaling_factor": 0.3611, "shift_factor": 0.1159}, {"latents_mean": [1, 2, 3, 4]}]
+)
+def test_written_latents_have_the_published_scale(factors, tmp_path):
+    if "latents_mean" in factors:
+        factors = factors | {"latents_std": [0.5, 1.0, 1.5, 2.0], "scaling_factor": 0.5}
+        mean, deviation = np.array([1, 2, 3, 4]), np.array([1.0, 2.0, 3.0, 4.0])
+    else:
+        mean, deviation = np.full(4, 0.1159), np.full(4, 1 / 0.3611)
+    run = aejax.load_pretrained(publish("kl", tmp_path / "kl", **factors), size=16)
+    x = np.random.default_rng(0).uniform(size=(5, 16, 16, 3)).astype(np.float32)
+    aejax.encode_split(run, aejax.data.from_array(x), tmp_path / "out.npz")
+    written = aejax.read_latents(tmp_path / "out.npz")["latents"]
+    np.testing.assert_allclose(written, (run.encode(x) - mean) / deviation, rtol=1e-4, atol=1e-5)
+    assert_close(run.decode(written), run.reconstruct(x))
+    about = json.loads((run.save_pretrained(tmp_path / "again") / "config.json").read_text())
+    assert {key: about[key] for key in factors} == factors
+    same = aejax.load_pretrained(tmp_path / "again", size=16)
+    assert_close(same.decode(written), run.reconstruct(x))  # of the same parameters

@@ -49,7 +49,10 @@ def as_png(figure: Figure, file: Path) -> Path:
     """Writes the figure as PNG to the file and returns its path."""
     with style():  # Matplotlib makes the ticks only now
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=180, bbox_inches="tight", facecolor="white")
+        # A figure without a layout engine has its pixels at their places, which cutting off its margins would move.
+        placed = figure.get_layout_engine() is None
+        how = {"dpi": figure.dpi} if placed else {"dpi": 180, "bbox_inches": "tight"}
+        figure.savefig(buffer, format="png", facecolor="white", **how)
     write_whole(file, buffer.getvalue())
     return file
 
@@ -67,6 +70,19 @@ def reconstructions(subject: Subject) -> Picture | Skipped:
     else:
         return _no_image(subject) or Skipped("there is nothing to show")
     return Picture(examples.reconstructions(test.inputs, test.reconstructions), caption)
+
+
+def error_maps(subject: Subject) -> Picture | Skipped:
+    """Draws inputs, reconstructions and absolute errors, pixel by pixel."""
+    test = subject.test
+    if reason := _no_image(subject):
+        return reason
+    count = min(len(test), examples.MAPPED)
+    caption = (
+        f"The first {count} of {test}: input, reconstruction, and absolute error, the mean over channels. "
+        f"A pixel of the images is {examples.enlarge(test.inputs.shape[1:])}x as large in this picture."
+    )
+    return Picture(examples.error_maps(test.inputs[:count], test.reconstructions[:count]), caption)
 
 
 def samples(subject: Subject) -> Picture | Skipped:
@@ -178,6 +194,7 @@ def activity(subject: Subject) -> Picture | Skipped:
 
 PICTURES: dict[str, Callable[..., Picture | Skipped]] = {
     "reconstructions": reconstructions,
+    "error_maps": error_maps,
     "samples": samples,
     "map": latent_map,
     "plane": plane,

@@ -1,0 +1,137 @@
+"""Statistics of latents: measured on the train split, kept with the run, and applied to what others train on."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from tqdm import tqdm
+
+from aejax.data import Source, stream
+from aejax.data.sources import Arrays
+from aejax.errors import InputError, StorageError, shown
+from aejax.files import inside, read_json, writable, write_whole
+from aejax.inference.batches import limit_batch
+
+FOLDER = "latents"  # in a workdir
+_MOST, _LEAST, _VALUES = 65_536, 4_096, 2**31  # examples that are measured, and values of these before _LEAST counts
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentStatistics:
+    """Mean and standard deviation of each channel of a run's latents.
+
+    Channels are the last axis: the units of [n, units], the features of [n, tokens, features] or [n, h, w, features].
+
+    Attributes:
+      mean, deviation: of each channel; the deviation of a constant channel is 1.
+      of: what they come from, e.g. "60,000 examples of train".
+      parameters: `fingerprint` of the run whose latents they describe.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    of: str
+    parameters: str
+
+    def normalize(self, z: ArrayLike) -> Float[np.ndarray, "n ..."]:
+        """Returns latents [n, *latent] with mean 0 and standard deviation 1 in each channel, float32."""
+        return np.asarray((self._check(z) - np.array(self.mean)) / np.array(self.deviation), np.float32)
+
+    def restore(self, z: ArrayLike) -> Float[np.ndarray, "n ..."]:
+        """Returns the latents that `normalize` has normalized, float32."""
+        with np.errstate(over="ignore"):
+            return np.asarray(self._check(z) * np.array(self.deviation) + np.array(self.mean), np.float32)
+
+    def _check(self, z: ArrayLike) -> np.ndarray:
+        z = np.asarray(z, np.float64)
+        if z.shape[-1:] != (len(self.mean),):
+            raise InputError(f"the statistics are of {len(self.mean)} channels, the latents' shape is {z.shape}")
+        return z
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the statistics as JSON holds them."""
+        return {**dataclasses.asdict(self), "mean": list(self.mean), "deviation": list(self.deviation)}
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str | Path) -> "LatentStatistics":
+        """Returns the statistics that `to_dict` wrote. Raises StorageError for anything else in the file `where`."""
+        try:
+            mean, deviation = (tuple(map(float, values[key])) for key in ("mean", "deviation"))
+            words = [values[key] for key in ("of", "parameters")]
+            if len(mean) != len(deviation) or not all(type(each) is str for each in words):
+                raise ValueError
+            if not all(map(math.isfinite, mean + deviation)) or min(deviation) <= 0:
+                raise ValueError
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"{where} holds no statistics of latents, got {shown(values)}; remove it") from error
+        return cls(mean, deviation, *words)
+
+
+class Latents(np.ndarray):
+    """Normalized latents from a file, with the `statistics` that `Run.decode` restores them by.
+
+    Slices and copies keep the statistics; arrays that are made without this one, e.g. by JAX, do not have them.
+    """
+
+    statistics: LatentStatistics | None = None
+
+    @classmethod
+    def of(cls, z: np.ndarray, statistics: LatentStatistics) -> "Latents":
+        """Returns a view of z [n, *latent] with its statistics."""
+        view = z.view(cls)
+        view.statistics = statistics
+        return view
+
+    def __array_finalize__(self, made_from: Any) -> None:
+        self.statistics = getattr(made_from, "statistics", None)
+
+    def __reduce__(self) -> Any:
+        return (Latents.of, (np.asarray(self), self.statistics))
+
+
+def measure(encode: Callable[[Arrays], np.ndarray], source: Source, name: str, parameters: str) -> LatentStatistics:
+    """Returns the statistics of the latents that `encode` makes of the examples of `source`, which `name` names.
+
+    Measures at most 65,536 examples, always the same: of large images fewer, but not below 4,096. Raises InputError for
+    examples that do not fit the run.
+    """
+    source = source.sample(int(np.clip(_VALUES // math.prod(source.shape), _LEAST, _MOST)))
+    size = limit_batch(source.shape)
+    rows = np.split(np.arange(len(source)), range(size, len(source), size))
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    first: np.ndarray | None = None
+    with tqdm(total=len(source), unit=" examples", desc="statistics", dynamic_ncols=True, disable=None) as bar:
+        for arrays in stream(source, rows.__getitem__, 0, len(rows)):
+            code = encode(arrays)
+            z = code.astype(np.float64).reshape(-1, code.shape[-1])
+            first = z.mean(0) if first is None else first  # subtracting it keeps the digits of means far from 0
+            count, total = count + len(z), total + (z - first).sum(0)
+            squares = squares + np.square(z - first).sum(0)
+            bar.update(len(code))
+    assert first is not None
+    mean, deviation = first + total / count, np.sqrt(np.maximum(squares / count - np.square(total / count), 0))
+    deviation[deviation <= np.finfo(np.float32).eps * np.abs(mean)] = 1
+    of = f"{len(source):,} examples of {name}"
+    return LatentStatistics(tuple(mean.tolist()), tuple(deviation.tolist()), of, parameters)
+
+
+def load(workdir: Path, step: int, parameters: str) -> LatentStatistics | None:
+    """Returns the statistics that `save` wrote for the step, or None if there are none of these parameters."""
+    file = inside(workdir, FOLDER, f"{step}.json")
+    if not file.exists():
+        return None
+    found = LatentStatistics.from_dict(read_json(file), file)
+    return found if found.parameters == parameters else None  # otherwise the step was trained again
+
+
+def save(workdir: Path, step: int, statistics: LatentStatistics) -> None:
+    """Writes the statistics of the step into the workdir. Raises StorageError if they cannot be written."""
+    file = inside(workdir, FOLDER, f"{step}.json")
+    writable(file.parent)
+    write_whole(file, json.dumps(statistics.to_dict(), indent=2) + "\n")

@@ -1,0 +1,254 @@
+"""Statistics of latents: what is measured, where it is kept, and that written latents go back only to their own run."""
+
+import dataclasses
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import conv, mlp, one_device, untrained, vectors
+
+import aejax
+from aejax.config import module
+from aejax.data import Spec, from_array
+from aejax.pretrained import from_factors, to_factors
+
+OLD = Path(__file__).parents[1] / "workdir/written_by_0_1.zip"
+
+
+def tokens():
+    """Eight tokens of eight features."""
+    config = mlp()
+    config.encoder = module("vit", patch=4, features=8, layers=1, heads=2, queries=8)
+    config.bottleneck = module("identity")
+    config.decoder = module("vit", patch=4, features=8, layers=1, heads=2, tokens=8)
+    return config
+
+
+KINDS = {"vectors": (mlp, (6,)), "maps": (conv, (8, 8, 1)), "tokens": (tokens, (8, 8, 1))}
+
+
+def run_and_examples(kind, seed=0):
+    make, shape = KINDS[kind]
+    x = np.random.default_rng(seed).uniform(size=(60, *shape)).astype(np.float32)
+    return untrained(make(), Spec(shape), seed), x
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", ["npz", "array_record"])
+def test_written_latents_have_mean_0_and_deviation_1_and_decode_restores_them(kind, suffix, tmp_path):
+    run, x = run_and_examples(kind)
+    run.measure_latents(x)
+    out, z = tmp_path / f"out.{suffix}", run.encode(x)
+    aejax.encode_split(run, from_array(x), out, 16)
+    written = aejax.read_latents(out)["latents"]
+    axes = tuple(range(z.ndim - 1))
+    assert np.abs(z.mean(axes)).max() > 0.01
+    assert np.abs(z.std(axes) - 1).max() > 0.1
+    np.testing.assert_allclose(written.mean(axes), 0, atol=1e-5)
+    np.testing.assert_allclose(written.std(axes), 1, atol=1e-5)
+    statistics = aejax.read_statistics(out)
+    np.testing.assert_allclose(statistics.mean, z.mean(axes, np.float64), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(statistics.deviation, z.std(axes, np.float64), rtol=1e-5)
+    # Rows, copies and pickles go back as well; what a model made of them goes back with the statistics.
+    expected = run.reconstruct(x)
+    some = aejax.read_latents(out, slice(5, 9))["latents"]
+    for z, rows in ((written, slice(None)), (written[3:7].copy(), slice(3, 7)), (some, slice(5, 9))):
+        np.testing.assert_allclose(run.decode(z), expected[rows], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run.decode(pickle.loads(pickle.dumps(written))), expected, rtol=1e-4, atol=1e-5)
+    made = jax.numpy.asarray(written)
+    np.testing.assert_allclose(run.decode(made, statistics=statistics), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(run.decode(made) - expected).max() > 1e-3
+
+
+def test_encode_in_memory_returns_the_networks_latents(tmp_path):
+    run, x = run_and_examples("vectors")
+    before = run.encode(x)
+    run.measure_latents(x)
+    np.testing.assert_array_equal(run.encode(x), before)
+    aejax.encode_split(run, from_array(x), tmp_path / "raw.npz", normalize=False)
+    raw = aejax.read_latents(tmp_path / "raw.npz")["latents"]
+    np.testing.assert_allclose(raw, before, rtol=1e-5, atol=1e-6)
+    assert aejax.read_statistics(tmp_path / "raw.npz") is None
+    np.testing.assert_allclose(run.decode(raw), run.decode(before), rtol=1e-4, atol=1e-5)
+
+
+def test_latents_of_another_run_are_refused(tmp_path):
+    run, x = run_and_examples("vectors")
+    other, _ = run_and_examples("vectors", seed=1)
+    run.measure_latents(x)
+    other.measure_latents(x)
+    aejax.encode_split(run, from_array(x), tmp_path / "out.npz")
+    written = aejax.read_latents(tmp_path / "out.npz")["latents"]
+    words = (
+        f"statistics of another run .parameters {run.fingerprint}, 60 examples of the given array., and this run has"
+    )
+    for given in ({"z": written}, {"z": written[2:3]}, {"z": np.asarray(written), "statistics": run.latent_statistics}):
+        with pytest.raises(aejax.InputError, match=words):
+            other.decode(**given)
+    with pytest.raises(aejax.InputError, match="normalized by other statistics than the given ones"):
+        run.decode(written, statistics=other.latent_statistics)
+    with pytest.raises(aejax.InputError, match=r"the statistics are of 2 channels, the latents' shape is \(4, 3\)"):
+        run.latent_statistics.restore(np.zeros((4, 3)))
+    assert np.isfinite(run.decode(written)).all()
+
+
+def test_samplers_are_fitted_on_what_the_decoder_reads(tmp_path):
+    run, x = run_and_examples("vectors")
+    run.measure_latents(x)
+    aejax.encode_split(run, from_array(x), tmp_path / "out.npz")
+    written = aejax.read_latents(tmp_path / "out.npz")["latents"]
+    found, expected = (aejax.samplers.fit("gaussian", z).sample(50, 0) for z in (written, run.encode(x)))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_constant_channel_stays_finite():
+    run, x = run_and_examples("vectors")
+    params = jax.tree.map(np.array, run.variables)
+    for name, leaf in params["params"]["bottleneck"]["dense"].items():
+        leaf[..., 0] = 0 if name == "kernel" else 3
+    statistics = dataclasses.replace(run, variables=params).measure_latents(x)
+    assert statistics.mean[0] == pytest.approx(3)
+    assert statistics.deviation[0] == 1
+
+
+@pytest.mark.parametrize("bottleneck", [module("topk", features=8, k=2), module("fsq", levels=(5, 5))])
+def test_discrete_and_sparse_codes_are_left_alone(bottleneck, tmp_path):
+    config = mlp()
+    config.bottleneck = bottleneck
+    run = untrained(config, Spec((6,)))
+    aejax.encode_split(run, from_array(vectors(20)), tmp_path / "out.npz")
+    found = aejax.read_latents(tmp_path / "out.npz")["latents"]
+    np.testing.assert_allclose(found, run.encode(vectors(20)), rtol=1e-5, atol=1e-6)
+    assert json.loads((tmp_path / "out.npz.json").read_text())["statistics"] is None
+
+
+def test_statistics_are_of_the_train_split_and_stay_in_the_workdir(tmp_path, monkeypatch):
+    data = tmp_path / "data.npz"
+    np.savez(data, train=vectors(80), test=vectors(30, seed=1) + 5)
+    config, work = mlp(data__name=str(data), data__validation="train[:20]", data__train="train[20:]"), tmp_path / "work"
+    aejax.train(config, work, devices=one_device(), quiet=True)
+    run = aejax.load_run(work)
+    z = run.encode(vectors(80)[20:])
+    assert run.latent_statistics.of == "60 examples of train"
+    np.testing.assert_allclose(run.latent_statistics.mean, z.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(run.latent_statistics.deviation, z.std(0), rtol=1e-4)
+    assert [file.name for file in (work / "latents").iterdir()] == ["8.json"]
+    data.unlink()
+    assert aejax.load_run(work).latent_statistics == run.latent_statistics
+    with pytest.raises(aejax.InputError, match=r"cannot be loaded .*no such file.*; give its examples to run.measure"):
+        _ = aejax.load_run(work, 4).latent_statistics
+    file = work / "latents/8.json"
+    file.write_text(json.dumps(run.latent_statistics.to_dict() | {"parameters": "of an earlier step 8"}))
+    with pytest.raises(aejax.InputError, match="are measured on the train split"):  # not taken for this run's
+        _ = aejax.load_run(work).latent_statistics
+    for content in ({}, {"mean": [0.0], "deviation": [0.0], "of": "", "parameters": run.fingerprint}):
+        file.write_text(json.dumps(content))
+        with pytest.raises(aejax.StorageError, match=r"latents/8.json holds no statistics of latents, got {"):
+            _ = aejax.load_run(work).latent_statistics
+    file.unlink()
+    given = aejax.load_run(work)
+    given.measure_latents(vectors(80)[20:])
+    assert given.latent_statistics.mean == aejax.load_run(work).latent_statistics.mean == run.latent_statistics.mean
+    monkeypatch.setattr("aejax.inference.latent_statistics.write_whole", _full)
+    with pytest.warns(UserWarning, match="No space left; the statistics of the latents are not kept"):
+        assert aejax.load_run(work).measure_latents(vectors(9)).of == "9 examples of the given array"
+
+
+def _full(*_):
+    raise aejax.StorageError("No space left")
+
+
+def test_fit_keeps_the_statistics_of_an_array_that_it_does_not_keep(tmp_path):
+    run = aejax.fit(mlp(), vectors(100), tmp_path / "work", devices=one_device(), quiet=True)
+    assert run.latent_statistics == aejax.load_run(tmp_path / "work").latent_statistics
+    assert run.latent_statistics.of == "80 examples of train"
+    shutil.rmtree(tmp_path / "work/latents")
+    with pytest.raises(aejax.InputError, match=r"trained by aejax.fit on an array that it does not keep"):
+        _ = aejax.load_run(tmp_path / "work").latent_statistics
+    four = aejax.fit(mlp(), vectors(100), quiet=True)  # in memory, on four devices
+    np.testing.assert_allclose(four.latent_statistics.mean, run.latent_statistics.mean, rtol=1e-3, atol=1e-5)
+    again = pickle.loads(pickle.dumps(four))
+    with pytest.raises(aejax.InputError, match=r"give its examples to run.measure_latents"):
+        _ = dataclasses.replace(again).latent_statistics
+
+
+@pytest.mark.parametrize("name", ["vae"])
+def test_a_workdir_of_an_earlier_version_is_measured(name, tmp_path):
+    shutil.unpack_archive(OLD, tmp_path)
+    run = aejax.load_run(tmp_path / name)
+    train = aejax.data.load(run.config.data).train
+    z = run.encode(train.take(np.arange(len(train)))["x"])
+    np.testing.assert_allclose(run.latent_statistics.deviation, z.std(0), rtol=1e-4)
+
+
+def test_files_of_earlier_versions_are_the_networks_latents(tmp_path):
+    run, x = run_and_examples("vectors")
+    out = tmp_path / "out.npz"
+    aejax.encode_split(run, from_array(x), out, normalize=False)
+    about = json.loads((tmp_path / "out.npz.json").read_text())
+    del about["statistics"]
+    (tmp_path / "out.npz.json").write_text(json.dumps(about))
+    np.testing.assert_allclose(run.decode(aejax.read_latents(out)["latents"]), run.reconstruct(x), rtol=1e-4, atol=1e-5)
+    aejax.encode_split(run, from_array(x), out, normalize=False)  # it is complete
+    run.measure_latents(x)
+    with pytest.raises(aejax.InputError, match=r"of another command \(its latents are normalized otherwise, or not\)"):
+        aejax.encode_split(run, from_array(x), out)
+    (tmp_path / "out.npz.json").unlink()
+    with pytest.warns(UserWarning, match=r"out.npz.json is missing: the latents are taken for ones that are not norm"):
+        aejax.read_latents(out)
+
+
+# Factors of published models
+
+MEAN, DEVIATION = np.array([0.5, -1.0, 2.0]), np.array([2.0, 0.5, 1.0])
+
+
+def test_all_pipelines_of_diffusers_get_latents_of_deviation_1():
+    """By the formulas of Stable Diffusion, Stable Diffusion 3 and SDXL."""
+    z = MEAN + DEVIATION * np.random.default_rng(0).normal(size=(200_000, 3))
+    settings = to_factors("AutoencoderKL", z.mean(0), z.std(0))
+    scale, shift = settings["scaling_factor"], settings["shift_factor"]
+    assert (z * scale).std() == pytest.approx(1)
+    assert ((z - shift) * scale).mean() == pytest.approx(0, abs=1e-9)
+    normalized = (z - settings["latents_mean"]) * scale / settings["latents_std"]
+    np.testing.assert_allclose(normalized.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(normalized.std(0), 1)
+    mean, deviation = from_factors(settings, 3, "config.json")
+    np.testing.assert_allclose((z - mean) / deviation, normalized)
+    assert set(to_factors("AutoencoderTiny", MEAN, DEVIATION)) == {"scaling_factor", "shift_factor"}
+    assert set(to_factors("VQModel", MEAN, DEVIATION)) == {"scaling_factor"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "deviation"),
+    [
+        ({}, 0, 1),
+        ({"scaling_factor": 0.18215}, 0, 1 / 0.18215),
+        ({"scaling_factor": 0.3611, "shift_factor": 0.1159}, 0.1159, 1 / 0.3611),
+        ({"scaling_factor": 0.5, "shift_factor": None, "latents_mean": [1, 2], "latents_std": [3, 4]}, [1, 2], [6, 8]),
+        ({"scaling_factor": 0.5, "latents_mean": [1, 2], "latents_std": None}, 0, 2),
+    ],
+)
+def test_factors_are_read_as_pipelines_apply_them(settings, mean, deviation):
+    found = from_factors(settings, 2, "config.json")
+    np.testing.assert_allclose(found[0], np.broadcast_to(mean, 2))
+    np.testing.assert_allclose(found[1], np.broadcast_to(deviation, 2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scaling_factor": 0}, "scaling_factor must not be 0"),
+        ({"scaling_factor": "0.2"}, "scaling_factor must be a number, got '0.2'"),
+        ({"shift_factor": [1, 2]}, r"shift_factor must be a number, got \[1, 2\]"),
+        ({"latents_mean": [1], "latents_std": [1, 2]}, r"latents_mean must be a list of 2 numbers.*, got \[1\]"),
+        ({"latents_mean": [1, 2], "latents_std": [1, -2]}, "scaling_factor and latents_std must be above 0"),
+    ],
+)
+def test_wrong_factors_are_one_line(settings, message):
+    with pytest.raises(aejax.InputError, match=f"folder: {message}"):
+        from_factors(settings, 2, "folder")
