@@ -88,14 +88,27 @@ class Partition:
             return jax.device_put(batch, where)
         return jax.tree.map(lambda a: jax.make_array_from_process_local_data(where, a), batch)
 
-    def compile(self, function: Callable, onednn: bool = False) -> Callable:
+    def compile(self, function: Callable, onednn: bool = False, constants: PyTree = None) -> Callable:
         """Compiles `carry, result = function(carry, held, batch, reduce=...)` for the devices.
 
         `carry` is a state from `place`, and is donated; `held` is such a state, or is replicated; `batch` comes from
         `share`. `reduce(tree, how)` reduces a tree over the devices, where `how` is "mean", "sum" or "max". The
         function must derive its results from reduced values, so that they are equal on every device. `onednn` asks for
-        `processor.jit_onednn`, which serves a single device.
+        `processor.jit_onednn`, which serves a single device. `constants`, if there are any, are passed to the function
+        as an argument of that name, since XLA takes long to compile large arrays into a program.
+
+        The result has the method `lower` of a jitted function.
         """
+        if constants:
+            placed = self.replicate(constants)
+
+            def taken(carry: Any, held: Any, batch: Any, reduce: Any) -> Any:
+                return function(carry, held[0], batch, reduce=reduce, constants=held[1])
+
+            compiled = self.compile(taken, onednn)
+            call: Any = lambda carry, held, batch: compiled(carry, (held, placed), batch)  # noqa: E731
+            call.lower = lambda carry, held, batch: compiled.lower(carry, (held, placed), batch)  # type: ignore
+            return call
         if len(self.devices) == 1 or self.sharded:
             alone = functools.partial(function, reduce=lambda tree, how: tree)
             jit = jit_onednn if onednn else jax.jit
@@ -172,6 +185,7 @@ class Partition:
             self._in_flight = function(*arguments)
             return self._in_flight
 
+        call.lower = function.lower  # type: ignore[attr-defined]
         return call
 
 

@@ -36,6 +36,7 @@ def jit_onednn(function: Callable, **options: Any) -> Callable:
         with _not_stored():
             return jitted(*arguments)
 
+    call.lower = jitted.lower  # type: ignore[attr-defined]
     return call
 
 

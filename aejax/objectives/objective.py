@@ -18,7 +18,7 @@ from aejax.objectives.bounds import BOUNDS
 from aejax.objectives.context import Context
 from aejax.objectives.likelihoods import Likelihood
 from aejax.objectives.schedules import SCHEDULES
-from aejax.objectives.terms import TERMS
+from aejax.objectives.terms import CONSTANTS, TERMS
 from aejax.registry import check_type, resolve
 
 
@@ -78,6 +78,16 @@ class Objective:
                 if not (bound and name == "kl"):  # a bound contains the KL already
                     loss = loss + weight * self._factor(name, c.step) * terms[name]
         return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged, too
+
+    def load_constants(self) -> dict[str, Any]:
+        """Returns the arrays that terms read and nothing trains, by name. Raises InputError if they are not there."""
+        constants: dict[str, Any] = {}
+        for name in self.weights:
+            options = dict(self.options.get(name, {}))
+            function = options.pop("function", name)
+            if isinstance(function, str) and function in CONSTANTS:
+                constants |= _call(f"objective.options.{name}", CONSTANTS[function], options)()
+        return constants
 
     def unfinished(self, steps: int) -> dict[str, int]:
         """Returns the length of each schedule that does not end within `steps` steps, by its config key."""

@@ -1,5 +1,6 @@
 """Dispatches of several training steps each: their number of steps, their batches, their program."""
 
+import dataclasses
 import functools
 import math
 import sys
@@ -67,11 +68,17 @@ def compile_steps(task: Task, key: Array, partition: Partition) -> Steps:
     `held` is `Feed.held`, the data kept on device; the batches come from `batches`; metrics are [steps].
     """
     steps = functools.partial(scan_steps, key=key, task=task)
-    return partition.compile(steps, onednn=task.onednn)
+    return partition.compile(steps, onednn=task.onednn, constants=task.constants)
 
 
-def scan_steps(state: PyTree, held: PyTree, batches: PyTree, *, key: Array, task: Task, reduce: Reduce) -> PyTree:
-    """Runs a `train_step` on each of the batches [steps, batch, ...]; returns the state and the metrics [steps]."""
+def scan_steps(
+    state: PyTree, held: PyTree, batches: PyTree, *, key: Array, task: Task, reduce: Reduce, constants: PyTree = None
+) -> PyTree:
+    """Runs a `train_step` on each of the batches [steps, batch, ...]; returns the state and the metrics [steps].
+
+    `constants`, if they are given, take the place of the task's own, see `Partition.compile`.
+    """
+    task = dataclasses.replace(task, constants=constants) if constants else task
 
     def step(state: PyTree, batch: PyTree) -> Any:
         return train_step(state, gather(held, batch), key, task=task, reduce=reduce)

@@ -31,6 +31,7 @@ class Task:
       ema: decay of the averaged parameters; 0 turns averaging off.
       frozen: patterns of the paths of variables that stay as they are, see `training.paths`.
       discriminator: is trained alongside the model.
+      constants: arrays that terms read and nothing trains, see `Objective.load_constants`.
       examples: number of examples in the training split.
       axis_name: axis of the devices that share a batch, see `Partition.axis_name`.
       convolves: whether the step has convolutions, see `multistep.steps_at_once`.
@@ -47,6 +48,7 @@ class Task:
     ema: float = 0.0
     frozen: Sequence[str] = ()
     discriminator: Discriminator | None = None
+    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     examples: int = 0
     axis_name: str | None = None
     convolves: bool = False
@@ -70,7 +72,7 @@ class Task:
     ) -> Context:
         """Returns the objective's view of a batch: x is prepared, and `keys` holds one key per example."""
         label, mean = batch["label"] if self.model.classes else None, self.objective.mean
-        given = (variables, x, output, keys, step, label, mean, discriminator)
+        given = (variables, x, output, keys, step, label, mean, discriminator, self.constants)
         return Context(self.model.apply, *given, self.examples, self.axis_name)
 
     def apply(self, variables: PyTree, x: Array, batch: Batch, keys: Array | None, **options: Any) -> Any:

@@ -127,6 +127,7 @@ def make_task(
         standardized=bool(spec.mean),
         ema=config.ema,
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
+        constants=parts.objective.load_constants(),
         examples=examples,
     )
     operations, output = _trace(single_device_task(task), spec)
