@@ -64,8 +64,8 @@ def build_parts(config: ConfigDict, shape: Sequence[int]) -> Parts:
     model = models.build(config, shape)
     if config.pretrain.steps:
         list_layers(config)
-    named = config.adversary
-    discriminator = None if named.name == "none" else instantiate("adversary", DISCRIMINATORS, named)
+    named, shared = config.adversary, {"accumulate": config.optim.accumulate}
+    discriminator = None if named.name == "none" else instantiate("adversary", DISCRIMINATORS, named, shared)
     return Parts(
         model=model,
         objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
