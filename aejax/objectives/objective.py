@@ -83,8 +83,8 @@ class Objective:
         return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged, too
 
     def weigh(self, name: str, step: Array | None) -> Any:
-        """Returns the weight of a term at a step, 0 for one without a weight."""
-        return self.weights[name] * self._factor(name, step) if name in self.weights else 0.0
+        """Returns the weight of a term at a step."""
+        return self.weights[name] * self._factor(name, step)
 
     def load_constants(self) -> dict[str, Any]:
         """Returns the arrays that terms read and nothing trains, by name. Raises InputError if they are not there."""

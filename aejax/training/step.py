@@ -193,7 +193,7 @@ def train_step(
         return metrics["loss"], (metrics, updated, output)
 
     critic = state.critic
-    if task.discriminator and task.discriminator.adaptive:
+    if task.discriminator and task.discriminator.adaptive and "adversarial" in task.objective.weights:
         weight = task.objective.weigh("adversarial", state.step)
         grads, (metrics, variables, output), critic = adaptive.differentiate(
             loss_fn, trained, task.discriminator, weight, state, reduce

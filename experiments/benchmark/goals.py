@@ -1,4 +1,4 @@
-"""Goals of speed and whether they are reached: goals/speed.json, to which each command adds its own figures."""
+"""Goals and whether they are reached: goals/speed.json and its like, to which each command adds its own figures."""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ def at_most(figure: str, value: float, goal: float) -> Goal:
     return {"figure": figure, "value": value, "goal": goal, "reached": value <= goal}
 
 
-def write(folder: Path, command: str, goals: Sequence[Goal]) -> None:
-    """Replaces the entries of the command in `folder`/goals/speed.json, and keeps those of other commands."""
-    file = writable(folder / "goals") / "speed.json"
+def write(folder: Path, command: str, goals: Sequence[Goal], name: str = "speed.json") -> None:
+    """Replaces the entries of the command in `folder`/goals/`name`, and keeps those of other commands."""
+    file = writable(folder / "goals") / name
     known = json.loads(read_bytes(file)) if file.exists() else []
     entries = [entry for entry in known if entry["command"] != command] + [
         {**goal, "command": command} for goal in goals
