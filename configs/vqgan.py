@@ -48,14 +48,14 @@ def _add_losses(config, tiny):
     """Adds LPIPS and a discriminator of 34x34 patches, which starts after two fifths of the steps."""
     config.bottleneck = module("vq", codes=512, features=16, kmeans=True, revive_after=50)
     config.adversary = module("patchgan", features=(32, 64, 128), lr=1e-3, lecam=0.01, start=800)
-    config.objective.weights = {"commitment": 0.25, "adversarial": 0.1}
+    config.objective.weights = {"commitment": 0.25, "adversarial": 0.05}
     if tiny:  # digits are gray, and smaller than LPIPS and these patches
         config.bottleneck.update(codes=8, features=4)
         config.adversary.update(features=(4,), start=2)
         return
     config.data.name, config.data.size, config.batch_size = "photographs", 64, 8
-    config.objective.weights.lpips = 50.0
-    config.objective.options = {"lpips": {"network": "alex"}}  # in a fifth of the time of VGG16
+    config.objective.weights.lpips = 30.0
+    config.objective.options = {"lpips": {"network": "vgg"}}
     presets.shorten(config, 2_000)
 
 

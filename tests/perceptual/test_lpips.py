@@ -24,6 +24,7 @@ from aejax.training.multistep import compile_steps
 from aejax.training.step import init
 from aejax.training.task import make_task
 from aejax.workdir import metrics_log
+from configs import vqgan
 
 REFERENCES = dict(np.load(FILE))
 CASES = [(network, shape) for network, shapes in SHAPES.items() for shape in shapes]
@@ -305,3 +306,17 @@ def test_the_metric_is_skipped_with_the_reason(tmp_path, monkeypatch):
         found = reconstruction.measure(subject)["lpips"]
         assert isinstance(found, Skipped)
         assert reason in found.reason
+
+
+def test_the_published_vqgan_has_the_weights_of_means_over_values():
+    """The paper's code averages errors over the values of an image and of a code, where ours sum both."""
+    config = vqgan.get_config("published")
+    assert (256 // 2 ** (len(config.encoder.features) - 1), config.bottleneck.features) == (16, 256)
+    values, weights = 256 * 256 * 3, config.objective.weights
+    assert weights.lpips == values
+    assert weights.codebook == values / (16 * 16 * 256)
+    assert weights.commitment == 0.25 * weights.codebook
+    assert config.likelihood.name == "absolute_error"
+    assert (weights.adversarial, config.adversary.name) == (0.8, "patchgan")
+    assert 0 < config.adversary.start < config.steps
+    assert vqgan.get_config("gan").adversary.start < vqgan.get_config("gan").steps
