@@ -54,7 +54,7 @@ def _add_losses(config, tiny):
         config.adversary.update(features=(4,), start=2)
         return
     config.data.name, config.data.size, config.batch_size = "photographs", 64, 8
-    config.objective.weights.lpips = 30.0
+    config.objective.weights.lpips = 40.0
     config.objective.options = {"lpips": {"network": "vgg"}}
     presets.shorten(config, 2_000)
 

@@ -31,7 +31,7 @@ from experiments.benchmark import goals
 from experiments.machine import machine
 
 _OUT = flags.DEFINE_string("perceptual_folder", "experiments/results", "Folder to write to.")
-_STEPS = flags.DEFINE_integer("steps", 1_000, "Training steps of each run.")
+_STEPS = flags.DEFINE_integer("steps", 500, "Training steps of each run.")
 _CROPS = flags.DEFINE_integer("crops", 8_192, "Number of training crops.")
 
 COMMAND = "python -m experiments.perceptual"
