@@ -95,13 +95,13 @@ def draw(file: Path, x: np.ndarray, columns: dict[str, np.ndarray], rows: int = 
     chosen = np.linspace(0, len(x) - 1, rows).astype(int)
     panels = {"held out": x / 255, **columns}
     size = 3 * SIDE / 100
-    figure, axes = plt.subplots(rows, len(panels), figsize=(size * len(panels), size * rows + 0.3), dpi=100)
+    figure, axes = plt.subplots(rows, len(panels), figsize=(size * len(panels), size * rows + 0.45), dpi=100)
     for axis, (row, (name, images)) in zip(axes.flat, [(r, p) for r in chosen for p in panels.items()], strict=True):
         axis.imshow(np.clip(images[row], 0, 1), interpolation="nearest")
         axis.set_axis_off()
         if row == chosen[0]:
             axis.set_title(name, fontsize=9)
-    figure.subplots_adjust(0, 0, 1, 1 - 0.3 / (size * rows + 0.3), 0.02, 0.02)
+    figure.subplots_adjust(0, 0, 1, 1 - 0.45 / (size * rows + 0.45), 0.02, 0.02)
     figure.savefig(file)
     plt.close(figure)
 
@@ -117,7 +117,7 @@ def perceptual() -> None:
             begin = time.perf_counter()
             run = aejax.train(make_config(_STEPS.value, losses), workdir, data=splits)
             found[name] = {"seconds": round(time.perf_counter() - begin), **measure(run, x)}
-        columns[f"{name}: LPIPS {found[name]['lpips_vgg']:.3f}, {found[name]['psnr']:.1f} dB"] = run.reconstruct(x)
+        columns[f"{name}\nLPIPS {found[name]['lpips_vgg']:.3f}, {found[name]['psnr']:.1f} dB"] = run.reconstruct(x)
         print(json.dumps({name: found[name]}), flush=True)
     draw(folder / "perceptual.png", x, columns)
     found["machine"] = machine()
