@@ -66,7 +66,7 @@ def default() -> ConfigDict:
     config.objective.schedules = ConfigDict()  # schedules of weights, e.g. kl: {"name": "linear", "steps": 1000}
     config.objective.options = ConfigDict()  # arguments of terms, e.g. mmd: {"kernel": "rbf"}
     config.objective.bound = ConfigDict({"name": "elbo"})  # or iwae, miwae, ciwae, dreg, piwae
-    config.adversary = ConfigDict({"name": "none"})  # discriminator: none, factor_vae, aae or vae_gan
+    config.adversary = ConfigDict({"name": "none"})  # discriminator: none, factor_vae, aae, vae_gan or patchgan
     config.corruption = ConfigDict({"name": "none", "level": 0.0})  # e.g. gaussian or masking, of this level
     config.pretrain = ConfigDict({"steps": 0})  # steps of greedy layer-wise pretraining for each layer; 0: off
 

@@ -1,8 +1,8 @@
 """Data parallelism over devices and processes: jit on one device; pmap, or jit of sharded arrays, on several."""
 
 import contextlib
+import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +17,23 @@ from aejax.distributed.processor import Program
 from aejax.errors import InputError
 
 AXIS = "devices"
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled function `carry, result = function(carry, held, batch)`, see `Partition.compile`.
+
+    Attributes:
+      run: runs it.
+      compile: takes the arguments, or their shapes and shardings, and returns JAX's program, which calls with such
+        arguments then need not compile.
+    """
+
+    run: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+    compile: Callable[..., Any]
+
+    def __call__(self, carry: PyTree, held: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        return self.run(carry, held, batch)
 
 
 class Partition:
@@ -92,20 +109,31 @@ class Partition:
             return jax.device_put(batch, where)
         return jax.tree.map(lambda a: jax.make_array_from_process_local_data(where, a), batch)
 
-    def compile(self, function: Callable, onednn: bool = False) -> Callable:
+    def compile(self, function: Callable, onednn: bool = False, constants: PyTree = None) -> Compiled:
         """Compiles `carry, result = function(carry, held, batch, reduce=...)` for the devices.
 
         `carry` is a state from `place`, and is donated; `held` is such a state, or is replicated; `batch` comes from
         `share`. `reduce(tree, how)` reduces a tree over the devices, where `how` is "mean", "sum" or "max". The
         function must derive its results from reduced values, so that they are equal on every device. For `onednn`,
-        which serves a single device, see `Program`.
+        which serves a single device, see `Program`. `constants`, if there are any, are passed to the function as an
+        argument of that name, since XLA takes long to compile large arrays into a program.
         """
+        if constants:
+            placed = self.replicate(constants)
+
+            def taken(carry: Any, held: Any, batch: Any, reduce: Any) -> Any:
+                return function(carry, held[0], batch, reduce=reduce, constants=held[1])
+
+            compiled = self.compile(taken, onednn)
+            return Compiled(
+                lambda carry, held, batch: compiled(carry, (held, placed), batch),
+                lambda carry, held, batch: compiled.compile(carry, (held, placed), batch),
+            )
         if len(self.devices) == 1 or self.sharded:
             alone = functools.partial(function, reduce=lambda tree, how: tree)
-            onednn = onednn and not self.sharded
-            return self._one_at_a_time(
-                Program(self._constrain(alone) if self.sharded else alone, onednn, donate_argnums=0)
-            )
+            one = self._constrain(alone) if self.sharded else alone
+            program = Program(one, onednn and not self.sharded, donate_argnums=0)
+            return Compiled(self._one_at_a_time(program), program.compile)
         reduce = {"mean": jax.lax.pmean, "sum": jax.lax.psum, "max": jax.lax.pmax}
         mapped = jax.pmap(
             functools.partial(function, reduce=lambda tree, how: reduce[how](tree, AXIS)),
@@ -115,10 +143,10 @@ class Partition:
             devices=self.devices,
             donate_argnums=0,
         )
-        return self._one_at_a_time(mapped)
+        return Compiled(self._one_at_a_time(mapped), lambda *arguments: mapped.lower(*arguments).compile())
 
     @contextlib.contextmanager
-    def compile_meanwhile(self, function: Callable, state: PyTree, held: PyTree, batch: PyTree) -> Iterator[None]:
+    def compile_meanwhile(self, function: "Compiled", state: PyTree, held: PyTree, batch: PyTree) -> Iterator[None]:
         """Compiles a function from `compile` while the context runs, so that its first call need not. Waits at the end.
 
         Args:
@@ -126,8 +154,7 @@ class Partition:
           state: from `place`.
           held, batch: `jax.ShapeDtypeStruct` of what the function is going to be given.
         """
-        program = inspect.unwrap(function, stop=lambda f: isinstance(f, Program))
-        if len(self.devices) > 1 or not isinstance(program, Program):
+        if len(self.devices) > 1:
             yield
             return
         held, batch = jax.tree.map(
@@ -135,7 +162,7 @@ class Partition:
             (held, batch),
         )
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(program.compile, state, held, batch)  # an error comes again at the first call
+            pool.submit(function.compile, state, held, batch)  # an error comes again at the first call
             yield
 
     def compile_whole(self, function: Callable) -> Callable:

@@ -9,6 +9,8 @@ import numpy as np
 from skimage.metrics import structural_similarity
 from sklearn.decomposition import PCA
 
+from aejax import perceptual
+from aejax.errors import InputError, one_of
 from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 from aejax.inference.batches import check_labels, limit_batch, map_batches
 from aejax.objectives import Corruption
@@ -17,8 +19,13 @@ SSIM_SIDE = 7  # pixels of skimage's window
 WIDEST, NUMBERS = 4_096, 100_000_000  # values per example, and of all examples, that PCA reads: some gigabytes
 
 
-def measure(subject: Subject) -> Measures:
-    """Returns errors of the deterministic reconstruction on the test part, in the user's units."""
+def measure(subject: Subject, lpips: str = "alex") -> Measures:
+    """Returns errors of the deterministic reconstruction on the test part, in the user's units.
+
+    `lpips` is the network of LPIPS, "alex" or "vgg". Papers report either.
+    """
+    if lpips not in perceptual.NETWORKS:
+        raise one_of("reconstruction.lpips", lpips, perceptual.NETWORKS)
     test = subject.test
     error = squared_error(test.inputs, test.reconstructions)
     how = f"mean over {test}; deterministic code"
@@ -32,6 +39,7 @@ def measure(subject: Subject) -> Measures:
         "pca_squared_error": _pca(subject),
         "psnr": Skipped("PSNR is for images"),
         "ssim": Skipped("SSIM is for images"),
+        "lpips": Skipped("LPIPS is for images"),
     }
     if image:
         psnr = peak_signal_to_noise(test.inputs, test.reconstructions)
@@ -39,6 +47,7 @@ def measure(subject: Subject) -> Measures:
             psnr, "dB", f"mean over {test} of each image's PSNR; data range 1; deterministic code"
         )
         measures["ssim"] = _ssim(subject)
+        measures["lpips"] = _lpips(subject, lpips)
     if subject.run.config.corruption.name != "none":
         measures |= _denoising(subject)
     return measures
@@ -73,6 +82,24 @@ def _ssim(subject: Subject) -> Measure | Skipped:
     values = [structural_similarity(a, b, win_size=SSIM_SIDE, data_range=1.0, channel_axis=-1) for a, b in pairs]
     how = f"mean over {test}; data range 1; uniform window of {SSIM_SIDE}x{SSIM_SIDE}; deterministic code, clipped"
     return Measure(float(np.mean(values)), "from -1 to 1", how)
+
+
+def _lpips(subject: Subject, network: str) -> Measure | Skipped:
+    """Returns LPIPS (Zhang et al. 2018), version 0.1 of its weights."""
+    test = subject.test
+    try:
+        perceptual.check_images(test.inputs.shape[1:], network)
+        weights = perceptual.load(network)
+    except InputError as error:  # for other images, or if the weights are not installed
+        return Skipped(str(error))
+    model = perceptual.LPIPS(network)
+    distance = functools.partial(jax.jit(model.apply), jax.device_put(weights))  # constants would be compiled in
+    outputs = np.clip(test.reconstructions, 0, 1)
+    size = limit_batch(test.inputs.shape[1:], 64)
+    with jax.default_matmul_precision("float32"):
+        values = map_batches(distance, test.inputs, (outputs,), size)
+    how = f"mean over {test}; network {network}, version 0.1; deterministic code, clipped to [0, 1]"
+    return Measure(float(values.mean()), "0 for equal images", how)
 
 
 def _denoising(subject: Subject) -> Measures:

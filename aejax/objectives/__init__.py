@@ -3,7 +3,7 @@
 from aejax.objectives.bounds import BOUNDS
 from aejax.objectives.context import Context
 from aejax.objectives.corruption import CORRUPTIONS, Corruption
-from aejax.objectives.discriminators import DISCRIMINATORS, Discriminator
+from aejax.objectives.discriminators import DISCRIMINATORS, Discriminator, PatchGAN
 from aejax.objectives.likelihoods import (
     LIKELIHOODS,
     AbsoluteError,
@@ -37,5 +37,6 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "Objective",
+    "PatchGAN",
     "SquaredError",
 ]

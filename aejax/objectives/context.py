@@ -24,6 +24,7 @@ class Context:
       label: [batch], where the model is conditional.
       mean: maps decoded values to the expected x.
       discriminator: the discriminator's parameters, where there is one.
+      constants: arrays that terms read and nothing trains, by name, see `terms.CONSTANTS`.
       examples: the number of examples of the training split.
       axis_name: the name of the axis of the devices that share the batch.
     """
@@ -37,6 +38,7 @@ class Context:
     label: Int[Array, " batch"] | None = None
     mean: Callable[[Array], Array] = lambda decoded: decoded
     discriminator: Any = None
+    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     examples: int = 0
     axis_name: str | None = None
 

@@ -18,7 +18,7 @@ from aejax.objectives.bounds import BOUNDS
 from aejax.objectives.context import Context
 from aejax.objectives.likelihoods import Likelihood
 from aejax.objectives.schedules import SCHEDULES
-from aejax.objectives.terms import TERMS
+from aejax.objectives.terms import CONSTANTS, TERMS
 from aejax.registry import check_type, resolve
 
 
@@ -58,11 +58,12 @@ class Objective:
             raise InputError("objective.weights.reconstruction has no effect beside objective.bound; leave it out")
 
     def __call__(
-        self, c: Context, judged: Mapping[str, Float[Array, " batch"]] | None = None
+        self, c: Context, judged: Mapping[str, Float[Array, " batch"]] | None = None, apart: bool = False
     ) -> dict[str, Float[Array, " #batch"]]:
         """Computes each term by name, and their weighted sum as `loss`, per example [batch].
 
-        `judged` holds the terms that a discriminator gives the autoencoder, per example.
+        `judged` holds the terms that a discriminator gives the autoencoder, per example. With `apart`, the sum leaves
+        them out.
         """
         terms = {"reconstruction": -self._log_p(c, c.output.decoded)}
         if c.output.code.samples:
@@ -72,12 +73,28 @@ class Objective:
         if bound := self._bound():
             beta = self.weights.get("kl", 1.0) * self._factor("kl", c.step)
             terms["bound"] = loss = bound(c, self._log_p, beta)
+        left_out = {"kl"} if bound else set()  # a bound contains the KL already
+        left_out |= set(judged or {}) if apart else set()
         for name, weight in self.weights.items():
             if name not in terms:
                 terms[name] = jnp.broadcast_to(self._term(name, c, judged or {}), (c.x.shape[0],))
-                if not (bound and name == "kl"):  # a bound contains the KL already
+                if name not in left_out:
                     loss = loss + weight * self._factor(name, c.step) * terms[name]
         return {**c.output.code.losses, "loss": loss, **terms}  # losses without a weight are logged, too
+
+    def weigh(self, name: str, step: Array | None) -> Any:
+        """Returns the weight of a term at a step."""
+        return self.weights[name] * self._factor(name, step)
+
+    def load_constants(self) -> dict[str, Any]:
+        """Returns the arrays that terms read and nothing trains, by name. Raises InputError if they are not there."""
+        constants: dict[str, Any] = {}
+        for name in self.weights:
+            options = dict(self.options.get(name, {}))
+            function = options.pop("function", name)
+            if isinstance(function, str) and function in CONSTANTS:
+                constants |= _call(f"objective.options.{name}", CONSTANTS[function], options)()
+        return constants
 
     def unfinished(self, steps: int) -> dict[str, int]:
         """Returns the length of each schedule that does not end within `steps` steps, by its config key."""

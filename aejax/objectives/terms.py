@@ -4,12 +4,13 @@ A bottleneck's own losses (`kl`, `commitment`, ...) need nothing here: `Code.los
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from aejax import losses
+from aejax import losses, perceptual
 from aejax.errors import InputError
 from aejax.models.distributions import DiagonalGaussian, FlowPosterior, Posterior, StandardNormal
 from aejax.models.layers import flatten, normal
@@ -157,6 +158,24 @@ def mmd(c: Context, kernel: str = "imq", scale: float = 1.0) -> Float[Array, ""]
     return losses.mmd(c.whole(z), c.whole(samples), kernel, scale)
 
 
+def lpips(c: Context, network: str = "vgg") -> Float[Array, " batch"]:
+    """Returns LPIPS between color images in [0, 1] and their reconstructions (Zhang et al. 2018), see `LPIPS`.
+
+    It is one number for each image, about as large as an error averaged over values, where `reconstruction` is summed.
+    """
+    decoded = c.output.decoded[0] if c.output.code.samples else c.output.decoded
+    perceptual.check_images(c.x.shape[1:], network)
+    weights = c.constants.get(f"lpips_{network}") or perceptual.load(network)
+    distance: Any = perceptual.LPIPS(network).apply(weights, c.x, c.mean(decoded))
+    return distance
+
+
+# Arrays that a term reads and nothing trains, by name, from the options of the term. They are not part of a checkpoint,
+# and aejax's programs take them as arguments. XLA would fold constants of many megabytes for minutes.
+CONSTANTS: dict[str, Callable[..., dict[str, PyTree]]] = {
+    "lpips": lambda network="vgg": {f"lpips_{network}": perceptual.load(network)},
+}
+
 TERMS: dict[str, Callable[..., Array]] = {
     term.__name__: term
     for term in (
@@ -174,5 +193,6 @@ TERMS: dict[str, Callable[..., Array]] = {
         dimension_kl,
         dip,
         mmd,
+        lpips,
     )
 }

@@ -1,5 +1,6 @@
 """Evaluation of a state during training: validation metrics, and the samples saved with a checkpoint."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,11 +35,11 @@ def compile_validation(
     def rows_and_weight(i: int) -> list[np.ndarray]:
         return [a[own] for a in pad_rows(len(feed.source), batch_size, i)]
 
-    def evaluate(carry: Any, held: Any, batch: Any, reduce: Any) -> Any:
-        batch = gather(held["data"], batch)
-        return carry, eval_step(held["state"], batch, task=configure(task, held["values"]), reduce=reduce)
+    def evaluate(carry: Any, held: Any, batch: Any, reduce: Any, constants: Any = None) -> Any:
+        batch, full = gather(held["data"], batch), dataclasses.replace(task, constants=constants or {})
+        return carry, eval_step(held["state"], batch, task=configure(full, held["values"]), reduce=reduce)
 
-    compiled = partition.compile(evaluate, onednn=task.onednn)
+    compiled = partition.compile(evaluate, onednn=task.onednn, constants=task.constants)
 
     def validate(state: TrainState, values: Mapping[str, Any] = {}) -> dict[str, float]:
         held = {"state": state, "data": feed.held, "values": partition.replicate(values)}

@@ -227,14 +227,12 @@ def _train(
         validate = compile_validation(task, config.batch_size, partition, validation)
         sample = compile_sampling(task, partition, fixed)
         with (
-            profiler.trace_steps(train_steps, profiled, begin, at_once, folder) as train_steps,
+            profiler.trace_steps(train_steps, profiled, begin, at_once, folder) as traced,
             Recorder(opened, spec, trained_on, validate, sample, quiet, checkpoints) as recorder,
         ):
             steps = range(begin, begin if recorder.done else config.steps)
             dispatches = batches(training, config.batch_size, config.seed, partition, at_once, steps)
-            run_steps(
-                train_steps, partition.place(state), training.held, dispatches, recorder, opened, at_once, should_stop
-            )
+            run_steps(traced, partition.place(state), training.held, dispatches, recorder, opened, at_once, should_stop)
         partition.wait()  # until all is written
     return from_checkpoint(recorder.load_newest(), workdir=kept, train_split=splits.train, **own)
 

@@ -1,5 +1,6 @@
 """Dispatches of several training steps each: their number of steps, their batches, their program."""
 
+import dataclasses
 import functools
 import math
 import sys
@@ -12,7 +13,7 @@ from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from aejax.data import Feed, Source, draw_crops, shuffle_rows
-from aejax.distributed.partition import Partition
+from aejax.distributed.partition import Compiled, Partition
 from aejax.training.step import Reduce, Task, gather, train_step
 
 Steps = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]  # state, data on device, batches: state, metrics
@@ -78,17 +79,23 @@ def describe_inputs(source: Source, config: ConfigDict, at_once: int) -> tuple[P
     return (described, index) if held else ({}, index | described)
 
 
-def compile_steps(task: Task, key: Array, partition: Partition) -> Steps:
+def compile_steps(task: Task, key: Array, partition: Partition) -> Compiled:
     """Compiles `state, metrics = function(state, held, batches)`, which runs a `train_step` for each batch.
 
     `held` is `Feed.held`, the data kept on device; the batches come from `batches`; metrics are [steps].
     """
     steps = functools.partial(scan_steps, key=key, task=task)
-    return partition.compile(steps, onednn=task.onednn)
+    return partition.compile(steps, onednn=task.onednn, constants=task.constants)
 
 
-def scan_steps(state: PyTree, held: PyTree, batches: PyTree, *, key: Array, task: Task, reduce: Reduce) -> PyTree:
-    """Runs a `train_step` on each of the batches [steps, batch, ...]; returns the state and the metrics [steps]."""
+def scan_steps(
+    state: PyTree, held: PyTree, batches: PyTree, *, key: Array, task: Task, reduce: Reduce, constants: PyTree = None
+) -> PyTree:
+    """Runs a `train_step` on each of the batches [steps, batch, ...]; returns the state and the metrics [steps].
+
+    `constants`, if they are given, take the place of the task's own, see `Partition.compile`.
+    """
+    task = dataclasses.replace(task, constants=constants) if constants else task
 
     def step(state: PyTree, batch: PyTree) -> Any:
         return train_step(state, gather(held, batch), key, task=task, reduce=reduce)

@@ -8,7 +8,6 @@ import jax
 from ml_collections import ConfigDict
 
 from aejax.data import Feed, Spec, Splits, load, warn_of_scale
-from aejax.distributed.processor import Program
 from aejax.errors import DivergedError
 from aejax.models import abstract_output
 from aejax.training.loop import make_partition
@@ -44,9 +43,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     step: Any = compile_steps(task, key, partition)
     batch = next(batches(feed, config.batch_size, config.seed, partition, 1, range(1)))
-    program = getattr(step, "__wrapped__", step)  # below what orders programs on CPU
-    compiling = program.compile if isinstance(program, Program) else lambda *given: program.lower(*given).compile()
-    program = compiling(state, feed.held, batch).memory_analysis()
+    program = step.compile(state, feed.held, batch).memory_analysis()
     needed = program.argument_size_in_bytes + program.temp_size_in_bytes
     _, metrics = step(state, feed.held, batch)
     loss = float(metrics["loss"][0])

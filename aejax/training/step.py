@@ -14,7 +14,7 @@ from aejax.errors import InputError
 from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.layers import fold
 from aejax.objectives import Context, Corruption, Discriminator, Objective
-from aejax.training import optimizers, paths
+from aejax.training import adaptive, optimizers, paths
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -31,6 +31,7 @@ class Task:
       ema: decay of the averaged parameters; 0 turns averaging off.
       frozen: patterns of the paths of variables that stay as they are, see `training.paths`.
       discriminator: is trained alongside the model.
+      constants: arrays that terms read and nothing trains, see `Objective.load_constants`.
       examples: number of examples in the training split.
       axis_name: axis of the devices that share a batch, see `Partition.axis_name`.
       convolves: whether the step has convolutions, see `multistep.steps_at_once`.
@@ -48,6 +49,7 @@ class Task:
     ema: float = 0.0
     frozen: Sequence[str] = ()
     discriminator: Discriminator | None = None
+    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     examples: int = 0
     axis_name: str | None = None
     convolves: bool = False
@@ -72,7 +74,7 @@ class Task:
     ) -> Context:
         """Returns the objective's view of a batch: x is prepared, and `keys` holds one key per example."""
         label, mean = batch["label"] if self.model.classes else None, self.objective.mean
-        given = (variables, x, output, keys, step, label, mean, discriminator)
+        given = (variables, x, output, keys, step, label, mean, discriminator, self.constants)
         return Context(self.model.apply, *given, self.examples, self.axis_name)
 
     def apply(self, variables: PyTree, x: Array, batch: Batch, keys: Array | None, **options: Any) -> Any:
@@ -85,7 +87,9 @@ class Task:
 
     def losses(self, c: Context) -> dict[str, Array]:
         """Returns the components [batch] of the objective by name, including those of the discriminator."""
-        return self.objective(c, self.discriminator.terms(c.discriminator, c) if self.discriminator else None)
+        if not self.discriminator:
+            return self.objective(c)
+        return self.objective(c, self.discriminator.terms(c.discriminator, c), self.discriminator.adaptive)
 
 
 class TrainState(struct.PyTreeNode):
@@ -97,7 +101,8 @@ class TrainState(struct.PyTreeNode):
       variables: other collections of the model, e.g. running statistics.
       opt_state: state of the optimizer.
       ema: averaged parameters, of `Task.ema` or of a schedule-free optimizer; empty without.
-      critic: `params` and `opt_state` of the discriminator; empty without one. Saved checkpoints have this name.
+      critic: state of the discriminator, e.g. `params` and `opt_state`; empty without one. Saved checkpoints have this
+        name.
     """
 
     step: Int[Array, ""]
@@ -117,8 +122,10 @@ def init(task: Task, shape: Sequence[int], key: Array, adjust: Callable[[PyTree]
     state = start(task, params, variables)
     if task.discriminator:
         output = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), abstract_output(task.model, shape))
-        weights = _strengthen(task.discriminator.init(jax.random.fold_in(key, 1), output))
-        state = state.replace(critic={"params": weights, "opt_state": task.discriminator.optimizer.init(weights)})
+        trained, _ = paths.split(params, task.frozen)
+        adaptive.check(task.discriminator, state.opt_state, trained)
+        critic = task.discriminator.begin(jax.random.fold_in(key, 1), output, trained)
+        state = state.replace(critic=_strengthen(critic))
     return state
 
 
@@ -178,14 +185,14 @@ def train_step(
 
     Returns:
       The state after the step, and scalar metrics by name: the components of the objective and the metrics of the
-      bottleneck, averaged over the batch, and `grad_norm`, with a discriminator also `critic_loss`.
+      bottleneck, averaged over the batch, `grad_norm`, and those of the discriminator, e.g. `critic_loss`.
     """
     keys = derive_keys(jax.random.fold_in(key, state.step), batch)
     x = task.prepare(batch["x"])
     if task.flip:
         x = mirror(fold(keys, 3), x)
     noisy = task.corruption(fold(keys, 0), x)
-    discriminator = state.critic.get("params")
+    discriminator = task.discriminator.view(state.critic) if task.discriminator else None
     trained, frozen = paths.split(state.params, task.frozen)
 
     def loss_fn(trained):
@@ -195,17 +202,24 @@ def train_step(
         metrics = jax.tree.map(jnp.mean, task.losses(c) | dict(output.code.metrics))
         return metrics["loss"], (metrics, updated, output)
 
-    grads, (metrics, variables, output) = jax.grad(loss_fn, has_aux=True)(trained)
+    critic = state.critic
+    if task.discriminator and task.discriminator.adaptive and "adversarial" in task.objective.weights:
+        weight = task.objective.weigh("adversarial", state.step)
+        grads, (metrics, variables, output), critic = adaptive.differentiate(
+            loss_fn, trained, task.discriminator, weight, state, reduce
+        )
+    else:
+        grads, (metrics, variables, output) = jax.grad(loss_fn, has_aux=True)(trained)
     grads, metrics = reduce((grads, metrics), "mean")
     variables = _reduce_variables(variables, reduce)
     variables = {
         name: paths.merge(tree, paths.split(state.variables[name], task.frozen)[1]) for name, tree in variables.items()
     }
-    critic = state.critic
     if task.discriminator:
         before = {"params": state.params, **state.variables}
         c = task.context(before, x, batch, output, fold(keys, 2), state.step, discriminator)
-        critic, metrics["critic_loss"] = _update_discriminator(state.critic, c, task.discriminator, reduce)
+        critic, of_critic = task.discriminator.update(critic, c, reduce)
+        metrics |= of_critic
     updates, opt_state = task.optimizer.update(grads, state.opt_state, trained)
     trained = optax.apply_updates(trained, updates)
     params, ema = paths.merge(trained, frozen), _average(task, state, opt_state, trained)
@@ -243,14 +257,6 @@ def _reduce_variables(variables: PyTree, reduce: Reduce) -> PyTree:
     return jax.tree.map(pick, variables, means, largest)
 
 
-def _update_discriminator(state: Any, c: Context, discriminator: Discriminator, reduce: Reduce) -> tuple[Any, Array]:
-    """Updates the discriminator on one batch; returns its parameters and optimizer state, and its loss."""
-    loss, grads = jax.value_and_grad(lambda params: discriminator.loss(params, c).mean())(state["params"])
-    loss, grads = reduce((loss, grads), "mean")
-    updates, opt_state = discriminator.optimizer.update(grads, state["opt_state"], state["params"])
-    return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}, loss
-
-
 def eval_variables(state: TrainState) -> dict[str, PyTree]:
     """Returns the model's variables for evaluation, with the averaged parameters if there are any."""
     return {"params": state.ema or state.params, **state.variables}
@@ -276,7 +282,8 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
     x, variables = task.prepare(batch["x"]), eval_variables(state)
     keys = derive_keys(jax.random.key(0), batch)
     output = task.apply(variables, x, batch, keys)
-    c = task.context(variables, x, batch, output, fold(keys, 2), None, state.critic.get("params"))
+    discriminator = task.discriminator.view(state.critic) if task.discriminator else None
+    c = task.context(variables, x, batch, output, fold(keys, 2), None, discriminator)
     # For a deterministic code the compiler merges this with the computation above.
     reconstruction = task.objective.mean(task.apply(variables, x, batch, None).decoded)
     error = jnp.square(task.restore(reconstruction) - task.restore(x)).reshape(x.shape[0], -1).sum(-1)

@@ -64,8 +64,8 @@ def build_parts(config: ConfigDict, shape: Sequence[int]) -> Parts:
     model = models.build(config, shape)
     if config.pretrain.steps:
         list_layers(config)
-    named = config.adversary
-    discriminator = None if named.name == "none" else instantiate("adversary", DISCRIMINATORS, named)
+    named, shared = config.adversary, {"accumulate": config.optim.accumulate}
+    discriminator = None if named.name == "none" else instantiate("adversary", DISCRIMINATORS, named, shared)
     return Parts(
         model=model,
         objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
@@ -130,6 +130,7 @@ def make_task(
         ema=config.ema,
         flip=config.data.flip,
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
+        constants=parts.objective.load_constants(),
         examples=examples,
     )
     operations, output = _trace(single_device_task(task), spec)

@@ -189,14 +189,14 @@ def compile_together(
     batches of each run.
     """
 
-    def steps(state: PyTree, held: PyTree, batches: PyTree, reduce: Any) -> Any:
+    def steps(state: PyTree, held: PyTree, batches: PyTree, reduce: Any, constants: Any = None) -> Any:
         def one(state: PyTree, batches: PyTree, key: Array, values: Any) -> Any:
             own = set_hyperparameters(task, config, values)
-            return scan_steps(state, held, batches, key=key, task=own, reduce=reduce)
+            return scan_steps(state, held, batches, key=key, task=own, reduce=reduce, constants=constants)
 
         return jax.vmap(one)(state, stack_trees(batches), jnp.stack(keys), dict(values))
 
-    return partition.compile(steps)
+    return partition.compile(steps, constants=task.constants)
 
 
 def identify_program(config: ConfigDict) -> str:

@@ -15,6 +15,7 @@ from aejax.distributed.partition import Partition
 from aejax.models.conv import Conv, convolve
 from aejax.models.layers import Dense
 from aejax.training.multistep import compile_steps
+from aejax.training.preflight import preflight
 from aejax.training.task import make_task
 from aejax.workdir import checkpoint
 
@@ -190,3 +191,10 @@ def test_a_run_in_bfloat16_is_warned_where_it_saves_nothing(monkeypatch):
 def test_flags_are_read_from_the_system():
     processor._flags.cache_clear()
     assert all(flag == flag.strip() for flag in processor._flags())
+
+
+@pytest.mark.slow
+def test_what_is_compiled_for_onednn_can_be_lowered(monkeypatch):
+    """As `train --check` does. The suite's flags turn oneDNN off, and an unknown version of JAX has none."""
+    monkeypatch.setattr(processor, "_choose_options", lambda: {"xla_backend_optimization_level": 0})
+    assert preflight(config_of("conv"), one_device())["step_gib"] > 0

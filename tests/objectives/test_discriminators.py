@@ -80,7 +80,7 @@ def context_of(t, params, critic, given):
     )
 
 
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", TERMS)
 def test_a_name_stands_for_its_terms(name):
     def terms():
         t = task(name)
@@ -96,7 +96,7 @@ def test_a_name_stands_for_its_terms(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", TERMS)
 def test_neither_sides_gradient_reaches_the_other(name):
     t = task(name)
     state = begun(t)
@@ -118,7 +118,7 @@ def test_neither_sides_gradient_reaches_the_other(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", TERMS)
 def test_the_discriminator_has_its_own_adam_and_learns_from_the_state_before_the_step(name):
     t = task(name, discriminator=DISCRIMINATORS[name](features=(5,), lr=0.01, b1=0.3))
     state = begun(t)
@@ -147,7 +147,7 @@ def test_the_discriminator_has_its_own_adam_and_learns_from_the_state_before_the
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", TERMS)
 def test_a_still_autoencoder_is_told_apart_better_and_better(name):
     t = task(name, discriminator=DISCRIMINATORS[name](features=(16,), lr=0.01), optimizer=optax.sgd(0.0))
     state, given = begun(t), batch(64)
@@ -161,7 +161,7 @@ def test_a_still_autoencoder_is_told_apart_better_and_better(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", TERMS)
 def test_evaluation_reports_the_discriminators_terms(name):
     t = task(name)
     state = begun(t)
@@ -189,7 +189,7 @@ def test_the_state_round_trips_through_bytes_and_goes_on_alike():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", TERMS)
 def test_four_devices_step_as_one(name):
     after, given = [], {"x": values(0, (8, 3)) * np.linspace(0.5, 2, 8, dtype=np.float32)[:, None]}
     given["index"] = np.arange(8)
@@ -381,7 +381,7 @@ def test_vae_gans_adversarial_term_is_for_the_decoder_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", TERMS)
 @pytest.mark.parametrize("samples", [1, 3])
 def test_terms_and_loss_are_per_example_with_importance_samples_too(name, samples):
     t = task(name, bottleneck=GaussianBottleneck(2, samples=samples))

@@ -1,7 +1,7 @@
-"""Discriminators that are trained along with the autoencoder, and the terms that they give it."""
+"""The interface of discriminators, and those of codes and of whole examples."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ from aejax.models.layers import flatten, normal
 from aejax.objectives.context import Context
 
 stop = jax.lax.stop_gradient
+Reduce = Callable[[PyTree, str], PyTree]  # over devices, see `Partition.compile`
 
 
 class Network(nn.Module):
@@ -51,6 +52,9 @@ class Discriminator:
     lr: float = 1e-4
     b1: float = 0.5
 
+    # Whether the weights of its terms are multiplied by the adaptive weight, see `PatchGAN`.
+    adaptive = False
+
     def __post_init__(self):
         if not self.lr > 0:
             raise InputError(f"adversary.lr must be above 0, got {self.lr}")
@@ -62,6 +66,22 @@ class Discriminator:
     def init(self, key: Array, output: Output) -> PyTree:
         """Initializes the discriminator's parameters for the outputs of an autoencoder."""
         return Network(self.features).init(key, self.judged(output))["params"]
+
+    def begin(self, key: Array, output: Output, trained: PyTree) -> dict[str, PyTree]:
+        """Returns the state before the first step, which checkpoints hold; `trained` are the model's parameters."""
+        params = self.init(key, output)
+        return {"params": params, "opt_state": self.optimizer.init(params)}
+
+    def view(self, state: PyTree) -> PyTree:
+        """Returns what `terms` takes as `params`, from the state."""
+        return state["params"]
+
+    def update(self, state: PyTree, c: Context, reduce: Reduce) -> tuple[PyTree, dict[str, Array]]:
+        """Updates the discriminator on one batch; returns its state and its metrics."""
+        loss, grads = jax.value_and_grad(lambda params: self.loss(params, c).mean())(state["params"])
+        loss, grads = reduce((loss, grads), "mean")
+        updates, opt_state = self.optimizer.update(grads, state["opt_state"], state["params"])
+        return {"params": optax.apply_updates(state["params"], updates), "opt_state": opt_state}, {"critic_loss": loss}
 
     def logit(self, params: PyTree, x: Array) -> Array:
         """Returns logits [batch], above 0 where the discriminator takes x for real."""
@@ -145,10 +165,3 @@ class VAEGAN(Discriminator):
         fakes = (stop(c.mean(x)) for x in (self.judged(c.output), c.decode(prior_samples(c))))
         loss = nn.softplus(-self.logit(params, c.x))
         return sum((nn.softplus(self.logit(params, x)) for x in fakes), loss)
-
-
-DISCRIMINATORS: dict[str, type[Discriminator]] = {
-    "factor_vae": FactorVAE,
-    "aae": AdversarialAutoencoder,
-    "vae_gan": VAEGAN,
-}
