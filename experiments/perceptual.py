@@ -4,7 +4,7 @@ The images are 64x64 crops of the photographs in scikit-image's wheel. Each phot
 PSNR, SSIM and LPIPS are those of crops of it. One run has the losses of `vqgan:gan`, the other the same steps of its
 squared error and commitment alone. LPIPS is that of VGG16, which is the loss, too, and that of AlexNet, which neither
 run has seen. Writes perceptual.json and perceptual.png, crops side by side, below experiments/results, and the goals of
-both figures to goals/tokenizers.json. About 15 minutes on two CPU cores, 10 of them for the first run. Needs
+both figures to goals/tokenizers.json. About 10 minutes on two CPU cores, 8 of them for the first run. Needs
 pip install 'aejax[lpips]'.
 """
 

@@ -77,6 +77,11 @@ def test_figures_are_those_of_the_committed_results():
     assert f"reaches {mlp:.0%} of the bare step with one every 0.3 s of training, {conv:.0%} with one" in performance
     gain = results("together.json")["commands"]["times_as_fast"]
     assert f"trains eight seeds of a narrow VAE {gain:.1f} times as fast" in words("docs/how-to/ablate.md")
+    ours, plain = (results("perceptual.json")[name] for name in ("perceptual", "squared error"))
+    lpips, psnr = (
+        f"{ours[key]:{form}} instead of {plain[key]:{form}}" for key, form in (("lpips_vgg", ".3f"), ("psnr", ".1f"))
+    )
+    assert f"LPIPS {lpips} and {psnr} dB on held-out crops" in words("docs/families.md")
     whole, tile = (results("tiles.json")["bytes_of_decoding"][side] for side in ("2048", "256"))
     needs = f"{whole / 1e9:.1f} GB for an image of 2048x2048 pixels, and {tile / 1e6:.0f} MB for a tile of 256x256."
     assert needs in words("docs/how-to/pretrained.md")
