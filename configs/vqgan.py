@@ -1,6 +1,6 @@
 """The autoencoder of VQGAN: residual convolutions around a codebook (Esser et al. 2021, without the perceptual and the
-adversarial loss of the paper). The codes have 8 features (Yu et al. 2022), begin by k-means, follow moving averages, and
-are revived when they are dead.
+adversarial loss of the paper). The codes have 8 features (Yu et al. 2022), begin by k-means, follow moving averages,
+and are revived when they are dead.
 
     aejax train --config=vqgan --workdir=runs/vqgan
 
