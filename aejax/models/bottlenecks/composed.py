@@ -12,11 +12,11 @@ from jax import Array
 from aejax.errors import InputError
 from aejax.losses import commitment_loss
 from aejax.models.bottlenecks.code import Code
-from aejax.models.bottlenecks.quantizer import Quantizer, project, quantize_vectors
+from aejax.models.bottlenecks.quantizer import Quantizer, VectorModule
 from aejax.models.layers import fold
 
 
-class ResidualCodes(nn.Module):
+class ResidualCodes(VectorModule):
     """Residual quantization by any quantizer: each level quantizes what the levels before it leave of x.
 
     Zeghidour et al. 2021, "SoundStream", algorithm 1. z is the sum of the levels' codes, with the gradient that
@@ -55,9 +55,6 @@ class ResidualCodes(nn.Module):
     def get_step(self) -> float | np.ndarray:
         return self.quantizer.get_step() ** self.levels
 
-    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
-
     def bound(self, x: Array) -> Array:
         return self.copies[0].bound(x)
 
@@ -84,7 +81,7 @@ class ResidualCodes(nn.Module):
         return functools.reduce(jnp.add, codes)
 
 
-class GroupedCodes(nn.Module):
+class GroupedCodes(VectorModule):
     """Product quantization by any quantizer: each of `groups` parts of the features has its own code.
 
     Jégou et al. 2011, section II.C; with `shared`, the codes of all parts are from one codebook, as heads of attention
@@ -125,9 +122,6 @@ class GroupedCodes(nn.Module):
     def get_step(self) -> float | np.ndarray:
         step = self.quantizer.get_step()
         return step if np.ndim(step) == 0 else np.tile(step, self.groups)
-
-    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         return self.copies[0].bound(self._divide(x)).reshape(x.shape)

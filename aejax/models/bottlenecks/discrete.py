@@ -13,11 +13,11 @@ from aejax.errors import InputError
 from aejax.losses import bernoulli_entropy, categorical_kl, commitment_loss
 from aejax.models.bottlenecks.code import Code
 from aejax.models.bottlenecks.quantizer import (
+    VectorModule,
     find_least,
     measure_mean_entropy,
     measure_usage,
     project,
-    quantize_vectors,
     straight_through,
 )
 from aejax.models.layers import flatten, get_axis, must_update, require_keys
@@ -32,7 +32,7 @@ def check_positive(what: str, value: float) -> None:
         raise InputError(f"{what} must be above 0, e.g. 1.0; got {value!r}")
 
 
-class FSQ(nn.Module):
+class FSQ(VectorModule):
     """Finite scalar quantization: each latent unit is rounded to one of a few values in [-1, 1].
 
     Mentzer et al. 2023, appendix A.1, in the form of the library vector-quantize-pytorch. It uses atanh instead of the
@@ -66,18 +66,11 @@ class FSQ(nn.Module):
     def size(self) -> int:
         return math.prod(self.levels)
 
-    @property
-    def codebooks(self) -> int:
-        return 0
-
     def get_step(self) -> np.ndarray:
         """Returns the scale with which the next level's values divide the space around a value evenly."""
         if not self.symmetric and any(n % 2 == 0 for n in self.levels):
             raise InputError(f"residual levels of fsq need odd levels or symmetric=True; got levels={self.levels}")
         return 1 / np.asarray(self.levels, np.float32)
-
-    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         """Returns x [..., units] in about [-1, 1]."""
@@ -94,9 +87,6 @@ class FSQ(nn.Module):
         digits = jnp.clip(jnp.round(x * width - offset).astype(jnp.int32) + levels // 2, 0, levels - 1)
         indices = (digits * self._place_values()).sum(-1).astype(jnp.int32)
         return Code(z=self._scale(digits), metrics=measure_usage(indices, self.size, get_axis(self)), indices=indices)
-
-    def pass_gradient(self, x: Array, z: Array) -> Array:
-        return straight_through(x, z)
 
     def lookup(self, indices: Array) -> Array:
         """Returns z [..., units] of indices [...]."""
@@ -119,7 +109,7 @@ class FSQ(nn.Module):
         return ((digits - np.asarray(self.levels) // 2 + offset) / width).astype(jnp.float32)
 
 
-class LFQ(nn.Module):
+class LFQ(VectorModule):
     """Lookup-free quantization: the signs of `bits` features (Yu et al. 2023, MAGVIT-2, section 3).
 
     p(c|x) is the softmax over all codes c in {-1, 1}^bits of -|x - c|^2 / temperature. It factorizes over bits: a bit
@@ -154,18 +144,8 @@ class LFQ(nn.Module):
     def size(self) -> int:
         return 2**self.bits
 
-    @property
-    def codebooks(self) -> int:
-        return 0
-
     def get_step(self) -> float:
         return 0.5
-
-    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
-
-    def bound(self, x: Array) -> Array:
-        return x
 
     def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
         """Returns the signs of x [..., bits] as a code. Its z is a constant."""
@@ -184,9 +164,6 @@ class LFQ(nn.Module):
             metrics=measure_usage(indices, self.size, get_axis(self)) | bound,
             indices=indices,
         )
-
-    def pass_gradient(self, x: Array, z: Array) -> Array:
-        return straight_through(x, z)
 
     def lookup(self, indices: Array) -> Array:
         """Returns z [..., bits] in {-1, 1} of indices [...]."""

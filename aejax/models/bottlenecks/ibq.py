@@ -9,17 +9,16 @@ from aejax.losses import categorical_entropy, codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
 from aejax.models.bottlenecks.discrete import check_positive
 from aejax.models.bottlenecks.quantizer import (
+    VectorModule,
     find_least,
     measure_mean_entropy,
     measure_usage,
-    project,
-    quantize_vectors,
     straight_through,
 )
 from aejax.models.layers import flatten, get_axis
 
 
-class IBQ(nn.Module):
+class IBQ(VectorModule):
     """Index backpropagation quantization, which trains all codes at every step: z [batch, *positions, features].
 
     Shi et al. 2024, "Taming scalable visual tokenizer for autoregressive image generation". The logits of the codes
@@ -52,27 +51,6 @@ class IBQ(nn.Module):
         check_positive("bottleneck.temperature", self.temperature)
         self.dense = nn.Dense(self.positions * self.features)
         self.table = self.param("codes", nn.initializers.normal(1.0), (self.codes, self.features))
-
-    @property
-    def width(self) -> int:
-        return self.features
-
-    @property
-    def size(self) -> int:
-        return self.codes
-
-    @property
-    def codebooks(self) -> int:
-        return 0
-
-    def get_step(self) -> float:
-        return 1.0
-
-    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
-
-    def bound(self, x: Array) -> Array:
-        return x
 
     def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
         """Returns the code with the largest inner product with each vector of x [..., features]."""

@@ -69,6 +69,37 @@ def quantize_vectors(quantizer: Quantizer, x: Array, keys: Array | None, train: 
     return code.replace(z=quantizer.pass_gradient(x, code.z))
 
 
+class VectorModule(nn.Module):
+    """A module that quantizes each vector by itself: the methods of `Quantizer` that most of them share.
+
+    `setup` makes `dense`, with positions * width outputs.
+    """
+
+    @property
+    def width(self) -> int:
+        return self.features
+
+    @property
+    def size(self) -> int:
+        return self.codes
+
+    @property
+    def codebooks(self) -> int:
+        return 0
+
+    def get_step(self) -> float | np.ndarray:
+        return 1.0
+
+    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
+
+    def bound(self, x: Array) -> Array:
+        return x
+
+    def pass_gradient(self, x: Array, z: Array) -> Array:
+        return straight_through(x, z)
+
+
 def project(h: Array, dense: nn.Dense, positions: int) -> Array:
     """Projects features to vectors [batch, *positions, features], float32.
 

@@ -7,12 +7,12 @@ from jax import Array
 from aejax.errors import one_of
 from aejax.losses import codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
-from aejax.models.bottlenecks.quantizer import measure_usage, project, quantize_vectors, straight_through
+from aejax.models.bottlenecks.quantizer import VectorModule, measure_usage, straight_through
 from aejax.models.bottlenecks.vector_quantizer import GRADIENTS, find_nearest, rotate
 from aejax.models.layers import get_axis
 
 
-class SimVQ(nn.Module):
+class SimVQ(VectorModule):
     """Vector quantization whose codes are a learned linear map of constant random vectors: z [batch, *positions, d].
 
     Zhu et al. 2024, "Addressing representation collapse in vector quantized models with one linear layer": the codes
@@ -42,27 +42,6 @@ class SimVQ(nn.Module):
         self.dense = nn.Dense(self.positions * self.features)
         self.frozen = self.variable("codebook", "frozen", self._draw)
         self.transform = self.param("transform", nn.initializers.lecun_normal(), (self.features, self.features))
-
-    @property
-    def width(self) -> int:
-        return self.features
-
-    @property
-    def size(self) -> int:
-        return self.codes
-
-    @property
-    def codebooks(self) -> int:
-        return 0
-
-    def get_step(self) -> float:
-        return 1.0
-
-    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
-
-    def bound(self, x: Array) -> Array:
-        return x
 
     def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
         """Returns the code nearest to each vector of x [..., features]. Its z is a constant."""

@@ -8,7 +8,7 @@ from jax import Array
 from aejax.errors import InputError, one_of
 from aejax.losses import codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
-from aejax.models.bottlenecks.quantizer import find_least, measure_usage, project, quantize_vectors, straight_through
+from aejax.models.bottlenecks.quantizer import VectorModule, find_least, measure_usage, straight_through
 from aejax.models.layers import get_axis, must_update, require_keys, scale_to_unit, whole_batch
 from aejax.registry import Natural
 
@@ -161,7 +161,7 @@ class Codebook(nn.Module):
         self.shares.value, self.sums.value = shares, sums
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(VectorModule):
     """Vector quantization by a learned codebook (van den Oord et al. 2017): z [batch, *positions, features].
 
     With update="ema" the codes are in the collection "codebook", which must be mutable in training. Training with
@@ -220,25 +220,10 @@ class VectorQuantizer(nn.Module):
             axis_name=self.axis_name,
         )
 
-    @property
-    def width(self) -> int:
-        return self.features
-
-    @property
-    def size(self) -> int:
-        return self.codes
-
-    @property
-    def codebooks(self) -> int:
-        return 0
-
     def get_step(self) -> float:
         if self.metric != "euclidean":
             raise InputError("residual levels of vq need metric='euclidean': remainders need their length")
         return 1.0
-
-    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        return quantize_vectors(self, project(h, self.dense, self.positions), keys, train)
 
     def bound(self, x: Array) -> Array:
         return scale_to_unit(x) if self.metric == "cosine" else x
