@@ -19,12 +19,11 @@ from aejax.config import module, parse_arg
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False, ordered=False)
     config = presets.mnist()
-    presets.shorten(config, 600)
-    config.data.name, config.batch_size, config.optim.lr = "digits", 64, 4e-3
-    shared = {"patch": 4, "features": 8 if flags.tiny else 32, "layers": 1, "heads": 2}
-    config.encoder = module("vit", queries=3, **shared)
-    config.bottleneck = module("fsq", levels=(8, 6, 5))
-    config.decoder = module("vit", tokens=3, **shared)
+    tokens = 3 if flags.tiny else 16
+    shared = {"patch": 4, "features": 8, "layers": 1} if flags.tiny else {"patch": 7, "features": 64, "layers": 2}
+    config.encoder = module("vit", queries=tokens, **shared, heads=2 if flags.tiny else 4)
+    config.bottleneck = module("fsq", levels=(8, 5, 5, 5))
+    config.decoder = module("vit", tokens=tokens, **shared, heads=2 if flags.tiny else 4)
     if flags.ordered:
         config.bottleneck = module("ordered", bottleneck=config.bottleneck)
     return presets.finish(config, flags.tiny)

@@ -238,6 +238,10 @@ class ViTDecoder(nn.Module):
 
 
 def _learn_tokens(module: nn.Module, name: str, count: int, x: Array) -> Array:
-    """Returns the learned tokens `name` of the module, [batch, count, features], for x [batch, n, features]."""
-    tokens = module.param(name, nn.initializers.normal(0.02), (count, x.shape[-1]))
+    """Returns the learned tokens `name` of the module, [batch, count, features], for x [batch, n, features].
+
+    Several begin as different as the sines and cosines of positions are: alike, they would learn the same for long.
+    """
+    scale = 0.02 if count == 1 else 0.5**0.5
+    tokens = module.param(name, nn.initializers.normal(scale), (count, x.shape[-1]))
     return jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape))

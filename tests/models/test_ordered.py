@@ -98,6 +98,9 @@ def test_the_prefixes_of_an_ordered_linear_code_are_those_of_pca(tmp_path):
 @pytest.mark.slow
 def test_each_further_token_of_titok_lowers_the_error(tmp_path):
     config = config_of("titok", "ordered")
+    config.data.name, config.batch_size, config.steps, config.checkpoint_every = "digits", 64, 600, 600
+    config.encoder.update(patch=4, queries=4)
+    config.decoder.update(patch=4, tokens=4)
     run = aejax.train(config, tmp_path, devices=one_device(), quiet=True)
     x = run.in_users_units(aejax.data.read(aejax.data.load(config.data).test)["x"])
     np.testing.assert_allclose(run.lookup(run.indices(x)), run.encode(x), rtol=1e-6)
