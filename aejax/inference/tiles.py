@@ -154,6 +154,8 @@ def _join(parts: Iterator[tuple[int, np.ndarray]], length: int, side: int, axis:
     """
     whole, end = np.empty(0), 0
     for start, part in parts:
+        if part.ndim < 3:
+            raise InputError(f"the function of tiles must return images [n, height, width, ...], got {part.shape}")
         size = part.shape[axis]
         if size * start % side or size * length % side:
             raise InputError(
