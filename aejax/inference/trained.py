@@ -316,7 +316,10 @@ class TrainedModel:
                 channels = self.spec.shape[-1]
                 raise InputError(f"the run reads images [n, height, width, {channels}], the input's shape is {x.shape}")
             check_images(x.shape[1], x.shape[2], self.spec.shape[0] // self.latents.shape[1])
-        return (dataclasses.replace(self.spec, shape=x.shape[1:]) if fits else self.spec).check(x)
+        shape = x.shape[1:] if fits else self.spec.shape
+        if self.any_size and self.fits(x.shape):
+            shape = x.shape  # one image without its batch axis, which the spec tells
+        return dataclasses.replace(self.spec, shape=shape).check(x)
 
     def _plan_tiles(self, tile: Tile, overlap: int | None) -> Tiles | None:
         return plan_tiles(tile, overlap, self.spec.shape, self.latents.shape[1:], self.any_size)

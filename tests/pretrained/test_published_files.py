@@ -199,6 +199,8 @@ def test_other_sides_than_the_downsampling_divides_are_one_line(vq):
         aejax.InputError, match=r"reads images \[n, height, width, 3\], the input's shape is \(1, 16, 8, 4\)"
     ):
         run.encode(np.zeros((1, 16, 8, 4)))
+    with pytest.raises(aejax.InputError, match=r"the input \(16, 8, 3\) is one example without its batch axis; give"):
+        run.encode(np.zeros((16, 8, 3)))
     with pytest.raises(aejax.InputError, match=r"must be a whole number above 0, or \(height, width\), got \(8,\)"):
         aejax.load_pretrained(vq[0], size=(8,))
 
