@@ -96,6 +96,9 @@ def test_latents_of_another_run_are_refused(tmp_path):
     with pytest.raises(aejax.InputError, match=r"statistics must be those of a run, run.latent_statistics, got {'mean"):
         run.decode(np.asarray(written), statistics=run.latent_statistics.to_dict())
     assert np.isfinite(run.decode(written)).all()
+    assert (written[:1] + 1).statistics == run.latent_statistics
+    for plain in (np.stack([*written]), np.concatenate([written, written]), written.statistics.restore(written)):
+        assert not hasattr(plain, "statistics")
 
 
 def test_samplers_are_fitted_on_what_the_decoder_reads(tmp_path):
