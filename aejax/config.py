@@ -150,6 +150,8 @@ def check(config: ConfigDict) -> None:
         raise InputError("data.fit=random crops images to data.size, which is 0; set it")
     if not 1 <= config.data.zoom < 1e3:
         raise InputError(f"data.zoom must be at least 1 and below 1000, got {config.data.zoom}")
+    if config.data.zoom != 1 and config.data.fit != "random":
+        raise InputError(f"data.zoom={config.data.zoom} is that of random crops; set data.fit=random, too")
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
     arguments.check_seed(config.seed)

@@ -82,6 +82,8 @@ def resolve(what: str, name: Any, choices: Mapping[str, T]) -> T:
         return choices[name]
     module, colon, attribute = str(name).partition(":")
     if not colon or not all(part.isidentifier() for part in module.split(".")):
+        if not choices:
+            raise InputError(f"{what} {name!r} is unknown; write package.module:attribute")
         raise one_of(what, name, choices)
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -11,8 +11,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import config_of, one_device
+from PIL import Image
 
 import aejax
 from aejax.cli.__main__ import COMMANDS
@@ -195,6 +197,9 @@ def workplace(tmp_path_factory):
     shutil.copytree(folder / "runs/vae", folder / "runs/conv")
     run.export(folder / "programs")
     shutil.copytree(ROOT / "tests/pretrained/references/flax", folder / "sd-vae-ft-mse")
+    (folder / "images").mkdir()
+    for i in range(10):
+        Image.fromarray(np.full((40, 48, 3), 20 * i, np.uint8)).save(folder / f"images/{i}.png")
     return folder
 
 

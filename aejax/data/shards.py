@@ -23,6 +23,7 @@ from aejax.files import local, read_bytes, read_json, replacing, writable, write
 
 SUFFIX = ".array_record"
 _NAMES = "labels.json"
+_PARTIAL = "write_shards.partial"  # is there until all shards are written
 _HEADER = 4  # bytes of the label
 # Records that are read alone, and files without threads of their own, since batches are read by threads.
 _READING, _WRITING = "readahead_buffer_size:0,max_parallelism:0", "group_size:1,uncompressed"
@@ -38,8 +39,11 @@ def from_shards(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
     """Returns the splits of a folder of shards, by the names of its files; files of other names are `train`.
 
     Images are gray if the first of every shard is, and RGB otherwise. `size` and `fit` are those of `images.resize`.
-    Raises InputError for a shard that is damaged or empty, and for a record that is no image as soon as it is read.
+    Raises InputError for shards that `write_shards` has not completed, for a shard that is damaged or empty, and for a
+    record that is no image as soon as it is read.
     """
+    if (path / _PARTIAL).exists():
+        raise InputError(f"{path} holds only a part of the shards, as write_shards was interrupted; call it again")
     splits: dict[str, list[Path]] = {}
     for file in sorted(path.glob(f"*{SUFFIX}")):
         splits.setdefault(SPLIT_NAMES.get(file.name.partition("-")[0].lower(), "train"), []).append(file)
@@ -54,7 +58,8 @@ def from_shards(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
 def write_shards(folder: str | Path, out: str | Path, shard_bytes: int = _SIZE) -> list[Path]:
     """Writes a folder of PNG and JPEG images as shards, with their bytes as they are, and returns the shards.
 
-    Splits and labels are those that `data.name` finds in such a folder. The order of a split's images is kept.
+    Splits and labels are those that `data.name` finds in such a folder. The order of a split's images is kept. After an
+    interruption the same call begins anew.
 
     Args:
       folder: of images.
@@ -65,10 +70,16 @@ def write_shards(folder: str | Path, out: str | Path, shard_bytes: int = _SIZE) 
     written.
     """
     folder, out = local(folder), local(out)
-    if out.is_dir() and has_shards(out):
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder of the images")
+    partial = out / _PARTIAL
+    if out.is_dir() and has_shards(out) and not partial.exists():
         raise InputError(f"{out} holds shards already; choose another folder, or remove them")
     splits, kinds = list_folder(folder)
     writable(out)
+    write_whole(partial, "")
+    for left in out.glob(f"*{SUFFIX}"):  # by an interrupted call, perhaps of another folder
+        left.unlink()
     written: list[Path] = []
     for split, (_, files, label) in splits.items():
         first, number = 0, 0
@@ -78,6 +89,7 @@ def write_shards(folder: str | Path, out: str | Path, shard_bytes: int = _SIZE) 
             written.append(shard)
             number += 1
     write_whole(out / _NAMES, json.dumps({"labels": kinds}) + "\n")
+    partial.unlink()
     return written
 
 

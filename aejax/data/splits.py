@@ -182,7 +182,9 @@ def _parse_split(wholes: Mapping[str, Source], spec: str) -> list[tuple[str, Row
     try:
         ranges = tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
     except (ValueError, AssertionError, KeyError) as error:
-        raise InputError(f"split {spec!r}: {' '.join(str(error).split())}; splits here: {', '.join(wholes)}") from error
+        raise InputError(
+            f"split {spec!r}: {' '.join(str(error).split()).rstrip('.')}; splits here: {', '.join(wholes)}"
+        ) from error
     return [(r.splitname, np.arange(len(wholes[r.splitname]))[r.from_ : r.to]) for r in ranges]
 
 

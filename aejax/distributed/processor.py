@@ -1,4 +1,4 @@
-"""How programs are compiled for this processor, and whether bfloat16 makes them faster."""
+"""Compilation of programs for this processor, and whether bfloat16 makes them faster."""
 
 import contextlib
 import functools
@@ -21,7 +21,7 @@ _ONEDNN = {
 }
 
 
-_setting = threading.RLock()  # the setting below is one for all threads
+_setting = threading.RLock()  # all threads share JAX's setting that `_not_stored` changes
 
 
 class Program:
@@ -66,8 +66,8 @@ def _not_stored() -> Iterator[None]:
 def computes_bfloat16() -> bool:
     """Returns whether the backend multiplies and convolves bfloat16 faster than float32.
 
-    Of x86 CPUs, those do that have instructions for it, AVX512-BF16 or AMX, if oneDNN is used. Others widen each value.
-    Other backends are assumed to.
+    x86 CPUs do if they have instructions for bfloat16 (AVX512-BF16 or AMX) and oneDNN is used; otherwise XLA widens
+    each value to float32. Other backends are assumed to be faster.
     """
     if jax.default_backend() != "cpu" or not _flags():
         return True
@@ -75,7 +75,7 @@ def computes_bfloat16() -> bool:
 
 
 def warn_of_bfloat16() -> None:
-    """Warns that bfloat16 brings nothing on this processor, if that is so."""
+    """Warns if bfloat16 is not faster than float32 on this processor."""
     if not computes_bfloat16():
         warnings.warn(
             "dtype=bfloat16: this processor has no instructions for it (AVX512-BF16 or AMX, with jax 0.12 or newer), "
@@ -98,7 +98,7 @@ def _choose_options() -> dict[str, Any]:
 
 @functools.cache
 def _flags() -> frozenset[str]:
-    """Returns what an x86 processor's kernel lists of its abilities; empty on other systems and processors."""
+    """Returns the flags of an x86 CPU as Linux lists them; empty on other systems and processors."""
     file = Path("/proc/cpuinfo")
     found = re.search(r"^flags\s*:(.*)$", file.read_text(), re.MULTILINE) if file.exists() else None
     return frozenset(found[1].split()) if found else frozenset()

@@ -58,8 +58,12 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0, norm
       StorageError: `out` cannot be written.
     """
     out = check_out(out)
+    if not isinstance(source, Source):
+        raise InputError(f"source must be a Source, got {type(source).__name__}; make one by aejax.data.from_array")
     if source.shape != run.spec.shape:
-        raise InputError(f"the run reads examples of {run.spec.shape}, {source.name} holds examples of {source.shape}")
+        wrong = f"the run reads examples of {run.spec.shape}, {source.name} holds examples of {source.shape}"
+        published = run.published is not None and run.fits(source.shape)
+        raise InputError(wrong + f"; give load_pretrained size={source.shape[:2]}" * published)
     if chunk < 0:
         raise InputError(f"chunk must be at least 1 example, or 0, got {chunk}")
     first = source.take(np.arange(1))
@@ -121,7 +125,10 @@ def find_split(run: Run, spec: str) -> Source:
         splits = data.split(wholes, run.config.data)
         data.check_same(run.trained_on, splits, run.config.data.name)
         return getattr(splits, spec)
-    return data.select(wholes, spec)
+    try:
+        return data.select(wholes, spec)
+    except InputError as error:
+        raise InputError(f"{error}; the run's own splits are {', '.join(data.Splits._fields)}") from error
 
 
 def read_latents(path: str | Path, rows: slice | ArrayLike = slice(None)) -> dict[str, np.ndarray]:
@@ -133,6 +140,8 @@ def read_latents(path: str | Path, rows: slice | ArrayLike = slice(None)) -> dic
     path = local(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; encode a split first")
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: files of latents end with {' or '.join(SUFFIXES)}; give one of these")
     if path.suffix == ".npz":
         arrays = {name: _take(array, rows) for name, array in read_npz(path, list_npz(path)).items()}
     else:

@@ -19,7 +19,8 @@ from aejax.files import inside, read_json, writable, write_whole
 from aejax.inference.batches import limit_batch
 
 FOLDER = "latents"  # in a workdir
-_MOST, _LEAST, _VALUES = 65_536, 4_096, 2**31  # examples that are measured, and values of these before _LEAST counts
+# Examples that are measured: as many as hold _VALUES values, but not below _LEAST nor above _MOST.
+_MOST, _LEAST, _VALUES = 65_536, 4_096, 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class LatentStatistics:
     Channels are the last axis: the units of [n, units], the features of [n, tokens, features] or [n, h, w, features].
 
     Attributes:
-      mean, deviation: of each channel; the deviation of a constant channel is 1.
+      mean, deviation: mean and standard deviation of each channel; a constant channel has the standard deviation 1.
       of: what they come from, e.g. "60,000 examples of train".
       parameters: `fingerprint` of the run whose latents they describe.
     """
@@ -76,7 +77,8 @@ class LatentStatistics:
 class Latents(np.ndarray):
     """Normalized latents from a file, with the `statistics` that `Run.decode` restores them by.
 
-    Slices and copies keep the statistics; arrays that are made without this one, e.g. by JAX, do not have them.
+    Slices and arithmetic keep the statistics, even of values that are no longer normalized; `np.stack`,
+    `np.concatenate` and JAX return arrays without them, for which `Run.decode` takes `statistics`.
     """
 
     statistics: LatentStatistics | None = None

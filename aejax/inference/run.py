@@ -101,6 +101,8 @@ class Run(TrainedModel):
         theirs along. Raises InputError if the statistics are those of another run's latents. The other arguments are
         those of `TrainedModel.decode`.
         """
+        if statistics is not None and not isinstance(statistics, LatentStatistics):
+            raise InputError(f"statistics must be those of a run, run.latent_statistics, got {shown(statistics)}")
         own = getattr(z, "statistics", None)
         if own is not None and statistics is not None and own != statistics:
             raise InputError("the latents were normalized by other statistics than the given ones; leave these out")
@@ -193,11 +195,16 @@ class Run(TrainedModel):
           folder: is created if it is missing; files of these names in it are replaced.
           dtype: of the parameters in the file. The default keeps their bits.
 
-        Returns the folder. Raises InputError if diffusers has no class for the model, `dtype` cannot hold a parameter,
-        or the latents cannot be measured, and StorageError if the folder cannot be written.
+        Returns the folder. Raises InputError if it is a workdir, diffusers has no class for the model, `dtype` cannot
+        hold a parameter, or the latents cannot be measured, and StorageError if the folder cannot be written.
         """
         if dtype not in pretrained.DTYPES:
             raise one_of("dtype", dtype, pretrained.DTYPES)
+        folder = local(folder)
+        if (folder / "checkpoints").is_dir():
+            raise InputError(
+                f"{folder} is the workdir of a run, whose config.json would be lost; choose another folder"
+            )
         config = pretrained.describe_model(self.model, self.spec.shape[-1])
         variables = {name: self.variables[name] for name in ("params", "batch_stats") if name in self.variables}
         if isinstance(self.model.bottleneck, VectorQuantizer):  # moving averages are not parameters, but the codes are
@@ -218,7 +225,7 @@ class Run(TrainedModel):
             known = self.latent_statistics
             config |= pretrained.to_factors(config["_class_name"], known.mean, known.deviation)
             config["sample_size"] = self.spec.shape[0]
-        return pretrained.write(local(folder), config, tensors)
+        return pretrained.write(folder, config, tensors)
 
 
 def load_run(

@@ -20,8 +20,8 @@ def map_tiles(
 
     Where tiles overlap, the result passes linearly from the earlier tile to the later one, so that no seam shows.
     Whole numbers, such as codes, are those of the earlier tile up to the middle of the overlap, and then those of the
-    later one. The result is that of whole images wherever no pixel of another tile is within reach of `function`, which
-    its receptive field says; attention and normalization over pixels reach as far as the tile.
+    later one. The result is that of whole images wherever the receptive field of `function` lies within each tile that
+    holds the pixel; that of attention and of normalization over pixels is the whole image.
 
     All tiles are of the same size, for which a jitted function is compiled once: the last ones in a row or column begin
     earlier, and images that are smaller than a tile are one tile.
@@ -30,7 +30,8 @@ def map_tiles(
       function: maps [n, h, w, ...] to [n, h * s, w * s, ...] for one scale s, such as an encoder, or a decoder.
       x: images, or codes [n, h, w, ...].
       tile: the side of a tile in pixels of x, or (height, width).
-      overlap: number of pixels that neighbors share at least. Twice the reach of `function` is enough for all.
+      overlap: smallest number of pixels that neighbors share. With twice the radius of the receptive field, whole
+        numbers are those of whole images everywhere.
       factor: number that must divide the sides of images and tiles, and the overlap: the downsampling of an encoder.
 
     Raises InputError if the images, the tiles and the overlap do not go together.
@@ -154,6 +155,8 @@ def _join(parts: Iterator[tuple[int, np.ndarray]], length: int, side: int, axis:
     """
     whole, end = np.empty(0), 0
     for start, part in parts:
+        if part.ndim < 3:
+            raise InputError(f"the function of tiles must return images [n, height, width, ...], got {part.shape}")
         size = part.shape[axis]
         if size * start % side or size * length % side:
             raise InputError(

@@ -20,7 +20,7 @@ from aejax.data import Spec, as_array
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density
-from aejax.inference.tiles import Tile, Tiles, plan_tiles
+from aejax.inference.tiles import Tile, Tiles, check_images, plan_tiles
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
 from aejax.workdir.changes import Change
@@ -311,7 +311,15 @@ class TrainedModel:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""
         x = as_array(x, "the input")
         fits = self.fits(x.shape[1:], tiled=tiled)
-        return (dataclasses.replace(self.spec, shape=x.shape[1:]) if fits else self.spec).check(x)
+        if self.any_size and x.ndim == 4:
+            if not fits:
+                channels = self.spec.shape[-1]
+                raise InputError(f"the run reads images [n, height, width, {channels}], the input's shape is {x.shape}")
+            check_images(x.shape[1], x.shape[2], self.spec.shape[0] // self.latents.shape[1])
+        shape = x.shape[1:] if fits else self.spec.shape
+        if self.any_size and self.fits(x.shape):
+            shape = x.shape  # one image without its batch axis, which the spec tells
+        return dataclasses.replace(self.spec, shape=shape).check(x)
 
     def _plan_tiles(self, tile: Tile, overlap: int | None) -> Tiles | None:
         return plan_tiles(tile, overlap, self.spec.shape, self.latents.shape[1:], self.any_size)

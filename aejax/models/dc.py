@@ -51,7 +51,7 @@ class DCBlock(nn.Module):
     """A residual block: two 3x3 convolutions, or attention and a gated convolution; the shape [b, h, w, c] stays.
 
     Attributes:
-      attention: whether it is the second of them.
+      attention: whether the block is attention and a gated convolution.
     """
 
     attention: bool = False
@@ -77,8 +77,9 @@ class HalveSides(nn.Module):
     """A 3x3 convolution that halves the sides: [b, h, w, c] to [b, h/2, w/2, features].
 
     Attributes:
-      shuffle: whether the convolution has `features` / 4 channels, whose 2x2 pixels become channels, or a stride of 2.
-      shortcut: whether averages of the channels that the 2x2 pixels of x become are added.
+      shuffle: True moves the 2x2 pixels of a convolution's `features` / 4 channels into channels; False convolves with
+        stride 2.
+      shortcut: whether x, with its 2x2 pixels moved into channels and neighboring channels averaged, is added.
     """
 
     features: int
@@ -99,9 +100,9 @@ class DoubleSides(nn.Module):
     """A 3x3 convolution that doubles the sides: [b, h, w, c] to [b, 2h, 2w, features].
 
     Attributes:
-      shuffle: whether the convolution has 4 `features` channels, which become 2x2 pixels, or follows nearest-neighbor
-        upsampling.
-      shortcut: whether the repeated channels of x, which become 2x2 pixels, are added.
+      shuffle: True moves a convolution's 4 * `features` channels into 2x2 pixels; False convolves after
+        nearest-neighbor upsampling.
+      shortcut: whether x, with its channels repeated and moved into 2x2 pixels, is added.
     """
 
     features: int
@@ -183,7 +184,7 @@ class DCDecoder(nn.Module):
 
     Attributes:
       shape: shape of one output image, (height, width, channels), of which the channels are read.
-      features: width of each stage, innermost first; likewise all that holds something for each stage.
+      features: width of each stage, innermost first, as in all attributes that have an entry for each stage.
       last_activation: the activation before the last convolution.
       double_last: whether the last convolution doubles the sides, too.
       shuffle: see `DoubleSides`.
@@ -262,7 +263,7 @@ def _are_odd(sides: Any) -> bool:
 
 
 def _check_stages(name: str, part: Part, inwards: Sequence[int]) -> None:
-    """Raises InputError if what is said of the stages does not go together. `inwards`: widths, innermost first."""
+    """Raises InputError if the attributes of the stages contradict each other. `inwards`: widths, innermost first."""
     n = len(part.features)
     if not n or n != len(part.blocks):
         lists = f"{name}.features={tuple(part.features)} and {name}.blocks={tuple(part.blocks)}"

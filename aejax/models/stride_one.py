@@ -1,11 +1,12 @@
 """Convolution of images with stride 1 whose gradients have the forms that are fastest on CPU.
 
-- The gradient of the input is a plain convolution by the turned kernel. JAX's own reverses the kernel while it reads
-  it: XLA:CPU computes that in float32, at half the speed, where oneDNN computes a plain convolution in bfloat16.
+- The gradient of the input is a plain convolution by the reversed kernel. JAX's own gradient reverses the kernel within
+  the convolution: XLA:CPU computes that in float32, at half the speed, where oneDNN computes a plain convolution in
+  bfloat16.
 - The gradient of the kernel is one matrix product of the input, repeated once per column, and of the output's
   gradient, repeated once per row, because the plain form does not fit in the caches.
 
-It is a primitive because `jax.custom_vjp` has no forward mode, and `jax.custom_jvp` no transpose of one's own.
+It is a primitive because `jax.custom_vjp` has no forward mode, and `jax.custom_jvp` takes no transpose.
 """
 
 import functools
@@ -39,9 +40,9 @@ def _plain(x: Array, kernel: Array, pads: Pads) -> Array:
 def _transpose_input(dy: Array, x: Any, kernel: Array, *, pads: Pads) -> Array:
     """Returns the gradient of x, given that of the result."""
     # Without the barrier XLA makes the reversal a part of the convolution again.
-    turned = lax.optimization_barrier(lax.rev(kernel, (0, 1)).swapaxes(2, 3))
+    reversed_kernel = lax.optimization_barrier(lax.rev(kernel, (0, 1)).swapaxes(2, 3))
     back = [(size - 1 - before, size - 1 - after) for size, (before, after) in zip(kernel.shape, pads, strict=False)]
-    return convolve_stride_one(dy, turned, back)
+    return convolve_stride_one(dy, reversed_kernel, back)
 
 
 def _transpose_kernel(dy: Array, x: Array, kernel: Any, *, pads: Pads) -> Array:
@@ -82,7 +83,7 @@ def _batch(arguments: Any, axes: Any, *, pads: Pads) -> tuple[Array, int]:
     return jax.vmap(functools.partial(_plain, pads=pads), axes)(*arguments), 0
 
 
-_convolve = Primitive("conv_general_dilated_stride_one")  # a task looks for the first three words
+_convolve = Primitive("conv_general_dilated_stride_one")  # `Task.convolves` is read off this prefix
 _convolve.def_impl(jax.jit(_plain, static_argnames="pads"))
 _convolve.def_abstract_eval(_infer)
 ad.defbilinear(_convolve, _transpose_input, _transpose_kernel)

@@ -166,7 +166,7 @@ def fit(
     splits = split({"train": source}, config.data)
     if workdir is not None:
         run = _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)
-        with contextlib.suppress(InputError):  # of latents that are not finite, which who uses them is told
+        with contextlib.suppress(InputError):  # latents that are not finite are reported when they are used
             _ = run.latent_statistics  # now, as the workdir does not keep the array
         return run
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:

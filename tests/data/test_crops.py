@@ -110,6 +110,8 @@ def test_only_training_is_random_and_splits_may_be_joined(tmp_path):
         aejax.fit(conv(data__fit="random"), np.zeros((20, 8, 8, 1), np.uint8))
     with pytest.raises(aejax.InputError, match=r"data.zoom must be at least 1 and below 1000, got 0.5"):
         aejax.fit(conv(data__zoom=0.5), np.zeros((20, 8, 8, 1), np.uint8))
+    with pytest.raises(aejax.InputError, match=r"data.zoom=1.5 is that of random crops; set data.fit=random, too"):
+        aejax.fit(conv(data__zoom=1.5), np.zeros((20, 8, 8, 1), np.uint8))
 
 
 @needs_mnist

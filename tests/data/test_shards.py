@@ -1,6 +1,7 @@
 """Shards of encoded images: written from a folder, read as the folder is, and what is said of damaged ones."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -151,6 +152,24 @@ def test_a_damaged_shard_is_one_line(damage, shards, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_an_interrupted_call_is_not_taken_for_the_whole_and_begins_anew(folder, shards, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(folder, images)
+    last = max((images / "train").rglob("*.png"))
+    content = last.read_bytes()
+    last.write_bytes(b"text")
+    with pytest.raises(aejax.InputError, match=f"{last.name}: a corrupt image"):
+        write_shards(images, out, shard_bytes=1_000)
+    assert list(out.glob("*.array_record"))
+    with pytest.raises(aejax.InputError, match="out holds only a part of the shards, as write_shards was interrupted"):
+        data.find(section(out, size=8))
+    last.write_bytes(content)
+    write_shards(images, out, shard_bytes=2_000)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == {
+        file.name: file.read_bytes() for file in shards.iterdir()
+    }
+
+
 def test_what_cannot_be_written_is_one_line(folder, shards, tmp_path):
     with pytest.raises(aejax.InputError, match="holds shards already; choose another folder"):
         write_shards(folder, shards)
@@ -160,7 +179,8 @@ def test_what_cannot_be_written_is_one_line(folder, shards, tmp_path):
     (tmp_path / "images/a.png").write_bytes(b"text")
     with pytest.raises(aejax.InputError, match=r"a.png: a corrupt image, or no PNG or JPEG"):
         write_shards(tmp_path / "images", tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(aejax.InputError, match="nowhere: no such folder; give the folder of the images"):
+        write_shards(tmp_path / "nowhere", tmp_path / "out")
     write(tmp_path / "test-0.array_record", [b"\0\0\0\0x"])
     with pytest.raises(aejax.InputError, match=r"no shard is called train-....array_record, only test; rename"):
         data.find(section(tmp_path, size=8))

@@ -107,7 +107,7 @@ def test_what_cannot_be_measured_is_said():
     for features, message in (
         (lambda x: x[:-1], r"must be numbers \[20, d\], got \(19, 6\) of float32"),
         (lambda x: x * np.nan, "are NaN or infinite for some images"),
-        ("first_two", "features 'first_two' is unknown"),
+        ("first_two", "features 'first_two' is unknown; write package.module:attribute"),
         ("nowhere:at_all", "features='nowhere:at_all' cannot be imported"),
     ):
         with pytest.raises(aejax.InputError, match=message):

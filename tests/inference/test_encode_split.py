@@ -233,6 +233,13 @@ def test_wrong_shapes_and_chunks_are_named(plain, tmp_path):
         encode_split(plain, source_of(vectors(5, 7)), tmp_path / "out.npz")
     with pytest.raises(aejax.InputError, match="chunk must be at least 1 example, or 0, got -1"):
         encode_split(plain, source_of(vectors(5)), tmp_path / "out.npz", -1)
+    with pytest.raises(
+        aejax.InputError, match=r"source must be a Source, got ndarray; make one by aejax.data.from_arr"
+    ):
+        encode_split(plain, vectors(5), tmp_path / "out.npz")
+    (tmp_path / "latents.npy").touch()
+    with pytest.raises(aejax.InputError, match=r"latents.npy: files of latents end with .npz or .array_record"):
+        read_latents(tmp_path / "latents.npy")
 
 
 def test_a_full_disk_is_one_line_and_the_same_call_goes_on(plain, tmp_path, monkeypatch):
@@ -369,7 +376,7 @@ def test_what_was_encoded_is_called_as_it_was_asked_for(workdir, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--split=tset", "--out={}/out.npz"], "splits here: train"),
+        (["--split=tset", "--out={}/out.npz"], "splits here: train; the run's own splits are train, validation, test"),
         (["--out={}/out.txt"], "the suffix says the format"),
         (["--out=/proc/nowhere/out.npz"], "cannot be written"),
         (["--out={}/out.npz", "--step=last"], "--step=last must be a whole number, newest or best"),

@@ -93,7 +93,12 @@ def test_latents_of_another_run_are_refused(tmp_path):
         run.decode(written, statistics=other.latent_statistics)
     with pytest.raises(aejax.InputError, match=r"the statistics are of 2 channels, the latents' shape is \(4, 3\)"):
         run.latent_statistics.restore(np.zeros((4, 3)))
+    with pytest.raises(aejax.InputError, match=r"statistics must be those of a run, run.latent_statistics, got {'mean"):
+        run.decode(np.asarray(written), statistics=run.latent_statistics.to_dict())
     assert np.isfinite(run.decode(written)).all()
+    assert (written[:1] + 1).statistics == run.latent_statistics
+    for plain in (np.stack([*written]), np.concatenate([written, written]), written.statistics.restore(written)):
+        assert not hasattr(plain, "statistics")
 
 
 def test_samplers_are_fitted_on_what_the_decoder_reads(tmp_path):

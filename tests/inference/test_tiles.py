@@ -76,6 +76,8 @@ def test_the_result_may_be_smaller_or_larger():
     np.testing.assert_allclose(map_tiles(enlarge, small, (4, 3), 1), enlarge(small), rtol=1e-12)
     with pytest.raises(aejax.InputError, match=r"3 pixels are made of a tile of 12, .* give factor=, the downsampling"):
         map_tiles(lambda x: x[:, ::4, ::4], x, 12, 2)
+    with pytest.raises(aejax.InputError, match=r"must return images \[n, height, width, ...\], got \(\)"):
+        map_tiles(np.mean, x, 12, 2)
 
 
 @pytest.mark.parametrize(

@@ -189,12 +189,18 @@ def test_without_the_package_the_error_names_it(vq, monkeypatch):
 
 def test_other_sides_than_the_downsampling_divides_are_one_line(vq):
     run = aejax.load_pretrained(vq[0], size=8)
-    with pytest.raises(aejax.InputError, match=r"9x8 is not divisible by 2; resize"):
+    with pytest.raises(
+        aejax.InputError, match=r"images of 9x8 are not divisible by 2, the downsampling; crop them to 8x8"
+    ):
         run.encode(np.zeros((1, 9, 8, 3)))
-    with pytest.raises(aejax.InputError, match=r"1x1 is not divisible by 2; resize with data.size=2"):
+    with pytest.raises(aejax.InputError, match=r"images of 1x1 are smaller than 2x2 pixels, the downsampling; enl"):
         run.encode(np.zeros((1, 1, 1, 3)))
-    with pytest.raises(aejax.InputError, match=r"the run reads examples of \(8, 8, 3\)"):
-        run.encode(np.zeros((1, 8, 8, 4)))
+    with pytest.raises(
+        aejax.InputError, match=r"reads images \[n, height, width, 3\], the input's shape is \(1, 16, 8, 4\)"
+    ):
+        run.encode(np.zeros((1, 16, 8, 4)))
+    with pytest.raises(aejax.InputError, match=r"the input \(16, 8, 3\) is one example without its batch axis; give"):
+        run.encode(np.zeros((16, 8, 3)))
     with pytest.raises(aejax.InputError, match=r"must be a whole number above 0, or \(height, width\), got \(8,\)"):
         aejax.load_pretrained(vq[0], size=(8,))
 
@@ -291,6 +297,20 @@ def test_scaling_factors_that_are_left_out_are_those_of_diffusers(tmp_path):
         assert (
             json.loads((run.save_pretrained(tmp_path / case) / "config.json").read_text())["scaling_factor"] == factor
         )
+
+
+def test_a_workdir_is_not_written_over_and_another_size_is_named(vq, tmp_path):
+    run = aejax.load_pretrained(vq[0], size=8)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(aejax.InputError, match=r"is the workdir of a run, whose config.json would be lost; choose ano"):
+        run.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text() == "{}"
+    images = aejax.data.from_array(np.zeros((2, 16, 24, 3), np.uint8))
+    with pytest.raises(
+        aejax.InputError, match=r"array holds examples of \(16, 24, 3\); give load_pretrained size=\(16, 24"
+    ):
+        aejax.encode_split(run, images, tmp_path / "out.npz")
 
 
 def test_settings_stay_as_they_were_written(vq, tmp_path):
