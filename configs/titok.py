@@ -1,15 +1,16 @@
 """TiTok: one-dimensional tokens of images (Yu et al. 2024, "An image is worth 32 tokens for reconstruction and
-generation"). A vision transformer reads the patches with learned queries, whose features are rounded to one of 240
-codes each (FSQ, Mentzer et al. 2024). Another one makes the image of these tokens. The pixels are learned directly,
+generation"). A vision transformer reads the patches with learned queries, whose features are rounded to one of
+1,000 codes each (FSQ, Mentzer et al. 2024). Another one makes the image of these tokens. The pixels are learned directly,
 without the first stage of the paper and without its learned codebook.
 
     aejax train --config=titok --workdir=runs/titok
 
-About 30 seconds on two CPU cores, on 8x8 digits with 3 tokens; squared error 3.3 a validation image, where the mean
-image has about 4.7. This is a demonstration: at the size of MNIST, its settings did not train.
+About 100 seconds on two CPU cores, 16 tokens of 1,000 codes each for MNIST; squared error 13.9 a validation image. In a
+batch of 128 images, 72% of the codes do not occur.
 
 `titok:ordered` drops the last tokens at random in training, so that the first ones alone make an image, too (nested
-dropout, Rippel et al. 2014). One, two and three tokens have squared errors of 3.96, 3.69 and 3.66 a test image.
+dropout, Rippel et al. 2014): of 2,000 test images, the first 1, 4, 8 and 12 tokens have squared errors of 41.1, 22.4,
+18.7 and 17.5; the last four add nothing.
 """
 
 from aejax import presets
