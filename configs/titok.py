@@ -1,6 +1,6 @@
 """TiTok: one-dimensional tokens of images (Yu et al. 2024, "An image is worth 32 tokens for reconstruction and
-generation"). A vision transformer reads the patches with learned queries, whose features are rounded to one of
-1,000 codes each (FSQ, Mentzer et al. 2024). Another one makes the image of these tokens. The pixels are learned directly,
+generation"). A vision transformer reads the patches with learned queries, whose features are rounded to one of 1,000
+codes each (FSQ, Mentzer et al. 2024). Another one makes the image of these tokens. The pixels are learned directly,
 without the first stage of the paper and without its learned codebook.
 
     aejax train --config=titok --workdir=runs/titok
