@@ -43,6 +43,7 @@ def test_a_workdir_is_the_whole_experiment(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if "events" not in p.name) == [
         "checkpoints",
         "config.json",
+        "latents",
         "metrics.jsonl",
     ]
     assert json.loads((tmp_path / "config.json").read_text())["encoder"]["features"] == [5]
