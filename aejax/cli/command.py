@@ -87,9 +87,8 @@ def _run(main: Callable[..., None], before: Callable[[list[str]], None], positio
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             error = make_write_error(error.filename or "the output", error)
-        import jax
-
-        if jax.distributed.is_initialized():
+        jax = sys.modules.get("jax")  # otherwise no command has begun, and a slip in a flag need not wait for JAX
+        if jax and jax.distributed.is_initialized():
             from aejax.distributed import processes
 
             processes.leave(error)

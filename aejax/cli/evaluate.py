@@ -39,7 +39,7 @@ _RFID_FEATURES = flags.DEFINE_string(
 _NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Neighbors of an example, for k-NN accuracy and trustworthiness.")
 
 
-def measure(workdir: str, run: "aejax.Run", groups: Sequence[str]) -> dict[str, Any]:
+def measure(workdir: str, run: "aejax.Run", groups: Sequence[str], features: Any) -> dict[str, Any]:
     """Measures one run. Returns the figures as they are written to its metrics.json."""
     from aejax import evaluation
     from aejax.evaluation import pictures, report
@@ -54,7 +54,7 @@ def measure(workdir: str, run: "aejax.Run", groups: Sequence[str]) -> dict[str, 
         "likelihood": {"samples": _SAMPLES.value},
         "representation": {"neighbours": _NEIGHBOURS.value},
         "generation": {"features": _FEATURES.value, "num": _NUM.value},
-        "fidelity": {"features": find_features()},
+        "fidelity": {"features": features},
     }
     file = folder / "metrics.json"
     measures, figures = {}, before(file)
@@ -120,7 +120,8 @@ def evaluate() -> None:
     arguments.check_samples(_SAMPLES.value)
     generation.check(_FEATURES.value, _NUM.value)
     groups = list(GROUPS) if _GROUPS.value is None else _GROUPS.value
-    fidelity.check(find_features(), 2)
+    features = find_features()
+    fidelity.check(features, 2)
     workdirs = [_WORKDIR.value] if _WORKDIR.value and local(_WORKDIR.value).is_dir() else _WORKDIR.value.split(",")
     if _OUT.value and len(workdirs) > 1:
         raise aejax.InputError("--out is for one workdir; leave it out, or evaluate them one by one")
@@ -130,7 +131,7 @@ def evaluate() -> None:
     check_projection(_PROJECTION.value)
     # All workdirs are loaded before the first is measured, so that a wrong one costs nothing.
     runs = {workdir: command.load(workdir, _STEP.value) for workdir in workdirs}
-    print(table({workdir: measure(workdir, run, groups) for workdir, run in runs.items()}))
+    print(table({workdir: measure(workdir, run, groups, features) for workdir, run in runs.items()}))
 
 
 def main() -> None:

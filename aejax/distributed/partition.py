@@ -151,18 +151,17 @@ class Partition:
 
         Args:
           function: with several devices it is compiled at its first call, as usual.
-          state: from `place`.
-          held, batch: `jax.ShapeDtypeStruct` of what the function is going to be given.
+          state, held, batch: arrays, or their shapes, like those that the function is going to be given.
         """
         if len(self.devices) > 1:
             yield
             return
-        held, batch = jax.tree.map(
+        given = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, dtypes.canonicalize_dtype(a.dtype), sharding=self._whole),
-            (held, batch),
+            (state, held, batch),
         )
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(function.compile, state, held, batch)  # an error comes again at the first call
+            pool.submit(function.compile, *given)  # an error comes again at the first call
             yield
 
     def compile_whole(self, function: Callable) -> Callable:

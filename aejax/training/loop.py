@@ -216,7 +216,7 @@ def _train(
             hint(task, config.steps, config.log_every, config.checkpoint_every)
         train_steps = compile_steps(task, key, partition)
         inputs = describe_inputs(spec.standardize_source(splits.train), config, at_once)
-        with partition.compile_meanwhile(train_steps, partition.place(state), *inputs):
+        with partition.compile_meanwhile(train_steps, state, *inputs):
             trained_on, training, validation, fixed = prepare_data([opened], task, spec, splits, partition, quiet)
         should_stop = ask_all(stop, partition)
         if not begin and config.pretrain.steps:
