@@ -32,6 +32,7 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images
+    config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from rows that no other part names
     config.data.validation = ""  # likewise
@@ -199,6 +200,7 @@ def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
 # Keys that did not exist when some runs were trained, with the values that those runs used in effect.
 _BEFORE = {
     "data.held_out": -1,
+    "data.options": "",
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,

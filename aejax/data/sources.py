@@ -6,6 +6,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +14,9 @@ from numpy.typing import ArrayLike
 from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_npz, to_numpy
 from aejax.data.images import Crop, resize
 from aejax.errors import InputError
+
+if TYPE_CHECKING:
+    from aejax.data.features import SparseFeatures
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -45,6 +49,8 @@ class Source:
       binary: whether the images are stored as 0 and 1 in uint8, which `take` returns as 0 and 255.
       draw: `take` for training images that are cropped at random: function from row numbers and crops, [n, 3] as in
         `images.Crop`. None where nothing is random.
+      truth: the known features that the examples are made of; `take` then returns {"row": [n]}, too, the examples'
+        numbers, of which `truth.activations` returns the features. None where they are not known.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Source:
     kinds: tuple[str, ...] = ()
     binary: bool = False
     draw: Callable[[Rows, np.ndarray], Arrays] | None = None
+    truth: "SparseFeatures | None" = None
 
     def __len__(self) -> int:
         return self.length

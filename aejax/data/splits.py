@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aejax.data.cache import cache_decoded
+from aejax.data.features import SparseFeatures
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
 from aejax.data.shards import from_shards, has_shards
@@ -68,6 +69,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     is_file, is_folder = path.is_file(), path.is_dir()
     if name.startswith("array-"):
         raise InputError(f"{name}: the run was trained by aejax.fit on an array that it does not keep")
+    if name == "sparse_features":
+        return SparseFeatures.parse(config.get("options", "")).splits()
     if name in BUILT_IN:
         return {"train": BUILT_IN[name](size)}
     if path.suffix.lower() in (".npy", ".npz") and not is_folder:
