@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,9 +14,6 @@ from numpy.typing import ArrayLike
 from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_npz, to_numpy
 from aejax.data.images import Crop, resize
 from aejax.errors import InputError
-
-if TYPE_CHECKING:
-    from aejax.data.features import SparseFeatures
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -31,6 +28,21 @@ _ROLES = {
 }
 Rows = np.ndarray
 Arrays = dict[str, np.ndarray]
+
+
+class Truth(Protocol):
+    """The features that examples are known to be sums of."""
+
+    @property
+    def directions(self) -> np.ndarray:
+        """Returns the unit vector of each feature, [features, values of an example]."""
+
+    @property
+    def parents(self) -> np.ndarray:
+        """Returns the number of the feature without which each feature does not fire, or -1: [features]."""
+
+    def activations(self, rows: Rows) -> Any:  # csr_array; SciPy is imported only by what computes them
+        """Returns the magnitudes of the features in the examples with these numbers, sparse [n, features]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +74,7 @@ class Source:
     kinds: tuple[str, ...] = ()
     binary: bool = False
     draw: Callable[[Rows, np.ndarray], Arrays] | None = None
-    truth: "SparseFeatures | None" = None
+    truth: Truth | None = None
 
     def __len__(self) -> int:
         return self.length

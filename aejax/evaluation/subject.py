@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from aejax import data
+from aejax.data.sources import Truth
 from aejax.errors import InputError
 from aejax.inference.trained import TrainedModel
 
@@ -45,6 +46,8 @@ class Part:
       x: as stored: what `run.encode` takes.
       label: int32 [n], or None.
       factors: of variation, int32 [n, factors], or None.
+      rows: the examples' numbers in `truth`, int [n], or None.
+      truth: the features that the data is known to be made of, or None.
     """
 
     run: TrainedModel
@@ -52,6 +55,8 @@ class Part:
     x: np.ndarray
     label: np.ndarray | None = None
     factors: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    truth: Truth | None = None
     _taken: dict[Any, "Part"] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -92,7 +97,9 @@ class Part:
         if (count, seed) not in self._taken:
             rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
             pick = lambda a: None if a is None else a[rows]  # noqa: E731
-            part = dataclasses.replace(self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors))
+            part = dataclasses.replace(
+                self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors), rows=pick(self.rows)
+            )
             for derived in ("inputs", "latents", "reconstructions"):  # which spares computing them again
                 if derived in self.__dict__:
                     part.__dict__[derived] = self.__dict__[derived][rows]
@@ -165,4 +172,5 @@ def _part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part
     if not run.fits(source.shape):
         raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
     arrays = data.read(source.sample(limit))
-    return Part(run, name, arrays["x"], arrays.get("label"), arrays.get("factors"))
+    label, factors, rows = (arrays.get(key) for key in ("label", "factors", "row"))
+    return Part(run, name, arrays["x"], label, factors, rows, source.truth)
