@@ -187,3 +187,25 @@ def test_options_out_of_range_are_one_line(options, message):
     with pytest.raises(aejax.InputError, match=message) as error:
         SparseFeatures.parse(options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_streamed_run_resumes_bit_for_bit(tmp_path):
+    import jax
+
+    from configs import sae
+
+    config = sae.get_config("topk,tiny").unlock()
+    config.data.name, config.data.options = (
+        "sparse_features",
+        "features=60,dims=16,roots=4,examples=200,orthogonalize=0",
+    )
+    config.data.memory_mb, config.optim.schedule, config.checkpoint_every = 0, "constant", 4
+    config.steps = 8
+    whole = aejax.train(config, tmp_path / "whole", quiet=True)
+    config.steps = 4
+    aejax.train(config, tmp_path / "parts", quiet=True)
+    config.steps = 8
+    resumed = aejax.train(config, tmp_path / "parts", quiet=True)
+    assert resumed.step == 8
+    jax.tree.map(np.testing.assert_array_equal, whole.variables, resumed.variables)
