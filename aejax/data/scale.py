@@ -11,8 +11,10 @@ _ROWS = 1_024  # number of examples that the scale is estimated from
 _USUAL = (0.1, 30.0)  # range of the largest feature's root mean square for which models are initialized
 
 
-def compute_mean(source: Source, spec: Spec) -> np.ndarray:
-    """Returns the mean of all examples in the model's units, float32 [*shape]."""
+def compute_mean(source: Source, spec: Spec, rows: int = 1_000_000) -> np.ndarray:
+    """Returns the mean of the examples in the model's units, float32 [*shape]; of `rows` evenly spaced ones if more."""
+    if len(source) > rows:
+        source = source.subset(np.linspace(0, len(source) - 1, rows).astype(int), source.name)
     total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in read_chunks(spec.standardize_source(source)))
     return np.asarray(total / len(source), np.float32)
 
