@@ -42,6 +42,8 @@ def default() -> ConfigDict:
     # data.fit=random crops at a random place in training; its square has a side from 1/zoom of the shorter side to all.
     config.data.zoom = 1.0
     config.data.flip = False  # whether half of the training images are mirrored, others in each step
+    config.data.binarize = "none"  # draws images of 0 and 1: dynamic (anew in each step), static, or threshold
+    config.data.binarize_seed = 0  # of what is drawn once: all of static, and validation and test of dynamic
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
     config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
     # Whether the user's cache folder keeps decoded splits up to that size, and the sizes of images in large folders.
@@ -146,6 +148,10 @@ def check(config: ConfigDict) -> None:
         raise one_of("partition.name", config.partition.name, ("pmap", "sharded"))
     if config.data.fit not in (fits := ("crop", "random", "pad", "stretch")):
         raise one_of("data.fit", config.data.fit, fits)
+    if config.data.binarize not in (ways := ("none", "dynamic", "static", "threshold")):
+        raise one_of("data.binarize", config.data.binarize, ways)
+    if config.data.binarize != "none" and config.data.standardize:
+        raise InputError(f"data.binarize={config.data.binarize} makes values of 0 and 1; set data.standardize=False")
     if config.data.fit == "random" and not config.data.size:
         raise InputError("data.fit=random crops images to data.size, which is 0; set it")
     if not 1 <= config.data.zoom < 1e3:
@@ -155,7 +161,15 @@ def check(config: ConfigDict) -> None:
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
     arguments.check_seed(config.seed)
-    for key in ("classes", "patience", "pretrain.steps", "optim.warmup", "data.size", "data.memory_mb"):
+    for key in (
+        "classes",
+        "patience",
+        "pretrain.steps",
+        "optim.warmup",
+        "data.size",
+        "data.memory_mb",
+        "data.binarize_seed",
+    ):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
     for key in ("optim.clip", "optim.weight_decay"):
@@ -202,6 +216,8 @@ _BEFORE = {
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,
+    "data.binarize": "none",
+    "data.binarize_seed": 0,
     "pre_bias": False,
     "init_from.workdir": "",
     "init_from.step": "newest",

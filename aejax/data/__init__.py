@@ -1,6 +1,7 @@
 """Data: sources of examples by row number, their splits, and batches as a pure function of (seed, step)."""
 
 from aejax.data.arrays import as_array
+from aejax.data.binarize import binarize_parts, draw_binary
 from aejax.data.identity import check_identity, identify
 from aejax.data.loader import Feed, draw_crops, pad_rows, read, shuffle_rows, stream
 from aejax.data.scale import compute_mean, needs_standardizing, warn_of_scale
@@ -15,9 +16,11 @@ __all__ = [
     "Spec",
     "Splits",
     "as_array",
+    "binarize_parts",
     "check_identity",
     "check_same",
     "compute_mean",
+    "draw_binary",
     "draw_crops",
     "find",
     "from_array",

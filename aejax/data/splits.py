@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aejax.data.binarize import binarize_parts
 from aejax.data.cache import cache_decoded
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
@@ -105,6 +106,7 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
     parts |= {part: dataclasses.replace(parts[part], draw=None) for part in ("validation", "test")}
     if (held_out := config["held_out"]) >= 0:
         _hold_out(parts, held_out)
+    parts = binarize_parts(parts, config.get("binarize", "none"), config.get("binarize_seed", 0))
     for part, source in parts.items():
         if source.shape != parts["train"].shape:
             raise InputError(f"the {part} split holds examples of {source.shape}, train of {parts['train'].shape}")

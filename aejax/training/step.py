@@ -10,6 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, PyTree
 
+from aejax.data import draw_binary
 from aejax.errors import InputError
 from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.layers import fold
@@ -38,6 +39,7 @@ class Task:
       bfloat16: whether the step computes in bfloat16.
       standardized: whether the model reads standardized data, so that its units are not the user's.
       flip: whether half of the images are mirrored, others in each step.
+      draws: whether values in [0, 1] are drawn as 0 or 1, anew in each step, see `data.draw_binary`.
     """
 
     model: Autoencoder
@@ -56,6 +58,7 @@ class Task:
     bfloat16: bool = False
     standardized: bool = False
     flip: bool = False
+    draws: bool = False
 
     @property
     def onednn(self) -> bool:
@@ -191,6 +194,8 @@ def train_step(
     x = task.prepare(batch["x"])
     if task.flip:
         x = mirror(fold(keys, 3), x)
+    if task.draws:
+        x = draw_binary(fold(keys, 4), x)
     noisy = task.corruption(fold(keys, 0), x)
     discriminator = task.discriminator.view(state.critic) if task.discriminator else None
     trained, frozen = paths.split(state.params, task.frozen)

@@ -129,6 +129,7 @@ def make_task(
         standardized=bool(spec.mean),
         ema=config.ema,
         flip=config.data.flip,
+        draws=config.data.get("binarize", "none") == "dynamic",
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         constants=parts.objective.load_constants(),
         examples=examples,
