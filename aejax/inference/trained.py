@@ -239,6 +239,7 @@ class TrainedModel:
         It is the logarithm of the mean of `samples` weights p(x, z) / q(z|x) (Burda et al. 2016, equation 8): in
         expectation a lower bound of log p(x), and tighter with more samples. Memory does not grow with their number.
         The density is that of x in the user's units. The noise of an example depends on its own values and `seed`.
+        `density.estimate` also returns the standard error and the number of effective samples.
 
         Args:
           x: examples [n, ...], as `encode` takes them.
@@ -250,7 +251,7 @@ class TrainedModel:
 
         Raises InputError if the run has no density of x, or no posterior and prior for the weights.
         """
-        return self.density.log_likelihood(x, samples, seed, label, scale)
+        return self.density.estimate(x, samples, seed, label, scale).log_likelihood
 
     def in_users_units(self, x: ArrayLike) -> Float[np.ndarray, "n ..."]:
         """Returns x as float32, images in [0, 1], for comparison with `reconstruct(x)`."""
