@@ -60,6 +60,9 @@ def default() -> ConfigDict:
     # Whether linear sparse autoencoders subtract the decoder's bias, which starts at the data's mean, from x.
     config.pre_bias = True
 
+    config.init = "flax"  # initial kernels: as modules draw them, or glorot for all
+    config.output_bias = "zero"  # initial bias of the decoder's logits; or mean, the log-odds of the data's mean
+
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
@@ -80,7 +83,9 @@ def default() -> ConfigDict:
     config.optim = ConfigDict()
     config.optim.name = "adam"  # or adafactor, lion, muon, prodigy, rmsprop, schedule_free, sgd
     config.optim.lr = 1e-3
-    config.optim.schedule = "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step
+    config.optim.schedule = (
+        "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step; or burda
+    )
     config.optim.warmup = 0  # steps of linear warm-up of the learning rate
     config.optim.clip = 0.0  # largest global norm of the gradient; 0: off
     config.optim.weight_decay = 0.0  # decoupled; only of parameters with two or more axes, e.g. kernels and codebooks
@@ -146,6 +151,9 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
     if config.partition.name not in ("pmap", "sharded"):
         raise one_of("partition.name", config.partition.name, ("pmap", "sharded"))
+    for key, known in (("init", ("flax", "glorot")), ("output_bias", ("zero", "mean"))):
+        if config[key] not in known:
+            raise one_of(key, config[key], known)
     if config.data.fit not in (fits := ("crop", "random", "pad", "stretch")):
         raise one_of("data.fit", config.data.fit, fits)
     if config.data.binarize not in (ways := ("none", "dynamic", "static", "threshold")):
@@ -219,6 +227,8 @@ _BEFORE = {
     "data.binarize": "none",
     "data.binarize_seed": 0,
     "pre_bias": False,
+    "init": "flax",
+    "output_bias": "zero",
     "init_from.workdir": "",
     "init_from.step": "newest",
     "init_from.include": "",

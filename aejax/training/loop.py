@@ -24,7 +24,6 @@ from aejax.data import (
     Spec,
     Splits,
     check_identity,
-    compute_mean,
     from_array,
     identify,
     load,
@@ -37,9 +36,8 @@ from aejax.distributed.partition import Partition
 from aejax.errors import InputError
 from aejax.files import local
 from aejax.inference.run import Run, from_checkpoint
-from aejax.models import pre_encoder
 from aejax.objectives import Corruption, Discriminator, Objective
-from aejax.training import profiler
+from aejax.training import initializers, profiler
 from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, compile_steps, describe_inputs, hint, steps_at_once
 from aejax.training.pretraining import pretrain
@@ -298,8 +296,8 @@ def init_state(
 ) -> tuple[PyTree, jax.Array]:
     """Returns the state that training starts or resumes from, and the run's key."""
     saved = opened.saved
-    if task.model.pre_bias and not saved and adjust is None:
-        adjust = functools.partial(pre_encoder.start_at, compute_mean(splits.train, spec))
+    if not saved and adjust is None:
+        adjust = initializers.choose(opened.config, task, spec, splits.train)
     init_key, key = jax.random.split(jax.random.key(opened.config.seed))
     if saved:
         state = partition.init(functools.partial(init, task, spec.shape), init_key)
