@@ -1,5 +1,6 @@
 """Trained runs: loading from a workdir or of published weights, metrics and export."""
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -58,8 +59,9 @@ class Run(TrainedModel):
         """Returns the mean and standard deviation of each channel of the latents.
 
         Those of a published model are what its config.json says, `scaling_factor` and `shift_factor`, or `latents_mean`
-        and `latents_std`. Those of a run that was trained here are measured on its train split when they are first
-        needed, and kept in its workdir. Raises InputError if the train split cannot be loaded.
+        and `latents_std`. Those of a run that was trained here are measured on its train split, at the end of `fit` and
+        of `aejax train` or when they are first needed, and kept in its checkpoint. Raises InputError if the train split
+        cannot be loaded.
         """
         if self.published is not None:
             channels, published = self.latents.shape[-1], dict(self.published)
@@ -80,8 +82,13 @@ class Run(TrainedModel):
                 ) from error
         return self._measure(source, "train")
 
+    def keep_statistics(self) -> None:
+        """Measures `latent_statistics` if the checkpoint lacks them. Leaves what cannot be measured to later."""
+        with contextlib.suppress(InputError):
+            _ = self.latent_statistics
+
     def measure_latents(self, x: ArrayLike, label: ArrayLike | None = None) -> LatentStatistics:
-        """Measures `latent_statistics` on training examples x [n, ...], and keeps them with the run and its workdir.
+        """Measures `latent_statistics` on training examples x [n, ...], and keeps them with the run and its checkpoint.
 
         This is for a run whose train split cannot be loaded. Raises InputError if x does not fit the run.
         """

@@ -1,6 +1,5 @@
 """The training loop: from a config to a trained run in a workdir, resuming from its newest checkpoint."""
 
-import contextlib
 import functools
 import itertools
 import sys
@@ -142,7 +141,8 @@ def fit(
         `patience`, `tracking`, `samples`.
 
     Returns the trained run, and raises the errors of `train`. In a workdir, the run's config names the given objects
-    that a config can make, and the statistics of the run's latents. `load_run` needs the others as its arguments.
+    that a config can make; `load_run` needs the others as its arguments. The checkpoint holds the statistics of the
+    run's latents.
     """
     own = {"model": model, "objective": objective, "optimizer": optimizer}
     more = {"corruption": corruption, "discriminator": discriminator}
@@ -166,8 +166,7 @@ def fit(
     splits = split({"train": source}, config.data)
     if workdir is not None:
         run = _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)
-        with contextlib.suppress(InputError):  # latents that are not finite are reported when they are used
-            _ = run.latent_statistics  # now, as the workdir does not keep the array
+        run.keep_statistics()  # now, as the workdir does not keep the array
         return run
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
         return _train(config, Path(folder), InMemory, splits, devices, quiet, adjust, init_from, (), parts)
