@@ -258,6 +258,8 @@ def load_run(
       StorageError: no checkpoint can be read.
     """
     workdir = local(workdir)
+    if pretrained.is_published(workdir):
+        raise InputError(f"{workdir} holds a published model, not a run; load it by load_pretrained")
     saved = checkpoint.find(workdir, step)
     try:
         config = saved.metadata["config"]
