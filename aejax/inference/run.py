@@ -171,8 +171,10 @@ class Run(TrainedModel):
         Writes `encoder.stablehlo` and `decoder.stablehlo` and, for discrete codes, `indices.stablehlo` and
         `lookup.stablehlo`. Programs of a conditional run take the label, int32 [batch], as their second argument.
         Other arrays are float32 [batch, ...], or int32 for indices, in the user's units; values are not checked.
-        `programs.json` describes shapes and units. Returns the folder. Raises StorageError if it cannot be written.
+        `programs.json` describes shapes and units. Returns the folder. Raises InputError if it is a workdir, and
+        StorageError if it cannot be written.
         """
+        folder = _check_no_workdir(folder, "files would be mixed with programs")
         units = "images in [0, 1]" if len(self.spec.shape) == 3 else "the data's own units"
         x = export.Value("x", self.spec.shape, "float32", units)
         z = export.Value("z", self.latents.shape[1:], "float32", "latents")
@@ -207,11 +209,7 @@ class Run(TrainedModel):
         """
         if dtype not in pretrained.DTYPES:
             raise one_of("dtype", dtype, pretrained.DTYPES)
-        folder = local(folder)
-        if (folder / "checkpoints").is_dir():
-            raise InputError(
-                f"{folder} is the workdir of a run, whose config.json would be lost; choose another folder"
-            )
+        folder = _check_no_workdir(folder, "config.json would be lost")
         config = pretrained.describe_model(self.model, self.spec.shape[-1])
         variables = {name: self.variables[name] for name in ("params", "batch_stats") if name in self.variables}
         if isinstance(self.model.bottleneck, VectorQuantizer):  # moving averages are not parameters, but the codes are
@@ -233,6 +231,14 @@ class Run(TrainedModel):
             config |= pretrained.to_factors(config["_class_name"], known.mean, known.deviation)
             config["sample_size"] = self.spec.shape[0]
         return pretrained.write(folder, config, tensors)
+
+
+def _check_no_workdir(folder: str | Path, harm: str) -> Path:
+    """Returns the folder. Raises InputError if a run was trained in it, whose files would come to harm."""
+    folder = local(folder)
+    if (folder / checkpoint.FOLDER).is_dir():
+        raise InputError(f"{folder} is the workdir of a run, whose {harm}; choose another folder")
+    return folder
 
 
 def load_run(
