@@ -148,7 +148,7 @@ class Subject:
         if limit < 1:
             raise InputError(f"limit must be at least 1 example, got {limit}")
         splits = splits or data.load(run.config.data, run.trained_on)
-        train, test = (_part(run, getattr(splits, name), name, limit) for name in ("train", split))
+        train, test = (_read_part(run, getattr(splits, name), name, limit) for name in ("train", split))
         if split == "test" and (held_out := run.config.data.held_out) >= 0:
             test = dataclasses.replace(test, name=f"test, with label {held_out}, which train lacks")
         return cls(run, train, test)
@@ -160,7 +160,7 @@ class Subject:
         Raises InputError if the examples or the labels do not fit the run.
         """
         source = data.from_array(x, label, name="x")
-        part = _part(run, source, "the given data", len(source))
+        part = _read_part(run, source, "the given data", len(source))
         return cls(run, part, part)
 
     @property
@@ -177,7 +177,7 @@ class Subject:
         return self._memory[key]
 
 
-def _part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part:
+def _read_part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part:
     if not run.fits(source.shape):
         raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
     arrays = data.read(source.sample(limit))
