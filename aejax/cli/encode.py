@@ -2,14 +2,17 @@
 
 Latents are normalized: over the train split, which is measured first, each channel has mean 0 and standard deviation 1.
 After an interruption, even by kill -9, the same command resumes. `aejax.read_latents` reads the file, and `run.decode`
-restores what it returns.
+restores what it returns. The latents of a published model are normalized by its factors, and its data is named:
+--workdir=sd-vae --data.name=FOLDER --data.size=256.
 """
 
 from absl import flags
 
 from aejax.cli import command
+from aejax.cli.config_flag import data_flags
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment, or of a published model.", required=True)
+_DATA = data_flags()
 _OUT = flags.DEFINE_string("out", None, "File to write: .npz, or .array_record for large sets.", required=True)
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or TFDS syntax, e.g. test[:10%].")
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
@@ -21,7 +24,7 @@ def encode() -> None:
     from aejax.inference.encode_split import check_out, encode_split, find_split, read_statistics
 
     out = check_out(_OUT.value)
-    run = command.load(_WORKDIR.value, _STEP.value)
+    run = command.load(_WORKDIR.value, _STEP.value, _DATA())
     source = find_split(run, _SPLIT.value)
     encode_split(run, source, out, _CHUNK.value, _NORMALIZE.value)
     statistics = read_statistics(out)

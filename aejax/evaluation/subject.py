@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from aejax import data
 from aejax.errors import InputError
+from aejax.inference.batches import limit_batch
 from aejax.inference.trained import TrainedModel
 
 
@@ -85,6 +86,21 @@ class Part:
         """Returns what the deterministic codes decode to, in the user's units."""
         return self.run.decode(self.latents, self.condition)
 
+    def pair(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields batches of inputs and reconstructions, as computed before, or else without keeping them in memory."""
+        size = limit_batch(self.x.shape[1:])
+        kept = self._derived("reconstructions") is not None
+        for rows in (slice(i, i + size) for i in range(0, len(self), size)):
+            if kept:
+                yield self.inputs[rows], self.reconstructions[rows]
+            else:
+                label = None if self.condition is None else self.condition[rows]
+                yield self.run.in_users_units(self.x[rows]), self.run.reconstruct(self.x[rows], label)
+
+    def _derived(self, name: str) -> np.ndarray | None:
+        """Returns an array that was computed on its first use, or None before that."""
+        return self.__dict__.get(name)
+
     def take(self, count: int, seed: int = 0) -> "Part":
         """Returns `count` examples drawn without replacement, always the same; all where there are no more."""
         if count >= len(self):
@@ -94,8 +110,8 @@ class Part:
             pick = lambda a: None if a is None else a[rows]  # noqa: E731
             part = dataclasses.replace(self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors))
             for derived in ("inputs", "latents", "reconstructions"):  # which spares computing them again
-                if derived in self.__dict__:
-                    part.__dict__[derived] = self.__dict__[derived][rows]
+                if (known := self._derived(derived)) is not None:
+                    part.__dict__[derived] = known[rows]
             self._taken[count, seed] = part
         return self._taken[count, seed]
 
@@ -132,7 +148,7 @@ class Subject:
         if limit < 1:
             raise InputError(f"limit must be at least 1 example, got {limit}")
         splits = splits or data.load(run.config.data, run.trained_on)
-        train, test = (_part(run, getattr(splits, name), name, limit) for name in ("train", split))
+        train, test = (_read_part(run, getattr(splits, name), name, limit) for name in ("train", split))
         if split == "test" and (held_out := run.config.data.held_out) >= 0:
             test = dataclasses.replace(test, name=f"test, with label {held_out}, which train lacks")
         return cls(run, train, test)
@@ -144,7 +160,7 @@ class Subject:
         Raises InputError if the examples or the labels do not fit the run.
         """
         source = data.from_array(x, label, name="x")
-        part = _part(run, source, "the given data", len(source))
+        part = _read_part(run, source, "the given data", len(source))
         return cls(run, part, part)
 
     @property
@@ -161,7 +177,7 @@ class Subject:
         return self._memory[key]
 
 
-def _part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part:
+def _read_part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part:
     if not run.fits(source.shape):
         raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
     arrays = data.read(source.sample(limit))

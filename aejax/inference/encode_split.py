@@ -63,7 +63,7 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0, norm
     if source.shape != run.spec.shape:
         wrong = f"the run reads examples of {run.spec.shape}, {source.name} holds examples of {source.shape}"
         published = run.published is not None and run.fits(source.shape)
-        raise InputError(wrong + f"; give load_pretrained size={source.shape[:2]}" * published)
+        raise InputError(wrong + f"; give load_pretrained size={source.shape[:2]}, or set --data.size" * published)
     if chunk < 0:
         raise InputError(f"chunk must be at least 1 example, or 0, got {chunk}")
     first = source.take(np.arange(1))

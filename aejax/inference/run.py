@@ -1,5 +1,6 @@
 """Trained runs: loading from a workdir or of published weights, metrics and export."""
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -58,8 +59,9 @@ class Run(TrainedModel):
         """Returns the mean and standard deviation of each channel of the latents.
 
         Those of a published model are what its config.json says, `scaling_factor` and `shift_factor`, or `latents_mean`
-        and `latents_std`. Those of a run that was trained here are measured on its train split when they are first
-        needed, and kept in its workdir. Raises InputError if the train split cannot be loaded.
+        and `latents_std`. Those of a run that was trained here are measured on its train split, at the end of `fit` and
+        of `aejax train` or when they are first needed, and kept in its checkpoint. Raises InputError if the train split
+        cannot be loaded.
         """
         if self.published is not None:
             channels, published = self.latents.shape[-1], dict(self.published)
@@ -80,8 +82,13 @@ class Run(TrainedModel):
                 ) from error
         return self._measure(source, "train")
 
+    def keep_statistics(self) -> None:
+        """Measures `latent_statistics` if the checkpoint lacks them. Leaves what cannot be measured to later."""
+        with contextlib.suppress(InputError):
+            _ = self.latent_statistics
+
     def measure_latents(self, x: ArrayLike, label: ArrayLike | None = None) -> LatentStatistics:
-        """Measures `latent_statistics` on training examples x [n, ...], and keeps them with the run and its workdir.
+        """Measures `latent_statistics` on training examples x [n, ...], and keeps them with the run and its checkpoint.
 
         This is for a run whose train split cannot be loaded. Raises InputError if x does not fit the run.
         """
@@ -164,8 +171,10 @@ class Run(TrainedModel):
         Writes `encoder.stablehlo` and `decoder.stablehlo` and, for discrete codes, `indices.stablehlo` and
         `lookup.stablehlo`. Programs of a conditional run take the label, int32 [batch], as their second argument.
         Other arrays are float32 [batch, ...], or int32 for indices, in the user's units; values are not checked.
-        `programs.json` describes shapes and units. Returns the folder. Raises StorageError if it cannot be written.
+        `programs.json` describes shapes and units. Returns the folder. Raises InputError if it is a workdir, and
+        StorageError if it cannot be written.
         """
+        folder = _check_no_workdir(folder, "files would be mixed with programs")
         units = "images in [0, 1]" if len(self.spec.shape) == 3 else "the data's own units"
         x = export.Value("x", self.spec.shape, "float32", units)
         z = export.Value("z", self.latents.shape[1:], "float32", "latents")
@@ -200,11 +209,7 @@ class Run(TrainedModel):
         """
         if dtype not in pretrained.DTYPES:
             raise one_of("dtype", dtype, pretrained.DTYPES)
-        folder = local(folder)
-        if (folder / "checkpoints").is_dir():
-            raise InputError(
-                f"{folder} is the workdir of a run, whose config.json would be lost; choose another folder"
-            )
+        folder = _check_no_workdir(folder, "config.json would be lost")
         config = pretrained.describe_model(self.model, self.spec.shape[-1])
         variables = {name: self.variables[name] for name in ("params", "batch_stats") if name in self.variables}
         if isinstance(self.model.bottleneck, VectorQuantizer):  # moving averages are not parameters, but the codes are
@@ -226,6 +231,14 @@ class Run(TrainedModel):
             config |= pretrained.to_factors(config["_class_name"], known.mean, known.deviation)
             config["sample_size"] = self.spec.shape[0]
         return pretrained.write(folder, config, tensors)
+
+
+def _check_no_workdir(folder: str | Path, harm: str) -> Path:
+    """Returns the folder. Raises InputError if a run was trained in it, whose files would come to harm."""
+    folder = local(folder)
+    if (folder / checkpoint.FOLDER).is_dir():
+        raise InputError(f"{folder} is the workdir of a run, whose {harm}; choose another folder")
+    return folder
 
 
 def load_run(
@@ -251,6 +264,8 @@ def load_run(
       StorageError: no checkpoint can be read.
     """
     workdir = local(workdir)
+    if pretrained.is_published(workdir):
+        raise InputError(f"{workdir} holds a published model, not a run; load it by load_pretrained")
     saved = checkpoint.find(workdir, step)
     try:
         config = saved.metadata["config"]

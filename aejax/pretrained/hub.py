@@ -6,6 +6,7 @@ config.json, diffusion_flax_model.msgpack                         of diffusers' 
 encoder.safetensors, decoder.safetensors                          TAESD and TAEF2 as their author names the tensors
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -44,8 +45,14 @@ class Stored(NamedTuple):
 
 
 def is_published(folder: Path) -> bool:
-    """Returns whether the folder holds a published autoencoder, and not a run of aejax."""
-    return _is_pair(folder) or ((folder / _CONFIG).is_file() and not (folder / "checkpoints").is_dir())
+    """Returns whether the folder holds a published autoencoder, and not a run of aejax.
+
+    The config.json of a model names its class, that of a run does not.
+    """
+    with contextlib.suppress(StorageError):
+        if (folder / _CONFIG).is_file() and "_class_name" in read_json(folder / _CONFIG):
+            return True
+    return _is_pair(folder) and not (folder / "checkpoints").is_dir()
 
 
 def read(folder: Path) -> Stored:

@@ -1,6 +1,5 @@
 """The training loop: from a config to a trained run in a workdir, resuming from its newest checkpoint."""
 
-import contextlib
 import functools
 import itertools
 import sys
@@ -8,7 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -93,8 +92,8 @@ def train(
       InputError: the config, the data or the workdir do not fit; StorageError: the workdir cannot be read or written;
         DivergedError: a metric is not finite. Each is one line that says what to change.
     """
-    given = (data, devices, quiet, adjust, init_from, change)
-    return _train(config, local(workdir), Checkpoints, *given, stop=stop, profiled=profiled)
+    given = _Given(data, devices, quiet, adjust, init_from, change, stop=stop, profiled=profiled)
+    return _train(config, local(workdir), Checkpoints, given)
 
 
 def fit(
@@ -140,14 +139,17 @@ def fit(
         `patience`, `tracking`, `samples`.
 
     Returns the trained run, and raises the errors of `train`. In a workdir, the run's config names the given objects
-    that a config can make, and the statistics of the run's latents. `load_run` needs the others as its arguments.
+    that a config can make; `load_run` needs the others as its arguments. The checkpoint holds the statistics of the
+    run's latents.
     """
     own = {"model": model, "objective": objective, "optimizer": optimizer}
     more = {"corruption": corruption, "discriminator": discriminator}
     if config is None:
         parts, examples, of_data = take_parts({"data": data, **own}, more), data, config_lib.default().data
-    elif given := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
-        raise InputError(f"fit takes a config, or the objects that it would describe: leave config or {given[0]}= out")
+    elif superfluous := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
+        raise InputError(
+            f"fit takes a config, or the objects that it would describe: leave config or {superfluous[0]}= out"
+        )
     else:
         config_lib.check(config)
         parts, examples, of_data = None, images, config.data
@@ -161,48 +163,49 @@ def fit(
         crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
     with config.unlocked():
         config.data.name = f"array-{crc:08x}"
-    splits = split({"train": source}, config.data)
+    given = _Given(split({"train": source}, config.data), devices, quiet, adjust, init_from, change, parts)
     if workdir is not None:
-        run = _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)
-        with contextlib.suppress(InputError):  # latents that are not finite are reported when they are used
-            _ = run.latent_statistics  # now, as the workdir does not keep the array
+        run = _train(config, local(workdir), Checkpoints, given)
+        run.keep_statistics()  # now, as the workdir does not keep the array
         return run
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
-        return _train(config, Path(folder), InMemory, splits, devices, quiet, adjust, init_from, (), parts)
+        return _train(config, Path(folder), InMemory, given._replace(change=()))
 
 
-def _train(
-    config: ConfigDict,
-    folder: Path,
-    checkpoints: type[Checkpoints] | type[InMemory],
-    data: Data,
-    devices: Sequence[jax.Device] | None,
-    quiet: bool,
-    adjust: Adjust | None,
-    init_from: InitFrom | None,
-    change: Collection[str],
-    parts: Parts | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    profiled: range | None = None,
-) -> Run:
-    """Trains as `train` does, with the given class of checkpoints, and `parts` in place of the config's."""
+class _Given(NamedTuple):
+    """What the callers of `train` and `fit` give besides the config; `parts` are in place of those of the config."""
+
+    data: Data
+    devices: Sequence[jax.Device] | None
+    quiet: bool
+    adjust: Adjust | None
+    init_from: InitFrom | None
+    change: Collection[str]
+    parts: Parts | None = None
+    stop: Callable[[], bool] = lambda: False
+    profiled: range | None = None
+
+
+def _train(config: ConfigDict, folder: Path, checkpoints: type[Checkpoints] | type[InMemory], given: _Given) -> Run:
+    """Trains as `train` does, with the given class of checkpoints."""
     # ---- Devices
-    partition = make_partition(config, devices)
-    quiet = quiet or not partition.primary
+    partition = make_partition(config, given.devices)
+    quiet = given.quiet or not partition.primary
+    parts, profiled = given.parts, given.profiled
     own: dict[str, Any] = {"model": parts.model, "objective": parts.objective} if parts else {}
     kept = folder if checkpoints is Checkpoints else None
 
     # ---- Workdir
-    with open_workdir(folder, config, partition.primary, change) as opened:
+    with open_workdir(folder, config, partition.primary, given.change) as opened:
         config, begin = opened.config, opened.begin
         if profiled is not None:
             profiled = profiler.clip_steps(profiled, begin, config.steps)
         profiled = profiled if partition.primary else None
 
         # ---- Data, task, state
-        splits, spec = load_data(opened, data)
+        splits, spec = load_data(opened, given.data)
         task = make_task(config, spec, len(splits.train), partition.axis_name, parts)
-        state, key = init_state(opened, task, spec, splits, partition, quiet, adjust, init_from)
+        state, key = init_state(opened, task, spec, splits, partition, quiet, given.adjust, given.init_from)
         if begin >= config.steps:
             assert opened.saved is not None
             opened.resume()
@@ -216,7 +219,7 @@ def _train(
         inputs = describe_inputs(spec.standardize_source(splits.train), config, at_once)
         with partition.compile_meanwhile(train_steps, state, *inputs):
             trained_on, training, validation, fixed = prepare_data([opened], task, spec, splits, partition, quiet)
-        should_stop = ask_all(stop, partition)
+        should_stop = ask_all(given.stop, partition)
         if not begin and config.pretrain.steps:
             params = pretrain(config, task, training, partition, state.params, should_stop, quiet)
             state = start(task, params, state.variables)

@@ -405,7 +405,7 @@ def test_threads_decode_few_pixels_at_once(monkeypatch):
 
     def decode(pixels):
         nonlocal at_once
-        with images._decoding(pixels):
+        with images._wait_for_memory(pixels):
             with lock:
                 at_once += pixels
                 most.append(at_once)

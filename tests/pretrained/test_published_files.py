@@ -153,6 +153,10 @@ DAMAGE = {
         only("diffusion_pytorch_model.bin"),
         r"model.bin is a pickle, .* python -c \"import torch, safetensors",
     ),
+    "a file of torch": (
+        only("vae.pth"),
+        r"vae.pth is a pickle, .*torch.load\('.*vae.pth', map_location='cpu', weights_",
+    ),
     "a checkpoint": (only("vae.ckpt"), r"vae.ckpt is a pickle, .*A.from_single_file\('.*vae.ckpt'\).save_pretrained"),
     "an empty folder": (lambda f: None, "holds no config.json; name a folder that has it"),
     "a pipeline": (lambda f: (f / "model_index.json").touch(), "holds a whole pipeline; name .*/vae$"),
@@ -179,6 +183,16 @@ def test_damage_is_one_line(damage, tmp_path):
         variables(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_in_the_place_of_the_folder_is_one_line(tmp_path):
+    (tmp_path / "vae.pt").touch()
+    with pytest.raises(
+        aejax.InputError, match=r"vae.pt is a pickle, which may run code when it is read; convert it once"
+    ):
+        aejax.load_pretrained(tmp_path / "vae.pt")
+    with pytest.raises(aejax.InputError, match="gone does not exist; name the folder of the model, which holds config"):
+        aejax.load_pretrained(tmp_path / "gone")
 
 
 def test_without_the_package_the_error_names_it(vq, monkeypatch):
