@@ -51,7 +51,7 @@ def warn_of_scale(source: Source, spec: Spec) -> None:
 
     The scale is that of at most 1,024 evenly spaced examples.
     """
-    if len(source.shape) != 1 or spec.mean:
+    if len(source.shape) != 1 or spec.mean or spec.per_token:
         return
     rows = np.unique(np.linspace(0, len(source) - 1, min(len(source), _ROWS)).astype(int))
     scales = np.sqrt(np.square(source.take(rows)["x"], dtype=np.float64).mean(0))

@@ -39,7 +39,7 @@ class MatchingPursuit(nn.Module):
         x = flatten(h).astype(jnp.float32)
         layer = nn.Dense(self.features, use_bias=False, name="dense")
         products = layer(x)
-        kernel = self.variables["params"]["dense"]["kernel"]
+        kernel = jnp.asarray(self.variables["params"]["dense"]["kernel"])
         atoms = kernel.T
 
         def choose(residual: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
