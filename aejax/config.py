@@ -45,6 +45,8 @@ def default() -> ConfigDict:
     config.data.binarize = "none"  # draws images of 0 and 1: dynamic (anew in each step), static, or threshold
     config.data.binarize_seed = 0  # of what is drawn once: all of static, and validation and test of dynamic
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
+    # Vectors: expected_norm divides all by one number, which makes their mean length sqrt(features); per_token each.
+    config.data.normalize = "none"
     config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
     # Whether the user's cache folder keeps decoded splits up to that size, and the sizes of images in large folders.
     config.data.cache = True
@@ -226,6 +228,7 @@ _BEFORE = {
     "data.flip": False,
     "data.binarize": "none",
     "data.binarize_seed": 0,
+    "data.normalize": "none",
     "pre_bias": False,
     "init": "flax",
     "output_bias": "zero",

@@ -4,7 +4,7 @@ from aejax.data.arrays import as_array
 from aejax.data.binarize import binarize_parts, draw_binary
 from aejax.data.identity import check_identity, identify
 from aejax.data.loader import Feed, draw_crops, pad_rows, read, shuffle_rows, stream
-from aejax.data.scale import compute_mean, needs_standardizing, warn_of_scale
+from aejax.data.scale import compute_geometric_median, compute_mean, needs_standardizing, warn_of_scale
 from aejax.data.shards import write_shards
 from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, read_chunks
@@ -19,6 +19,7 @@ __all__ = [
     "binarize_parts",
     "check_identity",
     "check_same",
+    "compute_geometric_median",
     "compute_mean",
     "draw_binary",
     "draw_crops",

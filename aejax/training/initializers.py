@@ -1,4 +1,6 @@
-"""Initial parameters other than those that the modules draw: Glorot's, and biases at the mean of the data."""
+"""Initial parameters other than those that the modules draw: Glorot's, tied dictionaries, and biases that depend on the
+data.
+"""
 
 import functools
 import zlib
@@ -12,10 +14,11 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from aejax.data import Source, Spec, compute_mean
+from aejax.data import Source, Spec, compute_geometric_median, compute_mean
 from aejax.errors import InputError
 from aejax.models import pre_encoder
 from aejax.models.decoders import MLPDecoder
+from aejax.models.dictionary import DictionaryDecoder
 from aejax.objectives.likelihoods import Bernoulli
 from aejax.training import paths
 from aejax.training.step import Task
@@ -31,8 +34,12 @@ def choose(config: ConfigDict, task: Task, spec: Spec, train: Source) -> Adjust 
     maps: list[Adjust] = []
     if config.get("init", "flax") == "glorot":
         maps.append(functools.partial(draw_glorot, jax.random.key(config.seed)))
-    if task.model.pre_bias:
-        maps.append(functools.partial(pre_encoder.start_at, compute_mean(train, spec)))
+    if isinstance(task.model.decoder, DictionaryDecoder):
+        maps.append(functools.partial(pre_encoder.tie, task.model.decoder))
+    kind = getattr(task.model.decoder, "initial_bias", "mean")
+    if task.model.pre_bias and kind != "zeros":
+        center = compute_mean if kind == "mean" else compute_geometric_median
+        maps.append(functools.partial(pre_encoder.start_at, center(train, spec)))
     if config.get("output_bias", "zero") == "mean":
         decoder, likelihood = task.model.decoder, task.objective.likelihood
         if not (isinstance(likelihood, Bernoulli) and isinstance(decoder, MLPDecoder) and decoder.output == "linear"):
