@@ -46,6 +46,7 @@ def default() -> ConfigDict:
     config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
     # Whether the user's cache folder keeps decoded splits up to that size, and the sizes of images in large folders.
     config.data.cache = True
+    config.data.buffer = 131_072  # examples of a store or a stream of activations that are mixed, see docs
 
     # pmap: each device has the whole state; sharded: each has a part, for models too large for one device
     config.partition = ConfigDict({"name": "pmap"})
@@ -202,6 +203,7 @@ _BEFORE = {
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,
+    "data.buffer": 131_072,
     "pre_bias": False,
     "init_from.workdir": "",
     "init_from.step": "newest",

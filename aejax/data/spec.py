@@ -10,7 +10,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array
-from aejax.data.sources import Arrays, Rows, Source, from_array, is_binary
+from aejax.data.sources import SAMPLED, Arrays, Rows, Source, from_array, is_binary
 from aejax.errors import InputError
 
 # Bounds of standard deviations whose squares float32 holds, even summed over many values.
@@ -47,6 +47,7 @@ class Spec:
             return cls(source.shape, binary=source.binary)
         if len(source.shape) != 1:
             raise InputError(f"data.standardize is for vectors; {source.name} holds images of {source.shape}")
+        source = source.sample(SAMPLED) if source.block else source
         # Subtracting the first example keeps the digits of sums of values far from 0.
         first = source.take(np.arange(1))["x"].astype(np.float64)
         mean = first[0] + np.sum([(x - first).sum(0) for x in read_chunks(source)], 0) / len(source)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax import models
-from aejax.data import Feed, Source, Spec, read_chunks, read_labels
+from aejax.data import SAMPLED, Feed, Source, Spec, read_chunks, read_labels
 from aejax.distributed.processor import warn_of_bfloat16
 from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
@@ -184,6 +184,7 @@ def _check_range(task: Task, source: Source) -> None:
     """Raises InputError for vectors with values outside [0, 1] if the likelihood needs that range."""
     likelihood = task.objective.likelihood
     if likelihood.unit_interval and len(source.shape) == 1:
+        source = source.sample(SAMPLED) if source.block else source
         for x in map(task.prepare, read_chunks(source)):
             if x.min() < 0 or x.max() > 1:
                 raise InputError(
