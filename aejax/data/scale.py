@@ -1,5 +1,6 @@
 """Mean and scale of the training examples, looked at before training starts."""
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 
@@ -12,6 +13,15 @@ _ROWS = 1_024  # number of examples that the scale is estimated from
 # The least weights that count, as parts of the largest ones: 2 |x| and |x|^2. Published ones are 10 times as large.
 _PENALTIES = {"l1": 1e-4, "l0": 1e-7}
 _USUAL = (0.1, 30.0)  # range of the largest feature's root mean square for which models are initialized
+
+
+def compute_mean_target(source: Source) -> np.ndarray:
+    """Returns the mean of the targets of a transcoder's examples, float32 [*target], see `compute_mean`."""
+    assert source.target is not None
+    of_target = dataclasses.replace(
+        source, shape=source.target, target=None, take=lambda rows: {"x": source.take(rows)["target"]}
+    )
+    return compute_mean(of_target, Spec(source.target))
 
 
 def compute_mean(source: Source, spec: Spec) -> np.ndarray:

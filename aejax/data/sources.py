@@ -104,6 +104,7 @@ def from_array(
     factors: ArrayLike | None = None,
     fit: str = "crop",
     binary: bool | None = None,
+    layers: int = 0,
 ) -> Source:
     """Returns a source over an array. Raises InputError if an argument is of another kind or shape than these.
 
@@ -114,6 +115,7 @@ def from_array(
       name: used in messages.
       size: with `fit`, resizes uint8 images as `images.resize` does; 0 leaves them.
       factors: whole numbers [n, factors], the value of each factor of variation.
+      layers: above 0, x is [n, layers, features], activations of so many layers of a model, and no images.
       binary: whether uint8 images hold only 0 and 1, which become 0 and 255; None looks it up and warns of it.
     """
     x = as_array(x, name)
@@ -123,7 +125,9 @@ def from_array(
         )
     if x.size == 0:
         raise InputError(f"{name} has shape {x.shape} and holds no numbers; give at least one example")
-    if x.ndim == 3:
+    if layers and (x.ndim != 3 or x.shape[1] != layers):
+        raise InputError(f"{name} has shape {x.shape}, and data.layers={layers} means [n, {layers}, features]; set it")
+    if x.ndim == 3 and not layers:
         x = x[..., None]
     image = x.ndim == 4
     if image and x.dtype.kind in "ui" and x.dtype != np.uint8:

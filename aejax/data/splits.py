@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aejax.data.activations import find_shards, from_store
+from aejax.data.activations import find_shards, from_store, join_target
 from aejax.data.cache import cache_decoded
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
@@ -49,6 +49,12 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
     With `config.cache`, splits that are decoded from files and fit in `config.memory_mb` are read through the cache.
     """
     sources = _open_splits(config)
+    if target := config.get("target", ""):
+        sources = join_target(sources, _open_splits({**config, "name": target}))
+    layers = config.get("layers", 0)
+    for source in sources.values():
+        if layers and (len(source.shape) != 2 or source.shape[0] != layers):
+            raise InputError(f"{source.name} holds examples of {source.shape}, and data.layers={layers}; set it")
     if not config.get("cache", True) or config["fit"] == "random":  # whose training images are decoded each time
         return sources
     budget = config["memory_mb"] * 2**20

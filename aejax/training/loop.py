@@ -25,9 +25,11 @@ from aejax.data import (
     Splits,
     check_identity,
     compute_mean,
+    compute_mean_target,
     from_array,
     from_stream,
     identify,
+    join_target,
     load,
     shuffle_rows,
     split,
@@ -114,6 +116,7 @@ def fit(
     corruption: Corruption | None = None,
     discriminator: Discriminator | None = None,
     label: ArrayLike | None = None,
+    target: ArrayLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
@@ -140,6 +143,7 @@ def fit(
       optimizer: an optimizer of optax. A schedule of the learning rate is part of it.
       corruption, discriminator: noise on the input in training, and what is trained against the model; default to none.
       label: [n], whole numbers from 0, for a conditional model (`classes`).
+      target: [n, ...], what a transcoder is to decode from each example; without it, the example itself.
       devices, quiet, adjust, init_from, change: as in `train`.
       settings: further keys of a config: `steps`, `batch_size`, `seed`, `ema`, `log_every`, `checkpoint_every`, `keep`,
         `patience`, `tracking`, `samples`.
@@ -157,14 +161,18 @@ def fit(
         config_lib.check(config)
         parts, examples, of_data = None, images, config.data
     if callable(examples):
-        if label is not None:
-            raise InputError("fit takes no label with a stream; leave it out")
+        if label is not None or target is not None:
+            raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
         name, sources = "array-stream", from_stream(examples)
     else:
-        sources = {"train": from_array(examples, label, name="images", size=of_data.size, fit=of_data.fit)}
+        options = {"name": "images", "size": of_data.size, "fit": of_data.fit, "layers": of_data.layers}
+        sources = {"train": from_array(examples, label, **options)}
         crc = zlib.crc32(np.ascontiguousarray(examples))
         if label is not None:
             crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
+        if target is not None:
+            sources = join_target(sources, {"train": from_array(target, name="target")})
+            crc = zlib.crc32(np.ascontiguousarray(target), crc)
         name = f"array-{crc:08x}"
     if parts is not None:
         config = make_config(parts, sources["train"].shape, settings)
@@ -308,6 +316,9 @@ def init_state(
 ) -> tuple[PyTree, jax.Array]:
     """Returns the state that training starts or resumes from, and the run's key."""
     saved = opened.saved
+    if task.model.target and not saved and adjust is None:
+        means = compute_mean(splits.train, spec), compute_mean_target(splits.train)
+        adjust = functools.partial(pre_encoder.start_transcoder, *means)
     if task.model.pre_bias and not saved and adjust is None:
         adjust = functools.partial(pre_encoder.start_at, compute_mean(splits.train, spec))
     init_key, key = jax.random.split(jax.random.key(opened.config.seed))
