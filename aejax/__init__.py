@@ -11,6 +11,7 @@ from aejax.errors import AejaxError, DivergedError, InputError, LostError, Stopp
 
 if TYPE_CHECKING:
     from aejax import config, losses, models, samplers
+    from aejax.inference.encode_sparse import encode_sparse, read_sparse
     from aejax.inference.encode_split import encode_split, read_latents, read_statistics
     from aejax.inference.latent_statistics import LatentStatistics
     from aejax.inference.run import Run, load_pretrained, load_run
@@ -38,6 +39,7 @@ __all__ = [
     "Task",
     "TrainState",
     "config",
+    "encode_sparse",
     "encode_split",
     "eval_step",
     "fit",
@@ -48,6 +50,7 @@ __all__ = [
     "map_tiles",
     "models",
     "read_latents",
+    "read_sparse",
     "read_statistics",
     "samplers",
     "train",
@@ -56,6 +59,7 @@ __all__ = [
 
 # Imported at their first use: `aejax --help` and the processes that wait for a training need no JAX.
 _MODULES = {
+    "inference.encode_sparse": ("encode_sparse", "read_sparse"),
     "inference.encode_split": ("encode_split", "read_latents", "read_statistics"),
     "inference.latent_statistics": ("LatentStatistics",),
     "inference.run": ("Run", "load_pretrained", "load_run"),

@@ -1,5 +1,6 @@
 """Encoding of a whole split to a file: streamed, and resumed after an interruption."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -204,7 +205,7 @@ def check_out(out: str | Path) -> Path:
 def _add_rows(source: Source) -> Source:
     """Returns the source with a `row` for each example: its position in the source."""
     take = lambda rows: {**source.take(rows), "row": np.asarray(rows, np.int64)}  # noqa: E731
-    return Source(source.name, source.length, source.shape, source.dtype, take)
+    return dataclasses.replace(source, take=take, files=(), kinds=(), binary=False, draw=None)
 
 
 def _choose_chunk(run: Run, source: Source) -> int:

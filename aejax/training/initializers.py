@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from aejax.data import Source, Spec, compute_geometric_median, compute_mean
+from aejax.data import Source, Spec, compute_geometric_median, compute_mean, compute_mean_target
 from aejax.errors import InputError
 from aejax.models import pre_encoder
 from aejax.models.decoders import MLPDecoder
@@ -34,6 +34,9 @@ def choose(config: ConfigDict, task: Task, spec: Spec, train: Source) -> Adjust 
     maps: list[Adjust] = []
     if config.get("init", "flax") == "glorot":
         maps.append(functools.partial(draw_glorot, jax.random.key(config.seed)))
+    if task.model.target:
+        means = compute_mean(train, spec), compute_mean_target(train)
+        maps.append(functools.partial(pre_encoder.start_transcoder, *means))
     if isinstance(task.model.decoder, DictionaryDecoder):
         maps.append(functools.partial(pre_encoder.tie, task.model.decoder))
     kind = getattr(task.model.decoder, "initial_bias", "mean")
