@@ -32,6 +32,7 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images
+    config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     config.data.target = ""  # likewise, what a transcoder decodes each example to; empty: the example itself
     config.data.layers = 0  # layers of a crosscoder, whose examples are [layers, features]; 0: whatever the data holds
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
@@ -226,6 +227,7 @@ def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
 # Keys that did not exist when some runs were trained, with the values that those runs used in effect.
 _BEFORE = {
     "data.held_out": -1,
+    "data.options": "",
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,

@@ -12,16 +12,21 @@ CONFIDENCE = 0.95
 LOWER = {
     *("loss", "squared_error", "squared_error_per_value", "squared_error_standardized", "bound", "bits_per_dimension"),
     *("dead_codes", "dead_units", "denoised_squared_error", "rfid"),
+    *("unexplained", "unexplained_per_token", "dead_latents", "splitting", "absorption"),
 }
 HIGHER = {
     *("psnr", "ssim", "elbo", "log_likelihood", "variance_explained", "linear_probe_accuracy", "knn_accuracy"),
     *("adjusted_rand_index", "normalised_mutual_information", "trustworthiness", "continuity", "mig", "modularity"),
     *("sap", "factor_vae_score", "dci_disentanglement", "dci_completeness", "dci_informativeness"),
+    *("f1", "latent_f1", "mcc", "mean_max_cosine", "uniqueness"),
 }
 _DENSITIES = {"elbo", "log_likelihood", "distortion", "bits_per_dimension"}
 # Prefixes of keys that redefine a metric, so that its values cannot be compared: other data redefine all metrics,
 # another likelihood those of densities, and another objective, likelihood or unit the losses.
-_OF_ALL = ("data.name", "data.size", "data.binarize", "data.held_out", "data.validation", "data.test")
+_OF_ALL = (
+    *("data.name", "data.options", "data.size", "data.binarize"),
+    *("data.held_out", "data.validation", "data.test"),
+)
 _OF_DENSITIES = ("likelihood.",)
 _OF_LOSSES = ("objective.", "likelihood.", "adversary.", "data.standardize", "encoder.mask_ratio")
 

@@ -17,6 +17,7 @@ from aejax.errors import InputError, one_of
 _USUAL = (
     *("validation/loss", "validation/squared_error", "likelihood/elbo", "reconstruction/psnr"),
     *("representation/linear_probe_accuracy", "disentanglement/mig"),
+    *("sparse/f1", "sparse/mcc", "sparse/mean_max_cosine", "sparse/dead_latents"),
 )
 
 

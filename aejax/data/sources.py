@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,6 +33,21 @@ Rows = np.ndarray
 Arrays = dict[str, np.ndarray]
 
 
+class Truth(Protocol):
+    """The features that examples are known to be sums of."""
+
+    @property
+    def directions(self) -> np.ndarray:
+        """Returns the unit vector of each feature, [features, values of an example]."""
+
+    @property
+    def parents(self) -> np.ndarray:
+        """Returns the number of the feature without which each feature does not fire, or -1: [features]."""
+
+    def activations(self, rows: Rows) -> Any:  # csr_array; SciPy is imported only by what computes them
+        """Returns the magnitudes of the features in the examples with these numbers, sparse [n, features]."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Examples by row number.
@@ -52,6 +68,8 @@ class Source:
         source is mixed in a buffer, see `mixing`. 0: each example is read alone.
       stream: whether the examples come from a function, which reads them in their order.
       target: shape of what a transcoder decodes each example to, which `take` returns as "target"; None: x itself.
+      truth: the known features that the examples are made of; `take` then returns {"row": [n]}, too, the examples'
+        numbers, of which `truth.activations` returns the features. None where they are not known.
     """
 
     name: str
@@ -66,6 +84,7 @@ class Source:
     block: int = 0
     stream: bool = False
     target: tuple[int, ...] | None = None
+    truth: Truth | None = None
 
     def __len__(self) -> int:
         return self.length

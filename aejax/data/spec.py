@@ -93,7 +93,10 @@ class Spec:
             what = "set data.standardize=False" if standardize else f"{source.name} holds images of {source.shape}"
             raise InputError(f"data.normalize={normalize} is for vectors that are not standardized; {what}")
         if normalize == "per_token":
-            return cls(source.shape, per_token=True)
+            return cls(source.shape, per_token=True, target=source.target or ())
+        if source.target is not None:
+            raise InputError(f"data.normalize={normalize} scales x alone, and a transcoder has a target, too; set none")
+        source = source.sample(SAMPLED) if source.block else source
         total = sum(np.linalg.norm(np.asarray(x, np.float64), axis=1).sum() for x in read_chunks(source))
         scale = float(total) / len(source) / np.sqrt(source.shape[0])
         if not _SMALLEST < scale < _LARGEST:

@@ -14,6 +14,7 @@ from aejax.evaluation import (
     likelihood,
     reconstruction,
     representation,
+    sparse,
 )
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
 
@@ -25,6 +26,7 @@ GROUPS: dict[str, Callable[..., Measures]] = {
     "fidelity": fidelity.measure,
     "likelihood": likelihood.measure,
     "codes": codes.measure,
+    "sparse": sparse.measure,
     "representation": representation.measure,
     "disentanglement": disentanglement.measure,
     "anomaly": anomaly.measure,

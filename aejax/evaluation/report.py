@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from aejax import config as config_lib
-from aejax.evaluation import interactive
+from aejax.evaluation import interactive, latent_page
 from aejax.evaluation.family import family
 from aejax.evaluation.page import Section, Tile, facts, gallery, render, text, words
 from aejax.evaluation.pictures import Picture
@@ -59,6 +59,9 @@ def write(
     pictures = {n: figures[n] for n in names if n != "map" or not codes}
     sections = [Section("pictures", "Pictures", gallery(pictures, words))] if pictures else []
     sections += [Section("codes", "Map of the codes", codes)] if codes else []
+    if not isinstance(latents := latent_page.view(subject), Skipped):
+        rules += latents[0]
+        sections += [Section("latents", "Latents", latents[1])]
     sections += [_metrics(measures), _about(subject)] if measures else [_about(subject)]
     page = render(
         title=f"{family(config)} on {config['data']['name']}".replace("_", " "),

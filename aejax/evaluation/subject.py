@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from aejax import data
+from aejax.data.sources import Truth
 from aejax.errors import InputError
 from aejax.inference.batches import limit_batch
 from aejax.inference.trained import TrainedModel
@@ -47,6 +48,8 @@ class Part:
       label: int32 [n], or None.
       factors: of variation, int32 [n, factors], or None.
       target: what a transcoder is to decode, or None.
+      rows: the examples' numbers in `truth`, int [n], or None.
+      truth: the features that the data is known to be made of, or None.
     """
 
     run: TrainedModel
@@ -55,6 +58,8 @@ class Part:
     label: np.ndarray | None = None
     factors: np.ndarray | None = None
     target: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    truth: Truth | None = None
     _taken: dict[Any, "Part"] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -118,7 +123,7 @@ class Part:
             rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
             pick = lambda a: None if a is None else a[rows]  # noqa: E731
             part = dataclasses.replace(self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors))
-            part = dataclasses.replace(part, target=pick(self.target))
+            part = dataclasses.replace(part, target=pick(self.target), rows=pick(self.rows))
             for derived in ("inputs", "latents", "reconstructions"):  # which spares computing them again
                 if (known := self._derived(derived)) is not None:
                     part.__dict__[derived] = known[rows]
@@ -193,4 +198,5 @@ def _read_part(run: TrainedModel, source: data.Source, name: str, limit: int) ->
     arrays = data.read(source.sample(limit))
     if run.spec.target and "target" not in arrays:
         raise InputError(f"the run decodes targets of {run.spec.target}, and {name} has none; measure its own splits")
-    return Part(run, name, arrays["x"], arrays.get("label"), arrays.get("factors"), arrays.get("target"))
+    label, factors, target, rows = (arrays.get(key) for key in ("label", "factors", "target", "row"))
+    return Part(run, name, arrays["x"], label, factors, target, rows, source.truth)

@@ -83,3 +83,15 @@ def activity(deviations: np.ndarray, threshold: float | None = None) -> Figure:
         axes.set_xlim(0.5, len(order) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
+
+
+def firing_frequency(counts: np.ndarray, edges: np.ndarray) -> Figure:
+    """Draws how many units fire how often: `counts` between `edges`, the log10 of fractions of the examples."""
+    with style():
+        figure = new(3.0)
+        axes = figure.subplots()
+        axes.stairs(counts, 10**edges, fill=True, color=SERIES[0])
+        axes.set(xlabel="fraction of the examples", ylabel="units", ylim=(0, None), xscale="log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure

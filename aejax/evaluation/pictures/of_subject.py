@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aejax.errors import InputError
+from aejax.evaluation import sparse
 from aejax.evaluation.pictures import charts, examples, latents
 from aejax.evaluation.pictures.style import draw_mosaics, drawable, in_rows, style
 from aejax.evaluation.subject import Skipped, Subject
@@ -192,6 +193,17 @@ def activity(subject: Subject) -> Picture | Skipped:
     return Picture(figure, f"The standard deviation of each unit of the code over {subject.test}.")
 
 
+def firing_frequency(subject: Subject) -> Picture | Skipped:
+    """Draws how many units fire how often."""
+    test = subject.test
+    often = sparse.frequencies(test.flat_latents)
+    if subject.run.codebook_size is not None or (often == 1).all():
+        return Skipped("no unit is ever 0: the code is not sparse")
+    dead = np.count_nonzero(often == 0)
+    caption = f"How many of {len(often):,} units fire for which fraction of {test}; {dead:,} never fire."
+    return Picture(charts.firing_frequency(*sparse.frequency_histogram(often, len(test), 8)), caption)
+
+
 PICTURES: dict[str, Callable[..., Picture | Skipped]] = {
     "reconstructions": reconstructions,
     "error_maps": error_maps,
@@ -202,6 +214,7 @@ PICTURES: dict[str, Callable[..., Picture | Skipped]] = {
     "interpolations": interpolations,
     "usage": usage,
     "activity": activity,
+    "firing_frequency": firing_frequency,
 }
 
 

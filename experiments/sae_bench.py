@@ -1,0 +1,230 @@
+"""Trains sparse autoencoders on activations with known features and scores them: python -m experiments.sae_bench
+
+The data is `sparse_features` at 1/16 of the features of SynthSAEBench (arXiv 2602.14687): 1,024 features in 256
+dimensions. Each architecture has twice as many latents as there are features, and as many active ones as features
+fire; the weight of L1 is set so that they are about as many. Five seeds train in one program. Writes sae_bench.json
+below experiments/results and its goals to goals/sae.json. About 3 minutes on two CPU cores.
+
+    python -m experiments.sae_bench --paper=matryoshka --l0=25 --fraction=0.02
+
+trains one row of the paper's table instead: 16,384 features in 768 dimensions, 4,096 latents, 200 million samples in
+batches of 1,024, or the first so many of them. It needs a GPU for the whole. Writes sae_paper.json.
+"""
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+import aejax
+from aejax import data
+from aejax.ablation.statistics import deviation
+from aejax.cli import command
+from aejax.data.features import PAPER, SparseFeatures
+from aejax.evaluation import Measure, Subject, sparse, truth
+from aejax.files import local, writable, write_whole
+from aejax.training.vmapped import train_together
+from configs import sae
+from experiments.benchmark import goals
+from experiments.machine import machine
+
+_OUT = flags.DEFINE_string("sae_folder", "experiments/results", "Folder to write to.")
+_ONLY = flags.DEFINE_list("architectures", [], "Architectures to train. Defaults to those of the paper's table.")
+_SEEDS = flags.DEFINE_integer("seeds_of_each", 5, "Number of seeds of each architecture, in one program.")
+_STEPS = flags.DEFINE_integer("steps_of_each", 0, "Training steps of each run. Defaults to those of the bench.")
+_PAPER = flags.DEFINE_string("paper", "", "Architecture of the paper's table to train instead of the small bench.")
+_L0 = flags.DEFINE_integer("l0", 25, "Number of active latents in the paper's table: 20 or 25.")
+_TOGETHER = flags.DEFINE_bool("together_with_alone", False, "Time eight seeds in one program and one by one instead.")
+_FRACTION = flags.DEFINE_float("fraction", 0.02, "Fraction of the paper's 200 million samples.")
+
+COMMAND = "python -m experiments.sae_bench"
+BENCH = "features=1024,dims=256,examples=100000"
+STEPS, BATCH, RATE = 800, 128, 3e-3
+ARCHITECTURES = ("matryoshka", "batch_topk", "jumprelu", "topk", "l1")
+SHOWN = (
+    *("f1", "latent_f1", "mcc", "mean_max_cosine", "free_max_cosine", "uniqueness", "unexplained", "dead_latents"),
+    *("splitting", "absorption"),
+)
+# F1 of each latent for its most similar feature, and MCC, as the paper's table has them.
+PUBLISHED = {
+    20: {
+        "matryoshka": (0.8601, 0.7455),
+        "batch_topk": (0.8183, 0.7526),
+        "jumprelu": (0.8241, 0.7434),
+        "l1": (0.5777, 0.5834),
+    },
+    25: {
+        "matryoshka": (0.8793, 0.7927),
+        "batch_topk": (0.7316, 0.7574),
+        "jumprelu": (0.7317, 0.7527),
+        "l1": (0.5562, 0.6039),
+    },
+}
+
+
+def make_config(name: str, options: str, latents: int, k: float, steps: int, batch: int, rate: float) -> ConfigDict:
+    """Returns the config of an architecture of configs/sae.py for so many latents, of which about `k` are active."""
+    config = sae.get_config(name).unlock()
+    config.data.name, config.data.options = "sparse_features", options
+    config.steps, config.batch_size, config.optim.lr = steps, batch, rate
+    config.checkpoint_every, config.log_every = steps, max(steps // 10, 1)
+    config.bottleneck.features = latents
+    config.bottleneck.dead_after = max(steps // 20, 20)
+    if "k" in config.bottleneck:
+        config.bottleneck.k = round(k)
+    if "revive" in config.bottleneck:
+        config.bottleneck.revive = min(256, latents)
+    if "prefixes" in config.objective.options:
+        config.objective.options.prefixes.widths = (latents // 16, latents // 8, latents // 4, latents // 2)
+    if "l0_target" in config.objective.options:
+        config.objective.options.l0_target.target = float(k)
+    return config
+
+
+def hold(splits: data.Splits) -> data.Splits:
+    """Returns the splits with their examples in memory, so that several trainings make them once."""
+
+    def held(source: data.Source) -> data.Source:
+        arrays = data.read(source)
+        return dataclasses.replace(source, take=lambda rows: {key: value[rows] for key, value in arrays.items()})
+
+    return data.Splits(*map(held, splits))
+
+
+def find_free(parents: np.ndarray) -> np.ndarray:
+    """Returns whether each feature has neither a parent nor children, [features]."""
+    free = parents < 0
+    free[parents[parents >= 0]] = False
+    return free
+
+
+def train(config: ConfigDict, seeds: int, splits: data.Splits) -> tuple[list[dict[str, float]], float]:
+    """Trains so many seeds in one program. Returns the scores of each on the test split, and the seconds."""
+    configs = []
+    for seed in range(seeds):
+        configs.append(config.copy_and_resolve_references())
+        configs[-1].seed = seed
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        workdirs = [Path(folder) / str(seed) for seed in range(seeds)]
+        runs = train_together(configs, workdirs, data=lambda *_: splits, quiet=True)
+        seconds = time.perf_counter() - begin
+        found = []
+        for run in runs:
+            if isinstance(run, Exception):
+                raise run
+            subject = Subject.of(run, splits)
+            measures = sparse.measure(subject)
+            scores = {name: m.value for name, m in measures.items() if isinstance(m, Measure)}
+            scores["l0"] = float((subject.test.latents != 0).sum(1).mean())
+            known, directions = splits.train.truth, sparse.find_directions(run, subject.test.take(16).latents)
+            if (free := find_free(known.parents)).any():
+                scores["free_max_cosine"] = truth.mean_max_cosine(truth.cosines(directions, known.directions[free]))
+            found.append(scores)
+    return found, seconds
+
+
+def summarize(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Returns the mean and the standard deviation over seeds of each score."""
+    found = {}
+    for name in ("l0", *SHOWN):
+        values = [each[name] for each in scores if name in each]
+        if values:
+            found[name] = {"mean": round(float(np.mean(values)), 4), "deviation": deviation(values)}
+    return found
+
+
+def bench(folder: Path) -> None:
+    """Trains all architectures on the small data, and writes their scores and goals."""
+    known = SparseFeatures.parse(BENCH)
+    begin = time.perf_counter()
+    splits = hold(data.load(make_config("topk", BENCH, 2, 1, 1, 1, 1.0).data))
+    true_l0 = known.activations(np.arange(4_096)).count_nonzero() / 4_096
+    found: dict[str, Any] = {"data": BENCH, "latents": 2 * known.features, "true_l0": round(true_l0, 2)}
+    found |= {"seeds": _SEEDS.value, "steps": _STEPS.value or STEPS, "batch_size": BATCH}
+    for name in _ONLY.value or ARCHITECTURES:
+        config = make_config(name, BENCH, 2 * known.features, true_l0, _STEPS.value or STEPS, BATCH, RATE)
+        scores, seconds = train(config, _SEEDS.value, splits)
+        found[name] = {"seconds": round(seconds, 1), **summarize(scores)}
+        print(json.dumps({name: found[name]}), flush=True)
+    found["minutes"] = round((time.perf_counter() - begin) / 60, 2)
+    found["machine"] = machine()
+    write_whole(folder / "sae_bench.json", json.dumps(found, indent=1) + "\n")
+    if not _ONLY.value:
+        goals.write(folder, COMMAND, set_goals(found), "sae.json")
+
+
+def set_goals(found: dict[str, Any]) -> list[goals.Goal]:
+    """Returns the goals of the small bench."""
+    what, reached = "small ground-truth bench", []
+    for name in ("topk", "batch_topk", "matryoshka", "jumprelu"):
+        cosine, dead = (found[name][key]["mean"] for key in ("mean_max_cosine", "dead_latents"))
+        reached.append(goals.at_least(f"{what}, {name}: mean max cosine, {found['seeds']} seeds", cosine, 0.95))
+        reached.append(goals.at_most(f"{what}, {name}: fraction of dead latents, {found['seeds']} seeds", dead, 0.05))
+    f1 = {name: found[name]["latent_f1"]["mean"] for name in ("matryoshka", "batch_topk", "jumprelu", "l1")}
+    others = [f1["batch_topk"], f1["jumprelu"]]
+    ahead, behind = f1["matryoshka"] - max(*others, f1["l1"]), min(*others, f1["matryoshka"]) - f1["l1"]
+    return [
+        *reached,
+        goals.at_least(f"{what}: latent F1 by which Matryoshka is ahead of the next", round(ahead, 4), 0.0),
+        goals.at_least(f"{what}: latent F1 by which L1 is behind the next", round(behind, 4), 0.0),
+        goals.at_most(f"{what}: minutes", found["minutes"], 3.0),
+    ]
+
+
+def paper(folder: Path) -> None:
+    """Trains the first samples of a row of the paper's table, and writes its scores beside the published ones."""
+    name, l0, latents, batch = _PAPER.value, _L0.value, 4_096, 1_024
+    if name not in PUBLISHED.get(l0, {}):
+        raise aejax.InputError(
+            f"the table has --l0=20 and 25 and --paper={'|'.join(PUBLISHED[25])}, got {l0}, {name!r}"
+        )
+    if not 0 < _FRACTION.value <= 1:
+        raise aejax.InputError(f"--fraction must be above 0 and at most 1, got {_FRACTION.value}")
+    samples = round(_FRACTION.value * 200_000_000)
+    options = PAPER.replace("200000000", str(samples))
+    config = make_config(name, options, latents, l0, samples // batch, batch, 3e-4)
+    scores, seconds = train(config, 1, data.load(config.data))
+    row = {"samples": samples, "seconds": round(seconds), **{k: round(v, 4) for k, v in scores[0].items()}}
+    row["published"] = dict(zip(("latent_f1", "mcc"), PUBLISHED[l0][name], strict=True))
+    print(json.dumps({name: row}), flush=True)
+    file = folder / "sae_paper.json"
+    known = json.loads(file.read_text()) if file.exists() else {"machine": machine()}
+    known[f"{name}, L0 {l0}, {_FRACTION.value:g} of the samples"] = row
+    write_whole(file, json.dumps(known, indent=1) + "\n")
+
+
+def together(folder: Path) -> None:
+    """Trains eight seeds of TopK in one program and one after the other, and writes how long both take."""
+    splits = hold(data.load(make_config("topk", BENCH, 2, 1, 1, 1, 1.0).data))
+    config = make_config("topk", BENCH, 2_048, 10, _STEPS.value or 100, BATCH, RATE)
+    train(config, 1, splits)  # what is compiled once for all, e.g. by the evaluation
+    as_one = train(config, 8, splits)[1]
+    alone = sum(train(config, 1, splits)[1] for _ in range(8))
+    found = {"steps": config.steps, "batch_size": BATCH, "together": round(as_one, 1), "one by one": round(alone, 1)}
+    found |= {"ratio": round(alone / as_one, 2), "machine": machine()}
+    print(json.dumps(found), flush=True)
+    write_whole(folder / "sae_together.json", json.dumps(found, indent=1) + "\n")
+    figure = "eight seeds of a 256 -> 2,048 SAE under one vmap: times as fast as one after the other"
+    goals.write(folder, f"{COMMAND} --together_with_alone", [goals.at_least(figure, found["ratio"], 2.0)], "sae.json")
+
+
+def main() -> None:
+    folder = writable(local(_OUT.value))
+    if _PAPER.value:
+        paper(folder)
+    elif _TOGETHER.value:
+        together(folder)
+    else:
+        bench(folder)
+
+
+if __name__ == "__main__":
+    command.run(main)

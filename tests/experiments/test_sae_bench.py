@@ -1,0 +1,69 @@
+"""The bench of sparse autoencoders: its configs, its goals, and a run at a small size."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+
+from aejax.data.features import SparseFeatures
+from aejax.models import build
+from experiments import sae_bench
+
+SMALL = "features=24,dims=10,roots=3,examples=400,orthogonalize=0"
+
+
+def scores(cosine, dead, f1):
+    return {"mean_max_cosine": {"mean": cosine}, "dead_latents": {"mean": dead}, "latent_f1": {"mean": f1}}
+
+
+def test_goals_are_those_of_each_architecture_and_of_their_order():
+    found = {
+        "matryoshka": scores(0.96, 0.01, 0.8),
+        "batch_topk": scores(0.95, 0.05, 0.7),
+        "jumprelu": scores(0.94, 0.06, 0.75),
+        "topk": scores(0.99, 0.0, 0.9),
+        "l1": scores(0.5, 0.9, 0.72),
+        "minutes": 2.5,
+        "seeds": 5,
+    }
+    goals = sae_bench.set_goals(found)
+    assert [goal["reached"] for goal in goals] == [True] * 6 + [False] * 2 + [True, False, True]
+    assert goals[-3]["value"] == pytest.approx(0.05)
+    assert goals[-2]["value"] == pytest.approx(-0.02)
+
+
+@pytest.mark.parametrize("name", sae_bench.ARCHITECTURES)
+def test_configs_have_the_width_and_the_sparsity_that_are_asked_for(name):
+    config = sae_bench.make_config(name, SMALL, 48, 3.4, 40, 16, 1e-3)
+    model = build(config, (10,))
+    assert model.bottleneck.features == 48
+    assert getattr(model.bottleneck, "k", 3) == 3
+    if name == "matryoshka":
+        assert config.objective.options.prefixes.widths == (3, 6, 12, 24)
+    if name == "jumprelu":
+        assert config.objective.options.l0_target.target == 3.4
+
+
+def test_features_without_parents_and_children_are_found():
+    known = SparseFeatures.parse(SMALL)
+    free = sae_bench.find_free(known.parents)
+    for i in range(24):
+        assert free[i] == (known.parents[i] < 0 and i not in known.parents)
+    assert not free.any()  # 3 roots and 12 children, 9 of 48 grandchildren
+    assert sae_bench.find_free(SparseFeatures.parse("features=20,roots=2,depth=1").parents)[10:].all()
+
+
+@pytest.mark.slow
+def test_the_command_writes_scores_and_keeps_known_goals(monkeypatch, tmp_path):
+    monkeypatch.setattr(sae_bench, "BENCH", SMALL)
+    flags.FLAGS(["sae_bench", f"--sae_folder={tmp_path}", "--steps_of_each=20", "--seeds_of_each=2"])
+    monkeypatch.setattr(sae_bench, "BATCH", 16)
+    sae_bench.main()
+    found = json.loads((tmp_path / "sae_bench.json").read_text())
+    assert found["latents"] == 48
+    assert set(found["topk"]) == {"seconds", "l0", *sae_bench.SHOWN} - {"free_max_cosine"}
+    assert all(np.isfinite(found[name]["mcc"]["deviation"]) for name in sae_bench.ARCHITECTURES)
+    entries = json.loads((tmp_path / "goals" / "sae.json").read_text())
+    assert len(entries) == 11
+    assert {entry["command"] for entry in entries} == {sae_bench.COMMAND}
