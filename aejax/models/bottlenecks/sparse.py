@@ -98,6 +98,8 @@ class JumpReLU(nn.Module):
     Raises InputError if bandwidth or threshold is not above 0.
 
     Attributes:
+      positive: whether the parameter is `log_threshold`, so that thresholds stay above 0; otherwise it is `threshold`
+        itself, as in published models, and one below 0 acts as 0.
       bandwidth: width of the rectangular kernel, on the scale of the units. The paper uses 0.001 for inputs of
         thousands of values scaled to a mean squared length of 1, whose units are of order 0.01. With units of order 1
         and 0.03, about one example in a hundred contributes to the gradient of a threshold; a wider kernel has less
@@ -113,6 +115,7 @@ class JumpReLU(nn.Module):
     dead_after: Natural = 0
     revive: Natural = 0
     axis_name: str | None = None
+    positive: bool = True
 
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
@@ -120,14 +123,15 @@ class JumpReLU(nn.Module):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"bottleneck.{name} must be above 0, got {getattr(self, name)}")
         x = _project(self, h)
-        initial = nn.initializers.constant(math.log(self.threshold))
-        threshold = jnp.exp(self.param("log_threshold", initial, (self.features,)))
+        initial = nn.initializers.constant(math.log(self.threshold) if self.positive else self.threshold)
+        threshold = self.param("log_threshold" if self.positive else "threshold", initial, (self.features,))
+        threshold = jnp.exp(threshold) if self.positive else threshold
         fixed = jax.lax.stop_gradient(threshold)
         active = (x > fixed).astype(jnp.float32)
         kernel = (jnp.abs(x - fixed) < self.bandwidth / 2) / self.bandwidth
         # Its value is 0; its gradient is the pseudo-derivative of the step function (equation 12).
         slope = kernel * (fixed - threshold)
-        z = x * active + fixed * slope  # equation 11
+        z = nn.relu(x) * active + fixed * slope  # equation 11
         return _make_code(self, x, z, {"l0": (active + slope).sum(-1)}, train=train)
 
 

@@ -1,0 +1,141 @@
+"""Sparse autoencoders as modules of aejax: from the parameters in published files to a config and variables, and back.
+
+Files are read and written by `sae_files`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from aejax.data import Spec
+from aejax.errors import InputError
+from aejax.models import Autoencoder, BatchTopK, DenseBottleneck, JumpReLU, TopK
+from aejax.models.decoders import MLPDecoder
+from aejax.models.encoders import MLPEncoder
+from aejax.objectives import Likelihood
+from aejax.pretrained.sae_files import GEMMA_SCOPE, SAE, SPARSIFY
+from aejax.pretrained.settings import Sections
+
+_NAMES = {"standard": "dense", "topk": "topk", "jumprelu": "jumprelu", "batchtopk": "batch_topk"}
+
+
+def parse_sae(sae: SAE) -> tuple[Sections, dict[str, float], dict[str, Any]]:
+    """Returns the sections of a config, the weights of its objective's terms, and the variables."""
+    latents = sae.tensors["W_enc"].shape[1]
+    bottleneck: dict[str, Any] = {"name": _NAMES[sae.kind], "features": latents}
+    params: dict[str, Any] = {"dense": {"kernel": sae.tensors["W_enc"], "bias": sae.tensors["b_enc"]}}
+    weights: dict[str, float] = {}
+    variables: dict[str, Any] = {}
+    if sae.kind in ("topk", "batchtopk"):
+        bottleneck["k"] = sae.k
+    if sae.kind == "standard":
+        bottleneck["activation"] = "relu"
+        weights["l1"] = _get(sae.details, "l1_coefficient", 1.0)
+    if sae.kind == "jumprelu":
+        bottleneck |= {"positive": False, "bandwidth": _get(sae.details, "jumprelu_bandwidth", 0.05)}
+        weights["l0"] = _get(sae.details, "l0_coefficient", 1.0)
+        params["threshold"] = sae.tensors["threshold"]
+    if sae.kind == "batchtopk":
+        variables["sparse"] = {"bottleneck": {"threshold": sae.tensors["topk_threshold"]}}
+    layer = {"kernel": sae.tensors["W_dec"], "bias": sae.tensors["b_dec"]}
+    variables["params"] = {"bottleneck": params, "decoder": {"dense_0": layer}}
+    sections = {"encoder": {"name": "mlp"}, "bottleneck": bottleneck, "decoder": {"name": "mlp"}}
+    return sections, weights, variables
+
+
+def describe_sae(
+    model: Autoencoder, variables: Mapping[str, Any], spec: Spec, likelihood: Likelihood, layout: str
+) -> SAE:
+    """Returns the sparse autoencoder that computes what the model does, as `layout` stores it.
+
+    Standardized inputs and, where the layout has no choice of it, the pre-encoder bias are folded into the weights.
+    Raises InputError if the model is none that the layouts have.
+    """
+    bottleneck = model.bottleneck
+    if reason := _differs(model, likelihood):
+        raise InputError(
+            f"{layout} holds sparse autoencoders alone (an encoder without layers; topk, batch_topk, jumprelu or dense "
+            f"with relu; a linear decoder); the model has {reason}"
+        )
+    params: Any = variables["params"]
+    dense, layer = params["bottleneck"]["dense"], params["decoder"]["dense_0"]
+    kernel = np.asarray(dense["kernel"])
+    tensors = {
+        "W_enc": kernel,
+        "W_dec": np.asarray(layer["kernel"]) if "kernel" in layer else np.ascontiguousarray(kernel.T),  # tied
+        "b_enc": np.asarray(dense["bias"]),
+        "b_dec": np.asarray(layer["bias"]),
+    }
+    sae = SAE("standard", tensors, model.pre_bias)
+    if isinstance(bottleneck, TopK):
+        sae = dataclasses.replace(sae, kind="topk", k=bottleneck.k)
+    elif isinstance(bottleneck, JumpReLU):
+        learned = params["bottleneck"]
+        tensors["threshold"] = np.asarray(
+            jnp.exp(learned["log_threshold"]) if bottleneck.positive else learned["threshold"]
+        )
+        sae = dataclasses.replace(sae, kind="jumprelu")
+    elif isinstance(bottleneck, BatchTopK):
+        # A unit equal to the threshold is kept here, and only one above it there.
+        threshold = np.asarray(variables["sparse"]["bottleneck"]["threshold"], np.float32)
+        below = np.nextafter(threshold, np.float32(-np.inf)) if threshold > 0 else np.float32(0)
+        tensors["threshold"] = np.full(bottleneck.features, below, np.float32)
+        details = {"k": bottleneck.k, "topk_threshold_lr": 1 - bottleneck.decay}
+        sae = dataclasses.replace(sae, kind="jumprelu", trained_as="batchtopk", details=details)
+    if layout == GEMMA_SCOPE and sae.kind == "standard":
+        tensors["threshold"] = np.zeros_like(tensors["b_enc"])
+        sae = dataclasses.replace(sae, kind="jumprelu")
+    if spec.mean:
+        sae = _fold_scale(sae, np.array(spec.mean), np.array(spec.deviation))
+    wanted = {GEMMA_SCOPE: False, SPARSIFY: True}.get(layout, sae.pre_bias)
+    return sae if sae.pre_bias == wanted else _move_bias(sae)
+
+
+def _differs(model: Autoencoder, likelihood: Likelihood) -> str:
+    """Returns what the model has that no sparse autoencoder has; empty if it is one."""
+    encoder, bottleneck, decoder = model.encoder, model.bottleneck, model.decoder
+    if not isinstance(encoder, MLPEncoder) or encoder.features:
+        return f"the encoder {type(encoder).__name__}" + " with layers" * isinstance(encoder, MLPEncoder)
+    if type(bottleneck) not in (DenseBottleneck, TopK, BatchTopK, JumpReLU):
+        return f"the bottleneck {type(bottleneck).__name__}"
+    if isinstance(bottleneck, DenseBottleneck) and bottleneck.activation != "relu":
+        return f"bottleneck.activation={bottleneck.activation!r}"
+    linear = isinstance(decoder, MLPDecoder) and not decoder.features and decoder.output == "linear"
+    if not linear or decoder.spectral:
+        return f"the decoder {type(decoder).__name__} that is not one linear layer"
+    if model.classes:
+        return f"classes={model.classes}"
+    if type(likelihood).mean is not Likelihood.mean:
+        return f"the likelihood {type(likelihood).__name__}, whose mean is another than what the decoder makes"
+    return ""
+
+
+def _fold_scale(sae: SAE, mean: np.ndarray, deviation: np.ndarray) -> SAE:
+    """Returns the sparse autoencoder of x that computes what `sae` does of (x - mean) / deviation, [inputs] each."""
+    t = {name: value.astype(np.float64) for name, value in sae.tensors.items()}
+    encoder = t["W_enc"] / deviation[:, None]
+    folded = {"W_enc": encoder, "W_dec": t["W_dec"] * deviation, "b_dec": t["b_dec"] * deviation + mean}
+    if not sae.pre_bias:  # otherwise the mean is in b_dec, which is subtracted
+        folded["b_enc"] = t["b_enc"] - mean @ encoder
+    return _with(sae, folded)
+
+
+def _move_bias(sae: SAE) -> SAE:
+    """Returns the sparse autoencoder that computes the same with the pre-encoder bias in b_enc, or the reverse."""
+    shift = sae.tensors["b_dec"].astype(np.float64) @ sae.tensors["W_enc"]
+    moved = _with(sae, {"b_enc": sae.tensors["b_enc"] + (-shift if sae.pre_bias else shift)})
+    return dataclasses.replace(moved, pre_bias=not sae.pre_bias)
+
+
+def _with(sae: SAE, tensors: Mapping[str, np.ndarray]) -> SAE:
+    float32 = {name: value.astype(np.float32) for name, value in tensors.items()}
+    return dataclasses.replace(sae, tensors={**sae.tensors, **float32})
+
+
+def _get(details: Mapping[str, Any], key: str, default: float) -> float:
+    """Returns a positive number in settings of a training, or the default."""
+    value: Any = details.get(key)
+    return float(value) if type(value) in (int, float) and 0 < value < 1e30 else default

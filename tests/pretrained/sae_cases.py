@@ -1,0 +1,130 @@
+"""Sparse autoencoders as SAELens, sparsify and Gemma Scope store them: python -m tests.pretrained.sae_cases
+
+With torch, sae-lens 6.54 and eai-sparsify 1.3 installed this writes references/sae/<case>/: the files that the project
+itself writes, and expected.npz, inputs x with the activations and reconstructions that it computes of them in float32.
+Without a GPU sparsify needs SPARSIFY_DISABLE_TRITON=1.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "references" / "sae"
+INPUTS, LATENTS, K = 12, 32, 5
+METADATA = {"model_name": "gpt2-small", "hook_name": "blocks.8.hook_resid_pre", "context_size": 128}
+
+# Class of SAELens, settings, dtype of the file.
+SAELENS = {
+    "standard": ("StandardSAE", {}, "float32"),
+    "standard_without_bias": ("StandardSAE", {"apply_b_dec_to_input": False}, "float32"),
+    "standard_bfloat16": ("StandardSAE", {}, "bfloat16"),
+    "topk": ("TopKSAE", {"k": K}, "float32"),
+    "topk_float16": ("TopKSAE", {"k": K, "apply_b_dec_to_input": False}, "float16"),
+    "topk_trained": ("TopKTrainingSAE", {"k": K}, "float32"),  # saved for inference
+    "jumprelu": ("JumpReLUSAE", {}, "float32"),
+    "batchtopk": ("BatchTopKTrainingSAE", {"k": float(K)}, "float32"),  # saved for inference, as JumpReLU
+}
+CASES = [*SAELENS, "topk_of_version_3", "gemma_scope", "sparsify"]
+
+
+def draw_inputs():
+    return np.random.RandomState(0).normal(size=(20, INPUTS)).astype(np.float32)
+
+
+def build(case):
+    """The model of SAELens, with drawn parameters."""
+    import sae_lens
+    import torch
+
+    name, settings, dtype = SAELENS[case]
+    torch.manual_seed(sum(map(ord, case)))
+    metadata = sae_lens.saes.sae.SAEMetadata(**METADATA)
+    config = getattr(sae_lens, f"{name}Config")(d_in=INPUTS, d_sae=LATENTS, metadata=metadata, **settings)
+    model = getattr(sae_lens, name)(config)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            drawn = 0.3 * torch.randn_like(value)
+            value.copy_(drawn.abs() if key == "threshold" else value + drawn)
+        if hasattr(model, "topk_threshold"):
+            model.topk_threshold.fill_(0.7)
+    return model.to(dtype=getattr(torch, dtype))
+
+
+def compute(model, x):
+    """Activations and reconstructions of SAELens."""
+    import torch
+
+    with torch.no_grad():
+        z = model.encode(torch.from_numpy(x))
+        return {"z": z.numpy(), "decoded": model.decode(z).numpy()}
+
+
+def save(model, folder):
+    """Writes the model for inference, with a sparsity if it is "standard"."""
+    import torch
+    from safetensors.torch import save_file
+
+    getattr(model, "save_inference_model", model.save_model)(folder)
+    if folder.name == "standard":
+        save_file({"sparsity": torch.linspace(-10, -1, LATENTS)}, folder / "sparsity.safetensors")
+
+
+def load(folder):
+    from sae_lens import SAE
+
+    return SAE.load_from_disk(folder, dtype="float32")
+
+
+def write_older(folder):
+    """The layout of SAELens before version 6, with all settings on one level."""
+    from safetensors.torch import save_file
+
+    model = build("topk")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), folder / "sae_weights.safetensors")
+    settings = {"architecture": "standard", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
+    settings |= {"d_in": INPUTS, "d_sae": LATENTS, "dtype": "torch.float32", "device": "cpu"}
+    settings |= {"normalize_activations": "none", "finetuning_scaling_factor": False, "hook_layer": 8, **METADATA}
+    (folder / "cfg.json").write_text(json.dumps(settings))
+    return compute(load(folder), draw_inputs())
+
+
+def write_gemma_scope(folder):
+    model = build("jumprelu")
+    model.cfg.apply_b_dec_to_input = False  # as SAELens reads Gemma Scope
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "params.npz", **{name: value.numpy() for name, value in model.state_dict().items()})
+    return compute(model, draw_inputs())
+
+
+def write_sparsify(folder):
+    import torch
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    torch.manual_seed(0)
+    model = SparseCoder(INPUTS, SparseCoderConfig(num_latents=LATENTS, k=K))
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.3 * torch.randn_like(value))
+        model.save_to_disk(folder)
+        found = model.encode(torch.from_numpy(draw_inputs()))
+        z = torch.zeros(len(found.top_acts), LATENTS).scatter_(1, found.top_indices, found.top_acts)
+        return {"z": z.numpy(), "decoded": model.decode(found.top_acts, found.top_indices).numpy()}
+
+
+def main():
+    own = {"topk_of_version_3": write_older, "gemma_scope": write_gemma_scope, "sparsify": write_sparsify}
+    for case in sys.argv[1:] or CASES:
+        folder = FOLDER / case
+        if case in own:
+            expected = own[case](folder)
+        else:
+            save(build(case), folder)
+            expected = compute(load(folder), draw_inputs())
+        np.savez_compressed(folder / "expected.npz", x=draw_inputs(), **expected)
+
+
+if __name__ == "__main__":
+    main()
