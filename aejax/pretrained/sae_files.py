@@ -3,13 +3,13 @@
 cfg.json, sae_weights.safetensors, sparsity.safetensors  SAELens
 params.npz                                               Gemma Scope (Lieberum et al. 2024)
 cfg.json, sae.safetensors                                sparsify of EleutherAI
+config.json, ae.safetensors                              dictionary_learning, once converted; it is not written
 
 Safetensors may be in shards, which the file's name with .index.json lists.
 """
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ from aejax.data.arrays import list_npz, read_npz
 from aejax.errors import InputError, one_of, shown
 from aejax.files import read_json, replacing, writable, write_whole
 from aejax.pretrained.hub import DTYPES, pack, read_safetensors, read_shards
+from aejax.pretrained.sae_checks import check_tensors, fold_norm, require_whole
+from aejax.pretrained.sae_dictionary import parse_dictionary
 
 SAELENS, GEMMA_SCOPE, SPARSIFY = LAYOUTS = ("saelens", "gemma_scope", "sparsify")
+DICTIONARY = "dictionary_learning"
 _WEIGHTS = {SAELENS: "sae_weights.safetensors", GEMMA_SCOPE: "params.npz", SPARSIFY: "sae.safetensors"}
+_WEIGHTS |= {DICTIONARY: "ae.safetensors"}
 _CONFIG, _SPARSITY, _INDEX = "cfg.json", "sparsity.safetensors", ".index.json"
-_DICTIONARY = "ae.pt"  # of dictionary_learning
+_PICKLE = "ae.pt"  # of dictionary_learning
 
 # The tensors of each kind and their axes: d_in, d_sae.
 _SHARED = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "b_dec": ("d_in",)}
@@ -42,7 +46,7 @@ class SAECard:
     """What the files of a published sparse autoencoder say beside its parameters.
 
     Attributes:
-      layout: "saelens", "gemma_scope" or "sparsify".
+      layout: "saelens", "gemma_scope" or "sparsify", in which `save_pretrained` writes it.
       settings: cfg.json; empty for Gemma Scope.
       sparsity: base-10 logarithm of the frequency of each latent, [latents], of sparsity.safetensors if there is one.
     """
@@ -87,8 +91,8 @@ def find_layout(folder: Path) -> str | None:
     for layout, name in _WEIGHTS.items():
         if any((folder / each).is_file() for each in (name, f"{name}{_INDEX}")):
             return layout
-    if (folder / _DICTIONARY).is_file() or (folder.name == _DICTIONARY and folder.is_file()):
-        raise _refuse(folder if folder.is_file() else folder / _DICTIONARY)
+    if (folder / _PICKLE).is_file() or (folder.name == _PICKLE and folder.is_file()):
+        raise _refuse(folder if folder.is_file() else folder / _PICKLE)
     if (folder / _CONFIG).is_file():
         raise InputError(
             f"{folder} holds {_CONFIG} and no weights; put {_WEIGHTS[SAELENS]} or {_WEIGHTS[SPARSIFY]} beside it"
@@ -108,19 +112,22 @@ def read_sae(folder: Path, layout: str) -> tuple[SAE, SAECard]:
         shape = tensors["W_enc"].shape if "W_enc" in tensors else ()
         sizes = {"d_in": shape[0], "d_sae": shape[1]} if len(shape) == 2 else {}
         settings: dict[str, Any] = {}
-        sae = SAE("jumprelu", _check(file, tensors, TENSORS["jumprelu"], sizes), pre_bias=False)
+        sae = SAE("jumprelu", check_tensors(file, tensors, TENSORS["jumprelu"], sizes), pre_bias=False)
         return sae, SAECard(layout, settings)
-    if not (folder / _CONFIG).is_file():
-        raise InputError(f"{folder} holds no {_CONFIG} beside {file.name}; copy it there, too")
-    settings = read_json(folder / _CONFIG)
-    where = str(folder / _CONFIG)
+    config = folder / ("config.json" if layout == DICTIONARY else _CONFIG)
+    if not config.is_file():
+        raise InputError(f"{folder} holds no {config.name} beside {file.name}; copy it there, too")
+    settings, where = read_json(config), str(config)
     tensors = read_safetensors(file) if file.is_file() else read_shards(folder, f"{file.name}{_INDEX}")
+    if layout == DICTIONARY:
+        kind, named, pre_bias, k, metadata = parse_dictionary(settings, tensors, file, where)
+        return SAE(kind, named, pre_bias, k), SAECard(SAELENS, {"metadata": metadata})
     sae = (_parse_saelens if layout == SAELENS else _parse_sparsify)(settings, tensors, file, where)
     sparsity = None
     if layout == SAELENS and (folder / _SPARSITY).is_file():
         found = read_safetensors(folder / _SPARSITY)
         sizes = {"d_sae": sae.tensors["W_enc"].shape[1]}
-        sparsity = _check(folder / _SPARSITY, found, {"sparsity": ("d_sae",)}, sizes)["sparsity"]
+        sparsity = check_tensors(folder / _SPARSITY, found, {"sparsity": ("d_sae",)}, sizes)["sparsity"]
     return sae, SAECard(layout, settings, sparsity)
 
 
@@ -198,7 +205,7 @@ def _parse_saelens(settings: Mapping[str, Any], tensors: dict[str, np.ndarray], 
     if name not in _KINDS:
         raise InputError(f"{where}: {one_of('architecture', name, _KINDS)}")
     kind = _KINDS[name]
-    sizes = {key: _whole(config, key, where) for key in ("d_in", "d_sae")}
+    sizes = {key: require_whole(config, key, where) for key in ("d_in", "d_sae")}
     # The scale of "expected_average_only_in" and the whitening are folded into the weights when SAELens saves them.
     normalization = settings.get("normalize_activations")
     if normalization in ("layer_norm", "constant_norm_rescale"):
@@ -218,12 +225,12 @@ def _parse_saelens(settings: Mapping[str, Any], tensors: dict[str, np.ndarray], 
     scale = tensors.get("scaling_factor")
     if scale is not None and (np.asarray(scale, np.float32) == 1).all():  # older versions wrote it unused
         tensors = {name: value for name, value in tensors.items() if name != "scaling_factor"}
-    tensors = _check(file, tensors, TENSORS[kind], sizes)
+    tensors = check_tensors(file, tensors, TENSORS[kind], sizes)
     if config.get("rescale_acts_by_decoder_norm", kind == "batchtopk"):
-        tensors = _fold_norm(tensors)
+        tensors = fold_norm(tensors)
     metadata = settings.get("metadata")
     details = metadata.get("training_architecture_details") if isinstance(metadata, Mapping) else None
-    k = _whole(config, "k", where) if kind in ("topk", "batchtopk") else 0
+    k = require_whole(config, "k", where) if kind in ("topk", "batchtopk") else 0
     details = details if isinstance(details, Mapping) else settings  # of older versions and of training
     return SAE(kind, tensors, config["apply_b_dec_to_input"], k, details=details)
 
@@ -263,17 +270,17 @@ def _parse_sparsify(settings: Mapping[str, Any], tensors: dict[str, np.ndarray],
     for key, value in {"activation": "topk", "signed": False, "transcode": False, "skip_connection": False}.items():
         if config[key] != value:
             raise InputError(f"{where}: {key}={shown(config[key])} is not supported; only {value!r} is")
-    inputs = _whole(config, "d_in", where)
+    inputs = require_whole(config, "d_in", where)
     if config.get("num_latents"):
-        latents = _whole(config, "num_latents", where)
+        latents = require_whole(config, "num_latents", where)
     else:
-        latents = inputs * _whole({"expansion_factor": 32, **config}, "expansion_factor", where)
+        latents = inputs * require_whole({"expansion_factor": 32, **config}, "expansion_factor", where)
     names = {"encoder.weight": ("d_sae", "d_in"), "encoder.bias": ("d_sae",)}
     names |= {"W_dec": ("d_sae", "d_in"), "b_dec": ("d_in",)}
-    found = _check(file, tensors, names, {"d_in": inputs, "d_sae": latents})
+    found = check_tensors(file, tensors, names, {"d_in": inputs, "d_sae": latents})
     named = {"W_enc": found["encoder.weight"].T, "b_enc": found["encoder.bias"]}
     named |= {name: found[name] for name in ("W_dec", "b_dec")}
-    return SAE("topk", named, True, _whole({"k": 32, **config}, "k", where))
+    return SAE("topk", named, True, require_whole({"k": 32, **config}, "k", where))
 
 
 def _describe_sparsify(sae: SAE, card: SAECard, dtype: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,67 +300,12 @@ def _to_linear(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"encoder.weight": tensors["W_enc"].T, "encoder.bias": tensors["b_enc"], **rest}
 
 
-def _whole(config: Mapping[str, Any], key: str, where: str) -> int:
-    """Returns a whole number above 0 in a config. Raises InputError for anything else."""
-    if key not in config:
-        raise InputError(f"{where} has no {key}; add it")
-    value = config[key]
-    if type(value) not in (int, float) or not math.isfinite(value) or value != int(value) or value < 1:
-        raise InputError(f"{where}: {key} must be a whole number above 0, got {shown(value)}")
-    return int(value)
-
-
-def _check(
-    file: Path, tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[str, ...]], sizes: Mapping[str, int]
-) -> dict[str, np.ndarray]:
-    """Returns the tensors, float32. Raises InputError if names, shapes or dtypes differ, or a value is not finite."""
-    problems = [
-        f"{what}: {', '.join(sorted(differ)[:4])}{', ...' if len(differ) > 4 else ''}"
-        for what, differ in (("missing", wanted.keys() - tensors.keys()), ("superfluous", tensors.keys() - wanted))
-        if differ
-    ]
-    if problems:
-        raise InputError(f"{file} must hold the tensors {', '.join(wanted)}; {'; '.join(problems)}")
-    found = {}
-    for name, axes in wanted.items():
-        value = tensors[name]
-        shape = tuple(sizes.get(axis, -1) for axis in axes)
-        if value.shape != shape or not value.size:
-            described = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes) or "numbers above 0"
-            raise InputError(f"{file}: {name} has the shape {value.shape}, not [{', '.join(axes)}] with {described}")
-        if value.dtype.name not in DTYPES and not (axes == () and value.dtype == np.float64):
-            raise InputError(f"{file}: {name} is {value.dtype.name}; convert it to float16, bfloat16 or float32")
-        found[name] = np.ascontiguousarray(value, np.float32).reshape(shape)
-        if not np.isfinite(found[name]).all():
-            at = np.argwhere(~np.isfinite(found[name]))[0].tolist()
-            raise InputError(f"{file}: {name} holds {found[name][tuple(at)]} at {at}; copy or download it again")
-    return found
-
-
 def _convert(name: str, value: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         converted = value.astype(DTYPES[dtype])
     if not np.isfinite(converted.astype(np.float32)).all():
         raise InputError(f"{name} does not fit into {dtype}: its largest value is {abs(value).max():.3g}")
     return converted
-
-
-def _fold_norm(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns tensors with unit-norm decoder rows that give the activations of `rescale_acts_by_decoder_norm`.
-
-    Where the norms are 1 up to rounding, as in all models that SAELens saves for inference, the tensors are as given.
-    """
-    norm = np.linalg.norm(tensors["W_dec"].astype(np.float64), axis=1)
-    if abs(norm - 1).max() < 1e-6:
-        return tensors
-    if not norm.all():
-        raise InputError(f"W_dec has a row of zeros, number {int(norm.argmin())}, which cannot be scaled to norm 1")
-    folded = {
-        "W_enc": tensors["W_enc"] * norm,
-        "b_enc": tensors["b_enc"] * norm,
-        "W_dec": tensors["W_dec"] / norm[:, None],
-    }
-    return tensors | {name: value.astype(np.float32) for name, value in folded.items()}
 
 
 def _refuse(file: Path) -> InputError:

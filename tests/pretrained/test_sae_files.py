@@ -5,6 +5,8 @@ one line.
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -164,6 +166,79 @@ def test_weights_in_shards_are_read(tmp_path):
         st.save_file({n: a for n, a in tensors.items() if weight_map[n] == file}, tmp_path / file)
     (tmp_path / f"{whole.name}.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert_computes(aejax.load_pretrained(tmp_path), X, np.load(FOLDER / "jumprelu/expected.npz"))
+
+
+def draw_dictionary(name):
+    """The tensors and config.json of a class of dictionary_learning, which stores layers of PyTorch."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    shared = {"k": np.array(K, np.int32), "threshold": np.array(1.5, np.float32)}
+    layers = {"encoder.weight": draw(LATENTS, INPUTS), "encoder.bias": draw(LATENTS)}
+    layers["decoder.weight"] = draw(INPUTS, LATENTS)
+    plain = {"W_enc": layers["encoder.weight"].T, "b_enc": layers["encoder.bias"], "b_dec": draw(INPUTS)}
+    plain["W_dec"] = layers["decoder.weight"].T
+    tensors = {
+        "AutoEncoder": layers | {"bias": plain["b_dec"]},
+        "AutoEncoderNew": layers | {"decoder.bias": plain["b_dec"]},
+        "AutoEncoderTopK": layers | {"b_dec": plain["b_dec"]} | shared,
+        "BatchTopKSAE": layers | {"b_dec": plain["b_dec"]} | shared,
+        "MatryoshkaBatchTopKSAE": plain | shared | {"group_sizes": np.array([8, 24])},
+        "JumpReluAutoEncoder": plain | {"threshold": abs(draw(LATENTS))},
+    }[name]
+    trainer = {
+        "dict_class": name,
+        "activation_dim": INPUTS,
+        "dict_size": LATENTS,
+        "k": K,
+        "lm_name": "pythia",
+        "layer": 3,
+    }
+    tensors = {key: np.asarray(value, order="C") for key, value in tensors.items()}  # scalars keep their shape
+    return tensors, {"trainer": trainer, "buffer": {}}, {key: value.astype(np.float64) for key, value in plain.items()}
+
+
+DICTIONARIES = ["AutoEncoder", "AutoEncoderNew", "AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"]
+DICTIONARIES.append("JumpReluAutoEncoder")
+
+
+@pytest.mark.parametrize("name", DICTIONARIES)
+def test_classes_of_dictionary_learning_compute_their_formulas(name, tmp_path):
+    tensors, config, plain = draw_dictionary(name)
+    st.save_file(tensors, tmp_path / "ae.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shift = 0 if name in ("AutoEncoderNew", "JumpReluAutoEncoder") else plain["b_dec"]
+    units = np.maximum((X - shift) @ plain["W_enc"] + plain["b_enc"], 0)
+    if name == "AutoEncoderTopK":
+        units *= units >= np.sort(units, 1)[:, [-K]]
+    elif "threshold" in tensors:
+        units *= units > tensors["threshold"]
+    decoded = units @ plain["W_dec"] + plain["b_dec"]
+    if name == "AutoEncoder":  # which scales the decoder's rows to length 1
+        units *= np.linalg.norm(plain["W_dec"], axis=1)
+    run = aejax.load_pretrained(tmp_path)
+    assert_computes(run, X, {"z": units, "decoded": decoded})
+    assert run.sae.metadata["model_name"] == "pythia"
+    run.save_pretrained(tmp_path / "out")
+    again = aejax.load_pretrained(tmp_path / "out")
+    np.testing.assert_array_equal(again.encode(X), run.encode(X))
+    assert again.sae.metadata["layer"] == 3
+
+
+@pytest.mark.slow
+def test_the_command_that_converts_a_pickle_makes_a_file_that_is_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors, config, _ = draw_dictionary("BatchTopKSAE")
+    tensors = {name: torch.from_numpy(a) for name, a in tensors.items()}
+    tensors["decoder.weight"] = tensors["decoder.weight"].T.contiguous().T  # as it is in theirs
+    torch.save(tensors, tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for place in (tmp_path, tmp_path / "ae.pt"):
+        with pytest.raises(aejax.InputError, match="is a pickle") as caught:
+            aejax.load_pretrained(place)
+    code = re.search(r'python -c "(.*)"$', str(caught.value)).group(1)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    run = aejax.load_pretrained(tmp_path)
+    np.testing.assert_array_equal(run.variables["params"]["decoder"]["dense_0"]["kernel"], tensors["decoder.weight"].T)
 
 
 def settings(case, *without, **changes):
