@@ -3,7 +3,7 @@
 from aejax.data.arrays import as_array
 from aejax.data.identity import check_identity, identify
 from aejax.data.loader import Feed, draw_crops, pad_rows, read, shuffle_rows, stream
-from aejax.data.scale import compute_mean, needs_standardizing, warn_of_scale
+from aejax.data.scale import compute_geometric_median, compute_mean, needs_standardizing, warn_of_scale
 from aejax.data.shards import write_shards
 from aejax.data.sources import Source, from_array
 from aejax.data.spec import Spec, read_chunks
@@ -17,6 +17,7 @@ __all__ = [
     "as_array",
     "check_identity",
     "check_same",
+    "compute_geometric_median",
     "compute_mean",
     "draw_crops",
     "find",

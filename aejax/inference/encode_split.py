@@ -23,10 +23,9 @@ from aejax.errors import InputError, StorageError, kind_and_words, shown
 from aejax.files import inside, local, read_json, replacing, writable, write_whole
 from aejax.inference.latent_statistics import Latents, LatentStatistics
 from aejax.inference.run import Run
-from aejax.models.bottlenecks import BatchTopK, JumpReLU, TopK
+from aejax.models.bottlenecks import SPARSE
 
 SUFFIXES = (".npz", ".array_record")
-_SPARSE = (TopK, BatchTopK, JumpReLU)  # whose zeros have a meaning
 
 
 def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0, normalize: bool = True) -> None:
@@ -72,7 +71,7 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0, norm
     if run.config.classes and "label" not in first:
         raise InputError(f"the run is conditional (classes={run.config.classes}), and {source.name} has no labels")
     chunk = chunk or _choose_chunk(run, source)
-    normalize = normalize and run.codebook_size is None and not isinstance(run.model.bottleneck, _SPARSE)
+    normalize = normalize and run.codebook_size is None and not isinstance(run.model.bottleneck, SPARSE)
     statistics = run.latent_statistics if normalize else None
     dtype = _pack(first, {name: np.zeros(a.shape, a.dtype) for name, a in run.abstract_code.items()}).dtype
     about = {

@@ -329,7 +329,8 @@ def load_pretrained(
     stored = pretrained.read(folder)
     parsed = pretrained.parse_config(stored.config, str(folder))
     shape = (*_parse_sides(size or stored.config.get("sample_size") or 256), parsed.channels)
-    config, output, shapes = _make_config(folder, parsed.sections, parsed.weights, shape, dtype=dtype)
+    sections = {**parsed.sections, "objective": {"weights": parsed.weights}}
+    config, output, shapes = _make_config(folder, sections, shape, dtype=dtype)
     variables = pretrained.from_hub(stored.tensors, shapes, parsed.settings, str(stored.file))
     return _make_run(config, shape, output, variables, published=parsed.published)
 
@@ -338,19 +339,18 @@ def _load_sae(folder: Path, layout: str, size: Any, dtype: str) -> Run:
     if size is not None:
         raise InputError(f"{folder} holds a sparse autoencoder, which reads vectors; leave size out")
     sae, card = pretrained.read_sae(folder, layout)
-    sections, weights, variables = pretrained.parse_sae(sae)
+    sections, variables = pretrained.parse_sae(sae)
     shape = (len(sae.tensors["W_enc"]),)
-    config, output, _ = _make_config(folder, sections, weights, shape, dtype=dtype, pre_bias=sae.pre_bias)
+    config, output, _ = _make_config(folder, sections, shape, dtype=dtype, pre_bias=sae.pre_bias)
     return _make_run(config, shape, output, variables, sae=card)
 
 
 def _make_config(
-    folder: Path, sections: Mapping[str, Any], weights: Mapping[str, float], shape: Sequence[int], **settings: Any
+    folder: Path, sections: Mapping[str, Any], shape: Sequence[int], **settings: Any
 ) -> tuple[ConfigDict, Output, Any]:
     """Returns the config of a published model, and the shapes of its output and its variables."""
     config = config_lib.default()
     config.data.name = ""
-    config.objective.weights = dict(weights)
     config.update({**sections, **settings})
     config_lib.check(config)
     try:

@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from aejax.errors import InputError
 from aejax.models import pre_encoder
 from aejax.models.bottlenecks import BOTTLENECKS, Code
+from aejax.models.bottlenecks.selection import Kept
 from aejax.models.decoders import DECODERS
+from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten
@@ -93,10 +95,14 @@ class Autoencoder(nn.Module):
         """Returns the code of h, which `features` returned. Several codes of one x can be sampled from the same h."""
         return self.bottleneck(h, *self._encode_pseudo_inputs(), keys=keys, train=train)
 
-    def decode(self, z: Batch, *, label: Labels | None = None, train: bool = False) -> Batch:
-        """Returns the parameters of p(x | z), float32 [batch, ...], for z [batch, *latent]."""
+    def decode(self, z: Batch, *, label: Labels | None = None, kept: Kept | None = None, train: bool = False) -> Batch:
+        """Returns the parameters of p(x | z), float32 [batch, ...], for z [batch, *latent].
+
+        `kept` holds the units of a sparse z that are not 0, for a decoder that reads no others.
+        """
+        options = {"kept": kept} if isinstance(self.decoder, DictionaryDecoder) and not self.classes else {}
         tied = (self.kernels()[::-1],) if getattr(self.decoder, "tied", False) else ()
-        return self.decoder(self._append_label(z, label), *tied, train=train).astype(jnp.float32)
+        return self.decoder(self._append_label(z, label), *tied, **options, train=train).astype(jnp.float32)
 
     def prior(self) -> Prior | None:
         """Returns the prior of z, or None if the bottleneck has none."""
@@ -122,7 +128,7 @@ class Autoencoder(nn.Module):
         if code.samples:  # decodes all importance samples as one large batch
             z = z.reshape(-1, *z.shape[2:])
             label = None if label is None else jnp.tile(label, code.samples)
-        decoded = self.decode(z, label=label, train=train)
+        decoded = self.decode(z, label=label, kept=code.kept, train=train)
         if decoded.shape[1:] != x.shape[1:]:
             raise InputError(f"the decoder makes {decoded.shape[1:]} but the input is {x.shape[1:]}; make them equal")
         if code.samples:

@@ -11,23 +11,22 @@ from jax.typing import DTypeLike
 from aejax.errors import InputError
 from aejax.models.conv import Conv
 from aejax.models.dc import DCDecoder
+from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.kl import KLDecoder
-from aejax.models.layers import Dense, Normalization, Upsample, activate, divide_sides, flatten, must_update, run_block
+from aejax.models.layers import (
+    Dense,
+    Normalization,
+    TiedDense,
+    Upsample,
+    activate,
+    divide_sides,
+    flatten,
+    must_update,
+    run_block,
+)
 from aejax.models.resnet import ResNetDecoder
 from aejax.models.taesd import TinyDecoder
 from aejax.models.vit import ViTDecoder
-
-
-class TiedDense(nn.Module):
-    """A dense layer with its own bias whose kernel is the transpose of a given one: y = x W^T + b."""
-
-    dtype: DTypeLike = "float32"
-
-    @nn.compact
-    def __call__(self, x: Array, kernel: Array) -> Array:
-        bias = self.param("bias", nn.initializers.zeros, (kernel.shape[0],))
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return (x @ kernel.T + bias).astype(self.dtype)
 
 
 class MLPDecoder(nn.Module):
@@ -136,6 +135,7 @@ class ConvDecoder(nn.Module):
 
 DECODERS: dict[str, type[nn.Module]] = {
     "mlp": MLPDecoder,
+    "dictionary": DictionaryDecoder,
     "conv": ConvDecoder,
     "resnet": ResNetDecoder,
     "vit": ViTDecoder,

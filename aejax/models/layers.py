@@ -149,6 +149,18 @@ class Dense(nn.Dense):
         return super().__call__(x).astype(self.dtype)
 
 
+class TiedDense(nn.Module):
+    """A dense layer with its own bias whose kernel is the transpose of a given one: y = x W^T + b."""
+
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, kernel: Array) -> Array:
+        bias = self.param("bias", nn.initializers.zeros, (kernel.shape[0],))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        return (x @ kernel.T + bias).astype(self.dtype)
+
+
 NORMALIZATIONS = ("none", "batch", "group", "layer")
 
 

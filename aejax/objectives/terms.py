@@ -16,13 +16,19 @@ from aejax.models.distributions import DiagonalGaussian, FlowPosterior, Posterio
 from aejax.models.layers import flatten, normal
 from aejax.objectives.context import Context
 from aejax.objectives.schedules import progress
+from aejax.objectives.sparsity import (
+    gate_l1,
+    gate_reconstruction,
+    ghost,
+    l0_target,
+    l1,
+    pre_activation,
+    prefixes,
+    revival,
+    tanh_sparsity,
+)
 
 # Sparsity and other penalties of the code.
-
-
-def l1(c: Context) -> Float[Array, " batch"]:
-    """Returns the sum of the code's absolute activations (Olshausen and Field 1996)."""
-    return flatten(jnp.abs(c.z)).sum(-1)
 
 
 def kl_sparsity(c: Context, target: float = 0.05) -> Float[Array, ""]:
@@ -62,18 +68,6 @@ def _squared_jacobian(function: Callable[..., Array], x: Array, given: dict[str,
     sizes = jax.eval_shape(one, x[0], {name: value[0] for name, value in given.items()}).size, x[0].size
     jacobian = (jax.jacrev if sizes[0] < sizes[1] else jax.jacfwd)(one)
     return jax.vmap(lambda v, g: jnp.square(jacobian(v, g)).sum())(x, given)
-
-
-def revival(c: Context) -> Float[Array, " batch"]:
-    """Returns the squared error with which the dead units alone explain what the reconstruction misses, 0 where no unit
-    is dead (Gao et al. 2024, appendix A.2: the auxiliary loss AuxK).
-    """
-    code = c.output.code.revival
-    if code is None:
-        raise InputError("objective.weights.revival needs a bottleneck with dead_after above 0: topk, jumprelu, ...")
-    missed = jax.lax.stop_gradient(c.x - c.mean(c.output.decoded))
-    explained = c.decode(code) - c.decode(jnp.zeros_like(code))
-    return flatten(jnp.square(missed - explained)).sum(-1) * (flatten(jnp.abs(code)).sum(-1) > 0)
 
 
 # Terms of Gaussian posteriors.
@@ -185,7 +179,14 @@ TERMS: dict[str, Callable[..., Array]] = {
         decoder_l2,
         gradient_penalty,
         contractive,
+        tanh_sparsity,
+        l0_target,
+        gate_l1,
+        gate_reconstruction,
+        prefixes,
         revival,
+        ghost,
+        pre_activation,
         capacity,
         free_bits,
         mutual_information,

@@ -13,37 +13,47 @@ import numpy as np
 from aejax.data import Spec
 from aejax.errors import InputError
 from aejax.models import Autoencoder, BatchTopK, DenseBottleneck, JumpReLU, TopK
+from aejax.models.bottlenecks import Gated, SparseReLU
 from aejax.models.decoders import MLPDecoder
+from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.encoders import MLPEncoder
 from aejax.objectives import Likelihood
 from aejax.pretrained.sae_files import GEMMA_SCOPE, SAE, SPARSIFY
 from aejax.pretrained.settings import Sections
 
-_NAMES = {"standard": "dense", "topk": "topk", "jumprelu": "jumprelu", "batchtopk": "batch_topk"}
+_NAMES = {"standard": "relu", "batchtopk": "batch_topk"}  # of the others, that of SAELens
+_GATED = {"b_mag": "bias", "r_mag": "log_scale"}  # names there and here
 
 
-def parse_sae(sae: SAE) -> tuple[Sections, dict[str, float], dict[str, Any]]:
-    """Returns the sections of a config, the weights of its objective's terms, and the variables."""
+def parse_sae(sae: SAE) -> tuple[Sections, dict[str, Any]]:
+    """Returns the sections of a config and the variables."""
     latents = sae.tensors["W_enc"].shape[1]
-    bottleneck: dict[str, Any] = {"name": _NAMES[sae.kind], "features": latents}
-    params: dict[str, Any] = {"dense": {"kernel": sae.tensors["W_enc"], "bias": sae.tensors["b_enc"]}}
+    bottleneck: dict[str, Any] = {"name": _NAMES.get(sae.kind, sae.kind), "features": latents}
+    bias = sae.tensors["b_gate" if sae.kind == "gated" else "b_enc"]
+    params: dict[str, Any] = {"dense": {"kernel": sae.tensors["W_enc"], "bias": bias}}
     weights: dict[str, float] = {}
+    options: dict[str, Any] = {}
     variables: dict[str, Any] = {}
     if sae.kind in ("topk", "batchtopk"):
         bottleneck["k"] = sae.k
     if sae.kind == "standard":
-        bottleneck["activation"] = "relu"
-        weights["l1"] = _get(sae.details, "l1_coefficient", 1.0)
+        weights["l1"], options["l1"] = _get(sae.details, "l1_coefficient", 1.0), {"decoder_norms": True}
+    if sae.kind == "gated":
+        weights |= {"gate_l1": _get(sae.details, "l1_coefficient", 1.0), "gate_reconstruction": 1.0}
+        options["gate_l1"] = {"decoder_norms": True}
+        params |= {here: sae.tensors[there] for there, here in _GATED.items()}
     if sae.kind == "jumprelu":
         bottleneck |= {"positive": False, "bandwidth": _get(sae.details, "jumprelu_bandwidth", 0.05)}
         weights["l0"] = _get(sae.details, "l0_coefficient", 1.0)
         params["threshold"] = sae.tensors["threshold"]
     if sae.kind == "batchtopk":
         variables["sparse"] = {"bottleneck": {"threshold": sae.tensors["topk_threshold"]}}
+    if sae.widths:
+        weights["prefixes"], options["prefixes"] = 1.0, {"widths": sae.widths}
     layer = {"kernel": sae.tensors["W_dec"], "bias": sae.tensors["b_dec"]}
     variables["params"] = {"bottleneck": params, "decoder": {"dense_0": layer}}
-    sections = {"encoder": {"name": "mlp"}, "bottleneck": bottleneck, "decoder": {"name": "mlp"}}
-    return sections, weights, variables
+    sections = {"encoder": {"name": "mlp"}, "bottleneck": bottleneck, "decoder": {"name": "dictionary"}}
+    return {**sections, "objective": {"weights": weights, "options": options}}, variables
 
 
 def describe_sae(
@@ -57,8 +67,8 @@ def describe_sae(
     bottleneck = model.bottleneck
     if reason := _differs(model, likelihood):
         raise InputError(
-            f"{layout} holds sparse autoencoders alone (an encoder without layers; topk, batch_topk, jumprelu or dense "
-            f"with relu; a linear decoder); the model has {reason}"
+            f"{layout} holds sparse autoencoders alone (an encoder without layers; topk, batch_topk, jumprelu, gated, "
+            f"relu or dense with relu; a linear decoder); the model has {reason}"
         )
     params: Any = variables["params"]
     dense, layer = params["bottleneck"]["dense"], params["decoder"]["dense_0"]
@@ -66,12 +76,15 @@ def describe_sae(
     tensors = {
         "W_enc": kernel,
         "W_dec": np.asarray(layer["kernel"]) if "kernel" in layer else np.ascontiguousarray(kernel.T),  # tied
-        "b_enc": np.asarray(dense["bias"]),
+        "b_gate" if isinstance(bottleneck, Gated) else "b_enc": np.asarray(dense["bias"]),
         "b_dec": np.asarray(layer["bias"]),
     }
     sae = SAE("standard", tensors, model.pre_bias)
     if isinstance(bottleneck, TopK):
         sae = dataclasses.replace(sae, kind="topk", k=bottleneck.k)
+    elif isinstance(bottleneck, Gated):
+        tensors |= {there: np.asarray(params["bottleneck"][here]) for there, here in _GATED.items()}
+        sae = dataclasses.replace(sae, kind="gated")
     elif isinstance(bottleneck, JumpReLU):
         learned = params["bottleneck"]
         tensors["threshold"] = np.asarray(
@@ -99,12 +112,12 @@ def _differs(model: Autoencoder, likelihood: Likelihood) -> str:
     encoder, bottleneck, decoder = model.encoder, model.bottleneck, model.decoder
     if not isinstance(encoder, MLPEncoder) or encoder.features:
         return f"the encoder {type(encoder).__name__}" + " with layers" * isinstance(encoder, MLPEncoder)
-    if type(bottleneck) not in (DenseBottleneck, TopK, BatchTopK, JumpReLU):
+    if type(bottleneck) not in (DenseBottleneck, SparseReLU, TopK, BatchTopK, JumpReLU, Gated):
         return f"the bottleneck {type(bottleneck).__name__}"
     if isinstance(bottleneck, DenseBottleneck) and bottleneck.activation != "relu":
         return f"bottleneck.activation={bottleneck.activation!r}"
     linear = isinstance(decoder, MLPDecoder) and not decoder.features and decoder.output == "linear"
-    if not linear or decoder.spectral:
+    if not (isinstance(decoder, DictionaryDecoder) or (linear and not decoder.spectral)):
         return f"the decoder {type(decoder).__name__} that is not one linear layer"
     if model.classes:
         return f"classes={model.classes}"
@@ -119,15 +132,22 @@ def _fold_scale(sae: SAE, mean: np.ndarray, deviation: np.ndarray) -> SAE:
     encoder = t["W_enc"] / deviation[:, None]
     folded = {"W_enc": encoder, "W_dec": t["W_dec"] * deviation, "b_dec": t["b_dec"] * deviation + mean}
     if not sae.pre_bias:  # otherwise the mean is in b_dec, which is subtracted
-        folded["b_enc"] = t["b_enc"] - mean @ encoder
+        folded |= _shift(sae, -mean @ encoder)
     return _with(sae, folded)
 
 
 def _move_bias(sae: SAE) -> SAE:
     """Returns the sparse autoencoder that computes the same with the pre-encoder bias in b_enc, or the reverse."""
     shift = sae.tensors["b_dec"].astype(np.float64) @ sae.tensors["W_enc"]
-    moved = _with(sae, {"b_enc": sae.tensors["b_enc"] + (-shift if sae.pre_bias else shift)})
-    return dataclasses.replace(moved, pre_bias=not sae.pre_bias)
+    return dataclasses.replace(_with(sae, _shift(sae, -shift if sae.pre_bias else shift)), pre_bias=not sae.pre_bias)
+
+
+def _shift(sae: SAE, units: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the biases of the encoder after `units`, [latents], were added to what it computes before its biases."""
+    t = sae.tensors
+    if sae.kind == "gated":
+        return {"b_gate": t["b_gate"] + units, "b_mag": t["b_mag"] + np.exp(t["r_mag"].astype(np.float64)) * units}
+    return {"b_enc": t["b_enc"] + units}
 
 
 def _with(sae: SAE, tensors: Mapping[str, np.ndarray]) -> SAE:

@@ -20,10 +20,22 @@ _CLASSES: dict[str, tuple[str, bool, dict[str, tuple[str, ...]]]] = {
     "AutoEncoderTopK": ("topk", True, {**_ENCODER, **_DECODER, "b_dec": ("d_in",), **_THRESHOLD}),
     "BatchTopKSAE": ("batchtopk", True, {**_ENCODER, **_DECODER, "b_dec": ("d_in",), **_THRESHOLD}),
     "MatryoshkaBatchTopKSAE": ("batchtopk", True, {**_PLAIN, **_THRESHOLD}),
+    "GatedAutoEncoder": (
+        "gated",
+        True,
+        {"encoder.weight": ("d_sae", "d_in"), **_DECODER, "decoder_bias": ("d_in",)}
+        | {"r_mag": ("d_sae",), "gate_bias": ("d_sae",), "mag_bias": ("d_sae",)},
+    ),
     "JumpReluAutoEncoder": ("jumprelu", False, {**_PLAIN, "threshold": ("d_sae",)}),
 }
 _NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
-_NAMES |= {"bias": "b_dec", "decoder.bias": "b_dec"}
+_NAMES |= {
+    "bias": "b_dec",
+    "decoder.bias": "b_dec",
+    "decoder_bias": "b_dec",
+    "gate_bias": "b_gate",
+    "mag_bias": "b_mag",
+}
 
 
 def parse_dictionary(

@@ -38,6 +38,7 @@ TENSORS: dict[str, dict[str, tuple[str, ...]]] = {
     "topk": {**_SHARED, "b_enc": ("d_sae",)},
     "jumprelu": {**_SHARED, "b_enc": ("d_sae",), "threshold": ("d_sae",)},
     "batchtopk": {**_SHARED, "b_enc": ("d_sae",), "topk_threshold": ()},  # in training alone
+    "gated": {**_SHARED, "b_gate": ("d_sae",), "b_mag": ("d_sae",), "r_mag": ("d_sae",)},
 }
 
 
@@ -71,6 +72,7 @@ class SAE:
       tensors: by name, float32: W_enc [inputs, latents], W_dec [latents, inputs], biases and thresholds.
       pre_bias: whether b_dec is subtracted from the input (`apply_b_dec_to_input`).
       k: number of active latents of "topk" and "batchtopk", else 0.
+      widths: of nested prefixes that are trained to reconstruct, too, without the whole (`matryoshka_widths`).
       trained_as: architecture of the training if it is another one, e.g. "batchtopk" of thresholds.
       details: settings of the training, e.g. `l1_coefficient`.
     """
@@ -79,6 +81,7 @@ class SAE:
     tensors: dict[str, np.ndarray]
     pre_bias: bool
     k: int = 0
+    widths: tuple[int, ...] = ()
     trained_as: str = ""
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -121,7 +124,8 @@ def read_sae(folder: Path, layout: str) -> tuple[SAE, SAECard]:
     tensors = read_safetensors(file) if file.is_file() else read_shards(folder, f"{file.name}{_INDEX}")
     if layout == DICTIONARY:
         kind, named, pre_bias, k, metadata = parse_dictionary(settings, tensors, file, where)
-        return SAE(kind, named, pre_bias, k), SAECard(SAELENS, {"metadata": metadata})
+        widths = tuple(np.cumsum(metadata.get("group_sizes", ()), dtype=int)[:-1].tolist())
+        return SAE(kind, named, pre_bias, k, widths), SAECard(SAELENS, {"metadata": metadata})
     sae = (_parse_saelens if layout == SAELENS else _parse_sparsify)(settings, tensors, file, where)
     sparsity = None
     if layout == SAELENS and (folder / _SPARSITY).is_file():
@@ -152,7 +156,9 @@ def write_sae(folder: Path, sae: SAE, card: SAECard, dtype: str, metadata: Mappi
     Raises InputError if the layout or `dtype` cannot hold the model, and StorageError if a file cannot be written.
     """
     layout = card.layout
-    kinds = {SAELENS: ("standard", "topk", "jumprelu"), GEMMA_SCOPE: ("jumprelu",), SPARSIFY: ("topk",)}[layout]
+    kinds = {SAELENS: ("standard", "topk", "jumprelu", "gated"), GEMMA_SCOPE: ("jumprelu",), SPARSIFY: ("topk",)}[
+        layout
+    ]
     if sae.kind not in kinds:
         raise InputError(f"the layout {layout} has no {sae.kind} autoencoders, only {', '.join(kinds)}; choose another")
     if layout == GEMMA_SCOPE and (metadata or dtype != "float32"):
@@ -173,7 +179,7 @@ def write_sae(folder: Path, sae: SAE, card: SAECard, dtype: str, metadata: Mappi
     return folder
 
 
-_KINDS = {"standard": "standard", "topk": "topk", "jumprelu": "jumprelu", "batchtopk": "batchtopk"}
+_KINDS = {name: name for name in TENSORS} | {"matryoshka_batchtopk": "batchtopk"}
 # The settings of SAELens that decide what is computed; all others, of its older versions, are metadata.
 _DECISIVE = (
     *("architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations", "k"),
@@ -232,7 +238,17 @@ def _parse_saelens(settings: Mapping[str, Any], tensors: dict[str, np.ndarray], 
     details = metadata.get("training_architecture_details") if isinstance(metadata, Mapping) else None
     k = require_whole(config, "k", where) if kind in ("topk", "batchtopk") else 0
     details = details if isinstance(details, Mapping) else settings  # of older versions and of training
-    return SAE(kind, tensors, config["apply_b_dec_to_input"], k, details=details)
+    widths = _read_widths(settings, sizes["d_sae"], where) if name == "matryoshka_batchtopk" else ()
+    return SAE(kind, tensors, config["apply_b_dec_to_input"], k, widths, details=details)
+
+
+def _read_widths(settings: Mapping[str, Any], latents: int, where: str) -> tuple[int, ...]:
+    """Returns the widths of nested prefixes below the whole."""
+    widths = settings.get("matryoshka_widths")
+    given: list[Any] = widths if isinstance(widths, list) else [None]
+    if not all(type(n) is int for n in given) or [0, *given] != sorted({0, *given}) or given[-1] > latents:
+        raise InputError(f"{where}: matryoshka_widths must rise from above 0 to d_sae={latents}, got {shown(widths)}")
+    return tuple(n for n in given if n < latents)
 
 
 def _describe_saelens(sae: SAE, card: SAECard, dtype: str, metadata: Mapping[str, Any]) -> dict[str, Any]:

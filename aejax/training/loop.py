@@ -24,6 +24,7 @@ from aejax.data import (
     Spec,
     Splits,
     check_identity,
+    compute_geometric_median,
     compute_mean,
     from_array,
     identify,
@@ -298,13 +299,25 @@ def init_state(
 ) -> tuple[PyTree, jax.Array]:
     """Returns the state that training starts or resumes from, and the run's key."""
     saved = opened.saved
-    if task.model.pre_bias and not saved and adjust is None:
-        adjust = functools.partial(pre_encoder.start_at, compute_mean(splits.train, spec))
+    if not saved and adjust is None:
+        adjust = start_sparse(task, spec, splits)
     init_key, key = jax.random.split(jax.random.key(opened.config.seed))
     if saved:
         state = partition.init(functools.partial(init, task, spec.shape), init_key)
         return checkpoint.fill(state, saved.state, f"{opened.folder}, step {saved.step},"), key
     return initialize(opened.config, task, spec.shape, init_key, partition, adjust, init_from, quiet), key
+
+
+def start_sparse(task: Task, spec: Spec, splits: Splits) -> Adjust:
+    """Returns a function from random parameters to those from which a sparse autoencoder starts, see `pre_encoder`."""
+    decoder = task.model.decoder
+    tie = functools.partial(pre_encoder.tie, decoder)
+    kind = getattr(decoder, "initial_bias", "mean")
+    if not task.model.pre_bias or kind == "zeros":
+        return tie
+    center = compute_mean if kind == "mean" else compute_geometric_median
+    at_center = functools.partial(pre_encoder.start_at, center(splits.train, spec))
+    return lambda params: at_center(tie(params))
 
 
 def prepare_data(

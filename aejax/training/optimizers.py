@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
 from aejax.config import check_kind
 from aejax.errors import InputError, one_of
+from aejax.training import paths
 
 Parts = Callable[..., tuple[optax.GradientTransformation, ...]]
 
@@ -171,6 +173,28 @@ def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation
     chain = optax.chain(optax.clip_by_global_norm(config["clip"]) if config["clip"] else optax.identity(), *parts)
     accumulate = config["accumulate"]
     return optax.MultiSteps(chain, accumulate).gradient_transformation() if accumulate > 1 else chain
+
+
+def keep_unit_norm(optimizer: optax.GradientTransformation, path: str, axis: int) -> optax.GradientTransformation:
+    """Returns the optimizer with updates after which the vectors along `axis` of one parameter have length 1.
+
+    The gradient's part along these vectors, which would only change their lengths, is removed first, so that the
+    moments of Adam do not contain it (Bricken et al. 2023, "Towards monosemanticity", appendix). `path` is that of the
+    parameter, e.g. "decoder/dense_0/kernel".
+    """
+    normalize = lambda a: a / jnp.linalg.norm(a, axis=axis, keepdims=True)  # noqa: E731
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        flat = paths.flatten(grads)
+        if path not in flat:  # it is frozen
+            return optimizer.update(grads, state, params)
+        vectors = normalize(paths.flatten(params)[path])
+        along = (flat[path] * vectors).sum(axis, keepdims=True) * vectors
+        updates, state = optimizer.update(paths.nest({**flat, path: flat[path] - along}), state, params)
+        flat, before = paths.flatten(updates), paths.flatten(params)[path]
+        return paths.nest({**flat, path: normalize(before + flat[path]) - before}), state
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _check_schedule(config: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from aejax.errors import InputError
 from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.layers import fold
 from aejax.objectives import Context, Corruption, Discriminator, Objective
-from aejax.training import adaptive, optimizers, paths
+from aejax.training import adaptive, optimizers, paths, resampling
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -222,6 +222,13 @@ def train_step(
         metrics |= of_critic
     updates, opt_state = task.optimizer.update(grads, state.opt_state, trained)
     trained = optax.apply_updates(trained, updates)
+    if resampling.resamples(task.model):
+        fold_key, decoded = (
+            jax.random.fold_in(jax.random.fold_in(key, state.step), 4),
+            task.objective.mean(output.decoded),
+        )
+        given = (task.model, state.step, fold_key, x, decoded, output)
+        trained, opt_state, variables = resampling.resample(*given, trained, opt_state, variables, task.axis_name)
     params, ema = paths.merge(trained, frozen), _average(task, state, opt_state, trained)
     # Without the barrier the compiler shares the squares with Adam and writes them to memory.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))

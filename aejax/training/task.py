@@ -19,6 +19,7 @@ from aejax.data import Feed, Source, Spec, read_chunks, read_labels
 from aejax.distributed.processor import warn_of_bfloat16
 from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
+from aejax.models import pre_encoder
 from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Objective
 from aejax.registry import describe, instantiate
 from aejax.training import optimizers
@@ -123,7 +124,7 @@ def make_task(
         raise InputError(f"data.flip mirrors images, and the data holds examples of {spec.shape}; set it to False")
     parts = build_parts(config, spec.shape) if parts is None else parts
     task = Task(
-        **vars(parts),
+        **{**vars(parts), "optimizer": constrain(parts.optimizer, parts.model)},
         prepare=spec.prepare,
         restore=spec.restore,
         standardized=bool(spec.mean),
@@ -150,6 +151,12 @@ def make_task(
         convolves="conv_general_dilated" in operations,
         bfloat16="bf16[" in operations,
     )
+
+
+def constrain(optimizer: optax.GradientTransformation, model: models.Autoencoder) -> optax.GradientTransformation:
+    """Returns the optimizer, with `keep_unit_norm` if the model's decoder has `unit_norm`."""
+    found = pre_encoder.find_unit_rows(model.decoder)
+    return optimizers.keep_unit_norm(optimizer, *found) if found else optimizer
 
 
 def single_device_task(task: Task) -> Task:

@@ -22,7 +22,7 @@ from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, scan_steps, steps_at_once
 from aejax.training.recorder import Metrics, Recorder, Window
 from aejax.training.step import Task
-from aejax.training.task import make_task
+from aejax.training.task import constrain, make_task
 from aejax.workdir.lifecycle import OpenWorkdir, open_workdir, record_failure
 
 # The configs may differ in these hyperparameters and in `seed`, as none of them changes a shape.
@@ -234,7 +234,7 @@ def set_hyperparameters(task: Task, config: ConfigDict, values: Mapping[str, Any
     weights = {**task.objective.weights, **select("objective.weights.")}
     return dataclasses.replace(
         task,
-        optimizer=optimizers.build({**config.optim.to_dict(), **select("optim.")}, config.steps),
+        optimizer=constrain(optimizers.build({**config.optim.to_dict(), **select("optim.")}, config.steps), task.model),
         objective=dataclasses.replace(task.objective, weights=weights),
         corruption=dataclasses.replace(task.corruption, **select("corruption.")),
     )

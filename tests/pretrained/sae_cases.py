@@ -24,6 +24,9 @@ SAELENS = {
     "topk_float16": ("TopKSAE", {"k": K, "apply_b_dec_to_input": False}, "float16"),
     "topk_trained": ("TopKTrainingSAE", {"k": K}, "float32"),  # saved for inference
     "jumprelu": ("JumpReLUSAE", {}, "float32"),
+    "gated": ("GatedSAE", {}, "float32"),
+    "gated_without_bias": ("GatedSAE", {"apply_b_dec_to_input": False}, "float32"),
+    "matryoshka": ("MatryoshkaBatchTopKTrainingSAE", {"k": float(K), "matryoshka_widths": [8, 16, 32]}, "float32"),
     "batchtopk": ("BatchTopKTrainingSAE", {"k": float(K)}, "float32"),  # saved for inference, as JumpReLU
 }
 CASES = [*SAELENS, "topk_of_version_3", "gemma_scope", "sparsify"]

@@ -183,6 +183,13 @@ def draw_dictionary(name):
         "AutoEncoderTopK": layers | {"b_dec": plain["b_dec"]} | shared,
         "BatchTopKSAE": layers | {"b_dec": plain["b_dec"]} | shared,
         "MatryoshkaBatchTopKSAE": plain | shared | {"group_sizes": np.array([8, 24])},
+        "GatedAutoEncoder": {"encoder.weight": layers["encoder.weight"], "decoder.weight": layers["decoder.weight"]}
+        | {
+            "decoder_bias": plain["b_dec"],
+            "gate_bias": plain["b_enc"],
+            "mag_bias": draw(LATENTS),
+            "r_mag": draw(LATENTS),
+        },
         "JumpReluAutoEncoder": plain | {"threshold": abs(draw(LATENTS))},
     }[name]
     trainer = {
@@ -198,7 +205,7 @@ def draw_dictionary(name):
 
 
 DICTIONARIES = ["AutoEncoder", "AutoEncoderNew", "AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"]
-DICTIONARIES.append("JumpReluAutoEncoder")
+DICTIONARIES += ["JumpReluAutoEncoder", "GatedAutoEncoder"]
 
 
 @pytest.mark.parametrize("name", DICTIONARIES)
@@ -208,7 +215,10 @@ def test_classes_of_dictionary_learning_compute_their_formulas(name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     shift = 0 if name in ("AutoEncoderNew", "JumpReluAutoEncoder") else plain["b_dec"]
     units = np.maximum((X - shift) @ plain["W_enc"] + plain["b_enc"], 0)
-    if name == "AutoEncoderTopK":
+    if name == "GatedAutoEncoder":
+        gates, scale = (X - shift) @ plain["W_enc"], np.exp(tensors["r_mag"].astype(np.float64))
+        units = (gates + plain["b_enc"] > 0) * np.maximum(scale * gates + tensors["mag_bias"], 0)
+    elif name == "AutoEncoderTopK":
         units *= units >= np.sort(units, 1)[:, [-K]]
     elif "threshold" in tensors:
         units *= units > tensors["threshold"]

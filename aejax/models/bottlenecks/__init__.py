@@ -7,6 +7,7 @@ import flax.linen as nn
 
 from aejax.models.bottlenecks.bsq import BSQ
 from aejax.models.bottlenecks.code import Code as Code
+from aejax.models.bottlenecks.code import Units as Units
 from aejax.models.bottlenecks.composed import GroupedCodes, ResidualCodes
 from aejax.models.bottlenecks.deterministic import (
     ConvBottleneck,
@@ -15,12 +16,14 @@ from aejax.models.bottlenecks.deterministic import (
     SphericalBottleneck,
 )
 from aejax.models.bottlenecks.discrete import FSQ, LFQ, GumbelSoftmax
+from aejax.models.bottlenecks.gated import Gated
 from aejax.models.bottlenecks.gaussian import GaussianBottleneck
 from aejax.models.bottlenecks.ibq import IBQ
 from aejax.models.bottlenecks.masked import MaskedBottleneck
+from aejax.models.bottlenecks.matching_pursuit import MatchingPursuit
 from aejax.models.bottlenecks.ordered import OrderedCodes
 from aejax.models.bottlenecks.simvq import SimVQ
-from aejax.models.bottlenecks.sparse import BatchTopK, JumpReLU, TopK
+from aejax.models.bottlenecks.sparse import BatchTopK, JumpReLU, SparseReLU, TopK
 from aejax.models.bottlenecks.spatial_gaussian import SpatialGaussian
 from aejax.models.bottlenecks.vector_quantizer import ResidualQuantizer, VectorQuantizer
 
@@ -35,6 +38,9 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "topk": TopK,
     "batch_topk": BatchTopK,
     "jumprelu": JumpReLU,
+    "relu": SparseReLU,
+    "gated": Gated,
+    "matching_pursuit": MatchingPursuit,
     "vq": VectorQuantizer,
     "residual_vq": ResidualQuantizer,
     "fsq": FSQ,
@@ -47,3 +53,6 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "ordered": OrderedCodes,
     "gumbel": GumbelSoftmax,
 }
+
+# Bottlenecks in whose codes a 0 means that a unit is not active.
+SPARSE = (TopK, BatchTopK, JumpReLU, SparseReLU, Gated, MatchingPursuit)

@@ -5,7 +5,22 @@ from collections.abc import Mapping
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from aejax.models.bottlenecks.selection import Kept
 from aejax.models.distributions import Posterior, Prior
+
+
+class Units(struct.PyTreeNode):
+    """The units of a sparse bottleneck before they are made sparse, which terms such as `ghost` read.
+
+    Attributes:
+      pre: units before they are made sparse; of a gated bottleneck, its gates.
+      dead: 1 at dead units and 0 at others; None if the bottleneck does not count them.
+      threshold: value above which a unit is active; None if it is learned by no parameter.
+    """
+
+    pre: Float[Array, "batch features"]
+    dead: Float[Array, " features"] | None = None
+    threshold: Float[Array, " features"] | None = None
 
 
 class Code(struct.PyTreeNode):
@@ -21,6 +36,8 @@ class Code(struct.PyTreeNode):
       prior: p(z) of a stochastic code.
       mask: [batch, rows, columns], 1 at the patches of the image that are masked.
       revival: code of the dead units alone, of z's shape, for the term `revival`.
+      units: units of a sparse code before they are made sparse.
+      kept: the units of a sparse code that are not 0, for decoders that read no others.
       samples: number of importance samples; 0 if z has no axis for them.
     """
 
@@ -32,4 +49,6 @@ class Code(struct.PyTreeNode):
     prior: Prior | None = None
     mask: Float[Array, "batch rows columns"] | None = None
     revival: Float[Array, "..."] | None = None
+    units: Units | None = None
+    kept: Kept | None = None
     samples: int = struct.field(pytree_node=False, default=0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from aejax.errors import InputError
-from aejax.models.bottlenecks.code import Code
+from aejax.models.bottlenecks.code import Code, Units
+from aejax.models.bottlenecks.selection import Kept, find_largest, is_worthwhile, project_largest
 from aejax.models.layers import flatten, get_axis, must_update, whole_batch
 from aejax.registry import Natural
 
@@ -27,6 +29,8 @@ class TopK(nn.Module):
         the collection "sparse"; 0: units are not counted.
       revive: number of dead units, the largest of each example, in `Code.revival` (k_aux in Gao et al. 2024,
         appendix A.2); 0: there is no `Code.revival`.
+      resample: number of training steps after which dead units start anew from examples that are reconstructed badly,
+        again and again, see `aejax.training.resampling`; 0: never.
       axis_name: name of the device axis, see `build`.
     """
 
@@ -34,13 +38,19 @@ class TopK(nn.Module):
     k: int
     dead_after: Natural = 0
     revive: Natural = 0
+    resample: Natural = 0
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        _check_k(self)
-        x = _project(self, h)
-        return _make_code(self, x, _keep_largest(nn.relu(x), self.k), train=train)
+        check_k(self)
+        x = project(self, h)
+        if train and not self.is_initializing() and is_worthwhile(self.features, self.k):
+            # The same units, with a gradient that reads no others; the compiler leaves `project` out.
+            kept = project_largest(flatten(h).astype(jnp.float32), *_get_dense(self), self.k)
+        else:
+            kept = find_largest(nn.relu(x), self.k)
+        return make_code(self, h, x, kept.spread(self.features), kept=kept, train=train)
 
 
 class BatchTopK(nn.Module):
@@ -55,7 +65,7 @@ class BatchTopK(nn.Module):
 
     Attributes:
       decay: decay of the running average, which starts at the value of the first training batch.
-      dead_after, revive, axis_name: as in `TopK`.
+      dead_after, revive, resample, axis_name: as in `TopK`.
     """
 
     features: int
@@ -63,14 +73,15 @@ class BatchTopK(nn.Module):
     decay: float = 0.99
     dead_after: Natural = 0
     revive: Natural = 0
+    resample: Natural = 0
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        _check_k(self)
+        check_k(self)
         if not 0 <= self.decay < 1:
             raise InputError(f"bottleneck.decay must be at least 0 and below 1, got {self.decay}")
-        x = _project(self, h)
+        x = project(self, h)
         units = nn.relu(x)
         average = self.variable("sparse", "threshold", jnp.zeros, ())
         threshold = average.value
@@ -84,7 +95,7 @@ class BatchTopK(nn.Module):
                 updated = jnp.where(average.value == 0, smallest, updated)
                 # A batch without positive units has no smallest one.
                 average.value = jnp.where(jnp.isfinite(smallest), updated, average.value)
-        return _make_code(self, x, jnp.where(units >= threshold, units, 0.0), train=train)
+        return make_code(self, h, x, jnp.where(units >= threshold, units, 0.0), train=train)
 
 
 class JumpReLU(nn.Module):
@@ -98,22 +109,26 @@ class JumpReLU(nn.Module):
     Raises InputError if bandwidth or threshold is not above 0.
 
     Attributes:
-      positive: whether the parameter is `log_threshold`, so that thresholds stay above 0; otherwise it is `threshold`
-        itself, as in published models, and one below 0 acts as 0.
       bandwidth: width of the rectangular kernel, on the scale of the units. The paper uses 0.001 for inputs of
         thousands of values scaled to a mean squared length of 1, whose units are of order 0.01. With units of order 1
         and 0.03, about one example in a hundred contributes to the gradient of a threshold; a wider kernel has less
         variance and more bias.
+      to_input: whether the pseudo-derivative reaches the units as well as the threshold (Conerly et al. 2025, "Circuits
+        updates, January").
       threshold: initial threshold. The default is small for units of order 1, so that they start active, and more than
         half a bandwidth, so that negative values do not contribute to its gradient.
-      dead_after, revive, axis_name: as in `TopK`.
+      dead_after, revive, resample, axis_name: as in `TopK`.
+      positive: whether the parameter is `log_threshold`, so that thresholds stay above 0; otherwise it is `threshold`
+        itself, as in published models, and one below 0 acts as 0.
     """
 
     features: int
     bandwidth: float = 0.03
     threshold: float = 0.1
+    to_input: bool = False
     dead_after: Natural = 0
     revive: Natural = 0
+    resample: Natural = 0
     axis_name: str | None = None
     positive: bool = True
 
@@ -122,7 +137,7 @@ class JumpReLU(nn.Module):
         for name in ("bandwidth", "threshold"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"bottleneck.{name} must be above 0, got {getattr(self, name)}")
-        x = _project(self, h)
+        x = project(self, h)
         initial = nn.initializers.constant(math.log(self.threshold) if self.positive else self.threshold)
         threshold = self.param("log_threshold" if self.positive else "threshold", initial, (self.features,))
         threshold = jnp.exp(threshold) if self.positive else threshold
@@ -131,49 +146,105 @@ class JumpReLU(nn.Module):
         kernel = (jnp.abs(x - fixed) < self.bandwidth / 2) / self.bandwidth
         # Its value is 0; its gradient is the pseudo-derivative of the step function (equation 12).
         slope = kernel * (fixed - threshold)
+        if self.to_input:
+            slope += kernel * (x - jax.lax.stop_gradient(x))
         z = nn.relu(x) * active + fixed * slope  # equation 11
-        return _make_code(self, x, z, {"l0": (active + slope).sum(-1)}, train=train)
+        return make_code(self, h, x, z, {"l0": (active + slope).sum(-1)}, threshold=threshold, train=train)
 
 
-Sparse = TopK | BatchTopK | JumpReLU
+class SparseReLU(nn.Module):
+    """Units after relu, which a term makes sparse, e.g. `l1`: [batch, ...] to [batch, features].
+
+    Unlike `DenseBottleneck` with relu it counts dead units. Bricken et al. 2023, "Towards monosemanticity".
+
+    Attributes:
+      dead_after, revive, resample, axis_name: as in `TopK`.
+    """
+
+    features: int
+    dead_after: Natural = 0
+    revive: Natural = 0
+    resample: Natural = 0
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
+        x = project(self, h)
+        return make_code(self, h, x, nn.relu(x), train=train)
 
 
-def _check_k(module: TopK | BatchTopK) -> None:
+# The modules below have the attributes `features`, `dead_after`, `revive`, `resample` and `axis_name`, as `TopK`.
+
+
+def check_k(module: Any) -> None:
+    """Raises InputError unless `module.k` is from 1 to `module.features`."""
     if not 1 <= module.k <= module.features:
         raise InputError(f"bottleneck.k must be from 1 to bottleneck.features={module.features}, got {module.k}")
 
 
-def _project(module: Sparse, h: Array) -> Array:
+def project(module: Any, h: Array) -> Array:
     """Projects features [batch, ...] to the units before they are made sparse, float32 [batch, features]."""
     return nn.Dense(module.features, name="dense")(flatten(h).astype(jnp.float32))
 
 
-def _keep_largest(x: Array, k: int) -> Array:
-    """Sets all but the k largest units of each example to 0, [batch, features]."""
-    values, indices = jax.lax.top_k(x, k)
-    return jax.vmap(lambda row, i, value: row.at[i].set(value))(jnp.zeros_like(x), indices, values)
+def _get_dense(module: Any) -> tuple[Array, Array]:
+    """Returns the kernel and the bias of the layer of `project`."""
+    layer = module.variables["params"]["dense"]
+    return layer["kernel"], layer["bias"]
 
 
-def _make_code(module: Sparse, x: Array, z: Array, losses: Mapping[str, Array] | None = None, *, train: bool) -> Code:
-    """Returns the code of x, the units before they are made sparse, and z, the units afterwards: [batch, features].
+def make_code(
+    module: Any,
+    h: Array,
+    x: Array,
+    z: Array,
+    losses: Mapping[str, Array] | None = None,
+    *,
+    kept: Kept | None = None,
+    threshold: Array | None = None,
+    train: bool,
+) -> Code:
+    """Returns the code of h, with x, the units before they are made sparse, and z, the units afterwards.
 
     Metrics: `l0`, the mean number of active units per example; with `dead_after`, also `dead_units`, the fraction of
     the units that were inactive in the last `dead_after` training steps, this one included.
 
-    Raises InputError if `revive` is above `features`, or given without `dead_after`.
+    Raises InputError if `revive` is above `features`, or `revive` or `resample` is given without `dead_after`.
     """
-    if module.revive > module.features:
+    if getattr(module, "revive", 0) > module.features:
         raise InputError(f"bottleneck.revive={module.revive} is above bottleneck.features={module.features}")
-    if module.revive and not module.dead_after:
-        raise InputError("bottleneck.revive needs bottleneck.dead_after, the steps until a unit is dead, e.g. 1000")
+    for name in ("revive", "resample"):
+        if getattr(module, name, 0) and not module.dead_after:
+            raise InputError(
+                f"bottleneck.{name} needs bottleneck.dead_after, the steps until a unit is dead, e.g. 1000"
+            )
     # The fraction of examples for which each unit is active.
-    frequency = whole_batch((z > 0).mean(0, keepdims=True), get_axis(module)).mean(0)
-    code = Code(z=z, losses=losses or {}, metrics={"l0": frequency.sum()})
+    if kept is None:
+        frequency = (z > 0).mean(0)
+    else:
+        frequency = jnp.zeros(module.features).at[kept.indices].add(kept.values > 0) / len(kept.values)
+    frequency = whole_batch(frequency[None], get_axis(module)).mean(0)
+    code = Code(z=z, losses=losses or {}, metrics={"l0": frequency.sum()}, kept=kept, units=Units(x, None, threshold))
     if not module.dead_after:
         return code
     idle = module.variable("sparse", "idle", jnp.zeros, (module.features,), jnp.int32)
     if must_update(module, "sparse", train):
         idle.value = jnp.where(frequency > 0, 0, idle.value + 1)
-    dead = idle.value >= module.dead_after
-    revival = _keep_largest(nn.relu(x) * dead, module.revive) if module.revive else None
-    return code.replace(metrics={**code.metrics, "dead_units": dead.mean()}, revival=revival)
+    dead = (idle.value >= module.dead_after).astype(jnp.float32)
+    revival = _revive(module, h, dead) if getattr(module, "revive", 0) else None
+    metrics = {**code.metrics, "dead_units": dead.mean()}
+    return code.replace(metrics=metrics, revival=revival, units=Units(x, dead, threshold))
+
+
+def _revive(module: Any, h: Array, dead: Array) -> Array:
+    """Returns the `module.revive` largest dead units of each example after relu, [batch, features].
+
+    They are projected once more, and only if there are dead units: their gradient reads and writes whole kernels.
+    """
+    x = flatten(h).astype(jnp.float32)
+
+    def find(x: Array, kernel: Array, bias: Array) -> Array:
+        return find_largest(nn.relu(x @ kernel + bias) * dead, module.revive).spread(module.features)
+
+    none = lambda x, kernel, bias: jnp.zeros((len(x), module.features))  # noqa: E731
+    return jax.lax.cond(dead.any(), find, none, x, *_get_dense(module))
