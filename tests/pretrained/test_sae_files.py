@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from conftest import assert_trees_equal, one_device
@@ -130,15 +131,23 @@ def test_thresholds_of_published_models_are_trained_from(tmp_path):
     assert again.sae.metadata["hook_name"] == METADATA["hook_name"]
 
 
-def test_it_is_a_run_in_all_that_runs_do(tmp_path):
-    run = aejax.load_pretrained(FOLDER / "standard")
+@pytest.mark.parametrize("case", ["standard", "topk", "batchtopk", "gated"])
+def test_it_is_a_run_in_all_that_runs_do(case, tmp_path):
+    run = aejax.load_pretrained(FOLDER / case)
     measures = run.evaluate(X, groups=["reconstruction"])
     error = np.square(X - run.reconstruct(X)).sum(1).mean()
     assert measures["reconstruction"]["squared_error"].value == pytest.approx(error, rel=1e-4)
-    assert (run.export(tmp_path) / "encoder.stablehlo").is_file()
-    assert run.sae.sparsity.shape == (LATENTS,)
+    program = jax.export.deserialize(bytearray((run.export(tmp_path) / "encoder.stablehlo").read_bytes()))
+    assert_close(np.asarray(program.call(X)), run.encode(X))
     with pytest.raises(aejax.InputError, match=r"reads examples of \(12,\), the input holds examples of \(13,\)"):
         run.encode(np.zeros((2, 13)))
+
+
+def test_the_sparsity_is_kept(tmp_path):
+    run = aejax.load_pretrained(FOLDER / "standard")
+    np.testing.assert_allclose(run.sae.sparsity, np.linspace(-10, -1, LATENTS), rtol=1e-6)
+    run.save_pretrained(tmp_path, format="saelens")
+    np.testing.assert_array_equal(aejax.load_pretrained(tmp_path).sae.sparsity, run.sae.sparsity)
 
 
 def test_decoder_rows_of_other_norms_are_folded(tmp_path):
