@@ -100,8 +100,12 @@ def revival(c: Context) -> Float[Array, " batch"]:
         explained = c.decode(code) - c.decode(jnp.zeros_like(code))
         return flatten(jnp.square(missed - explained)).sum(-1) * (flatten(jnp.abs(code)).sum(-1) > 0)
 
-    # Without dead units nothing is decoded, nor are gradients of whole kernels computed.
-    return jax.lax.cond(jnp.any(code != 0), explain, lambda code: jnp.zeros(len(code)), code)
+    # Without dead units nothing is decoded, nor are gradients of whole kernels computed. All devices choose alike: the
+    # compiler may move the sum of gradients over devices into a branch, which would wait for the others forever.
+    units = c.output.code.units
+    if units is None or units.dead is None:
+        return explain(code)
+    return jax.lax.cond(jnp.any(units.dead), explain, lambda code: jnp.zeros(len(code)), code)
 
 
 def ghost(c: Context) -> Float[Array, " batch"]:

@@ -51,8 +51,9 @@ def resample(
       axis_name: name of the axis of the devices that share the batch.
     """
     every, units = model.bottleneck.resample, output.code.units
-    assert units is not None
-    dead = units.dead > 0
+    assert units is not None  # of every bottleneck that has `resample`
+    assert units.dead is not None
+    dead: Array = jnp.greater(units.dead, 0)
     missed = whole_batch(flatten(x - reconstruction), axis_name)
     length = jnp.linalg.norm(missed, axis=1)
     chosen = jax.random.categorical(key, 4 * jnp.log(length + 1e-30), shape=dead.shape)  # (squared error)^2
