@@ -222,7 +222,7 @@ def make_code(
     if kept is None:
         frequency = (z > 0).mean(0)
     else:
-        frequency = jnp.zeros(module.features).at[kept.indices].add(kept.values > 0) / len(kept.values)
+        frequency = jnp.zeros(module.features).at[kept.indices].add(kept.values > 0) / kept.values.shape[0]
     frequency = whole_batch(frequency[None], get_axis(module)).mean(0)
     code = Code(z=z, losses=losses or {}, metrics={"l0": frequency.sum()}, kept=kept, units=Units(x, None, threshold))
     if not module.dead_after:
