@@ -32,6 +32,8 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images
+    config.data.target = ""  # likewise, what a transcoder decodes each example to; empty: the example itself
+    config.data.layers = 0  # layers of a crosscoder, whose examples are [layers, features]; 0: whatever the data holds
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from rows that no other part names
     config.data.validation = ""  # likewise
@@ -46,6 +48,7 @@ def default() -> ConfigDict:
     config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
     # Whether the user's cache folder keeps decoded splits up to that size, and the sizes of images in large folders.
     config.data.cache = True
+    config.data.buffer = 131_072  # examples of a store or a stream of activations that are mixed, see docs
 
     # pmap: each device has the whole state; sharded: each has a part, for models too large for one device
     config.partition = ConfigDict({"name": "pmap"})
@@ -57,6 +60,9 @@ def default() -> ConfigDict:
 
     # Whether linear sparse autoencoders subtract the decoder's bias, which starts at the data's mean, from x.
     config.pre_bias = True
+
+    # Whether a linear map of x is added to what a transcoder decodes.
+    config.skip = False
 
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
 
@@ -155,7 +161,7 @@ def check(config: ConfigDict) -> None:
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
     arguments.check_seed(config.seed)
-    for key in ("classes", "patience", "pretrain.steps", "optim.warmup", "data.size", "data.memory_mb"):
+    for key in ("classes", "patience", "pretrain.steps", "optim.warmup", "data.size", "data.memory_mb", "data.layers"):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
     for key in ("optim.clip", "optim.weight_decay"):
@@ -169,6 +175,8 @@ def check(config: ConfigDict) -> None:
                 re.compile(pattern)
             except (re.error, OverflowError, RecursionError) as error:
                 raise InputError(f"{key}: {shown(pattern)} is no regular expression ({error}); correct it") from error
+    if config.data.buffer < 1:
+        raise InputError(f"data.buffer must be at least 1 example, got {config.data.buffer}")
     if config.data.held_out < -1:
         raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
 
@@ -202,6 +210,10 @@ _BEFORE = {
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,
+    "data.buffer": 131_072,
+    "data.target": "",
+    "data.layers": 0,
+    "skip": False,
     "pre_bias": False,
     "init_from.workdir": "",
     "init_from.step": "newest",

@@ -10,7 +10,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array
-from aejax.data.sources import Arrays, Rows, Source, from_array, is_binary
+from aejax.data.sources import SAMPLED, Arrays, Rows, Source, from_array, is_binary
 from aejax.errors import InputError
 
 # Bounds of standard deviations whose squares float32 holds, even summed over many values.
@@ -32,6 +32,7 @@ class Spec:
     Attributes:
       shape: shape of one example, without the batch axis.
       mean, deviation: mean and standard deviation of each feature; empty if nothing is standardized.
+      target: shape of what a transcoder decodes an example to; empty where that is the example itself.
       binary: whether the run was trained on uint8 images of 0 and 1, which were read as 0 and 255.
     """
 
@@ -39,14 +40,28 @@ class Spec:
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
     binary: bool = False
+    target: tuple[int, ...] = ()
+
+    @property
+    def decoded(self) -> tuple[int, ...]:
+        """Returns the shape of what the model decodes an example to."""
+        return self.target or self.shape
+
+    @property
+    def layers(self) -> int:
+        """Returns the number of layers of a model whose activations make one example; 0: examples are no such pairs."""
+        return self.shape[0] if len(self.shape) == 2 else 0
 
     @classmethod
     def of(cls, source: Source, standardize: bool) -> "Spec":
         """Returns the spec of a train split. Features that only vary by rounding get a standard deviation of 1."""
         if not standardize:
-            return cls(source.shape, binary=source.binary)
+            return cls(source.shape, binary=source.binary, target=source.target or ())
+        if source.target is not None:
+            raise InputError("data.standardize scales x alone, and a transcoder has a target, too; set it to False")
         if len(source.shape) != 1:
             raise InputError(f"data.standardize is for vectors; {source.name} holds images of {source.shape}")
+        source = source.sample(SAMPLED) if source.block else source
         # Subtracting the first example keeps the digits of sums of values far from 0.
         first = source.take(np.arange(1))["x"].astype(np.float64)
         mean = first[0] + np.sum([(x - first).sum(0) for x in read_chunks(source)], 0) / len(source)
@@ -98,7 +113,7 @@ class Spec:
         x = as_array(x, "the input")
         if x.shape in (self.shape, self.shape[:2]):
             raise InputError(f"the input {x.shape} is one example without its batch axis; give [n, ...], e.g. x[None]")
-        source = from_array(x, name="the input", binary=self.binary and is_binary(x))
+        source = from_array(x, name="the input", binary=self.binary and is_binary(x), layers=self.layers)
         if source.shape != self.shape:
             raise InputError(f"the run reads examples of {self.shape}, the input holds examples of {source.shape}")
         found = source.take(np.arange(len(source)))["x"]

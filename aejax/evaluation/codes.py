@@ -93,4 +93,4 @@ def _explained(subject: Subject) -> Measure | Skipped:
     if np.ptp(test.inputs, 0).max() == 0:
         return Skipped(f"all {test} are the same: there is no variance to explain")
     how = f"{test}, about their own mean, over all values together; deterministic code"
-    return Measure(variance_explained(test.inputs, test.reconstructions), "fraction of the variance, at most 1", how)
+    return Measure(variance_explained(test.wanted, test.reconstructions), "fraction of the variance, at most 1", how)

@@ -45,6 +45,7 @@ class Part:
       x: as stored: what `run.encode` takes.
       label: int32 [n], or None.
       factors: of variation, int32 [n, factors], or None.
+      target: what a transcoder is to decode, or None.
     """
 
     run: TrainedModel
@@ -52,6 +53,7 @@ class Part:
     x: np.ndarray
     label: np.ndarray | None = None
     factors: np.ndarray | None = None
+    target: np.ndarray | None = None
     _taken: dict[Any, "Part"] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -70,6 +72,11 @@ class Part:
         """Returns x in the user's units, [n, *shape] float32."""
         return self.run.in_users_units(self.x)
 
+    @property
+    def wanted(self) -> np.ndarray:
+        """Returns what the reconstructions are compared with, in the user's units: the inputs, or the targets."""
+        return self.inputs if self.target is None else self.target
+
     @functools.cached_property
     def latents(self) -> np.ndarray:
         """Returns the deterministic codes [n, *latent]."""
@@ -83,6 +90,8 @@ class Part:
     @functools.cached_property
     def reconstructions(self) -> np.ndarray:
         """Returns what the deterministic codes decode to, in the user's units."""
+        if self.run.model.skip:
+            return self.run.reconstruct(self.x, self.condition)
         return self.run.decode(self.latents, self.condition)
 
     def take(self, count: int, seed: int = 0) -> "Part":
@@ -93,6 +102,7 @@ class Part:
             rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
             pick = lambda a: None if a is None else a[rows]  # noqa: E731
             part = dataclasses.replace(self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors))
+            part = dataclasses.replace(part, target=pick(self.target))
             for derived in ("inputs", "latents", "reconstructions"):  # which spares computing them again
                 if derived in self.__dict__:
                     part.__dict__[derived] = self.__dict__[derived][rows]
@@ -143,7 +153,7 @@ class Subject:
 
         Raises InputError if the examples or the labels do not fit the run.
         """
-        source = data.from_array(x, label, name="x")
+        source = data.from_array(x, label, name="x", layers=run.spec.layers)
         part = _part(run, source, "the given data", len(source))
         return cls(run, part, part)
 
@@ -165,4 +175,6 @@ def _part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part
     if not run.fits(source.shape):
         raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
     arrays = data.read(source.sample(limit))
-    return Part(run, name, arrays["x"], arrays.get("label"), arrays.get("factors"))
+    if run.spec.target and "target" not in arrays:
+        raise InputError(f"the run decodes targets of {run.spec.target}, and {name} has none; measure its own splits")
+    return Part(run, name, arrays["x"], arrays.get("label"), arrays.get("factors"), arrays.get("target"))

@@ -88,7 +88,7 @@ class Run(TrainedModel):
 
         This is for a run whose train split cannot be loaded. Raises InputError if x does not fit the run.
         """
-        return self._measure(data.from_array(x, label), "the given array")
+        return self._measure(data.from_array(x, label, layers=self.spec.layers), "the given array")
 
     def decode(
         self,
@@ -165,8 +165,9 @@ class Run(TrainedModel):
         """Writes `encode` and `decode` as programs that JAX calls without aejax; see `aejax.inference.export`.
 
         Writes `encoder.stablehlo` and `decoder.stablehlo` and, for discrete codes, `indices.stablehlo` and
-        `lookup.stablehlo`. Programs of a conditional run take the label, int32 [batch], as their second argument.
-        Other arrays are float32 [batch, ...], or int32 for indices, in the user's units; values are not checked.
+        `lookup.stablehlo`. Programs of a conditional run take the label, int32 [batch], as their second argument, and
+        the decoder of a model with `skip` takes x. Other arrays are float32 [batch, ...], or int32 for indices, in the
+        user's units; values are not checked.
         `programs.json` describes shapes and units. Returns the folder. Raises StorageError if it cannot be written.
         """
         units = "images in [0, 1]" if len(self.spec.shape) == 3 else "the data's own units"
@@ -174,9 +175,12 @@ class Run(TrainedModel):
         z = export.Value("z", self.latents.shape[1:], "float32", "latents")
         label = [export.Value("label", (), "int32", f"0 to {self.config.classes - 1}")] if self.config.classes else []
         standardize = self.spec.standardize
+        decode, read = self._decode, [z, *label]
+        if self.model.skip:
+            decode, read = lambda z, x: self._decode(z, skipped=x), [z, x]
         programs = {
             "encoder": export.Program(lambda x, *label: self._code(standardize(x), *label)["z"], [x, *label], z),
-            "decoder": export.Program(self._decode, [z, *label], x._replace(name="decoded")),
+            "decoder": export.Program(decode, read, x._replace(name="decoded", shape=self.spec.decoded)),
         }
         if "indices" in self.abstract_code:
             shape = self.abstract_code["indices"].shape[1:]

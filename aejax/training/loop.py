@@ -6,7 +6,7 @@ import itertools
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,15 @@ from aejax.data import (
     check_identity,
     compute_geometric_median,
     compute_mean,
+    compute_mean_target,
     from_array,
+    from_stream,
     identify,
+    join_target,
     load,
     shuffle_rows,
     split,
+    warn_of_penalty,
     warn_of_scale,
 )
 from aejax.distributed import processes
@@ -39,10 +43,10 @@ from aejax.errors import InputError
 from aejax.files import local
 from aejax.inference.run import Run, from_checkpoint
 from aejax.models import pre_encoder
-from aejax.objectives import Corruption, Discriminator, Objective
+from aejax.objectives import Corruption, Discriminator, Objective, SquaredError
 from aejax.training import profiler
 from aejax.training.evaluator import compile_sampling, compile_validation
-from aejax.training.multistep import Steps, batches, compile_steps, describe_inputs, hint, steps_at_once
+from aejax.training.multistep import Steps, batches, compile_steps, describe_inputs, hint, limit_steps, steps_at_once
 from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
@@ -55,6 +59,7 @@ from aejax.workdir.tracking import resolve_trackers
 
 Data = Splits | Callable[[ConfigDict], Splits]
 Adjust = Callable[[PyTree], PyTree]
+Stream = Callable[..., Iterator[np.ndarray]]  # see `data.from_stream`
 
 
 def train(
@@ -102,16 +107,17 @@ def train(
 
 def fit(
     config: ConfigDict | None = None,
-    images: ArrayLike | None = None,
+    images: ArrayLike | Stream | None = None,
     workdir: str | Path | None = None,
     *,
-    data: ArrayLike | None = None,
+    data: ArrayLike | Stream | None = None,
     model: models.Autoencoder | None = None,
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
     corruption: Corruption | None = None,
     discriminator: Discriminator | None = None,
     label: ArrayLike | None = None,
+    target: ArrayLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
@@ -119,7 +125,7 @@ def fit(
     change: Collection[str] = (),
     **settings: Any,
 ) -> Run:
-    """Trains on an array [n, features], [n, height, width] or [n, height, width, channels].
+    """Trains on an array [n, features], [n, height, width] or [n, height, width, channels], or on a stream.
 
     What is trained is described either by a config or by objects of your own:
 
@@ -129,7 +135,7 @@ def fit(
 
     Args:
       config: see `aejax.config.default`.
-      images: the examples, with a config.
+      images: the examples, with a config; or a function that yields arrays of activations, see `data.from_stream`.
       workdir: the folder of the experiment, in which the same call resumes. Without one, no checkpoint is written and
         nothing stays on disk.
       data: the examples, without a config.
@@ -138,6 +144,7 @@ def fit(
       optimizer: an optimizer of optax. A schedule of the learning rate is part of it.
       corruption, discriminator: noise on the input in training, and what is trained against the model; default to none.
       label: [n], whole numbers from 0, for a conditional model (`classes`).
+      target: [n, ...], what a transcoder is to decode from each example; without it, the example itself.
       devices, quiet, adjust, init_from, change: as in `train`.
       settings: further keys of a config: `steps`, `batch_size`, `seed`, `ema`, `log_every`, `checkpoint_every`, `keep`,
         `patience`, `tracking`, `samples`.
@@ -154,17 +161,27 @@ def fit(
     else:
         config_lib.check(config)
         parts, examples, of_data = None, images, config.data
-    source = from_array(examples, label, name="images", size=of_data.size, fit=of_data.fit)
+    if callable(examples):
+        if label is not None or target is not None:
+            raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
+        name, sources = "array-stream", from_stream(examples)
+    else:
+        options = {"name": "images", "size": of_data.size, "fit": of_data.fit, "layers": of_data.layers}
+        sources = {"train": from_array(examples, label, **options)}
+        crc = zlib.crc32(np.ascontiguousarray(examples))
+        if label is not None:
+            crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
+        if target is not None:
+            sources = join_target(sources, {"train": from_array(target, name="target")})
+            crc = zlib.crc32(np.ascontiguousarray(target), crc)
+        name = f"array-{crc:08x}"
     if parts is not None:
-        config = make_config(parts, source.shape, settings)
+        config = make_config(parts, sources["train"].shape, settings)
     assert config is not None
     config = config.copy_and_resolve_references()
-    crc = zlib.crc32(np.ascontiguousarray(examples))
-    if label is not None:
-        crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
     with config.unlocked():
-        config.data.name = f"array-{crc:08x}"
-    splits = split({"train": source}, config.data)
+        config.data.name = name
+    splits = split(sources, config.data)
     if workdir is not None:
         run = _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)
         with contextlib.suppress(InputError):  # latents that are not finite are reported when they are used
@@ -212,7 +229,8 @@ def _train(
             return from_checkpoint(opened.saved, workdir=kept, train_split=splits.train, **own)
 
         # ---- Steps, compiled while the data is decoded
-        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
+        most = limit_steps(splits.train, config)
+        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every, most=most)
         if not quiet:
             hint(task, config.steps, config.log_every, config.checkpoint_every)
         train_steps = compile_steps(task, key, partition)
@@ -310,6 +328,9 @@ def init_state(
 
 def start_sparse(task: Task, spec: Spec, splits: Splits) -> Adjust:
     """Returns a function from random parameters to those from which a sparse autoencoder starts, see `pre_encoder`."""
+    if task.model.target:
+        means = compute_mean(splits.train, spec), compute_mean_target(splits.train)
+        return functools.partial(pre_encoder.start_transcoder, *means)
     decoder = task.model.decoder
     tie = functools.partial(pre_encoder.tie, decoder)
     kind = getattr(decoder, "initial_bias", "mean")
@@ -341,13 +362,15 @@ def prepare_data(
         print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20
-    options = {"labels": config.classes > 0, "zoom": config.data.zoom}
+    options = {"labels": config.classes > 0, "zoom": config.data.zoom, "buffer": config.data.buffer}
     training, validation = (
         Feed(part, budget, partition.replicate, **options) for part in (splits.train, splits.validation)
     )
     check_data(config, task, training, validation)
     if not begin:
         warn_of_scale(splits.train, spec)
+        if isinstance(task.objective.likelihood, SquaredError):
+            warn_of_penalty(splits.train, spec, task.objective.weights)
     fixed = splits.validation.take(np.arange(min(config.samples, len(splits.validation))))
     partition.wait()  # until all processes have read the workdirs, before they change
     for each in opened:
