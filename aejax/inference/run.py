@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -334,9 +334,9 @@ def load_pretrained(
     parsed = pretrained.parse_config(stored.config, str(folder))
     shape = (*_parse_sides(size or stored.config.get("sample_size") or 256), parsed.channels)
     sections = {**parsed.sections, "objective": {"weights": parsed.weights}}
-    config, output, shapes = _make_config(folder, sections, shape, dtype=dtype)
+    config, output, shapes = _make_config(folder, sections, Spec(shape), dtype=dtype)
     variables = pretrained.from_hub(stored.tensors, shapes, parsed.settings, str(stored.file))
-    return _make_run(config, shape, output, variables, published=parsed.published)
+    return _make_run(config, Spec(shape), output, variables, published=parsed.published)
 
 
 def _load_sae(folder: Path, layout: str, size: Any, dtype: str) -> Run:
@@ -344,13 +344,14 @@ def _load_sae(folder: Path, layout: str, size: Any, dtype: str) -> Run:
         raise InputError(f"{folder} holds a sparse autoencoder, which reads vectors; leave size out")
     sae, card = pretrained.read_sae(folder, layout)
     sections, variables = pretrained.parse_sae(sae)
-    shape = (len(sae.tensors["W_enc"]),)
-    config, output, _ = _make_config(folder, sections, shape, dtype=dtype, pre_bias=sae.pre_bias)
-    return _make_run(config, shape, output, variables, sae=card)
+    target = (sae.tensors["W_dec"].shape[1],) if sae.transcoder else ()
+    spec = Spec((len(sae.tensors["W_enc"]),), target=target)
+    config, output, _ = _make_config(folder, sections, spec, dtype=dtype, pre_bias=sae.pre_bias)
+    return _make_run(config, spec, output, variables, sae=card)
 
 
 def _make_config(
-    folder: Path, sections: Mapping[str, Any], shape: Sequence[int], **settings: Any
+    folder: Path, sections: Mapping[str, Any], spec: Spec, **settings: Any
 ) -> tuple[ConfigDict, Output, Any]:
     """Returns the config of a published model, and the shapes of its output and its variables."""
     config = config_lib.default()
@@ -358,24 +359,23 @@ def _make_config(
     config.update({**sections, **settings})
     config_lib.check(config)
     try:
-        model = build(config, shape)
+        model = build(config, spec.shape, target=spec.target)
     except InputError as error:  # of sizes in config.json that do not go together
         raise InputError(f"{folder}: {error}") from error
-    output, shapes = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *shape)))
+    output, shapes = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *spec.shape)))
     return config_lib.lock(config), output, shapes
 
 
-def _make_run(config: ConfigDict, shape: tuple[int, ...], output: Output, variables: Any, **about: Any) -> Run:
-    none = np.zeros((0, *shape), np.float32)
+def _make_run(config: ConfigDict, spec: Spec, output: Output, variables: Any, **about: Any) -> Run:
     latents = np.zeros((0, *output.code.z.shape[1:]), np.float32)
     return Run(
         config=config,
-        spec=Spec(shape),
+        spec=spec,
         step=0,
         variables=variables,
         latents=latents,
-        reconstructions=none,
-        inputs=none,
+        reconstructions=np.zeros((0, *spec.decoded), np.float32),
+        inputs=np.zeros((0, *spec.shape), np.float32),
         **about,
     )
 

@@ -13,7 +13,8 @@ from aejax.pretrained.hub import DTYPES, Stored, read, write
 from aejax.pretrained.hub import is_published as _is_published
 from aejax.pretrained.names import from_hub, to_hub
 from aejax.pretrained.sae import describe_sae, parse_sae
-from aejax.pretrained.sae_files import LAYOUTS, SAE, SAECard, convert_card, find_layout, read_sae, write_sae
+from aejax.pretrained.sae_files import LAYOUTS, convert_card, find_layout, read_sae, write_sae
+from aejax.pretrained.sae_parameters import SAE, SAECard
 
 __all__ = [
     "DTYPES",

@@ -18,15 +18,15 @@ from aejax.models.decoders import MLPDecoder
 from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.encoders import MLPEncoder
 from aejax.objectives import Likelihood
-from aejax.pretrained.sae_files import GEMMA_SCOPE, SAE, SPARSIFY
-from aejax.pretrained.settings import Sections
+from aejax.pretrained.sae_files import GEMMA_SCOPE, SPARSIFY
+from aejax.pretrained.sae_parameters import SAE
 
 _NAMES = {"standard": "relu", "batchtopk": "batch_topk"}  # of the others, that of SAELens
 _GATED = {"b_mag": "bias", "r_mag": "log_scale"}  # names there and here
 
 
-def parse_sae(sae: SAE) -> tuple[Sections, dict[str, Any]]:
-    """Returns the sections of a config and the variables."""
+def parse_sae(sae: SAE) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns values of a config and the variables."""
     latents = sae.tensors["W_enc"].shape[1]
     bottleneck: dict[str, Any] = {"name": _NAMES.get(sae.kind, sae.kind), "features": latents}
     bias = sae.tensors["b_gate" if sae.kind == "gated" else "b_enc"]
@@ -52,7 +52,10 @@ def parse_sae(sae: SAE) -> tuple[Sections, dict[str, Any]]:
         weights["prefixes"], options["prefixes"] = 1.0, {"widths": sae.widths}
     layer = {"kernel": sae.tensors["W_dec"], "bias": sae.tensors["b_dec"]}
     variables["params"] = {"bottleneck": params, "decoder": {"dense_0": layer}}
-    sections = {"encoder": {"name": "mlp"}, "bottleneck": bottleneck, "decoder": {"name": "dictionary"}}
+    sections: dict[str, Any] = {"encoder": {"name": "mlp"}, "bottleneck": bottleneck, "decoder": {"name": "dictionary"}}
+    if "W_skip" in sae.tensors:
+        variables["params"]["skip_map"] = {"kernel": sae.tensors["W_skip"].T}
+        sections["skip"] = True
     return {**sections, "objective": {"weights": weights, "options": options}}, variables
 
 
@@ -79,7 +82,9 @@ def describe_sae(
         "b_gate" if isinstance(bottleneck, Gated) else "b_enc": np.asarray(dense["bias"]),
         "b_dec": np.asarray(layer["bias"]),
     }
-    sae = SAE("standard", tensors, model.pre_bias)
+    if model.skip:
+        tensors["W_skip"] = np.asarray(params["skip_map"]["kernel"]).T
+    sae = SAE("standard", tensors, model.pre_bias, transcoder=bool(model.target))
     if isinstance(bottleneck, TopK):
         sae = dataclasses.replace(sae, kind="topk", k=bottleneck.k)
     elif isinstance(bottleneck, Gated):
@@ -103,7 +108,7 @@ def describe_sae(
         sae = dataclasses.replace(sae, kind="jumprelu")
     if spec.mean:
         sae = _fold_scale(sae, np.array(spec.mean), np.array(spec.deviation))
-    wanted = {GEMMA_SCOPE: False, SPARSIFY: True}.get(layout, sae.pre_bias)
+    wanted = {GEMMA_SCOPE: False, SPARSIFY: not sae.transcoder}.get(layout, sae.pre_bias)
     return sae if sae.pre_bias == wanted else _move_bias(sae)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from aejax.errors import InputError, one_of
-from aejax.pretrained.sae_checks import check_tensors, fold_norm, require_whole
+from aejax.pretrained.sae_parameters import check_tensors, fold_norm, require_whole
 
 # The tensors of each class, with the axes of `sae_files.TENSORS`, and their names there; a linear layer is transposed.
 _ENCODER = {"encoder.weight": ("d_sae", "d_in"), "encoder.bias": ("d_sae",)}

@@ -5,6 +5,7 @@ itself writes, and expected.npz, inputs x with the activations and reconstructio
 Without a GPU sparsify needs SPARSIFY_DISABLE_TRITON=1.
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 FOLDER = Path(__file__).parent / "references" / "sae"
-INPUTS, LATENTS, K = 12, 32, 5
+INPUTS, LATENTS, OUTPUTS, K = 12, 32, 10, 5
 METADATA = {"model_name": "gpt2-small", "hook_name": "blocks.8.hook_resid_pre", "context_size": 128}
 
+TRANSCODER = {"apply_b_dec_to_input": False}
 # Class of SAELens, settings, dtype of the file.
 SAELENS = {
     "standard": ("StandardSAE", {}, "float32"),
@@ -27,9 +29,13 @@ SAELENS = {
     "gated": ("GatedSAE", {}, "float32"),
     "gated_without_bias": ("GatedSAE", {"apply_b_dec_to_input": False}, "float32"),
     "matryoshka": ("MatryoshkaBatchTopKTrainingSAE", {"k": float(K), "matryoshka_widths": [8, 16, 32]}, "float32"),
+    "transcoder": ("Transcoder", {**TRANSCODER, "d_out": OUTPUTS}, "float32"),
+    "skip_transcoder": ("SkipTranscoder", {**TRANSCODER, "d_out": OUTPUTS}, "float32"),
+    "jumprelu_transcoder": ("JumpReLUTranscoder", {**TRANSCODER, "d_out": INPUTS}, "float32"),
+    "jumprelu_skip_transcoder": ("JumpReLUSkipTranscoder", {**TRANSCODER, "d_out": OUTPUTS}, "bfloat16"),
     "batchtopk": ("BatchTopKTrainingSAE", {"k": float(K)}, "float32"),  # saved for inference, as JumpReLU
 }
-CASES = [*SAELENS, "topk_of_version_3", "gemma_scope", "sparsify"]
+CASES = [*SAELENS, "topk_of_version_3", "gemma_scope", "gemma_scope_transcoder", "sparsify", "sparsify_transcoder"]
 
 
 def draw_inputs():
@@ -41,7 +47,7 @@ def build(case):
     import sae_lens
     import torch
 
-    name, settings, dtype = SAELENS[case]
+    name, settings, dtype = SAELENS.get(case, ("JumpReLUTranscoder", {**TRANSCODER, "d_out": OUTPUTS}, "float32"))
     torch.manual_seed(sum(map(ord, case)))
     metadata = sae_lens.saes.sae.SAEMetadata(**METADATA)
     config = getattr(sae_lens, f"{name}Config")(d_in=INPUTS, d_sae=LATENTS, metadata=metadata, **settings)
@@ -60,8 +66,7 @@ def compute(model, x):
     import torch
 
     with torch.no_grad():
-        z = model.encode(torch.from_numpy(x))
-        return {"z": z.numpy(), "decoded": model.decode(z).numpy()}
+        return {"z": model.encode(torch.from_numpy(x)).numpy(), "decoded": model(torch.from_numpy(x)).numpy()}
 
 
 def save(model, folder):
@@ -94,31 +99,37 @@ def write_older(folder):
     return compute(load(folder), draw_inputs())
 
 
-def write_gemma_scope(folder):
-    model = build("jumprelu")
+def write_gemma_scope(folder, case="jumprelu"):
+    model = build(case)
     model.cfg.apply_b_dec_to_input = False  # as SAELens reads Gemma Scope
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "params.npz", **{name: value.numpy() for name, value in model.state_dict().items()})
     return compute(model, draw_inputs())
 
 
-def write_sparsify(folder):
+def write_sparsify(folder, **options):
     import torch
     from sparsify import SparseCoder, SparseCoderConfig
 
     torch.manual_seed(0)
-    model = SparseCoder(INPUTS, SparseCoderConfig(num_latents=LATENTS, k=K))
+    model = SparseCoder(INPUTS, SparseCoderConfig(num_latents=LATENTS, k=K, **options))
     with torch.no_grad():
         for value in model.parameters():
             value.add_(0.3 * torch.randn_like(value))
         model.save_to_disk(folder)
         found = model.encode(torch.from_numpy(draw_inputs()))
         z = torch.zeros(len(found.top_acts), LATENTS).scatter_(1, found.top_indices, found.top_acts)
-        return {"z": z.numpy(), "decoded": model.decode(found.top_acts, found.top_indices).numpy()}
+        return {"z": z.numpy(), "decoded": model(torch.from_numpy(draw_inputs())).sae_out.numpy()}
 
 
 def main():
-    own = {"topk_of_version_3": write_older, "gemma_scope": write_gemma_scope, "sparsify": write_sparsify}
+    own = {
+        "topk_of_version_3": write_older,
+        "gemma_scope": write_gemma_scope,
+        "gemma_scope_transcoder": functools.partial(write_gemma_scope, case="wide_transcoder"),
+        "sparsify": write_sparsify,
+        "sparsify_transcoder": functools.partial(write_sparsify, transcode=True, skip_connection=True),
+    }
     for case in sys.argv[1:] or CASES:
         folder = FOLDER / case
         if case in own:

@@ -46,6 +46,9 @@ def test_it_computes_what_its_project_computes(case):
     run = aejax.load_pretrained(FOLDER / case)
     assert_computes(run, X, np.load(FOLDER / case / "expected.npz"))
     assert run.spec.shape == (INPUTS,)
+    if case.endswith("transcoder"):
+        assert run.model.target == np.load(FOLDER / case / "expected.npz")["decoded"].shape[1:]
+        assert run.model.skip == ("skip" in case or case == "sparsify_transcoder")
     assert run.sae.metadata.get("hook_name", METADATA["hook_name"]) == METADATA["hook_name"]
 
 
@@ -60,7 +63,7 @@ def test_what_was_read_is_written_bit_for_bit(case, tmp_path):
         assert here[name].dtype == value.dtype
         assert here[name].tobytes() == value.tobytes(), name
     assert_trees_equal(aejax.load_pretrained(tmp_path).variables, run.variables)
-    if case != "gemma_scope":
+    if not case.startswith("gemma_scope"):
         assert json.loads((tmp_path / "cfg.json").read_text()) == json.loads((FOLDER / case / "cfg.json").read_text())
 
 
@@ -69,6 +72,7 @@ def test_what_was_read_is_written_bit_for_bit(case, tmp_path):
     [
         *(("jumprelu", "gemma_scope"), ("standard", "gemma_scope"), ("topk", "sparsify"), ("topk_float16", "sparsify")),
         *(("gemma_scope", "saelens"), ("sparsify", "saelens"), ("standard_bfloat16", "saelens")),
+        *(("transcoder", "gemma_scope"), ("jumprelu_transcoder", "gemma_scope"), ("gemma_scope_transcoder", "saelens")),
     ],
 )
 def test_one_layout_becomes_another_that_computes_the_same(case, layout, tmp_path):
@@ -355,7 +359,19 @@ DAMAGE = {
         tensor("gemma_scope", "threshold", np.array([{}] * 32)),
         "params.npz",
     ),
-    "a transcoder of sparsify": (settings("sparsify", transcode=True), "transcode=True is not supported; only False"),
+    "a skip connection": (settings("sparsify", skip_connection=True), "supported with transcode=True alone"),
+    "a transcoder that is text": (settings("sparsify", transcode="no"), "transcode must be true or false, got 'no'"),
+    "a transcoder without a size": (settings("transcoder", "d_out"), "cfg.json has no d_out; add it"),
+    "a transcoder of another size": (
+        settings("transcoder", d_out=11),
+        r"W_dec has the shape \(32, 10\), not \[d_sae, d_out\] with d_sae=32, d_out=11",
+    ),
+    "a bias of another space": (
+        settings("transcoder", apply_b_dec_to_input=True),
+        "must be false for a transcoder, whose b_dec is of its output",
+    ),
+    "no linear map": (tensor("skip_transcoder", "W_skip", None), "; missing: W_skip$"),
+    "a list of architectures": (settings("topk", architecture=["topk"]), "architecture .* is unknown; choose one of"),
     "groups": (settings("sparsify", activation="groupmax"), "activation='groupmax' is not supported; only 'topk' is"),
     "another width of sparsify": (settings("sparsify", num_latents=0, expansion_factor=2), r"\(32, 12\), not \[d_sae"),
     "no weights": (files("cfg.json"), "holds cfg.json and no weights; put sae_weights.safetensors or sae.safetensors"),
@@ -432,3 +448,19 @@ def test_saelens_itself_computes_the_same_of_what_is_written(case, tmp_path):
         assert there.cfg.metadata["hook_name"] == METADATA["hook_name"]
         assert there.cfg.metadata["neuronpedia_id"] == "mine"
         assert there.cfg.dtype == "float32"  # in which it was asked to load
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["topk", "sparsify", "sparsify_transcoder"])
+def test_sparsify_itself_computes_the_same_of_what_is_written(case, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSIFY_DISABLE_TRITON", "1")
+    torch, sparsify = pytest.importorskip("torch"), pytest.importorskip("sparsify")
+    run = aejax.load_pretrained(FOLDER / case)
+    run.save_pretrained(tmp_path, format="sparsify")
+    x = np.random.default_rng(1).normal(size=(500, INPUTS)).astype(np.float32)
+    with torch.no_grad():
+        there = sparsify.SparseCoder.load_from_disk(tmp_path)
+        found = there.encode(torch.from_numpy(x))
+        z = torch.zeros(len(x), LATENTS).scatter_(1, found.top_indices, found.top_acts)
+        decoded = there(torch.from_numpy(x)).sae_out
+    assert_computes(run, x, {"z": z.numpy(), "decoded": decoded.numpy()})
