@@ -105,7 +105,7 @@ def describe_saelens(sae: SAE, card: SAECard, dtype: str, metadata: Mapping[str,
     if sae.kind == "topk":
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     described = {"training_architecture": sae.trained_as, "training_architecture_details": dict(sae.details)}
-    known = {**card.metadata, **(described if sae.trained_as else {}), **metadata}
+    known = {**(described if sae.trained_as else {}), **card.metadata, **metadata}
     major = str(known.get("sae_lens_version")).partition(".")[0]
     if not (major.isdecimal() and int(major) >= 6):  # SAELens takes it for an older file, and drops the metadata
         known["sae_lens_version"] = "6.0.0"

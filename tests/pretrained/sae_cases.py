@@ -36,6 +36,7 @@ SAELENS = {
     "batchtopk": ("BatchTopKTrainingSAE", {"k": float(K)}, "float32"),  # saved for inference, as JumpReLU
 }
 CASES = [*SAELENS, "topk_of_version_3", "gemma_scope", "gemma_scope_transcoder", "sparsify", "sparsify_transcoder"]
+CHECKPOINTS = ["batchtopk", "matryoshka"]  # of a training, in <case>_checkpoint; they compute what <case> does
 
 
 def draw_inputs():
@@ -136,6 +137,8 @@ def main():
             expected = own[case](folder)
         else:
             save(build(case), folder)
+            if case in CHECKPOINTS:
+                build(case).save_model(FOLDER / f"{case}_checkpoint")
             expected = compute(load(folder), draw_inputs())
         np.savez_compressed(folder / "expected.npz", x=draw_inputs(), **expected)
 

@@ -11,8 +11,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import assert_trees_equal, one_device
-from sae_cases import CASES, FOLDER, INPUTS, LATENTS, METADATA, SAELENS, K, compute, load
+from conftest import assert_trees_equal, mostly_slow, one_device
+from sae_cases import CASES, CHECKPOINTS, FOLDER, INPUTS, LATENTS, METADATA, SAELENS, K, compute, load
 
 import aejax
 
@@ -152,6 +152,50 @@ def test_the_sparsity_is_kept(tmp_path):
     np.testing.assert_allclose(run.sae.sparsity, np.linspace(-10, -1, LATENTS), rtol=1e-6)
     run.save_pretrained(tmp_path, format="saelens")
     np.testing.assert_array_equal(aejax.load_pretrained(tmp_path).sae.sparsity, run.sae.sparsity)
+
+
+@pytest.mark.parametrize("case", mostly_slow(CHECKPOINTS, "matryoshka"))
+def test_checkpoints_of_a_training_are_trained_on(case, tmp_path):
+    """With batch top-k, its threshold and the widths of nested prefixes, where files for inference have thresholds."""
+    run = aejax.load_pretrained(FOLDER / f"{case}_checkpoint")
+    assert_computes(run, X, np.load(FOLDER / case / "expected.npz"))
+    assert (run.config.bottleneck.name, run.config.bottleneck.k) == ("batch_topk", K)
+    options = run.config.objective.options.to_dict()
+    assert options == ({} if case == "batchtopk" else {"prefixes": {"widths": (8, 16)}})
+    config = run.config
+    config.update({"steps": 1, "batch_size": 8, "samples": 4, "log_every": 1, "checkpoint_every": 1})
+    trained = aejax.fit(config, X, init_from=run, devices=one_device(), quiet=True)
+    there, here = (each.variables["sparse"]["bottleneck"]["threshold"] for each in (run, trained))
+    assert 0 < abs(here - there) < 0.1 * there
+    run.save_pretrained(tmp_path)
+    again = aejax.load_pretrained(tmp_path)
+    assert_computes(again, X, np.load(FOLDER / case / "expected.npz"))
+    assert again.sae.metadata == run.sae.metadata
+
+
+@pytest.mark.slow
+def test_a_transcoder_is_trained_from(tmp_path):
+    run = aejax.load_pretrained(FOLDER / "skip_transcoder")
+    y = np.random.default_rng(0).normal(size=(len(X), 10)).astype(np.float32)
+    config = run.config
+    config.update({"steps": 1, "batch_size": 8, "samples": 4, "log_every": 1, "checkpoint_every": 1})
+    config.optim.lr = 1e-30
+    trained = aejax.fit(config, X, target=y, init_from=run, devices=one_device(), quiet=True)
+    trained.save_pretrained(tmp_path, metadata=METADATA)
+    here, there = read(tmp_path), read(FOLDER / "skip_transcoder")
+    assert here.keys() == there.keys()
+    for name, value in there.items():
+        np.testing.assert_allclose(here[name], value, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_command_starts_from_a_folder(tmp_path):
+    run = aejax.load_pretrained(FOLDER / "topk")
+    config = run.config
+    config.update({"steps": 1, "batch_size": 8, "samples": 4, "log_every": 1, "checkpoint_every": 1})
+    config.optim.lr, config.init_from.workdir = 1e-30, str(FOLDER / "topk")
+    trained = aejax.fit(config, X, devices=one_device(), quiet=True)
+    np.testing.assert_allclose(trained.encode(X), run.encode(X), rtol=1e-6)
 
 
 def test_decoder_rows_of_other_norms_are_folded(tmp_path):
