@@ -344,8 +344,8 @@ def _load_sae(folder: Path, layout: str, size: Any, dtype: str) -> Run:
         raise InputError(f"{folder} holds a sparse autoencoder, which reads vectors; leave size out")
     sae, card = pretrained.read_sae(folder, layout)
     sections, variables = pretrained.parse_sae(sae)
-    target = (sae.tensors["W_dec"].shape[1],) if sae.transcoder else ()
-    spec = Spec((len(sae.tensors["W_enc"]),), target=target)
+    inputs, _, outputs = sae.sizes
+    spec = Spec((inputs,), target=(outputs,) if sae.transcoder else ())
     config, output, _ = _make_config(folder, sections, spec, dtype=dtype, pre_bias=sae.pre_bias)
     return _make_run(config, spec, output, variables, sae=card)
 

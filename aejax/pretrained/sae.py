@@ -13,7 +13,7 @@ import numpy as np
 from aejax.data import Spec
 from aejax.errors import InputError
 from aejax.models import Autoencoder, BatchTopK, DenseBottleneck, JumpReLU, TopK
-from aejax.models.bottlenecks import Gated, SparseReLU
+from aejax.models.bottlenecks import Gated, MatchingPursuit, SparseReLU
 from aejax.models.decoders import MLPDecoder
 from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.encoders import MLPEncoder
@@ -27,14 +27,21 @@ _GATED = {"b_mag": "bias", "r_mag": "log_scale"}  # names there and here
 
 def parse_sae(sae: SAE) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns values of a config and the variables."""
-    latents = sae.tensors["W_enc"].shape[1]
-    bottleneck: dict[str, Any] = {"name": _NAMES.get(sae.kind, sae.kind), "features": latents}
-    bias = sae.tensors["b_gate" if sae.kind == "gated" else "b_enc"]
-    params: dict[str, Any] = {"dense": {"kernel": sae.tensors["W_enc"], "bias": bias}}
+    pursuit = sae.kind == "matching_pursuit"
+    bottleneck: dict[str, Any] = {"name": _NAMES.get(sae.kind, sae.kind), "features": sae.sizes[1]}
+    dense = {"kernel": sae.tensors["W_dec"].T if pursuit else sae.tensors["W_enc"]}
+    layer = {"bias": sae.tensors["b_dec"]}
+    if not pursuit:
+        dense["bias"] = sae.tensors["b_gate" if sae.kind == "gated" else "b_enc"]
+        layer["kernel"] = sae.tensors["W_dec"]
+    params: dict[str, Any] = {"dense": dense}
     weights: dict[str, float] = {}
     options: dict[str, Any] = {}
     variables: dict[str, Any] = {}
-    if sae.kind in ("topk", "batchtopk"):
+    if pursuit:
+        threshold = float(sae.options["residual_threshold"])
+        bottleneck |= {"tolerance": threshold, "stop_at_repeat": sae.options["stop_on_duplicate_support"]}
+    if sae.k:
         bottleneck["k"] = sae.k
     if sae.kind == "standard":
         weights["l1"], options["l1"] = _get(sae.details, "l1_coefficient", 1.0), {"decoder_norms": True}
@@ -50,9 +57,12 @@ def parse_sae(sae: SAE) -> tuple[dict[str, Any], dict[str, Any]]:
         variables["sparse"] = {"bottleneck": {"threshold": sae.tensors["topk_threshold"]}}
     if sae.widths:
         weights["prefixes"], options["prefixes"] = 1.0, {"widths": sae.widths}
-    layer = {"kernel": sae.tensors["W_dec"], "bias": sae.tensors["b_dec"]}
     variables["params"] = {"bottleneck": params, "decoder": {"dense_0": layer}}
-    sections: dict[str, Any] = {"encoder": {"name": "mlp"}, "bottleneck": bottleneck, "decoder": {"name": "dictionary"}}
+    sections: dict[str, Any] = {
+        "encoder": {"name": "mlp"},
+        "bottleneck": bottleneck,
+        "decoder": {"name": "dictionary", "tied": pursuit},
+    }
     if "W_skip" in sae.tensors:
         variables["params"]["skip_map"] = {"kernel": sae.tensors["W_skip"].T}
         sections["skip"] = True
@@ -73,6 +83,8 @@ def describe_sae(
             f"{layout} holds sparse autoencoders alone (an encoder without layers; topk, batch_topk, jumprelu, gated, "
             f"relu or dense with relu; a linear decoder); the model has {reason}"
         )
+    if isinstance(bottleneck, MatchingPursuit):
+        return _describe_pursuit(model, variables["params"], spec)
     params: Any = variables["params"]
     dense, layer = params["bottleneck"]["dense"], params["decoder"]["dense_0"]
     kernel = np.asarray(dense["kernel"])
@@ -112,12 +124,27 @@ def describe_sae(
     return sae if sae.pre_bias == wanted else _move_bias(sae)
 
 
+def _describe_pursuit(model: Autoencoder, params: Any, spec: Spec) -> SAE:
+    bottleneck: Any = model.bottleneck
+    if spec.mean or not getattr(model.decoder, "tied", False) or model.target:
+        raise InputError(
+            "SAELens has matching pursuit only with decoder.tied=True, data.standardize=False and no target; the model "
+            f"has tied={getattr(model.decoder, 'tied', False)}, standardize={bool(spec.mean)}, target={model.target}"
+        )
+    tensors = {"W_dec": np.asarray(params["bottleneck"]["dense"]["kernel"]).T}
+    tensors["b_dec"] = np.asarray(params["decoder"]["dense_0"]["bias"])
+    if not model.pre_bias and tensors["b_dec"].any():
+        raise InputError("SAELens has matching pursuit without a pre-encoder bias only with a decoder's bias of 0")
+    options = {"residual_threshold": bottleneck.tolerance, "stop_on_duplicate_support": bottleneck.stop_at_repeat}
+    return SAE("matching_pursuit", tensors, model.pre_bias, bottleneck.k, options=options)
+
+
 def _differs(model: Autoencoder, likelihood: Likelihood) -> str:
     """Returns what the model has that no sparse autoencoder has; empty if it is one."""
     encoder, bottleneck, decoder = model.encoder, model.bottleneck, model.decoder
     if not isinstance(encoder, MLPEncoder) or encoder.features:
         return f"the encoder {type(encoder).__name__}" + " with layers" * isinstance(encoder, MLPEncoder)
-    if type(bottleneck) not in (DenseBottleneck, SparseReLU, TopK, BatchTopK, JumpReLU, Gated):
+    if type(bottleneck) not in (DenseBottleneck, SparseReLU, TopK, BatchTopK, JumpReLU, Gated, MatchingPursuit):
         return f"the bottleneck {type(bottleneck).__name__}"
     if isinstance(bottleneck, DenseBottleneck) and bottleneck.activation != "relu":
         return f"bottleneck.activation={bottleneck.activation!r}"

@@ -80,7 +80,7 @@ def read_sae(folder: Path, layout: str) -> tuple[SAE, SAECard]:
     sparsity = None
     if layout == SAELENS and (folder / _SPARSITY).is_file():
         found = read_safetensors(folder / _SPARSITY)
-        sizes = {"d_sae": sae.tensors["W_enc"].shape[1]}
+        sizes = {"d_sae": sae.sizes[1]}
         sparsity = check_tensors(folder / _SPARSITY, found, {"sparsity": ("d_sae",)}, sizes)["sparsity"]
     return sae, SAECard(layout, settings, sparsity)
 
@@ -106,9 +106,11 @@ def write_sae(folder: Path, sae: SAE, card: SAECard, dtype: str, metadata: Mappi
     Raises InputError if the layout or `dtype` cannot hold the model, and StorageError if a file cannot be written.
     """
     layout = card.layout
-    kinds = {SAELENS: ("standard", "topk", "jumprelu", "gated"), GEMMA_SCOPE: ("jumprelu",), SPARSIFY: ("topk",)}[
-        layout
-    ]
+    kinds = {
+        SAELENS: ("standard", "topk", "jumprelu", "gated", "matching_pursuit"),
+        GEMMA_SCOPE: ("jumprelu",),
+        SPARSIFY: ("topk",),
+    }[layout]
     if sae.kind not in kinds:
         raise InputError(f"the layout {layout} has no {sae.kind} autoencoders, only {', '.join(kinds)}; choose another")
     if sae.transcoder and layout == SAELENS and sae.kind not in ("standard", "jumprelu"):

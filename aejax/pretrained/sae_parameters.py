@@ -21,6 +21,9 @@ TENSORS: dict[str, Axes] = {
     "topk": {**_SHARED, "b_enc": ("d_sae",)},
     "jumprelu": {**_SHARED, "b_enc": ("d_sae",), "threshold": ("d_sae",)},
     "batchtopk": {**_SHARED, "b_enc": ("d_sae",), "topk_threshold": ()},  # in training alone
+    "matching_pursuit": {
+        name: _SHARED[name] for name in ("W_dec", "b_dec")
+    },  # whose encoder is the decoder's transpose
     "gated": {**_SHARED, "b_gate": ("d_sae",), "b_mag": ("d_sae",), "r_mag": ("d_sae",)},
 }
 SKIP: Axes = {"W_skip": ("d_out", "d_in")}  # of skip transcoders
@@ -40,6 +43,7 @@ DECISIVE = (
     ),
     *("reshape_activations", "rescale_acts_by_decoder_norm", "activation_fn", "activation_fn_str"),
     *("activation_fn_kwargs", "finetuning_scaling_factor"),
+    *("residual_threshold", "max_iterations", "stop_on_duplicate_support"),
     *("num_latents", "expansion_factor", "activation", "normalize_decoder", "signed", "transcode", "skip_connection"),
 )
 
@@ -76,8 +80,9 @@ class SAE:
       tensors: by name, float32: W_enc [inputs, latents], W_dec [latents, outputs], biases and thresholds, and, if it is
         a skip transcoder, W_skip [outputs, inputs].
       pre_bias: whether b_dec is subtracted from the input (`apply_b_dec_to_input`).
-      k: number of active latents of "topk" and "batchtopk", else 0.
+      k: number of active latents of "topk" and "batchtopk", and of steps of "matching_pursuit", else 0.
       transcoder: whether it decodes to other activations than it encodes.
+      options: `residual_threshold` and `stop_on_duplicate_support` of "matching_pursuit".
       widths: of nested prefixes that are trained to reconstruct, too, without the whole (`matryoshka_widths`).
       trained_as: architecture of the training if it is another one, e.g. "batchtopk" of thresholds.
       details: settings of the training, e.g. `l1_coefficient`.
@@ -88,9 +93,16 @@ class SAE:
     pre_bias: bool
     k: int = 0
     transcoder: bool = False
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     widths: tuple[int, ...] = ()
     trained_as: str = ""
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Returns the numbers of inputs, latents and outputs."""
+        latents, outputs = self.tensors["W_dec"].shape
+        return self.tensors["W_enc"].shape[0] if "W_enc" in self.tensors else outputs, latents, outputs
 
 
 def require_whole(config: Mapping[str, Any], key: str, where: str) -> int:

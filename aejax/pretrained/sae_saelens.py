@@ -71,9 +71,28 @@ def parse_saelens(settings: Mapping[str, Any], tensors: dict[str, np.ndarray], f
     metadata = settings.get("metadata")
     details = metadata.get("training_architecture_details") if isinstance(metadata, Mapping) else None
     k = require_whole(config, "k", where) if kind in ("topk", "batchtopk") else 0
+    options: dict[str, Any] = {}
+    if kind == "matching_pursuit":
+        k, options = _read_pursuit(config, sizes["d_in"], where)
+        if not config["apply_b_dec_to_input"] and tensors["b_dec"].any():
+            raise InputError(f"{where}: with apply_b_dec_to_input=false b_dec is not used here; set it to 0")
     details = details if isinstance(details, Mapping) else settings  # of older versions and of training
     widths = _read_widths(settings, sizes["d_sae"], where) if name == "matryoshka_batchtopk" else ()
-    return SAE(kind, tensors, config["apply_b_dec_to_input"], k, transcoder, widths, details=details)
+    return SAE(kind, tensors, config["apply_b_dec_to_input"], k, transcoder, options, widths, details=details)
+
+
+def _read_pursuit(config: Mapping[str, Any], inputs: int, where: str) -> tuple[int, dict[str, Any]]:
+    """Returns the number of steps of matching pursuit, and what ends it before."""
+    steps = config.get("max_iterations")
+    options = {"residual_threshold": 1e-2, "stop_on_duplicate_support": True}
+    options |= {key: config[key] for key in options if key in config}
+    if type(options["residual_threshold"]) not in (int, float) or not 0 <= options["residual_threshold"] < 1e30:
+        raise InputError(
+            f"{where}: residual_threshold must not be negative, got {shown(options['residual_threshold'])}"
+        )
+    if type(options["stop_on_duplicate_support"]) is not bool:
+        raise InputError(f"{where}: stop_on_duplicate_support must be true or false")
+    return inputs if steps is None else require_whole(config, "max_iterations", where), options
 
 
 def _read_widths(settings: Mapping[str, Any], latents: int, where: str) -> tuple[int, ...]:
@@ -87,7 +106,7 @@ def _read_widths(settings: Mapping[str, Any], latents: int, where: str) -> tuple
 
 def describe_saelens(sae: SAE, card: SAECard, dtype: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content of cfg.json."""
-    inputs, latents = sae.tensors["W_enc"].shape
+    inputs, latents, outputs = sae.sizes
     kind = (sae.kind, "W_skip" in sae.tensors)
     name = next(name for name, each in _TRANSCODERS.items() if each == kind) if sae.transcoder else sae.kind
     config: dict[str, Any] = {
@@ -101,9 +120,11 @@ def describe_saelens(sae: SAE, card: SAECard, dtype: str, metadata: Mapping[str,
         "reshape_activations": card.settings.get("reshape_activations", "none"),
     }
     if sae.transcoder:
-        config["d_out"] = sae.tensors["W_dec"].shape[1]
+        config["d_out"] = outputs
     if sae.kind == "topk":
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+    if sae.kind == "matching_pursuit":
+        config |= {**sae.options, "max_iterations": sae.k}
     described = {"training_architecture": sae.trained_as, "training_architecture_details": dict(sae.details)}
     known = {**(described if sae.trained_as else {}), **card.metadata, **metadata}
     major = str(known.get("sae_lens_version")).partition(".")[0]
@@ -111,7 +132,19 @@ def describe_saelens(sae: SAE, card: SAECard, dtype: str, metadata: Mapping[str,
         known["sae_lens_version"] = "6.0.0"
     config["metadata"] = known
     there = _complete(card.settings)
-    keys = ("architecture", "d_in", "d_out", "d_sae", "apply_b_dec_to_input", "k", "dtype")
+    if sae.kind == "matching_pursuit" and there.get("max_iterations") is None:
+        there["max_iterations"] = inputs
+    keys = (
+        "architecture",
+        "d_in",
+        "d_out",
+        "d_sae",
+        "apply_b_dec_to_input",
+        "k",
+        "dtype",
+        *sae.options,
+        "max_iterations",
+    )
     if not metadata and all(there.get(key) == config.get(key) for key in keys):
         return dict(card.settings)  # the same model keeps its settings as they were written
     return config

@@ -39,9 +39,8 @@ def parse_sparsify(settings: Mapping[str, Any], tensors: dict[str, np.ndarray], 
 
 def describe_sparsify(sae: SAE, card: SAECard, dtype: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content of cfg.json."""
-    inputs, latents = sae.tensors["W_enc"].shape
-    if sae.tensors["W_dec"].shape[1] != inputs:
-        outputs = sae.tensors["W_dec"].shape[1]
+    inputs, latents, outputs = sae.sizes
+    if outputs != inputs:
         raise InputError(
             f"sparsify has transcoders with as many outputs as inputs, and this one has {inputs}, {outputs}"
         )

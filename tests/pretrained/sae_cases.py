@@ -16,11 +16,11 @@ FOLDER = Path(__file__).parent / "references" / "sae"
 INPUTS, LATENTS, OUTPUTS, K = 12, 32, 10, 5
 METADATA = {"model_name": "gpt2-small", "hook_name": "blocks.8.hook_resid_pre", "context_size": 128}
 
-TRANSCODER = {"apply_b_dec_to_input": False}
+WITHOUT_BIAS = {"apply_b_dec_to_input": False}
 # Class of SAELens, settings, dtype of the file.
 SAELENS = {
     "standard": ("StandardSAE", {}, "float32"),
-    "standard_without_bias": ("StandardSAE", {"apply_b_dec_to_input": False}, "float32"),
+    "standard_without_bias": ("StandardSAE", WITHOUT_BIAS, "float32"),
     "standard_bfloat16": ("StandardSAE", {}, "bfloat16"),
     "topk": ("TopKSAE", {"k": K}, "float32"),
     "topk_float16": ("TopKSAE", {"k": K, "apply_b_dec_to_input": False}, "float16"),
@@ -29,10 +29,12 @@ SAELENS = {
     "gated": ("GatedSAE", {}, "float32"),
     "gated_without_bias": ("GatedSAE", {"apply_b_dec_to_input": False}, "float32"),
     "matryoshka": ("MatryoshkaBatchTopKTrainingSAE", {"k": float(K), "matryoshka_widths": [8, 16, 32]}, "float32"),
-    "transcoder": ("Transcoder", {**TRANSCODER, "d_out": OUTPUTS}, "float32"),
-    "skip_transcoder": ("SkipTranscoder", {**TRANSCODER, "d_out": OUTPUTS}, "float32"),
-    "jumprelu_transcoder": ("JumpReLUTranscoder", {**TRANSCODER, "d_out": INPUTS}, "float32"),
-    "jumprelu_skip_transcoder": ("JumpReLUSkipTranscoder", {**TRANSCODER, "d_out": OUTPUTS}, "bfloat16"),
+    "matching_pursuit": ("MatchingPursuitSAE", {"max_iterations": 4, "residual_threshold": 1.5}, "float32"),
+    "matching_pursuit_until_repeat": ("MatchingPursuitSAE", WITHOUT_BIAS, "float32"),
+    "transcoder": ("Transcoder", {**WITHOUT_BIAS, "d_out": OUTPUTS}, "float32"),
+    "skip_transcoder": ("SkipTranscoder", {**WITHOUT_BIAS, "d_out": OUTPUTS}, "float32"),
+    "jumprelu_transcoder": ("JumpReLUTranscoder", {**WITHOUT_BIAS, "d_out": INPUTS}, "float32"),
+    "jumprelu_skip_transcoder": ("JumpReLUSkipTranscoder", {**WITHOUT_BIAS, "d_out": OUTPUTS}, "bfloat16"),
     "batchtopk": ("BatchTopKTrainingSAE", {"k": float(K)}, "float32"),  # saved for inference, as JumpReLU
 }
 CASES = [*SAELENS, "topk_of_version_3", "gemma_scope", "gemma_scope_transcoder", "sparsify", "sparsify_transcoder"]
@@ -48,7 +50,7 @@ def build(case):
     import sae_lens
     import torch
 
-    name, settings, dtype = SAELENS.get(case, ("JumpReLUTranscoder", {**TRANSCODER, "d_out": OUTPUTS}, "float32"))
+    name, settings, dtype = SAELENS.get(case, ("JumpReLUTranscoder", {**WITHOUT_BIAS, "d_out": OUTPUTS}, "float32"))
     torch.manual_seed(sum(map(ord, case)))
     metadata = sae_lens.saes.sae.SAEMetadata(**METADATA)
     config = getattr(sae_lens, f"{name}Config")(d_in=INPUTS, d_sae=LATENTS, metadata=metadata, **settings)
@@ -57,6 +59,9 @@ def build(case):
         for key, value in model.named_parameters():
             drawn = 0.3 * torch.randn_like(value)
             value.copy_(drawn.abs() if key == "threshold" else value + drawn)
+        if "matching_pursuit" in case:  # whose rows have length 1
+            model.W_dec.div_(model.W_dec.norm(dim=1, keepdim=True))
+            model.b_dec.mul_(config.apply_b_dec_to_input)
         if hasattr(model, "topk_threshold"):
             model.topk_threshold.fill_(0.7)
     return model.to(dtype=getattr(torch, dtype))
