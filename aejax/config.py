@@ -45,6 +45,8 @@ def default() -> ConfigDict:
     config.data.zoom = 1.0
     config.data.flip = False  # whether half of the training images are mirrored, others in each step
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
+    # Vectors: expected_norm divides all by one number, which makes their mean length sqrt(features); per_token each.
+    config.data.normalize = "none"
     config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
     # Whether the user's cache folder keeps decoded splits up to that size, and the sizes of images in large folders.
     config.data.cache = True
@@ -214,6 +216,7 @@ _BEFORE = {
     "data.target": "",
     "data.layers": 0,
     "skip": False,
+    "data.normalize": "none",
     "pre_bias": False,
     "init_from.workdir": "",
     "init_from.step": "newest",

@@ -90,7 +90,7 @@ def warn_of_scale(source: Source, spec: Spec) -> None:
 
     The scale is that of at most 1,024 evenly spaced examples.
     """
-    if len(source.shape) != 1 or spec.mean:
+    if len(source.shape) != 1 or spec.mean or spec.per_token:
         return
     source = source.sample(_ROWS) if source.block else source
     rows = np.unique(np.linspace(0, len(source) - 1, min(len(source), _ROWS)).astype(int))

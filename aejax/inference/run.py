@@ -345,7 +345,7 @@ def _load_sae(folder: Path, layout: str, size: Any, dtype: str) -> Run:
     sae, card = pretrained.read_sae(folder, layout)
     sections, variables = pretrained.parse_sae(sae)
     inputs, _, outputs = sae.sizes
-    spec = Spec((inputs,), target=(outputs,) if sae.transcoder else ())
+    spec = Spec((inputs,), target=(outputs,) if sae.transcoder else (), per_token=sae.per_token)
     config, output, _ = _make_config(folder, sections, spec, dtype=dtype, pre_bias=sae.pre_bias)
     return _make_run(config, spec, output, variables, sae=card)
 

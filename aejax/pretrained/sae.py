@@ -17,8 +17,9 @@ from aejax.models.bottlenecks import Gated, MatchingPursuit, SparseReLU
 from aejax.models.decoders import MLPDecoder
 from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.encoders import MLPEncoder
+from aejax.models.sparse_folding import fold_normalization
 from aejax.objectives import Likelihood
-from aejax.pretrained.sae_files import GEMMA_SCOPE, SPARSIFY
+from aejax.pretrained.sae_files import GEMMA_SCOPE, SAELENS, SPARSIFY
 from aejax.pretrained.sae_parameters import SAE
 
 _NAMES = {"standard": "relu", "batchtopk": "batch_topk"}  # of the others, that of SAELens
@@ -66,6 +67,8 @@ def parse_sae(sae: SAE) -> tuple[dict[str, Any], dict[str, Any]]:
     if "W_skip" in sae.tensors:
         variables["params"]["skip_map"] = {"kernel": sae.tensors["W_skip"].T}
         sections["skip"] = True
+    if sae.per_token:
+        sections["data"] = {"normalize": "per_token"}
     return {**sections, "objective": {"weights": weights, "options": options}}, variables
 
 
@@ -83,6 +86,8 @@ def describe_sae(
             f"{layout} holds sparse autoencoders alone (an encoder without layers; topk, batch_topk, jumprelu, gated, "
             f"relu or dense with relu; a linear decoder); the model has {reason}"
         )
+    if spec.per_token and layout != SAELENS:
+        raise InputError(f"the layout {layout} has no data.normalize=per_token, only saelens has; choose that")
     if isinstance(bottleneck, MatchingPursuit):
         return _describe_pursuit(model, variables["params"], spec)
     params: Any = variables["params"]
@@ -96,7 +101,8 @@ def describe_sae(
     }
     if model.skip:
         tensors["W_skip"] = np.asarray(params["skip_map"]["kernel"]).T
-    sae = SAE("standard", tensors, model.pre_bias, transcoder=bool(model.target))
+    transcoder = bool(model.target)
+    sae = SAE("standard", tensors, model.pre_bias, transcoder=transcoder, per_token=spec.per_token)
     if isinstance(bottleneck, TopK):
         sae = dataclasses.replace(sae, kind="topk", k=bottleneck.k)
     elif isinstance(bottleneck, Gated):
@@ -136,7 +142,8 @@ def _describe_pursuit(model: Autoencoder, params: Any, spec: Spec) -> SAE:
     if not model.pre_bias and tensors["b_dec"].any():
         raise InputError("SAELens has matching pursuit without a pre-encoder bias only with a decoder's bias of 0")
     options = {"residual_threshold": bottleneck.tolerance, "stop_on_duplicate_support": bottleneck.stop_at_repeat}
-    return SAE("matching_pursuit", tensors, model.pre_bias, bottleneck.k, options=options)
+    kind, per_token = "matching_pursuit", spec.per_token
+    return SAE(kind, tensors, model.pre_bias, bottleneck.k, options=options, per_token=per_token)
 
 
 def _differs(model: Autoencoder, likelihood: Likelihood) -> str:
@@ -160,12 +167,9 @@ def _differs(model: Autoencoder, likelihood: Likelihood) -> str:
 
 def _fold_scale(sae: SAE, mean: np.ndarray, deviation: np.ndarray) -> SAE:
     """Returns the sparse autoencoder of x that computes what `sae` does of (x - mean) / deviation, [inputs] each."""
-    t = {name: value.astype(np.float64) for name, value in sae.tensors.items()}
-    encoder = t["W_enc"] / deviation[:, None]
-    folded = {"W_enc": encoder, "W_dec": t["W_dec"] * deviation, "b_dec": t["b_dec"] * deviation + mean}
-    if not sae.pre_bias:  # otherwise the mean is in b_dec, which is subtracted
-        folded |= _shift(sae, -mean @ encoder)
-    return _with(sae, folded)
+    weights = {name: sae.tensors[name] for name in ("W_enc", "W_dec", "b_dec")} | {"b_enc": np.zeros(sae.sizes[1])}
+    folded = fold_normalization(weights, deviation, mean, sae.pre_bias)
+    return _with(sae, _shift(sae, folded.pop("b_enc")) | folded)
 
 
 def _move_bias(sae: SAE) -> SAE:

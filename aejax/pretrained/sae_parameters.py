@@ -82,6 +82,7 @@ class SAE:
       pre_bias: whether b_dec is subtracted from the input (`apply_b_dec_to_input`).
       k: number of active latents of "topk" and "batchtopk", and of steps of "matching_pursuit", else 0.
       transcoder: whether it decodes to other activations than it encodes.
+      per_token: whether each input is scaled to length sqrt(inputs) (`constant_norm_rescale`).
       options: `residual_threshold` and `stop_on_duplicate_support` of "matching_pursuit".
       widths: of nested prefixes that are trained to reconstruct, too, without the whole (`matryoshka_widths`).
       trained_as: architecture of the training if it is another one, e.g. "batchtopk" of thresholds.
@@ -93,6 +94,7 @@ class SAE:
     pre_bias: bool
     k: int = 0
     transcoder: bool = False
+    per_token: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     widths: tuple[int, ...] = ()
     trained_as: str = ""

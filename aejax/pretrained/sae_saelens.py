@@ -17,6 +17,7 @@ _TRANSCODERS = {
     "jumprelu_transcoder": ("jumprelu", False),
     "jumprelu_skip_transcoder": ("jumprelu", True),
 }
+_PER_TOKEN = "constant_norm_rescale"
 _ARCHITECTURES = (*_KINDS, *_TRANSCODERS)
 
 
@@ -46,12 +47,14 @@ def parse_saelens(settings: Mapping[str, Any], tensors: dict[str, np.ndarray], f
     sizes["d_out"] = require_whole(config, "d_out", where) if transcoder else sizes["d_in"]
     # The scale of "expected_average_only_in" and the whitening are folded into the weights when SAELens saves them.
     normalization = settings.get("normalize_activations")
-    if normalization in ("layer_norm", "constant_norm_rescale"):
+    if normalization == "layer_norm":
         raise InputError(
-            f"{where}: normalize_activations={normalization!r} is not supported, as decoding needs the norm of the "
-            "input; normalize the activations yourself and set it to 'none'"
+            f"{where}: normalize_activations='layer_norm' is not supported; normalize the activations yourself, and "
+            "set it to 'none'"
         )
-    if normalization not in (None, False, True, "none", "expected_average_only_in", "covariance_whitening"):
+    per_token = normalization == _PER_TOKEN
+    known = (None, False, True, "none", "expected_average_only_in", "covariance_whitening", _PER_TOKEN)
+    if normalization not in known:
         raise InputError(f"{where}: normalize_activations={shown(normalization)} is unknown; set it to 'none'")
     if type(config["apply_b_dec_to_input"]) is not bool:
         raise InputError(
@@ -78,7 +81,9 @@ def parse_saelens(settings: Mapping[str, Any], tensors: dict[str, np.ndarray], f
             raise InputError(f"{where}: with apply_b_dec_to_input=false b_dec is not used here; set it to 0")
     details = details if isinstance(details, Mapping) else settings  # of older versions and of training
     widths = _read_widths(settings, sizes["d_sae"], where) if name == "matryoshka_batchtopk" else ()
-    return SAE(kind, tensors, config["apply_b_dec_to_input"], k, transcoder, options, widths, details=details)
+    return SAE(
+        kind, tensors, config["apply_b_dec_to_input"], k, transcoder, per_token, options, widths, details=details
+    )
 
 
 def _read_pursuit(config: Mapping[str, Any], inputs: int, where: str) -> tuple[int, dict[str, Any]]:
@@ -116,7 +121,7 @@ def describe_saelens(sae: SAE, card: SAECard, dtype: str, metadata: Mapping[str,
         "dtype": dtype,
         "device": "cpu",
         "apply_b_dec_to_input": sae.pre_bias,
-        "normalize_activations": "none",
+        "normalize_activations": _PER_TOKEN if sae.per_token else "none",
         "reshape_activations": card.settings.get("reshape_activations", "none"),
     }
     if sae.transcoder:
@@ -145,6 +150,7 @@ def describe_saelens(sae: SAE, card: SAECard, dtype: str, metadata: Mapping[str,
         *sae.options,
         "max_iterations",
     )
-    if not metadata and all(there.get(key) == config.get(key) for key in keys):
+    per_token = card.settings.get("normalize_activations") == _PER_TOKEN
+    if not metadata and per_token == sae.per_token and all(there.get(key) == config.get(key) for key in keys):
         return dict(card.settings)  # the same model keeps its settings as they were written
     return config

@@ -295,7 +295,11 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
     """
     config, saved = opened.config, opened.saved
     splits = data if isinstance(data, Splits) else data(config.data)
-    spec = Spec.from_dict(saved.metadata["spec"]) if saved else Spec.of(splits.train, config.data.standardize)
+    spec = (
+        Spec.from_dict(saved.metadata["spec"])
+        if saved
+        else Spec.of(splits.train, config.data.standardize, config.data.normalize)
+    )
     if spec.shape != splits.train.shape:
         raise InputError(
             f"{opened.folder} was trained on examples of {spec.shape}, the data now holds {splits.train.shape}; "

@@ -31,7 +31,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     """
     partition = make_partition(config, devices)
     splits = load(config.data)
-    spec = Spec.of(splits.train, config.data.standardize)
+    spec = Spec.of(splits.train, config.data.standardize, config.data.normalize)
     splits = Splits(*map(spec.standardize_source, splits))
     task = make_task(config, spec, len(splits.train), partition.axis_name)
     # A budget of 0 streams: reads one batch, and the labels or vectors whose range `train` checks.

@@ -23,6 +23,7 @@ SAELENS = {
     "standard_without_bias": ("StandardSAE", WITHOUT_BIAS, "float32"),
     "standard_bfloat16": ("StandardSAE", {}, "bfloat16"),
     "topk": ("TopKSAE", {"k": K}, "float32"),
+    "topk_per_token": ("TopKSAE", {"k": K, "normalize_activations": "constant_norm_rescale"}, "float32"),
     "topk_float16": ("TopKSAE", {"k": K, "apply_b_dec_to_input": False}, "float16"),
     "topk_trained": ("TopKTrainingSAE", {"k": K}, "float32"),  # saved for inference
     "jumprelu": ("JumpReLUSAE", {}, "float32"),
@@ -72,7 +73,10 @@ def compute(model, x):
     import torch
 
     with torch.no_grad():
-        return {"z": model.encode(torch.from_numpy(x)).numpy(), "decoded": model(torch.from_numpy(x)).numpy()}
+        z, decoded = model.encode(torch.from_numpy(x)).numpy(), model(torch.from_numpy(x)).numpy()
+    if model.cfg.normalize_activations == "constant_norm_rescale":  # reconstructions of aejax stay at this length
+        decoded *= np.sqrt(INPUTS) / np.linalg.norm(x, axis=1, keepdims=True)
+    return {"z": z, "decoded": decoded}
 
 
 def save(model, folder):

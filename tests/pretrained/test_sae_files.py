@@ -449,6 +449,9 @@ def test_what_a_layout_does_not_have_is_one_line(tmp_path):
     with pytest.raises(aejax.InputError, match="holds a sparse autoencoder, which reads vectors; leave size out"):
         aejax.load_pretrained(FOLDER / "topk", size=8)
     jump = aejax.load_pretrained(FOLDER / "gemma_scope")
+    scaled = aejax.load_pretrained(FOLDER / "topk_per_token")
+    with pytest.raises(aejax.InputError, match=r"the layout sparsify has no data\.normalize=per_token"):
+        scaled.save_pretrained(tmp_path, format="sparsify")
     with pytest.raises(aejax.InputError, match="gemma_scope has no metadata, and float32 alone"):
         jump.save_pretrained(tmp_path, metadata=METADATA)
     large = {"params": {**run.variables["params"], "decoder": {"dense_0": {"bias": np.full(12, 1e6, np.float32)}}}}

@@ -45,7 +45,7 @@ class MatchingPursuit(nn.Module):
         x = flatten(h).astype(jnp.float32)
         layer = nn.Dense(self.features, use_bias=False, name="dense")
         products = layer(x)
-        kernel = self.variables["params"]["dense"]["kernel"]
+        kernel = jnp.asarray(self.variables["params"]["dense"]["kernel"])
         atoms = kernel.T
 
         def choose(state: tuple[Array, Array, Array], step: Array) -> tuple[tuple[Array, Array, Array], Any]:
