@@ -43,8 +43,8 @@ class Spec:
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
     binary: bool = False
-    per_token: bool = False
     target: tuple[int, ...] = ()
+    per_token: bool = False
 
     @property
     def decoded(self) -> tuple[int, ...]:
@@ -66,7 +66,9 @@ class Spec:
         if normalize not in NORMALIZATIONS:
             raise one_of("data.normalize", normalize, NORMALIZATIONS)
         if normalize != "none":
-            return cls._normalize(source, standardize, normalize)
+            if source.target is not None:
+                raise InputError("data.normalize scales x alone, and a transcoder has a target, too; set it to 'none'")
+            return cls._normalize(source.sample(SAMPLED) if source.block else source, standardize, normalize)
         if not standardize:
             return cls(source.shape, binary=source.binary, target=source.target or ())
         if source.target is not None:

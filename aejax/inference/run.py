@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from aejax import config as config_lib
@@ -23,7 +24,7 @@ from aejax.inference import export, latent_statistics
 from aejax.inference.latent_statistics import LatentStatistics
 from aejax.inference.parts import check_objects
 from aejax.inference.trained import TrainedModel
-from aejax.models import Autoencoder, abstract_variables, build
+from aejax.models import Autoencoder, Output, abstract_variables, build
 from aejax.models.bottlenecks import VectorQuantizer
 from aejax.objectives import Objective
 from aejax.workdir import changes, checkpoint
@@ -42,11 +43,13 @@ class Run(TrainedModel):
     Attributes:
       published: the config.json of a published model, which `load_pretrained` has read; None for a run that was
         trained here.
+      sae: what the files of a published sparse autoencoder say beside its parameters, e.g. `sae.metadata`; else None.
       workdir: where the run was loaded from or trained; None without one.
       train_split: the training examples, if the process that holds the run has trained it.
     """
 
     published: Mapping[str, Any] | None = None
+    sae: pretrained.SAECard | None = None
     workdir: Path | None = None
     train_split: Source | None = None
 
@@ -196,24 +199,49 @@ class Run(TrainedModel):
             programs["lookup"] = export.Program(self._lookup, [indices], z)
         return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
 
-    def save_pretrained(self, folder: str | Path, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> Path:
-        """Writes config.json and diffusion_pytorch_model.safetensors, which diffusers and `load_pretrained` load.
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        *,
+        format: Literal["diffusers", "saelens", "gemma_scope", "sparsify"] | None = None,
+        metadata: Mapping[str, Any] = {},
+    ) -> Path:
+        """Writes the files of a published model, which `load_pretrained` and the projects that have it load.
 
-        TAEF2, of which diffusers has no class, becomes encoder.safetensors and decoder.safetensors. The settings are
-        those of `published`. For a run that was trained here, they say its `latent_statistics` as
-        `pretrained.to_factors` does: `scaling_factor` is one over the standard deviation of all latents (Rombach et al.
-        2022, section 4.3.2).
+        Autoencoders of images become config.json and diffusion_pytorch_model.safetensors of diffusers. TAEF2, of which
+        it has no class, becomes encoder.safetensors and decoder.safetensors. The settings are those of `published`. For
+        a run that was trained here, they say its `latent_statistics` as `pretrained.to_factors` does: `scaling_factor`
+        is one over the standard deviation of all latents (Rombach et al. 2022, section 4.3.2).
+
+        Sparse autoencoders become cfg.json and sae_weights.safetensors of SAELens, params.npz of Gemma Scope, or
+        cfg.json and sae.safetensors of sparsify. A batch top-k autoencoder becomes a JumpReLU one with its threshold.
+        Statistics by which inputs are standardized are folded into the weights.
 
         Args:
           folder: is created if it is missing; files of these names in it are replaced.
           dtype: of the parameters in the file. The default keeps their bits.
+          format: defaults to the one that `load_pretrained` has read, else to "saelens" for sparse autoencoders of
+            vectors and to "diffusers" for others.
+          metadata: of a sparse autoencoder, e.g. `{"model_name": ..., "hook_name": ...}`, for its cfg.json.
 
-        Returns the folder. Raises InputError if it is a workdir, diffusers has no class for the model, `dtype` cannot
-        hold a parameter, or the latents cannot be measured, and StorageError if the folder cannot be written.
+        Returns the folder. Raises InputError if it is a workdir, the format has no such model, `dtype` cannot hold a
+        parameter, or the latents cannot be measured, and StorageError if the folder cannot be written.
         """
         if dtype not in pretrained.DTYPES:
             raise one_of("dtype", dtype, pretrained.DTYPES)
         folder = _check_no_workdir(folder, "config.json would be lost")
+        if format not in (formats := (None, "diffusers", *pretrained.LAYOUTS)):
+            raise one_of("format", format, formats[1:])
+        layout: str = format or "diffusers"
+        if format is None and self.published is None and len(self.spec.shape) == 1:
+            layout = self.sae.layout if self.sae is not None else "saelens"
+        if layout != "diffusers":
+            sae = pretrained.describe_sae(self.model, self.variables, self.spec, self.likelihood, layout)
+            card = pretrained.convert_card(self.sae, layout)
+            return pretrained.write_sae(folder, sae, card, dtype, metadata)
+        if metadata:
+            raise InputError("metadata is for sparse autoencoders; leave it out")
         config = pretrained.describe_model(self.model, self.spec.shape[-1])
         variables = {name: self.variables[name] for name in ("params", "batch_stats") if name in self.variables}
         if isinstance(self.model.bottleneck, VectorQuantizer):  # moving averages are not parameters, but the codes are
@@ -293,15 +321,16 @@ def load_run(
 def load_pretrained(
     folder: str | Path, size: int | tuple[int, int] | None = None, dtype: Literal["float32", "bfloat16"] = "float32"
 ) -> Run:
-    """Loads a published autoencoder: AutoencoderKL, VQModel, AutoencoderTiny or AutoencoderDC, or TAEF2.
+    """Loads a published autoencoder: AutoencoderKL, VQModel, AutoencoderTiny or AutoencoderDC, TAEF2, or a sparse one.
 
-    Its images are in [0, 1], as those of every run, whatever the range that the network reads. `Run.save_pretrained` is
-    the other direction.
+    Its images are in [0, 1], as those of every run, whatever the range that the network reads. Sparse autoencoders read
+    activations as they are. `Run.save_pretrained` is the other direction.
 
     Args:
       folder: as the Hugging Face hub lays it out, with config.json and diffusion_pytorch_model.safetensors, whole or in
-        shards, or diffusion_flax_model.msgpack; or with encoder.safetensors and decoder.safetensors of TAESD or TAEF2.
-        Nothing in it is executed.
+        shards, or diffusion_flax_model.msgpack; or with encoder.safetensors and decoder.safetensors of TAESD or TAEF2;
+        or with a sparse autoencoder of SAELens (cfg.json, sae_weights.safetensors), Gemma Scope (params.npz) or
+        sparsify (cfg.json, sae.safetensors). Nothing in it is executed.
       size: side of the images, or (height, width), for `export` and for training; `encode` and `decode` take all that
         the downsampling divides. Defaults to the `sample_size` of config.json, or 256.
       dtype: of the computation. Parameters are float32.
@@ -314,30 +343,55 @@ def load_pretrained(
       StorageError: a file is damaged.
     """
     folder = local(folder)
+    if layout := pretrained.find_layout(folder):
+        return _load_sae(folder, layout, size, dtype)
     stored = pretrained.read(folder)
     parsed = pretrained.parse_config(stored.config, str(folder))
     shape = (*_parse_sides(size or stored.config.get("sample_size") or 256), parsed.channels)
+    sections = {**parsed.sections, "objective": {"weights": parsed.weights}}
+    config, output, shapes = _make_config(folder, sections, Spec(shape), dtype=dtype)
+    variables = pretrained.from_hub(stored.tensors, shapes, parsed.settings, str(stored.file))
+    return _make_run(config, Spec(shape), output, variables, published=parsed.published)
+
+
+def _load_sae(folder: Path, layout: str, size: Any, dtype: str) -> Run:
+    if size is not None:
+        raise InputError(f"{folder} holds a sparse autoencoder, which reads vectors; leave size out")
+    sae, card = pretrained.read_sae(folder, layout)
+    sections, variables = pretrained.parse_sae(sae)
+    inputs, _, outputs = sae.sizes
+    spec = Spec((inputs,), target=(outputs,) if sae.transcoder else (), per_token=sae.per_token)
+    config, output, _ = _make_config(folder, sections, spec, dtype=dtype, pre_bias=sae.pre_bias)
+    return _make_run(config, spec, output, variables, sae=card)
+
+
+def _make_config(
+    folder: Path, sections: Mapping[str, Any], spec: Spec, **settings: Any
+) -> tuple[ConfigDict, Output, Any]:
+    """Returns the config of a published model, and the shapes of its output and its variables."""
     config = config_lib.default()
-    config.dtype, config.data.name = dtype, ""
-    config.objective.weights = dict(parsed.weights)
-    config.update(parsed.sections)
+    config.data.name = ""
+    config.update({**sections, **settings})
     config_lib.check(config)
     try:
-        model = build(config, shape)
+        model = build(config, spec.shape, target=spec.target)
     except InputError as error:  # of sizes in config.json that do not go together
         raise InputError(f"{folder}: {error}") from error
-    output, shapes = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *shape)))
-    variables = pretrained.from_hub(stored.tensors, shapes, parsed.settings, str(stored.file))
-    none = np.zeros((0, *shape), np.float32)
+    output, shapes = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *spec.shape)))
+    return config_lib.lock(config), output, shapes
+
+
+def _make_run(config: ConfigDict, spec: Spec, output: Output, variables: Any, **about: Any) -> Run:
+    latents = np.zeros((0, *output.code.z.shape[1:]), np.float32)
     return Run(
-        config=config_lib.lock(config),
-        spec=Spec(shape),
+        config=config,
+        spec=spec,
         step=0,
         variables=variables,
-        latents=np.zeros((0, *output.code.z.shape[1:]), np.float32),
-        reconstructions=none,
-        inputs=none,
-        published=parsed.published,
+        latents=latents,
+        reconstructions=np.zeros((0, *spec.decoded), np.float32),
+        inputs=np.zeros((0, *spec.shape), np.float32),
+        **about,
     )
 
 

@@ -24,7 +24,7 @@ class Kept(struct.PyTreeNode):
 
     def spread(self, features: int) -> Float[Array, "batch features"]:
         """Returns the dense code, 0 at all other units."""
-        zeros = jnp.zeros((len(self.values), features), self.values.dtype)
+        zeros = jnp.zeros((self.values.shape[0], features), self.values.dtype)
         return jax.vmap(lambda row, i, value: row.at[i].add(value))(zeros, self.indices, self.values)
 
 
@@ -93,7 +93,7 @@ def combine(
         return total + one[0][:, None] * kernel[one[1]], None
 
     kernel = jnp.asarray(kernel)
-    zeros = jnp.zeros((len(values), kernel.shape[1]), kernel.dtype)
+    zeros = jnp.zeros((values.shape[0], kernel.shape[1]), kernel.dtype)
     return jax.lax.scan(add, zeros, (values.T, indices.T))[0]
 
 
