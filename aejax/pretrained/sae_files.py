@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from aejax.data.arrays import list_npz, read_npz
-from aejax.errors import InputError
+from aejax.errors import InputError, shown
 from aejax.files import read_json, replacing, writable, write_whole
 from aejax.pretrained.hub import DTYPES, pack, read_safetensors, read_shards
 from aejax.pretrained.sae_dictionary import parse_dictionary
@@ -30,6 +30,8 @@ DICTIONARY = "dictionary_learning"
 _WEIGHTS = {SAELENS: "sae_weights.safetensors", GEMMA_SCOPE: "params.npz", SPARSIFY: "sae.safetensors"}
 _WEIGHTS |= {DICTIONARY: "ae.safetensors"}
 _CONFIG, _SPARSITY, _INDEX = "cfg.json", "sparsity.safetensors", ".index.json"
+_SCALER = "activation_scaler.json"  # beside checkpoints of a training of SAELens
+_WHITENING = "activation_whitening.safetensors"  # likewise
 _PICKLE = "ae.pt"  # of dictionary_learning
 
 
@@ -82,6 +84,13 @@ def read_sae(folder: Path, layout: str) -> tuple[SAE, SAECard]:
         found = read_safetensors(folder / _SPARSITY)
         sizes = {"d_sae": sae.sizes[1]}
         sparsity = check_tensors(folder / _SPARSITY, found, {"sparsity": ("d_sae",)}, sizes)["sparsity"]
+    if layout == SAELENS and (folder / _WHITENING).is_file():
+        raise InputError(
+            f"{folder / _WHITENING} whitens the input, and is not folded into the weights; load what SAELens saved at "
+            "the end of the training"
+        )
+    if layout == SAELENS and (folder / _SCALER).is_file():
+        sae = _fold_scaler(sae, folder / _SCALER)
     return sae, SAECard(layout, settings, sparsity)
 
 
@@ -133,6 +142,20 @@ def write_sae(folder: Path, sae: SAE, card: SAECard, dtype: str, metadata: Mappi
         write_whole(folder / _SPARSITY, pack({"sparsity": card.sparsity}))
     write_whole(folder / _CONFIG, json.dumps(config, indent=2) + "\n")
     return folder
+
+
+def _fold_scaler(sae: SAE, file: Path) -> SAE:
+    """Returns the sparse autoencoder that reads activations without the factor by which its training scaled them."""
+    factor = read_json(file).get("scaling_factor")
+    if factor is None:
+        return sae
+    if type(factor) not in (int, float) or not 0 < factor < 1e30 or "W_enc" not in sae.tensors or sae.transcoder:
+        raise InputError(
+            f"{file}: scaling_factor={shown(factor)} cannot be folded into the weights of this {sae.kind} model"
+        )
+    t = sae.tensors
+    folded = {"W_enc": t["W_enc"] * factor, "W_dec": t["W_dec"] / factor, "b_dec": t["b_dec"] / factor}
+    return dataclasses.replace(sae, tensors={**t, **{name: a.astype(np.float32) for name, a in folded.items()}})
 
 
 def _convert(name: str, value: np.ndarray, dtype: str) -> np.ndarray:

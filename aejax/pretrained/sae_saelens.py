@@ -69,7 +69,7 @@ def parse_saelens(settings: Mapping[str, Any], tensors: dict[str, np.ndarray], f
     if scale is not None and (np.asarray(scale, np.float32) == 1).all():  # older versions wrote it unused
         tensors = {name: value for name, value in tensors.items() if name != "scaling_factor"}
     tensors = check_tensors(file, tensors, {**TENSORS[kind], **(SKIP if skip else {})}, sizes)
-    if config.get("rescale_acts_by_decoder_norm", kind == "batchtopk"):
+    if kind in ("topk", "batchtopk") and config.get("rescale_acts_by_decoder_norm", kind == "batchtopk"):
         tensors = fold_norm(tensors)
     metadata = settings.get("metadata")
     details = metadata.get("training_architecture_details") if isinstance(metadata, Mapping) else None

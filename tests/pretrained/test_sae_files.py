@@ -213,6 +213,15 @@ def test_decoder_rows_of_other_norms_are_folded(tmp_path):
     assert ((z > 0) != (np.load(FOLDER / "topk_trained/expected.npz")["z"] > 0)).any()
 
 
+def test_the_scale_of_a_training_is_folded(tmp_path):
+    shutil.copytree(FOLDER / "jumprelu", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "activation_scaler.json").write_text('{"scaling_factor": 0.5}')
+    expected = np.load(FOLDER / "jumprelu/expected.npz")
+    assert_computes(
+        aejax.load_pretrained(tmp_path), X / 0.5, {"z": expected["z"], "decoded": expected["decoded"] / 0.5}
+    )
+
+
 def test_weights_in_shards_are_read(tmp_path):
     shutil.copytree(FOLDER / "jumprelu", tmp_path, dirs_exist_ok=True)
     whole = tmp_path / "sae_weights.safetensors"
@@ -402,6 +411,14 @@ DAMAGE = {
     "a pickle in params.npz": (
         tensor("gemma_scope", "threshold", np.array([{}] * 32)),
         "params.npz",
+    ),
+    "whitening": (
+        lambda f: (settings("topk")(f), (f / "activation_whitening.safetensors").touch()),
+        "activation_whitening.safetensors whitens the input, and is not folded",
+    ),
+    "a scale of 0": (
+        lambda f: (settings("topk")(f), (f / "activation_scaler.json").write_text('{"scaling_factor": 0}')),
+        "scaling_factor=0 cannot be folded into the weights",
     ),
     "a skip connection": (settings("sparsify", skip_connection=True), "supported with transcode=True alone"),
     "a transcoder that is text": (settings("sparsify", transcode="no"), "transcode must be true or false, got 'no'"),

@@ -173,6 +173,9 @@ def test_what_does_not_fit_is_said_in_one_line(stores, tmp_path):
     made.data.standardize = True
     with pytest.raises(aejax.InputError, match=r"data.standardize scales x alone, and a transcoder has a target"):
         aejax.fit(made, X, target=Y, devices=one_device())
+    made.data.update({"standardize": False, "normalize": "per_token"})
+    with pytest.raises(aejax.InputError, match=r"data.normalize scales x alone, and a transcoder has a target"):
+        aejax.fit(made, X, target=Y, devices=one_device())
     with pytest.raises(
         aejax.InputError, match=r"has 400 examples and data.target has 399; give the activations of the"
     ):
