@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from aejax.inference.encode_sparse import encode_sparse, read_sparse
     from aejax.inference.encode_split import encode_split, read_latents, read_statistics
     from aejax.inference.latent_statistics import LatentStatistics
-    from aejax.inference.run import Run, load_pretrained, load_run
+    from aejax.inference.loading import load_pretrained, load_run
+    from aejax.inference.run import Run
     from aejax.inference.tiles import map_tiles
     from aejax.models import Autoencoder, Code, Output
     from aejax.objectives import Objective
@@ -62,7 +63,8 @@ _MODULES = {
     "inference.encode_sparse": ("encode_sparse", "read_sparse"),
     "inference.encode_split": ("encode_split", "read_latents", "read_statistics"),
     "inference.latent_statistics": ("LatentStatistics",),
-    "inference.run": ("Run", "load_pretrained", "load_run"),
+    "inference.loading": ("load_pretrained", "load_run"),
+    "inference.run": ("Run",),
     "inference.tiles": ("map_tiles",),
     "models": ("Autoencoder", "Code", "Output"),
     "objectives": ("Objective",),

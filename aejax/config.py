@@ -206,26 +206,8 @@ def parse_patterns(text: str) -> tuple[str, ...]:
     return tuple(filter(None, map(str.strip, text.split(","))))
 
 
-# Keys that may change when a run resumes, because they do not change what is computed.
-FREE = (
-    *("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name", "tracking"),
-    *("encoder.remat", "decoder.remat"),
-)
-
-
-def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
-    """Returns the `differences` that prevent a run that was begun with `old` from resuming with `new`.
-
-    `steps` may change if the learning rate is constant, or the optimizer is an object. For keys that are newer than
-    `old`, see `as_begun`.
-    """
-    old, new = complete(old), as_begun(new, old)
-    free = (*FREE, "steps") if new.optim.get("schedule", "constant") == "constant" else FREE
-    return [d for d in differences(old, new) if d.split(":")[0] not in free]
-
-
 # Keys that did not exist when some runs were trained, with the values that those runs used in effect.
-_BEFORE = {
+BEFORE = {
     "data.held_out": -1,
     "data.options": "",
     "data.fit": "stretch",
@@ -252,7 +234,7 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a saved config, completed by newer keys with the values that runs used in effect before these existed."""
     # Copied without `to_dict`, which would turn tuples into lists.
     filled = copy.deepcopy(saved.to_dict() if isinstance(saved, ConfigDict) else dict(saved))
-    for path, value in _BEFORE.items():
+    for path, value in BEFORE.items():
         *sections, key = path.split(".")
         place: Any = filled
         for section in sections:
@@ -260,16 +242,6 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(place, dict) and place.get("name") != OWN:
             place.setdefault(key, value)
     return filled
-
-
-def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
-    """Returns `config` for resuming a run that was begun with `saved`, which may be older than some keys.
-
-    If `config` has the default of such a key, the run keeps what it used before the key existed.
-    """
-    there, here, reference = (dict(flatten(to_dict(each))) for each in (saved, config, default()))
-    kept = {k: v for k, v in _BEFORE.items() if k not in there and k in here and here[k] == reference[k]}
-    return updated(config, kept)
 
 
 def updated(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
@@ -280,16 +252,6 @@ def updated(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     with config.unlocked():
         config.update_from_flattened_dict(values)
     return config
-
-
-def to_save(config: ConfigDict, begun: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns `config` as it is saved: without keys that are newer than `begun`, the config that the run began with."""
-    plain = to_dict(config)
-    there = dict(flatten(to_dict(begun))) if begun is not None else dict(flatten(plain))
-    for path in _BEFORE.keys() - there.keys():
-        *sections, key = path.split(".")
-        get(plain, ".".join(sections)).pop(key, None) if sections else plain.pop(key, None)
-    return {key: value for key, value in plain.items() if value != {} or key in to_dict(begun or plain)}
 
 
 # Sections whose keys depend on the module, term or optimizer that they name, which checks them.

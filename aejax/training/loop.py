@@ -37,7 +37,8 @@ from aejax.distributed import processes
 from aejax.distributed.partition import Partition
 from aejax.errors import InputError
 from aejax.files import local
-from aejax.inference.run import Run, from_checkpoint
+from aejax.inference.loading import from_checkpoint
+from aejax.inference.run import Run
 from aejax.objectives import Corruption, Discriminator, Objective, SquaredError
 from aejax.training import initializers, profiler
 from aejax.training.evaluator import compile_sampling, compile_validation

@@ -16,7 +16,8 @@ from aejax.data import load
 from aejax.distributed.partition import Partition
 from aejax.errors import AejaxError, InputError
 from aejax.files import local
-from aejax.inference.run import Run, from_checkpoint
+from aejax.inference.loading import from_checkpoint
+from aejax.inference.run import Run
 from aejax.training import loop, optimizers
 from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, limit_steps, scan_steps, steps_at_once

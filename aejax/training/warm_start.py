@@ -15,7 +15,8 @@ from aejax import config as config_lib
 from aejax.distributed.partition import Partition
 from aejax.errors import InputError
 from aejax.files import local
-from aejax.inference.run import Run, load_pretrained
+from aejax.inference.loading import load_pretrained
+from aejax.inference.run import Run
 from aejax.pretrained import is_published
 from aejax.training import paths
 from aejax.training.step import Task, TrainState, init, start
