@@ -8,7 +8,8 @@ docstrings of Python's own library:
 
 Writes the activations after layer 3 as a store of bfloat16 shards, trains a TopK autoencoder of them, and judges it on
 text that it has not seen: the fraction of variance unexplained, dead units, and what becomes of the sentence embeddings
-when the reconstructions take the place of the activations. Writes experiments/results/activations.json. About two minutes on two CPU cores.
+when the reconstructions take the place of the activations. Writes experiments/results/activations.json. About two
+minutes on two CPU cores.
 """
 
 import ast
