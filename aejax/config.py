@@ -31,7 +31,8 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images
+    # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images, or of shards of activations
+    config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     config.data.target = ""  # likewise, what a transcoder decodes each example to; empty: the example itself
     config.data.layers = 0  # layers of a crosscoder, whose examples are [layers, features]; 0: whatever the data holds
@@ -53,7 +54,7 @@ def default() -> ConfigDict:
     config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
     # Whether the user's cache folder keeps decoded splits up to that size, and the sizes of images in large folders.
     config.data.cache = True
-    config.data.buffer = 131_072  # examples of a store or a stream of activations that are mixed, see docs
+    config.data.buffer = 131_072  # examples of a store or a stream of activations that are mixed
 
     # pmap: each device has the whole state; sharded: each has a part, for models too large for one device
     config.partition = ConfigDict({"name": "pmap"})
