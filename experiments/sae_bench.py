@@ -47,6 +47,7 @@ _FRACTION = flags.DEFINE_float("fraction", 0.02, "Fraction of the paper's 200 mi
 COMMAND = "python -m experiments.sae_bench"
 BENCH = "features=1024,dims=256,examples=100000"
 STEPS, BATCH, RATE = 800, 128, 3e-3
+L1 = 10.0  # weight with which about as many latents are active as features
 ARCHITECTURES = ("matryoshka", "batch_topk", "jumprelu", "topk", "l1")
 SHOWN = (
     *("f1", "latent_f1", "mcc", "mean_max_cosine", "free_max_cosine", "uniqueness", "unexplained", "dead_latents"),
@@ -80,11 +81,16 @@ def make_config(name: str, options: str, latents: int, k: float, steps: int, bat
     if "k" in config.bottleneck:
         config.bottleneck.k = round(k)
     if "revive" in config.bottleneck:
-        config.bottleneck.revive = min(256, latents)
+        config.bottleneck.revive = min(2 * round(k), latents)
     if "prefixes" in config.objective.options:
         config.objective.options.prefixes.widths = (latents // 16, latents // 8, latents // 4, latents // 2)
     if "l0_target" in config.objective.options:
         config.objective.options.l0_target.target = float(k)
+        config.objective.weights.l0_target = 5.0
+        config.objective.schedules.l0_target = {"name": "linear", "steps": max(steps * 3 // 4, 1)}
+        config.bottleneck.bandwidth = 1.0  # of units that are of order 4
+    if name == "l1":
+        config.objective.weights.l1 = L1
     return config
 
 
@@ -154,10 +160,9 @@ def bench(folder: Path) -> None:
         scores, seconds = train(config, _SEEDS.value, splits)
         found[name] = {"seconds": round(seconds, 1), **summarize(scores)}
         print(json.dumps({name: found[name]}), flush=True)
-    found["minutes"] = round((time.perf_counter() - begin) / 60, 2)
-    found["machine"] = machine()
-    write_whole(folder / "sae_bench.json", json.dumps(found, indent=1) + "\n")
-    if not _ONLY.value:
+        found["minutes"] = round((time.perf_counter() - begin) / 60, 2)
+        write_whole(folder / "sae_bench.json", json.dumps(found | {"machine": machine()}, indent=1) + "\n")
+    if set(ARCHITECTURES) <= found.keys():
         goals.write(folder, COMMAND, set_goals(found), "sae.json")
 
 

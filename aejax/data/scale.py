@@ -24,11 +24,15 @@ def compute_mean_target(source: Source) -> np.ndarray:
     return compute_mean(of_target, Spec(source.target))
 
 
-def compute_mean(source: Source, spec: Spec) -> np.ndarray:
-    """Returns the mean of all examples in the model's units, float32 [*shape], or of 65,536 evenly spaced ones of a
-    store, or of the first ones of a stream.
+def compute_mean(source: Source, spec: Spec, rows: int = 1_000_000) -> np.ndarray:
+    """Returns the mean of the examples in the model's units, float32 [*shape].
+
+    Of more than `rows` examples, as many evenly spaced ones count, and of a store SAMPLED ones.
     """
-    source = source.sample(SAMPLED) if source.block else source
+    if source.block:
+        source = source.sample(SAMPLED)
+    elif len(source) > rows:
+        source = source.subset(np.linspace(0, len(source) - 1, rows).astype(int), source.name)
     total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in read_chunks(spec.standardize_source(source)))
     return np.asarray(total / len(source), np.float32)
 

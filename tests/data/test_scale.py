@@ -75,3 +75,10 @@ def test_training_starts_with_the_warning_and_resumes_without(tmp_path):
 )
 def test_unusual_scales_and_scales_that_differ_need_standardizing(scale, expected):
     assert needs_standardizing(vectors() * scale) == expected
+
+
+def test_the_mean_of_many_examples_is_that_of_evenly_spaced_ones():
+    x = np.arange(20, dtype=np.float32)[:, None] * [1, 10]
+    source = from_array(x)
+    assert compute_mean(source, Spec((2,))).tolist() == [9.5, 95]
+    assert compute_mean(source, Spec((2,)), rows=3) == pytest.approx([28 / 3, 280 / 3])

@@ -8,11 +8,12 @@ from conftest import one_device
 import aejax
 from aejax.ablation.plan import plan
 from aejax.data import from_array, split
+from aejax.training import vmapped
 from aejax.training.recorder import Recorder
 from aejax.training.vmapped import Member, train_together
 from aejax.workdir import checkpoint, metrics_log
 from aejax.workdir.lifecycle import read_end
-from configs import denoising, vae
+from configs import denoising, topk, vae
 
 NUMBERS = {"optim.lr": (1e-2, 1e-3), "optim.weight_decay": (0.1, 0.3), "seed": (3, 5)}
 
@@ -36,12 +37,15 @@ def small(config):
 BASES = {
     "vae": (vae, {"objective.weights.kl": (0.0, 4.0)}),
     "denoising": (denoising, {"corruption.level": (0.1, 0.5)}),
+    "topk": (topk, {"objective.weights.revival": (0.1, 0.5)}),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "devices"), [("vae", 4), ("denoising", 1)])
-def test_together_as_alone(name, devices, tmp_path):
+@pytest.mark.parametrize(("name", "devices"), [("vae", 4), ("denoising", 1), ("topk", 1), ("topk", 4)])
+def test_together_as_alone(name, devices, tmp_path, monkeypatch):
+    if name == "topk":  # whose runs take turns
+        monkeypatch.setattr(vmapped, "_WIDE", 1)
     module, numbers = BASES[name]
     several = configs(small(module.get_config("tiny")), **NUMBERS, **numbers)
     given = {"data": images(several[0]), "devices": jax.devices()[:devices], "quiet": True}
