@@ -88,6 +88,16 @@ def test_images_go_through_in_batches_clipped_and_only_inception_has_an_rfid(mon
     assert measures["rfid"].protocol.endswith("fewer examples than features: singular covariances, a rough value")
 
 
+def test_reconstructions_of_images_are_clipped_to_the_range_of_images():
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
+    whole = subject_of(untrained(conv()), images)
+    outputs = np.random.default_rng(1).normal(0.5, 1, images.shape).astype(np.float32)
+    whole.test.__dict__["reconstructions"] = outputs
+    found = fidelity.measure(whole, four_means)["frechet_distance"]
+    whole.test.__dict__["reconstructions"] = np.clip(outputs, 0, 1)
+    assert found.value == pytest.approx(fidelity.measure(whole, four_means)["frechet_distance"].value)
+
+
 def test_a_run_gives_features_by_its_encoder(tmp_path):
     x = vectors(100)
     run = aejax.fit(mlp(steps=1, checkpoint_every=1), x, tmp_path, quiet=True)

@@ -14,6 +14,7 @@ from conftest import conv, mlp, one_device, untrained, vectors
 import aejax
 from aejax.config import module
 from aejax.data import Spec, from_array
+from aejax.inference import latent_statistics
 from aejax.pretrained import from_factors, to_factors
 from aejax.workdir import checkpoint
 
@@ -153,6 +154,19 @@ def test_a_constant_channel_stays_finite():
     statistics = dataclasses.replace(run, variables=params).measure_latents(x)
     assert statistics.mean[0] == pytest.approx(3)
     assert statistics.deviation[0] == 1
+
+
+def test_digits_of_values_far_from_0_are_kept_and_rounding_is_no_deviation(monkeypatch):
+    x = (np.random.default_rng(0).normal(size=(1_000, 2)) * [0.1, 0] + [1e5, 0.1]).astype(np.float32)
+    x[::2, 1] = np.nextafter(x[0, 1], np.float32(1))
+    encode = lambda arrays: arrays["x"]  # noqa: E731
+    found = latent_statistics.measure(encode, from_array(x), "train", "")
+    np.testing.assert_allclose(found.mean, x.mean(0, np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found.deviation, [x[:, 0].std(dtype=np.float64), 1], rtol=1e-6)
+    for most, least, values, count in ((9, 1, 8, 4), (3, 1, 8, 3), (9, 6, 8, 6)):
+        for name, value in {"_MOST": most, "_LEAST": least, "_VALUES": values}.items():
+            monkeypatch.setattr(latent_statistics, name, value)
+        assert latent_statistics.measure(encode, from_array(x), "train", "").of == f"{count} examples of train"
 
 
 @pytest.mark.parametrize("bottleneck", [module("topk", features=8, k=2), module("fsq", levels=(5, 5))])

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from cases import FOLDER, draw
 from conftest import assert_trees_equal, mostly_slow
+from scipy import stats
 from test_published_parity import ABOUT, assert_close, code_and_decoded, publish
 
 import aejax
 from aejax import pretrained
 from aejax.models import DenseBottleneck, KLDecoder, KLEncoder, VectorQuantizer
+from aejax.models.layers import activate
+from aejax.pretrained.settings import ACTIVATIONS
 
 st = pytest.importorskip("safetensors.numpy")
 
@@ -183,6 +186,16 @@ def test_damage_is_one_line(damage, tmp_path):
         variables(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_activations_compute_what_those_of_their_names_do_in_pytorch():
+    x = np.linspace(-3, 3, 41).astype(np.float32)
+    softplus = np.log1p(np.exp(x))
+    expected = {"silu": x / (1 + np.exp(-x)), "mish": x * np.tanh(softplus), "relu": np.maximum(x, 0)}
+    expected |= {"swish": expected["silu"], "gelu": x * stats.norm.cdf(x)}
+    assert set(expected) == set(ACTIVATIONS)
+    for name, y in expected.items():
+        np.testing.assert_allclose(activate(ACTIVATIONS[name], x), y, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_a_pickle_in_the_place_of_the_folder_is_one_line(tmp_path):
