@@ -27,24 +27,29 @@ def compute_mean_target(source: Source) -> np.ndarray:
 def compute_mean(source: Source, spec: Spec, rows: int = 1_000_000) -> np.ndarray:
     """Returns the mean of the examples in the model's units, float32 [*shape].
 
-    Of more than `rows` examples, as many evenly spaced ones count, and of a store SAMPLED ones.
+    Of more than `rows` examples, or than SAMPLED ones of a store, so many count, see `_thin_out`.
     """
-    if source.block:
-        source = source.sample(SAMPLED)
-    elif len(source) > rows:
-        source = source.subset(np.linspace(0, len(source) - 1, rows).astype(int), source.name)
+    source = _thin_out(source, SAMPLED if source.block else rows)
     total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in read_chunks(spec.standardize_source(source)))
     return np.asarray(total / len(source), np.float32)
+
+
+def _thin_out(source: Source, rows: int) -> Source:
+    """Returns at most `rows` evenly spaced examples, or as many of the first ones of a stream."""
+    if source.stream:
+        return source.sample(rows)
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(len(source), rows)).astype(int))
+    return source.subset(chosen, source.name)
 
 
 def compute_geometric_median(source: Source, spec: Spec, rows: int = 10_000, rounds: int = 100) -> np.ndarray:
     """Returns the point with the least mean distance to the examples in the model's units, float32 [*shape].
 
-    It is computed from at most `rows` evenly spaced examples, by the iteration of Weiszfeld (1937), until it moves by
-    less than a millionth of the mean distance.
+    It is computed from at most `rows` examples, see `_thin_out`, by the iteration of Weiszfeld (1937), until it moves
+    by less than a millionth of the mean distance.
     """
-    chosen = np.unique(np.linspace(0, len(source) - 1, min(len(source), rows)).astype(int))
-    x = np.asarray(spec.prepare(spec.standardize_source(source).take(chosen)["x"]), np.float64)
+    source = _thin_out(source, rows)
+    x = np.asarray(spec.prepare(spec.standardize_source(source).take(np.arange(len(source)))["x"]), np.float64)
     flat = x.reshape(len(x), -1)
     median = flat.mean(0)
     for _ in range(rounds):

@@ -34,11 +34,11 @@ def choose(config: ConfigDict, task: Task, spec: Spec, train: Source) -> Adjust 
     maps: list[Adjust] = []
     if config.get("init", "flax") == "glorot":
         maps.append(functools.partial(draw_glorot, jax.random.key(config.seed)))
+    if isinstance(task.model.decoder, DictionaryDecoder):
+        maps.append(functools.partial(pre_encoder.tie, task.model.decoder))
     if task.model.target:
         means = compute_mean(train, spec), compute_mean_target(train)
         maps.append(functools.partial(pre_encoder.start_transcoder, *means))
-    if isinstance(task.model.decoder, DictionaryDecoder):
-        maps.append(functools.partial(pre_encoder.tie, task.model.decoder))
     kind = getattr(task.model.decoder, "initial_bias", "mean")
     if task.model.pre_bias and kind != "zeros":
         center = compute_mean if kind == "mean" else compute_geometric_median
