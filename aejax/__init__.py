@@ -11,9 +11,11 @@ from aejax.errors import AejaxError, DivergedError, InputError, LostError, Stopp
 
 if TYPE_CHECKING:
     from aejax import config, losses, models, samplers
+    from aejax.inference.encode_sparse import encode_sparse, read_sparse
     from aejax.inference.encode_split import encode_split, read_latents, read_statistics
     from aejax.inference.latent_statistics import LatentStatistics
-    from aejax.inference.run import Run, load_pretrained, load_run
+    from aejax.inference.loading import load_pretrained, load_run
+    from aejax.inference.run import Run
     from aejax.inference.tiles import map_tiles
     from aejax.models import Autoencoder, Code, Output
     from aejax.objectives import Objective
@@ -38,6 +40,7 @@ __all__ = [
     "Task",
     "TrainState",
     "config",
+    "encode_sparse",
     "encode_split",
     "eval_step",
     "fit",
@@ -48,6 +51,7 @@ __all__ = [
     "map_tiles",
     "models",
     "read_latents",
+    "read_sparse",
     "read_statistics",
     "samplers",
     "train",
@@ -56,9 +60,11 @@ __all__ = [
 
 # Imported at their first use: `aejax --help` and the processes that wait for a training need no JAX.
 _MODULES = {
+    "inference.encode_sparse": ("encode_sparse", "read_sparse"),
     "inference.encode_split": ("encode_split", "read_latents", "read_statistics"),
     "inference.latent_statistics": ("LatentStatistics",),
-    "inference.run": ("Run", "load_pretrained", "load_run"),
+    "inference.loading": ("load_pretrained", "load_run"),
+    "inference.run": ("Run",),
     "inference.tiles": ("map_tiles",),
     "models": ("Autoencoder", "Code", "Output"),
     "objectives": ("Objective",),

@@ -31,8 +31,11 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images
+    # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images, or of shards of activations
+    config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
+    config.data.target = ""  # likewise, what a transcoder decodes each example to; empty: the example itself
+    config.data.layers = 0  # layers of a crosscoder, whose examples are [layers, features]; 0: whatever the data holds
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from rows that no other part names
     config.data.validation = ""  # likewise
@@ -43,10 +46,15 @@ def default() -> ConfigDict:
     # data.fit=random crops at a random place in training; its square has a side from 1/zoom of the shorter side to all.
     config.data.zoom = 1.0
     config.data.flip = False  # whether half of the training images are mirrored, others in each step
+    config.data.binarize = "none"  # draws images of 0 and 1: dynamic (anew in each step), static, or threshold
+    config.data.binarize_seed = 0  # of what is drawn once: all of static, and validation and test of dynamic
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
+    # Vectors: expected_norm divides all by one number, which makes their mean length sqrt(features); per_token each.
+    config.data.normalize = "none"
     config.data.memory_mb = 1_024  # splits up to this size are kept on device, larger ones are streamed
     # Whether the user's cache folder keeps decoded splits up to that size, and the sizes of images in large folders.
     config.data.cache = True
+    config.data.buffer = 131_072  # examples of a store or a stream of activations that are mixed
 
     # pmap: each device has the whole state; sharded: each has a part, for models too large for one device
     config.partition = ConfigDict({"name": "pmap"})
@@ -58,6 +66,12 @@ def default() -> ConfigDict:
 
     # Whether linear sparse autoencoders subtract the decoder's bias, which starts at the data's mean, from x.
     config.pre_bias = True
+
+    # Whether a linear map of x is added to what a transcoder decodes.
+    config.skip = False
+
+    config.init = "flax"  # initial kernels: as modules draw them, or glorot for all
+    config.output_bias = "zero"  # initial bias of the decoder's logits; or mean, the log-odds of the data's mean
 
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
 
@@ -79,7 +93,9 @@ def default() -> ConfigDict:
     config.optim = ConfigDict()
     config.optim.name = "adam"  # or adafactor, lion, muon, prodigy, rmsprop, schedule_free, sgd
     config.optim.lr = 1e-3
-    config.optim.schedule = "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step
+    config.optim.schedule = (
+        "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step; or burda
+    )
     config.optim.warmup = 0  # steps of linear warm-up of the learning rate
     config.optim.clip = 0.0  # largest global norm of the gradient; 0: off
     config.optim.weight_decay = 0.0  # decoupled; only of parameters with two or more axes, e.g. kernels and codebooks
@@ -145,8 +161,15 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
     if config.partition.name not in ("pmap", "sharded"):
         raise one_of("partition.name", config.partition.name, ("pmap", "sharded"))
+    for key, known in (("init", ("flax", "glorot")), ("output_bias", ("zero", "mean"))):
+        if config[key] not in known:
+            raise one_of(key, config[key], known)
     if config.data.fit not in (fits := ("crop", "random", "pad", "stretch")):
         raise one_of("data.fit", config.data.fit, fits)
+    if config.data.binarize not in (ways := ("none", "dynamic", "static", "threshold")):
+        raise one_of("data.binarize", config.data.binarize, ways)
+    if config.data.binarize != "none" and config.data.standardize:
+        raise InputError(f"data.binarize={config.data.binarize} makes values of 0 and 1; set data.standardize=False")
     if config.data.fit == "random" and not config.data.size:
         raise InputError("data.fit=random crops images to data.size, which is 0; set it")
     if not 1 <= config.data.zoom < 1e3:
@@ -156,7 +179,10 @@ def check(config: ConfigDict) -> None:
     if not 0 <= config.ema < 1:
         raise InputError(f"ema must be in [0, 1), got {config.ema}")
     arguments.check_seed(config.seed)
-    for key in ("classes", "patience", "pretrain.steps", "optim.warmup", "data.size", "data.memory_mb"):
+    for key in (
+        *("classes", "patience", "pretrain.steps", "optim.warmup"),
+        *("data.size", "data.memory_mb", "data.binarize_seed", "data.layers"),
+    ):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
     for key in ("optim.clip", "optim.weight_decay"):
@@ -170,6 +196,8 @@ def check(config: ConfigDict) -> None:
                 re.compile(pattern)
             except (re.error, OverflowError, RecursionError) as error:
                 raise InputError(f"{key}: {shown(pattern)} is no regular expression ({error}); correct it") from error
+    if config.data.buffer < 1:
+        raise InputError(f"data.buffer must be at least 1 example, got {config.data.buffer}")
     if config.data.held_out < -1:
         raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
 
@@ -179,32 +207,23 @@ def parse_patterns(text: str) -> tuple[str, ...]:
     return tuple(filter(None, map(str.strip, text.split(","))))
 
 
-# Keys that may change when a run resumes, because they do not change what is computed.
-FREE = (
-    *("data.data_dir", "data.memory_mb", "data.cache", "keep", "log_every", "partition.name", "tracking"),
-    *("encoder.remat", "decoder.remat"),
-)
-
-
-def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
-    """Returns the `differences` that prevent a run that was begun with `old` from resuming with `new`.
-
-    `steps` may change if the learning rate is constant, or the optimizer is an object. For keys that are newer than
-    `old`, see `as_begun`.
-    """
-    old, new = complete(old), as_begun(new, old)
-    free = (*FREE, "steps") if new.optim.get("schedule", "constant") == "constant" else FREE
-    return [d for d in differences(old, new) if d.split(":")[0] not in free]
-
-
 # Keys that did not exist when some runs were trained, with the values that those runs used in effect.
-_BEFORE = {
+BEFORE = {
     "data.held_out": -1,
     "data.options": "",
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,
+    "data.binarize": "none",
+    "data.binarize_seed": 0,
+    "data.normalize": "none",
+    "data.buffer": 131_072,
+    "data.target": "",
+    "data.layers": 0,
+    "skip": False,
     "pre_bias": False,
+    "init": "flax",
+    "output_bias": "zero",
     "init_from.workdir": "",
     "init_from.step": "newest",
     "init_from.include": "",
@@ -216,7 +235,7 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a saved config, completed by newer keys with the values that runs used in effect before these existed."""
     # Copied without `to_dict`, which would turn tuples into lists.
     filled = copy.deepcopy(saved.to_dict() if isinstance(saved, ConfigDict) else dict(saved))
-    for path, value in _BEFORE.items():
+    for path, value in BEFORE.items():
         *sections, key = path.split(".")
         place: Any = filled
         for section in sections:
@@ -224,16 +243,6 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(place, dict) and place.get("name") != OWN:
             place.setdefault(key, value)
     return filled
-
-
-def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
-    """Returns `config` for resuming a run that was begun with `saved`, which may be older than some keys.
-
-    If `config` has the default of such a key, the run keeps what it used before the key existed.
-    """
-    there, here, reference = (dict(flatten(to_dict(each))) for each in (saved, config, default()))
-    kept = {k: v for k, v in _BEFORE.items() if k not in there and k in here and here[k] == reference[k]}
-    return updated(config, kept)
 
 
 def updated(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
@@ -244,16 +253,6 @@ def updated(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     with config.unlocked():
         config.update_from_flattened_dict(values)
     return config
-
-
-def to_save(config: ConfigDict, begun: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns `config` as it is saved: without keys that are newer than `begun`, the config that the run began with."""
-    plain = to_dict(config)
-    there = dict(flatten(to_dict(begun))) if begun is not None else dict(flatten(plain))
-    for path in _BEFORE.keys() - there.keys():
-        *sections, key = path.split(".")
-        get(plain, ".".join(sections)).pop(key, None) if sections else plain.pop(key, None)
-    return {key: value for key, value in plain.items() if value != {} or key in to_dict(begun or plain)}
 
 
 # Sections whose keys depend on the module, term or optimizer that they name, which checks them.

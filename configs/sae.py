@@ -31,7 +31,7 @@ def get_config(arg=""):
     config = default()
     config.steps, config.batch_size, config.checkpoint_every, config.log_every = 4_000, 1_024, 1_000, 100
     config.decoder = module("dictionary")
-    config.optim.schedule = "linear"
+    config.optim.lr = 3e-3
     weights, options, dead_after = config.objective.weights, config.objective.options, 200
     name = next((name for name in ARCHITECTURES if flags[name]), "topk")
     if name in ("topk", "batch_topk", "matryoshka"):
@@ -42,16 +42,16 @@ def get_config(arg=""):
             weights.prefixes = 1.0
             options.prefixes = {"widths": (features // 8, features // 4, features // 2)}
     elif name == "jumprelu":
-        config.bottleneck = module("jumprelu", features=features, to_input=True, dead_after=dead_after)
+        config.bottleneck = module("jumprelu", features=features, bandwidth=0.3, dead_after=dead_after)
         weights.l0_target, options.l0_target = 1.0, {"target": float(k)}
         weights.pre_activation = 1e-3
     elif name == "gated":
         config.bottleneck = module("gated", features=features, dead_after=dead_after, resample=1_000)
-        weights.gate_l1, weights.gate_reconstruction = 0.1, 1.0
+        weights.gate_l1, weights.gate_reconstruction = 2.0, 1.0
         options.gate_l1 = {"decoder_norms": True}
     elif name == "l1":
         config.bottleneck = module("relu", features=features, dead_after=dead_after, resample=1_000)
-        weights.l1, options.l1 = 0.1, {"decoder_norms": True}
+        weights.l1, options.l1 = 0.5, {"decoder_norms": True}
     else:
         config.bottleneck = module("matching_pursuit", features=features, k=k, dead_after=dead_after)
         config.decoder = module("dictionary", tied=True, unit_norm=True)

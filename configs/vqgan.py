@@ -7,7 +7,7 @@ al. 2022), begin by k-means, follow moving averages, and are revived when they a
 About 60 seconds on two CPU cores, on MNIST enlarged to 32x32; squared error 5.3 a validation image. On
 average, 5% of the 256 codes do not occur in a batch of 32 images.
 
-`vqgan:gan` adds LPIPS and a discriminator of patches, for 64x64 images of a folder of photographs:
+`vqgan:gan` adds LPIPS and a discriminator of patches, for random 64x64 crops of a folder of photographs:
 
     aejax train --config=vqgan:gan --workdir=runs/gan --config.data.name=photographs/
 
@@ -60,6 +60,7 @@ def _add_losses(config, tiny):
         config.adversary.update(features=(4,), start=2)
         return
     config.data.name, config.data.size, config.batch_size = "photographs", 64, 8
+    config.data.fit = "random"
     config.objective.weights.lpips = 40.0
     config.objective.options = {"lpips": {"network": "vgg"}}
     presets.shorten(config, 2_000)

@@ -78,6 +78,7 @@ def run_the_examples_of_losses() -> None:
 CONFIGS = (
     *("conv", "vae", "iwae", "beta_tcvae", "factor_vae", "dip_vae", "wae", "flow_vae", "vamp_vae", "vae_gan"),
     *("vq_vae", "vq_vae:ibq", "vq_vae:simvq", "vq_vae:grouped", "residual_vq", "fsq", "fsq:residual", "gumbel"),
+    *("sae", "sae:matryoshka", "sae:jumprelu", "sae:gated", "sae:l1", "sae:matching_pursuit"),
     *("jumprelu", "mae", "resnet_vae", "conditional_vae", "kl_f8"),
 )
 

@@ -11,6 +11,7 @@ from aejax import config as config_lib
 from aejax.data import Spec
 from aejax.registry import Natural, check_type
 from aejax.training.task import make_task
+from aejax.workdir import saved_config
 
 
 def test_json_round_trip_equals_the_config():
@@ -27,9 +28,9 @@ def test_empty_sections_are_saved_as_the_run_began():
     config = aejax.config.default()
     config.unlock()["mine"] = ConfigDict()
     plain = config_lib.to_dict(config)
-    assert config_lib.to_save(config, None) == plain
+    assert saved_config.to_save(config, None) == plain
     begun = {key: value for key, value in plain.items() if key not in ("mine", "seed")}
-    assert config_lib.to_save(config, begun) == {key: value for key, value in plain.items() if key != "mine"}
+    assert saved_config.to_save(config, begun) == {key: value for key, value in plain.items() if key != "mine"}
 
 
 def test_differences_name_keys_and_values():

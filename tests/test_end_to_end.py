@@ -75,6 +75,7 @@ def test_the_main_job_leaves_checkpoint_curves_and_pictures(tmp_path, monkeypatc
     assert "encoder/conv_0" in errors  # the table of parameters
     assert re.search(r"^total\s+[\d,]+$", errors, re.MULTILINE)
     assert checkpoint.list_steps(workdir) == [2, 4]
+    assert [file.parent.name for file in workdir.rglob("latents.json")] == ["4"]
     assert {p.name for p in (workdir / "evaluation/4").iterdir()} == {"curves.png", "reconstructions.png"}
     run = aejax.load_run(workdir)
     assert run.latents.shape[1:] == (2, 2, 8)

@@ -197,6 +197,7 @@ def workplace(tmp_path_factory):
     shutil.copytree(folder / "runs/vae", folder / "runs/conv")
     run.export(folder / "programs")
     shutil.copytree(ROOT / "tests/pretrained/references/flax", folder / "sd-vae-ft-mse")
+    shutil.copytree(ROOT / "tests/pretrained/references/sae/jumprelu", folder / "gpt2-saes/blocks.8.hook_resid_pre")
     (folder / "images").mkdir()
     for i in range(10):
         Image.fromarray(np.full((40, 48, 3), 20 * i, np.uint8)).save(folder / f"images/{i}.png")

@@ -23,7 +23,10 @@ HIGHER = {
 _DENSITIES = {"elbo", "log_likelihood", "distortion", "bits_per_dimension"}
 # Prefixes of keys that redefine a metric, so that its values cannot be compared: other data redefine all metrics,
 # another likelihood those of densities, and another objective, likelihood or unit the losses.
-_OF_ALL = ("data.name", "data.options", "data.size", "data.held_out", "data.validation", "data.test")
+_OF_ALL = (
+    *("data.name", "data.options", "data.size", "data.binarize"),
+    *("data.held_out", "data.validation", "data.test"),
+)
 _OF_DENSITIES = ("likelihood.",)
 _OF_LOSSES = ("objective.", "likelihood.", "adversary.", "data.standardize", "encoder.mask_ratio")
 

@@ -14,11 +14,12 @@ from aejax.errors import InputError, StorageError, printable
 from aejax.files import inside, local, read_json
 from aejax.workdir import metrics_log
 from aejax.workdir.lifecycle import is_stale, read_end
+from aejax.workdir.saved_config import FREE
 
 PLAN = "sweep.json"
 ABSENT = "-"
 _MOST_AXES = 6  # runs that differ in more are distinguished by their names
-_NO_AXES = ("seed", *config_lib.FREE)
+_NO_AXES = ("seed", *FREE)
 
 
 class Trial(NamedTuple):

@@ -181,10 +181,31 @@ def loads_once() -> "Callable[[ConfigDict], data.Splits]":
     return load
 
 
-def load(workdir: str | Path, step: str) -> "aejax.Run":
-    """Returns the run of `workdir` at a checkpoint: `step` is a number, "newest" or "best", as a flag gives it."""
+def load(workdir: str | Path, step: str, section: ConfigDict | None = None) -> "aejax.Run":
+    """Returns the run of a workdir at a checkpoint, or the published model of a folder with data to use it on.
+
+    Args:
+      step: a number, "newest" or "best", as a flag gives it.
+      section: the data section of a published model, as the flags --data.name, ... give it.
+    """
+    from aejax import pretrained
+
     if not (step.isdigit() or step in ("newest", "best")):
         raise aejax.InputError(f"--step={step} must be a whole number, newest or best")
+    if pretrained.is_published(folder := local(workdir)):
+        if step != "newest":
+            raise aejax.InputError(f"{folder} holds a published model, which has no checkpoints; leave --step out")
+        run = aejax.load_pretrained(folder, section.size or None if section else None)
+        if section:
+            if not section.name:
+                raise aejax.InputError(
+                    f"{folder} holds a published model without data; set --data.name, and --data.size"
+                )
+            run.config.data.update(section)
+            config_lib.check(run.config)
+        return run
+    if section and section.name:
+        raise aejax.InputError(f"{folder} is the workdir of a run, which has data of its own; leave --data.name out")
     chosen: Any = int(step) if step.isdigit() else step
     return aejax.load_run(workdir, chosen, _TRUST.value)
 

@@ -7,14 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 import aejax
+from aejax import config
 from aejax.errors import InputError
 from aejax.files import local
 
 flags.disclaim_key_flags()  # --help lists the flags under their command
+
+_DATA = {
+    "name": "Data of a published model, and of no other: as data.name of a config, e.g. a folder of images.",
+    "data_dir": "Folder of TFDS data sets.",
+    "fit": "For images that are not square: crop, pad or stretch.",
+    "train": "Its train split in TFDS syntax. Defaults to the data set's own, or to what the others leave.",
+    "validation": "Its validation split, likewise.",
+    "test": "Its test split, likewise.",
+}
 
 
 def config_flag(name: str, what: str, folder: str = "", required: bool = True) -> flags.FlagHolder:
@@ -24,6 +34,19 @@ def config_flag(name: str, what: str, folder: str = "", required: bool = True) -
     if required:
         flags.mark_flag_as_required(name)
     return holder
+
+
+def data_flags() -> Callable[[], ConfigDict]:
+    """Defines flags for the data of a published model, whose folder names none. Returns the section that they make."""
+    defaults = config.default().data
+    defaults.name = ""
+    holders = {key: flags.DEFINE_string(f"data.{key}", defaults[key], what) for key, what in _DATA.items()}
+    size = flags.DEFINE_integer("data.size", defaults.size, "Side to which its images are resized. 0: as they are.")
+
+    def section() -> ConfigDict:
+        return ConfigDict({**defaults, **{key: holder.value for key, holder in holders.items()}, "size": size.value})
+
+    return section
 
 
 def config_file(value: str, folder: str = "") -> Path:

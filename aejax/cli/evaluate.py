@@ -4,6 +4,8 @@ The command writes metrics.json, where each figure has its protocol, pictures an
 the workdir (evaluation/<step>-<split>/ for a split other than test). It prints the figures, side by side for several
 workdirs: --workdir=runs/a,runs/b. The metrics are in groups, all of which are measured unless --groups= names some of
 them: reconstruction, fidelity, likelihood, codes, sparse, representation, disentanglement, anomaly, generation.
+
+A published model is measured on data that is named: --workdir=sd-vae --data.name=FOLDER --data.size=256 --out=FOLDER.
 """
 
 import json
@@ -18,9 +20,13 @@ from tqdm import tqdm
 import aejax
 from aejax import arguments
 from aejax.cli import command
+from aejax.cli.config_flag import data_flags
 from aejax.files import inside, local, read_json, writable, write_whole
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of an experiment, or several with commas.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of an experiment, or several with commas; or of a published model.", required=True
+)
+_DATA = data_flags()
 _GROUPS = flags.DEFINE_list("groups", None, "Groups of metrics. Defaults to all.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split to score: train, validation or test.")
 _OUT = flags.DEFINE_string("out", "", "Folder to write to. Defaults to evaluation/<step> in the workdir.")
@@ -34,7 +40,7 @@ _FEATURES = flags.DEFINE_string(
 )
 _NUM = flags.DEFINE_integer("num", 5_000, "Number of generated examples, and of real ones that they are compared with.")
 _RFID_FEATURES = flags.DEFINE_string(
-    "rfid_features", "", "Features that reconstructions are compared by: package.module:function or run:WORKDIR."
+    "rfid_features", "", "Features that reconstructions are compared by: package.module:function or run:FOLDER."
 )
 _NEIGHBOURS = flags.DEFINE_integer("neighbours", 5, "Neighbors of an example, for k-NN accuracy and trustworthiness.")
 
@@ -114,6 +120,7 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def evaluate() -> None:
+    from aejax import pretrained
     from aejax.evaluation import GROUPS, fidelity, generation
     from aejax.evaluation.pictures.latents import check_projection
 
@@ -128,9 +135,12 @@ def evaluate() -> None:
     for name, values in (("workdir", workdirs), ("groups", groups)):
         if not all(values) or not values:
             raise aejax.InputError(f"--{name} is empty; name one, or several with commas")
+    for workdir in workdirs:
+        if not _OUT.value and pretrained.is_published(local(workdir)):
+            raise aejax.InputError(f"{workdir} holds a published model, beside which nothing is written; set --out")
     check_projection(_PROJECTION.value)
     # All workdirs are loaded before the first is measured, so that a wrong one costs nothing.
-    runs = {workdir: command.load(workdir, _STEP.value) for workdir in workdirs}
+    runs = {workdir: command.load(workdir, _STEP.value, _DATA()) for workdir in workdirs}
     print(table({workdir: measure(workdir, run, groups, features) for workdir, run in runs.items()}))
 
 

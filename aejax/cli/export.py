@@ -7,7 +7,7 @@ from absl import flags
 
 from aejax.cli import command
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment, or of a published model.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
 

@@ -71,11 +71,16 @@ def sample() -> None:
     if out.suffix not in (".png", ".npz") or out.is_dir():
         raise aejax.InputError(f"--out={out} must be a file that ends in .png or .npz")
     wanted = section()
-    from aejax import samplers
+    from aejax import pretrained, samplers
     from aejax.evaluation.pictures import drawable
     from aejax.inference import sampling
 
     writable(out.parent)
+    if pretrained.is_published(workdir):
+        raise aejax.InputError(
+            f"{workdir} holds a published model, which does not generate by itself; fit a sampler to its latents in "
+            "Python: run.generate(n, sampler=aejax.samplers.fit(...))"
+        )
     run = command.load(workdir, _STEP.value)
     if out.suffix == ".png" and len(run.spec.shape) == 3 and not drawable(run.spec.shape):
         raise aejax.InputError(f"examples of {run.spec.shape} are not images of 1 or 3 channels; write them to an .npz")

@@ -27,6 +27,7 @@ from aejax.cli import command
 from aejax.cli.config_flag import config_flag, defined
 from aejax.errors import in_one_line
 from aejax.files import inside, local, writable
+from aejax.workdir import saved_config
 
 if TYPE_CHECKING:
     from aejax import data
@@ -202,7 +203,9 @@ def search() -> None:
     way = direction(objective, [key for key, _ in config_lib.flatten(given)])
     load = command.loads_once()
     load(config.data)
-    fixed = {key: value for key, value in config_lib.flatten(config_lib.to_dict(config)) if key not in config_lib.FREE}
+    fixed = {
+        key: value for key, value in config_lib.flatten(config_lib.to_dict(config)) if key not in saved_config.FREE
+    }
     about = {"config": json.dumps(fixed), "objective": objective}
     opened = Study(writable(workdir), way, about, seed=_SEED.value, prune=_PRUNE.value)
     with opened as study, command.until_signal() as asked:

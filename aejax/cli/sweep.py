@@ -131,7 +131,7 @@ def _better_alone(config: ConfigDict, splits: "data.Splits") -> bool:
 
     if jax.default_backend() != "cpu":
         return False
-    return make_task(config, data.Spec.of(splits.train, config.data.standardize)).convolves
+    return make_task(config, data.Spec.of(splits.train, config.data.standardize, config.data.normalize)).convolves
 
 
 def run_all(runs: "Sequence[Planned]", workdir: Path, asked: Callable[[], bool]) -> dict[str, str]:

@@ -91,6 +91,7 @@ def train() -> None:
         sys.exit(STOPPED)
     if not primary:
         return
+    run.keep_statistics()  # while the train split is at hand
     from aejax.evaluation import pictures  # imports matplotlib and scikit-learn, which take half a second
 
     for picture in pictures.save(run, workdir):

@@ -1,28 +1,46 @@
 """Data: sources of examples by row number, their splits, and batches as a pure function of (seed, step)."""
 
+from aejax.data.activation_files import write_activations
+from aejax.data.activations import from_stream, join_target
 from aejax.data.arrays import as_array
+from aejax.data.binarize import binarize_parts, draw_binary
 from aejax.data.identity import check_identity, identify
 from aejax.data.loader import Feed, draw_crops, pad_rows, read, shuffle_rows, stream
-from aejax.data.scale import compute_geometric_median, compute_mean, needs_standardizing, warn_of_scale
+from aejax.data.mixing import Order, stream_mixed
+from aejax.data.scale import (
+    compute_geometric_median,
+    compute_mean,
+    compute_mean_target,
+    needs_standardizing,
+    warn_of_penalty,
+    warn_of_scale,
+)
 from aejax.data.shards import write_shards
-from aejax.data.sources import Source, from_array
+from aejax.data.sources import SAMPLED, Source, from_array
 from aejax.data.spec import Spec, read_chunks
 from aejax.data.splits import Splits, check_same, find, load, read_labels, select, split
 
 __all__ = [
+    "SAMPLED",
     "Feed",
+    "Order",
     "Source",
     "Spec",
     "Splits",
     "as_array",
+    "binarize_parts",
     "check_identity",
     "check_same",
     "compute_geometric_median",
     "compute_mean",
+    "compute_mean_target",
+    "draw_binary",
     "draw_crops",
     "find",
     "from_array",
+    "from_stream",
     "identify",
+    "join_target",
     "load",
     "needs_standardizing",
     "pad_rows",
@@ -33,6 +51,9 @@ __all__ = [
     "shuffle_rows",
     "split",
     "stream",
+    "stream_mixed",
+    "warn_of_penalty",
     "warn_of_scale",
+    "write_activations",
     "write_shards",
 ]

@@ -63,7 +63,7 @@ def as_integers(values: ArrayLike, name: str) -> np.ndarray:
 def read_npy(path: Path) -> np.ndarray:
     """Returns the array of a .npy file, which may be structured, mapped into memory."""
     with _read_errors(path), path.open("rb") as file:
-        shape, fortran, dtype = _header(file, path.stat().st_size)
+        shape, fortran, dtype = read_header(file, path.stat().st_size)
         return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C").view(np.ndarray)
 
 
@@ -90,7 +90,7 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         for name in names:
             # NumPy allocates whatever the header claims, so the header is first compared with the member's size.
             with archive.open(members[name]) as file:
-                _header(file, members[name].file_size)
+                read_header(file, members[name].file_size)
             with archive.open(members[name]) as file:
                 arrays[name] = npy.read_array(file, allow_pickle=False)
     return arrays
@@ -106,15 +106,18 @@ def check_memory(nbytes: int, what: str) -> None:
         )
 
 
-def _header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Reads shape, Fortran order and dtype of a .npy file. Raises ValueError unless its values end at byte `size`."""
+def read_header(file: IO[bytes], size: int, allow_void: bool = False) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads shape, Fortran order and dtype of a .npy file. Raises ValueError unless its values end at byte `size`.
+
+    `allow_void` accepts V2, as which NumPy writes bfloat16.
+    """
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(file)
     if version not in readers:
         raise ValueError(f"the format's version is {version}")
     shape, fortran, dtype = readers[version](file)
     fields = [dtype[name].base for name in dtype.names] if dtype.names else [dtype]
-    if any(field.kind not in "buifcSU" for field in fields):
+    if any(field.kind not in "buifcSU" for field in fields) and not (allow_void and dtype == np.dtype("V2")):
         raise ValueError(f"the dtype is {dtype}")
     if any(length < 0 for length in shape):
         raise ValueError(f"the shape is {shape}")

@@ -61,7 +61,7 @@ def inspect(file: Path) -> tuple[int, int, int]:
     """Reads (height, width, channels) of an upright image from the file's header; 1 channel if it is gray, else 3."""
     with _open(file, str(file)) as picture:
         width, height = picture.size
-        if _orientation(picture) >= 5:
+        if _read_orientation(picture) >= 5:
             width, height = height, width
         return height, width, 1 if picture.mode.startswith(("1", "L", "I")) else 3
 
@@ -87,9 +87,9 @@ def decode(
             scale = _reduce(picture, math.ceil(_FINER * size * (crop.zoom if crop else 1)))
         if not picture.info.get("progressive"):  # a progressive JPEG takes memory for all pixels until its last scan
             pixels = math.prod(picture.size)
-        with _decoding(pixels):
+        with _wait_for_memory(pixels):
             picture.load()
-            upright, orientation = _to_8_bits(picture), _orientation(picture)
+            upright, orientation = _to_8_bits(picture), _read_orientation(picture)
             if orientation >= 5:
                 whole = whole[::-1]
             if orientation in _TURNS:
@@ -109,7 +109,7 @@ def _reduce(picture: JpegImagePlugin.JpegImageFile, least: int) -> int:
     it could come first, so that sides are reduced only by what divides them.
     """
     width, height = picture.size
-    turned = _orientation(picture) != 1
+    turned = _read_orientation(picture) != 1
     for scale in (8, 4, 2):
         whole = not (width % scale or height % scale)
         if min(width, height) // least >= scale and (whole or not turned):
@@ -129,7 +129,7 @@ def _open(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
         raise InputError(f"{name}: a corrupt image ({kind_and_words(error)}); remove or replace it") from error
 
 
-def _orientation(picture: Image.Image) -> int:
+def _read_orientation(picture: Image.Image) -> int:
     """Returns the EXIF orientation from 1 to 8; 1, which is upright, if none can be read."""
     if not picture.info.keys() & {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}:
         return 1  # the usual case, found in a tenth of the time that getexif takes
@@ -189,7 +189,7 @@ _in_use, _changed = [0], threading.Condition()
 
 
 @contextlib.contextmanager
-def _decoding(pixels: int) -> Iterator[None]:
+def _wait_for_memory(pixels: int) -> Iterator[None]:
     """Waits until `pixels` more fit in `_PIXELS`; an image larger than that waits until no other is being decoded."""
     with _changed:
         _changed.wait_for(lambda: not _in_use[0] or _in_use[0] + pixels <= _PIXELS)

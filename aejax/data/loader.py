@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from aejax.data.mixing import Order
 from aejax.data.sources import Arrays, Rows, Source
 from aejax.errors import AejaxError, InputError, kind_and_words
 
@@ -133,11 +134,21 @@ class Feed:
         put: Callable[[Arrays], Any],
         labels: bool = True,
         zoom: float = 1.0,
+        buffer: int = 0,
     ):
-        """Loads the split onto the devices, by `put`, if it has at most `budget` bytes."""
-        self._names = ("x", "label") if labels else ("x",)
+        """Loads the split onto the devices, by `put`, if it has at most `budget` bytes.
+
+        `buffer` is the number of examples that a store or a stream is mixed in, see `mixing`.
+        """
+        self._names, self._buffer = ("x", "target", "label") if labels else ("x", "target"), buffer
         self.source, self.zoom = dataclasses.replace(source, take=functools.partial(_take, source, self._names)), zoom
         self.held = put(read(self.source) if source.nbytes <= budget and not source.draw else {})
+
+    def order(self, batch_size: int, seed: int) -> Callable[[int], Rows]:
+        """Returns a function that maps a step to the rows of its training batch, as `shuffle_rows` or `Order` does."""
+        if self.source.block:
+            return Order(self.source, batch_size, seed, self._buffer)
+        return shuffle_rows(len(self.source), batch_size, seed)
 
     def batches(
         self,

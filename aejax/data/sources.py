@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ _ROLES = {
     **dict.fromkeys(("label", "labels", "y", "target", "targets"), "label"),
     **dict.fromkeys(("factors", "latents_classes"), "factors"),
 }
+SAMPLED = 65_536  # examples of a store whose mean and scale stand for those of all
+STREAMED = 4_096  # likewise, the first of a stream
 Rows = np.ndarray
 Arrays = dict[str, np.ndarray]
 
@@ -61,6 +64,10 @@ class Source:
       binary: whether the images are stored as 0 and 1 in uint8, which `take` returns as 0 and 255.
       draw: `take` for training images that are cropped at random: function from row numbers and crops, [n, 3] as in
         `images.Crop`. None where nothing is random.
+      block: number of consecutive examples that are read together, where reading examples one by one is slow; such a
+        source is mixed in a buffer, see `mixing`. 0: each example is read alone.
+      stream: whether the examples come from a function, which reads them in their order.
+      target: shape of what a transcoder decodes each example to, which `take` returns as "target"; None: x itself.
       truth: the known features that the examples are made of; `take` then returns {"row": [n]}, too, the examples'
         numbers, of which `truth.activations` returns the features. None where they are not known.
     """
@@ -74,6 +81,9 @@ class Source:
     kinds: tuple[str, ...] = ()
     binary: bool = False
     draw: Callable[[Rows, np.ndarray], Arrays] | None = None
+    block: int = 0
+    stream: bool = False
+    target: tuple[int, ...] | None = None
     truth: Truth | None = None
 
     def __len__(self) -> int:
@@ -81,19 +91,28 @@ class Source:
 
     @property
     def nbytes(self) -> int:
-        return self.length * int(np.prod(self.shape)) * self.dtype.itemsize
+        values = math.prod(self.shape) + (0 if self.target is None else math.prod(self.target))
+        return self.length * values * self.dtype.itemsize
 
     def sample(self, count: int) -> "Source":
-        """Returns `count` examples sampled without replacement, always the same ones, or all if there are no more."""
+        """Returns `count` examples sampled without replacement, always the same ones, or all if there are no more.
+
+        Those of a store are evenly spaced, as permuting all rows would take memory, and those of a stream the first.
+        """
+        if self.stream:
+            return self.subset(range(min(count, STREAMED)), self.name)
         if count >= len(self):
             return self
+        if self.block:
+            return self.subset(np.linspace(0, len(self) - 1, count).astype(np.int64), self.name)
         return self.subset(np.sort(np.random.default_rng(0).permutation(len(self))[:count]), self.name)
 
-    def subset(self, rows: Rows, name: str) -> "Source":
+    def subset(self, rows: Rows | range, name: str) -> "Source":
         """Returns the examples with the given row numbers, in their order, as a source called `name`."""
         take, draw = self.take, self.draw
-        drawn = None if draw is None else lambda i, crops: draw(rows[i], crops)
-        return dataclasses.replace(self, name=name, length=len(rows), take=lambda i: take(rows[i]), draw=drawn)
+        pick = (lambda i: np.asarray(i) + rows.start) if isinstance(rows, range) else rows.__getitem__
+        drawn = None if draw is None else lambda i, crops: draw(pick(i), crops)
+        return dataclasses.replace(self, name=name, length=len(rows), take=lambda i: take(pick(i)), draw=drawn)
 
 
 def from_array(
@@ -104,6 +123,7 @@ def from_array(
     factors: ArrayLike | None = None,
     fit: str = "crop",
     binary: bool | None = None,
+    layers: int = 0,
 ) -> Source:
     """Returns a source over an array. Raises InputError if an argument is of another kind or shape than these.
 
@@ -114,6 +134,7 @@ def from_array(
       name: used in messages.
       size: with `fit`, resizes uint8 images as `images.resize` does; 0 leaves them.
       factors: whole numbers [n, factors], the value of each factor of variation.
+      layers: above 0, x is [n, layers, features], activations of so many layers of a model, and no images.
       binary: whether uint8 images hold only 0 and 1, which become 0 and 255; None looks it up and warns of it.
     """
     x = as_array(x, name)
@@ -123,7 +144,9 @@ def from_array(
         )
     if x.size == 0:
         raise InputError(f"{name} has shape {x.shape} and holds no numbers; give at least one example")
-    if x.ndim == 3:
+    if layers and (x.ndim != 3 or x.shape[1] != layers):
+        raise InputError(f"{name} has shape {x.shape}, and data.layers={layers} means [n, {layers}, features]; set it")
+    if x.ndim == 3 and not layers:
         x = x[..., None]
     image = x.ndim == 4
     if image and x.dtype.kind in "ui" and x.dtype != np.uint8:

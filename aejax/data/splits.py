@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aejax.data.activations import find_shards, from_store, join_target
+from aejax.data.binarize import binarize_parts
 from aejax.data.cache import cache_decoded
 from aejax.data.features import SparseFeatures
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
+from aejax.data.published import find_published
 from aejax.data.shards import from_shards, has_shards
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
 from aejax.data.synthetic import BUILT_IN
@@ -49,6 +52,12 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
     With `config.cache`, splits that are decoded from files and fit in `config.memory_mb` are read through the cache.
     """
     sources = _open_splits(config)
+    if target := config.get("target", ""):
+        sources = join_target(sources, _open_splits({**config, "name": target}))
+    layers = config.get("layers", 0)
+    for source in sources.values():
+        if layers and (len(source.shape) != 2 or source.shape[0] != layers):
+            raise InputError(f"{source.name} holds examples of {source.shape}, and data.layers={layers}; set it")
     if not config.get("cache", True) or config["fit"] == "random":  # whose training images are decoded each time
         return sources
     budget = config["memory_mb"] * 2**20
@@ -71,12 +80,20 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         raise InputError(f"{name}: the run was trained by aejax.fit on an array that it does not keep")
     if name == "sparse_features":
         return SparseFeatures.parse(config.get("options", "")).splits()
+    if shards := find_shards(name):
+        if size:
+            raise InputError(
+                f"{name}: data.size={size} resizes images, and this is a store of activations; set it to 0"
+            )
+        return from_store(name, shards)
     if name in BUILT_IN:
         return {"train": BUILT_IN[name](size)}
     if path.suffix.lower() in (".npy", ".npz") and not is_folder:
         if not is_file:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
         return from_file(path, size, fit)
+    if published := find_published(path):
+        return published(size, fit)
     if is_folder and has_shards(path):
         return from_shards(path, size, fit)
     if is_folder:
@@ -99,7 +116,7 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
     used = {name: np.zeros(len(source), bool) for name, source in wholes.items()}
     for part in parts:
         for name, rows in _parse_split(wholes, config[part]):
-            used[name][rows] = True
+            used[name][rows.start : rows.stop] = True
     for part in ("validation", "test"):
         if part not in parts and (own := _find_own(wholes, part, used)):
             parts[part] = wholes[own].subset(np.flatnonzero(~used[own]), part)
@@ -108,6 +125,7 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
     parts |= {part: dataclasses.replace(parts[part], draw=None) for part in ("validation", "test")}
     if (held_out := config["held_out"]) >= 0:
         _hold_out(parts, held_out)
+    parts = binarize_parts(parts, config.get("binarize", "none"), config.get("binarize_seed", 0))
     for part, source in parts.items():
         if source.shape != parts["train"].shape:
             raise InputError(f"the {part} split holds examples of {source.shape}, train of {parts['train'].shape}")
@@ -135,6 +153,8 @@ def _cut(wholes: Mapping[str, Source], missing: Sequence[str], used: Mapping[str
     if "train" not in wholes:
         raise InputError(f"data.{missing[0]} is not set and cannot be cut; splits here: {', '.join(wholes)}")
     train = wholes["train"]
+    if missing == ["train"] and not used["train"].any():
+        return {"train": train}
     rows = np.random.default_rng(0).permutation(len(train))
     rows = rows[~used["train"][rows]]
     cuts: Any = len(missing)  # the number of equal parts, or else the rows where parts begin
@@ -171,13 +191,18 @@ def read_labels(source: Source, chunk: int = 512) -> np.ndarray:
 
 def select(wholes: Mapping[str, Source], spec: str) -> Source:
     """Returns the rows that `spec` names in TFDS syntax, e.g. `train[:90%]` or `train[10%:]+test`, in that order."""
-    parts = [wholes[name].subset(rows, spec) for name, rows in _parse_split(wholes, spec)]
+    parts = [
+        dataclasses.replace(wholes[name], name=spec)
+        if len(rows) == len(wholes[name])
+        else wholes[name].subset(rows, spec)
+        for name, rows in _parse_split(wholes, spec)
+    ]
     if not sum(map(len, parts)):
         raise InputError(f"split {spec!r} is empty; the data set has {_list_sizes(wholes)}")
     return parts[0] if len(parts) == 1 else _join(parts, spec)
 
 
-def _parse_split(wholes: Mapping[str, Source], spec: str) -> list[tuple[str, Rows]]:
+def _parse_split(wholes: Mapping[str, Source], spec: str) -> list[tuple[str, range]]:
     """Returns (split, row numbers) for each term of `spec`."""
     import tensorflow_datasets as tfds
 
@@ -188,7 +213,7 @@ def _parse_split(wholes: Mapping[str, Source], spec: str) -> list[tuple[str, Row
         raise InputError(
             f"split {spec!r}: {' '.join(str(error).split()).rstrip('.')}; splits here: {', '.join(wholes)}"
         ) from error
-    return [(r.splitname, np.arange(len(wholes[r.splitname]))[r.from_ : r.to]) for r in ranges]
+    return [(r.splitname, range(len(wholes[r.splitname]))[r.from_ : r.to]) for r in ranges]
 
 
 def _join(parts: list[Source], name: str) -> Source:

@@ -21,7 +21,7 @@ _ONEDNN = {
 }
 
 
-_setting = threading.RLock()  # all threads share JAX's setting that `_not_stored` changes
+_setting = threading.RLock()  # all threads share JAX's setting that `_suspend_storing` changes
 
 
 class Program:
@@ -35,7 +35,7 @@ class Program:
         """
         chosen = _choose_options() if onednn else {}
         self._jitted = jax.jit(function, compiler_options=chosen or None, **options)
-        self._compiling = _not_stored if chosen else contextlib.nullcontext
+        self._compiling = _suspend_storing if chosen else contextlib.nullcontext
 
     def __call__(self, *arguments: Any) -> Any:
         with self._compiling():
@@ -51,7 +51,7 @@ class Program:
 
 
 @contextlib.contextmanager
-def _not_stored() -> Iterator[None]:
+def _suspend_storing() -> Iterator[None]:
     """Keeps JAX from storing what is compiled meanwhile: it would fail, with a warning each time."""
     name = "jax_persistent_cache_min_compile_time_secs"
     with _setting:

@@ -19,7 +19,7 @@ def measure(subject: Subject) -> Measures:
     held_out, test = subject.run.config.data.held_out, subject.test
     anomalous = test.label == held_out
     measures: Measures = {}
-    found = {"squared_error": squared_errors(test.inputs, test.reconstructions)}
+    found = {"squared_error": squared_errors(test.wanted, test.reconstructions)}
     if reason := subject.run.density.no_elbo:
         measures["auroc_negative_elbo"] = Skipped(reason)
     else:

@@ -8,7 +8,11 @@ from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 
 def measure(subject: Subject) -> Measures:
     """Returns how the deterministic codes of the test part are used, and the variance that they explain."""
-    measures = {**_discrete(subject), **_units(subject), "variance_explained": _explained(subject)}
+    measures = {
+        **_measure_indices(subject),
+        **_measure_units(subject),
+        "variance_explained": _measure_explained(subject),
+    }
     if "kl_sparsity" in subject.run.config.objective.weights:
         test = subject.test
         how = f"mean over the units and {test}; the objective pulls that of each unit toward its target"
@@ -32,7 +36,7 @@ def variance_explained(inputs: np.ndarray, outputs: np.ndarray) -> float:
     return float(1 - left / np.square(inputs - inputs.mean(0, dtype=np.float64)).sum(dtype=np.float64))
 
 
-def _discrete(subject: Subject) -> Measures:
+def _measure_indices(subject: Subject) -> Measures:
     run, test = subject.run, subject.test
     size = run.codebook_size
     if size is None:
@@ -46,7 +50,7 @@ def _discrete(subject: Subject) -> Measures:
         levels = list(np.moveaxis(indices, -1, 0))
     levels = [level.reshape(len(test), -1) for level in levels]  # [n, positions]
     positions = levels[0].shape[1]
-    how = f"{levels[0].size:,} indices of {test}, {positions:,} per example" + _mean_of(len(levels), "level")
+    how = f"{levels[0].size:,} indices of {test}, {positions:,} per example" + _describe_mean(len(levels), "level")
     unit = f"of {size:,} codes"
     unused = float(np.mean([dead(level, size) for level in levels]))
     bits = float(np.mean([np.log2(perplexity(level)) for level in levels]))
@@ -59,19 +63,19 @@ def _discrete(subject: Subject) -> Measures:
     }
     if positions > 1:
         by_position = [perplexity(level[:, i]) for level in levels for i in range(positions)]
-        protocol = f"{len(test):,} indices of {test} at each position" + _mean_of(positions, "position")
-        protocol += _mean_of(len(levels), "level")
+        protocol = f"{len(test):,} indices of {test} at each position" + _describe_mean(positions, "position")
+        protocol += _describe_mean(len(levels), "level")
         measures["perplexity_by_position"] = Measure(float(np.mean(by_position)), unit, protocol)
     for i, level in enumerate(levels if len(levels) > 1 else (), 1):
         measures[f"perplexity_level_{i}"] = Measure(perplexity(level), unit, f"{level.size:,} indices of {test}")
     return measures
 
 
-def _mean_of(count: int, what: str) -> str:
+def _describe_mean(count: int, what: str) -> str:
     return f"; mean over {count:,} {what}s" if count > 1 else ""
 
 
-def _units(subject: Subject) -> Measures:
+def _measure_units(subject: Subject) -> Measures:
     test = subject.test
     active = test.flat_latents != 0
     reason = None
@@ -88,9 +92,9 @@ def _units(subject: Subject) -> Measures:
     }
 
 
-def _explained(subject: Subject) -> Measure | Skipped:
+def _measure_explained(subject: Subject) -> Measure | Skipped:
     test = subject.test
     if np.ptp(test.inputs, 0).max() == 0:
         return Skipped(f"all {test} are the same: there is no variance to explain")
     how = f"{test}, about their own mean, over all values together; deterministic code"
-    return Measure(variance_explained(test.inputs, test.reconstructions), "fraction of the variance, at most 1", how)
+    return Measure(variance_explained(test.wanted, test.reconstructions), "fraction of the variance, at most 1", how)

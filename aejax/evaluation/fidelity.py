@@ -4,15 +4,14 @@ With the features of Inception this is the rFID that papers on tokenizers report
 another name, and is comparable only within one space.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from aejax.errors import InputError, shown
 from aejax.evaluation.generation import WIDEST, gaussian_distance
-from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
-from aejax.inference.batches import limit_batch
+from aejax.evaluation.subject import Measure, Measures, Skipped, Subject
 from aejax.inference.trained import TrainedModel
 from aejax.registry import resolve
 
@@ -47,7 +46,7 @@ class Moments:
         return (self._products - np.outer(self._sum, self._sum) / self.count) / (self.count - 1)
 
 
-def measure(subject: Subject, features: Any = "", num: int = 50_000) -> Measures:
+def measure(subject: Subject, features: Any = "", num: int = 50_000, widest: int = WIDEST) -> Measures:
     """Compares reconstructions with their inputs by the squared Fréchet distance of their features.
 
     Args:
@@ -56,8 +55,11 @@ def measure(subject: Subject, features: Any = "", num: int = 50_000) -> Measures
         the latents of its encoder; "" skips the metric. A function with "inception" in its name and 2,048 features
         makes it `rfid`. What it does to images, e.g. resize them, belongs in its attribute `protocol`.
       num: number of examples; fewer if the test part is smaller.
+      widest: most features that are measured. Time grows with their number to the third power: seconds for 2,048.
     """
     check(features, num)
+    if not isinstance(widest, int) or widest < 1:
+        raise InputError(f"widest must be at least 1 feature, got {shown(widest)}")
     if isinstance(features, str) and not features:
         return {"frechet_distance": Skipped("rFID needs features: name a function of images, or another run")}
     test = subject.test.take(num)
@@ -65,16 +67,18 @@ def measure(subject: Subject, features: Any = "", num: int = 50_000) -> Measures
         return {"frechet_distance": Skipped(f"{test} have no covariance")}
     function, name, how = _find(features)
     real, copied = Moments(), Moments()
-    for inputs, outputs in _pairs(test):
-        for moments, images in ((real, inputs), (copied, outputs)):
+    for inputs, outputs in test.pair():
+        for moments, images in ((real, inputs), (copied, np.clip(outputs, 0, 1) if outputs.ndim == 4 else outputs)):
             found = _compute(function, name, images)
-            if found.shape[1] > WIDEST:
-                reason = f"there are {found.shape[1]:,} features, more than {WIDEST:,}; choose others"
+            if found.shape[1] > widest:
+                reason = (
+                    f"there are {found.shape[1]:,} features, more than widest={widest:,}; choose others, or raise it"
+                )
                 return {"frechet_distance": Skipped(reason)}
             moments.add(found)
     inception = "inception" in name.lower() and len(real.mean) == INCEPTION
     value = gaussian_distance(real.mean, real.covariance, copied.mean, copied.covariance)
-    size = "x".join(map(str, test.inputs.shape[1:] if "inputs" in test.__dict__ else test.x.shape[1:]))
+    size = "x".join(map(str, test.x.shape[1:]))
     protocol = [
         f"{len(test):,} reconstructions against their inputs, {test.name} of {subject.run.config.data.name}",
         f"{size}{_describe_resizing(subject)}; deterministic code{', clipped to [0, 1]' if test.x.ndim == 4 else ''}",
@@ -106,19 +110,6 @@ def _find(features: Any) -> tuple[Callable[[np.ndarray], Any], str, str]:
     name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
     how = getattr(function, "protocol", "")
     return function, features if isinstance(features, str) else name, f", {how}" if how else ""
-
-
-def _pairs(test: Part) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields batches of inputs and reconstructions; large images are not all kept in memory for it."""
-    run, size = test.run, limit_batch(test.x.shape[1:])
-    for i in range(0, len(test), size):
-        rows = slice(i, i + size)
-        if "reconstructions" in test.__dict__:
-            inputs, outputs = test.inputs[rows], test.reconstructions[rows]
-        else:
-            label = None if test.condition is None else test.condition[rows]
-            inputs, outputs = run.in_users_units(test.x[rows]), run.reconstruct(test.x[rows], label)
-        yield inputs, np.clip(outputs, 0, 1) if outputs.ndim == 4 else outputs
 
 
 def _compute(function: Callable[[np.ndarray], Any], name: str, images: np.ndarray) -> np.ndarray:

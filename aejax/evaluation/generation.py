@@ -41,13 +41,13 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
       num: number of generated examples; fewer if the test part is smaller.
     """
     check(features, num)
-    space = _space(subject, features)
+    space = _find_space(subject, features)
     names = ("frechet_distance", "frechet_distance_of_train", "precision", "recall")
     if isinstance(space, Skipped):
         return dict.fromkeys(names, space)
     test = subject.test.take(num)
     count = len(test)
-    real = _features(space, test.inputs, test.condition)
+    real = _compute_features(space, test.inputs, test.condition)
     if count < 2 or real.shape[1] > WIDEST:
         reason = f"there are {real.shape[1]:,} features, more than {WIDEST:,}; choose others"
         return dict.fromkeys(names, Skipped(reason if count > 1 else f"{test} have no covariance"))
@@ -57,7 +57,7 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
         return dict.fromkeys(names, Skipped(str(error)))
     if samples.ndim == 4:
         samples = np.clip(samples, 0, 1)  # the range of the images that the run reads
-    generated = _features(space, samples, test.condition)
+    generated = _compute_features(space, samples, test.condition)
     train = subject.train.take(count)
     how = f"{space.meaning} ({real.shape[1]:,} features; not the FID of Inception)"
     origin = "its prior"
@@ -72,7 +72,7 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     if subject.unseen:
         measures["frechet_distance_of_train"] = subject.unseen
     else:
-        distance = frechet_distance(real, _features(space, train.inputs, train.condition))
+        distance = frechet_distance(real, _compute_features(space, train.inputs, train.condition))
         protocol = f"{train} against {test}, for comparison; {how}{biased}"
         measures["frechet_distance_of_train"] = Measure(distance, unit, protocol)
     if count <= NEIGHBOURS:
@@ -91,11 +91,11 @@ def conditional_accuracy(subject: Subject, generated: np.ndarray, asked: np.ndar
     The classifier is a small network trained on the train labels. Its accuracy on the test part is the most that one
     can expect.
     """
-    model = subject.once(_fitted_classifier)
+    model = subject.once(_fit_classifier)
     if isinstance(model, Skipped):
         return model
     accuracy, labels = model.score(generated.reshape(len(generated), -1), asked), f"the labels of {subject.test.name}"
-    protocol = f"{len(generated):,} generated, seed 0, with {labels}; {_description(subject, model)}"
+    protocol = f"{len(generated):,} generated, seed 0, with {labels}; {_describe_classifier(subject, model)}"
     return Measure(float(accuracy), "fraction", protocol)
 
 
@@ -133,10 +133,10 @@ def precision_and_recall(real: np.ndarray, generated: np.ndarray, k: int = NEIGH
     real features near the generated ones. A point is near a set if it is within the ball around some point of the set
     whose radius is the distance of that point to its k-th nearest neighbor in the set.
     """
-    return _covered(generated, real, k), _covered(real, generated, k)
+    return _compute_coverage(generated, real, k), _compute_coverage(real, generated, k)
 
 
-def _covered(x: np.ndarray, manifold: np.ndarray, k: int) -> float:
+def _compute_coverage(x: np.ndarray, manifold: np.ndarray, k: int) -> float:
     """Returns the fraction of x [n, d] within the balls around the points of `manifold` [m, d]."""
     kth = lambda distances, start: np.partition(distances, k, 1)[:, k]  # noqa: E731  the 0th is the example itself
     radii = np.concatenate(list(pairwise_distances_chunked(manifold, reduce_func=kth, working_memory=128)))
@@ -145,12 +145,12 @@ def _covered(x: np.ndarray, manifold: np.ndarray, k: int) -> float:
     return float(covered.mean())
 
 
-def _encoder(subject: Subject) -> Space:
+def _use_encoder(subject: Subject) -> Space:
     run = subject.run
     return Space(lambda x, label: run.encode(x, label).reshape(len(x), -1), "the run's own flat latents")
 
 
-def _fitted_classifier(subject: Subject) -> Pipeline | Skipped:
+def _fit_classifier(subject: Subject) -> Pipeline | Skipped:
     """Fits a small network to the train labels, in bounded time: on _EXAMPLES examples at most, for _EPOCHS epochs."""
     train = subject.train.take(_EXAMPLES)
     if train.label is None or len(np.unique(train.label)) < 2:
@@ -164,19 +164,19 @@ def _fitted_classifier(subject: Subject) -> Pipeline | Skipped:
         return model.fit(train.inputs.reshape(len(train), -1), train.label)
 
 
-def _description(subject: Subject, model: Pipeline) -> str:
+def _describe_classifier(subject: Subject, model: Pipeline) -> str:
     meaning, test = f"a classifier of {_HIDDEN} units trained on {subject.train.take(_EXAMPLES)}", subject.test
     if test.label is None:
         return meaning
     return f"{meaning}, {model.score(test.inputs.reshape(len(test), -1), test.label):.1%} correct on {test}"
 
 
-def _classifier(subject: Subject) -> Space | Skipped:
-    model = subject.once(_fitted_classifier)
+def _use_classifier(subject: Subject) -> Space | Skipped:
+    model = subject.once(_fit_classifier)
     if isinstance(model, Skipped):
         return model
     features = lambda x, label: hidden(model[-1], model[:-1].transform(x.reshape(len(x), -1)))  # noqa: E731
-    return Space(features, f"the hidden layer of {_description(subject, model)}")
+    return Space(features, f"the hidden layer of {_describe_classifier(subject, model)}")
 
 
 def hidden(network: MLPClassifier, x: np.ndarray) -> np.ndarray:
@@ -184,17 +184,17 @@ def hidden(network: MLPClassifier, x: np.ndarray) -> np.ndarray:
     return np.maximum(x @ network.coefs_[0] + network.intercepts_[0], 0)
 
 
-SPACES: dict[str, Callable[[Subject], Space | Skipped]] = {"encoder": _encoder, "classifier": _classifier}
+SPACES: dict[str, Callable[[Subject], Space | Skipped]] = {"encoder": _use_encoder, "classifier": _use_classifier}
 
 
-def _space(subject: Subject, name: str) -> Space | Skipped:
+def _find_space(subject: Subject, name: str) -> Space | Skipped:
     if name in SPACES:
         return subject.once(SPACES[name])
     function: Any = resolve("features", name, SPACES)
     return Space(lambda x, label: function(x), f"features {name}")
 
 
-def _features(space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
+def _compute_features(space: Space, x: np.ndarray, label: np.ndarray | None) -> np.ndarray:
     values = np.asarray(space.features(x, label))
     if values.ndim != 2 or len(values) != len(x) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise InputError(f"{space.meaning}: must be finite numbers [{len(x)}, d], got {values.shape} of {values.dtype}")

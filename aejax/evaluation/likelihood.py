@@ -1,6 +1,7 @@
 """Likelihood: bounds of log p(x) in nats, and the parts that they consist of; see `aejax.inference.density`."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from aejax.inference.density import Parts
 from aejax.inference.trained import TrainedModel
 from aejax.objectives.likelihoods import Bernoulli, DiscretizedLogistic
 
+_MANY, _FEW = 50, 2.0  # importance samples from which an estimate is meant to be tight; effective ones that are too few
 ACTIVE = 0.01  # variance of a unit's mean above which the unit is active (Burda et al. 2016, section 5.1)
 
 
@@ -34,8 +36,17 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     one_draw: Parts = subject.once(parts_of_test)
     add("elbo", density.no_elbo, lambda: one_draw.elbo.mean(), "nats per example", f"{how}; {draw}, KL of weight 1")
     weights = f"{how}; {samples:,} importance samples per example"
-    many = None if unweighed else run.log_likelihood(test.x, samples, label=test.condition, scale=scale)
-    add("log_likelihood", unweighed, lambda: many.mean(), "nats per example", weights)  # type: ignore[union-attr]
+    many = None
+    if not unweighed:
+        many, effective, error = density.estimate(test.x, samples, label=test.condition, scale=scale)
+        _warn_of_few(float(np.median(effective)), samples)
+        add("log_likelihood", None, many.mean, "nats per example", weights)
+        of = f"standard error of log_likelihood by sampling, over {len(test):,} examples; {samples:,} samples each"
+        add("log_likelihood_error", None, lambda: np.linalg.norm(error) / len(test), "nats per example", of)
+        of = f"median over {test}; (sum w)^2 / sum w^2 of the importance weights w"
+        add("effective_samples", None, lambda: np.median(effective), f"of {samples:,} samples", of)
+    else:
+        add("log_likelihood", unweighed, float, "", "")
     add("rate", no_kl, lambda: one_draw.rate.mean(), "nats per example", f"mean over {test}; KL(q(z|x) || p(z))")
     add("distortion", density.no_density, lambda: one_draw.distortion.mean(), "nats per example", f"{how}; {draw}")
     best = one_draw.elbo if many is None else many
@@ -61,6 +72,16 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
         f"variance of the posterior mean over {test} above {ACTIVE}",
     )
     return measures
+
+
+def _warn_of_few(effective: float, samples: int) -> None:
+    """Warns if the estimate rests on few of its many samples."""
+    if samples >= _MANY and effective < _FEW:
+        warnings.warn(
+            f"log_likelihood: half of the examples have fewer than {effective:.1f} effective of {samples:,} importance "
+            "samples, so that it may be nats too low; take more: --samples",
+            stacklevel=3,
+        )
 
 
 def scale_of_train(subject: Subject) -> float | None:

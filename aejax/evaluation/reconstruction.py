@@ -27,9 +27,9 @@ def measure(subject: Subject, lpips: str = "alex") -> Measures:
     if lpips not in perceptual.NETWORKS:
         raise one_of("reconstruction.lpips", lpips, perceptual.NETWORKS)
     test = subject.test
-    error = squared_error(test.inputs, test.reconstructions)
+    error = squared_error(test.wanted, test.reconstructions)
     how = f"mean over {test}; deterministic code"
-    values = math.prod(test.inputs.shape[1:])
+    values = math.prod(test.wanted.shape[1:])
     image = test.inputs.ndim == 4
     measures: Measures = {
         "squared_error": Measure(error, "squared input units per example", f"{how}; summed over values"),
@@ -128,6 +128,8 @@ def _denoising(subject: Subject) -> Measures:
 def _pca(subject: Subject) -> Measure | Skipped:
     """Returns the squared error of PCA with as many components as the code has numbers."""
     train, test = subject.train, subject.test
+    if test.target is not None:
+        return Skipped("PCA copies its input, and a transcoder decodes another target")
     components = math.prod(subject.run.latents.shape[1:])
     values = math.prod(test.inputs.shape[1:])
     if components >= min(values, len(train)):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from aejax import data
 from aejax.data.sources import Truth
 from aejax.errors import InputError
+from aejax.inference.batches import limit_batch
 from aejax.inference.trained import TrainedModel
 
 
@@ -46,6 +47,7 @@ class Part:
       x: as stored: what `run.encode` takes.
       label: int32 [n], or None.
       factors: of variation, int32 [n, factors], or None.
+      target: what a transcoder is to decode, or None.
       rows: the examples' numbers in `truth`, int [n], or None.
       truth: the features that the data is known to be made of, or None.
     """
@@ -55,6 +57,7 @@ class Part:
     x: np.ndarray
     label: np.ndarray | None = None
     factors: np.ndarray | None = None
+    target: np.ndarray | None = None
     rows: np.ndarray | None = None
     truth: Truth | None = None
     _taken: dict[Any, "Part"] = dataclasses.field(default_factory=dict, init=False, repr=False)
@@ -75,6 +78,11 @@ class Part:
         """Returns x in the user's units, [n, *shape] float32."""
         return self.run.in_users_units(self.x)
 
+    @property
+    def wanted(self) -> np.ndarray:
+        """Returns what the reconstructions are compared with, in the user's units: the inputs, or the targets."""
+        return self.inputs if self.target is None else self.target
+
     @functools.cached_property
     def latents(self) -> np.ndarray:
         """Returns the deterministic codes [n, *latent]."""
@@ -88,7 +96,24 @@ class Part:
     @functools.cached_property
     def reconstructions(self) -> np.ndarray:
         """Returns what the deterministic codes decode to, in the user's units."""
+        if self.run.model.skip:
+            return self.run.reconstruct(self.x, self.condition)
         return self.run.decode(self.latents, self.condition)
+
+    def pair(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields batches of inputs and reconstructions, as computed before, or else without keeping them in memory."""
+        size = limit_batch(self.x.shape[1:])
+        kept = self._derived("reconstructions") is not None
+        for rows in (slice(i, i + size) for i in range(0, len(self), size)):
+            if kept:
+                yield self.inputs[rows], self.reconstructions[rows]
+            else:
+                label = None if self.condition is None else self.condition[rows]
+                yield self.run.in_users_units(self.x[rows]), self.run.reconstruct(self.x[rows], label)
+
+    def _derived(self, name: str) -> np.ndarray | None:
+        """Returns an array that was computed on its first use, or None before that."""
+        return self.__dict__.get(name)
 
     def take(self, count: int, seed: int = 0) -> "Part":
         """Returns `count` examples drawn without replacement, always the same; all where there are no more."""
@@ -97,12 +122,11 @@ class Part:
         if (count, seed) not in self._taken:
             rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
             pick = lambda a: None if a is None else a[rows]  # noqa: E731
-            part = dataclasses.replace(
-                self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors), rows=pick(self.rows)
-            )
+            part = dataclasses.replace(self, x=self.x[rows], label=pick(self.label), factors=pick(self.factors))
+            part = dataclasses.replace(part, target=pick(self.target), rows=pick(self.rows))
             for derived in ("inputs", "latents", "reconstructions"):  # which spares computing them again
-                if derived in self.__dict__:
-                    part.__dict__[derived] = self.__dict__[derived][rows]
+                if (known := self._derived(derived)) is not None:
+                    part.__dict__[derived] = known[rows]
             self._taken[count, seed] = part
         return self._taken[count, seed]
 
@@ -139,7 +163,7 @@ class Subject:
         if limit < 1:
             raise InputError(f"limit must be at least 1 example, got {limit}")
         splits = splits or data.load(run.config.data, run.trained_on)
-        train, test = (_part(run, getattr(splits, name), name, limit) for name in ("train", split))
+        train, test = (_read_part(run, getattr(splits, name), name, limit) for name in ("train", split))
         if split == "test" and (held_out := run.config.data.held_out) >= 0:
             test = dataclasses.replace(test, name=f"test, with label {held_out}, which train lacks")
         return cls(run, train, test)
@@ -150,8 +174,8 @@ class Subject:
 
         Raises InputError if the examples or the labels do not fit the run.
         """
-        source = data.from_array(x, label, name="x")
-        part = _part(run, source, "the given data", len(source))
+        source = data.from_array(x, label, name="x", layers=run.spec.layers)
+        part = _read_part(run, source, "the given data", len(source))
         return cls(run, part, part)
 
     @property
@@ -168,9 +192,11 @@ class Subject:
         return self._memory[key]
 
 
-def _part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part:
+def _read_part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part:
     if not run.fits(source.shape):
         raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
     arrays = data.read(source.sample(limit))
-    label, factors, rows = (arrays.get(key) for key in ("label", "factors", "row"))
-    return Part(run, name, arrays["x"], label, factors, rows, source.truth)
+    if run.spec.target and "target" not in arrays:
+        raise InputError(f"the run decodes targets of {run.spec.target}, and {name} has none; measure its own splits")
+    label, factors, target, rows = (arrays.get(key) for key in ("label", "factors", "target", "row"))
+    return Part(run, name, arrays["x"], label, factors, target, rows, source.truth)

@@ -38,6 +38,22 @@ class Parts(NamedTuple):
     distortion: Float[np.ndarray, " n"]
 
 
+class Estimate(NamedTuple):
+    """An estimate of log p(x) by importance samples, and how far it can be trusted.
+
+    Attributes:
+      log_likelihood: log p(x) in nats; in expectation a lower bound.
+      effective_samples: number of samples with equal weights that would tell as much, from 1 to the number of samples:
+        (sum w)^2 / sum w^2 of the weights w (Kong 1992).
+      standard_error: of `log_likelihood` as a result of sampling, in nats, by the delta method. It is too small where
+        few samples are effective, because the weights that matter were then perhaps not drawn.
+    """
+
+    log_likelihood: Float[np.ndarray, " n"]
+    effective_samples: Float[np.ndarray, " n"]
+    standard_error: Float[np.ndarray, " n"]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Density:
     """The density of x under a model, with estimates of its logarithm; see `Run.elbo` and `Run.log_likelihood`.
@@ -93,10 +109,15 @@ class Density:
         """Returns whether the variance of the likelihood is fitted to the examples at hand."""
         return getattr(self.likelihood, "variance", None) == "optimal"
 
-    def log_likelihood(
-        self, x: ArrayLike, samples: int, seed: int, label: ArrayLike | None, scale: float | None
-    ) -> Float[np.ndarray, " n"]:
-        """Returns log p(x) of each example, see `Run.log_likelihood`."""
+    def estimate(
+        self,
+        x: ArrayLike,
+        samples: int = 200,
+        seed: int = 0,
+        label: ArrayLike | None = None,
+        scale: float | None = None,
+    ) -> Estimate:
+        """Estimates log p(x) of each example, with its standard error; arguments as in `Run.log_likelihood`."""
         arguments.check_samples(samples)
         if reason := self.no_weights:
             raise InputError(reason)
@@ -106,12 +127,15 @@ class Density:
         weigh = self._programs.weigh
 
         def one(*batch: Any) -> Array:
-            total = jnp.full(len(batch[0]), -jnp.inf)
+            total = jnp.full((len(batch[0]), 2), -jnp.inf)
             for start in range(0, samples, chunk):
                 total = weigh(self.variables, log_scale, total, start, samples, *batch, chunk=chunk)
             return total
 
-        return map_batches(one, examples, more, max(rows // chunk, 1)) - math.log(samples)
+        total, total_of_squares = map_batches(one, examples, more, max(rows // chunk, 1)).T
+        effective = np.exp(np.minimum(2 * total - total_of_squares, math.log(samples)))
+        variance = np.maximum(1 / effective - 1 / samples, 0) * samples / max(samples - 1, 1)
+        return Estimate(total - math.log(samples), effective, np.sqrt(variance))
 
     def parts(self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None) -> Parts:
         """Returns KL(q(z|x) || p(z)) and -log p(x|z) at one sample of each code; arguments as in `log_likelihood`."""
@@ -199,12 +223,14 @@ class Density:
             return {"elbo": -losses.elbo(nll, kl), "rate": kl, "distortion": nll}
 
         def weigh(variables, log_scale, total, start, samples, x, keys, label=None, *, chunk):
-            """Adds at most `chunk` samples, the first with the number `start`, to the log of the sum of the weights."""
+            """Adds at most `chunk` samples, the first with the number `start`, to the logs of two sums: of the weights
+            and of their squares, [batch, 2].
+            """
             numbers = start + jnp.arange(chunk)
             c = context(variables, log_scale, x, numbered(keys, numbers), label)
             log_w = log_weights(c, log_p, 1.0).reshape(chunk, -1)
             log_w = jnp.where((numbers < samples)[:, None], log_w, -jnp.inf)
-            return jnp.logaddexp(total, jax.nn.logsumexp(log_w, 0))
+            return jnp.logaddexp(total, jax.nn.logsumexp(jnp.stack([log_w, 2 * log_w], -1), 0))
 
         def deviate(variables: Any, x: Array, keys: Array, label: Any = None) -> Array:
             c = context(variables, None, x, numbered(keys, jnp.arange(1)), label)
@@ -214,7 +240,7 @@ class Density:
 
 
 class _Programs(NamedTuple):
-    """Compiled functions, see `Density.log_likelihood`, `parts` and `optimal_scale`."""
+    """Compiled functions, see `Density.estimate`, `parts` and `optimal_scale`."""
 
     draw: Callable[..., Any]
     weigh: Callable[..., Any]

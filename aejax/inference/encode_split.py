@@ -1,5 +1,6 @@
 """Encoding of a whole split to a file: streamed, and resumed after an interruption."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -62,7 +63,7 @@ def encode_split(run: Run, source: Source, out: str | Path, chunk: int = 0, norm
     if source.shape != run.spec.shape:
         wrong = f"the run reads examples of {run.spec.shape}, {source.name} holds examples of {source.shape}"
         published = run.published is not None and run.fits(source.shape)
-        raise InputError(wrong + f"; give load_pretrained size={source.shape[:2]}" * published)
+        raise InputError(wrong + f"; give load_pretrained size={source.shape[:2]}, or set --data.size" * published)
     if chunk < 0:
         raise InputError(f"chunk must be at least 1 example, or 0, got {chunk}")
     first = source.take(np.arange(1))
@@ -204,7 +205,7 @@ def check_out(out: str | Path) -> Path:
 def _add_rows(source: Source) -> Source:
     """Returns the source with a `row` for each example: its position in the source."""
     take = lambda rows: {**source.take(rows), "row": np.asarray(rows, np.int64)}  # noqa: E731
-    return Source(source.name, source.length, source.shape, source.dtype, take)
+    return dataclasses.replace(source, take=take, files=(), kinds=(), binary=False, draw=None)
 
 
 def _choose_chunk(run: Run, source: Source) -> int:

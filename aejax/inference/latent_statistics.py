@@ -15,12 +15,13 @@ from tqdm import tqdm
 from aejax.data import Source, stream
 from aejax.data.sources import Arrays
 from aejax.errors import InputError, StorageError, shown
-from aejax.files import inside, read_json, writable, write_whole
+from aejax.files import inside, read_json, write_whole
 from aejax.inference.batches import limit_batch
+from aejax.workdir import checkpoint
 
-FOLDER = "latents"  # in a workdir
+FILE = "latents.json"  # in the folder of a checkpoint
 # Examples that are measured: as many as hold _VALUES values, but not below _LEAST nor above _MOST.
-_MOST, _LEAST, _VALUES = 65_536, 4_096, 2**31
+_MOST, _LEAST, _VALUES = 16_384, 4_096, 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,30 +78,64 @@ class LatentStatistics:
 class Latents(np.ndarray):
     """Normalized latents from a file, with the `statistics` that `Run.decode` restores them by.
 
-    Slices and arithmetic keep the statistics, even of values that are no longer normalized; `np.stack`,
-    `np.concatenate` and JAX return arrays without them, for which `Run.decode` takes `statistics`.
+    Rows, copies, and what NumPy joins of such arrays keep the statistics. Whether the result of arithmetic is still
+    normalized, as that of an interpolation is, only its author knows: `decode` refuses it until `np.asarray` makes a
+    plain array of it, and takes that with `statistics` as normalized and without them as the network's. JAX, PyTorch
+    and other functions of NumPy return plain arrays, too.
     """
 
-    statistics: LatentStatistics | None = None
+    _statistics: LatentStatistics | None = None
+    _computed = False
 
     @classmethod
-    def of(cls, z: np.ndarray, statistics: LatentStatistics) -> "Latents":
-        """Returns a view of z [n, *latent] with its statistics."""
+    def of(cls, z: np.ndarray, statistics: LatentStatistics | None, computed: bool = False) -> "Latents":
+        """Returns a view of z [n, *latent] with its statistics; `computed` says that it is a result of arithmetic."""
         view = z.view(cls)
-        view.statistics = statistics
+        view._statistics, view._computed = statistics, computed
         return view
 
+    @property
+    def statistics(self) -> LatentStatistics | None:
+        """Returns what the latents are normalized by. Raises InputError for a result of arithmetic."""
+        if self._computed:
+            raise InputError(
+                "the array is a result of arithmetic on normalized latents; give np.asarray(z), and "
+                "statistics=run.latent_statistics unless it is restored"
+            )
+        return self._statistics
+
     def __array_finalize__(self, made_from: Any) -> None:
-        self.statistics = getattr(made_from, "statistics", None)
+        self._statistics = getattr(made_from, "_statistics", None)
+        self._computed = getattr(made_from, "_computed", False)
+
+    def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
+        """Marks the results of arithmetic, of which one in place is `self`."""
+        made = super().__array_wrap__(array, context, return_scalar)
+        if isinstance(made, Latents):
+            made._computed = True
+        return made
+
+    def __array_function__(self, function: Callable, types: Any, arguments: Any, options: Any) -> Any:
+        made = super().__array_function__(function, types, arguments, options)
+        if function is not np.concatenate or options.get("out") is not None:  # which np.stack and others call
+            return made
+        parts = arguments[0]
+        first: Any = next(part for part in parts if isinstance(part, Latents))
+        if any(getattr(part, "_statistics", None) != first._statistics for part in parts):
+            raise InputError(
+                "normalized latents are joined with others, or with latents of another run; join np.asarray of each, "
+                "and give statistics= to decode"
+            )
+        return Latents.of(made, first._statistics, any(getattr(part, "_computed", False) for part in parts))
 
     def __reduce__(self) -> Any:
-        return (Latents.of, (np.asarray(self), self.statistics))
+        return (Latents.of, (np.asarray(self), self._statistics, self._computed))
 
 
 def measure(encode: Callable[[Arrays], np.ndarray], source: Source, name: str, parameters: str) -> LatentStatistics:
     """Returns the statistics of the latents that `encode` makes of the examples of `source`, which `name` names.
 
-    Measures at most 65,536 examples, always the same: of large images fewer, but not below 4,096. Raises InputError for
+    Measures at most 16,384 examples, always the same: of large images fewer, but not below 4,096. Raises InputError for
     examples that do not fit the run.
     """
     source = source.sample(int(np.clip(_VALUES // math.prod(source.shape), _LEAST, _MOST)))
@@ -125,15 +160,22 @@ def measure(encode: Callable[[Arrays], np.ndarray], source: Source, name: str, p
 
 def load(workdir: Path, step: int, parameters: str) -> LatentStatistics | None:
     """Returns the statistics that `save` wrote for the step, or None if there are none of these parameters."""
-    file = inside(workdir, FOLDER, f"{step}.json")
-    if not file.exists():
-        return None
-    found = LatentStatistics.from_dict(read_json(file), file)
-    return found if found.parameters == parameters else None  # otherwise the step was trained again
+    for place in (
+        (checkpoint.FOLDER, str(step), FILE),
+        ("latents", f"{step}.json"),
+    ):  # second, where they were first kept
+        file = inside(workdir, *place)
+        if file.exists():
+            found = LatentStatistics.from_dict(read_json(file), file)
+            if found.parameters == parameters:  # otherwise the step was trained again
+                return found
+    return None
 
 
 def save(workdir: Path, step: int, statistics: LatentStatistics) -> None:
-    """Writes the statistics of the step into the workdir. Raises StorageError if they cannot be written."""
-    file = inside(workdir, FOLDER, f"{step}.json")
-    writable(file.parent)
+    """Writes the statistics into the checkpoint of the step, with which they are copied and removed.
+
+    Raises StorageError if they cannot be written, or the checkpoint has been removed meanwhile.
+    """
+    file = inside(workdir, checkpoint.FOLDER, str(step), FILE)
     write_whole(file, json.dumps(statistics.to_dict(), indent=2) + "\n")

@@ -22,19 +22,26 @@ def describe_parts(model: models.Autoencoder, objective: Objective, shape: Seque
     The section of a part that they cannot make has the name `config.OWN`.
     """
     config = config_lib.default()
-    given = {"shape": tuple(shape), "dtype": config.dtype, "axis_name": None}
+    given = {"shape": tuple(model.target) or tuple(shape), "dtype": config.dtype, "axis_name": None}
     sections: dict[str, Any] = {
         **{name: describe(getattr(model, name), classes, given) for name, classes in _CLASSES.items()},
         "likelihood": describe(objective.likelihood, LIKELIHOODS),
         "objective": {key: _plain(getattr(objective, key)) for key in config.objective},
         "classes": model.classes,
         "pre_bias": model.pre_bias,
+        "skip": model.skip,
     }
     if type(objective) is not Objective:
         sections["likelihood"] = describe_code(objective)
-    if not list_own(sections) and models.build({**config, **config_lib.section(sections, "parts")}, shape) != model:
+    if not list_own(sections) and _build(config, sections, shape, model.target) != model:
         sections["encoder"] = describe_code(model)
     return sections
+
+
+def _build(
+    config: Mapping[str, Any], sections: Mapping[str, Any], shape: Sequence[int], target: Sequence[int]
+) -> models.Autoencoder:
+    return models.build({**config, **config_lib.section(sections, "parts")}, shape, target=target)
 
 
 def list_own(config: Mapping[str, Any]) -> list[str]:

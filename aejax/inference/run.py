@@ -1,31 +1,26 @@
-"""Trained runs: loading from a workdir or of published weights, metrics and export."""
+"""Trained runs: statistics of latents, metrics, export, and files for other projects."""
 
+import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from aejax import config as config_lib
 from aejax import data, pretrained
-from aejax.data import Source, Spec
-from aejax.errors import InputError, StorageError, kind_and_words, one_of, shown
+from aejax.data import Source
+from aejax.errors import InputError, StorageError, one_of, shown
 from aejax.files import local
 from aejax.inference import export, latent_statistics
 from aejax.inference.latent_statistics import LatentStatistics
-from aejax.inference.parts import check_objects
 from aejax.inference.trained import TrainedModel
-from aejax.models import Autoencoder, abstract_variables, build
 from aejax.models.bottlenecks import VectorQuantizer
-from aejax.objectives import Objective
-from aejax.workdir import changes, checkpoint
+from aejax.workdir import checkpoint
 
 if TYPE_CHECKING:
     from aejax.evaluation import Measures
@@ -41,11 +36,13 @@ class Run(TrainedModel):
     Attributes:
       published: the config.json of a published model, which `load_pretrained` has read; None for a run that was
         trained here.
+      sae: what the files of a published sparse autoencoder say beside its parameters, e.g. `sae.metadata`; else None.
       workdir: where the run was loaded from or trained; None without one.
       train_split: the training examples, if the process that holds the run has trained it.
     """
 
     published: Mapping[str, Any] | None = None
+    sae: pretrained.SAECard | None = None
     workdir: Path | None = None
     train_split: Source | None = None
 
@@ -58,8 +55,9 @@ class Run(TrainedModel):
         """Returns the mean and standard deviation of each channel of the latents.
 
         Those of a published model are what its config.json says, `scaling_factor` and `shift_factor`, or `latents_mean`
-        and `latents_std`. Those of a run that was trained here are measured on its train split when they are first
-        needed, and kept in its workdir. Raises InputError if the train split cannot be loaded.
+        and `latents_std`. Those of a run that was trained here are measured on its train split, at the end of `fit` and
+        of `aejax train` or when they are first needed, and kept in its checkpoint. Raises InputError if the train split
+        cannot be loaded.
         """
         if self.published is not None:
             channels, published = self.latents.shape[-1], dict(self.published)
@@ -80,12 +78,17 @@ class Run(TrainedModel):
                 ) from error
         return self._measure(source, "train")
 
+    def keep_statistics(self) -> None:
+        """Measures `latent_statistics` if the checkpoint lacks them. Leaves what cannot be measured to later."""
+        with contextlib.suppress(InputError):
+            _ = self.latent_statistics
+
     def measure_latents(self, x: ArrayLike, label: ArrayLike | None = None) -> LatentStatistics:
-        """Measures `latent_statistics` on training examples x [n, ...], and keeps them with the run and its workdir.
+        """Measures `latent_statistics` on training examples x [n, ...], and keeps them with the run and its checkpoint.
 
         This is for a run whose train split cannot be loaded. Raises InputError if x does not fit the run.
         """
-        return self._measure(data.from_array(x, label), "the given array")
+        return self._measure(data.from_array(x, label, layers=self.spec.layers), "the given array")
 
     def decode(
         self,
@@ -162,18 +165,24 @@ class Run(TrainedModel):
         """Writes `encode` and `decode` as programs that JAX calls without aejax; see `aejax.inference.export`.
 
         Writes `encoder.stablehlo` and `decoder.stablehlo` and, for discrete codes, `indices.stablehlo` and
-        `lookup.stablehlo`. Programs of a conditional run take the label, int32 [batch], as their second argument.
-        Other arrays are float32 [batch, ...], or int32 for indices, in the user's units; values are not checked.
-        `programs.json` describes shapes and units. Returns the folder. Raises StorageError if it cannot be written.
+        `lookup.stablehlo`. Programs of a conditional run take the label, int32 [batch], as their second argument, and
+        the decoder of a model with `skip` takes x. Other arrays are float32 [batch, ...], or int32 for indices, in the
+        user's units; values are not checked. `programs.json` describes shapes and units. Returns the folder.
+
+        Raises InputError if it is a workdir, and StorageError if it cannot be written.
         """
+        folder = _check_no_workdir(folder, "files would be mixed with programs")
         units = "images in [0, 1]" if len(self.spec.shape) == 3 else "the data's own units"
         x = export.Value("x", self.spec.shape, "float32", units)
         z = export.Value("z", self.latents.shape[1:], "float32", "latents")
         label = [export.Value("label", (), "int32", f"0 to {self.config.classes - 1}")] if self.config.classes else []
         standardize = self.spec.standardize
+        decode, read = self._decode, [z, *label]
+        if self.model.skip:
+            decode, read = lambda z, x: self._decode(z, skipped=x), [z, x]
         programs = {
             "encoder": export.Program(lambda x, *label: self._code(standardize(x), *label)["z"], [x, *label], z),
-            "decoder": export.Program(self._decode, [z, *label], x._replace(name="decoded")),
+            "decoder": export.Program(decode, read, x._replace(name="decoded", shape=self.spec.decoded)),
         }
         if "indices" in self.abstract_code:
             shape = self.abstract_code["indices"].shape[1:]
@@ -183,28 +192,49 @@ class Run(TrainedModel):
             programs["lookup"] = export.Program(self._lookup, [indices], z)
         return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
 
-    def save_pretrained(self, folder: str | Path, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> Path:
-        """Writes config.json and diffusion_pytorch_model.safetensors, which diffusers and `load_pretrained` load.
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        *,
+        format: Literal["diffusers", "saelens", "gemma_scope", "sparsify"] | None = None,
+        metadata: Mapping[str, Any] = {},
+    ) -> Path:
+        """Writes the files of a published model, which `load_pretrained` and the projects that have it load.
 
-        TAEF2, of which diffusers has no class, becomes encoder.safetensors and decoder.safetensors. The settings are
-        those of `published`. For a run that was trained here, they say its `latent_statistics` as
-        `pretrained.to_factors` does: `scaling_factor` is one over the standard deviation of all latents (Rombach et al.
-        2022, section 4.3.2).
+        Autoencoders of images become config.json and diffusion_pytorch_model.safetensors of diffusers. TAEF2, of which
+        it has no class, becomes encoder.safetensors and decoder.safetensors. The settings are those of `published`. For
+        a run that was trained here, they say its `latent_statistics` as `pretrained.to_factors` does: `scaling_factor`
+        is one over the standard deviation of all latents (Rombach et al. 2022, section 4.3.2).
+
+        Sparse autoencoders become cfg.json and sae_weights.safetensors of SAELens, params.npz of Gemma Scope, or
+        cfg.json and sae.safetensors of sparsify. A batch top-k autoencoder becomes a JumpReLU one with its threshold.
+        Statistics by which inputs are standardized are folded into the weights.
 
         Args:
           folder: is created if it is missing; files of these names in it are replaced.
           dtype: of the parameters in the file. The default keeps their bits.
+          format: defaults to the one that `load_pretrained` has read, else to "saelens" for sparse autoencoders of
+            vectors and to "diffusers" for others.
+          metadata: of a sparse autoencoder, e.g. `{"model_name": ..., "hook_name": ...}`, for its cfg.json.
 
-        Returns the folder. Raises InputError if it is a workdir, diffusers has no class for the model, `dtype` cannot
-        hold a parameter, or the latents cannot be measured, and StorageError if the folder cannot be written.
+        Returns the folder. Raises InputError if it is a workdir, the format has no such model, `dtype` cannot hold a
+        parameter, or the latents cannot be measured, and StorageError if the folder cannot be written.
         """
         if dtype not in pretrained.DTYPES:
             raise one_of("dtype", dtype, pretrained.DTYPES)
-        folder = local(folder)
-        if (folder / "checkpoints").is_dir():
-            raise InputError(
-                f"{folder} is the workdir of a run, whose config.json would be lost; choose another folder"
-            )
+        folder = _check_no_workdir(folder, "config.json would be lost")
+        if format not in (formats := (None, "diffusers", *pretrained.LAYOUTS)):
+            raise one_of("format", format, formats[1:])
+        layout: str = format or "diffusers"
+        if format is None and self.published is None and len(self.spec.shape) == 1:
+            layout = self.sae.layout if self.sae is not None else "saelens"
+        if layout != "diffusers":
+            sae = pretrained.describe_sae(self.model, self.variables, self.spec, self.likelihood, layout)
+            card = pretrained.convert_card(self.sae, layout)
+            return pretrained.write_sae(folder, sae, card, dtype, metadata)
+        if metadata:
+            raise InputError("metadata is for sparse autoencoders; leave it out")
         config = pretrained.describe_model(self.model, self.spec.shape[-1])
         variables = {name: self.variables[name] for name in ("params", "batch_stats") if name in self.variables}
         if isinstance(self.model.bottleneck, VectorQuantizer):  # moving averages are not parameters, but the codes are
@@ -228,129 +258,9 @@ class Run(TrainedModel):
         return pretrained.write(folder, config, tensors)
 
 
-def load_run(
-    workdir: str | Path,
-    step: int | Literal["newest", "best"] = "newest",
-    trust: Collection[str] = (),
-    *,
-    model: Autoencoder | None = None,
-    objective: Objective | None = None,
-) -> Run:
-    """Loads a checkpoint of `workdir`, on whatever machine and however many devices it was trained.
-
-    Args:
-      workdir: the folder of the experiment.
-      step: the step of the checkpoint, "newest", or "best", which has the lowest validation loss.
-      trust: packages or modules whose code may run. A workdir may come from anyone, and its config may name code as
-        "package.module:attribute".
-      model, objective: what `fit` was given, if a config cannot name their classes.
-
-    Raises:
-      InputError: there is no such checkpoint, its config names code that is not trusted, or needs objects that are not
-        given.
-      StorageError: no checkpoint can be read.
-    """
-    workdir = local(workdir)
-    saved = checkpoint.find(workdir, step)
-    try:
-        config = saved.metadata["config"]
-        check_objects(config, model, objective, saved.metadata["spec"]["shape"], str(workdir))
-        if model is None:  # otherwise nothing that the config names runs
-            config_lib.check_trust(config, [trust] if isinstance(trust, str) else trust, str(workdir))
-        run = from_checkpoint(saved, model, objective, workdir)
-        if run.model is model:
-            checkpoint.fill(
-                abstract_variables(run.model, run.spec.shape), run.variables, f"{workdir}, step {saved.step},"
-            )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # the checkpoint may come from anyone
-        if isinstance(error, InputError):
-            raise
-        raise StorageError(
-            f"{workdir}, step {saved.step}, holds no run ({kind_and_words(error)}); load another step"
-        ) from error
-    return run
-
-
-def load_pretrained(
-    folder: str | Path, size: int | tuple[int, int] | None = None, dtype: Literal["float32", "bfloat16"] = "float32"
-) -> Run:
-    """Loads a published autoencoder: AutoencoderKL, VQModel, AutoencoderTiny or AutoencoderDC, or TAEF2.
-
-    Its images are in [0, 1], as those of every run, whatever the range that the network reads. `Run.save_pretrained` is
-    the other direction.
-
-    Args:
-      folder: as the Hugging Face hub lays it out, with config.json and diffusion_pytorch_model.safetensors, whole or in
-        shards, or diffusion_flax_model.msgpack; or with encoder.safetensors and decoder.safetensors of TAESD or TAEF2.
-        Nothing in it is executed.
-      size: side of the images, or (height, width), for `export` and for training; `encode` and `decode` take all that
-        the downsampling divides. Defaults to the `sample_size` of config.json, or 256.
-      dtype: of the computation. Parameters are float32.
-
-    Returns:
-      A run of step 0 without data of its own, from which `fit(..., init_from=run)` starts.
-
-    Raises:
-      InputError: the folder holds no such model, only pickles, or tensors that its config.json does not describe.
-      StorageError: a file is damaged.
-    """
+def _check_no_workdir(folder: str | Path, harm: str) -> Path:
+    """Returns the folder. Raises InputError if a run was trained in it, whose files would come to harm."""
     folder = local(folder)
-    stored = pretrained.read(folder)
-    parsed = pretrained.parse_config(stored.config, str(folder))
-    shape = (*_parse_sides(size or stored.config.get("sample_size") or 256), parsed.channels)
-    config = config_lib.default()
-    config.dtype, config.data.name = dtype, ""
-    config.objective.weights = dict(parsed.weights)
-    config.update(parsed.sections)
-    config_lib.check(config)
-    try:
-        model = build(config, shape)
-    except InputError as error:  # of sizes in config.json that do not go together
-        raise InputError(f"{folder}: {error}") from error
-    output, shapes = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *shape)))
-    variables = pretrained.from_hub(stored.tensors, shapes, parsed.settings, str(stored.file))
-    none = np.zeros((0, *shape), np.float32)
-    return Run(
-        config=config_lib.lock(config),
-        spec=Spec(shape),
-        step=0,
-        variables=variables,
-        latents=np.zeros((0, *output.code.z.shape[1:]), np.float32),
-        reconstructions=none,
-        inputs=none,
-        published=parsed.published,
-    )
-
-
-def _parse_sides(size: Any) -> tuple[int, int]:
-    """Returns (height, width). Raises InputError for anything but one or two whole numbers above 0."""
-    sides = size if isinstance(size, list | tuple) else (size, size)
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise InputError(f"the size of images must be a whole number above 0, or (height, width), got {shown(size)}")
-    return sides[0], sides[1]
-
-
-def from_checkpoint(
-    saved: checkpoint.Checkpoint,
-    model: Autoencoder | None = None,
-    objective: Objective | None = None,
-    workdir: Path | None = None,
-    train_split: Source | None = None,
-) -> Run:
-    """Builds the run from a checkpoint, with the averaged parameters if there are any.
-
-    `model` and `objective` take the place of those that the config names; the others are attributes of `Run`.
-    """
-    return Run(
-        config=config_lib.from_dict(saved.metadata["config"]),
-        spec=Spec.from_dict(saved.metadata["spec"]),
-        step=saved.step,
-        trained_on=saved.metadata.get("data"),
-        changes=changes.parse(saved.metadata),
-        variables=checkpoint.get_variables(saved),
-        **saved.samples,  # type: ignore[arg-type]
-        own_model=model,
-        own_objective=objective,
-        workdir=workdir,
-        train_split=train_split,
-    )
+    if (folder / checkpoint.FOLDER).is_dir():
+        raise InputError(f"{folder} is the workdir of a run, whose {harm}; choose another folder")
+    return folder

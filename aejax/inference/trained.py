@@ -78,7 +78,10 @@ class TrainedModel:
     @functools.cached_property
     def model(self) -> models.Autoencoder:
         """Returns the model, built from the config if it was not given as an object."""
-        return self.own_model if self.own_model is not None else models.build(self.config, self.spec.shape)
+        return self.own_model if self.own_model is not None else self._build()
+
+    def _build(self) -> models.Autoencoder:
+        return models.build(self.config, self.spec.shape, target=self.spec.target)
 
     @functools.cached_property
     def likelihood(self) -> Likelihood:
@@ -211,7 +214,9 @@ class TrainedModel:
     def reconstruct(
         self, x: ArrayLike, label: ArrayLike | None = None, *, tile: Tile = None, overlap: int | None = None
     ) -> Float[np.ndarray, "n ..."]:
-        """Returns `decode(encode(x))`, in tiles as `encode` does."""
+        """Returns `decode(encode(x))`, in tiles as `encode` does; with `skip`, plus the linear map of x."""
+        if self.model.skip:
+            return self._map(self._reconstruct, self._check(x), label)
         return self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
 
     def elbo(
@@ -239,6 +244,7 @@ class TrainedModel:
         It is the logarithm of the mean of `samples` weights p(x, z) / q(z|x) (Burda et al. 2016, equation 8): in
         expectation a lower bound of log p(x), and tighter with more samples. Memory does not grow with their number.
         The density is that of x in the user's units. The noise of an example depends on its own values and `seed`.
+        `density.estimate` also returns the standard error and the number of effective samples.
 
         Args:
           x: examples [n, ...], as `encode` takes them.
@@ -250,7 +256,7 @@ class TrainedModel:
 
         Raises InputError if the run has no density of x, or no posterior and prior for the weights.
         """
-        return self.density.log_likelihood(x, samples, seed, label, scale)
+        return self.density.estimate(x, samples, seed, label, scale).log_likelihood
 
     def in_users_units(self, x: ArrayLike) -> Float[np.ndarray, "n ..."]:
         """Returns x as float32, images in [0, 1], for comparison with `reconstruct(x)`."""
@@ -365,12 +371,22 @@ class TrainedModel:
         return functools.partial(lookup, self._on_device)
 
     @functools.cached_property
+    def _reconstruct(self) -> Callable:
+        model, spec, mean = self.model, self.spec, self.likelihood.mean
+
+        def reconstruct(variables, x, label=None):
+            output: Any = model.apply(variables, spec.prepare(x), label=label)
+            return mean(output.decoded)
+
+        return functools.partial(jax.jit(reconstruct), self._on_device)
+
+    @functools.cached_property
     def _decode(self) -> Callable:
         model, spec = self.model, self.spec
         mean = self.likelihood.mean
 
-        def decode(variables, z, label=None):
-            decoded: Any = model.apply(variables, z, label=label, method="decode")
+        def decode(variables, z, label=None, skipped=None):
+            decoded: Any = model.apply(variables, z, label=label, skipped=skipped, method="decode")
             return spec.restore(mean(decoded))
 
         return functools.partial(jax.jit(decode), self._on_device)

@@ -32,16 +32,19 @@ from aejax.models.bottlenecks import (
     Code,
     ConvBottleneck,
     DenseBottleneck,
+    Gated,
     GaussianBottleneck,
     GroupedCodes,
     GumbelSoftmax,
     IdentityBottleneck,
     JumpReLU,
     MaskedBottleneck,
+    MatchingPursuit,
     OrderedCodes,
     ResidualCodes,
     ResidualQuantizer,
     SimVQ,
+    SparseReLU,
     SpatialGaussian,
     SphericalBottleneck,
     TopK,
@@ -49,9 +52,11 @@ from aejax.models.bottlenecks import (
 )
 from aejax.models.dc import DCDecoder, DCEncoder
 from aejax.models.decoders import ConvDecoder, MLPDecoder
+from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.encoders import ConvEncoder, MLPEncoder
 from aejax.models.kl import KLDecoder, KLEncoder
 from aejax.models.resnet import ResNetDecoder, ResNetEncoder
+from aejax.models.sparse_folding import fold_normalization
 from aejax.models.taesd import TinyDecoder, TinyEncoder
 from aejax.models.vit import Tokens, ViTDecoder, ViTEncoder
 
@@ -69,6 +74,8 @@ __all__ = [
     "DCDecoder",
     "DCEncoder",
     "DenseBottleneck",
+    "DictionaryDecoder",
+    "Gated",
     "GaussianBottleneck",
     "GroupedCodes",
     "GumbelSoftmax",
@@ -79,6 +86,7 @@ __all__ = [
     "MLPDecoder",
     "MLPEncoder",
     "MaskedBottleneck",
+    "MatchingPursuit",
     "OrderedCodes",
     "Output",
     "ResNetDecoder",
@@ -86,6 +94,7 @@ __all__ = [
     "ResidualCodes",
     "ResidualQuantizer",
     "SimVQ",
+    "SparseReLU",
     "SpatialGaussian",
     "SphericalBottleneck",
     "TinyDecoder",
@@ -98,6 +107,7 @@ __all__ = [
     "abstract_output",
     "abstract_variables",
     "build",
+    "fold_normalization",
     "set_axis",
     "summary",
     "table",

@@ -64,6 +64,10 @@ class Autoencoder(nn.Module):
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
       pre_bias: whether the bias of a linear decoder is subtracted from x before x is encoded (Gao et al. 2024,
         equation 1), see `pre_encoder`.
+      target: shape of what a transcoder decodes to; empty where that is x (Dunefsky et al. 2024, "Transcoders find
+        interpretable LLM feature circuits").
+      skip: whether a linear map of x, which starts at 0, is added to what a transcoder decodes (Paulo et al. 2025,
+        "Transcoders beat sparse autoencoders for interpretability").
     """
 
     encoder: nn.Module
@@ -72,8 +76,13 @@ class Autoencoder(nn.Module):
     classes: int = 0
     learned_scale: bool = False
     pre_bias: bool = False
+    target: Sequence[int] = ()
+    skip: bool = False
 
     def setup(self):
+        if self.skip:
+            zeros = nn.initializers.zeros
+            self.skip_map = nn.Dense(math.prod(self.target), use_bias=False, kernel_init=zeros, name="skip_map")
         if self.learned_scale:
             self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
 
@@ -95,14 +104,24 @@ class Autoencoder(nn.Module):
         """Returns the code of h, which `features` returned. Several codes of one x can be sampled from the same h."""
         return self.bottleneck(h, *self._encode_pseudo_inputs(), keys=keys, train=train)
 
-    def decode(self, z: Batch, *, label: Labels | None = None, kept: Kept | None = None, train: bool = False) -> Batch:
+    def decode(
+        self,
+        z: Batch,
+        *,
+        label: Labels | None = None,
+        kept: Kept | None = None,
+        train: bool = False,
+        skipped: Batch | None = None,
+    ) -> Batch:
         """Returns the parameters of p(x | z), float32 [batch, ...], for z [batch, *latent].
 
-        `kept` holds the units of a sparse z that are not 0, for a decoder that reads no others.
+        `kept` holds the units of a sparse z that are not 0, for a decoder that reads no others. `skipped` is the input
+        of a model with `skip`, whose linear map is added; without it, nothing is.
         """
         options = {"kept": kept} if isinstance(self.decoder, DictionaryDecoder) and not self.classes else {}
         tied = (self.kernels()[::-1],) if getattr(self.decoder, "tied", False) else ()
-        return self.decoder(self._append_label(z, label), *tied, **options, train=train).astype(jnp.float32)
+        decoded = self.decoder(self._append_label(z, label), *tied, **options, train=train).astype(jnp.float32)
+        return decoded if skipped is None else decoded + self.skip_map(flatten(skipped)).reshape(decoded.shape)
 
     def prior(self) -> Prior | None:
         """Returns the prior of z, or None if the bottleneck has none."""
@@ -128,11 +147,12 @@ class Autoencoder(nn.Module):
         if code.samples:  # decodes all importance samples as one large batch
             z = z.reshape(-1, *z.shape[2:])
             label = None if label is None else jnp.tile(label, code.samples)
-        decoded = self.decode(z, label=label, kept=code.kept, train=train)
-        if decoded.shape[1:] != x.shape[1:]:
-            raise InputError(f"the decoder makes {decoded.shape[1:]} but the input is {x.shape[1:]}; make them equal")
+        decoded = self.decode(z, label=label, kept=code.kept, train=train, skipped=x if self.skip else None)
+        wanted, what = (tuple(self.target), "target") if self.target else (x.shape[1:], "input")
+        if decoded.shape[1:] != wanted:
+            raise InputError(f"the decoder makes {decoded.shape[1:]} but the {what} is {wanted}; make them equal")
         if code.samples:
-            decoded = decoded.reshape(code.samples, *x.shape)
+            decoded = decoded.reshape(code.samples, len(x), *wanted)
         return Output(code, decoded, self.log_scale if self.learned_scale else None)
 
     def _append_label(self, x: Array, label: Array | None) -> Array:
@@ -155,13 +175,18 @@ class Autoencoder(nn.Module):
         return (self.encoder(inputs),)
 
 
-def build(config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None = None) -> Autoencoder:
+def build(
+    config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None = None, target: Sequence[int] = ()
+) -> Autoencoder:
     """Builds the autoencoder of `config` for inputs of `shape` (one example, without the batch axis).
 
+    A transcoder decodes to examples of the shape `target`, which is empty for all other models.
+
     Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
-    `likelihood`, `dtype`, and the keys that `pre_encoder.has_bias` reads. A name is a key of ENCODERS, BOTTLENECKS or
-    DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype` or `axis_name` gets its value
-    from here. `axis_name` names the axis of the devices that share a batch, over which batch statistics are computed.
+    `likelihood`, `dtype`, `skip`, and the keys that `pre_encoder.has_bias` reads. A name is a key of ENCODERS,
+    BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype` or `axis_name`
+    gets its value from here. `axis_name` names the axis of the devices that share a batch, over which batch statistics
+    are computed.
 
     Raises InputError if names, attributes or shapes do not fit.
     """
@@ -169,14 +194,19 @@ def build(config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None
     shared = {"shape": shape, "dtype": config["dtype"], "axis_name": axis_name}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
     bottleneck = instantiate("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
-    decoder = instantiate("decoder", DECODERS, config["decoder"], shared)
+    decoder = instantiate("decoder", DECODERS, config["decoder"], {**shared, "shape": tuple(target) or shape})
+    skip = config.get("skip", False)
+    if skip and (not target or config["classes"]):
+        raise InputError("skip=True is for transcoders without classes; set data.target and classes=0, or skip=False")
     model = Autoencoder(
         encoder,
         bottleneck,
         decoder,
         classes=config["classes"],
         learned_scale=config["likelihood"].get("variance") == "learned",
-        pre_bias=pre_encoder.has_bias(config, encoder, bottleneck, decoder),
+        pre_bias=not target and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
+        target=tuple(target),
+        skip=skip,
     )
     abstract_output(model, shape)  # runs the modules' checks of shapes
     return model

@@ -57,4 +57,4 @@ class DictionaryDecoder(nn.Module):
             decoded = TiedDense(self.dtype, name="dense_0")(z, kernels[0])
         else:
             decoded = Dense(width, dtype=self.dtype, name="dense_0")(z)
-        return decoded.reshape(len(z), *self.shape)
+        return decoded.reshape(z.shape[0], *self.shape)

@@ -49,6 +49,19 @@ def get_bias(params: Mapping[str, Any]) -> Array:
     return params[_LAYER]["bias"]
 
 
+def start_transcoder(mean: np.ndarray, mean_target: np.ndarray, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `params` of a transcoder whose units read x without its mean, and whose decoder's bias is the target's.
+
+    A transcoder has no pre-encoder bias: what is added to the output is no place in the space of x. The bias of the
+    units does the same at the start. Models with other layers are left as they are.
+    """
+    if params.get("encoder") or "dense" not in params["bottleneck"] or list(params["decoder"]) != [_LAYER]:
+        return dict(params)
+    dense = params["bottleneck"]["dense"]
+    dense = {**dense, "bias": dense["bias"] - mean.ravel() @ dense["kernel"]}
+    return {**start_at(mean_target, params), "bottleneck": {**params["bottleneck"], "dense": dense}}
+
+
 def start_at(mean: np.ndarray, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `params` of an autoencoder with its pre-encoder bias set to the data's mean, [*shape]."""
     layer = {**params["decoder"][_LAYER], "bias": mean.ravel()}

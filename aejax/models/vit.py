@@ -244,4 +244,5 @@ def _learn_tokens(module: nn.Module, name: str, count: int, x: Array) -> Array:
     """
     scale = 0.02 if count == 1 else 0.5**0.5
     tokens = module.param(name, nn.initializers.normal(scale), (count, x.shape[-1]))
-    return jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape))
+    # Cast last: the gradient is summed over the batch in float32.
+    return jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape)).astype(x.dtype)

@@ -17,7 +17,7 @@ class Context:
     Attributes:
       apply: the model's, for calls such as `c.apply(c.variables, z, method="decode", **c.given)`.
       variables: the model's, with the parameters that are differentiated.
-      x: the clean input, [batch, ...].
+      x: what the decoder is to make, [batch, ...]: the clean input, or a transcoder's target.
       output: the model's output for x, after corruption where there is one.
       keys: a random key for each example, [batch].
       step: the number of finished steps; None in evaluation, where every schedule has reached its end.
@@ -27,6 +27,7 @@ class Context:
       constants: arrays that terms read and nothing trains, by name, see `terms.CONSTANTS`.
       examples: the number of examples of the training split.
       axis_name: the name of the axis of the devices that share the batch.
+      input: the clean input of a transcoder; None where it is x.
     """
 
     apply: Callable[..., Any]
@@ -41,6 +42,7 @@ class Context:
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     examples: int = 0
     axis_name: str | None = None
+    input: Float[Array, "batch ..."] | None = None
 
     @property
     def z(self) -> Float[Array, "batch ..."]:

@@ -15,6 +15,7 @@ from aejax.errors import InputError
 from aejax.models.distributions import DiagonalGaussian, FlowPosterior, Posterior, StandardNormal
 from aejax.models.layers import flatten, normal
 from aejax.objectives.context import Context
+from aejax.objectives.crosscoder import crosscoder_l1
 from aejax.objectives.schedules import progress
 from aejax.objectives.sparsity import (
     gate_l1,
@@ -56,7 +57,8 @@ def contractive(c: Context) -> Float[Array, " batch"]:
     """Returns the squared Frobenius norm of the encoder's Jacobian, d z / d x, exactly (Rifai et al. 2011,
     equation 5).
     """
-    return _squared_jacobian(lambda x, given: c.apply(c.variables, x, method="encode", **given).z, c.x, c.given)
+    x = c.x if c.input is None else c.input
+    return _squared_jacobian(lambda x, given: c.apply(c.variables, x, method="encode", **given).z, x, c.given)
 
 
 def _squared_jacobian(function: Callable[..., Array], x: Array, given: dict[str, Array]) -> Array:
@@ -174,6 +176,7 @@ TERMS: dict[str, Callable[..., Array]] = {
     term.__name__: term
     for term in (
         l1,
+        crosscoder_l1,
         kl_sparsity,
         code_l2,
         decoder_l2,

@@ -37,7 +37,7 @@ def load(network: str = "vgg") -> dict[str, Any]:
     try:
         import safetensors.numpy as safetensors  # an extra
     except ImportError as error:
-        raise _not_installed() from error
+        raise _refuse() from error
     file = cache_of_user() / "lpips" / f"{network}.safetensors"
     if file.is_file():
         try:
@@ -124,10 +124,10 @@ def _find(network: str) -> Path:
     for folder in (found and found.submodule_search_locations) or ():
         if (file := Path(folder, "weights", _PICKLES[network][1])).is_file():
             return file
-    raise _not_installed()
+    raise _refuse()
 
 
-def _not_installed() -> InputError:
+def _refuse() -> InputError:
     return InputError("LPIPS needs weights, and safetensors to keep them: pip install 'aejax[lpips]'")
 
 

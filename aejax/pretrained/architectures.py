@@ -67,7 +67,7 @@ def _parse_convolutional(settings: Settings) -> tuple[dict[str, Any], dict[str, 
     }
     blocks = settings["layers_per_block"]
     down, up = (
-        _list_attentive(key, settings[key], kind)
+        _list_stages(key, settings[key], kind)
         for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D"))
     )
     encoder = {**shared, "features": features, "blocks": blocks, "attention_stages": down}
@@ -122,8 +122,8 @@ def _describe_convolutional(encoder: KLEncoder, decoder: KLDecoder, channels: in
     return {
         "in_channels": channels,
         "out_channels": channels,
-        "down_block_types": [_attentive("DownEncoderBlock2D", i in encoder.attention_stages) for i in down],
-        "up_block_types": [_attentive("UpDecoderBlock2D", i in decoder.attention_stages) for i in up],
+        "down_block_types": [_name_block("DownEncoderBlock2D", i in encoder.attention_stages) for i in down],
+        "up_block_types": [_name_block("UpDecoderBlock2D", i in decoder.attention_stages) for i in up],
         "block_out_channels": list(encoder.features),
         "layers_per_block": encoder.blocks,
         "act_fn": name_activation(encoder.activation),
@@ -133,7 +133,7 @@ def _describe_convolutional(encoder: KLEncoder, decoder: KLDecoder, channels: in
 
 
 def _describe_kl(model: Autoencoder, channels: int) -> dict[str, Any]:
-    encoder, bottleneck, decoder = _parts(model)
+    encoder, bottleneck, decoder = _split_parts(model)
     return {
         **_describe_convolutional(encoder, decoder, channels),
         "latent_channels": bottleneck.features,
@@ -143,7 +143,7 @@ def _describe_kl(model: Autoencoder, channels: int) -> dict[str, Any]:
 
 
 def _describe_vq(model: Autoencoder, channels: int) -> dict[str, Any]:
-    encoder, bottleneck, decoder = _parts(model)
+    encoder, bottleneck, decoder = _split_parts(model)
     return {
         **_describe_convolutional(encoder, decoder, channels),
         "latent_channels": encoder.channels,
@@ -153,7 +153,7 @@ def _describe_vq(model: Autoencoder, channels: int) -> dict[str, Any]:
 
 
 def _describe_tiny(model: Autoencoder, channels: int) -> dict[str, Any]:
-    encoder, _, decoder = _parts(model)
+    encoder, _, decoder = _split_parts(model)
     settings = {
         "in_channels": channels,
         "out_channels": channels,
@@ -253,7 +253,7 @@ def describe_model(model: Autoencoder, channels: int) -> dict[str, Any]:
 
     Raises InputError if no class of diffusers computes what the model does.
     """
-    parts = _parts(model)
+    parts = _split_parts(model)
     name = next((name for name, a in ARCHITECTURES.items() if a.parts == tuple(map(type, parts))), None)
     if name is None:
         known = "; ".join(", ".join(part.__name__ for part in a.parts) for a in ARCHITECTURES.values())
@@ -290,7 +290,7 @@ _FREE = {
 }
 
 
-def _parts(model: Autoencoder) -> tuple[Any, Any, Any]:
+def _split_parts(model: Autoencoder) -> tuple[Any, Any, Any]:
     return model.encoder, model.bottleneck, model.decoder
 
 
@@ -305,11 +305,11 @@ def _freeze(value: Any) -> Any:
     return values[0] if len(set(values)) == 1 and isinstance(values[0], str | tuple) else values
 
 
-def _attentive(kind: str, attends: bool) -> str:
+def _name_block(kind: str, attends: bool) -> str:
     return f"Attn{kind}" if attends else kind
 
 
-def _list_attentive(key: str, kinds: Sequence[str], plain: str) -> tuple[int, ...]:
+def _list_stages(key: str, kinds: Sequence[str], plain: str) -> tuple[int, ...]:
     """Returns the numbers, from 1, of the stages with attention."""
     for kind in kinds:
         if kind not in (plain, f"Attn{plain}"):

@@ -6,6 +6,7 @@ config.json, diffusion_flax_model.msgpack                         of diffusers' 
 encoder.safetensors, decoder.safetensors                          TAESD and TAEF2 as their author names the tensors
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -44,8 +45,14 @@ class Stored(NamedTuple):
 
 
 def is_published(folder: Path) -> bool:
-    """Returns whether the folder holds a published autoencoder, and not a run of aejax."""
-    return _is_pair(folder) or ((folder / _CONFIG).is_file() and not (folder / "checkpoints").is_dir())
+    """Returns whether the folder holds a published autoencoder, and not a run of aejax.
+
+    The config.json of a model names its class, that of a run does not.
+    """
+    with contextlib.suppress(StorageError):
+        if (folder / _CONFIG).is_file() and "_class_name" in read_json(folder / _CONFIG):
+            return True
+    return _is_pair(folder) and not (folder / "checkpoints").is_dir()
 
 
 def read(folder: Path) -> Stored:
@@ -73,11 +80,11 @@ def read(folder: Path) -> Stored:
         raise InputError(f"{folder / _CONFIG} names no class, got _class_name={shown(config.get('_class_name'))}{hint}")
     config["_class_name"] = config["_class_name"].removeprefix("Flax")
     if (folder / _INDEX).is_file():
-        return Stored(config, _read_shards(folder), folder / _INDEX)
+        return Stored(config, read_shards(folder, _INDEX), folder / _INDEX)
     # Variants: diffusion_pytorch_model.fp16.safetensors.
     for file in (folder / _WHOLE, *sorted(folder.glob(f"{_NAME}.*.safetensors"))):
         if file.is_file():
-            return Stored(config, _read_safetensors(file), file)
+            return Stored(config, read_safetensors(file), file)
     if (folder / _FLAX).is_file():
         return Stored(config, _read_flax(folder / _FLAX), folder / _FLAX)
     for file in sorted(folder.iterdir()):
@@ -95,9 +102,9 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndar
     folder = writable(folder)
     if config.get("pooled"):
         for file, part in zip(_PAIR, ("encoder", "decoder"), strict=True):
-            write_whole(folder / file, _pack(_rename(part, tensors)))
+            write_whole(folder / file, pack(_rename(part, tensors)))
     else:
-        write_whole(folder / _WHOLE, _pack(tensors))
+        write_whole(folder / _WHOLE, pack(tensors))
         write_whole(folder / _CONFIG, json.dumps(dict(sorted(config.items())), indent=2) + "\n")
     return folder
 
@@ -106,7 +113,8 @@ def _is_pair(folder: Path) -> bool:
     return all((folder / name).is_file() for name in _PAIR)
 
 
-def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
+def read_safetensors(file: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors in a file. Raises StorageError if it is damaged."""
     try:
         import safetensors  # an extra
     except ImportError as error:
@@ -119,7 +127,8 @@ def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
         raise StorageError(f"{file} is damaged or cut short ({reason}); copy or download it again") from error
 
 
-def _pack(tensors: Mapping[str, np.ndarray]) -> bytes:
+def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Returns the content of a file with the tensors."""
     try:
         from safetensors.numpy import save  # an extra
     except ImportError as error:
@@ -128,16 +137,17 @@ def _pack(tensors: Mapping[str, np.ndarray]) -> bytes:
     return save({name: np.asarray(value, order="C") for name, value in tensors.items()}, metadata={"format": "pt"})
 
 
-def _read_shards(folder: Path) -> dict[str, np.ndarray]:
-    shards = read_json(folder / _INDEX).get("weight_map")
+def read_shards(folder: Path, index: str) -> dict[str, np.ndarray]:
+    """Returns the tensors of all files in the folder that its file `index` lists. Raises StorageError for damage."""
+    shards = read_json(folder / index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise StorageError(f"{folder / _INDEX} holds no weight_map of file names; copy or download it again")
+        raise StorageError(f"{folder / index} holds no weight_map of file names; copy or download it again")
     tensors: dict[str, np.ndarray] = {}
     for name in sorted(set(shards.values())):
         file = inside(folder, name)
         if not file.is_file():
-            raise StorageError(f"{file}, a shard that {_INDEX} lists, is missing; copy or download it again")
-        tensors |= _read_safetensors(file)
+            raise StorageError(f"{file}, a shard that {index} lists, is missing; copy or download it again")
+        tensors |= read_safetensors(file)
     return tensors
 
 
@@ -161,7 +171,7 @@ def _read_flax(file: Path) -> dict[str, np.ndarray]:
 
 def _read_pair(folder: Path) -> Stored:
     """Returns the tensors of TAESD or TAEF2 and the settings that their names and shapes imply."""
-    parts = [_read_safetensors(folder / name) for name in _PAIR]
+    parts = [read_safetensors(folder / name) for name in _PAIR]
     encoder, decoder = (_count_blocks(part) for part in parts)
     try:
         first, last = (parts[0][f"{n}.weight"].shape for n in (0, max(int(key.split(".")[0]) for key in parts[0])))

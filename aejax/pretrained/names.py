@@ -92,7 +92,7 @@ def to_hub(variables: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str,
 
     `config` holds the class and all settings of a config.json.
     """
-    rules = _rules(config)
+    rules = _choose_rules(config)
     return dict(_convert(path, value, rules) for path, value in flatten_dict(variables, sep="/").items())
 
 
@@ -110,7 +110,7 @@ def from_hub(
 
     Raises InputError that names the tensors which are missing or superfluous, or both shapes where one differs.
     """
-    rules = _rules(config)
+    rules = _choose_rules(config)
     found = {_rewrite(name, _FORMER): value for name, value in tensors.items()}
     leaves = flatten_dict(variables, sep="/")
     wanted = {
@@ -143,7 +143,7 @@ def from_hub(
     return unflatten_dict(filled, sep="/")
 
 
-def _rules(config: Mapping[str, Any]) -> Rules:
+def _choose_rules(config: Mapping[str, Any]) -> Rules:
     if config["_class_name"] == "AutoencoderDC":
         return (*_number_blocks(config["encoder_layers_per_block"], config["decoder_layers_per_block"]), *_DC)
     if config["_class_name"] != "AutoencoderTiny":

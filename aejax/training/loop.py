@@ -1,14 +1,13 @@
 """The training loop: from a config to a trained run in a workdir, resuming from its newest checkpoint."""
 
-import contextlib
 import functools
 import itertools
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,25 +23,26 @@ from aejax.data import (
     Spec,
     Splits,
     check_identity,
-    compute_geometric_median,
-    compute_mean,
     from_array,
+    from_stream,
     identify,
+    join_target,
     load,
     shuffle_rows,
     split,
+    warn_of_penalty,
     warn_of_scale,
 )
 from aejax.distributed import processes
 from aejax.distributed.partition import Partition
 from aejax.errors import InputError
 from aejax.files import local
-from aejax.inference.run import Run, from_checkpoint
-from aejax.models import pre_encoder
-from aejax.objectives import Corruption, Discriminator, Objective
-from aejax.training import profiler
+from aejax.inference.loading import from_checkpoint
+from aejax.inference.run import Run
+from aejax.objectives import Corruption, Discriminator, Objective, SquaredError
+from aejax.training import initializers, profiler
 from aejax.training.evaluator import compile_sampling, compile_validation
-from aejax.training.multistep import Steps, batches, compile_steps, describe_inputs, hint, steps_at_once
+from aejax.training.multistep import Steps, batches, compile_steps, describe_inputs, hint, limit_steps, steps_at_once
 from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
 from aejax.training.step import Task, init, start
@@ -55,6 +55,7 @@ from aejax.workdir.tracking import resolve_trackers
 
 Data = Splits | Callable[[ConfigDict], Splits]
 Adjust = Callable[[PyTree], PyTree]
+Stream = Callable[..., Iterator[np.ndarray]]  # see `data.from_stream`
 
 
 def train(
@@ -96,22 +97,23 @@ def train(
       InputError: the config, the data or the workdir do not fit; StorageError: the workdir cannot be read or written;
         DivergedError: a metric is not finite. Each is one line that says what to change.
     """
-    given = (data, devices, quiet, adjust, init_from, change)
-    return _train(config, local(workdir), Checkpoints, *given, stop=stop, profiled=profiled)
+    given = _Given(data, devices, quiet, adjust, init_from, change, stop=stop, profiled=profiled)
+    return _train(config, local(workdir), Checkpoints, given)
 
 
 def fit(
     config: ConfigDict | None = None,
-    images: ArrayLike | None = None,
+    images: ArrayLike | Stream | None = None,
     workdir: str | Path | None = None,
     *,
-    data: ArrayLike | None = None,
+    data: ArrayLike | Stream | None = None,
     model: models.Autoencoder | None = None,
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
     corruption: Corruption | None = None,
     discriminator: Discriminator | None = None,
     label: ArrayLike | None = None,
+    target: ArrayLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
@@ -119,7 +121,7 @@ def fit(
     change: Collection[str] = (),
     **settings: Any,
 ) -> Run:
-    """Trains on an array [n, features], [n, height, width] or [n, height, width, channels].
+    """Trains on an array [n, features], [n, height, width] or [n, height, width, channels], or on a stream.
 
     What is trained is described either by a config or by objects of your own:
 
@@ -129,7 +131,7 @@ def fit(
 
     Args:
       config: see `aejax.config.default`.
-      images: the examples, with a config.
+      images: the examples, with a config; or a function that yields arrays of activations, see `data.from_stream`.
       workdir: the folder of the experiment, in which the same call resumes. Without one, no checkpoint is written and
         nothing stays on disk.
       data: the examples, without a config.
@@ -138,88 +140,104 @@ def fit(
       optimizer: an optimizer of optax. A schedule of the learning rate is part of it.
       corruption, discriminator: noise on the input in training, and what is trained against the model; default to none.
       label: [n], whole numbers from 0, for a conditional model (`classes`).
+      target: [n, ...], what a transcoder is to decode from each example; without it, the example itself.
       devices, quiet, adjust, init_from, change: as in `train`.
       settings: further keys of a config: `steps`, `batch_size`, `seed`, `ema`, `log_every`, `checkpoint_every`, `keep`,
         `patience`, `tracking`, `samples`.
 
     Returns the trained run, and raises the errors of `train`. In a workdir, the run's config names the given objects
-    that a config can make, and the statistics of the run's latents. `load_run` needs the others as its arguments.
+    that a config can make; `load_run` needs the others as its arguments. The checkpoint holds the statistics of the
+    run's latents.
     """
     own = {"model": model, "objective": objective, "optimizer": optimizer}
     more = {"corruption": corruption, "discriminator": discriminator}
     if config is None:
         parts, examples, of_data = take_parts({"data": data, **own}, more), data, config_lib.default().data
-    elif given := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
-        raise InputError(f"fit takes a config, or the objects that it would describe: leave config or {given[0]}= out")
+    elif superfluous := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
+        raise InputError(
+            f"fit takes a config, or the objects that it would describe: leave config or {superfluous[0]}= out"
+        )
     else:
         config_lib.check(config)
         parts, examples, of_data = None, images, config.data
-    source = from_array(examples, label, name="images", size=of_data.size, fit=of_data.fit)
+    if callable(examples):
+        if label is not None or target is not None:
+            raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
+        name, sources = "array-stream", from_stream(examples)
+    else:
+        options = {"name": "images", "size": of_data.size, "fit": of_data.fit, "layers": of_data.layers}
+        sources = {"train": from_array(examples, label, **options)}
+        crc = zlib.crc32(np.ascontiguousarray(examples))
+        if label is not None:
+            crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
+        if target is not None:
+            sources = join_target(sources, {"train": from_array(target, name="target")})
+            crc = zlib.crc32(np.ascontiguousarray(target), crc)
+        name = f"array-{crc:08x}"
     if parts is not None:
-        config = make_config(parts, source.shape, settings)
+        config = make_config(parts, sources["train"].shape, settings)
     assert config is not None
     config = config.copy_and_resolve_references()
-    crc = zlib.crc32(np.ascontiguousarray(examples))
-    if label is not None:
-        crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
     with config.unlocked():
-        config.data.name = f"array-{crc:08x}"
-    splits = split({"train": source}, config.data)
+        config.data.name = name
+    given = _Given(split(sources, config.data), devices, quiet, adjust, init_from, change, parts)
     if workdir is not None:
-        run = _train(config, local(workdir), Checkpoints, splits, devices, quiet, adjust, init_from, change, parts)
-        with contextlib.suppress(InputError):  # latents that are not finite are reported when they are used
-            _ = run.latent_statistics  # now, as the workdir does not keep the array
+        run = _train(config, local(workdir), Checkpoints, given)
+        run.keep_statistics()  # now, as the workdir does not keep the array
         return run
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
-        return _train(config, Path(folder), InMemory, splits, devices, quiet, adjust, init_from, (), parts)
+        return _train(config, Path(folder), InMemory, given._replace(change=()))
 
 
-def _train(
-    config: ConfigDict,
-    folder: Path,
-    checkpoints: type[Checkpoints] | type[InMemory],
-    data: Data,
-    devices: Sequence[jax.Device] | None,
-    quiet: bool,
-    adjust: Adjust | None,
-    init_from: InitFrom | None,
-    change: Collection[str],
-    parts: Parts | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    profiled: range | None = None,
-) -> Run:
-    """Trains as `train` does, with the given class of checkpoints, and `parts` in place of the config's."""
+class _Given(NamedTuple):
+    """What the callers of `train` and `fit` give besides the config; `parts` are in place of those of the config."""
+
+    data: Data
+    devices: Sequence[jax.Device] | None
+    quiet: bool
+    adjust: Adjust | None
+    init_from: InitFrom | None
+    change: Collection[str]
+    parts: Parts | None = None
+    stop: Callable[[], bool] = lambda: False
+    profiled: range | None = None
+
+
+def _train(config: ConfigDict, folder: Path, checkpoints: type[Checkpoints] | type[InMemory], given: _Given) -> Run:
+    """Trains as `train` does, with the given class of checkpoints."""
     # ---- Devices
-    partition = make_partition(config, devices)
-    quiet = quiet or not partition.primary
+    partition = make_partition(config, given.devices)
+    quiet = given.quiet or not partition.primary
+    parts, profiled = given.parts, given.profiled
     own: dict[str, Any] = {"model": parts.model, "objective": parts.objective} if parts else {}
     kept = folder if checkpoints is Checkpoints else None
 
     # ---- Workdir
-    with open_workdir(folder, config, partition.primary, change) as opened:
+    with open_workdir(folder, config, partition.primary, given.change) as opened:
         config, begin = opened.config, opened.begin
         if profiled is not None:
             profiled = profiler.clip_steps(profiled, begin, config.steps)
         profiled = profiled if partition.primary else None
 
         # ---- Data, task, state
-        splits, spec = load_data(opened, data)
+        splits, spec = load_data(opened, given.data)
         task = make_task(config, spec, len(splits.train), partition.axis_name, parts)
-        state, key = init_state(opened, task, spec, splits, partition, quiet, adjust, init_from)
+        state, key = init_state(opened, task, spec, splits, partition, quiet, given.adjust, given.init_from)
         if begin >= config.steps:
             assert opened.saved is not None
             opened.resume()
             return from_checkpoint(opened.saved, workdir=kept, train_split=splits.train, **own)
 
         # ---- Steps, compiled while the data is decoded
-        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
+        most = limit_steps(splits.train, config)
+        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every, most=most)
         if not quiet:
             hint(task, config.steps, config.log_every, config.checkpoint_every)
         train_steps = compile_steps(task, key, partition)
         inputs = describe_inputs(spec.standardize_source(splits.train), config, at_once)
         with partition.compile_meanwhile(train_steps, state, *inputs):
             trained_on, training, validation, fixed = prepare_data([opened], task, spec, splits, partition, quiet)
-        should_stop = ask_all(stop, partition)
+        should_stop = ask_all(given.stop, partition)
         if not begin and config.pretrain.steps:
             params = pretrain(config, task, training, partition, state.params, should_stop, quiet)
             state = start(task, params, state.variables)
@@ -277,7 +295,11 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
     """
     config, saved = opened.config, opened.saved
     splits = data if isinstance(data, Splits) else data(config.data)
-    spec = Spec.from_dict(saved.metadata["spec"]) if saved else Spec.of(splits.train, config.data.standardize)
+    spec = (
+        Spec.from_dict(saved.metadata["spec"])
+        if saved
+        else Spec.of(splits.train, config.data.standardize, config.data.normalize)
+    )
     if spec.shape != splits.train.shape:
         raise InputError(
             f"{opened.folder} was trained on examples of {spec.shape}, the data now holds {splits.train.shape}; "
@@ -300,24 +322,12 @@ def init_state(
     """Returns the state that training starts or resumes from, and the run's key."""
     saved = opened.saved
     if not saved and adjust is None:
-        adjust = start_sparse(task, spec, splits)
+        adjust = initializers.choose(opened.config, task, spec, splits.train)
     init_key, key = jax.random.split(jax.random.key(opened.config.seed))
     if saved:
         state = partition.init(functools.partial(init, task, spec.shape), init_key)
         return checkpoint.fill(state, saved.state, f"{opened.folder}, step {saved.step},"), key
     return initialize(opened.config, task, spec.shape, init_key, partition, adjust, init_from, quiet), key
-
-
-def start_sparse(task: Task, spec: Spec, splits: Splits) -> Adjust:
-    """Returns a function from random parameters to those from which a sparse autoencoder starts, see `pre_encoder`."""
-    decoder = task.model.decoder
-    tie = functools.partial(pre_encoder.tie, decoder)
-    kind = getattr(decoder, "initial_bias", "mean")
-    if not task.model.pre_bias or kind == "zeros":
-        return tie
-    center = compute_mean if kind == "mean" else compute_geometric_median
-    at_center = functools.partial(pre_encoder.start_at, center(splits.train, spec))
-    return lambda params: at_center(tie(params))
 
 
 def prepare_data(
@@ -341,13 +351,15 @@ def prepare_data(
         print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20
-    options = {"labels": config.classes > 0, "zoom": config.data.zoom}
+    options = {"labels": config.classes > 0, "zoom": config.data.zoom, "buffer": config.data.buffer}
     training, validation = (
         Feed(part, budget, partition.replicate, **options) for part in (splits.train, splits.validation)
     )
     check_data(config, task, training, validation)
     if not begin:
         warn_of_scale(splits.train, spec)
+        if isinstance(task.objective.likelihood, SquaredError):
+            warn_of_penalty(splits.train, spec, task.objective.weights)
     fixed = splits.validation.take(np.arange(min(config.samples, len(splits.validation))))
     partition.wait()  # until all processes have read the workdirs, before they change
     for each in opened:

@@ -12,25 +12,26 @@ import numpy as np
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
-from aejax.data import Feed, Source, draw_crops, shuffle_rows
+from aejax.data import Feed, Order, Source, draw_crops, stream_mixed
 from aejax.distributed.partition import Compiled, Partition
 from aejax.training.step import Reduce, Task, gather, train_step
 
 Steps = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]  # state, data on device, batches: state, metrics
 
 MOST = 32  # with more, the host's work per dispatch is already small compared with the shortest steps
+_LARGEST = 2**26  # bytes of the batches of a dispatch
 _MANY = 1_000  # steps from which a run is long enough for a hint
 
 
-def steps_at_once(task: Task, *multiples: int) -> int:
-    """Returns the number of steps of a dispatch, at most MOST, which divides all `multiples`.
+def steps_at_once(task: Task, *multiples: int, most: int = MOST) -> int:
+    """Returns the number of steps of a dispatch, at most `most`, which divides all `multiples`.
 
     A dispatch must end at each of the multiples. Returns 1 on CPU for a model with convolutions, which XLA:CPU runs
     several times slower inside a loop (jax-ml/jax#12868).
     """
     if _needs_single_steps(task):
         return 1
-    return max(n for n in range(1, MOST + 1) if math.gcd(*multiples) % n == 0)
+    return max(n for n in range(1, most + 1) if math.gcd(*multiples) % n == 0)
 
 
 def hint(task: Task, steps: int, log_every: int, checkpoint_every: int) -> None:
@@ -52,7 +53,8 @@ def batches(
     feed: Feed, batch_size: int, seed: int, partition: Partition, at_once: int, span: range
 ) -> Iterator[PyTree]:
     """Yields the batches [at_once, batch, ...] of each dispatch of the steps in `span`, on the devices."""
-    own, rows = partition.own(batch_size), shuffle_rows(len(feed.source), batch_size, seed)
+    own, rows = partition.own(batch_size), feed.order(batch_size, seed)
+    dispatches = span.start // at_once, span.stop // at_once
 
     def rows_of(dispatch: int) -> np.ndarray:
         first = dispatch * at_once
@@ -62,7 +64,11 @@ def batches(
         steps = range(dispatch * at_once, (dispatch + 1) * at_once)
         return np.concatenate([draw_crops(seed, step, rows(step)[own], feed.zoom) for step in steps])
 
-    for batch in feed.batches(rows_of, span.start // at_once, span.stop // at_once, crops_of):
+    if isinstance(rows, Order) and not feed.held:
+        found = stream_mixed(feed.source, rows, own, at_once, *dispatches)
+    else:
+        found = feed.batches(rows_of, *dispatches, crops_of)
+    for batch in found:
         steps = {key: value.reshape(at_once, -1, *value.shape[1:]) for key, value in batch.items()}
         yield partition.share(steps, axis=1)
 
@@ -70,13 +76,28 @@ def batches(
 def describe_inputs(source: Source, config: ConfigDict, at_once: int) -> tuple[PyTree, PyTree]:
     """Returns the shapes of the data that `Feed` will keep on device, and of the batches of a dispatch."""
     batch, arrays = (at_once, config.batch_size), {"x": (source.shape, source.dtype)}
+    if source.target is not None:
+        arrays["target"] = (source.target, np.dtype(np.float32))
     if config.classes:
         arrays["label"] = ((), np.dtype(np.int32))
-    held = source.nbytes <= config.data.memory_mb * 2**20 and not source.draw
+    held = _is_held(source, config)
     first = (len(source),) if held else batch
     described = {name: jax.ShapeDtypeStruct((*first, *shape), dtype) for name, (shape, dtype) in arrays.items()}
     index = {"index": jax.ShapeDtypeStruct(batch, np.int32)}
     return (described, index) if held else ({}, index | described)
+
+
+def _is_held(source: Source, config: ConfigDict) -> bool:
+    """Returns whether `Feed` will keep the source on device."""
+    return source.nbytes <= config.data.memory_mb * 2**20 and not source.draw
+
+
+def limit_steps(source: Source, config: ConfigDict) -> int:
+    """Returns the most steps of a dispatch: fewer than MOST if the batches of a store would take more than 64 MiB."""
+    if not source.block or _is_held(source, config):
+        return MOST
+    each = config.batch_size * (source.nbytes // len(source))
+    return int(np.clip(_LARGEST // each, 1, MOST))
 
 
 def compile_steps(task: Task, key: Array, partition: Partition) -> Compiled:

@@ -137,8 +137,18 @@ OPTIMIZERS: dict[str, Parts] = {
 SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda lr, steps: optax.constant_schedule(lr),
     "cosine": lambda lr, steps: optax.cosine_decay_schedule(lr, steps),
+    "burda": lambda lr, steps: _burda(lr, steps),
     "linear": lambda lr, steps: optax.linear_schedule(lr, 0.0, steps),
 }
+
+
+def _burda(lr: float, steps: int) -> optax.Schedule:
+    """Returns the schedule of Burda et al. 2016, section 5: stage i of 0 to 7 has the rate lr * 10^(-i/7).
+
+    Each stage lasts three times as long as the one before.
+    """
+    ends = [(3 ** (i + 1) - 1) // 2 * steps / 3280 for i in range(7)]
+    return optax.piecewise_constant_schedule(lr, {round(end): 10 ** (-1 / 7) for end in ends})
 
 
 def build_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:

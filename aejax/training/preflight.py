@@ -7,9 +7,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from aejax.data import Feed, Spec, Splits, load, warn_of_scale
+from aejax.data import Feed, Spec, Splits, load, warn_of_penalty, warn_of_scale
 from aejax.errors import DivergedError
 from aejax.models import abstract_output
+from aejax.objectives import SquaredError
 from aejax.training.loop import make_partition
 from aejax.training.multistep import batches, compile_steps
 from aejax.training.task import check_data, make_task
@@ -30,13 +31,15 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     """
     partition = make_partition(config, devices)
     splits = load(config.data)
-    spec = Spec.of(splits.train, config.data.standardize)
+    spec = Spec.of(splits.train, config.data.standardize, config.data.normalize)
     splits = Splits(*map(spec.standardize_source, splits))
     task = make_task(config, spec, len(splits.train), partition.axis_name)
     # A budget of 0 streams: reads one batch, and the labels or vectors whose range `train` checks.
-    feed, validation = (Feed(part, 0, partition.replicate) for part in (splits.train, splits.validation))
+    feed, validation = (Feed(part, 0, partition.replicate, buffer=1) for part in (splits.train, splits.validation))
     check_data(config, task, feed, validation)
     warn_of_scale(splits.train, spec)
+    if isinstance(task.objective.likelihood, SquaredError):
+        warn_of_penalty(splits.train, spec, task.objective.weights)
     init_key, key = jax.random.split(jax.random.key(config.seed))  # as in `train`
     state = partition.place(initialize(config, task, spec.shape, init_key, partition))
     state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))

@@ -10,6 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, PyTree
 
+from aejax.data import draw_binary
 from aejax.errors import InputError
 from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.layers import fold
@@ -38,6 +39,7 @@ class Task:
       bfloat16: whether the step computes in bfloat16.
       standardized: whether the model reads standardized data, so that its units are not the user's.
       flip: whether half of the images are mirrored, others in each step.
+      draws: whether values in [0, 1] are drawn as 0 or 1, anew in each step, see `data.draw_binary`.
     """
 
     model: Autoencoder
@@ -56,6 +58,7 @@ class Task:
     bfloat16: bool = False
     standardized: bool = False
     flip: bool = False
+    draws: bool = False
 
     @property
     def onednn(self) -> bool:
@@ -73,9 +76,14 @@ class Task:
         discriminator: PyTree,
     ) -> Context:
         """Returns the objective's view of a batch: x is prepared, and `keys` holds one key per example."""
+        wanted = self.wanted(x, batch)
         label, mean = batch["label"] if self.model.classes else None, self.objective.mean
-        given = (variables, x, output, keys, step, label, mean, discriminator, self.constants)
-        return Context(self.model.apply, *given, self.examples, self.axis_name)
+        given = (variables, wanted, output, keys, step, label, mean, discriminator, self.constants)
+        return Context(self.model.apply, *given, self.examples, self.axis_name, None if wanted is x else x)
+
+    def wanted(self, x: Array, batch: Batch) -> Array:
+        """Returns what the decoder is to make of a batch whose prepared input is x: x, or the target, prepared."""
+        return self.prepare(batch["target"]) if "target" in batch else x
 
     def apply(self, variables: PyTree, x: Array, batch: Batch, keys: Array | None, **options: Any) -> Any:
         """Returns the model's output for x, given the batch's labels if the model is conditional.
@@ -177,8 +185,8 @@ def train_step(
 
     Args:
       state: the state before the step.
-      batch: `x` [batch, ...] as stored, `index` [batch] int32, the position of each example in the split, and `label`
-        [batch] int32 if the model is conditional.
+      batch: `x` [batch, ...] as stored, `index` [batch] int32, the position of each example in the split, `label`
+        [batch] int32 if the model is conditional, and `target` [batch, ...] of a transcoder.
       key: the key of the run; the step folds in `state.step`.
       task: the static parts of the step.
       reduce: reduces over devices, see `Partition.compile`.
@@ -191,6 +199,8 @@ def train_step(
     x = task.prepare(batch["x"])
     if task.flip:
         x = mirror(fold(keys, 3), x)
+    if task.draws:
+        x = draw_binary(fold(keys, 4), x)
     noisy = task.corruption(fold(keys, 0), x)
     discriminator = task.discriminator.view(state.critic) if task.discriminator else None
     trained, frozen = paths.split(state.params, task.frozen)
@@ -279,7 +289,7 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
     Args:
       state: the state to evaluate, with its averaged parameters if it has any.
       batch: `x` [batch, ...] as stored, `index` [batch] int32, `weight` [batch], which is 0 for examples that only
-        fill the batch, and `label` [batch] int32 if the model is conditional.
+        fill the batch, `label` [batch] int32 if the model is conditional, and `target` [batch, ...] of a transcoder.
       task: the static parts of the step.
       reduce: reduces over devices, see `Partition.compile`.
 
@@ -293,7 +303,8 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
     c = task.context(variables, x, batch, output, fold(keys, 2), None, discriminator)
     # For a deterministic code the compiler merges this with the computation above.
     reconstruction = task.objective.mean(task.apply(variables, x, batch, None).decoded)
-    error = jnp.square(task.restore(reconstruction) - task.restore(x)).reshape(x.shape[0], -1).sum(-1)
+    error = jnp.square(task.restore(reconstruction) - task.restore(task.wanted(x, batch)))
+    error = error.reshape(x.shape[0], -1).sum(-1)
     terms = task.losses(c) | dict(output.code.metrics) | {"squared_error": error, "weight": jnp.ones_like(error)}
     if task.standardized:
         terms["squared_error_standardized"] = jnp.square(reconstruction - x).reshape(x.shape[0], -1).sum(-1)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax import models
-from aejax.data import Feed, Source, Spec, read_chunks, read_labels
+from aejax.data import SAMPLED, Feed, Source, Spec, read_chunks, read_labels
 from aejax.distributed.processor import warn_of_bfloat16
 from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
@@ -60,9 +60,11 @@ def take_parts(needed: Mapping[str, Any], more: Mapping[str, Any]) -> Parts:
     return parts
 
 
-def build_parts(config: ConfigDict, shape: Sequence[int]) -> Parts:
-    """Builds the parts that `config` names, for inputs of `shape`."""
-    model = models.build(config, shape)
+def build_parts(config: ConfigDict, spec: Spec) -> Parts:
+    """Builds the parts that `config` names, for inputs and targets as in `spec`."""
+    model = models.build(config, spec.shape, target=spec.target)
+    if spec.target and config.pretrain.steps:
+        raise InputError("pretrain.steps trains layers to copy, and a transcoder does not; set it to 0")
     if config.pretrain.steps:
         list_layers(config)
     named, shared = config.adversary, {"accumulate": config.optim.accumulate}
@@ -122,7 +124,12 @@ def make_task(
     """
     if config.data.flip and len(spec.shape) != 3:
         raise InputError(f"data.flip mirrors images, and the data holds examples of {spec.shape}; set it to False")
-    parts = build_parts(config, spec.shape) if parts is None else parts
+    parts = build_parts(config, spec) if parts is None else parts
+    if tuple(parts.model.target) != spec.target:
+        raise InputError(
+            f"the model decodes targets of shape {tuple(parts.model.target)} and the data has {spec.target}, where () "
+            f"stands for x itself; give Autoencoder(target={spec.target})"
+        )
     task = Task(
         **{**vars(parts), "optimizer": constrain(parts.optimizer, parts.model)},
         prepare=spec.prepare,
@@ -130,6 +137,7 @@ def make_task(
         standardized=bool(spec.mean),
         ema=config.ema,
         flip=config.data.flip,
+        draws=config.data.get("binarize", "none") == "dynamic",
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         constants=parts.objective.load_constants(),
         examples=examples,
@@ -173,6 +181,7 @@ def _trace(task: Task, spec: Spec) -> tuple[str, models.Output]:
     def evaluate(x: Any) -> Any:
         state = init(task, spec.shape, jax.random.key(0))
         batch = {"x": x, **{name: jnp.arange(2) for name in ("index", "label", "weight")}}
+        batch |= {"target": jnp.zeros((2, *spec.target))} if spec.target else {}
         return eval_step(state, batch, task=task), task.apply(eval_variables(state), task.prepare(x), batch, None)
 
     x = jax.ShapeDtypeStruct((2, *spec.shape), np.float32)
@@ -191,6 +200,7 @@ def _check_range(task: Task, source: Source) -> None:
     """Raises InputError for vectors with values outside [0, 1] if the likelihood needs that range."""
     likelihood = task.objective.likelihood
     if likelihood.unit_interval and len(source.shape) == 1:
+        source = source.sample(SAMPLED) if source.block else source
         for x in map(task.prepare, read_chunks(source)):
             if x.min() < 0 or x.max() > 1:
                 raise InputError(

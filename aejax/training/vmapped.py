@@ -16,10 +16,11 @@ from aejax.data import load
 from aejax.distributed.partition import Partition
 from aejax.errors import AejaxError, InputError
 from aejax.files import local
-from aejax.inference.run import Run, from_checkpoint
+from aejax.inference.loading import from_checkpoint
+from aejax.inference.run import Run
 from aejax.training import loop, optimizers
 from aejax.training.evaluator import compile_sampling, compile_validation
-from aejax.training.multistep import Steps, batches, scan_steps, steps_at_once
+from aejax.training.multistep import Steps, batches, limit_steps, scan_steps, steps_at_once
 from aejax.training.recorder import Metrics, Recorder, Window
 from aejax.training.step import Task
 from aejax.training.task import constrain, make_task
@@ -82,7 +83,8 @@ def train_together(
             return [from_checkpoint(each.saved, workdir=each.folder) for each in opened if each.saved]
         trained_on, training, validation, fixed = loop.prepare_data(opened, task, spec, splits, partition, quiet)
 
-        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every)
+        most = limit_steps(splits.train, config)
+        at_once = steps_at_once(task, begin, config.steps, config.log_every, config.checkpoint_every, most=most)
         train_steps = compile_together(task, config, keys, values, partition)
         configure = lambda task, values: set_hyperparameters(task, config, values)  # noqa: E731
         validate = compile_validation(task, config.batch_size, partition, validation, configure)

@@ -15,7 +15,8 @@ from aejax import config as config_lib
 from aejax.distributed.partition import Partition
 from aejax.errors import InputError
 from aejax.files import local
-from aejax.inference.run import Run, load_pretrained
+from aejax.inference.loading import load_pretrained
+from aejax.inference.run import Run
 from aejax.pretrained import is_published
 from aejax.training import paths
 from aejax.training.step import Task, TrainState, init, start
@@ -112,8 +113,9 @@ def select(source: Source, wanted: Mapping[str, Any], include: Sequence[str]) ->
         taken[collection] = paths.nest(fits)
     paths.check_patterns("init_from.include", include, names)
     if differ:
+        more = f"; and {len(differ) - 3} more" if len(differ) > 3 else ""
         raise InputError(
-            f"{source.name} does not fit this model: {len(differ)} arrays differ, the first is {differ[0]}; take only "
-            "what fits by init_from.include, e.g. encoder/"
+            f"{source.name} does not fit this model: {len(differ)} arrays differ ({'; '.join(differ[:3])}{more}); take "
+            "only what fits by init_from.include, e.g. encoder/"
         )
     return taken

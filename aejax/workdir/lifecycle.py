@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from aejax import config as config_lib
 from aejax.errors import AejaxError, InputError, StoppedError, StorageError, in_one_line, printable
 from aejax.files import TEMPORARY, inside, local, read_bytes, read_json, write_whole
-from aejax.workdir import changes, checkpoint
+from aejax.workdir import changes, checkpoint, saved_config
 from aejax.workdir.metrics_log import read
 
 ENDED = "ended.txt"
@@ -52,10 +52,10 @@ class OpenWorkdir:
         if saved:
             begun = saved.metadata["config"]
             recorded = changes.parse(saved.metadata)
-            config = changes.follow(config_lib.as_begun(config, begun), begun, recorded, but=change)
+            config = changes.follow(saved_config.as_begun(config, begun), begun, recorded, but=change)
             self.changes = recorded + changes.find_new(config, begun, change, saved.step)
         self.config = config
-        self.plain = config_lib.to_save(config, begun)
+        self.plain = saved_config.to_save(config, begun)
         self.claimed = False
         if not saved:
             self.resume()
@@ -144,7 +144,7 @@ def _check_same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path, c
 
     Differences in the keys `change` are allowed, and so are values that a recorded change has replaced.
     """
-    differ = {d.partition(":")[0]: d for d in config_lib.changes(old, new)}
+    differ = {d.partition(":")[0]: d for d in saved_config.changes(old, new)}
     recorded = changes.parse(checkpoint.read_metadata(workdir)) if differ else ()
     keys = [key for key in differ if key not in change and not changes.is_superseded(new, key, recorded)]
     if keys:

@@ -11,10 +11,11 @@ On CPUs with instructions for bfloat16, --work=mlp_bfloat16,conv_bfloat16,vq_vae
 The machine should have nothing else to do: where it had, the table says so. `taskset` chooses the cores.
 
 --work=decoding compares the streaming of JPEGs with grain's and PyTorch's, streaming that of a folder with PyTorch's,
-and kl_decode the decoding of Stable Diffusion's latents with diffusers; folder, loop, evaluation, growth, imports,
-profile, startup or together measure aejax alone. See `decoding.py`, `kl_decode.py`, `loop.py`, `commands.py`,
-`growth.py` and `profile.py`. Each writes <work>.json. Those with goals write whether they are reached: streaming and
-kl_decode to goals/tokenizers.json, others to goals/speed.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
+kl_decode the decoding of Stable Diffusion's latents with diffusers, and sae_encode the encoding of a store of
+activations with SAELens; folder, loop, evaluation, growth, imports, profile, startup or together measure aejax alone.
+See `decoding.py`, `kl_decode.py`, `sae_encode.py`, `loop.py`, `commands.py`, `growth.py` and `profile.py`. Each writes
+<work>.json. Those with goals write whether they are reached: streaming and kl_decode to goals/tokenizers.json,
+sae_encode to goals/sae.json, others to goals/speed.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
 import json
@@ -35,6 +36,7 @@ from experiments.benchmark.growth import growth, plot
 from experiments.benchmark.kl_decode import kl_decode
 from experiments.benchmark.loop import loop
 from experiments.benchmark.profile import profile
+from experiments.benchmark.sae_encode import sae_encode
 from experiments.benchmark.works import ON_ACCELERATOR, ON_CPU, WORKS
 from experiments.machine import machine
 
@@ -47,13 +49,20 @@ _OWN = {
     "imports": commands.imports,
     "kl_decode": kl_decode,
     "profile": profile,
+    "sae_encode": sae_encode,
     "startup": commands.startup,
     "streaming": streaming,
     "together": commands.together,
 }
 
-_PEERS = {"decoding": ("torch",), "streaming": ("torch",), "kl_decode": ("torch", "diffusers")}
-_GOALS = dict.fromkeys(("kl_decode", "streaming"), "tokenizers.json")  # files of goals other than speed.json
+_PEERS = {
+    "decoding": ("torch",),
+    "streaming": ("torch",),
+    "kl_decode": ("torch", "diffusers"),
+    "sae_encode": ("torch", "sae_lens"),
+}
+# Files of goals other than speed.json.
+_GOALS = {"kl_decode": "tokenizers.json", "streaming": "tokenizers.json", "sae_encode": "sae.json"}
 
 _WORK = flags.DEFINE_list(
     "work", [], f"What to measure: of {', '.join([*_OWN, *WORKS])}; defaults to the backend's works with peers."

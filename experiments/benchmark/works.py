@@ -92,6 +92,23 @@ def conv() -> Any:
     return plain(conv.get_config("mnist"), 256)
 
 
+SAE_K = 32  # units that the sparse autoencoder keeps
+
+
+def activations() -> np.ndarray:
+    """8,192 vectors of 768 random values, as images of 16 x 16 x 3."""
+    return np.random.default_rng(0).integers(0, 256, (8_192, 16, 16, 3), np.uint8)
+
+
+def sae() -> Any:
+    from aejax.config import default, module
+
+    config = default()
+    config.bottleneck = module("topk", features=16_384, k=SAE_K)
+    config.decoder = module("dictionary")
+    return plain(config, 4_096)
+
+
 def vq_vae() -> Any:
     from aejax.config import module
     from configs import common
@@ -185,6 +202,21 @@ _ALL = (
     ),
 )
 ON_CPU = {work.name: work for work in _ALL}
+# Measured where it is named: a step of its peers takes seconds.
+SPARSE = {
+    "sae": Work(
+        "sae",
+        "(g) train a TopK sparse autoencoder 768-16,384, k = 32, batch 4,096",
+        sae,
+        activations,
+        4_096,
+        ("aejax", "pytorch, eager", "pytorch, compiled", "pytorch, embedding bag", "sae_lens"),
+        {"pytorch": 1.3, "sae_lens": 1.5},
+        _DETERMINISTIC,
+        model="sae",
+        steps=2,
+    )
+}
 
 
 def _in_bfloat16(work: Work, **changes: Any) -> Work:
@@ -244,4 +276,4 @@ ON_ACCELERATOR = {
         _accelerated("vq_vae", 1_024, 64),
     )
 }
-WORKS: dict[str, Work] = ON_CPU | ON_CPU_IN_BFLOAT16 | ON_ACCELERATOR
+WORKS: dict[str, Work] = ON_CPU | SPARSE | ON_CPU_IN_BFLOAT16 | ON_ACCELERATOR

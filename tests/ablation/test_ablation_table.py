@@ -86,7 +86,10 @@ def test_directions(metric, sign):
         *((LOSS, a, 0) for a in ("objective.weights.kl", "data.standardize", "encoder.mask_ratio", "data.name")),
         ("validation/squared_error", "objective.weights.kl", -1),
         ("validation/squared_error", "data.standardize", -1),  # in the user's units
-        *(("validation/squared_error", a, 0) for a in ("data.name", "data.size", "data.held_out", "data.validation")),
+        *(
+            ("validation/squared_error", a, 0)
+            for a in ("data.name", "data.size", "data.binarize", "data.held_out", "data.validation")
+        ),
         ("representation/knn_accuracy", "likelihood.name", 1),
         ("representation/knn_accuracy", "data.name", 0),
         *((f"likelihood/{m}", "likelihood.name", 0) for m in ("elbo", "log_likelihood", "bits_per_dimension")),

@@ -14,7 +14,7 @@ def evaluate(monkeypatch, tmp_path):
 
     def run(*arguments):
         module = command("evaluate")
-        monkeypatch.setattr(module.command, "load", lambda workdir, step: f"{workdir} at {step}")
+        monkeypatch.setattr(module.command, "load", lambda workdir, step, data: f"{workdir} at {step}")
         monkeypatch.setattr(module, "measure", lambda workdir, run, groups, features: {"codes": figures(workdir, run)})
         monkeypatch.setattr(sys, "argv", ["evaluate", *arguments, "--compilation_cache="])
         try:

@@ -44,10 +44,10 @@ def test_a_jpeg_that_is_decoded_at_a_fraction_is_cropped_alike():
     smooth = np.asarray(Image.fromarray(picture(20, 30)).resize((480, 320), Image.Resampling.BICUBIC))
     content = io.BytesIO()
     Image.fromarray(smooth).save(content, "JPEG", quality=95)
-    crop = Crop(1.25, 0.7, 0.2)
-    np.testing.assert_allclose(
-        decode(content, "it", 3, 16, "random", crop), resize(smooth, 16, "random", crop).astype(int), atol=12
-    )
+    for crop in (Crop(1.25, 0.7, 0.2), Crop(4, 0.7, 0.2)):  # the second from finer pixels: it has a quarter of a side
+        np.testing.assert_allclose(
+            decode(content, "it", 3, 16, "random", crop), resize(smooth, 16, "random", crop).astype(int), atol=12
+        )
 
 
 def test_crops_are_a_function_of_seed_step_and_row():

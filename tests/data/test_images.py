@@ -22,6 +22,7 @@ from aejax import data
 from aejax.data import images, loader
 from aejax.data import tfds as tfds_module
 from aejax.errors import printable
+from aejax.workdir import saved_config
 
 
 def section(**changes):
@@ -120,10 +121,10 @@ def test_an_unknown_fit_is_named_and_an_old_run_keeps_the_fit_it_had(tmp_path):
         config_lib.check(config)
     old = config_lib.to_dict(aejax.config.default())
     del old["data"]["fit"]
-    assert config_lib.changes(old, aejax.config.default()) == []
-    assert config_lib.as_begun(aejax.config.default(), old).data.fit == "stretch"
+    assert saved_config.changes(old, aejax.config.default()) == []
+    assert saved_config.as_begun(aejax.config.default(), old).data.fit == "stretch"
     config.data.fit = "pad"
-    assert config_lib.changes(old, config) == ["data.fit: stretch -> pad"]
+    assert saved_config.changes(old, config) == ["data.fit: stretch -> pad"]
     np.save(tmp_path / "x.npy", noise(1, 8, 12))
     old["data"].update(name=str(tmp_path / "x.npy"), size=4)
     (before,) = data.find(config_lib.from_dict(old).data)["train"].take(np.arange(1))["x"]
@@ -405,7 +406,7 @@ def test_threads_decode_few_pixels_at_once(monkeypatch):
 
     def decode(pixels):
         nonlocal at_once
-        with images._decoding(pixels):
+        with images._wait_for_memory(pixels):
             with lock:
                 at_once += pixels
                 most.append(at_once)

@@ -12,7 +12,7 @@ from aejax import config, data
 from aejax.distributed.partition import Partition
 from aejax.training.step import init, train_step
 from aejax.training.task import make_task
-from aejax.workdir import checkpoint, metrics_log
+from aejax.workdir import checkpoint, metrics_log, saved_config
 
 module = config.module
 IMAGES = np.random.default_rng(0).random((197, 8, 8), np.float32)
@@ -166,4 +166,4 @@ def test_another_name_is_refused():
 def test_a_run_from_before_there_was_a_choice_goes_on():
     old = config.to_dict(mlp())
     del old["partition"]
-    assert config.changes(old, mlp(partition__name="sharded")) == []
+    assert saved_config.changes(old, mlp(partition__name="sharded")) == []

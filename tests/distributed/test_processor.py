@@ -75,7 +75,7 @@ def test_products_and_convolutions_are_those_of_onednn(dtype):
         rows = jnp.tanh(convolved).reshape(256, -1)
         return rows @ rows.T
 
-    with processor._not_stored():
+    with processor._suspend_storing():
         program = jax.jit(both, compiler_options=processor._choose_options()).lower(x, kernel).compile().as_text()
     assert "__onednn$convolution" in program
     assert "__onednn$matmul" in program
@@ -95,7 +95,7 @@ def test_gradients_of_a_convolution_are_computed_in_bfloat16():
         y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, (1, 1), "SAME", dimension_numbers=IMAGES), x, kernel)
         return pull(jnp.tanh(y))
 
-    with processor._not_stored():
+    with processor._suspend_storing():
         program = jax.jit(gradients, compiler_options=processor._choose_options()).lower(x, kernel).compile().as_text()
     called = [line for line in program.splitlines() if 'custom_call_target="__onednn' in line]
     assert sum("$convolution" in line for line in called) == 2  # forward, and the gradient of x

@@ -9,6 +9,7 @@ from aejax import config as config_lib
 from aejax import data
 from aejax.config import module
 from aejax.evaluation import Skipped, anomaly
+from aejax.workdir import saved_config
 
 
 def plane_run(held_out=-1, likelihood_="gaussian", bottleneck="gaussian", classes=0):
@@ -132,10 +133,10 @@ def test_configs_older_than_the_key_still_work(plane):
     new = config_lib.lock(mlp())
     old = config_lib.to_dict(new)
     del old["data"]["held_out"]
-    assert config_lib.changes(old, new) == []
+    assert saved_config.changes(old, new) == []
     with new.unlocked():
         new.data.held_out = 3
-    assert config_lib.changes(old, new) == ["data.held_out: -1 -> 3"]
+    assert saved_config.changes(old, new) == ["data.held_out: -1 -> 3"]
     parts = data.split({"train": data.from_array(vectors(50))}, config_lib.from_dict(old).data)
     assert len(parts.train) == 40
     run = plane_run()

@@ -75,7 +75,7 @@ def test_levels_have_codes_of_their_own_in_the_indices_of_a_run():
     quantizer = BOTTLENECKS["residual_vq"](codes=8, features=4, levels=2, positions=2)
     model = SimpleNamespace(bottleneck=quantizer)
     run = SimpleNamespace(config=mlp(), codebook_size=8, model=model, indices=lambda x, label: indices)
-    found = codes._discrete(subject_of(run, vectors(100)))
+    found = codes._measure_indices(subject_of(run, vectors(100)))
     levels = [by_hand(indices[..., i]) for i in range(2)]
     assert found["perplexity"].value == pytest.approx(np.mean(levels))
     assert [m.value for name, m in found.items() if "level" in name] == pytest.approx(levels)

@@ -7,7 +7,7 @@ from conftest import conv, fresh, mlp, subject_of, untrained, vectors
 
 import aejax
 from aejax.data import Spec
-from aejax.evaluation import Skipped, fidelity
+from aejax.evaluation import Measure, Skipped, fidelity
 from aejax.evaluation.fidelity import Moments
 
 
@@ -71,7 +71,7 @@ def test_images_go_through_in_batches_clipped_and_only_inception_has_an_rfid(mon
     run.config.data.size = 8
     whole = subject_of(run, images)
     whole.test.reconstructions  # noqa: B018  computed for another metric before
-    monkeypatch.setattr(fidelity, "limit_batch", lambda shape: 7)
+    monkeypatch.setattr(aejax.evaluation.subject, "limit_batch", lambda shape: 7)
     found, expected = (fidelity.measure(s, four_means)["frechet_distance"] for s in (subject_of(run, images), whole))
     assert found.value == pytest.approx(expected.value, rel=1e-4)
     a, b = (four_means(x) for x in (images / 255, np.clip(run.reconstruct(images), 0, 1)))
@@ -86,6 +86,16 @@ def test_images_go_through_in_batches_clipped_and_only_inception_has_an_rfid(mon
     assert name == "rfid"
     assert "inception_pool (5, 299x299, bilinear); unbiased" in measures["rfid"].protocol
     assert measures["rfid"].protocol.endswith("fewer examples than features: singular covariances, a rough value")
+
+
+def test_reconstructions_of_images_are_clipped_to_the_range_of_images():
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
+    whole = subject_of(untrained(conv()), images)
+    outputs = np.random.default_rng(1).normal(0.5, 1, images.shape).astype(np.float32)
+    whole.test.__dict__["reconstructions"] = outputs
+    found = fidelity.measure(whole, four_means)["frechet_distance"]
+    whole.test.__dict__["reconstructions"] = np.clip(outputs, 0, 1)
+    assert found.value == pytest.approx(fidelity.measure(whole, four_means)["frechet_distance"].value)
 
 
 def test_a_run_gives_features_by_its_encoder(tmp_path):
@@ -103,7 +113,11 @@ def test_what_cannot_be_measured_is_said():
     assert isinstance(fidelity.measure(subject(x, x))["frechet_distance"], Skipped)
     assert isinstance(fidelity.measure(subject(x[:1], x[:1]), first_two)["frechet_distance"], Skipped)
     wide = fidelity.measure(subject(x, x), lambda x: np.zeros((len(x), 3_000)))["frechet_distance"]
-    assert wide.reason.startswith("there are 3,000 features, more than 2,048")
+    assert wide.reason.startswith("there are 3,000 features, more than widest=2,048; choose others, or raise it")
+    for widest, kind in ((5, Skipped), (6, Measure)):
+        assert isinstance(fidelity.measure(subject(x, x), "numpy:asarray", widest=widest)["frechet_distance"], kind)
+    with pytest.raises(aejax.InputError, match="widest must be at least 1 feature, got 0"):
+        fidelity.measure(subject(x, x), "numpy:asarray", widest=0)
     for features, message in (
         (lambda x: x[:-1], r"must be numbers \[20, d\], got \(19, 6\) of float32"),
         (lambda x: x * np.nan, "are NaN or infinite for some images"),

@@ -220,7 +220,7 @@ def test_features_of_a_classifier(digits):
     assert "the hidden layer of a classifier of 128 units trained on 1,200 examples of train" in how
     assert found["frechet_distance"].value > 20 * found["frechet_distance_of_train"].value
     assert found["precision"].value < 0.1
-    space = generation._space(digits, "classifier")
+    space = generation._find_space(digits, "classifier")
     test = digits.test
     real = space.features(test.inputs, None)
     np.testing.assert_allclose(real.min(), 0)

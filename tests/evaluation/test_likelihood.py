@@ -1,5 +1,6 @@
 """Bounds of log p(x) against closed forms, sums written out, and integrals over a grid of the code."""
 
+import contextlib
 import dataclasses
 import gc
 import math
@@ -110,6 +111,36 @@ def test_the_count_is_exact_whatever_the_chunk(loose, rows, monkeypatch):
     for samples in (1, 3, 13):  # below the chunk, and prime above it
         expected = logsumexp(log_w[:samples], 0) - math.log(samples)
         np.testing.assert_allclose(run.log_likelihood(x, samples, seed=2), expected, atol=1e-4)
+        w = np.exp(log_w[:samples] - log_w.max())
+        found = run.density.estimate(x, samples, seed=2)
+        np.testing.assert_allclose(found.effective_samples, w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-3)
+        relative = w.std(0, ddof=1) / w.mean(0) / math.sqrt(samples) if samples > 1 else np.zeros(3)
+        np.testing.assert_allclose(found.standard_error, relative, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.slow
+def test_the_standard_error_is_the_spread_over_seeds(loose):
+    run, true = loose
+    x = data_of(true, 20)
+    found = [run.density.estimate(x, 500, seed) for seed in range(60)]
+    spread = np.std([each.log_likelihood for each in found], 0, ddof=1)
+    predicted = np.mean([each.standard_error for each in found], 0)
+    assert 0.8 < np.median(spread / predicted) < 1.2
+    assert (np.mean([each.effective_samples for each in found], 0) < 400).all()
+
+
+def test_all_samples_of_the_exact_posterior_are_effective(exact):
+    run, true = exact
+    found = run.density.estimate(data_of(true), 50)
+    np.testing.assert_allclose(found.effective_samples, 50, rtol=1e-2)
+    assert found.standard_error.max() < 0.02
+
+
+@pytest.mark.parametrize(("samples", "warned"), [(49, False), (50, True)])
+def test_few_effective_samples_of_many_are_warned_of(samples, warned):
+    with pytest.warns(UserWarning, match="1.5 effective of 50") if warned else contextlib.nullcontext():
+        likelihood._warn_of_few(1.5, samples)
+    likelihood._warn_of_few(2.0, samples)
 
 
 @pytest.mark.slow

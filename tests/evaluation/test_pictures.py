@@ -326,11 +326,11 @@ def test_slerp_goes_straight_where_there_is_no_circle():
 @pytest.mark.parametrize("alike", [True, False])
 def test_pairs_are_of_like_or_unlike_labels_and_use_an_example_once(alike):
     label = np.array([0, 0, 0, 1, 1, 2, 1, 2, 2])
-    pairs = of_subject._pairs(label, len(label), alike)
+    pairs = of_subject._choose_pairs(label, len(label), alike)
     assert len(pairs) == 3 if alike else 4
     assert len({i for pair in pairs for i in pair}) == 2 * len(pairs)
     assert all((label[a] == label[b]) == alike for a, b in pairs)
-    assert of_subject._pairs(None, 5, False) == [(0, 1), (2, 3)]
+    assert of_subject._choose_pairs(None, 5, False) == [(0, 1), (2, 3)]
 
 
 # Of a run
@@ -392,7 +392,7 @@ def test_pictures_of_a_conditional_code_of_two_numbers(conditional):
 def test_interpolations_begin_and_end_at_reconstructions(conditional):
     found, _ = drawn(conditional)
     test = conditional.test
-    pairs = of_subject._pairs(test.label, len(test), alike=True)
+    pairs = of_subject._choose_pairs(test.label, len(test), alike=True)
     for axes, (a, b) in zip(found["interpolations"].figure.axes, pairs, strict=True):
         shown = tiles_of(axes, 2, of_subject.STEPS)[..., 0]
         for row in shown:

@@ -53,7 +53,10 @@ WRITERS = {
     "npz": (encode("npz"), "codes.npz.json+codes.npz.tmp codes.npz.partial/ codes.npz.partial/about.json"),
     "array_record": (encode("array_record"), "codes.array_record.json+codes.array_record.tmp"),
     "sampler": (lambda folder, run: samplers.save(samplers.fit("gaussian", vectors()), folder), "sampler.npz"),
-    "export": (lambda folder, run: run.export(folder), "encoder.stablehlo+programs.json"),
+    "export": (
+        lambda folder, run: run.export(folder / "out"),
+        "out/encoder.stablehlo+out/programs.json",
+    ),
     "pictures": (
         lambda folder, run: pictures.save(run, folder),
         "evaluation/ evaluation/8/ evaluation/8/reconstructions.png+evaluation/8/curves.png",

@@ -141,6 +141,15 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         RUNS["mlp"]().export(tmp_path / "file")
 
 
+def test_programs_are_not_mixed_with_the_files_of_a_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(
+        aejax.InputError, match=r"is the workdir of a run, whose files would be mixed with programs; ch"
+    ):
+        RUNS["mlp"]().export(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoints"]
+
+
 @pytest.mark.slow
 def test_the_command_writes_the_programs_or_says_why_not(tmp_path, monkeypatch, capsys):
     export = command("export")

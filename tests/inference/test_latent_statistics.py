@@ -14,7 +14,9 @@ from conftest import conv, mlp, one_device, untrained, vectors
 import aejax
 from aejax.config import module
 from aejax.data import Spec, from_array
+from aejax.inference import latent_statistics
 from aejax.pretrained import from_factors, to_factors
+from aejax.workdir import checkpoint
 
 OLD = Path(__file__).parents[1] / "workdir/written_by_0_1.zip"
 
@@ -58,7 +60,7 @@ def test_written_latents_have_mean_0_and_deviation_1_and_decode_restores_them(ki
     some = aejax.read_latents(out, slice(5, 9))["latents"]
     for z, rows in ((written, slice(None)), (written[3:7].copy(), slice(3, 7)), (some, slice(5, 9))):
         np.testing.assert_allclose(run.decode(z), expected[rows], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(run.decode(pickle.loads(pickle.dumps(written))), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run.decode(pickled(written)), expected, rtol=1e-4, atol=1e-5)
     made = jax.numpy.asarray(written)
     np.testing.assert_allclose(run.decode(made, statistics=statistics), expected, rtol=1e-4, atol=1e-5)
     assert np.abs(run.decode(made) - expected).max() > 1e-3
@@ -96,9 +98,43 @@ def test_latents_of_another_run_are_refused(tmp_path):
     with pytest.raises(aejax.InputError, match=r"statistics must be those of a run, run.latent_statistics, got {'mean"):
         run.decode(np.asarray(written), statistics=run.latent_statistics.to_dict())
     assert np.isfinite(run.decode(written)).all()
-    assert (written[:1] + 1).statistics == run.latent_statistics
-    for plain in (np.stack([*written]), np.concatenate([written, written]), written.statistics.restore(written)):
-        assert not hasattr(plain, "statistics")
+
+
+def test_statistics_survive_selecting_and_joining_and_arithmetic_is_not_guessed(tmp_path):
+    run, x = run_and_examples("vectors")
+    run.measure_latents(x)
+    aejax.encode_split(run, from_array(x), tmp_path / "out.npz")
+    z, statistics = aejax.read_latents(tmp_path / "out.npz")["latents"], run.latent_statistics
+    rows = [4, 1]
+    kept = (z[rows], z[z[:, 0] > -9][rows], z.copy()[rows], np.stack([z[4], z[1]]), np.concatenate([z[4:5], z[1:2]]))
+    for each in (*kept, np.vstack([z[4], z[1]]), np.append(z[4:5], z[1:2], 0), np.split(z[rows], 1)[0]):
+        assert each.statistics == statistics
+        np.testing.assert_allclose(run.decode(each), run.reconstruct(x)[rows], rtol=1e-4, atol=1e-5)
+    in_place = z.copy()
+    in_place *= 2
+    halfway = (z[:5] + z[5:10]) / 2
+    for made in (halfway, in_place[3:], np.clip(z, -1, 1), np.concatenate([z, halfway]), z.cumsum(0), pickled(halfway)):
+        for use in (run.decode, lambda made: aejax.samplers.fit("gaussian", made)):
+            with pytest.raises(
+                aejax.InputError, match=r"is a result of arithmetic on normalized latents; give np.asarr"
+            ):
+                use(made)
+    found = run.decode(np.asarray(halfway), statistics=statistics)
+    latents = run.encode(x)  # which the normalization maps affinely: halfway is halfway
+    np.testing.assert_allclose(found, run.decode((latents[:5] + latents[5:10]) / 2), rtol=1e-4, atol=1e-5)
+    restored = np.asarray(z * np.array(statistics.deviation) + np.array(statistics.mean))
+    np.testing.assert_allclose(run.decode(restored), run.reconstruct(x), rtol=1e-4, atol=1e-5)
+    for plain in (np.asarray(z), jax.numpy.asarray(z), statistics.restore(z), np.where(z > 0, z, 0)):
+        assert getattr(plain, "statistics", None) is None
+    other, _ = run_and_examples("vectors", seed=1)
+    theirs = type(z).of(np.asarray(z), other.measure_latents(x))
+    for parts in ([z, np.asarray(z)], [np.asarray(z), z], [z, theirs]):
+        with pytest.raises(aejax.InputError, match="normalized latents are joined with others, or with latents of ano"):
+            np.concatenate(parts)
+
+
+def pickled(a):
+    return pickle.loads(pickle.dumps(a))
 
 
 def test_samplers_are_fitted_on_what_the_decoder_reads(tmp_path):
@@ -118,6 +154,19 @@ def test_a_constant_channel_stays_finite():
     statistics = dataclasses.replace(run, variables=params).measure_latents(x)
     assert statistics.mean[0] == pytest.approx(3)
     assert statistics.deviation[0] == 1
+
+
+def test_digits_of_values_far_from_0_are_kept_and_rounding_is_no_deviation(monkeypatch):
+    x = (np.random.default_rng(0).normal(size=(1_000, 2)) * [0.1, 0] + [1e5, 0.1]).astype(np.float32)
+    x[::2, 1] = np.nextafter(x[0, 1], np.float32(1))
+    encode = lambda arrays: arrays["x"]  # noqa: E731
+    found = latent_statistics.measure(encode, from_array(x), "train", "")
+    np.testing.assert_allclose(found.mean, x.mean(0, np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found.deviation, [x[:, 0].std(dtype=np.float64), 1], rtol=1e-6)
+    for most, least, values, count in ((9, 1, 8, 4), (3, 1, 8, 3), (9, 6, 8, 6)):
+        for name, value in {"_MOST": most, "_LEAST": least, "_VALUES": values}.items():
+            monkeypatch.setattr(latent_statistics, name, value)
+        assert latent_statistics.measure(encode, from_array(x), "train", "").of == f"{count} examples of train"
 
 
 @pytest.mark.parametrize("bottleneck", [module("topk", features=8, k=2), module("fsq", levels=(5, 5))])
@@ -141,18 +190,18 @@ def test_statistics_are_of_the_train_split_and_stay_in_the_workdir(tmp_path, mon
     assert run.latent_statistics.of == "60 examples of train"
     np.testing.assert_allclose(run.latent_statistics.mean, z.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(run.latent_statistics.deviation, z.std(0), rtol=1e-4)
-    assert [file.name for file in (work / "latents").iterdir()] == ["8.json"]
+    assert not (work / "latents").exists()
     data.unlink()
     assert aejax.load_run(work).latent_statistics == run.latent_statistics
     with pytest.raises(aejax.InputError, match=r"cannot be loaded .*no such file.*; give its examples to run.measure"):
         _ = aejax.load_run(work, 4).latent_statistics
-    file = work / "latents/8.json"
+    file = work / "checkpoints/8/latents.json"
     file.write_text(json.dumps(run.latent_statistics.to_dict() | {"parameters": "of an earlier step 8"}))
     with pytest.raises(aejax.InputError, match="are measured on the train split"):  # not taken for this run's
         _ = aejax.load_run(work).latent_statistics
     for content in ({}, {"mean": [0.0], "deviation": [0.0], "of": "", "parameters": run.fingerprint}):
         file.write_text(json.dumps(content))
-        with pytest.raises(aejax.StorageError, match=r"latents/8.json holds no statistics of latents, got {"):
+        with pytest.raises(aejax.StorageError, match=r"8/latents.json holds no statistics of latents, got {"):
             _ = aejax.load_run(work).latent_statistics
     file.unlink()
     given = aejax.load_run(work)
@@ -163,6 +212,36 @@ def test_statistics_are_of_the_train_split_and_stay_in_the_workdir(tmp_path, mon
         assert aejax.load_run(work).measure_latents(vectors(9)).of == "9 examples of the given array"
 
 
+def test_statistics_are_copied_and_removed_with_their_checkpoint_and_resuming_leaves_them(tmp_path):
+    config, work = mlp(steps=4, checkpoint_every=4, keep=1), tmp_path / "work"
+    aejax.fit(config, vectors(100), work, devices=one_device(), quiet=True)
+    steps = lambda: sorted(file.parent.name for file in work.rglob("latents.json"))  # noqa: E731
+    assert steps() == ["4"]
+    early = aejax.load_run(work)
+    shutil.copytree(work / "checkpoints/4", tmp_path / "copy/checkpoints/4")
+    assert aejax.load_run(tmp_path / "copy").latent_statistics == early.latent_statistics
+    config.steps = 8
+    later = aejax.fit(config, vectors(100), work, devices=one_device(), quiet=True, change=["steps"])
+    assert steps() == ["8"]  # step 4 is removed, with its statistics
+    assert later.latent_statistics.mean != early.latent_statistics.mean
+    with pytest.warns(
+        UserWarning, match=r"latents.json cannot be written .*the statistics of the latents are not kept"
+    ):
+        early.measure_latents(vectors(9))
+    assert checkpoint.list_steps(work) == [8]  # nothing is made in the place of a checkpoint
+    assert aejax.load_run(work).latent_statistics == later.latent_statistics
+
+
+def test_statistics_that_were_kept_beside_the_checkpoints_are_read(tmp_path):
+    aejax.fit(mlp(), vectors(100), tmp_path, devices=one_device(), quiet=True)
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "checkpoints/8/latents.json").rename(tmp_path / "latents/8.json")
+    found = aejax.load_run(tmp_path)
+    assert found.latent_statistics.of == "80 examples of train"
+    found.measure_latents(vectors(9))  # which is kept in the checkpoint, and comes first
+    assert aejax.load_run(tmp_path).latent_statistics.of == "9 examples of the given array"
+
+
 def _full(*_):
     raise aejax.StorageError("No space left")
 
@@ -171,12 +250,12 @@ def test_fit_keeps_the_statistics_of_an_array_that_it_does_not_keep(tmp_path):
     run = aejax.fit(mlp(), vectors(100), tmp_path / "work", devices=one_device(), quiet=True)
     assert run.latent_statistics == aejax.load_run(tmp_path / "work").latent_statistics
     assert run.latent_statistics.of == "80 examples of train"
-    shutil.rmtree(tmp_path / "work/latents")
+    (tmp_path / "work/checkpoints/8/latents.json").unlink()
     with pytest.raises(aejax.InputError, match=r"trained by aejax.fit on an array that it does not keep"):
         _ = aejax.load_run(tmp_path / "work").latent_statistics
     four = aejax.fit(mlp(), vectors(100), quiet=True)  # in memory, on four devices
     np.testing.assert_allclose(four.latent_statistics.mean, run.latent_statistics.mean, rtol=1e-3, atol=1e-5)
-    again = pickle.loads(pickle.dumps(four))
+    again = pickled(four)
     with pytest.raises(aejax.InputError, match=r"give its examples to run.measure_latents"):
         _ = dataclasses.replace(again).latent_statistics
 

@@ -110,9 +110,10 @@ def test_gradients_agree_with_float32(name):
     """To the rounding of single values, 1 of 256; sums in bfloat16 are wrong by as much as they are large."""
     config = config_of(name)
     config.optim.update(name="sgd", lr=1.0, clip=0.0, warmup=0, schedule="constant")
+    if "codes" in config.bottleneck:
+        config.bottleneck.codes = 1  # or rounding moves some to another code: 3 of 1,024 changed a gradient by its norm
     exact, rounded = gradients(config, ("float32", "bfloat16"))
-    # Where rounding moves codes to a neighbor: 0.13 seen of fsq, 0.26 of residual_vq, whose 4 codes each may move.
-    share = 0.5 if name == "residual_vq" else 0.2
+    share = 0.2  # where rounding moves codes to a neighbor: 0.13 seen of fsq
     # What rounding leaves of gradients that cancel, of biases before a normalization or of balanced logits.
     largest = max(np.linalg.norm(g) for g in exact.values())
     for key, gradient in exact.items():

@@ -15,6 +15,7 @@ from aejax.models.decoders import DECODERS
 from aejax.models.encoders import ENCODERS
 from aejax.training.step import init, train_step
 from aejax.training.task import make_task
+from aejax.workdir import saved_config
 
 SHAPE = (8, 8, 1)
 DC = {"blocks": (1, 1), "head_features": 4}
@@ -66,7 +67,7 @@ def test_remat_may_change_when_a_run_resumes():
     old = mlp()
     new = mlp()
     new.encoder.remat = new.decoder.remat = True
-    assert aejax.config.changes(aejax.config.to_dict(old), new) == []
+    assert saved_config.changes(aejax.config.to_dict(old), new) == []
 
 
 MODELS = {

@@ -12,7 +12,7 @@ from scipy import stats
 
 import aejax
 from aejax.config import module
-from aejax.models import KLDecoder, KLEncoder, SpatialGaussian, TinyEncoder
+from aejax.models import KLDecoder, KLEncoder, SpatialGaussian, TinyDecoder, TinyEncoder
 from aejax.models.distributions import StandardNormal
 from aejax.models.efficient_vit import DepthwiseConv, GroupedDense, PixelNorm
 from aejax.models.layers import ACTIVATIONS, GroupNorm
@@ -41,8 +41,19 @@ def test_its_posterior_is_that_of_all_latent_units(h):
     assert code.posterior.log_prob(several).shape == (2, 3)
     np.testing.assert_allclose(code.prior.log_prob(several)[0], stats.norm.logpdf(code.z).sum((1, 2, 3)), rtol=1e-4)
     np.testing.assert_array_equal(bottleneck.apply({}, h).z, mean)
+    spread = np.linspace(-1, 1, 3).reshape(3, 1, 1, 1) * np.sqrt(np.array([1, 0.02, 0.01, 0, 0, 0]))  # var: 2/3 of that
+    assert bottleneck.apply({}, np.tile(spread, (1, 2, 4, 1))).metrics["active_units"] == 2 * 4 * 2  # above 0.01
     alone = bottleneck.apply({}, h[1:2], keys=example_keys(3)[1:2])
     np.testing.assert_array_equal(alone.z, code.z[1:2])  # the noise is each example's own
+
+
+@pytest.mark.parametrize(
+    ("part", "stage"),
+    [(TinyEncoder(4, 4, (1, 1), pooled=True), 1), (TinyDecoder((8, 8, 3), 4, (1, 1), pooled=True), 0)],
+)
+def test_only_the_blocks_nearest_the_code_are_pooled(part, stage):
+    params = jax.eval_shape(part.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    assert [i for i in range(2) if "pooled" in params[f"block_{i}_0"]] == [stage]
 
 
 def test_samples_of_the_prior_have_the_shape_of_the_code():

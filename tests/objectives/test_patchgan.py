@@ -261,6 +261,11 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients_at_the_last_layer():
     assert "adversarial_weight" not in metrics
 
 
+def test_the_adaptive_weight_is_a_constant():
+    slope = jax.grad(lambda g: adversarial.adaptive_weight(g, {"kernel": jnp.ones(2)}))({"kernel": jnp.ones(2)})
+    np.testing.assert_array_equal(slope["kernel"], 0)
+
+
 @pytest.mark.slow
 def test_evaluation_leaves_the_term_out_where_its_weight_is_adaptive():
     given = {**batch(), "weight": jnp.ones(8)}

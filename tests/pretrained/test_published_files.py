@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from cases import FOLDER, draw
 from conftest import assert_trees_equal, mostly_slow
+from scipy import stats
 from test_published_parity import ABOUT, assert_close, code_and_decoded, publish
 
 import aejax
 from aejax import pretrained
 from aejax.models import DenseBottleneck, KLDecoder, KLEncoder, VectorQuantizer
+from aejax.models.layers import activate
+from aejax.pretrained.settings import ACTIVATIONS
 
 st = pytest.importorskip("safetensors.numpy")
 
@@ -153,6 +156,10 @@ DAMAGE = {
         only("diffusion_pytorch_model.bin"),
         r"model.bin is a pickle, .* python -c \"import torch, safetensors",
     ),
+    "a file of torch": (
+        only("vae.pth"),
+        r"vae.pth is a pickle, .*torch.load\('.*vae.pth', map_location='cpu', weights_",
+    ),
     "a checkpoint": (only("vae.ckpt"), r"vae.ckpt is a pickle, .*A.from_single_file\('.*vae.ckpt'\).save_pretrained"),
     "an empty folder": (lambda f: None, "holds no config.json; name a folder that has it"),
     "a pipeline": (lambda f: (f / "model_index.json").touch(), "holds a whole pipeline; name .*/vae$"),
@@ -179,6 +186,26 @@ def test_damage_is_one_line(damage, tmp_path):
         variables(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_activations_compute_what_those_of_their_names_do_in_pytorch():
+    x = np.linspace(-3, 3, 41).astype(np.float32)
+    softplus = np.log1p(np.exp(x))
+    expected = {"silu": x / (1 + np.exp(-x)), "mish": x * np.tanh(softplus), "relu": np.maximum(x, 0)}
+    expected |= {"swish": expected["silu"], "gelu": x * stats.norm.cdf(x)}
+    assert set(expected) == set(ACTIVATIONS)
+    for name, y in expected.items():
+        np.testing.assert_allclose(activate(ACTIVATIONS[name], x), y, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_pickle_in_the_place_of_the_folder_is_one_line(tmp_path):
+    (tmp_path / "vae.pt").touch()
+    with pytest.raises(
+        aejax.InputError, match=r"vae.pt is a pickle, which may run code when it is read; convert it once"
+    ):
+        aejax.load_pretrained(tmp_path / "vae.pt")
+    with pytest.raises(aejax.InputError, match="gone does not exist; name the folder of the model, which holds config"):
+        aejax.load_pretrained(tmp_path / "gone")
 
 
 def test_without_the_package_the_error_names_it(vq, monkeypatch):

@@ -108,9 +108,11 @@ def test_state_of_the_optimizer_that_depends_on_the_parameters_follows_them(monk
     [
         (
             {"encoder__features": (4,)},
-            r"step 4 does not fit this model: 3 arrays differ, the first is bottleneck/dense/kernel: \(5, 2\) there, "
-            r"\(4, 2\) here; take only what fits by init_from.include",
+            r"step 4 does not fit this model: 3 arrays differ \(bottleneck/dense/kernel: \(5, 2\) there, \(4, 2\) "
+            r"here; encoder/dense_0/bias: \(5,\) there, \(4,\) here; encoder/dense_0/kernel: \(6, 5\) there, \(6, 4\) "
+            r"here\); take only what fits by init_from.include",
         ),
+        ({"encoder__features": (4, 3)}, r"5 arrays differ .* here; and 2 more\); take only what fits"),
         ({"bottleneck": aejax.config.module("identity")}, r"bottleneck/dense/bias: \(2,\) there, absent here"),
         ({"likelihood": aejax.config.module("gaussian", variance="learned")}, r"log_scale: absent there, \(\) here"),
         ({"init_from__include": "encodr"}, "init_from.include: 'encodr' matches none of the variables' paths"),

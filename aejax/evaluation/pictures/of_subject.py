@@ -69,14 +69,14 @@ def reconstructions(subject: Subject) -> Picture | Skipped:
             f"Inputs above their reconstructions, with the squared error below: the first, worst and best of {test}."
         )
     else:
-        return _no_image(subject) or Skipped("there is nothing to show")
+        return _refuse_arrays(subject) or Skipped("there is nothing to show")
     return Picture(examples.reconstructions(test.inputs, test.reconstructions), caption)
 
 
 def error_maps(subject: Subject) -> Picture | Skipped:
     """Draws inputs, reconstructions and absolute errors, pixel by pixel."""
     test = subject.test
-    if reason := _no_image(subject):
+    if reason := _refuse_arrays(subject):
         return reason
     count = min(len(test), examples.MAPPED)
     caption = (
@@ -90,7 +90,7 @@ def samples(subject: Subject) -> Picture | Skipped:
     """Draws samples of the model; skipped where it cannot generate."""
     test, columns = subject.test, examples.COLUMNS
     vectors = test.inputs.ndim == 2
-    if not vectors and (reason := _no_image(subject)):
+    if not vectors and (reason := _refuse_arrays(subject)):
         return reason
     label, num = test.condition, 500 if vectors else 8 * columns
     if label is not None:
@@ -126,10 +126,10 @@ def plane(subject: Subject) -> Picture | Skipped:
     """Draws what a grid over a code of two units decodes to."""
     if subject.test.latents.shape[1:] != (2,):
         return Skipped("the code does not have two units")
-    if reason := _no_units(subject) or _no_image(subject):
+    if reason := _refuse_indices(subject) or _refuse_arrays(subject):
         return reason
     codes, first, second = latents.grid(subject.test.latents)
-    label, of_label = _one_label(subject, len(codes))
+    label, of_label = _choose_label(subject, len(codes))
     figure = latents.plane(subject.run.decode(codes, label), first, second)
     caption = "What the plane of the codes decodes to, from the 1% to the 99% quantile of each unit"
     return Picture(figure, f"{caption}{of_label}.")
@@ -137,13 +137,13 @@ def plane(subject: Subject) -> Picture | Skipped:
 
 def traversals(subject: Subject) -> Picture | Skipped:
     """Draws what the first example decodes to while one unit at a time varies."""
-    if reason := _no_units(subject) or _no_image(subject):
+    if reason := _refuse_indices(subject) or _refuse_arrays(subject):
         return reason
     test = subject.test
     if test.latents.ndim > 2:
         return Skipped("a single unit of a spatial code changes almost nothing")
     codes, units = latents.traversal(test.flat_latents, test.flat_latents[0], QUANTILES)
-    label, of_label = _one_label(subject, codes.shape[0] * codes.shape[1])
+    label, of_label = _choose_label(subject, codes.shape[0] * codes.shape[1])
     images = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
     tiles = images.reshape(*codes.shape[:2], *images.shape[1:])
     figure = draw_mosaics([tiles], [f"unit {u + 1}" for u in units], [f"{100 * q:.0f}%" for q in QUANTILES])
@@ -153,10 +153,10 @@ def traversals(subject: Subject) -> Picture | Skipped:
 
 def interpolations(subject: Subject) -> Picture | Skipped:
     """Draws what codes between those of two examples decode to."""
-    if reason := _no_units(subject) or _no_image(subject):
+    if reason := _refuse_indices(subject) or _refuse_arrays(subject):
         return reason
     test, t = subject.test, np.linspace(0, 1, STEPS)
-    pairs = _pairs(test.label, len(test), alike=test.condition is not None)
+    pairs = _choose_pairs(test.label, len(test), alike=test.condition is not None)
     if not pairs:
         return Skipped("there are no two examples to interpolate between")
     flat, tiles = test.flat_latents, []
@@ -185,7 +185,7 @@ def usage(subject: Subject) -> Picture | Skipped:
 
 def activity(subject: Subject) -> Picture | Skipped:
     """Draws the standard deviation of each unit of the code."""
-    if reason := _no_units(subject):
+    if reason := _refuse_indices(subject):
         return reason
     gaussian = subject.run.config.bottleneck.name == "gaussian"
     # The threshold of Burda et al. 2016, section 5.1: a variance of 0.01.
@@ -232,22 +232,22 @@ def projected(subject: Subject, projection: str) -> tuple[np.ndarray, tuple[str,
     return latents.project(subject.test.take(ON_THE_MAP).flat_latents, projection)
 
 
-def _no_image(subject: Subject) -> Skipped | None:
+def _refuse_arrays(subject: Subject) -> Skipped | None:
     shape = subject.test.inputs.shape[1:]
     return None if drawable(shape) else Skipped(f"examples of {shape} are not images of 1 or 3 channels")
 
 
-def _no_units(subject: Subject) -> Skipped | None:
+def _refuse_indices(subject: Subject) -> Skipped | None:
     return None if subject.run.codebook_size is None else Skipped("a discrete code has no units to vary")
 
 
-def _one_label(subject: Subject, count: int) -> tuple[np.ndarray | None, str]:
+def _choose_label(subject: Subject, count: int) -> tuple[np.ndarray | None, str]:
     """Returns the first example's label, `count` times, and words for the caption; None without a condition."""
     condition = subject.test.condition
     return (None, "") if condition is None else (np.repeat(condition[0], count), f", with label {condition[0]}")
 
 
-def _pairs(label: np.ndarray | None, number: int, alike: bool, count: int = 4) -> list[tuple[int, int]]:
+def _choose_pairs(label: np.ndarray | None, number: int, alike: bool, count: int = 4) -> list[tuple[int, int]]:
     """Returns pairs of examples, each used once, with equal labels where `alike`, else with different ones."""
     free = list(range(min(number, 1_000)))
     pairs: list[tuple[int, int]] = []

@@ -1,5 +1,7 @@
 """Matching pursuit: units that are chosen one after another, each for what the ones before it have left."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,11 +26,15 @@ class MatchingPursuit(nn.Module):
     Raises InputError if k is not between 1 and `features`.
 
     Attributes:
+      tolerance: length of the residual below which no further atom is chosen.
+      stop_at_repeat: whether the first atom that was chosen before, or whose product is not above 0, is the last one.
       dead_after, resample, axis_name: as in `TopK`.
     """
 
     features: int
     k: int
+    tolerance: float = 0.0
+    stop_at_repeat: bool = False
     dead_after: Natural = 0
     resample: Natural = 0
     axis_name: str | None = None
@@ -39,15 +45,23 @@ class MatchingPursuit(nn.Module):
         x = flatten(h).astype(jnp.float32)
         layer = nn.Dense(self.features, use_bias=False, name="dense")
         products = layer(x)
-        kernel = self.variables["params"]["dense"]["kernel"]
+        kernel = jnp.asarray(self.variables["params"]["dense"]["kernel"])
         atoms = kernel.T
 
-        def choose(residual: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        def choose(state: tuple[Array, Array, Array], step: Array) -> tuple[tuple[Array, Array, Array], Any]:
+            residual, done, chosen = state
             index = jnp.argmax(jax.lax.stop_gradient(residual @ kernel), -1)
             atom = atoms[index]
-            value = nn.relu((residual * atom).sum(-1))
-            return residual - value[:, None] * atom, (value, index)
+            value = jnp.where(done, 0.0, nn.relu((residual * atom).sum(-1)))
+            residual -= value[:, None] * atom
+            if self.stop_at_repeat:
+                done |= (chosen == index[:, None]).any(-1) | (value == 0)
+                chosen = chosen.at[:, step].set(index)
+            if self.tolerance:
+                done |= jnp.linalg.norm(jax.lax.stop_gradient(residual), axis=-1) < self.tolerance
+            return (residual, done, chosen), (value, index)
 
-        _, (values, indices) = jax.lax.scan(choose, x, length=self.k)
+        begin = x, jnp.zeros(x.shape[0], bool), jnp.full((x.shape[0], self.k), -1)
+        _, (values, indices) = jax.lax.scan(choose, begin, jnp.arange(self.k))
         kept = Kept(values.T, indices.T)
         return make_code(self, h, products, kept.spread(self.features), kept=kept, train=train)

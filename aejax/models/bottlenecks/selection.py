@@ -24,7 +24,7 @@ class Kept(struct.PyTreeNode):
 
     def spread(self, features: int) -> Float[Array, "batch features"]:
         """Returns the dense code, 0 at all other units."""
-        zeros = jnp.zeros((len(self.values), features), self.values.dtype)
+        zeros = jnp.zeros((self.values.shape[0], features), self.values.dtype)
         return jax.vmap(lambda row, i, value: row.at[i].add(value))(zeros, self.indices, self.values)
 
 
@@ -66,7 +66,7 @@ def _project_forward(x: Array, kernel: Array, bias: Array, k: int) -> tuple[Kept
 
 
 def _project_backward(k: int, saved: tuple[Array, ...], cotangent: Kept) -> tuple[Array, Array, Array]:
-    x, kernel, bias, values, indices = saved
+    x, kernel, bias, values, indices = map(jnp.asarray, saved)
     slopes = jnp.where(values > 0, cotangent.values, 0.0)
     rows = kernel.T
 
@@ -92,12 +92,13 @@ def combine(
     def add(total: Array, one: tuple[Array, Array]) -> tuple[Array, None]:
         return total + one[0][:, None] * kernel[one[1]], None
 
-    zeros = jnp.zeros((len(values), kernel.shape[1]), kernel.dtype)
+    kernel = jnp.asarray(kernel)
+    zeros = jnp.zeros((values.shape[0], kernel.shape[1]), kernel.dtype)
     return jax.lax.scan(add, zeros, (values.T, indices.T))[0]
 
 
 def _combine_backward(saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, None, Array]:
-    values, indices, kernel = saved
+    values, indices, kernel = map(jnp.asarray, saved)
 
     def add(to_kernel: Array, one: tuple[Array, Array]) -> tuple[Array, Array]:
         value, index = one

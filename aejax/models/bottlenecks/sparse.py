@@ -118,6 +118,8 @@ class JumpReLU(nn.Module):
       threshold: initial threshold. The default is small for units of order 1, so that they start active, and more than
         half a bandwidth, so that negative values do not contribute to its gradient.
       dead_after, revive, resample, axis_name: as in `TopK`.
+      positive: whether the parameter is `log_threshold`, so that thresholds stay above 0; otherwise it is `threshold`
+        itself, as in published models, and one below 0 acts as 0.
     """
 
     features: int
@@ -128,6 +130,7 @@ class JumpReLU(nn.Module):
     revive: Natural = 0
     resample: Natural = 0
     axis_name: str | None = None
+    positive: bool = True
 
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
@@ -135,8 +138,9 @@ class JumpReLU(nn.Module):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"bottleneck.{name} must be above 0, got {getattr(self, name)}")
         x = project(self, h)
-        initial = nn.initializers.constant(math.log(self.threshold))
-        threshold = jnp.exp(self.param("log_threshold", initial, (self.features,)))
+        initial = nn.initializers.constant(math.log(self.threshold) if self.positive else self.threshold)
+        threshold = self.param("log_threshold" if self.positive else "threshold", initial, (self.features,))
+        threshold = jnp.exp(threshold) if self.positive else threshold
         fixed = jax.lax.stop_gradient(threshold)
         active = (x > fixed).astype(jnp.float32)
         kernel = (jnp.abs(x - fixed) < self.bandwidth / 2) / self.bandwidth
@@ -144,7 +148,7 @@ class JumpReLU(nn.Module):
         slope = kernel * (fixed - threshold)
         if self.to_input:
             slope += kernel * (x - jax.lax.stop_gradient(x))
-        z = x * active + fixed * slope  # equation 11
+        z = nn.relu(x) * active + fixed * slope  # equation 11
         return make_code(self, h, x, z, {"l0": (active + slope).sum(-1)}, threshold=threshold, train=train)
 
 
@@ -218,7 +222,7 @@ def make_code(
     if kept is None:
         frequency = (z > 0).mean(0)
     else:
-        frequency = jnp.zeros(module.features).at[kept.indices].add(kept.values > 0) / len(kept.values)
+        frequency = jnp.zeros(module.features).at[kept.indices].add(kept.values > 0) / kept.values.shape[0]
     frequency = whole_batch(frequency[None], get_axis(module)).mean(0)
     code = Code(z=z, losses=losses or {}, metrics={"l0": frequency.sum()}, kept=kept, units=Units(x, None, threshold))
     if not module.dead_after:

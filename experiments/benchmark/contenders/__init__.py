@@ -148,6 +148,8 @@ CONTENDERS: dict[str, Entry] = {
     "pytorch, bfloat16": Entry("pytorch", "torch", "channels_last, fused, bfloat16"),
     "pytorch, bfloat16 compiled": Entry("pytorch", "torch", "bfloat16"),
     "pytorch, bfloat16 CUDA graphs": Entry("pytorch", "torch", "bfloat16 graphs"),
+    "pytorch, embedding bag": Entry("pytorch", "torch", "bag"),
+    "sae_lens": Entry("with_sae_lens", "sae_lens"),
     "pythae": Entry("with_pythae", "pythae"),
     "keras": Entry("with_keras", "keras", environment={"KERAS_BACKEND": "jax", "GLIBC_TUNABLES": ""}),
     "flax": Entry("flax_example", "flax"),

@@ -6,17 +6,19 @@ import numpy as np
 import torch
 
 from experiments.benchmark.contenders import Contender, Given, training
-from experiments.benchmark.contenders.torch_models import MLP, VAE, Conv, load
+from experiments.benchmark.contenders.torch_models import MLP, SAE, VAE, BaggedSAE, Conv, load
 from experiments.benchmark.contenders.torch_vq_vae import VQVAE
 from experiments.benchmark.works import Work
 from experiments.machine import peak_gib
 
-MODELS = {"mlp": MLP, "vae": VAE, "conv": Conv, "vq_vae": VQVAE}
+MODELS = {"mlp": MLP, "vae": VAE, "conv": Conv, "vq_vae": VQVAE, "sae": SAE}
 
 
 def train(work: Work, given: Given, variant: str) -> Contender:
     """`variant`: "eager"; "channels_last"; "compiled", with channels_last, too: it is the faster of both; "fused Adam",
     channels_last with what `torch.optim.Adam` does faster when it is told to.
+
+    "bag" is for the sparse autoencoder, see `BaggedSAE`.
 
     "bfloat16" is compiled and in mixed precision, and replays CUDA graphs if "graphs" is added; after "fused" it is not
     compiled. On a GPU where there is one, all of the data on it, too.
@@ -25,10 +27,10 @@ def train(work: Work, given: Given, variant: str) -> Contender:
     torch.set_float32_matmul_precision("high")  # as JAX does what is left of float32 on a GPU
     torch.backends.cudnn.benchmark = True  # as XLA chooses the algorithms of convolutions there
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    layout = torch.contiguous_format if variant == "eager" else torch.channels_last
+    layout = torch.contiguous_format if variant in ("eager", "bag") else torch.channels_last
     # A clone: of images with one channel, whose layouts differ in strides alone, `contiguous` would return what it got.
     images = torch.from_numpy(given.floats()).movedim(-1, 1).clone(memory_format=layout).to(device)
-    model = MODELS[work.model](given)
+    model = (BaggedSAE if variant == "bag" else MODELS[work.model])(given)
     load(model, given)
     model = model.to(device, memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=device.type == "cuda" or "fused" in variant)

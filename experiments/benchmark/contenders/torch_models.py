@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from experiments.benchmark.contenders import Given
+from experiments.benchmark.works import SAE_K
 
 
 def chain(
@@ -66,6 +67,38 @@ class VAE(nn.Module):
         error = F.binary_cross_entropy_with_logits(logits, x.flatten(1), reduction="sum")
         kl = 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum()
         return (error + kl) / len(x)
+
+
+class SAE(nn.Module):
+    """(g)"""
+
+    def __init__(self, given: Given):
+        super().__init__()
+        size, features = given.weights["params/bottleneck/dense/kernel"].shape
+        self.bottleneck = nn.ModuleDict({"dense": nn.Linear(size, features)})
+        self.decoder = nn.ModuleDict({"dense_0": nn.Linear(features, size)})
+
+    def kept(self, x):
+        h = F.relu(self.bottleneck["dense"](x - self.decoder["dense_0"].bias))
+        return h, torch.topk(h, SAE_K, sorted=False)
+
+    def decoded(self, x):
+        h, (values, indices) = self.kept(x)
+        return self.decoder["dense_0"](torch.zeros_like(h).scatter(-1, indices, values))
+
+    def forward(self, x):
+        x = x.movedim(1, -1).flatten(1)
+        return F.mse_loss(self.decoded(x), x, reduction="sum") / len(x)
+
+
+class BaggedSAE(SAE):
+    """(g), with a product that reads only the rows of the decoder whose units are kept."""
+
+    def decoded(self, x):
+        _, (values, indices) = self.kept(x)
+        decoder = self.decoder["dense_0"]
+        rows = decoder.weight.T.contiguous()
+        return F.embedding_bag(indices, rows, per_sample_weights=values, mode="sum") + decoder.bias
 
 
 class Conv(nn.Module):

@@ -1,0 +1,79 @@
+"""Initial parameters other than those that the modules draw: Glorot's, tied dictionaries, and biases that depend on the
+data.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from aejax.data import Source, Spec, compute_geometric_median, compute_mean, compute_mean_target
+from aejax.errors import InputError
+from aejax.models import pre_encoder
+from aejax.models.decoders import MLPDecoder
+from aejax.models.dictionary import DictionaryDecoder
+from aejax.objectives.likelihoods import Bernoulli
+from aejax.training import paths
+from aejax.training.step import Task
+
+Adjust = Callable[[PyTree], PyTree]
+
+
+def choose(config: ConfigDict, task: Task, spec: Spec, train: Source) -> Adjust | None:
+    """Returns what maps random parameters to the initial ones that the config asks for, or None for these themselves.
+
+    Raises InputError if `output_bias` does not fit the model.
+    """
+    maps: list[Adjust] = []
+    if config.get("init", "flax") == "glorot":
+        maps.append(functools.partial(draw_glorot, jax.random.key(config.seed)))
+    if isinstance(task.model.decoder, DictionaryDecoder):
+        maps.append(functools.partial(pre_encoder.tie, task.model.decoder))
+    if task.model.target:
+        means = compute_mean(train, spec), compute_mean_target(train)
+        maps.append(functools.partial(pre_encoder.start_transcoder, *means))
+    kind = getattr(task.model.decoder, "initial_bias", "mean")
+    if task.model.pre_bias and kind != "zeros":
+        center = compute_mean if kind == "mean" else compute_geometric_median
+        maps.append(functools.partial(pre_encoder.start_at, center(train, spec)))
+    if config.get("output_bias", "zero") == "mean":
+        decoder, likelihood = task.model.decoder, task.objective.likelihood
+        if not (isinstance(likelihood, Bernoulli) and isinstance(decoder, MLPDecoder) and decoder.output == "linear"):
+            raise InputError(
+                "output_bias=mean sets the logits of a decoder 'mlp' with output 'linear' under the likelihood "
+                "'bernoulli'; set it to zero for other models"
+            )
+        layer = f"dense_{len(decoder.features)}"
+        maps.append(functools.partial(start_at_log_odds, compute_mean(train, spec), layer))
+    return functools.partial(functools.reduce, lambda params, each: each(params), maps) if maps else None
+
+
+def draw_glorot(key: jax.Array, params: PyTree) -> PyTree:
+    """Returns parameters whose kernels are uniform as in Glorot and Bengio 2010, equation 16; others stay.
+
+    A kernel's values depend on the key and on its path alone.
+    """
+
+    def draw(path: str, a: Any) -> Any:
+        if path.split("/")[-1] != "kernel" or a.ndim < 2:
+            return a
+        return nn.initializers.glorot_uniform()(jax.random.fold_in(key, zlib.crc32(path.encode())), a.shape, a.dtype)
+
+    return paths.nest({path: draw(path, a) for path, a in paths.flatten(params).items()})
+
+
+def start_at_log_odds(mean: np.ndarray, layer: str, params: Any) -> Any:
+    """Returns parameters whose decoder's last bias is the log-odds of the data's mean, kept within 0.001 and 0.999.
+
+    So does the code of Burda et al. 2016: pixels that are nearly always black need not be learned.
+    """
+    p = np.clip(mean.ravel(), 1e-3, 1 - 1e-3)
+    bias = jnp.asarray(np.log(p) - np.log1p(-p), jnp.float32)
+    return {**params, "decoder": {**params["decoder"], layer: {**params["decoder"][layer], "bias": bias}}}

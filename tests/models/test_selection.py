@@ -1,0 +1,117 @@
+"""The largest units and the products of kept codes against sorting and dense products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aejax import config as config_lib
+from aejax import models
+from aejax.config import module
+from aejax.models.bottlenecks.selection import Kept, combine, find_largest, is_worthwhile, project_largest
+
+
+def values(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# The last two widths are not cut into chunks.
+@pytest.mark.parametrize(("features", "k"), [(1024, 5), (1024, 1), (640, 10), (512, 16), (96, 2), (70, 3), (64, 20)])
+@pytest.mark.parametrize("kind", ["distinct", "ties", "equal", "relu"])
+def test_the_largest_are_those_of_a_stable_sort(features, k, kind):
+    x = values(20, features)
+    if kind == "ties":  # few values, so that equal ones lie in many chunks
+        x = np.round(x) + 0.0  # -0 is below 0 for `jax.lax.top_k`, and equal for NumPy
+    if kind == "equal":
+        x = np.zeros_like(x)
+    if kind == "relu":
+        x = np.maximum(x - 2, 0)
+    kept = jax.jit(find_largest, static_argnums=1)(x, k)
+    expected = np.argsort(-x, 1, kind="stable")[:, :k]  # the first among equal ones
+    np.testing.assert_array_equal(kept.indices, expected)
+    np.testing.assert_array_equal(kept.values, np.take_along_axis(x, expected, 1))
+
+
+def test_the_largest_have_the_gradient_of_their_places():
+    x, weights = values(6, 512), values(6, 4, seed=1)
+    grad = jax.grad(lambda x: (find_largest(x, 4).values * weights).sum())(x)
+    expected = np.zeros_like(x)
+    np.put_along_axis(expected, np.argsort(-x, 1, kind="stable")[:, :4], weights, 1)
+    np.testing.assert_array_equal(grad, expected)
+
+
+def test_a_kept_code_is_multiplied_like_a_dense_one():
+    """Units that occur twice count twice."""
+    kernel, coefficients = values(30, 7), values(9, 4, seed=1)
+    indices = np.random.default_rng(2).integers(0, 30, (9, 4))
+    weights = values(9, 7, seed=3)
+
+    def dense(coefficients, kernel):
+        z = sum(jax.nn.one_hot(indices[:, j], 30) * coefficients[:, j, None] for j in range(4))
+        return (z @ kernel * weights).sum(), z
+
+    def sparse(coefficients, kernel):
+        return (combine(coefficients, indices, kernel) * weights).sum(), Kept(coefficients, indices).spread(30)
+
+    for a, b in zip(*(jax.value_and_grad(f, (0, 1), True)(coefficients, kernel) for f in (dense, sparse)), strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), a, b)
+
+
+def test_projecting_to_the_largest_units_has_the_gradient_of_a_dense_layer():
+    x, kernel, bias, weights = values(9, 7), values(7, 200, seed=1), values(200, seed=2) / 10, values(9, 3, seed=3)
+    bias[:50] -= 100
+    x[0] = -100 * x[0]
+
+    def dense(x, kernel, bias):
+        return (jax.lax.top_k(jax.nn.relu(x @ kernel + bias), 3)[0] * weights).sum()
+
+    def sparse(x, kernel, bias):
+        return (project_largest(x, kernel, bias, 3).values * weights).sum()
+
+    found, expected = (jax.value_and_grad(f, (0, 1, 2))(x, kernel, bias) for f in (sparse, dense))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+    silent = jax.grad(sparse, (0, 1, 2))(x, kernel, bias - 1e4)  # no unit is positive, and none has a gradient
+    assert not any(np.any(leaf) for leaf in silent)
+
+
+@pytest.mark.parametrize("size", [8, 12])
+def test_training_by_kept_units_is_training_by_dense_ones(size, monkeypatch):
+    """Loss and gradients of a whole model, with both decoders and both ways."""
+    x = values(16, size) + 1
+    config = config_lib.default()
+    config.bottleneck = module("topk", features=256, k=3)
+    assert is_worthwhile(256, 3)
+    found = []
+    for decoder in ("dictionary", "mlp"):
+        config.decoder = module(decoder)
+        model = models.build(config, (size,))
+        params = model.init(jax.random.key(0), x)["params"]
+        params["decoder"]["dense_0"]["bias"] += x.mean(0)
+        loss = lambda p, model=model: jnp.square(model.apply({"params": p}, x, train=True).decoded - x).sum()  # noqa: E731
+        found.append(jax.value_and_grad(loss)(params))
+    monkeypatch.setattr("aejax.models.bottlenecks.sparse.is_worthwhile", lambda features, k: False)
+    found.append(jax.value_and_grad(loss)(params))  # of dense products alone
+    for other in found[:2]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), other, found[2])
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("features", [20, 300])
+def test_matching_pursuit_is_its_algorithm(k, features):
+    config = config_lib.default()
+    config.bottleneck = module("matching_pursuit", features=features, k=k)
+    config.decoder = module("dictionary", tied=True, unit_norm=True)
+    model, x = models.build(config, (6,)), values(8, 6)
+    variables = model.init(jax.random.key(0), x)
+    output = model.apply(variables, x, train=True)
+    atoms = np.asarray(variables["params"]["bottleneck"]["dense"]["kernel"]).T
+    for row, z, decoded in zip(x, np.asarray(output.code.z), np.asarray(output.decoded), strict=True):
+        residual, expected = row.copy(), np.zeros(features, np.float32)
+        for _ in range(k):
+            products = atoms @ residual
+            best = int(np.argmax(products))
+            value = max(products[best], 0)
+            expected[best] += value
+            residual = residual - value * atoms[best]
+        np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(row - decoded, residual, rtol=1e-4, atol=1e-5)
