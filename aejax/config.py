@@ -70,7 +70,7 @@ def default() -> ConfigDict:
     # Whether a linear map of x is added to what a transcoder decodes.
     config.skip = False
 
-    config.init = "flax"  # initial kernels: as modules draw them, or glorot for all
+    config.init = "modules"  # initial kernels: as modules draw them, or glorot for all
     config.output_bias = "zero"  # initial bias of the decoder's logits; or mean, the log-odds of the data's mean
 
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
@@ -161,7 +161,7 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
     if config.partition.name not in ("pmap", "sharded"):
         raise one_of("partition.name", config.partition.name, ("pmap", "sharded"))
-    for key, known in (("init", ("flax", "glorot")), ("output_bias", ("zero", "mean"))):
+    for key, known in (("init", ("modules", "glorot")), ("output_bias", ("zero", "mean"))):
         if config[key] not in known:
             raise one_of(key, config[key], known)
     if config.data.fit not in (fits := ("crop", "random", "pad", "stretch")):
@@ -222,7 +222,7 @@ BEFORE = {
     "data.layers": 0,
     "skip": False,
     "pre_bias": False,
-    "init": "flax",
+    "init": "modules",
     "output_bias": "zero",
     "init_from.workdir": "",
     "init_from.step": "newest",

@@ -10,7 +10,6 @@ import numpy as np
 from aejax.data.activations import find_shards, from_store, join_target
 from aejax.data.binarize import binarize_parts
 from aejax.data.cache import cache_decoded
-from aejax.data.features import SparseFeatures
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
 from aejax.data.published import find_published
@@ -79,6 +78,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     if name.startswith("array-"):
         raise InputError(f"{name}: the run was trained by aejax.fit on an array that it does not keep")
     if name == "sparse_features":
+        from aejax.data.features import SparseFeatures  # here, because it imports SciPy
+
         return SparseFeatures.parse(config.get("options", "")).splits()
     if shards := find_shards(name):
         if size:

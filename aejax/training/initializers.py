@@ -32,7 +32,7 @@ def choose(config: ConfigDict, task: Task, spec: Spec, train: Source) -> Adjust 
     Raises InputError if `output_bias` does not fit the model.
     """
     maps: list[Adjust] = []
-    if config.get("init", "flax") == "glorot":
+    if config.get("init", "modules") == "glorot":
         maps.append(functools.partial(draw_glorot, jax.random.key(config.seed)))
     if isinstance(task.model.decoder, DictionaryDecoder):
         maps.append(functools.partial(pre_encoder.tie, task.model.decoder))

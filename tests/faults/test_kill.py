@@ -10,6 +10,7 @@ import pytest
 from commands import server
 from runs import after, assert_same_end, train
 
+from aejax.files import TEMPORARY
 from aejax.workdir import checkpoint, metrics_log
 
 # What was being saved is missing, and is said to be; that a checkpoint cannot be read would be an error.

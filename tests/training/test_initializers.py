@@ -47,14 +47,14 @@ def test_the_burda_config_begins_at_the_means_of_the_pixels(tmp_path):
     bias = params["decoder"][f"dense_{len(config.decoder.features)}"]["bias"]
     np.testing.assert_allclose(1 / (1 + np.exp(-np.float64(bias))), np.clip(mean, 1e-3, 1 - 1e-3), atol=1e-5)
     assert np.abs(params["bottleneck"]["log_std"]["kernel"]).max() > 0.1  # which starts at 0 otherwise
-    config.init, config.output_bias = "flax", "zero"
+    config.init, config.output_bias = "modules", "zero"
     assert adjusted(config)[0] is None
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"init": "he"}, "init 'he' is unknown; choose one of: flax, glorot"),
+        ({"init": "he"}, "init 'he' is unknown; choose one of: glorot, modules"),
         ({"output_bias": "median"}, "output_bias 'median' is unknown; did you mean 'mean'"),
         (
             {"output_bias": "mean", "likelihood.name": "squared_error"},
