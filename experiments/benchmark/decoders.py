@@ -4,18 +4,20 @@
 batch.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 from PIL import Image
 
-WARM, COUNTED = 10, 10  # batches of a turn; fewer than WARM are decoded before it
+Batches = Generator[np.ndarray, None, None]
+WARM, COUNTED = 10, 10  # batches of a turn; fewer than WARM are decoded ahead
 _TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds; the kernel counts no less
 
 
@@ -30,7 +32,7 @@ class Turn:
     step: float = 0.0
 
 
-def take_turn(batches: Iterator[np.ndarray], turn: Turn) -> dict[str, float]:
+def take_turn(batches: Batches, turn: Turn) -> dict[str, float]:
     """Returns the images per second, by the clock and by the processors, and the fraction of time spent waiting."""
     for _ in range(WARM):  # workers start, and a step is compiled
         next(batches)
@@ -56,7 +58,7 @@ def _busy_seconds() -> float:
     return ticks * _TICK
 
 
-def _stream_aejax(turn: Turn) -> Iterator[np.ndarray]:
+def _stream_aejax(turn: Turn) -> Batches:
     from aejax.data import stream
 
     source = _open_folder(turn)
@@ -71,7 +73,7 @@ def _stream_aejax(turn: Turn) -> Iterator[np.ndarray]:
         yield arrays["x"]
 
 
-def _stream_grain(turn: Turn) -> Iterator[np.ndarray]:
+def _stream_grain(turn: Turn) -> Batches:
     import grain
 
     files = grain.MapDataset.source(_list(turn)).repeat()
@@ -99,7 +101,7 @@ class Pictures:
         return _load_mirrored(index, self.files[index % len(self.files)], self.turn.size, self.draft).copy()
 
 
-def _stream_pytorch(turn: Turn, draft: bool = False) -> Iterator[np.ndarray]:
+def _stream_pytorch(turn: Turn, draft: bool = False) -> Batches:
     import torch.utils.data
 
     pictures = Pictures(_list(turn), turn, draft)
@@ -149,7 +151,7 @@ def _time_folder(turn: Turn) -> dict[str, float]:
 
 
 # The package that each needs, and its batches.
-CONTENDERS: dict[str, tuple[str, Callable[[Turn], Iterator[np.ndarray]]]] = {
+CONTENDERS: dict[str, tuple[str, Callable[[Turn], Batches]]] = {
     "aejax": ("aejax", _stream_aejax),
     "grain": ("grain", _stream_grain),
     "pytorch": ("torch", _stream_pytorch),
@@ -157,18 +159,11 @@ CONTENDERS: dict[str, tuple[str, Callable[[Turn], Iterator[np.ndarray]]]] = {
 }
 
 
-_streams: dict[Turn, Iterator[np.ndarray]] = {}
-
-
 def answer(name: str, turn: Turn) -> dict[str, float]:
     """In the contender's process: what `take_turn` measures of a contender, or `_time_folder` of a folder."""
     if name == "folder":
         return _time_folder(turn)
     flags.FLAGS(["decoders"])  # which grain's workers read
-    work = dataclasses.replace(turn, step=0.0)
-    # Workers take all turns of one work; but idle ones of grain decode more ahead than a turn takes.
-    if work not in _streams or name == "grain":
-        _streams.clear()
-        _, stream = CONTENDERS[name]
-        _streams[work] = stream(work)
-    return take_turn(_streams[work], turn)
+    # Closed, as workers that were left would go on to decode ahead during the next contender's turn.
+    with contextlib.closing(CONTENDERS[name][1](turn)) as batches:
+        return take_turn(batches, turn)
