@@ -62,7 +62,7 @@ _PEERS = {
     "sae_encode": ("torch", "sae_lens"),
 }
 # Files of goals other than speed.json.
-_GOALS = {"kl_decode": "tokenizers.json", "streaming": "tokenizers.json", "sae_encode": "sae.json"}
+_GOALS = {"kl_decode": "tokenizers.json", "streaming": "tokenizers.json", "sae": "sae.json", "sae_encode": "sae.json"}
 
 _WORK = flags.DEFINE_list(
     "work", [], f"What to measure: of {', '.join([*_OWN, *WORKS])}; defaults to the backend's works with peers."
@@ -100,7 +100,7 @@ def benchmark() -> None:
                 for of in entry["peers"].values()
                 if "goal" in of
             ]
-            goals.write(out, f"python -m experiments.benchmark --work={work}", reached)
+            goals.write(out, f"python -m experiments.benchmark --work={work}", reached, _GOALS.get(work, "speed.json"))
 
 
 def _add(folder: Path, work: str, entry: dict) -> None:
