@@ -44,6 +44,13 @@ def sentence_on_peers(speed):
     return ", ".join(f"{what} {speed[name]['peers']['pytorch']['ratio']:.1f} times" for name, what in names)
 
 
+def sentence_on_sparse_autoencoders(speed):
+    ratios = {name: peer["ratio"] for name, peer in speed["sae"]["peers"].items()}
+    pytorch, sae_lens = f"{ratios['pytorch']:.1f}", f"{ratios['sae_lens']:.1f}"
+    times = f"trains {pytorch} times as fast as the best variant of PyTorch and {sae_lens} times as fast as SAELens"
+    return f"A TopK sparse autoencoder of 16,384 units {times}"
+
+
 def sentence_on_an_accelerator(speed):
     names = {"the MLP autoencoder": "mlp", "the VAE": "vae", "`conv`": "conv", "a residual VQ-VAE": "vq_vae"}
     pairs = []
@@ -69,6 +76,7 @@ def test_figures_are_those_of_the_committed_results():
     for page in (words("README.md"), performance):
         assert f"{conv:.0%} for `conv` and {mlp:.0%} for the MLP of its own bare jitted step's images" in page
         assert sentence_on_peers(results("speed.json")) in page
+        assert sentence_on_sparse_autoencoders(results("speed.json")) in page
     evaluation = statistics.median(results("evaluation.json")["evaluate"]["seconds"])
     assert f"the whole evaluation of this VAE takes {evaluation:.0f} s" in performance
     assert ("in no more memory than any peer" in performance) == (report.memory(results("speed.json")) == "")
