@@ -75,7 +75,7 @@ def test_the_command_writes_scores_and_keeps_known_goals(monkeypatch, tmp_path):
     found = json.loads((tmp_path / "sae_bench.json").read_text())
     assert found["latents"] == 48
     assert 0 <= found["parents_alone"]["bench"] <= 1
-    assert set(found["topk"]) == {"seconds", "l0", *sae_bench.SHOWN} - {"free_max_cosine"}
+    assert set(found["topk"]) == {"seconds", "minutes", "l0", *sae_bench.SHOWN} - {"free_max_cosine"}
     assert all(np.isfinite(found[name]["mcc"]["deviation"]) for name in sae_bench.ARCHITECTURES)
     entries = json.loads((tmp_path / "goals" / "sae.json").read_text())
     assert len(entries) == 11
