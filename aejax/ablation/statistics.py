@@ -76,6 +76,17 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Returns Student's confidence interval of the mean over seeds; None for one seed."""
+    if len(values) < 2:
+        return None
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    _, low, high, _ = _interval(statistics.fmean(values), error, len(values) - 1, "")
+    assert low is not None
+    assert high is not None
+    return low, high
+
+
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference | None:
     """Returns the mean of a minus the mean of b, both by seed; None where either is empty.
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from aejax.ablation.plan import short
-from aejax.ablation.statistics import Difference, better, deviation, difference, direction, redefined
+from aejax.ablation.statistics import Difference, better, deviation, difference, direction, mean_interval, redefined
 from aejax.ablation.trials import ABSENT, Ablation, Setting, show
 from aejax.errors import InputError, one_of
 
@@ -156,6 +156,12 @@ def format_mean(cell: Cell) -> tuple[str, str]:
     return format_number(cell.mean, spread), "" if spread is None else format_number(spread, spread)
 
 
+def format_mean_interval(cell: Cell) -> str:
+    """Formats the confidence interval of the mean, or "" if there is one seed."""
+    ends = mean_interval(list(cell.values.values()))
+    return "[{}, {}]".format(*(format_number(end, cell.deviation) for end in ends)) if ends else ""
+
+
 def format_difference(cell: Cell) -> tuple[str, str]:
     """Formats the difference and its interval, each "" if there is none."""
     d = cell.difference
@@ -178,7 +184,7 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
     names = short(ablation.axes)
     blocks = []
     for metric in rows[0].cells:
-        head = [*names.values(), "mean", "", "n", "difference", "95%", ""]
+        head = [*names.values(), "mean", "", "95% of mean", "n", "difference", "95%", ""]
         lines, stars = [head], [" "]
         for row in rows:
             cell = row.cells[metric]
@@ -186,7 +192,8 @@ def as_text(ablation: Ablation, rows: Sequence[Row], bold: bool = False) -> str:
             value, interval = format_difference(cell)
             how = "baseline" if row.is_baseline else cell.difference.how if cell.difference else ""
             axes = [show(v) for v in row.setting.values.values()]
-            lines.append([*axes, mean, spread and f"± {spread}", format_count(row.setting, cell), value, interval, how])
+            of_mean = [mean, spread and f"± {spread}", format_mean_interval(cell), format_count(row.setting, cell)]
+            lines.append([*axes, *of_mean, value, interval, how])
             stars.append("*" if cell.best else " ")
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         left = [*range(len(names)), len(widths) - 1]
@@ -212,13 +219,15 @@ def runs_as_csv(ablation: Ablation) -> str:
 
 def as_csv(ablation: Ablation, rows: Sequence[Row]) -> str:
     """Returns CSV with a row for each setting and metric, without rounding."""
-    head = [*ablation.axes, "metric", "mean", "deviation", "n", "best", "baseline", "difference", "low", "high", "how"]
+    head = [*ablation.axes, "metric", "mean", "deviation", "mean_low", "mean_high", "n", "best", "baseline"]
+    head += ["difference", "low", "high", "how"]
     lines = []
     for row in rows:
         axes = [_plain(v) for v in row.setting.values.values()]
         for m, cell in row.cells.items():
             d = cell.difference or (None,) * 4
-            lines.append([*axes, m, cell.mean, cell.deviation, len(cell.values), cell.best, row.is_baseline, *d])
+            of_mean = (cell.mean, cell.deviation, *(mean_interval(list(cell.values.values())) or (None, None)))
+            lines.append([*axes, m, *of_mean, len(cell.values), cell.best, row.is_baseline, *d])
     return _csv(head, lines)
 
 

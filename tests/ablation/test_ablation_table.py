@@ -235,9 +235,9 @@ def test_the_text(tmp_path):
     assert text.splitlines()[0] == "validation/loss (lower is better)"
     lines = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()[1:]]
     assert lines == [
-        ["ema", "mean", "n", "difference", "95%"],
+        ["ema", "mean", "95% of mean", "n", "difference", "95%"],
         ["0", "3", "1 of 2", "baseline"],
-        ["* 0.9", "1.50", "± 0.71", "2", "-1.5", "one seed, no interval"],
+        ["* 0.9", "1.50", "± 0.71", "[-4.85, 7.85]", "2", "-1.5", "one seed, no interval"],
     ]
     bold = as_text(found, rows, bold=True)
     assert re.findall("\033\\[1m(.*?)\033\\[0m", bold) == [text.splitlines()[3]]
@@ -256,6 +256,10 @@ def test_the_csv_files_hold_all_runs_and_all_figures(tmp_path):
     first, second = csv.DictReader(io.StringIO(as_csv(found, rows)))
     assert (first["metric"], first["mean"], first["deviation"], first["n"]) == (LOSS, "3.0", "", "1")
     assert (second["mean"], second["n"], second["difference"], second["low"]) == ("1.5", "2", "-1.5", "")
+    assert (first["mean_low"], first["mean_high"]) == ("", "")
+    np.testing.assert_allclose(
+        [float(second["mean_low"]), float(second["mean_high"])], stats.ttest_1samp([1.0, 2.0], 0).confidence_interval()
+    )
     assert (second["best"], second["baseline"], first["baseline"]) == ("True", "False", "True")
 
 

@@ -40,7 +40,7 @@ def test_configs_have_the_width_and_the_sparsity_that_are_asked_for(name):
     assert model.bottleneck.features == 48
     assert getattr(model.bottleneck, "k", 3) == 3
     if name == "matryoshka":
-        assert config.objective.options.prefixes.widths == (3, 6, 12, 24)
+        assert config.objective.options.prefixes.widths == (6, 12, 24)
     if name == "jumprelu":
         assert config.objective.options.l0_target.target == 3.4
 
@@ -54,15 +54,28 @@ def test_features_without_parents_and_children_are_found():
     assert sae_bench.find_free(SparseFeatures.parse("features=20,roots=2,depth=1").parents)[10:].all()
 
 
+def test_parents_alone_are_counted():
+    never = SparseFeatures(features=6, dims=4, roots=2, branching=2, depth=1, correlation=0.0, least=0.4)
+    assert sae_bench.find_alone(never) == 0  # a child is as frequent as its parent
+    rare = SparseFeatures(features=6, dims=4, roots=2, branching=2, depth=1, correlation=0.0, exponent=40.0, least=1e-3)
+    fired = rare.activations(np.arange(1_024)).toarray() != 0
+    alone = sum((fired[:, p] & ~fired[:, 2 * p + 2] & ~fired[:, 2 * p + 3]).sum() for p in (0, 1))
+    assert sae_bench.find_alone(rare) == alone / fired[:, :2].sum()
+    assert alone > 0
+
+
 @pytest.mark.slow
 def test_the_command_writes_scores_and_keeps_known_goals(monkeypatch, tmp_path):
     monkeypatch.setattr(sae_bench, "BENCH", SMALL)
-    flags.FLAGS(["sae_bench", f"--sae_folder={tmp_path}", "--steps_of_each=20", "--seeds_of_each=2"])
+    flags.FLAGS(["sae_bench", f"--sae_folder={tmp_path}", "--seeds_of_each=2"])
     monkeypatch.setattr(sae_bench, "BATCH", 16)
+    monkeypatch.setattr(sae_bench, "STEPS", 20)
+    monkeypatch.setattr(sae_bench, "TREES", {"bench": SMALL})
     sae_bench.main()
     found = json.loads((tmp_path / "sae_bench.json").read_text())
     assert found["latents"] == 48
-    assert set(found["topk"]) == {"seconds", "l0", *sae_bench.SHOWN} - {"free_max_cosine"}
+    assert 0 <= found["parents_alone"]["bench"] <= 1
+    assert set(found["topk"]) == {"seconds", "minutes", "l0", *sae_bench.SHOWN} - {"free_max_cosine"}
     assert all(np.isfinite(found[name]["mcc"]["deviation"]) for name in sae_bench.ARCHITECTURES)
     entries = json.loads((tmp_path / "goals" / "sae.json").read_text())
     assert len(entries) == 11
