@@ -197,6 +197,9 @@ def _read_part(run: TrainedModel, source: data.Source, name: str, limit: int) ->
         raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
     arrays = data.read(source.sample(limit))
     if run.spec.target and "target" not in arrays:
-        raise InputError(f"the run decodes targets of {run.spec.target}, and {name} has none; measure its own splits")
+        raise InputError(
+            f"the run decodes targets of {run.spec.target}, and {name} has none; measure splits of stores, which "
+            "data.name and data.target name"
+        )
     label, factors, target, rows = (arrays.get(key) for key in ("label", "factors", "target", "row"))
     return Part(run, name, arrays["x"], label, factors, target, rows, source.truth)

@@ -13,6 +13,7 @@ from aejax import data
 from aejax.config import module
 from aejax.data import Spec, write_activations
 from aejax.distributed.partition import Partition
+from aejax.evaluation import Subject, latent_page
 from aejax.objectives import TERMS
 from aejax.training import multistep
 from aejax.training.step import derive_keys, eval_step, init
@@ -131,6 +132,12 @@ def test_a_transcoder_of_stores_resumes_and_is_measured_against_its_targets(stor
     wanted = np.square(whole.reconstruct(test["x"]) - test["target"]).sum(1).mean()
     np.testing.assert_allclose(found["squared_error"].value, wanted, rtol=1e-5)
     np.testing.assert_allclose(found["squared_error_per_value"].value, wanted / 4, rtol=1e-5)
+    found = whole.evaluate(groups=["sparse"])["sparse"]
+    total = np.square(test["target"] - test["target"].mean(0)).sum(1).mean()
+    np.testing.assert_allclose(found["unexplained"].value, wanted / total, rtol=1e-5)
+    assert found["mcc"].reason == "the target has no known features"
+    latents = latent_page.describe(Subject.of(whole).test)
+    assert {latent.direction.shape for latent in latents} == {(4,)}
     with pytest.raises(aejax.InputError, match=r"the run decodes targets of \(4,\), and the given data has none"):
         whole.evaluate(X)
 
