@@ -77,7 +77,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     is_file, is_folder = path.is_file(), path.is_dir()
     if name.startswith("array-"):
         raise InputError(
-            f"{name}: the run was trained by aejax.fit on an array that it does not keep; give it in Python, e.g. run.evaluate(x)"
+            f"{name}: the run was trained by aejax.fit on an array that it does not keep; give it in Python, e.g. "
+            "run.evaluate(x)"
         )
     if name == "sparse_features":
         from aejax.data.features import SparseFeatures  # here, because it imports SciPy
