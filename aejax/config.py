@@ -110,7 +110,9 @@ def parse_arg(arg: str, **defaults: bool) -> ConfigDict:
     flags = ConfigDict(defaults)
     for name in filter(None, arg.split(",")):
         if name not in defaults:
-            raise InputError(f"config argument {name!r} is unknown; choose among: {', '.join(defaults)}")
+            raise InputError(
+                f"config argument {name!r} is unknown; choose among: {', '.join(defaults)}; separate several by commas"
+            )
         flags[name] = True
     return flags
 

@@ -34,7 +34,7 @@ def _encode_sparse() -> None:
     from aejax.inference.encode_split import find_split
 
     out = check_out(_OUT.value)
-    run = command.load(_WORKDIR.value, _STEP.value)
+    run = command.load(_WORKDIR.value, _STEP.value, _DATA())
     source = find_split(run, _SPLIT.value)
     encode_sparse(run, source, out, _CHUNK.value)
     codes = read_sparse(out, slice(0, 1_024))

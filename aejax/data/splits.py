@@ -76,7 +76,10 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         raise InputError(f"data.name: {error}") from error
     is_file, is_folder = path.is_file(), path.is_dir()
     if name.startswith("array-"):
-        raise InputError(f"{name}: the run was trained by aejax.fit on an array that it does not keep")
+        raise InputError(
+            f"{name}: the run was trained by aejax.fit on an array that it does not keep; give it in Python, e.g. "
+            "run.evaluate(x)"
+        )
     if name == "sparse_features":
         from aejax.data.features import SparseFeatures  # here, because it imports SciPy
 

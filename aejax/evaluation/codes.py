@@ -94,7 +94,7 @@ def _measure_units(subject: Subject) -> Measures:
 
 def _measure_explained(subject: Subject) -> Measure | Skipped:
     test = subject.test
-    if np.ptp(test.inputs, 0).max() == 0:
+    if np.ptp(test.wanted, 0).max() == 0:
         return Skipped(f"all {test} are the same: there is no variance to explain")
     how = f"{test}, about their own mean, over all values together; deterministic code"
     return Measure(variance_explained(test.wanted, test.reconstructions), "fraction of the variance, at most 1", how)

@@ -41,8 +41,10 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
       num: number of generated examples; fewer if the test part is smaller.
     """
     check(features, num)
-    space = _find_space(subject, features)
     names = ("frechet_distance", "frechet_distance_of_train", "precision", "recall")
+    if subject.test.target is not None:
+        return dict.fromkeys(names, Skipped("a transcoder generates targets, and features are those of inputs"))
+    space = _find_space(subject, features)
     if isinstance(space, Skipped):
         return dict.fromkeys(names, space)
     test = subject.test.take(num)

@@ -31,23 +31,24 @@ def view(subject: Subject, projection: str = "pca") -> tuple[str, str, dict[str,
     """
     points, axes = subject.once(projected, projection)
     part = subject.test.take(ON_THE_MAP)
-    image = drawable(part.inputs.shape[1:])
-    size = math.prod(min(s, SIDE) for s in part.inputs.shape[1:])
+    shape = part.wanted.shape[1:]
+    image, size = drawable(shape), math.prod(min(s, SIDE) for s in shape)
     count = min(len(part), VALUES // size) if image else len(part)
     kept = np.linspace(0, len(part) - 1, count).round().astype(int)
-    inputs, outputs = part.inputs[kept], part.reconstructions[kept]
+    wanted, outputs = part.wanted[kept], part.reconstructions[kept]
     label = None if part.label is None else part.label[kept]
     place, names = classes(label, count)
-    errors = squared_errors(inputs, outputs)
+    errors = squared_errors(wanted, outputs)
     data = {
         "classes": place.tolist(),
         "names": [f"Point {i + 1}" if label is None else f"Label {label[i]}" for i in range(count)],
         "errors": [f"{e:.4g}" for e in errors],
     }
     if image:
-        rules, shown, more = _images(inputs, outputs)
+        rules, shown, more = _images(wanted, outputs)
     else:
-        rules, shown, more = "", _TABLE, {"inputs": _numbers(inputs), "outputs": _numbers(outputs)}
+        rules, more = "", {"inputs": _numbers(wanted), "outputs": _numbers(outputs)}
+        shown = _TABLE if part.target is None else _TABLE.replace("Input", "Target")
     caption = (
         f"{count:,} examples of {part.name}; horizontal: {axes[0]}; vertical: {axes[1]}. "
         "Point at a code, or move with the arrow keys, to see its example."

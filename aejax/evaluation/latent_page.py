@@ -71,7 +71,7 @@ def describe(part: Part, count: int = LATENTS) -> list[Latent] | Skipped:
     chosen = alive[np.unique(np.linspace(0, len(alive) - 1, min(count, len(alive))).round().astype(int))]
     cosine, which = nearest(directions, min(NEIGHBORS, len(directions) - 1))
     features: list[tuple[int, float, float] | None] = [None] * len(chosen)
-    if part.truth is not None:
+    if part.truth is not None and part.target is None:
         similarity = truth.cosines(directions[chosen], part.truth.directions)
         best, active = similarity.argmax(1), part.truth.activations(np.asarray(part.rows))
         scores = (truth.detection(z, active, chosen[[i]], best[[i]]).f1 for i in range(len(chosen)))
@@ -83,7 +83,7 @@ def describe(part: Part, count: int = LATENTS) -> list[Latent] | Skipped:
         order = order[values[order] != 0]
         counts, edges = np.histogram(values[values != 0], BINS)
         neighbors = list(zip(which[number].tolist(), cosine[number].tolist(), strict=True))
-        direction = directions[number].reshape(part.inputs.shape[1:])
+        direction = directions[number].reshape(part.wanted.shape[1:])
         found.append(
             Latent(number, float(often[number]), order, values[order], counts, edges, neighbors, direction, feature)
         )

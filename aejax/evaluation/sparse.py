@@ -156,7 +156,7 @@ def measure(
     directions = subject.once(_directions)
     if isinstance(directions, Skipped):
         return dict.fromkeys((*OF_THE_CODE, *OF_THE_TRUTH), directions)
-    left = unexplained(test.inputs, test.reconstructions)
+    left = unexplained(test.wanted, test.reconstructions)
     often = frequencies(test.latents)
     alive = directions[often > dead_below]
     cosine = nearest(alive)[0][:, 0] if len(alive) > 1 else np.array([math.nan])
@@ -173,8 +173,9 @@ def measure(
         *((float(np.quantile(cosine, q)), "cosine", f"{q:.0%} quantile of the {of_nearest}") for q in (0.9, 0.99)),
     )
     found: Measures = {name: Measure(*value) for name, value in zip(OF_THE_CODE, values, strict=True)}
-    if test.truth is None:
-        return found | dict.fromkeys(OF_THE_TRUTH, Skipped("the data has no known features"))
+    if test.truth is None or test.target is not None:
+        what = "data" if test.target is None else "target"
+        return found | dict.fromkeys(OF_THE_TRUTH, Skipped(f"the {what} has no known features"))
     return found | _compare(test, test.truth, directions, split_cosine, absorption_cosine)
 
 

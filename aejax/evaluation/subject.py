@@ -101,15 +101,16 @@ class Part:
         return self.run.decode(self.latents, self.condition)
 
     def pair(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields batches of inputs and reconstructions, as computed before, or else without keeping them in memory."""
+        """Yields batches of what is wanted and of reconstructions, as computed before, or else without keeping them."""
         size = limit_batch(self.x.shape[1:])
         kept = self._derived("reconstructions") is not None
         for rows in (slice(i, i + size) for i in range(0, len(self), size)):
             if kept:
-                yield self.inputs[rows], self.reconstructions[rows]
+                yield self.wanted[rows], self.reconstructions[rows]
             else:
                 label = None if self.condition is None else self.condition[rows]
-                yield self.run.in_users_units(self.x[rows]), self.run.reconstruct(self.x[rows], label)
+                wanted = self.run.in_users_units(self.x[rows]) if self.target is None else self.target[rows]
+                yield wanted, self.run.reconstruct(self.x[rows], label)
 
     def _derived(self, name: str) -> np.ndarray | None:
         """Returns an array that was computed on its first use, or None before that."""
@@ -197,6 +198,9 @@ def _read_part(run: TrainedModel, source: data.Source, name: str, limit: int) ->
         raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
     arrays = data.read(source.sample(limit))
     if run.spec.target and "target" not in arrays:
-        raise InputError(f"the run decodes targets of {run.spec.target}, and {name} has none; measure its own splits")
+        raise InputError(
+            f"the run decodes targets of {run.spec.target}, and {name} has none; measure splits of stores, which "
+            "data.name and data.target name"
+        )
     label, factors, target, rows = (arrays.get(key) for key in ("label", "factors", "target", "row"))
     return Part(run, name, arrays["x"], label, factors, target, rows, source.truth)

@@ -176,7 +176,7 @@ def read_sparse(path: str | Path, rows: slice | ArrayLike = slice(None)) -> spar
     """
     path = local(path)
     if not (path / "about.json").is_file():
-        raise InputError(f"{path}: no folder of sparse codes; encode a split first")
+        raise InputError(f"{path}: no folder of sparse codes; encode a split first: aejax encode --out={path}")
     offsets, indices, values = (read_npy(path / f"{name}.npy") for name in _COLUMNS)
     width = int(read_json(path / "about.json")["width"])
     if isinstance(rows, slice) and rows.step in (None, 1):

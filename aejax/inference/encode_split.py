@@ -195,7 +195,7 @@ def check_out(out: str | Path) -> Path:
     """Returns `out` as a path. Raises the errors that can be found before anything is computed."""
     out = local(out)
     if out.suffix not in SUFFIXES:
-        raise InputError(f"{out}: the suffix says the format; end it with {' or '.join(SUFFIXES)}")
+        raise InputError(f"{out}: the suffix says the format; end it with {', '.join(SUFFIXES)} or .csr")
     if out.exists() and not _name_sidecar(out).exists():
         raise InputError(f"{out} is there already and not by this command; remove it or choose another file")
     writable(out.parent)

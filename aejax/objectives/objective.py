@@ -93,7 +93,7 @@ class Objective:
             options = dict(self.options.get(name, {}))
             function = options.pop("function", name)
             if isinstance(function, str) and function in CONSTANTS:
-                constants |= _call(f"objective.options.{name}", CONSTANTS[function], options)()
+                constants |= _call(f"objective.options.{name}", CONSTANTS[function], options, 0)()
         return constants
 
     def unfinished(self, steps: int) -> dict[str, int]:
@@ -149,12 +149,17 @@ class Objective:
             return None
         if name not in BOUNDS:
             raise one_of("objective.bound.name", name, {"elbo", *BOUNDS})
-        return _call("objective.bound", BOUNDS[name], options)
+        return _call("objective.bound", BOUNDS[name], options, 3)
 
 
-def _call(section: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-    """Binds `options` to `function`. Raises InputError if it does not accept one of them."""
-    known = inspect.signature(function, eval_str=True).parameters
+def _call(
+    section: str, function: Callable[..., Any], options: Mapping[str, Any], positional: int = 1
+) -> Callable[..., Any]:
+    """Binds `options` to `function`, whose first `positional` parameters are no options.
+
+    Raises InputError if it does not accept one of the options.
+    """
+    known = dict([*inspect.signature(function, eval_str=True).parameters.items()][positional:])
     for option, value in options.items():
         if option not in known:
             raise one_of(section + ": option", option, known)

@@ -93,7 +93,10 @@ def revival(c: Context) -> Float[Array, " batch"]:
     """
     code = c.output.code.revival
     if code is None:
-        raise InputError("objective.weights.revival needs a bottleneck with dead_after above 0: topk, jumprelu, ...")
+        raise InputError(
+            "objective.weights.revival needs a sparse bottleneck with revive and dead_after above 0, e.g. "
+            "bottleneck.name=topk, bottleneck.revive=64, bottleneck.dead_after=1000"
+        )
     missed = _missed(c)
 
     def explain(code: Array) -> Array:
@@ -117,7 +120,9 @@ def ghost(c: Context) -> Float[Array, " batch"]:
     """
     units = _units(c, "ghost")
     if units.dead is None:
-        raise InputError("objective.weights.ghost needs bottleneck.dead_after, the steps until a unit is dead")
+        raise InputError(
+            "objective.weights.ghost needs bottleneck.dead_after, the steps until a unit is dead, e.g. 1000"
+        )
     dead, missed = units.dead > 0, flatten(_missed(c))
 
     def explain(pre: Array) -> Array:

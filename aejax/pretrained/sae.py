@@ -84,7 +84,7 @@ def describe_sae(
     if reason := _differs(model, likelihood):
         raise InputError(
             f"{layout} holds sparse autoencoders alone (an encoder without layers; topk, batch_topk, jumprelu, gated, "
-            f"relu or dense with relu; a linear decoder); the model has {reason}"
+            f"matching_pursuit, relu or dense with relu; a linear decoder); the model has {reason}"
         )
     if spec.per_token and layout != SAELENS:
         raise InputError(f"the layout {layout} has no data.normalize=per_token, only saelens has; choose that")

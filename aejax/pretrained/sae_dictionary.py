@@ -29,13 +29,8 @@ _CLASSES: dict[str, tuple[str, bool, dict[str, tuple[str, ...]]]] = {
     "JumpReluAutoEncoder": ("jumprelu", False, {**_PLAIN, "threshold": ("d_sae",)}),
 }
 _NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
-_NAMES |= {
-    "bias": "b_dec",
-    "decoder.bias": "b_dec",
-    "decoder_bias": "b_dec",
-    "gate_bias": "b_gate",
-    "mag_bias": "b_mag",
-}
+_NAMES |= dict.fromkeys(("bias", "decoder.bias", "decoder_bias"), "b_dec")
+_NAMES |= {"gate_bias": "b_gate", "mag_bias": "b_mag"}
 
 
 def parse_dictionary(

@@ -1,4 +1,4 @@
-"""Files of published sparse autoencoders, in the layouts of three projects: read and written, never unpickled.
+"""Files of published sparse autoencoders, in the layouts of four projects: read, written, and never unpickled.
 
 cfg.json, sae_weights.safetensors, sparsity.safetensors  SAELens
 params.npz                                               Gemma Scope (Lieberum et al. 2024)

@@ -21,26 +21,16 @@ TENSORS: dict[str, Axes] = {
     "topk": {**_SHARED, "b_enc": ("d_sae",)},
     "jumprelu": {**_SHARED, "b_enc": ("d_sae",), "threshold": ("d_sae",)},
     "batchtopk": {**_SHARED, "b_enc": ("d_sae",), "topk_threshold": ()},  # in training alone
-    "matching_pursuit": {
-        name: _SHARED[name] for name in ("W_dec", "b_dec")
-    },  # whose encoder is the decoder's transpose
+    # Its encoder is the decoder's transpose.
+    "matching_pursuit": {name: _SHARED[name] for name in ("W_dec", "b_dec")},
     "gated": {**_SHARED, "b_gate": ("d_sae",), "b_mag": ("d_sae",), "r_mag": ("d_sae",)},
 }
 SKIP: Axes = {"W_skip": ("d_out", "d_in")}  # of skip transcoders
 
 # The settings of SAELens and sparsify that decide what is computed. On one level with others these are metadata.
 DECISIVE = (
-    *(
-        "architecture",
-        "d_in",
-        "d_out",
-        "d_sae",
-        "dtype",
-        "device",
-        "apply_b_dec_to_input",
-        "normalize_activations",
-        "k",
-    ),
+    *("architecture", "d_in", "d_out", "d_sae", "dtype", "device"),
+    *("apply_b_dec_to_input", "normalize_activations", "k"),
     *("reshape_activations", "rescale_acts_by_decoder_norm", "activation_fn", "activation_fn_str"),
     *("activation_fn_kwargs", "finetuning_scaling_factor"),
     *("residual_threshold", "max_iterations", "stop_on_duplicate_support"),

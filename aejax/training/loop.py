@@ -165,7 +165,7 @@ def fit(
             raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
         name, sources = "array-stream", from_stream(examples)
     else:
-        options = {"name": "images", "size": of_data.size, "fit": of_data.fit, "layers": of_data.layers}
+        options = {"name": "the array", "size": of_data.size, "fit": of_data.fit, "layers": of_data.layers}
         sources = {"train": from_array(examples, label, **options)}
         crc = zlib.crc32(np.ascontiguousarray(examples))
         if label is not None:

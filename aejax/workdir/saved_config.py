@@ -40,10 +40,8 @@ def as_begun(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
 def to_save(config: ConfigDict, begun: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns `config` as it is saved: without keys that are newer than `begun`, the config that the run began with."""
     plain = config_lib.to_dict(config)
-    there = (
-        dict(config_lib.flatten(config_lib.to_dict(begun))) if begun is not None else dict(config_lib.flatten(plain))
-    )
-    for path in config_lib.BEFORE.keys() - there.keys():
+    reference = config_lib.to_dict(config if begun is None else begun)
+    for path in config_lib.BEFORE.keys() - dict(config_lib.flatten(reference)).keys():
         *sections, key = path.split(".")
         config_lib.get(plain, ".".join(sections)).pop(key, None) if sections else plain.pop(key, None)
-    return {key: value for key, value in plain.items() if value != {} or key in config_lib.to_dict(begun or plain)}
+    return {key: value for key, value in plain.items() if value != {} or key in reference}

@@ -105,6 +105,17 @@ def test_the_command_encodes_a_store(run, tmp_path, monkeypatch, capsys):
     assert read_sparse(tmp_path / "codes.csr").shape == (100, 40)
 
 
+def test_the_command_encodes_by_a_published_model(run, tmp_path, monkeypatch):
+    x = vectors(50)
+    data.write_activations(tmp_path / "acts", [x])
+    folder = run.save_pretrained(tmp_path / "published")
+    encode = command("encode")
+    arguments = [f"--workdir={folder}", f"--data.name={tmp_path}/acts", "--split=train+validation+test"]
+    monkeypatch.setattr("sys.argv", ["encode", *arguments, f"--out={tmp_path}/codes.csr", "--compilation_cache="])
+    encode.main()
+    np.testing.assert_allclose(read_sparse(tmp_path / "codes.csr").toarray(), run.encode(x), rtol=1e-5, atol=1e-5)
+
+
 def test_what_does_not_fit_is_said_in_one_line(run, tmp_path):
     source = everything(run)
     with pytest.raises(aejax.InputError, match=r"sparse codes are a folder whose name ends with .csr; call it so"):

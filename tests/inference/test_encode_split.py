@@ -214,7 +214,7 @@ def test_partial_files_of_another_run_step_or_split_are_refused(plain, tmp_path)
 @pytest.mark.parametrize(
     ("out", "error", "message"),
     [
-        ("out.npy", aejax.InputError, r"out.npy: the suffix says the format; end it with .npz or .array_record"),
+        ("out.npy", aejax.InputError, r"out.npy: the suffix says the format; end it with .npz, .array_record or .csr"),
         ("mine.npz", aejax.InputError, r"mine.npz is there already and not by this command"),
         ("file/out.npz", aejax.StorageError, r"file cannot be written"),
     ],

@@ -157,6 +157,8 @@ def test_unknown_terms_options_and_schedules_are_named():
     c = context(jnp.zeros((1, 2)))
     with pytest.raises(aejax.InputError, match=r"term 'l2' is unknown; choose one of: .*code_l2"):
         Objective(SquaredError(), {"l2": 1.0})(c)
+    with pytest.raises(aejax.InputError, match=r"options.l1: option 'c' is unknown; choose one of: decoder_norms$"):
+        Objective(SquaredError(), {"l1": 1.0}, options={"l1": {"c": 1}})(c)
     with pytest.raises(aejax.InputError, match=r"options.mmd: option 'kernal' is unknown; did you mean 'kernel'"):
         Objective(SquaredError(), {"mmd": 1.0}, options={"mmd": {"kernal": "rbf"}})(c)
     with pytest.raises(aejax.InputError, match=r"schedules.l1.name 'lin' is unknown"):

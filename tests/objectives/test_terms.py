@@ -179,7 +179,9 @@ def test_revival_is_the_error_of_the_dead_units_in_explaining_what_is_missed():
     to_decoded, to_w = jax.grad(lambda *a: revival(*a).sum(), (0, 1))(jnp.asarray(decoded), jnp.asarray(w))
     np.testing.assert_array_equal(to_decoded, 0)  # the live units are not to leave something for the dead ones
     assert np.all(np.abs(to_w[::2]).min(1) > 0)
-    with pytest.raises(aejax.InputError, match=r"weights.revival needs a bottleneck with dead_after above 0"):
+    with pytest.raises(
+        aejax.InputError, match=r"weights.revival needs a sparse bottleneck with revive and dead_after above"
+    ):
         TERMS["revival"](context(x))
 
 

@@ -13,6 +13,9 @@ from aejax import data
 from aejax.config import module
 from aejax.data import Spec, write_activations
 from aejax.distributed.partition import Partition
+from aejax.evaluation import Skipped, Subject, generation, interactive, latent_page
+from aejax.evaluation.pictures import of_subject as pictures
+from aejax.evaluation.reconstruction import squared_errors
 from aejax.objectives import TERMS
 from aejax.training import multistep
 from aejax.training.step import derive_keys, eval_step, init
@@ -131,6 +134,24 @@ def test_a_transcoder_of_stores_resumes_and_is_measured_against_its_targets(stor
     wanted = np.square(whole.reconstruct(test["x"]) - test["target"]).sum(1).mean()
     np.testing.assert_allclose(found["squared_error"].value, wanted, rtol=1e-5)
     np.testing.assert_allclose(found["squared_error_per_value"].value, wanted / 4, rtol=1e-5)
+    found = whole.evaluate(groups=["sparse"])["sparse"]
+    total = np.square(test["target"] - test["target"].mean(0)).sum(1).mean()
+    np.testing.assert_allclose(found["unexplained"].value, wanted / total, rtol=1e-5)
+    assert found["mcc"].reason == "the target has no known features"
+    subject = Subject.of(whole)
+    pairs = [*subject.test.pair()]  # computed batch by batch
+    latents = latent_page.describe(subject.test)
+    assert {latent.direction.shape for latent in latents} == {(4,)}
+    assert all("transcoder generates targets" in each.reason for each in generation.measure(subject).values())
+    _, page, numbers = interactive.view(subject)
+    errors = squared_errors(test["target"], whole.reconstruct(test["x"]))
+    np.testing.assert_allclose(np.float64(numbers["errors"]), errors, rtol=1e-3)
+    assert "<th>Target</th>" in page
+    for (wanted, decoded), (kept, again) in zip(pairs, subject.test.pair(), strict=True):
+        np.testing.assert_array_equal(wanted, test["target"])
+        np.testing.assert_array_equal(wanted, kept)
+        np.testing.assert_allclose(decoded, again, rtol=1e-5)
+    assert not isinstance(pictures.reconstructions(subject), Skipped)
     with pytest.raises(aejax.InputError, match=r"the run decodes targets of \(4,\), and the given data has none"):
         whole.evaluate(X)
 

@@ -41,7 +41,7 @@ def save(run: TrainedModel, workdir: str | Path) -> list[Path]:
     """Writes curves.png and reconstructions.png, of the run's own batch, to `workdir/evaluation/<step>/`."""
     folder = writable(inside(local(workdir), "evaluation", str(run.step)))
     pictures = {"curves": of_logs(workdir)}
-    if run.inputs.ndim == 2 or drawable(run.spec.shape):
+    if not run.spec.target and (run.inputs.ndim == 2 or drawable(run.spec.shape)):  # a run keeps no targets
         pictures["reconstructions"] = Picture(examples.reconstructions(run.inputs, run.reconstructions), "")
     return [as_png(p.figure, folder / f"{name}.png") for name, p in pictures.items() if isinstance(p, Picture)]
 
@@ -59,18 +59,18 @@ def as_png(figure: Figure, file: Path) -> Path:
 
 
 def reconstructions(subject: Subject) -> Picture | Skipped:
-    """Draws inputs of the test part and their reconstructions."""
+    """Draws inputs of the test part, or the targets of a transcoder, and their reconstructions."""
     test = subject.test
-    if test.inputs.ndim == 2:
+    if test.wanted.ndim == 2:
         shown = f"{min(500, len(test)):,} examples of {test.name}"
         caption = f"The first coordinates of {shown}, each joined to its reconstruction."
-    elif drawable(test.inputs.shape[1:]):
+    elif drawable(test.wanted.shape[1:]):
         caption = (
             f"Inputs above their reconstructions, with the squared error below: the first, worst and best of {test}."
         )
     else:
         return _refuse_arrays(subject) or Skipped("there is nothing to show")
-    return Picture(examples.reconstructions(test.inputs, test.reconstructions), caption)
+    return Picture(examples.reconstructions(test.wanted, test.reconstructions), caption)
 
 
 def error_maps(subject: Subject) -> Picture | Skipped:
@@ -81,15 +81,15 @@ def error_maps(subject: Subject) -> Picture | Skipped:
     count = min(len(test), examples.MAPPED)
     caption = (
         f"The first {count} of {test}: input, reconstruction, and absolute error, the mean over channels. "
-        f"A pixel of the images is {examples.enlarge(test.inputs.shape[1:])}x as large in this picture."
+        f"A pixel of the images is {examples.enlarge(test.wanted.shape[1:])}x as large in this picture."
     )
-    return Picture(examples.error_maps(test.inputs[:count], test.reconstructions[:count]), caption)
+    return Picture(examples.error_maps(test.wanted[:count], test.reconstructions[:count]), caption)
 
 
 def samples(subject: Subject) -> Picture | Skipped:
     """Draws samples of the model; skipped where it cannot generate."""
     test, columns = subject.test, examples.COLUMNS
-    vectors = test.inputs.ndim == 2
+    vectors = test.wanted.ndim == 2
     if not vectors and (reason := _refuse_arrays(subject)):
         return reason
     label, num = test.condition, 500 if vectors else 8 * columns
@@ -101,7 +101,7 @@ def samples(subject: Subject) -> Picture | Skipped:
     except InputError as error:  # too few saved latents
         return Skipped(str(error))
     if vectors:
-        figure = examples.points(test.inputs, drawn, ("data", "samples"))
+        figure = examples.points(test.wanted, drawn, ("data", "samples"))
         return Picture(figure, "Samples of the model and as many examples, by their first coordinates.")
     rows = [] if label is None else [str(v) for v in label[::columns]]
     how = "not selected" if label is None else "a row for each label"
@@ -233,7 +233,7 @@ def projected(subject: Subject, projection: str) -> tuple[np.ndarray, tuple[str,
 
 
 def _refuse_arrays(subject: Subject) -> Skipped | None:
-    shape = subject.test.inputs.shape[1:]
+    shape = subject.test.wanted.shape[1:]
     return None if drawable(shape) else Skipped(f"examples of {shape} are not images of 1 or 3 channels")
 
 

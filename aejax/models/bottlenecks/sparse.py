@@ -173,7 +173,7 @@ class SparseReLU(nn.Module):
         return make_code(self, h, x, nn.relu(x), train=train)
 
 
-# The modules below have the attributes `features`, `dead_after`, `revive`, `resample` and `axis_name`, as `TopK`.
+# The modules that the functions below take have the attributes of `TopK`, but for `k` and, of some, `revive`.
 
 
 def check_k(module: Any) -> None:
