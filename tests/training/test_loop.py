@@ -43,7 +43,6 @@ def test_a_workdir_is_the_whole_experiment(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if "events" not in p.name) == [
         "checkpoints",
         "config.json",
-        "latents",
         "metrics.jsonl",
     ]
     assert json.loads((tmp_path / "config.json").read_text())["encoder"]["features"] == [5]
@@ -359,7 +358,7 @@ def test_changed_architecture_is_refused(tmp_path, monkeypatch):
     fit(mlp(), tmp_path, stop=after(2))
     real = aejax.models.build
     wider = mlp(encoder__features=(7,))
-    monkeypatch.setattr(aejax.models, "build", lambda config, shape, *axis: real(wider, shape, *axis))
+    monkeypatch.setattr(aejax.models, "build", lambda config, *given, **named: real(wider, *given, **named))
     with pytest.raises(aejax.InputError, match=r"another architecture: .*dense/kernel: \(5, 2\) there, \(7, 2\) now"):
         fit(mlp(), tmp_path, stop=lambda: False)
 

@@ -246,5 +246,5 @@ def _revive(module: Any, h: Array, dead: Array) -> Array:
     def find(x: Array, kernel: Array, bias: Array) -> Array:
         return find_largest(nn.relu(x @ kernel + bias) * dead, module.revive).spread(module.features)
 
-    none = lambda x, kernel, bias: jnp.zeros((len(x), module.features))  # noqa: E731
+    none = lambda x, kernel, bias: jnp.zeros((x.shape[0], module.features))  # noqa: E731
     return jax.lax.cond(dead.any(), find, none, x, *_get_dense(module))
