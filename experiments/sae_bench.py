@@ -3,8 +3,8 @@
 The data is `sparse_features` at 1/16 of the features of SynthSAEBench (arXiv 2602.14687): 1,024 features in 256
 dimensions. A parent has 2 children instead of 4, so that 12% of the features are in trees instead of 66%, and the most
 frequent feature fires for a tenth of the examples. Parents hardly ever fire without a child, in the published data,
-too (`parents_alone` in the results): the sparsest code has latents for a parent together with each child, whose cosines
-with both are about 0.7, and features in trees are found as such by no architecture that is only as sparse as the truth.
+too (`parents_alone` in the results): the sparsest code has latents for a parent together with each child. The cosines
+of features in trees, 0.6 to 0.8, are consistent with that; it is not proven.
 Each architecture has twice as many latents as there are features, and as many active ones as features fire; only L1
 has a weight instead. A latent is dead if it fires for none of the 10,000 test examples. Five seeds train in one
 program. Writes sae_bench.json below experiments/results and its goals to goals/sae.json.
@@ -54,7 +54,9 @@ _TOGETHER = flags.DEFINE_bool("together_with_alone", False, "Time eight seeds in
 _FRACTION = flags.DEFINE_float("fraction", 0.02, "Fraction of the paper's 200 million samples.")
 
 COMMAND = "python -m experiments.sae_bench"
-BENCH = "features=1024,dims=256,examples=100000,branching=2,most=0.1,least=0.005"
+# Settings were chosen on the data of seed 0 and by runs of seed 0, so that the bench has others.
+BENCH = "features=1024,dims=256,examples=100000,branching=2,most=0.1,least=0.005,seed=1"
+FIRST_SEED = 100
 TREES = {  # data whose parents are counted
     "bench": BENCH,
     "bench with 4 children of a parent": "features=1024",
@@ -150,7 +152,7 @@ def train(config: ConfigDict, seeds: int, splits: data.Splits) -> tuple[list[dic
     configs = []
     for seed in range(seeds):
         configs.append(config.copy_and_resolve_references())
-        configs[-1].seed = seed
+        configs[-1].seed = FIRST_SEED + seed
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         workdirs = [Path(folder) / str(seed) for seed in range(seeds)]

@@ -129,7 +129,7 @@ def test_import_aejax_leaves_alone_what_is_not_its_own():
     """Beside what the libraries that it imports do themselves."""
     code = """
 import logging, os, signal, warnings
-import jax, flax.linen, optax, orbax.checkpoint, ml_collections
+import jax, flax.linen, optax, orbax.checkpoint, ml_collections, scipy.sparse
 
 def state():
     loggers = {name: logging.getLogger(name).level for name in ("", "absl", "asyncio", "jax", "orbax", "optuna")}

@@ -66,6 +66,7 @@ def test_tiny_trains_resumes_and_is_the_same_on_one_device_and_four(name, tmp_pa
     """Resumed, it has the same bits: codebooks, discriminators, counters and averages included."""
     config = config_of(name)
     # Adam divides by roots of tiny gradients, which would magnify how devices round.
+    config.optim.options = {}
     config.optim.update(name="sgd", lr=1e-3, options={"decay": 0.9})
     config.ema = 0.9
     aejax.train(config, tmp_path / "four")

@@ -229,7 +229,8 @@ def _axes(configs: Sequence[Mapping[str, Any]], planned: Sequence[str]) -> tuple
 def _key(config: Mapping[str, Any], keys: Sequence[str]) -> str:
     """Returns the values of these keys as one text; a plan may say 1 where the config has 1.0."""
     values = [config.get(k, ABSENT) for k in keys]
-    return json.dumps([float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values])
+    # A config may come from anyone: float() refuses integers of more than 308 digits.
+    return json.dumps([float(v) if type(v) is int and abs(v) < 2**53 else v for v in values])
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

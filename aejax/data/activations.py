@@ -5,7 +5,7 @@ import functools
 import glob
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,13 @@ class _Reader:
         with self._lock:
             if start < self._at or self._at < 0 or (self._seeks and start > self._at + len(self._left)):
                 self._at, self._left = (start if self._seeks else 0), np.empty(0)
-                self._parts = iter(self._function(start) if self._seeks else self._function())
+                parts = self._function(start) if self._seeks else self._function()
+                if not isinstance(parts, Iterable):
+                    raise InputError(
+                        f"{self._name}: a function that yields arrays (n, features) is needed, not one that returns "
+                        f"{shown(parts)[:60]}"
+                    )
+                self._parts = iter(parts)
             found: list[np.ndarray] = []
             while self._at < stop:
                 if not len(self._left):

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,6 +33,7 @@ Rows = np.ndarray
 Arrays = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Truth(Protocol):
     """The features that examples are known to be sums of."""
 

@@ -374,7 +374,10 @@ def drawn(subject):
 @pytest.mark.slow
 def test_pictures_of_a_conditional_code_of_two_numbers(conditional):
     found, skipped = drawn(conditional)
-    assert skipped == {"usage": "the code is not discrete"}
+    assert skipped == {
+        "usage": "the code is not discrete",
+        "firing_frequency": "no unit is ever 0: the code is not sparse",
+    }
     assert all(p.caption.endswith(".") for p in found.values())
     run, test = conditional.run, conditional.test
     codes, _, _ = latents.grid(test.latents)

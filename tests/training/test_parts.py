@@ -16,6 +16,7 @@ from conftest import assert_trees_equal, config_of, mlp, one_device, vectors
 import aejax
 from aejax import models
 from aejax.config import OWN
+from aejax.data import Spec
 from aejax.inference.parts import describe_parts, list_own
 from aejax.objectives import Corruption
 from aejax.objectives.likelihoods import Bernoulli, Gaussian, SquaredError
@@ -95,7 +96,7 @@ def test_objects_train_as_their_config_does_bit_for_bit(tmp_path):
 def test_the_parts_of_a_config_are_described_as_the_config(name):
     config = config_of(name)
     shape = (3,) if config.data.name == "plane" else (5,) if config.data.name == "sheet" else (8, 8, 1)
-    made = build_parts(config, shape)
+    made = build_parts(config, Spec(shape))
     found = make_config(made, shape, {})
     assert models.build(found, shape) == made.model
     for key in ("encoder", "bottleneck", "decoder", "likelihood", "adversary"):
@@ -249,7 +250,7 @@ def test_a_pre_encoder_bias_starts_at_the_mean():
     x = np.float32(vectors(features=3) + 5)
     config.data.name = "plane"
     named = aejax.fit(config, x, devices=one_device(), quiet=True)
-    made = build_parts(named.config, (3,))
+    made = build_parts(named.config, Spec((3,)))
     assert made.model.pre_bias
     run = fit(data=x, model=made.model, objective=made.objective, optimizer=made.optimizer)
     assert_trees_equal(run.variables, named.variables)
