@@ -5,7 +5,7 @@ import functools
 import glob
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from aejax.data.activation_files import LAYOUT, SUFFIXES, Shard, is_bfloat16, open_shard
 from aejax.data.folders import IMAGE_SUFFIXES
 from aejax.data.sources import SPLIT_NAMES, STREAMED, Arrays, Rows, Source
-from aejax.errors import InputError, shown
+from aejax.errors import InputError, kind_and_words, shown
 from aejax.files import local
 
 _NOT_FINITE = "holds NaN or infinity in float32; mend it and run the same command again"
@@ -194,13 +194,7 @@ class _Reader:
         with self._lock:
             if start < self._at or self._at < 0 or (self._seeks and start > self._at + len(self._left)):
                 self._at, self._left = (start if self._seeks else 0), np.empty(0)
-                parts = self._function(start) if self._seeks else self._function()
-                if not isinstance(parts, Iterable):
-                    raise InputError(
-                        f"{self._name}: a function that yields arrays (n, features) is needed, not one that returns "
-                        f"{shown(parts)[:60]}"
-                    )
-                self._parts = iter(parts)
+                self._parts = self._begin(start)
             found: list[np.ndarray] = []
             while self._at < stop:
                 if not len(self._left):
@@ -210,6 +204,16 @@ class _Reader:
                 found.append(taken)
                 self._left, self._at = self._left[skipped + len(taken) :], self._at + skipped + len(taken)
             return np.concatenate(found)
+
+    def _begin(self, start: int) -> Iterator[Any]:
+        """Calls the function. Raises InputError if it raises anything or returns what cannot be iterated over."""
+        try:
+            return iter(self._function(start) if self._seeks else self._function())
+        except Exception as error:
+            raise InputError(
+                f"{self._name}: a function that yields arrays (n, features) is needed, and calling this one fails "
+                f"({kind_and_words(error)})"
+            ) from error
 
     def _next(self, stop: int) -> np.ndarray:
         part = next(self._parts, None)

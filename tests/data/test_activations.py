@@ -305,7 +305,7 @@ def test_what_is_wrong_with_a_stream_is_said():
     bad[7] = np.nan
     with pytest.raises(aejax.InputError, match=r"stream: example 1,307 holds NaN or infinity"):
         fit([X, bad])
-    with pytest.raises(aejax.InputError, match=r"stream: a function that yields arrays .* not one that returns 7"):
+    with pytest.raises(aejax.InputError, match=r"stream: a function that yields arrays .* not iterable"):
         aejax.fit(config(), lambda: 7, devices=one_device(), quiet=True)
     with pytest.raises(aejax.InputError, match="fit takes no label or target with a stream"):
         aejax.fit(config(), draw, label=[0])
