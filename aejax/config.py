@@ -111,7 +111,7 @@ def parse_arg(arg: str, **defaults: bool) -> ConfigDict:
     for name in filter(None, arg.split(",")):
         if name not in defaults:
             raise InputError(
-                f"config argument {name!r} is unknown; choose among: {', '.join(defaults)}; separate several by commas"
+                f"config argument {name!r} is unknown (commas separate several); choose among: {', '.join(defaults)}"
             )
         flags[name] = True
     return flags

@@ -175,5 +175,5 @@ def test_help_is_no_error_and_an_override_that_does_not_fit_prints_one_line():
     status, _, errors = commands.run("train", "--config=configs/vae.py:foo", "--workdir=unused")
     assert (status, errors) == (
         1,
-        "error: config argument 'foo' is unknown; choose among: tiny, sigma; separate several by commas\n",
+        "error: config argument 'foo' is unknown (commas separate several); choose among: tiny, sigma\n",
     )
