@@ -42,7 +42,7 @@ def test_differences_name_keys_and_values():
 def test_arguments_are_flags_that_must_be_known():
     assert config_lib.parse_arg("mnist,tiny", tiny=False, mnist=False).to_dict() == {"tiny": True, "mnist": True}
     assert config_lib.parse_arg("", tiny=False).to_dict() == {"tiny": False}
-    with pytest.raises(aejax.InputError, match="'tinny' is unknown .*; choose among: tiny"):
+    with pytest.raises(aejax.InputError, match=r"'tinny' is unknown .*; choose among: tiny"):
         config_lib.parse_arg("tinny", tiny=False)
 
 
