@@ -4,7 +4,7 @@ import contextlib
 import copy
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -147,6 +147,15 @@ def shrink(config: ConfigDict) -> None:
             section.steps = min(section.steps, config.steps)
 
 
+_CHOICES = {
+    "partition.name": ("pmap", "sharded"),
+    "init": ("modules", "glorot"),
+    "output_bias": ("zero", "mean"),
+    "data.fit": ("crop", "random", "pad", "stretch"),
+    "data.binarize": ("none", "dynamic", "static", "threshold"),
+}
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError for unknown or missing keys, and for values of the wrong kind or out of range."""
     if not isinstance(config, ConfigDict):
@@ -161,15 +170,9 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"{key} must be a whole number above 0 and below 2**31, got {get(config, key)}")
     if config.dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype must be float32 or bfloat16, got {config.dtype!r}")
-    if config.partition.name not in ("pmap", "sharded"):
-        raise one_of("partition.name", config.partition.name, ("pmap", "sharded"))
-    for key, known in (("init", ("modules", "glorot")), ("output_bias", ("zero", "mean"))):
-        if config[key] not in known:
-            raise one_of(key, config[key], known)
-    if config.data.fit not in (fits := ("crop", "random", "pad", "stretch")):
-        raise one_of("data.fit", config.data.fit, fits)
-    if config.data.binarize not in (ways := ("none", "dynamic", "static", "threshold")):
-        raise one_of("data.binarize", config.data.binarize, ways)
+    for key, known in _CHOICES.items():
+        if get(config, key) not in known:
+            raise one_of(key, get(config, key), known)
     if config.data.binarize != "none" and config.data.standardize:
         raise InputError(f"data.binarize={config.data.binarize} makes values of 0 and 1; set data.standardize=False")
     if config.data.fit == "random" and not config.data.size:
@@ -359,37 +362,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     absent = "(absent)"
     keys = sorted(k for k in a.keys() | b.keys() if a.get(k, absent) != b.get(k, absent))
     return [f"{k}: {a.get(k, absent)} -> {b.get(k, absent)}" for k in keys]
-
-
-def check_trust(config: Mapping[str, Any], trust: Collection[str], where: str) -> None:
-    """Raises InputError if a config names code, "package.module:attribute", from a module that `trust` does not list.
-
-    Trusting a package trusts its modules. That a module is already imported is no reason to trust it: so is `os`.
-    """
-    # What names no code but may hold colons is skipped: splits, e.g. train[:90%], paths, and regular expressions.
-    read = {key: value for key, value in config.items() if key not in ("data", "init_from", "tracking")}
-    if isinstance(optim := read.get("optim"), Mapping):
-        read["optim"] = {key: value for key, value in optim.items() if key != "freeze"}
-    texts = list(_texts(read))
-    texts += [name.strip() for names in _texts([config.get("tracking", ())]) for name in names.split(",")]
-    for text in texts:
-        module, colon, _ = text.partition(":")
-        if colon and not any(f"{module}.".startswith(f"{trusted}.") for trusted in trust):
-            raise InputError(
-                f"{where} names {text!r}, code that is not aejax's and would run here; if you trust it, give load_run "
-                f"trust={[module]}, or --trust={module} to a command"
-            )
-
-
-def _texts(values: Any) -> Iterator[str]:
-    """Yields all keys and values in nested dicts and lists, as text."""
-    if isinstance(values, Mapping):
-        values = [*values, *values.values()]
-    if not isinstance(values, list | tuple):
-        yield str(values)
-        return
-    for value in values:
-        yield from _texts(value)
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import glob
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -43,10 +44,17 @@ def find_shards(name: str) -> list[Path]:
     if not folder.is_dir():
         return [folder] if folder.is_file() and (folder.suffix == ".safetensors" or is_bfloat16(folder)) else []
     suffixes = SUFFIXES if (folder / LAYOUT).is_file() else SUFFIXES[:2]
-    found = [file for file in folder.iterdir() if not file.name.startswith(".")]
-    if any(file.suffix.lower() in IMAGE_SUFFIXES or file.is_dir() for file in found):
-        return []
-    return sorted(file for file in found if file.suffix in suffixes)
+    found = []
+    with os.scandir(folder) as entries:  # which ends at the first image: a folder may hold 100,000 of them
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            suffix = Path(entry.name).suffix
+            if suffix.lower() in IMAGE_SUFFIXES or entry.is_dir():
+                return []
+            if suffix in suffixes:
+                found.append(folder / entry.name)
+    return sorted(found)
 
 
 def from_store(name: str, files: Sequence[Path]) -> dict[str, Source]:

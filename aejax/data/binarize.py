@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from aejax.data.sources import Arrays, Rows, Source
+from aejax.data.spec import read_chunks
 from aejax.errors import InputError, one_of
 
 WAYS = ("none", "dynamic", "static", "threshold")
@@ -98,8 +99,7 @@ def _drawer(seed: int, part: int) -> Callable[[Rows, np.ndarray], np.ndarray]:
 
 def _check_range(source: Source) -> None:
     """Raises InputError for vectors with values outside [0, 1]; images have none."""
-    for start in range(0, len(source) if len(source.shape) == 1 else 0, 4096):
-        x = source.take(np.arange(start, min(start + 4096, len(source))))["x"]
+    for x in read_chunks(source) if len(source.shape) == 1 else ():
         if x.min() < 0 or x.max() > 1:
             raise InputError(
                 f"data.binarize takes values as probabilities, and {source.name} holds {x.min():g} to {x.max():g}; "

@@ -101,9 +101,8 @@ def warn_of_scale(source: Source, spec: Spec) -> None:
     """
     if len(source.shape) != 1 or spec.mean or spec.per_token:
         return
-    source = source.sample(_ROWS) if source.block else source
-    rows = np.unique(np.linspace(0, len(source) - 1, min(len(source), _ROWS)).astype(int))
-    scales = np.sqrt(np.square(source.take(rows)["x"], dtype=np.float64).mean(0))
+    thinned = _thin_out(source, _ROWS)
+    scales = np.sqrt(np.square(thinned.take(np.arange(len(thinned)))["x"], dtype=np.float64).mean(0))
     scales = scales[scales > 0]
     if len(scales) and not _USUAL[0] <= scales.max() <= _USUAL[1]:
         warnings.warn(

@@ -37,7 +37,9 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     add("elbo", density.no_elbo, lambda: one_draw.elbo.mean(), "nats per example", f"{how}; {draw}, KL of weight 1")
     weights = f"{how}; {samples:,} importance samples per example"
     many = None
-    if not unweighed:
+    if unweighed is not None:
+        measures["log_likelihood"] = Skipped(unweighed)
+    else:
         many, effective, error = density.estimate(test.x, samples, label=test.condition, scale=scale)
         _warn_of_few(float(np.median(effective)), samples)
         add("log_likelihood", None, many.mean, "nats per example", weights)
@@ -45,8 +47,6 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
         add("log_likelihood_error", None, lambda: np.linalg.norm(error) / len(test), "nats per example", of)
         of = f"median over {test}; (sum w)^2 / sum w^2 of the importance weights w"
         add("effective_samples", None, lambda: np.median(effective), f"of {samples:,} samples", of)
-    else:
-        add("log_likelihood", unweighed, float, "", "")
     add("rate", no_kl, lambda: one_draw.rate.mean(), "nats per example", f"mean over {test}; KL(q(z|x) || p(z))")
     add("distortion", density.no_density, lambda: one_draw.distortion.mean(), "nats per example", f"{how}; {draw}")
     best = one_draw.elbo if many is None else many

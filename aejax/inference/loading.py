@@ -18,7 +18,7 @@ from aejax.inference.parts import check_objects
 from aejax.inference.run import Run
 from aejax.models import Autoencoder, Output, abstract_variables, build
 from aejax.objectives import Objective
-from aejax.workdir import changes, checkpoint
+from aejax.workdir import changes, checkpoint, saved_config
 
 
 def load_run(
@@ -51,7 +51,7 @@ def load_run(
         config = saved.metadata["config"]
         check_objects(config, model, objective, saved.metadata["spec"]["shape"], str(workdir))
         if model is None:  # otherwise nothing that the config names runs
-            config_lib.check_trust(config, [trust] if isinstance(trust, str) else trust, str(workdir))
+            saved_config.check_trust(config, [trust] if isinstance(trust, str) else trust, str(workdir))
         run = from_checkpoint(saved, model, objective, workdir)
         if run.model is model:
             checkpoint.fill(

@@ -16,7 +16,7 @@ from aejax.training import optimizers, paths
 from aejax.training.step import init
 from aejax.training.task import make_task
 from aejax.training.warm_start import initialize
-from aejax.workdir import checkpoint
+from aejax.workdir import checkpoint, saved_config
 
 KEY = jax.random.key(7)
 
@@ -146,7 +146,7 @@ def test_a_workdir_of_a_stranger_executes_nothing(tmp_path):
 
 def test_paths_and_patterns_with_colons_name_no_code():
     config = mlp(init_from__workdir="runs:1/vae", optim__freeze="(?:encoder|decoder)/")
-    aejax.config.check_trust(aejax.config.to_dict(config), [], "a run")
+    saved_config.check_trust(aejax.config.to_dict(config), [], "a run")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from aejax.models.bottlenecks.code import Code
-from aejax.models.bottlenecks.sparse import make_code, project
+from aejax.models.bottlenecks.sparse import get_dense, make_code, project
 from aejax.models.layers import flatten
 from aejax.registry import Natural
 
@@ -30,10 +30,10 @@ class Gated(nn.Module):
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
         gates = project(self, h)
-        layer = self.variables["params"]["dense"]
+        kernel, _ = get_dense(self)
         scale = self.param("log_scale", nn.initializers.zeros, (self.features,))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         # The same product, which the compiler computes once.
-        shared = flatten(h).astype(jnp.float32) @ layer["kernel"]
+        shared = flatten(h).astype(jnp.float32) @ kernel
         z = nn.relu(jnp.exp(scale) * shared + bias) * (gates > 0)
         return make_code(self, h, gates, z, train=train)

@@ -47,7 +47,7 @@ class TopK(nn.Module):
         x = project(self, h)
         if train and not self.is_initializing() and is_worthwhile(self.features, self.k):
             # The same units, with a gradient that reads no others; the compiler leaves `project` out.
-            kept = project_largest(flatten(h).astype(jnp.float32), *_get_dense(self), self.k)
+            kept = project_largest(flatten(h).astype(jnp.float32), *get_dense(self), self.k)
         else:
             kept = find_largest(nn.relu(x), self.k)
         return make_code(self, h, x, kept.spread(self.features), kept=kept, train=train)
@@ -187,7 +187,7 @@ def project(module: Any, h: Array) -> Array:
     return nn.Dense(module.features, name="dense")(flatten(h).astype(jnp.float32))
 
 
-def _get_dense(module: Any) -> tuple[Array, Array]:
+def get_dense(module: Any) -> tuple[Array, Array]:
     """Returns the kernel and the bias of the layer of `project`."""
     layer = module.variables["params"]["dense"]
     return layer["kernel"], layer["bias"]
@@ -247,4 +247,4 @@ def _revive(module: Any, h: Array, dead: Array) -> Array:
         return find_largest(nn.relu(x @ kernel + bias) * dead, module.revive).spread(module.features)
 
     none = lambda x, kernel, bias: jnp.zeros((x.shape[0], module.features))  # noqa: E731
-    return jax.lax.cond(dead.any(), find, none, x, *_get_dense(module))
+    return jax.lax.cond(dead.any(), find, none, x, *get_dense(module))
