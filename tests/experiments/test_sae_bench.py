@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from absl import flags
+from conftest import command
 
 from aejax.data.features import SparseFeatures
 from aejax.models import build
@@ -66,6 +67,7 @@ def test_parents_alone_are_counted():
 
 @pytest.mark.slow
 def test_the_command_writes_scores_and_keeps_known_goals(monkeypatch, tmp_path):
+    sae_bench = command("sae_bench", "experiments")  # another command's test may have forgotten its flags
     monkeypatch.setattr(sae_bench, "BENCH", SMALL)
     flags.FLAGS(["sae_bench", f"--sae_folder={tmp_path}", "--seeds_of_each=2"])
     monkeypatch.setattr(sae_bench, "BATCH", 16)
