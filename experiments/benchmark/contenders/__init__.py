@@ -144,6 +144,7 @@ CONTENDERS: dict[str, Entry] = {
     "pytorch, huge pages": Entry("pytorch", "torch", "channels_last, fused", _LARGE_PAGES, counts=False),
     "keras, huge pages": Entry("with_keras", "keras", "", {"KERAS_BACKEND": "jax", **_LARGE_PAGES}, counts=False),
     "flax, huge pages": Entry("flax_example", "flax", "", _LARGE_PAGES, counts=False),
+    "aejax, no binarization": Entry("own", "aejax", "no binarization", environment={}),
     "aejax, float32": Entry("own", "aejax", "float32", environment={}),
     "pytorch, bfloat16": Entry("pytorch", "torch", "channels_last, fused, bfloat16"),
     "pytorch, bfloat16 compiled": Entry("pytorch", "torch", "bfloat16"),

@@ -19,10 +19,16 @@ from experiments.machine import peak_gib
 
 
 def train(work: Work, given: Given, variant: str = "") -> Contender:
-    """Images held on the device as uint8, as `aejax.train` holds them, and its step; `variant` is another dtype."""
+    """Images held on the device as uint8, as `aejax.train` holds them, and its step.
+
+    `variant` is another dtype, or "no binarization".
+    """
     spec, partition = Spec(given.images.shape[1:]), Partition()
     config = work.config()
-    config.dtype = variant or config.dtype
+    if variant == "no binarization":
+        config.data.binarize = "none"
+    else:
+        config.dtype = variant or config.dtype
     task = make_task(config, spec, len(given.images), partition.axis_name)
     held = partition.replicate({"x": given.images})
     variables = _variables(given)
@@ -77,6 +83,15 @@ def likelihood(work: Work, given: Given, variant: str = "") -> Contender:
         _count(given),
         lambda: {"nats of 50 images": float(nats(given.images[:50]).mean())},
         lambda: len(nats(given.images)),
+    )
+
+
+def evidence(work: Work, given: Given, variant: str = "") -> Contender:
+    """The images are binarized by a threshold."""
+    run, images = _run(work, given), np.where(given.images >= 128, np.uint8(255), np.uint8(0))
+    nats = lambda images: -run.log_likelihood(images, samples=5_000)  # noqa: E731
+    return Contender(
+        _count(given), lambda: {"nats of 50 images": float(nats(images[:50]).mean())}, lambda: len(nats(images))
     )
 
 

@@ -1,17 +1,18 @@
 """Plain PyTorch: data in memory as float tensors, a loop over batches, Adam."""
 
+import math
 import os
 
 import numpy as np
 import torch
 
 from experiments.benchmark.contenders import Contender, Given, training
-from experiments.benchmark.contenders.torch_models import MLP, SAE, VAE, BaggedSAE, Conv, load
+from experiments.benchmark.contenders.torch_models import MLP, SAE, VAE, BaggedSAE, Burda, Burda50, Conv, load
 from experiments.benchmark.contenders.torch_vq_vae import VQVAE
 from experiments.benchmark.works import Work
 from experiments.machine import peak_gib
 
-MODELS = {"mlp": MLP, "vae": VAE, "conv": Conv, "vq_vae": VQVAE, "sae": SAE}
+MODELS = {"mlp": MLP, "vae": VAE, "conv": Conv, "vq_vae": VQVAE, "sae": SAE, "burda": Burda, "burda_50": Burda50}
 
 
 def train(work: Work, given: Given, variant: str) -> Contender:
@@ -57,6 +58,24 @@ def train(work: Work, given: Given, variant: str) -> Contender:
         return round(torch.cuda.max_memory_allocated() / 2**30, 3) if device.type == "cuda" else peak_gib()
 
     return training(given, work.steps, count(model), prepare, steps, peak)
+
+
+def evidence(work: Work, given: Given, variant: str) -> Contender:
+    """All samples of one image at a time, so that memory stays flat."""
+    use_pinned_cores()
+    images = torch.from_numpy((given.images >= 128).astype(np.float32)).flatten(1)
+    model = Burda(given)
+    load(model, given)
+    log_weights = torch.compile(model.log_weights) if variant == "compiled" else model.log_weights
+
+    @torch.inference_mode()
+    def nats(images: torch.Tensor) -> torch.Tensor:
+        found = [torch.logsumexp(log_weights(part, 5_000), 1) for part in images.split(1)]
+        return math.log(5_000) - torch.cat(found)
+
+    return Contender(
+        count(model), lambda: {"nats of 50 images": nats(images[:50]).mean().item()}, lambda: len(nats(images))
+    )
 
 
 def use_pinned_cores() -> None:

@@ -4,6 +4,7 @@ Calling a model gives the loss of images x [batch, channels, height, width], sum
 averaged over the batch; `decoded(x)` gives the decoder's output and what else the loss reads.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
@@ -67,6 +68,48 @@ class VAE(nn.Module):
         error = F.binary_cross_entropy_with_logits(logits, x.flatten(1), reduction="sum")
         kl = 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum()
         return (error + kl) / len(x)
+
+
+class Burda(nn.Module):
+    """(h): each image is drawn anew."""
+
+    def __init__(self, given: Given):
+        super().__init__()
+        encoder, decoder = given.sizes("encoder/dense_{}"), given.sizes("decoder/dense_{}")
+        self.encoder = chain("dense_{}", nn.Linear, encoder, nn.Tanh())
+        self.bottleneck = nn.ModuleDict({name: nn.Linear(encoder[-1], decoder[0]) for name in ("mean", "log_std")})
+        self.decoder = chain("dense_{}", nn.Linear, decoder, nn.Tanh(), last=True)
+
+    def log_weights(self, x, samples):
+        """Returns log p(x, z) - log q(z|x) of so many samples, [batch, samples], for binary x [batch, values].
+
+        Each example is repeated for its samples.
+        """
+        h = self.encoder(x)
+        mean, log_std = (self.bottleneck[name](h).repeat_interleave(samples, 0) for name in ("mean", "log_std"))
+        noise = torch.randn_like(mean)
+        z = mean + log_std.exp() * noise
+        target = x.repeat_interleave(samples, 0)
+        log_p = -F.binary_cross_entropy_with_logits(self.decoder(z), target, reduction="none").sum(-1)
+        log_prior_over_q = 0.5 * (noise.square() - z.square()).sum(-1) + log_std.sum(-1)
+        return (log_p + log_prior_over_q).reshape(len(x), samples)
+
+    def forward(self, x):
+        x = torch.bernoulli(x).flatten(1)
+        h = self.encoder(x)
+        mean, log_std = self.bottleneck["mean"](h), self.bottleneck["log_std"](h)
+        logits = self.decoder(mean + log_std.exp() * torch.randn_like(mean))
+        error = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        kl = 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum()
+        return (error + kl) / len(x)
+
+
+class Burda50(Burda):
+    """(i)"""
+
+    def forward(self, x):
+        log_w = self.log_weights(torch.bernoulli(x).flatten(1), 50)
+        return (math.log(50) - torch.logsumexp(log_w, 1)).mean()
 
 
 class SAE(nn.Module):
