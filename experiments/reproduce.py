@@ -3,6 +3,13 @@
 Trains each experiment in a new folder, scores it on its test split and writes
 experiments/results/reconstruction.json. About 6 minutes on two CPU cores; MNIST is read from
 TFDS_DATA_DIR, or downloaded.
+
+    python -m experiments.reproduce --rows=vae,iwae_5 --runs=runs/published
+
+instead trains rows of the table of figures that papers report, see `published/rows.py`, for a stated part of the
+paper's passes, or for --passes. Beside it PyTorch's side is trained, where torch is installed, unless --nopeer. It
+takes hours, and resumes if it is interrupted. Each row writes experiments/results/published/<row>.json; the table,
+experiments/results/published.md, is made from these files, as with --rows=none alone.
 """
 
 import importlib
@@ -16,11 +23,22 @@ from absl import flags
 import aejax
 from aejax import data
 from aejax.cli import command
+from aejax.errors import one_of
 from aejax.evaluation import Measure, Subject, reconstruction
-from aejax.files import local, write_whole
+from aejax.files import local, writable, write_whole
+from experiments.benchmark import goals
 from experiments.machine import machine
+from experiments.published import record
+from experiments.published.rows import ROWS
+from experiments.published.table import make_goals, make_table, read_records
 
 _OUT = flags.DEFINE_string("table", "experiments/results/reconstruction.json", "File to write.")
+_ROWS = flags.DEFINE_list("rows", [], f"Rows of the table of published figures: of {', '.join(ROWS)}, or none.")
+_PASSES = flags.DEFINE_integer("passes", 0, "Passes through the training images. Defaults to the row's.", lower_bound=0)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Number of seeds.", lower_bound=1)
+_RUNS = flags.DEFINE_string("runs", "runs/published", "Folder of the rows' workdirs.")
+_PEER = flags.DEFINE_bool("peer", True, "Train PyTorch's side, too, if torch is installed.")
+_RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder of the records and their table.")
 EXPERIMENTS = ("basic", "stacked", "stacked:mnist", "conv:mnist")
 
 
@@ -54,7 +72,31 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def reproduce_rows(names: list[str]) -> None:
+    """Trains the rows, writes a record of each, and the table and the goals of all records."""
+    if unknown := [name for name in names if name not in ROWS]:
+        raise one_of("--rows", unknown[0], ROWS)
+    results = local(_RESULTS.value)
+    for name in names:
+        found = record.reproduce(name, ROWS[name], _SEEDS.value, _PASSES.value, local(_RUNS.value), _PEER.value)
+        write_whole(writable(results / "published") / f"{name}.json", json.dumps(found, indent=2) + "\n")
+    records = read_records(results / "published")
+    write_whole(results / "published.md", make_table(records))
+    for found in records.values():
+        goals.write(
+            results, f"python -m experiments.reproduce --rows={found['row']}", make_goals(found), "likelihoods.json"
+        )
+
+
 def reproduce() -> None:
+    if _ROWS.value:
+        reproduce_rows([name for name in _ROWS.value if name != "none"])
+    else:
+        reproduce_results()
+
+
+def reproduce_results() -> None:
+    """Makes the README's table."""
     results = {"machine": machine()} | {experiment: score(experiment) for experiment in EXPERIMENTS}
     print(table(results))
     write_whole(local(_OUT.value), json.dumps(results, indent=2) + "\n")
