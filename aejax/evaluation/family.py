@@ -47,6 +47,7 @@ _FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Flow VAE", {"bottleneck.name": "gaussian", "bottleneck.posterior": "iaf"}),
     ("Flow VAE", {"bottleneck.name": "gaussian", "bottleneck.posterior": "planar"}),
     ("VAE", {"bottleneck.name": "gaussian"}),
+    ("Hierarchical VAE", {"bottleneck.name": "hierarchical"}),
     ("Contractive autoencoder", {"objective.weights.contractive": _ANY}),
     ("Regularized autoencoder", {"objective.weights.code_l2": _ANY}),
     ("Sparse autoencoder", {"objective.weights.kl_sparsity": _ANY}),

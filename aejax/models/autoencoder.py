@@ -58,7 +58,8 @@ class Autoencoder(nn.Module):
 
     Attributes:
       encoder: module called as `encoder(x, keys=..., train=...)`, from inputs [batch, ...] to features.
-      bottleneck: module called as `bottleneck(features, keys=..., train=...)`, from features to a `Code`.
+      bottleneck: module called as `bottleneck(features, keys=..., train=...)`, from features to a `Code`. If it has a
+        method `read`, the decoder is given `bottleneck.read(z)`.
       decoder: module called as `decoder(z, train=...)`, from z to parameters of the likelihood of x, [batch, ...].
       classes: number of classes that encoder and decoder are conditioned on (Sohn et al. 2015); 0: unconditional.
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
@@ -118,6 +119,7 @@ class Autoencoder(nn.Module):
         `kept` holds the units of a sparse z that are not 0, for a decoder that reads no others. `skipped` is the input
         of a model with `skip`, whose linear map is added; without it, nothing is.
         """
+        z = self.bottleneck.read(z) if hasattr(self.bottleneck, "read") else z
         options = {"kept": kept} if isinstance(self.decoder, DictionaryDecoder) and not self.classes else {}
         tied = (self.kernels()[::-1],) if getattr(self.decoder, "tied", False) else ()
         decoded = self.decoder(self._append_label(z, label), *tied, **options, train=train).astype(jnp.float32)

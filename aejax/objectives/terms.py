@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from aejax import losses, perceptual
 from aejax.errors import InputError
-from aejax.models.distributions import DiagonalGaussian, FlowPosterior, Posterior, StandardNormal
+from aejax.models.distributions import DiagonalGaussian, Posterior, StandardNormal
 from aejax.models.layers import flatten, normal
 from aejax.objectives.context import Context
 from aejax.objectives.crosscoder import crosscoder_l1
@@ -139,7 +139,7 @@ def dip(c: Context, kind: int = 1, diagonal: float = 10.0) -> Float[Array, ""]:
     mean = c.whole(flatten(q.mean))
     if kind == 1:
         return losses.dip(mean, diagonal=diagonal)
-    if isinstance(q, FlowPosterior):
+    if not hasattr(q, "covariance"):
         raise InputError("objective.options.dip.kind=2 needs a diagonal or full posterior")
     return losses.dip(mean, c.whole(q.covariance().mean(0)[None]).mean(0), diagonal)
 

@@ -18,6 +18,7 @@ from aejax.models.bottlenecks.deterministic import (
 from aejax.models.bottlenecks.discrete import FSQ, LFQ, GumbelSoftmax
 from aejax.models.bottlenecks.gated import Gated
 from aejax.models.bottlenecks.gaussian import GaussianBottleneck
+from aejax.models.bottlenecks.hierarchical import HierarchicalGaussian
 from aejax.models.bottlenecks.ibq import IBQ
 from aejax.models.bottlenecks.masked import MaskedBottleneck
 from aejax.models.bottlenecks.matching_pursuit import MatchingPursuit
@@ -34,6 +35,7 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "spherical": SphericalBottleneck,
     "gaussian": GaussianBottleneck,
     "spatial_gaussian": SpatialGaussian,
+    "hierarchical": HierarchicalGaussian,
     "masked": MaskedBottleneck,
     "topk": TopK,
     "batch_topk": BatchTopK,
