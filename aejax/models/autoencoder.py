@@ -113,13 +113,16 @@ class Autoencoder(nn.Module):
         kept: Kept | None = None,
         train: bool = False,
         skipped: Batch | None = None,
+        read: Batch | None = None,
     ) -> Batch:
         """Returns the parameters of p(x | z), float32 [batch, ...], for z [batch, *latent].
 
         `kept` holds the units of a sparse z that are not 0, for a decoder that reads no others. `skipped` is the input
-        of a model with `skip`, whose linear map is added; without it, nothing is.
+        of a model with `skip`, whose linear map is added; without it, nothing is. `read` is `Code.read` of z, which is
+        otherwise computed here.
         """
-        z = self.bottleneck.read(z) if hasattr(self.bottleneck, "read") else z
+        if hasattr(self.bottleneck, "read"):
+            z = self.bottleneck.read(z) if read is None else read
         options = {"kept": kept} if isinstance(self.decoder, DictionaryDecoder) and not self.classes else {}
         tied = (self.kernels()[::-1],) if getattr(self.decoder, "tied", False) else ()
         decoded = self.decoder(self._append_label(z, label), *tied, **options, train=train).astype(jnp.float32)
@@ -149,7 +152,8 @@ class Autoencoder(nn.Module):
         if code.samples:  # decodes all importance samples as one large batch
             z = z.reshape(-1, *z.shape[2:])
             label = None if label is None else jnp.tile(label, code.samples)
-        decoded = self.decode(z, label=label, kept=code.kept, train=train, skipped=x if self.skip else None)
+        skipped = x if self.skip else None
+        decoded = self.decode(z, label=label, kept=code.kept, train=train, skipped=skipped, read=code.read)
         wanted, what = (tuple(self.target), "target") if self.target else (x.shape[1:], "input")
         if decoded.shape[1:] != wanted:
             raise InputError(f"the decoder makes {decoded.shape[1:]} but the {what} is {wanted}; make them equal")

@@ -134,13 +134,13 @@ class HierarchicalPosterior(struct.PyTreeNode):
       module: the bottleneck, whose method `log_posterior(features, z)` is the density.
       variables: those of the bottleneck.
       features: those of x, which the bottleneck reads.
-      mean: z where each layer is at its mean given the layers that it depends on, [batch, d].
+      mean: z where each layer is at its mean given the layers that it depends on, [batch, d], if it is known.
     """
 
     module: nn.Module = struct.field(pytree_node=False)
     variables: PyTree
     features: PyTree
-    mean: Float[Array, "batch d"]
+    mean: Float[Array, "batch d"] | None
 
     def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
         return self.module.apply(self.variables, self.features, z, method="log_posterior")  # type: ignore[return-value]
