@@ -16,6 +16,7 @@ from aejax.models.distributions import DiagonalGaussian, FlowPosterior, Hierarch
 from aejax.models.layers import flatten, normal
 from aejax.objectives.context import Context
 from aejax.objectives.crosscoder import crosscoder_l1
+from aejax.objectives.layers import balanced_kl, layer_free_bits
 from aejax.objectives.schedules import progress
 from aejax.objectives.sparsity import (
     gate_l1,
@@ -194,6 +195,8 @@ TERMS: dict[str, Callable[..., Array]] = {
         pre_activation,
         capacity,
         free_bits,
+        layer_free_bits,
+        balanced_kl,
         mutual_information,
         total_correlation,
         dimension_kl,
