@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from aejax import logistic_mixture
 from aejax.errors import InputError
 from aejax.models import pre_encoder
 from aejax.models.bottlenecks import BOTTLENECKS, Code
@@ -22,7 +23,7 @@ from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten
 from aejax.models.vit import Tokens
-from aejax.registry import instantiate
+from aejax.registry import check_type, instantiate
 
 Batch = Float[Array, "batch ..."]
 Labels = Int[Array, " batch"]
@@ -67,6 +68,7 @@ class Autoencoder(nn.Module):
         equation 1), see `pre_encoder`.
       target: shape of what a transcoder decodes to; empty where that is x (Dunefsky et al. 2024, "Transcoders find
         interpretable LLM feature circuits").
+      parameters: shape of the parameters of the likelihood of one example; empty where that is the shape of x.
       skip: whether a linear map of x, which starts at 0, is added to what a transcoder decodes (Paulo et al. 2025,
         "Transcoders beat sparse autoencoders for interpretability").
     """
@@ -79,6 +81,7 @@ class Autoencoder(nn.Module):
     pre_bias: bool = False
     target: Sequence[int] = ()
     skip: bool = False
+    parameters: Sequence[int] = ()
 
     def setup(self):
         if self.skip:
@@ -155,6 +158,8 @@ class Autoencoder(nn.Module):
         skipped = x if self.skip else None
         decoded = self.decode(z, label=label, kept=code.kept, train=train, skipped=skipped, read=code.read)
         wanted, what = (tuple(self.target), "target") if self.target else (x.shape[1:], "input")
+        if self.parameters:
+            wanted, what = tuple(self.parameters), "shape of the likelihood's parameters"
         if decoded.shape[1:] != wanted:
             raise InputError(f"the decoder makes {decoded.shape[1:]} but the {what} is {wanted}; make them equal")
         if code.samples:
@@ -200,7 +205,9 @@ def build(
     shared = {"shape": shape, "dtype": config["dtype"], "axis_name": axis_name}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
     bottleneck = instantiate("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
-    decoder = instantiate("decoder", DECODERS, config["decoder"], {**shared, "shape": tuple(target) or shape})
+    parameters = _parameters(config["likelihood"], shape)
+    decoded = tuple(target) or parameters or shape
+    decoder = instantiate("decoder", DECODERS, config["decoder"], {**shared, "shape": decoded})
     skip = config.get("skip", False)
     if skip and (not target or config["classes"]):
         raise InputError("skip=True is for transcoders without classes; set data.target and classes=0, or skip=False")
@@ -213,9 +220,21 @@ def build(
         pre_bias=not target and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
         target=tuple(target),
         skip=skip,
+        parameters=parameters,
     )
     abstract_output(model, shape)  # runs the modules' checks of shapes
     return model
+
+
+def _parameters(likelihood: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of the likelihood's parameters of one example, or () where it is the shape of the example."""
+    if likelihood["name"] != "logistic_mixture":
+        return ()
+    if len(shape) != 3:
+        raise InputError(f"likelihood.name='logistic_mixture' is for images, got {tuple(shape)}; choose another")
+    components = likelihood.get("components", 10)
+    check_type("likelihood.components", components, int)
+    return (*shape[:2], logistic_mixture.count_parameters(shape[-1], components))
 
 
 def set_axis(model: Autoencoder, axis_name: str | None) -> Autoencoder:
