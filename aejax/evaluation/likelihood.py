@@ -72,6 +72,26 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
         f"of {math.prod(run.latents.shape[1:]):,} units",
         f"variance of the posterior mean over {test} above {ACTIVE}",
     )
+    if one_draw.by_layer is not None:
+        measures |= _measure_layers(subject, one_draw)
+    return measures
+
+
+def _measure_layers(subject: Subject, parts: Parts) -> Measures:
+    """Returns the rate and the active units of each layer of a hierarchy, from the data up."""
+    test, sizes, measures = subject.test, subject.run.density.layers, Measures()
+    assert parts.by_layer is not None  # there are layers
+    if parts.by_unit is None:
+        active = test.flat_latents.var(0, dtype=np.float64) > ACTIVE
+        how = f"variance of the posterior mean over {test} above {ACTIVE}"
+    else:
+        active = parts.by_unit.mean(0, dtype=np.float64) > ACTIVE
+        how = f"mean KL of the unit over {test} above {ACTIVE} nats"
+    of_layer = np.split(active, np.cumsum(sizes)[:-1])
+    for i, (size, units) in enumerate(zip(sizes, of_layer, strict=True), 1):
+        of = f"mean over {test}; layer {i}, counted from the data up; KL given the layers that it depends on"
+        measures[f"rate_{i}"] = Measure(float(parts.by_layer[:, i - 1].mean()), "nats per example", of)
+        measures[f"active_units_{i}"] = Measure(float(units.sum()), f"of {size:,} units", f"layer {i}; {how}")
     return measures
 
 

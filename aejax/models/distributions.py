@@ -8,6 +8,7 @@ over [batch, h, w, c].
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -150,7 +151,7 @@ class HierarchicalPrior(struct.PyTreeNode):
     """The prior p(z) of a bottleneck with several layers of latent units, which are one after another in z.
 
     Attributes:
-      module: the bottleneck, whose method `log_prior(z)` is the density, and `generate(noise)` makes z.
+      module: the bottleneck, whose method `log_prior(z)` is the density, and `generate(noise, layers)` makes z.
       variables: those of the bottleneck.
       sizes: numbers of units of the layers, that which is nearest to the data first.
     """
@@ -162,10 +163,21 @@ class HierarchicalPrior(struct.PyTreeNode):
     def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
         return self.module.apply(self.variables, z, method="log_prior")  # type: ignore[return-value]
 
-    def sample(self, keys: Key[Array, " batch"]) -> Float[Array, "batch d"]:
-        """Samples one z per key."""
+    def sample(
+        self, keys: Key[Array, " batch"], temperature: Float[Array, " layers"] | None = None
+    ) -> Float[Array, "batch d"]:
+        """Samples one z per key. `temperature` multiplies the standard deviations of each layer."""
         noise = normal(keys, (sum(self.sizes),))
-        return self.module.apply(self.variables, noise, method="generate")  # type: ignore[return-value]
+        if temperature is not None:
+            noise = noise * jnp.repeat(temperature, np.array(self.sizes), total_repeat_length=sum(self.sizes))
+        return self.generate(noise, len(self.sizes))
+
+    def generate(self, given: Float[Array, "batch d"], made: int) -> Float[Array, "batch d"]:
+        """Returns z whose lowest `made` layers are made top-down from `given`, standard normal noise.
+
+        All layers above are those of `given`.
+        """
+        return self.module.apply(self.variables, given, made, method="generate")  # type: ignore[return-value]
 
 
 Posterior = DiagonalGaussian | FullGaussian | FlowPosterior | HierarchicalPosterior

@@ -54,7 +54,7 @@ def affine(function, size):
 def prior(params):
     """Mean and covariance of z = (z_1, z_2, z_3)."""
     of = MODEL.apply({"params": params}, method="prior")
-    mean, matrix = affine(lambda noise: of.module.apply(of.variables, noise, method="generate"), 5)
+    mean, matrix = affine(lambda noise: of.generate(noise, 3), 5)
     return mean, matrix.T @ matrix
 
 
@@ -122,7 +122,7 @@ def test_samples_of_the_prior_and_both_densities_are_those_of_the_closed_form(pa
     def infer(noise):
         bound = of.module.bind({"params": params["bottleneck"]})
         scales = tuple(jnp.repeat(each[:1], len(noise), 0) for each in h)
-        walked = bound._walk(scales, noise, [each.shape[1:] for each in h], is_noise=True)[1]
+        walked = bound._walk(scales, noise, [each.shape[1:] for each in h], 3)[1]
         return jnp.concatenate([layer.z.reshape(len(noise), -1) for layer in walked], -1)
 
     mean, matrix = affine(infer, 5)

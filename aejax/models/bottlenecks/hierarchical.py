@@ -123,13 +123,15 @@ class HierarchicalGaussian(nn.Module):
         given = [normal_log_prob(z, *p(above)) for z, p, above in zip(layers, self.p, layers[1:], strict=False)]
         return _add([*given, normal_log_prob(layers[-1], jnp.zeros(()), jnp.zeros(()))])
 
-    def generate(self, noise: Array) -> Array:
-        """Returns z [..., d] from the prior, made top-down from standard normal noise [..., d]."""
-        *rest, z = split_sizes(noise, self.features)
-        layers = [z]
-        for each, p in zip(rest[::-1], self.p[::-1], strict=True):
-            mean, log_std = p(layers[0])
-            layers.insert(0, mean + jnp.exp(log_std) * each)
+    def generate(self, given: Array, made: int) -> Array:
+        """Returns z [..., d] whose lowest `made` layers are made top-down from `given`, standard normal noise [..., d].
+
+        All layers above are those of `given`.
+        """
+        layers = split_sizes(given, self.features)
+        for i in reversed(range(min(made, len(self.p)))):  # noise at the top is z already
+            mean, log_std = self.p[i](layers[i + 1])
+            layers[i] = mean + jnp.exp(log_std) * layers[i]
         return jnp.concatenate(layers, -1)
 
     def _infer(self, h: Array, noise: Array) -> tuple[Array, list[tuple[Array, Array, Array]]]:

@@ -145,7 +145,7 @@ class LadderGaussian(nn.Module):
         batch, size = scales[0].shape[0], sum(self._sizes(shapes))
         noise = jnp.zeros((batch, size)) if keys is None else stack_noise(keys, self.samples, size)
         samples = noise.shape[0] if noise.ndim == 3 else 0
-        state, walked = self._walk(self._tile(scales, samples), noise.reshape(-1, size), shapes, is_noise=True)
+        state, walked = self._walk(self._tile(scales, samples), noise.reshape(-1, size), shapes, sum(self.layers))
         rates = [self._rate(layer) for layer in walked]
         if samples:
             rates = [rate.reshape(samples, batch, -1).mean(0) for rate in rates]
@@ -173,28 +173,34 @@ class LadderGaussian(nn.Module):
 
     def read(self, z: Array) -> Array:
         """Returns what the decoder reads of z [batch, d]: the state after z_1."""
-        return self._walk(None, z, self._shapes(), is_noise=False)[0]
+        return self._walk(None, z, self._shapes(), 0)[0]
 
     def log_posterior(self, h: tuple[Array, ...], z: Array) -> Array:
         """Returns log q(z|x), [...], of z [..., batch, d] given the features h of x."""
         flat = z.reshape(-1, z.shape[-1])
         scales = self._tile(h, flat.shape[0] // h[0].shape[0])
-        return self._log_prob(self._walk(scales, flat, self._shapes(), is_noise=False)[1]).reshape(z.shape[:-1])
+        return self._log_prob(self._walk(scales, flat, self._shapes(), 0)[1]).reshape(z.shape[:-1])
 
     def log_prior(self, z: Array) -> Array:
         """Returns log p(z), [...], of z [..., d]."""
-        walked = self._walk(None, z.reshape(-1, z.shape[-1]), self._shapes(), is_noise=False)[1]
+        walked = self._walk(None, z.reshape(-1, z.shape[-1]), self._shapes(), 0)[1]
         return self._log_prob(walked).reshape(z.shape[:-1])
 
-    def generate(self, noise: Array) -> Array:
-        """Returns z [batch, d] from the prior, made top-down from standard normal noise [batch, d]."""
-        walked = self._walk(None, noise, self._shapes(), is_noise=True)[1]
+    def generate(self, given: Array, made: int) -> Array:
+        """Returns z [batch, d] whose lowest `made` layers are made top-down from `given`, standard normal noise.
+
+        All layers above are those of `given`.
+        """
+        walked = self._walk(None, given, self._shapes(), made)[1]
         return jnp.concatenate([flatten(layer.z) for layer in walked], -1)
 
     def _walk(
-        self, scales: tuple[Array, ...] | None, given: Array, shapes: Sequence[Sequence[int]], is_noise: bool
+        self, scales: tuple[Array, ...] | None, given: Array, shapes: Sequence[Sequence[int]], made: int
     ) -> tuple[Array, list[Sampled]]:
-        """Returns the last state and all layers, z_1 first, for z [batch, d], or for the noise that it is made from."""
+        """Returns the last state and all layers, z_1 first, for z [batch, d].
+
+        The lowest `made` layers are made from `given`, standard normal noise, and all others are those of `given`.
+        """
         values = split_sizes(given, self._sizes(shapes))
         state: Array | None = None
         walked: list[Sampled] = []
@@ -203,7 +209,7 @@ class LadderGaussian(nn.Module):
             if state is None or self._scale(number + 1) != i:
                 state = self.starts[i](state, shapes[i], given.shape[0])
             value = values[number].reshape(-1, *shapes[i][:2], self.features[i])
-            state, layer = self.parts[number](state, None if scales is None else scales[i], value, is_noise)
+            state, layer = self.parts[number](state, None if scales is None else scales[i], value, number < made)
             walked.insert(0, layer)
         assert state is not None  # there is a layer
         return state, walked
