@@ -98,6 +98,7 @@ def default() -> ConfigDict:
     )
     config.optim.warmup = 0  # steps of linear warm-up of the learning rate
     config.optim.clip = 0.0  # largest global norm of the gradient; 0: off
+    config.optim.skip = 0.0  # global norm of the gradient above which a step changes no parameter; 0: off
     config.optim.weight_decay = 0.0  # decoupled; only of parameters with two or more axes, e.g. kernels and codebooks
     config.optim.accumulate = 1  # number of steps whose gradients are averaged for one update
     config.optim.freeze = ""  # patterns of the paths of what is not trained, with commas, e.g. encoder/,.*/bias
@@ -190,7 +191,7 @@ def check(config: ConfigDict) -> None:
     ):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
-    for key in ("optim.clip", "optim.weight_decay"):
+    for key in ("optim.clip", "optim.skip", "optim.weight_decay"):
         if get(config, key) < 0:
             raise InputError(f"{key} must not be negative, got {get(config, key)}")
     if not config.optim.lr > 0:
@@ -233,6 +234,7 @@ BEFORE = {
     "init_from.step": "newest",
     "init_from.include": "",
     "optim.freeze": "",
+    "optim.skip": 0.0,
 }
 
 

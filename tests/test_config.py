@@ -58,6 +58,7 @@ def test_arguments_are_flags_that_must_be_known():
         (lambda c: c.update(ema=1.0), r"ema must be in \[0, 1\)"),
         (lambda c: c.optim.update(lr=0.0), "optim.lr must be above 0"),
         (lambda c: c.optim.update(clip=-1.0), "optim.clip must not be negative"),
+        (lambda c: c.optim.update(skip=-1.0), "optim.skip must not be negative"),
         (lambda c: c.optim.update(accumulate=0), "optim.accumulate"),
     ],
 )

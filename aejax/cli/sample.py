@@ -33,6 +33,11 @@ _PRIOR = config_flag(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
 _LABEL = flags.DEFINE_integer("label", None, "Label, for a conditional run. Defaults to all labels in turn.")
+_TEMPERATURE = flags.DEFINE_list(
+    "temperature",
+    ["1"],
+    "Factor of the prior's standard deviations; of a hierarchy also one for each layer, e.g. 1,0.8.",
+)
 _STEP = flags.DEFINE_string("step", "newest", "Checkpoint: a step, newest, or best (by validation loss).")
 
 
@@ -70,6 +75,13 @@ def sample() -> None:
         raise aejax.InputError(f"--num must be at least 1, got {num}")
     if out.suffix not in (".png", ".npz") or out.is_dir():
         raise aejax.InputError(f"--out={out} must be a file that ends in .png or .npz")
+    try:
+        temperatures = [float(t) for t in _TEMPERATURE.value]
+    except ValueError as error:
+        raise aejax.InputError(
+            f"--temperature must be numbers with commas, got {','.join(_TEMPERATURE.value)}"
+        ) from error
+    temperature = temperatures[0] if len(temperatures) == 1 else temperatures
     wanted = section()
     from aejax import pretrained, samplers
     from aejax.evaluation.pictures import drawable
@@ -89,7 +101,7 @@ def sample() -> None:
     if wanted:
         samplers.check_kind(wanted["name"], run.codebook_size is not None)
         sampler = sampling.load_or_fit(run, workdir, **wanted)
-    write(out, run, run.generate(num, _SEED.value, label, sampler), label)
+    write(out, run, run.generate(num, _SEED.value, label, sampler, temperature), label)
     print(out)
 
 

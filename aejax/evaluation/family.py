@@ -47,6 +47,8 @@ _FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Flow VAE", {"bottleneck.name": "gaussian", "bottleneck.posterior": "iaf"}),
     ("Flow VAE", {"bottleneck.name": "gaussian", "bottleneck.posterior": "planar"}),
     ("VAE", {"bottleneck.name": "gaussian"}),
+    ("Hierarchical VAE", {"bottleneck.name": "hierarchical"}),
+    ("Ladder VAE", {"bottleneck.name": "ladder"}),
     ("Contractive autoencoder", {"objective.weights.contractive": _ANY}),
     ("Regularized autoencoder", {"objective.weights.code_l2": _ANY}),
     ("Sparse autoencoder", {"objective.weights.kl_sparsity": _ANY}),

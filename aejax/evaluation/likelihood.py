@@ -11,7 +11,7 @@ from aejax import arguments
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
 from aejax.inference.density import Parts
 from aejax.inference.trained import TrainedModel
-from aejax.objectives.likelihoods import Bernoulli, DiscretizedLogistic
+from aejax.objectives.likelihoods import Bernoulli, DiscretizedLogistic, LogisticMixture
 
 _MANY, _FEW = 50, 2.0  # importance samples from which an estimate is meant to be tight; effective ones that are too few
 ACTIVE = 0.01  # variance of a unit's mean above which the unit is active (Burda et al. 2016, section 5.1)
@@ -51,7 +51,8 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     add("distortion", density.no_density, lambda: one_draw.distortion.mean(), "nats per example", f"{how}; {draw}")
     best = one_draw.elbo if many is None else many
     of = "the ELBO" if many is None else f"the log-likelihood of {samples:,} importance samples"
-    quantized = test.x.dtype == np.uint8 and not isinstance(run.likelihood, Bernoulli | DiscretizedLogistic)
+    discrete = isinstance(run.likelihood, Bernoulli | DiscretizedLogistic | LogisticMixture)
+    quantized = test.x.dtype == np.uint8 and not discrete
     grid = (
         "; log2(256) added: a density at the levels 0 to 255, not dequantized, and so no code length"
         if quantized
@@ -71,6 +72,26 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
         f"of {math.prod(run.latents.shape[1:]):,} units",
         f"variance of the posterior mean over {test} above {ACTIVE}",
     )
+    if one_draw.by_layer is not None:
+        measures |= _measure_layers(subject, one_draw)
+    return measures
+
+
+def _measure_layers(subject: Subject, parts: Parts) -> Measures:
+    """Returns the rate and the active units of each layer of a hierarchy, from the data up."""
+    test, sizes, measures = subject.test, subject.run.density.layers, Measures()
+    assert parts.by_layer is not None  # there are layers
+    if parts.by_unit is None:
+        active = test.flat_latents.var(0, dtype=np.float64) > ACTIVE
+        how = f"variance of the posterior mean over {test} above {ACTIVE}"
+    else:
+        active = parts.by_unit.mean(0, dtype=np.float64) > ACTIVE
+        how = f"mean KL of the unit over {test} above {ACTIVE} nats"
+    of_layer = np.split(active, np.cumsum(sizes)[:-1])
+    for i, (size, units) in enumerate(zip(sizes, of_layer, strict=True), 1):
+        of = f"mean over {test}; layer {i}, counted from the data up; KL given the layers that it depends on"
+        measures[f"rate_{i}"] = Measure(float(parts.by_layer[:, i - 1].mean()), "nats per example", of)
+        measures[f"active_units_{i}"] = Measure(float(units.sum()), f"of {size:,} units", f"layer {i}; {how}")
     return measures
 
 
@@ -103,7 +124,7 @@ def _meaning(run: TrainedModel, part: Part) -> str:
         if np.isin(part.x, (0, 255 if part.x.dtype == np.uint8 else 1)).all():
             return f"{name}, binary values"
         return f"{name} of gray values: a cross-entropy, not a probability of the data"
-    if isinstance(run.likelihood, DiscretizedLogistic):
+    if isinstance(run.likelihood, DiscretizedLogistic | LogisticMixture):
         return f"{name}, a probability of the levels 0 to 255"
     return (
         f"{name}, a density of values in [0, 1]"

@@ -23,6 +23,7 @@ from aejax.data import Spec
 from aejax.errors import InputError
 from aejax.inference.batches import check_labels, limit_batch, map_batches
 from aejax.models import Autoencoder, Output, abstract_output
+from aejax.models.distributions import HierarchicalPrior
 from aejax.objectives import Context, Likelihood
 from aejax.objectives.bounds import log_weights
 from aejax.objectives.likelihoods import AbsoluteError, Gaussian, SquaredError
@@ -31,11 +32,16 @@ _ROWS = 4_096  # decoded at once at most
 
 
 class Parts(NamedTuple):
-    """An ELBO and its parts, each [n] in nats; a part is 0 if the run has no KL, or no density."""
+    """An ELBO and its parts, each [n] in nats; a part is 0 if the run has no KL, or no density.
+
+    Of several layers of latent units, `by_layer` is the rate of each, and `by_unit` that of each unit, if it is known.
+    """
 
     elbo: Float[np.ndarray, " n"]
     rate: Float[np.ndarray, " n"]
     distortion: Float[np.ndarray, " n"]
+    by_layer: Float[np.ndarray, "n layers"] | None = None
+    by_unit: Float[np.ndarray, "n d"] | None = None
 
 
 class Estimate(NamedTuple):
@@ -103,6 +109,12 @@ class Density:
         if code.posterior is None or code.prior is None:
             return f"bottleneck {self.config.bottleneck.name!r} has no densities of its code for importance weights"
         return None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Returns the number of units of each layer of a hierarchy, from the data up; () for other codes."""
+        prior = self._output.code.prior
+        return prior.sizes if isinstance(prior, HierarchicalPrior) else ()
 
     @property
     def is_optimal(self) -> bool:
@@ -187,7 +199,7 @@ class Density:
     def _programs(self) -> "_Programs":
         """Returns the programs of the model, each compiled once for each shape of its arguments."""
         model, spec, likelihood, power = self.model, self.spec, self.likelihood, self._power
-        errors_only = self.no_density is not None
+        errors_only, layers = self.no_density is not None, len(self.layers)
         if hasattr(model.bottleneck, "samples"):  # samples differ by their keys instead
             model = model.clone(bottleneck=model.bottleneck.clone(samples=1))
         if self.is_optimal:
@@ -220,7 +232,10 @@ class Density:
             nothing = jnp.zeros(len(c.x))
             nll = nothing if errors_only else -log_p(c, c.output.decoded)
             kl = c.output.code.losses.get("kl", nothing)
-            return {"elbo": -losses.elbo(nll, kl), "rate": kl, "distortion": nll}
+            code, several = c.output.code, range(1, layers + 1 if layers > 1 else 1)
+            rates = {"by_layer": jnp.stack([code.losses[f"kl_{i}"] for i in several], -1)} if several else {}
+            units = {"by_unit": code.kl_by_unit} if code.kl_by_unit is not None else {}
+            return {"elbo": -losses.elbo(nll, kl), "rate": kl, "distortion": nll, **rates, **units}
 
         def weigh(variables, log_scale, total, start, samples, x, keys, label=None, *, chunk):
             """Adds at most `chunk` samples, the first with the number `start`, to the logs of two sums: of the weights

@@ -20,6 +20,7 @@ from aejax.data import Spec, as_array
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density
+from aejax.inference.hierarchy import Temperature, complete, sample_prior
 from aejax.inference.tiles import Tile, Tiles, check_images, plan_tiles
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
@@ -265,9 +266,17 @@ class TrainedModel:
         return np.concatenate([np.asarray(part) for part in parts])
 
     def generate(
-        self, num: int, seed: int = 0, label: ArrayLike | None = None, sampler: "Sampler | None" = None
+        self,
+        num: int,
+        seed: int = 0,
+        label: ArrayLike | None = None,
+        sampler: "Sampler | None" = None,
+        temperature: Temperature = 1.0,
     ) -> Float[np.ndarray, "{num} ..."]:
         """Decodes `num` samples of `sampler`, see `aejax.samplers`, or of the model's prior, to x [num, ...].
+
+        `temperature` multiplies the standard deviations of a normal prior. Those of a hierarchy may be one for each
+        layer, which are counted from the data up.
 
         Without a sampler or a prior, samples are based on the saved latents: each position of a discrete code is
         sampled from the codes found there, and continuous latents from a Gaussian with their mean and covariance.
@@ -280,6 +289,9 @@ class TrainedModel:
         each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
         num = arguments.check_count("generate", num, each)
         check_labels(label, num, self.config.classes)  # raises before anything is sampled
+        prior: Any = None if sampler else self.model.apply(self._on_device, method="prior")
+        if prior is None and not (isinstance(temperature, int | float) and temperature == 1):
+            raise InputError("temperature is for samples of the model's prior; leave it out")
         if sampler is not None:
             if not isinstance(sampler, samplers.Sampler):
                 raise InputError(f"sampler must be what aejax.samplers.fit(name, latents) gives, got {sampler!r}")
@@ -292,9 +304,9 @@ class TrainedModel:
                 raise InputError(f"the sampler has {size} codes, the run {self.codebook_size}; fit one on its indices")
             code = sampler.sample(num, seed)
             return self.decode(code if self.codebook_size is None else self.lookup(code), label)
-        prior: Any = self.model.apply(self._on_device, method="prior")
         if prior is not None:
-            return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
+            keys = jax.random.split(jax.random.key(seed), num)
+            return self.decode(sample_prior(prior, keys, temperature, self.spec.shape), label)
         if len(self.latents) < 2:
             raise InputError(
                 "generate samples from the saved latents, and one alone would give one example again and again; give a "
@@ -312,6 +324,19 @@ class TrainedModel:
             rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
             return self.decode(self.latents[(rows, *np.indices(shape))], label)
         return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
+
+    def complete(self, z: ArrayLike, layer: int) -> Float[np.ndarray, "n d"]:
+        """Returns latents z [n, d] of a hierarchy with the layers below `layer` at the prior's means given those above.
+
+        Layers are counted from the data up. Raises InputError for a run without layers, or that has no such layer.
+        """
+        z = as_array(z, "the latents").astype(np.float32)
+        if not self.density.layers:
+            raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no layers of latent units; use decode")
+        if z.shape[1:] != self.latents.shape[1:]:
+            raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
+        prior: Any = self.model.apply(self._on_device, method="prior")
+        return complete(prior, z, layer, self.spec.shape)
 
     def _check(self, x: ArrayLike, tiled: bool = False) -> np.ndarray:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""

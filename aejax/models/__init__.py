@@ -36,8 +36,10 @@ from aejax.models.bottlenecks import (
     GaussianBottleneck,
     GroupedCodes,
     GumbelSoftmax,
+    HierarchicalGaussian,
     IdentityBottleneck,
     JumpReLU,
+    LadderGaussian,
     MaskedBottleneck,
     MatchingPursuit,
     OrderedCodes,
@@ -55,6 +57,7 @@ from aejax.models.decoders import ConvDecoder, MLPDecoder
 from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.encoders import ConvEncoder, MLPEncoder
 from aejax.models.kl import KLDecoder, KLEncoder
+from aejax.models.ladder import PyramidDecoder, PyramidEncoder
 from aejax.models.resnet import ResNetDecoder, ResNetEncoder
 from aejax.models.sparse_folding import fold_normalization
 from aejax.models.taesd import TinyDecoder, TinyEncoder
@@ -79,16 +82,20 @@ __all__ = [
     "GaussianBottleneck",
     "GroupedCodes",
     "GumbelSoftmax",
+    "HierarchicalGaussian",
     "IdentityBottleneck",
     "JumpReLU",
     "KLDecoder",
     "KLEncoder",
+    "LadderGaussian",
     "MLPDecoder",
     "MLPEncoder",
     "MaskedBottleneck",
     "MatchingPursuit",
     "OrderedCodes",
     "Output",
+    "PyramidDecoder",
+    "PyramidEncoder",
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualCodes",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from aejax import logistic_mixture
 from aejax.errors import InputError
 from aejax.models import pre_encoder
 from aejax.models.bottlenecks import BOTTLENECKS, Code
@@ -22,7 +23,7 @@ from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten
 from aejax.models.vit import Tokens
-from aejax.registry import instantiate
+from aejax.registry import check_type, instantiate
 
 Batch = Float[Array, "batch ..."]
 Labels = Int[Array, " batch"]
@@ -58,7 +59,8 @@ class Autoencoder(nn.Module):
 
     Attributes:
       encoder: module called as `encoder(x, keys=..., train=...)`, from inputs [batch, ...] to features.
-      bottleneck: module called as `bottleneck(features, keys=..., train=...)`, from features to a `Code`.
+      bottleneck: module called as `bottleneck(features, keys=..., train=...)`, from features to a `Code`. If it has a
+        method `read`, the decoder is given `bottleneck.read(z)`.
       decoder: module called as `decoder(z, train=...)`, from z to parameters of the likelihood of x, [batch, ...].
       classes: number of classes that encoder and decoder are conditioned on (Sohn et al. 2015); 0: unconditional.
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
@@ -66,6 +68,7 @@ class Autoencoder(nn.Module):
         equation 1), see `pre_encoder`.
       target: shape of what a transcoder decodes to; empty where that is x (Dunefsky et al. 2024, "Transcoders find
         interpretable LLM feature circuits").
+      parameters: shape of the parameters of the likelihood of one example; empty where that is the shape of x.
       skip: whether a linear map of x, which starts at 0, is added to what a transcoder decodes (Paulo et al. 2025,
         "Transcoders beat sparse autoencoders for interpretability").
     """
@@ -78,6 +81,7 @@ class Autoencoder(nn.Module):
     pre_bias: bool = False
     target: Sequence[int] = ()
     skip: bool = False
+    parameters: Sequence[int] = ()
 
     def setup(self):
         if self.skip:
@@ -112,12 +116,16 @@ class Autoencoder(nn.Module):
         kept: Kept | None = None,
         train: bool = False,
         skipped: Batch | None = None,
+        read: Batch | None = None,
     ) -> Batch:
         """Returns the parameters of p(x | z), float32 [batch, ...], for z [batch, *latent].
 
         `kept` holds the units of a sparse z that are not 0, for a decoder that reads no others. `skipped` is the input
-        of a model with `skip`, whose linear map is added; without it, nothing is.
+        of a model with `skip`, whose linear map is added; without it, nothing is. `read` is `Code.read` of z, which is
+        otherwise computed here.
         """
+        if hasattr(self.bottleneck, "read"):
+            z = self.bottleneck.read(z) if read is None else read
         options = {"kept": kept} if isinstance(self.decoder, DictionaryDecoder) and not self.classes else {}
         tied = (self.kernels()[::-1],) if getattr(self.decoder, "tied", False) else ()
         decoded = self.decoder(self._append_label(z, label), *tied, **options, train=train).astype(jnp.float32)
@@ -147,8 +155,11 @@ class Autoencoder(nn.Module):
         if code.samples:  # decodes all importance samples as one large batch
             z = z.reshape(-1, *z.shape[2:])
             label = None if label is None else jnp.tile(label, code.samples)
-        decoded = self.decode(z, label=label, kept=code.kept, train=train, skipped=x if self.skip else None)
+        skipped = x if self.skip else None
+        decoded = self.decode(z, label=label, kept=code.kept, train=train, skipped=skipped, read=code.read)
         wanted, what = (tuple(self.target), "target") if self.target else (x.shape[1:], "input")
+        if self.parameters:
+            wanted, what = tuple(self.parameters), "shape of the likelihood's parameters"
         if decoded.shape[1:] != wanted:
             raise InputError(f"the decoder makes {decoded.shape[1:]} but the {what} is {wanted}; make them equal")
         if code.samples:
@@ -194,7 +205,9 @@ def build(
     shared = {"shape": shape, "dtype": config["dtype"], "axis_name": axis_name}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
     bottleneck = instantiate("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
-    decoder = instantiate("decoder", DECODERS, config["decoder"], {**shared, "shape": tuple(target) or shape})
+    parameters = _parameters(config["likelihood"], shape)
+    decoded = tuple(target) or parameters or shape
+    decoder = instantiate("decoder", DECODERS, config["decoder"], {**shared, "shape": decoded})
     skip = config.get("skip", False)
     if skip and (not target or config["classes"]):
         raise InputError("skip=True is for transcoders without classes; set data.target and classes=0, or skip=False")
@@ -207,9 +220,21 @@ def build(
         pre_bias=not target and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
         target=tuple(target),
         skip=skip,
+        parameters=parameters,
     )
     abstract_output(model, shape)  # runs the modules' checks of shapes
     return model
+
+
+def _parameters(likelihood: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of the likelihood's parameters of one example, or () where it is the shape of the example."""
+    if likelihood["name"] != "logistic_mixture":
+        return ()
+    if len(shape) != 3:
+        raise InputError(f"likelihood.name='logistic_mixture' is for images, got {tuple(shape)}; choose another")
+    components = likelihood.get("components", 10)
+    check_type("likelihood.components", components, int)
+    return (*shape[:2], logistic_mixture.count_parameters(shape[-1], components))
 
 
 def set_axis(model: Autoencoder, axis_name: str | None) -> Autoencoder:

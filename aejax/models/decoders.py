@@ -13,6 +13,7 @@ from aejax.models.conv import Conv
 from aejax.models.dc import DCDecoder
 from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.kl import KLDecoder
+from aejax.models.ladder import PyramidDecoder
 from aejax.models.layers import (
     Dense,
     Normalization,
@@ -142,4 +143,5 @@ DECODERS: dict[str, type[nn.Module]] = {
     "kl": KLDecoder,
     "taesd": TinyDecoder,
     "dc": DCDecoder,
+    "pyramid": PyramidDecoder,
 }

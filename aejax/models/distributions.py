@@ -5,10 +5,12 @@ z is [batch, d] or [samples, batch, d]. `log_prob(z)` returns the log density in
 over [batch, h, w, c].
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from aejax.losses import full_gaussian_kl, gaussian_kl, gaussian_kl_by_unit, normal_log_prob
 from aejax.models.layers import fold, normal
@@ -126,5 +128,57 @@ class GaussianMixture(struct.PyTreeNode):
         return self.mean[k] + jnp.exp(self.log_std[k]) * normal(fold(keys, 1), self.mean.shape[1:])
 
 
-Posterior = DiagonalGaussian | FullGaussian | FlowPosterior
-Prior = StandardNormal | GaussianMixture
+class HierarchicalPosterior(struct.PyTreeNode):
+    """The posterior q(z|x) of a bottleneck with several layers of latent units, which are one after another in z.
+
+    Attributes:
+      module: the bottleneck, whose method `log_posterior(features, z)` is the density.
+      variables: those of the bottleneck.
+      features: those of x, which the bottleneck reads.
+      mean: z where each layer is at its mean given the layers that it depends on, [batch, d], if it is known.
+    """
+
+    module: nn.Module = struct.field(pytree_node=False)
+    variables: PyTree
+    features: PyTree
+    mean: Float[Array, "batch d"] | None
+
+    def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
+        return self.module.apply(self.variables, self.features, z, method="log_posterior")  # type: ignore[return-value]
+
+
+class HierarchicalPrior(struct.PyTreeNode):
+    """The prior p(z) of a bottleneck with several layers of latent units, which are one after another in z.
+
+    Attributes:
+      module: the bottleneck, whose method `log_prior(z)` is the density, and `generate(noise, layers)` makes z.
+      variables: those of the bottleneck.
+      sizes: numbers of units of the layers, that which is nearest to the data first.
+    """
+
+    module: nn.Module = struct.field(pytree_node=False)
+    variables: PyTree
+    sizes: tuple[int, ...] = struct.field(pytree_node=False)
+
+    def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
+        return self.module.apply(self.variables, z, method="log_prior")  # type: ignore[return-value]
+
+    def sample(
+        self, keys: Key[Array, " batch"], temperature: Float[Array, " layers"] | None = None
+    ) -> Float[Array, "batch d"]:
+        """Samples one z per key. `temperature` multiplies the standard deviations of each layer."""
+        noise = normal(keys, (sum(self.sizes),))
+        if temperature is not None:
+            noise = noise * jnp.repeat(temperature, np.array(self.sizes), total_repeat_length=sum(self.sizes))
+        return self.generate(noise, len(self.sizes))
+
+    def generate(self, given: Float[Array, "batch d"], made: int) -> Float[Array, "batch d"]:
+        """Returns z whose lowest `made` layers are made top-down from `given`, standard normal noise.
+
+        All layers above are those of `given`.
+        """
+        return self.module.apply(self.variables, given, made, method="generate")  # type: ignore[return-value]
+
+
+Posterior = DiagonalGaussian | FullGaussian | FlowPosterior | HierarchicalPosterior
+Prior = StandardNormal | GaussianMixture | HierarchicalPrior

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from aejax.models.conv import Conv
 from aejax.models.dc import DCEncoder
 from aejax.models.kl import KLEncoder
+from aejax.models.ladder import PyramidEncoder
 from aejax.models.layers import (
     Dense,
     Normalization,
@@ -91,4 +92,5 @@ ENCODERS: dict[str, type[nn.Module]] = {
     "kl": KLEncoder,
     "taesd": TinyEncoder,
     "dc": DCEncoder,
+    "pyramid": PyramidEncoder,
 }

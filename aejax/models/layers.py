@@ -88,6 +88,18 @@ def fold(keys: Array, number: int | Array) -> Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
+def stack_noise(keys: Array, samples: int, size: int) -> Array:
+    """Returns standard normal noise [batch, size], or [samples, batch, size] of several samples, by key."""
+    if samples == 1:
+        return normal(keys, (size,))
+    return jnp.stack([normal(fold(keys, k), (size,)) for k in range(samples)])
+
+
+def split_sizes(x: Array, sizes: Sequence[int]) -> list[Array]:
+    """Splits the last axis of x into parts of `sizes`."""
+    return jnp.split(x, np.cumsum(sizes)[:-1], -1)
+
+
 def require_keys(module: nn.Module, keys: Array | None, train: bool) -> None:
     """Raises InputError if a module that is stochastic in training is trained without keys.
 

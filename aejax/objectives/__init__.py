@@ -13,6 +13,7 @@ from aejax.objectives.likelihoods import (
     Gaussian,
     Laplace,
     Likelihood,
+    LogisticMixture,
     SquaredError,
 )
 from aejax.objectives.objective import Objective
@@ -36,6 +37,7 @@ __all__ = [
     "Gaussian",
     "Laplace",
     "Likelihood",
+    "LogisticMixture",
     "Objective",
     "PatchGAN",
     "SquaredError",

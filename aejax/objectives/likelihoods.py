@@ -1,13 +1,14 @@
 """Likelihoods of the input given decoded values: negative logarithms of each value, in nats."""
 
 import dataclasses
+import itertools
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from aejax import losses
+from aejax import logistic_mixture, losses
 from aejax.errors import InputError, one_of
 from aejax.models.layers import whole_batch
 
@@ -144,6 +145,36 @@ class DiscretizedLogistic(_Scaled):
         return losses.discretized_logistic_nll(decoded, x, self.log_scale(log_scale, decoded, axis_name, 1))
 
 
+@dataclasses.dataclass(frozen=True)
+class LogisticMixture(Likelihood):
+    """Probabilities of the 256 levels of all channels of a pixel under a mixture of logistics (Salimans et al. 2017).
+
+    The decoder makes `logistic_mixture.count_parameters(channels, components)` channels, which `models.build` sees to.
+    A pixel has one probability, so that `nll` has one channel. `mean` is that before values are discretized.
+
+    Attributes:
+      components: number of logistic distributions of a pixel.
+    """
+
+    components: int = 10
+    unit_interval = True
+
+    def nll(self, decoded, x, log_scale=None, axis_name=None):
+        return logistic_mixture.nll(decoded, x, self.components)
+
+    def mean(self, decoded):
+        return logistic_mixture.mean(decoded, self._count_channels(decoded), self.components)
+
+    def sample(self, keys: Key[Array, " batch"], decoded: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+        """Samples x given `decoded`, one of the levels 0, 1/255, ..., 1 in each channel, by a key for each example."""
+        return logistic_mixture.sample(keys, decoded, self._count_channels(decoded), self.components)
+
+    def _count_channels(self, decoded: Array) -> int:
+        """Returns the number of channels of x."""
+        size = decoded.shape[-1]
+        return next(c for c in itertools.count(1) if logistic_mixture.count_parameters(c, self.components) >= size)
+
+
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "squared_error": SquaredError,
     "absolute_error": AbsoluteError,
@@ -152,4 +183,5 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian": Gaussian,
     "laplace": Laplace,
     "discretised_logistic": DiscretizedLogistic,
+    "logistic_mixture": LogisticMixture,
 }

@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, PyTree
 
 from aejax import losses, perceptual
 from aejax.errors import InputError
-from aejax.models.distributions import DiagonalGaussian, FlowPosterior, Posterior, StandardNormal
+from aejax.models.distributions import DiagonalGaussian, FlowPosterior, HierarchicalPosterior, Posterior, StandardNormal
 from aejax.models.layers import flatten, normal
 from aejax.objectives.context import Context
 from aejax.objectives.crosscoder import crosscoder_l1
+from aejax.objectives.layers import balanced_kl, layer_free_bits
 from aejax.objectives.schedules import progress
 from aejax.objectives.sparsity import (
     gate_l1,
@@ -136,10 +137,12 @@ def dip(c: Context, kind: int = 1, diagonal: float = 10.0) -> Float[Array, ""]:
     if kind not in (1, 2):
         raise InputError(f"objective.options.dip.kind must be 1 or 2, got {kind!r}")
     q = _posterior(c, "dip")
+    if q.mean is None:
+        raise InputError("objective.weights.dip needs the posterior's mean, which a ladder lacks; leave it out")
     mean = c.whole(flatten(q.mean))
     if kind == 1:
         return losses.dip(mean, diagonal=diagonal)
-    if isinstance(q, FlowPosterior):
+    if isinstance(q, FlowPosterior | HierarchicalPosterior):
         raise InputError("objective.options.dip.kind=2 needs a diagonal or full posterior")
     return losses.dip(mean, c.whole(q.covariance().mean(0)[None]).mean(0), diagonal)
 
@@ -192,6 +195,8 @@ TERMS: dict[str, Callable[..., Array]] = {
         pre_activation,
         capacity,
         free_bits,
+        layer_free_bits,
+        balanced_kl,
         mutual_information,
         total_correlation,
         dimension_kl,

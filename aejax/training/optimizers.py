@@ -181,8 +181,11 @@ def build(config: Mapping[str, Any], steps: int) -> optax.GradientTransformation
     except TypeError as error:
         raise InputError(f"optim.options do not fit {config['name']!r}: {error}") from error
     chain = optax.chain(optax.clip_by_global_norm(config["clip"]) if config["clip"] else optax.identity(), *parts)
-    accumulate = config["accumulate"]
-    return optax.MultiSteps(chain, accumulate).gradient_transformation() if accumulate > 1 else chain
+    accumulate, skip = config["accumulate"], config.get("skip", 0.0)
+    if accumulate == 1 and not skip:
+        return chain
+    above = functools.partial(optax.skip_large_updates, max_squared_norm=skip**2) if skip else None
+    return optax.MultiSteps(chain, accumulate, should_skip_update_fn=above).gradient_transformation()
 
 
 def keep_unit_norm(optimizer: optax.GradientTransformation, path: str, axis: int) -> optax.GradientTransformation:

@@ -64,6 +64,25 @@ def test_accumulation_averages_gradients_into_one_update():
     np.testing.assert_allclose(second["a"], [-2, -2], rtol=1e-6)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_large_gradients_are_skipped_as_if_they_had_not_been(accumulate):
+    """Neither parameters nor moments change, nor does the step of the schedule."""
+    changes = {"lr": 0.1, "schedule": "linear", "accumulate": accumulate}
+    params = {"a": jnp.zeros(2)}
+    small = [{"a": jnp.array([1.0, -2.0]) * n} for n in (1.0, 0.5, 0.3, 0.7)]
+    large = [{"a": jnp.array([3.0, 4.1])}, {"a": jnp.array([jnp.nan, 0.0])}]  # of norms 5.08 and NaN
+    skips, plain = optimizers.build(options(**changes, skip=5.0), 10), optimizers.build(options(**changes), 10)
+    state, expected = skips.init(params), plain.init(params)
+    for gradient in small:
+        for skipped in large:
+            step, state = jax.jit(skips.update)(skipped, state, params)
+            np.testing.assert_array_equal(step["a"], 0)
+        step, state = skips.update(gradient, state, params)
+        wanted, expected = plain.update(gradient, expected, params)
+        np.testing.assert_allclose(step["a"], wanted["a"], rtol=1e-5)
+    assert np.abs(step["a"]).min() > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -142,6 +142,8 @@ def traversals(subject: Subject) -> Picture | Skipped:
     test = subject.test
     if test.latents.ndim > 2:
         return Skipped("a single unit of a spatial code changes almost nothing")
+    if subject.run.density.layers[1:]:
+        return _traverse_layers(subject)
     codes, units = latents.traversal(test.flat_latents, test.flat_latents[0], QUANTILES)
     label, of_label = _choose_label(subject, codes.shape[0] * codes.shape[1])
     images = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
@@ -149,6 +151,27 @@ def traversals(subject: Subject) -> Picture | Skipped:
     figure = draw_mosaics([tiles], [f"unit {u + 1}" for u in units], [f"{100 * q:.0f}%" for q in QUANTILES])
     caption = f"One unit at a time takes the values of its quantiles, the most varying unit first{of_label}"
     return Picture(figure, f"{caption}; the other units have the values of the first example.")
+
+
+def _traverse_layers(subject: Subject) -> Picture:
+    """Draws what the first example decodes to while one unit of each layer varies, and the layers below follow it."""
+    test, run, tiles, names = subject.test, subject.run, [], []
+    label, of_label = _choose_label(subject, len(QUANTILES))
+    ends = np.cumsum(run.density.layers)
+    for layer, (end, size) in enumerate(zip(ends, run.density.layers, strict=True), 1):
+        codes = np.repeat(test.flat_latents[:1], len(QUANTILES), 0)
+        own = slice(end - size, end)
+        varied, units = latents.traversal(test.flat_latents[:, own], test.flat_latents[0, own], QUANTILES, 1)
+        codes[:, own] = varied[0]
+        tiles.append(run.decode(run.complete(codes, layer), label))
+        names.append(f"layer {layer}, unit {units[0] + 1}")
+    figure = draw_mosaics([np.stack(tiles)], names, [f"{100 * q:.0f}%" for q in QUANTILES])
+    caption = (
+        f"The most varying unit of each layer takes the values of its quantiles{of_label}; the layers below are at"
+    )
+    return Picture(
+        figure, f"{caption} the prior's means given those above, the layers above those of the first example."
+    )
 
 
 def interpolations(subject: Subject) -> Picture | Skipped:

@@ -18,7 +18,9 @@ from aejax.models.bottlenecks.deterministic import (
 from aejax.models.bottlenecks.discrete import FSQ, LFQ, GumbelSoftmax
 from aejax.models.bottlenecks.gated import Gated
 from aejax.models.bottlenecks.gaussian import GaussianBottleneck
+from aejax.models.bottlenecks.hierarchical import HierarchicalGaussian
 from aejax.models.bottlenecks.ibq import IBQ
+from aejax.models.bottlenecks.ladder import LadderGaussian
 from aejax.models.bottlenecks.masked import MaskedBottleneck
 from aejax.models.bottlenecks.matching_pursuit import MatchingPursuit
 from aejax.models.bottlenecks.ordered import OrderedCodes
@@ -34,6 +36,8 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "spherical": SphericalBottleneck,
     "gaussian": GaussianBottleneck,
     "spatial_gaussian": SpatialGaussian,
+    "hierarchical": HierarchicalGaussian,
+    "ladder": LadderGaussian,
     "masked": MaskedBottleneck,
     "topk": TopK,
     "batch_topk": BatchTopK,

@@ -39,6 +39,8 @@ class Code(struct.PyTreeNode):
       units: units of a sparse code before they are made sparse.
       kept: the units of a sparse code that are not 0, for decoders that read no others.
       samples: number of importance samples; 0 if z has no axis for them.
+      read: what the bottleneck's `read(z)` returns, if it has been computed; of all samples as one batch.
+      kl_by_unit: KL of each unit of a hierarchy of which it is known.
     """
 
     z: Float[Array, "..."]
@@ -52,3 +54,5 @@ class Code(struct.PyTreeNode):
     units: Units | None = None
     kept: Kept | None = None
     samples: int = struct.field(pytree_node=False, default=0)
+    read: Float[Array, "..."] | None = None
+    kl_by_unit: Float[Array, "batch d"] | None = None

@@ -14,12 +14,11 @@ from aejax.models.distributions import (
     FlowPosterior,
     FullGaussian,
     GaussianMixture,
-    Posterior,
     Prior,
     StandardNormal,
 )
 from aejax.models.flows import InverseAutoregressive, Planar
-from aejax.models.layers import flatten, fold, get_axis, normal, require_keys, whole_batch
+from aejax.models.layers import flatten, get_axis, require_keys, stack_noise, whole_batch
 from aejax.registry import Natural
 
 POSTERIORS = ("diagonal", "full", "iaf", "planar")
@@ -88,12 +87,7 @@ class GaussianBottleneck(nn.Module):
         require_keys(self, keys, train)
         h = flatten(h).astype(jnp.float32)
         base, prior = self._gaussian(h), self.prior_of(pseudo)
-        if keys is None:
-            noise = jnp.zeros_like(base.mean)
-        elif self.samples == 1:
-            noise = normal(keys, (self.features,))
-        else:
-            noise = jnp.stack([normal(fold(keys, k), (self.features,)) for k in range(self.samples)])
+        noise = jnp.zeros_like(base.mean) if keys is None else stack_noise(keys, self.samples, self.features)
         z, posterior = self._sample(base, h, noise)
         if isinstance(prior, StandardNormal) and not isinstance(posterior, FlowPosterior):
             kl = posterior.kl()
@@ -129,7 +123,9 @@ class GaussianBottleneck(nn.Module):
         # The clip keeps variances and their inverses finite in float32; trained posteriors stay far within it.
         return DiagonalGaussian(self.mean(h), jnp.clip(self.log_std(h), -10.0, 10.0))
 
-    def _sample(self, base: DiagonalGaussian, h: Array, noise: Array) -> tuple[Array, Posterior]:
+    def _sample(
+        self, base: DiagonalGaussian, h: Array, noise: Array
+    ) -> tuple[Array, DiagonalGaussian | FullGaussian | FlowPosterior]:
         """Returns z, made from `noise`, and the posterior whose diagonal part is `base`."""
         if self.posterior == "full":
             d = self.features
