@@ -57,4 +57,6 @@ def get_config(arg=""):
         config.decoder = module("dictionary", tied=True, unit_norm=True)
     if flags.tiny:
         shrink(config)
+        if "anneal_steps" in config.bottleneck:
+            config.bottleneck.anneal_steps = config.steps
     return lock(config)
