@@ -11,6 +11,7 @@ from aejax.errors import AejaxError, DivergedError, InputError, LostError, Stopp
 
 if TYPE_CHECKING:
     from aejax import config, losses, models, samplers
+    from aejax.config_files import load_config
     from aejax.inference.encode_sparse import encode_sparse, read_sparse
     from aejax.inference.encode_split import encode_split, read_latents, read_statistics
     from aejax.inference.latent_statistics import LatentStatistics
@@ -45,6 +46,7 @@ __all__ = [
     "eval_step",
     "fit",
     "init",
+    "load_config",
     "load_pretrained",
     "load_run",
     "losses",
@@ -60,6 +62,7 @@ __all__ = [
 
 # Imported at their first use: `aejax --help` and the processes that wait for a training need no JAX.
 _MODULES = {
+    "config_files": ("load_config",),
     "inference.encode_sparse": ("encode_sparse", "read_sparse"),
     "inference.encode_split": ("encode_split", "read_latents", "read_statistics"),
     "inference.latent_statistics": ("LatentStatistics",),

@@ -101,11 +101,13 @@ def make_config(name: str, options: str, latents: int, k: float, steps: int, bat
     config.steps, config.batch_size, config.optim.lr = steps, batch, rate
     config.checkpoint_every, config.log_every = steps, max(steps // 10, 1)
     config.bottleneck.features = latents
-    config.bottleneck.dead_after = max(steps // 20, 20)
+    config.bottleneck.dead_after = 50
+    if "resample" in config.bottleneck:
+        config.bottleneck.resample = 25
     if "k" in config.bottleneck:
         config.bottleneck.k = round(k)
-    if "revive" in config.bottleneck:
-        config.bottleneck.revive = min(2 * round(k), latents)
+    if "anneal_from" in config.bottleneck:
+        config.bottleneck.anneal_from, config.bottleneck.anneal_steps = round(1.5 * k), max(4 * steps // 5, 1)
     if "prefixes" in config.objective.options:
         config.objective.options.prefixes.widths = (latents // 8, latents // 4, latents // 2)
     if "l0_target" in config.objective.options:

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 import aejax
+from aejax import config as config_lib
 from aejax import presets
 from aejax.cli import config_flag
 from aejax.cli.__main__ import COMMANDS, main
+from aejax.config_files import find_config
+from configs import sae
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = textwrap.dedent(presets.__doc__.partition("\n\n")[2])  # a config file of one's own
@@ -75,17 +78,41 @@ def test_an_unknown_command_is_one_line(monkeypatch):
 
 
 def test_a_config_is_found_by_name_or_path(tmp_path, monkeypatch):
-    assert config_flag.config_file("vae:tiny") == ROOT / "configs/vae.py"
-    assert config_flag.config_file("transformer", "priors") == ROOT / "configs/priors/transformer.py"
+    assert find_config("vae:tiny") == ROOT / "configs/vae.py"
+    assert find_config("transformer", "priors") == ROOT / "configs/priors/transformer.py"
     assert callable(config_flag.defined("vae", "search"))
     assert config_flag.defined("basic", "search") is None
     monkeypatch.chdir(tmp_path)
-    assert config_flag.config_file("vae") == ROOT / "configs/vae.py"
+    assert find_config("vae") == ROOT / "configs/vae.py"
     (tmp_path / "vae").write_text("")
-    assert config_flag.config_file("vae") == Path("vae")  # as before there were names
+    assert find_config("vae") == Path("vae")  # as before there were names
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text("")
-    assert config_flag.config_file("~/mine.py:tiny") == tmp_path / "mine.py"
+    assert find_config("~/mine.py:tiny") == tmp_path / "mine.py"
+
+
+def test_a_config_is_loaded_by_name_or_path(tmp_path):
+    config = aejax.load_config("sae:batch_topk,tiny")
+    assert config == sae.get_config("batch_topk,tiny")
+    assert config.is_locked
+    assert aejax.load_config("sae") == sae.get_config()
+    (tmp_path / "mine.py").write_text(
+        "from aejax.config import default\ndef get_config(arg=''):\n    return default()\n"
+    )
+    assert aejax.load_config(f"{tmp_path}/mine.py:any") == config_lib.default()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"mine\.py has no function get_config; define get_config\(arg\)"),
+        ("def get_config(arg=''): return 3", r"get_config of .*mine\.py returned int; return a config"),
+    ],
+)
+def test_a_file_that_is_no_config_is_one_line(text, message, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(aejax.InputError, match=message):
+        aejax.load_config(str(tmp_path / "mine.py"))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +128,7 @@ def test_a_config_is_found_by_name_or_path(tmp_path, monkeypatch):
 def test_a_config_that_is_not_there_is_one_line(value, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(aejax.InputError, match=message):
-        config_flag.config_file(value)
+        find_config(value)
 
 
 def test_the_configs_that_are_installed_are_found(tmp_path, monkeypatch):
@@ -110,8 +137,8 @@ def test_the_configs_that_are_installed_are_found(tmp_path, monkeypatch):
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {"configs": "aejax/configs"}
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/vae.py").write_text("")
-    monkeypatch.setattr(aejax, "__file__", str(tmp_path / "__init__.py"))
-    assert config_flag.config_file("vae") == tmp_path / "configs/vae.py"
+    monkeypatch.setattr("aejax.config_files.__file__", str(tmp_path / "config_files.py"))
+    assert find_config("vae") == tmp_path / "configs/vae.py"
 
 
 def test_the_example_of_presets_is_a_config():

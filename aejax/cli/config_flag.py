@@ -1,19 +1,16 @@
 """Flags that name a config: a file, or by its name one of the configs that ship with aejax, e.g. vae or vae:tiny."""
 
-import difflib
 import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-import aejax
 from aejax import config
+from aejax.config_files import find_config
 from aejax.errors import InputError
-from aejax.files import local
 
 flags.disclaim_key_flags()  # --help lists the flags under their command
 
@@ -49,28 +46,9 @@ def data_flags() -> Callable[[], ConfigDict]:
     return section
 
 
-def config_file(value: str, folder: str = "") -> Path:
-    """Returns the file of a flag's value, a path or a name, without what follows a colon."""
-    text = value.partition(":")[0]
-    package, file = Path(aejax.__file__).parent, local(text)
-    # In a clone the configs are beside the package.
-    home = package if (package / "configs").is_dir() else package.parent
-    names = {path.stem: path for path in (home / "configs" / folder).glob("*.py") if path.stem != "common"}
-    if file.is_file():
-        return file
-    if text.isidentifier():
-        if text not in names:
-            near = difflib.get_close_matches(text, names, 1)
-            choice = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(sorted(names))}"
-            raise InputError(f"no config is called {text!r}; {choice}")
-        return names[text]
-    ships = f"write {file.stem} for the config that ships with aejax" if file.stem in names else "check its path"
-    raise InputError(f"there is no such file; {ships}")
-
-
 def defined(value: str, name: str) -> Callable[..., Any] | None:
     """Returns a function of the config that is the value of --config, or None where the config has no such function."""
-    return runpy.run_path(str(config_file(value))).get(name)
+    return runpy.run_path(str(find_config(value))).get(name)
 
 
 class _Parser(ConfigFileFlagParser):
@@ -81,7 +59,7 @@ class _Parser(ConfigFileFlagParser):
     def parse(self, path: str) -> Any:
         """Returns the config, or raises InputError where the file cannot be read."""
         _, colon, argument = path.partition(":")
-        config = super().parse(f"{config_file(path, self._folder)}{colon}{argument}")
+        config = super().parse(f"{find_config(path, self._folder)}{colon}{argument}")
         try:
             config.is_locked  # noqa: B018  any attribute raises where loading failed
         except OSError as error:

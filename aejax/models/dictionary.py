@@ -52,7 +52,7 @@ class DictionaryDecoder(nn.Module):
         if kept is not None and not self.is_initializing() and is_worthwhile(z.shape[-1], kept.values.shape[-1]):
             layer = self.variables["params"]["dense_0"]
             kernel = kernels[0].T if self.tied else layer["kernel"]
-            decoded = combine(kept.values, kept.indices, kernel) + layer["bias"]
+            decoded = combine(kept, kernel) + layer["bias"]
         elif self.tied:
             decoded = TiedDense(self.dtype, name="dense_0")(z, kernels[0])
         else:

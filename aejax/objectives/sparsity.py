@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from aejax.errors import InputError
 from aejax.models.bottlenecks import Units
+from aejax.models.bottlenecks.selection import combine, is_worthwhile
 from aejax.models.layers import flatten
 from aejax.objectives.context import Context
 
@@ -76,12 +77,16 @@ def prefixes(c: Context, widths: Sequence[int] = ()) -> Float[Array, " batch"]:
             f"objective.options.prefixes.widths must rise from above 0 to below bottleneck.features={len(kernel)}, "
             f"got {tuple(widths)}"
         )
-    z, x, total = flatten(c.z), flatten(c.x), jnp.zeros(len(c.x))
-    decoded = bias
-    for begin, end in itertools.pairwise(bounds[:-1]):
-        decoded = decoded + z[:, begin:end] @ kernel[begin:end]
-        total += jnp.square(x - decoded).sum(-1)
-    return total
+    z, x, kept, count = flatten(c.z), flatten(c.x), c.output.code.kept, len(bounds) - 1
+    if kept is not None and is_worthwhile(z.shape[-1], kept.values.shape[-1]):
+        # One product, with a row for each part of each example.
+        rows = jnp.arange(len(x))[:, None] if kept.rows is None else kept.rows
+        part = jnp.searchsorted(jnp.array(bounds[1:]), kept.indices, side="right")
+        together = combine(kept.replace(rows=rows * count + part), kernel, len(x) * count).reshape(len(x), count, -1)
+        parts = [together[:, i] for i in range(count - 1)]
+    else:
+        parts = [z[:, begin:end] @ kernel[begin:end] for begin, end in itertools.pairwise(bounds[:-1])]
+    return sum((jnp.square(x - bias - each).sum(-1) for each in itertools.accumulate(parts)), jnp.zeros(len(x)))
 
 
 # Losses that revive dead units.

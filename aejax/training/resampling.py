@@ -13,6 +13,8 @@ from aejax.training import paths
 
 _ENCODER = "bottleneck/dense"
 _DECODER = "decoder/dense_0/kernel"
+_THRESHOLDS = ("bottleneck/log_threshold", "bottleneck/threshold")
+_SHORT = 0.2  # length of one side of a new unit, so that it changes little until it is trained
 
 
 def resamples(model: Autoencoder) -> bool:
@@ -34,12 +36,15 @@ def resample(
 ) -> tuple[PyTree, PyTree, dict[str, Any]]:
     """Returns the parameters, the optimizer's state and the other variables, with dead units that start anew.
 
-    After each `bottleneck.resample` steps, every dead unit draws an example of the batch, with a probability
-    proportional to its squared loss. Its row of the decoder becomes the direction of what the reconstruction of this
-    example misses, with the mean length of the other rows; its column of the encoder becomes the same direction, with a
-    fifth of the mean length of the others, and its bias 0. The optimizer's moments of all three become 0, and the unit
-    counts as alive. Bricken et al. 2023, "Towards monosemanticity", appendix "Neuron resampling", where the direction
-    is that of the example itself.
+    After each `bottleneck.resample` steps, dead units draw examples of the batch, with probabilities proportional to
+    their squared losses. Each example is drawn once at most, as units that start equal stay so; of more dead units than
+    examples, the others stay dead until the next time. A unit's row of the decoder becomes the direction of what the
+    reconstruction of its example misses, with the mean length of the other rows; its column of the encoder becomes the
+    same direction, with a fifth of the mean length of the others, and its bias 0. Where k units are kept or units have
+    thresholds, the row has the fifth instead, since a unit with a short column would never be active; its threshold
+    becomes the mean of the others. The optimizer's moments of all of them become 0, and the unit counts as alive.
+    Bricken et al. 2023, "Towards monosemanticity", appendix "Neuron resampling", where the direction is that of the
+    example itself.
 
     Args:
       model: its bottleneck has the attribute `resample`, and a layer `dense`.
@@ -55,33 +60,59 @@ def resample(
     assert units.dead is not None
     dead: Array = jnp.greater(units.dead, 0)
     missed = whole_batch(flatten(x - reconstruction), axis_name)
-    length = jnp.linalg.norm(missed, axis=1)
-    chosen = jax.random.categorical(key, 4 * jnp.log(length + 1e-30), shape=dead.shape)  # (squared error)^2
-    direction = missed[chosen] / (length[chosen] + 1e-30)[:, None]
-    due = dead & ((step + 1) % every == 0)
+
+    def start_anew(trained: PyTree, opt_state: PyTree, state: Mapping[str, Array]) -> tuple[PyTree, PyTree, Any]:
+        length = jnp.linalg.norm(missed, axis=1)
+        # Examples in the order in which they are drawn with probabilities (squared error)^2, without replacement.
+        order = jnp.argsort(-4 * jnp.log(length + 1e-30) - jax.random.gumbel(key, length.shape))
+        turn = jnp.cumsum(dead) - 1
+        chosen = order[jnp.minimum(turn, len(order) - 1)]
+        new = _make_units(model, trained, missed[chosen] / (length[chosen] + 1e-30)[:, None], dead)
+        due = dead & (turn < len(order))
+        idle = jnp.where(due, 0, state["idle"])
+        return _replace(trained, new, due), _clear(opt_state, trained, new, due), {**state, "idle": idle}
+
+    sparse = variables["sparse"]
+    # All devices choose alike. The state is left alone in most steps, which read and write nothing for it.
+    trained, opt_state, own = jax.lax.cond(
+        (step + 1) % every == 0, start_anew, lambda *given: given, trained, opt_state, dict(sparse["bottleneck"])
+    )
+    return trained, opt_state, {**variables, "sparse": {**sparse, "bottleneck": own}}
+
+
+def _make_units(model: Autoencoder, trained: PyTree, direction: Array, dead: Array) -> dict[str, Array]:
+    """Returns the values of new units for `direction` [units, values], by the path of their parameter."""
     leaves = paths.flatten(trained)
     columns, rows = leaves.get(f"{_ENCODER}/kernel"), leaves.get(_DECODER)
-    new: dict[str, tuple[Array, Array]] = {}  # by path, the mask of what changes and its values
+    thresholds = {path: leaves[path] for path in _THRESHOLDS if path in leaves}
+    long = bool(thresholds) or hasattr(model.bottleneck, "k")
+    new: dict[str, Array] = {}
     if columns is not None:
         # A tied decoder has the same kernel.
-        fraction = 0.2 if rows is not None else 1.0
-        new[f"{_ENCODER}/kernel"] = due[None], direction.T * fraction * _mean_length(columns, 0, dead)
+        fraction = 1.0 if rows is None or long else _SHORT
+        new[f"{_ENCODER}/kernel"] = direction.T * fraction * _mean_length(columns, 0, dead)
     if rows is not None:
-        new[_DECODER] = due[:, None], direction * _mean_length(rows, 1, dead)
-    new |= {path: (due, jnp.zeros(())) for path in (f"{_ENCODER}/bias", "bottleneck/bias") if path in leaves}
+        fraction = _SHORT if long and not getattr(model.decoder, "unit_norm", False) else 1.0
+        new[_DECODER] = direction * fraction * _mean_length(rows, 1, dead)
+    new |= {path: jnp.zeros(dead.shape) for path in (f"{_ENCODER}/bias", "bottleneck/bias") if path in leaves}
+    means = {path: jnp.mean(value, where=~dead) for path, value in thresholds.items()}
+    return new | {path: jnp.where(dead.all(), thresholds[path], mean) for path, mean in means.items()}
 
-    def renew(tree: Any, values: Mapping[str, tuple[Array, Any]]) -> Any:
-        flat = paths.flatten(tree)
-        return paths.nest(flat | {path: jnp.where(mask, value, flat[path]) for path, (mask, value) in values.items()})
 
-    zeros = {path: (mask, 0.0) for path, (mask, _) in new.items()}
+def _replace(tree: PyTree, new: Mapping[str, Any], due: Array) -> PyTree:
+    """Returns the tree with the values `new` at the units that are due."""
+    flat = paths.flatten(tree)
+    mask = {path: due[:, None] if path == _DECODER else due for path in new}  # units are the last axis elsewhere
+    return paths.nest(flat | {path: jnp.where(mask[path], value, flat[path]) for path, value in new.items()})
+
+
+def _clear(opt_state: PyTree, trained: PyTree, new: Mapping[str, Any], due: Array) -> PyTree:
+    """Returns the optimizer's state with moments of 0 for the units that are due."""
+    leaves = paths.flatten(trained)
     like_trained = lambda tree: isinstance(tree, Mapping) and set(paths.flatten(tree)) == set(leaves)  # noqa: E731
-    opt_state = jax.tree.map(
-        lambda tree: renew(tree, zeros) if like_trained(tree) else tree, opt_state, is_leaf=like_trained
-    )
-    idle = jnp.where(due, 0, variables["sparse"]["bottleneck"]["idle"])
-    sparse = {**variables["sparse"]["bottleneck"], "idle": idle}
-    return renew(trained, new), opt_state, {**variables, "sparse": {**variables["sparse"], "bottleneck": sparse}}
+    zeros = dict.fromkeys(new, 0.0)
+    clear = lambda tree: _replace(tree, zeros, due) if like_trained(tree) else tree  # noqa: E731
+    return jax.tree.map(clear, opt_state, is_leaf=like_trained)
 
 
 def _mean_length(kernel: Array, axis: int, dead: Array) -> Array:

@@ -143,10 +143,13 @@ def make_task(
         examples=examples,
     )
     operations, output = _trace(single_device_task(task), spec)
-    for key, taken in task.objective.unfinished(config.steps).items():
+    lengths = task.objective.unfinished(config.steps)
+    if (annealing := getattr(parts.model.bottleneck, "anneal_steps", 0)) > config.steps:
+        lengths["bottleneck.anneal_steps"] = annealing
+    for key, taken in lengths.items():
         warnings.warn(
             f"{key}={taken} is more than steps={config.steps}: training ends before this schedule does, with another "
-            f"weight or target than the config's; raise steps, or lower {key}",
+            f"weight, target or k than the config's; raise steps, or lower {key}",
             stacklevel=2,
         )
     if config.dtype == "bfloat16":

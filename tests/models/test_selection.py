@@ -8,7 +8,15 @@ import pytest
 from aejax import config as config_lib
 from aejax import models
 from aejax.config import module
-from aejax.models.bottlenecks.selection import Kept, combine, find_largest, is_worthwhile, project_largest
+from aejax.models.bottlenecks.selection import (
+    Kept,
+    combine,
+    find_largest,
+    find_largest_of_batch,
+    is_worthwhile,
+    keep_fewer,
+    project_largest,
+)
 
 
 def values(*shape, seed=0):
@@ -51,7 +59,8 @@ def test_a_kept_code_is_multiplied_like_a_dense_one():
         return (z @ kernel * weights).sum(), z
 
     def sparse(coefficients, kernel):
-        return (combine(coefficients, indices, kernel) * weights).sum(), Kept(coefficients, indices).spread(30)
+        kept = Kept(coefficients, indices)
+        return (combine(kept, kernel) * weights).sum(), kept.spread(30)
 
     for a, b in zip(*(jax.value_and_grad(f, (0, 1), True)(coefficients, kernel) for f in (dense, sparse)), strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), a, b)
@@ -74,20 +83,65 @@ def test_projecting_to_the_largest_units_has_the_gradient_of_a_dense_layer():
     assert not any(np.any(leaf) for leaf in silent)
 
 
-@pytest.mark.parametrize("size", [8, 12])
-def test_training_by_kept_units_is_training_by_dense_ones(size, monkeypatch):
+def test_units_of_any_example_are_multiplied_like_a_dense_code():
+    """The k * batch kept units of a whole batch, of which some examples have more than k and others none."""
+    x, kernel, weights = values(6, 40), values(40, 3, seed=1), values(6, 3, seed=2)
+    x[0] += 5
+    x[1] -= 9
+    outer, bias = values(4, 40, seed=3), values(40, seed=4)
+    h = values(6, 4, seed=5)
+
+    def dense(x, kernel):
+        cut = jax.lax.top_k(x.ravel(), 18)[0][-1]
+        return (jnp.where(x >= cut, x, 0) @ kernel * weights).sum()
+
+    def sparse(x, kernel):
+        return (combine(find_largest_of_batch(x, 3), kernel) * weights).sum()
+
+    def projected(of_batch):
+        def loss(h, outer, bias, kernel):
+            kept = project_largest(h, outer, bias, 3, True) if of_batch else None
+            units = jax.nn.relu(h @ outer + bias)
+            z = units if kept is None else kept.spread(40)
+            z = jnp.where(z >= jax.lax.top_k(units.ravel(), 18)[0][-1], z, 0) if kept is None else z
+            return (z @ kernel * weights).sum()
+
+        return jax.value_and_grad(loss, (0, 1, 2, 3))(h, outer, bias, kernel)
+
+    assert (np.bincount(np.asarray(find_largest_of_batch(x, 3).rows).ravel(), minlength=6)[:2] == [18, 0]).all()
+    pairs = [[jax.value_and_grad(f, (0, 1))(x, kernel) for f in (dense, sparse)], [projected(False), projected(True)]]
+    for expected, found in pairs:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize("of_batch", [False, True])
+def test_fewer_are_the_largest_of_the_kept(of_batch):
+    x = np.abs(values(6, 40)) + 0.1
+    found = find_largest_of_batch(x, 5) if of_batch else find_largest(x, 5)
+    z = np.asarray(keep_fewer(found, jnp.float32(2.5 if of_batch else 2)).spread(40))
+    cut = np.sort(x.ravel())[-15] if of_batch else np.sort(x, 1)[:, -2:].min(1, keepdims=True)
+    np.testing.assert_array_equal(z, np.where(x >= cut, x, 0))
+
+
+@pytest.mark.parametrize(("size", "name"), [(8, "topk"), (12, "topk"), (8, "batch_topk")])
+def test_training_by_kept_units_is_training_by_dense_ones(size, name, monkeypatch):
     """Loss and gradients of a whole model, with both decoders and both ways."""
     x = values(16, size) + 1
     config = config_lib.default()
-    config.bottleneck = module("topk", features=256, k=3)
+    config.bottleneck = module(name, features=256, k=3)
     assert is_worthwhile(256, 3)
     found = []
     for decoder in ("dictionary", "mlp"):
         config.decoder = module(decoder)
         model = models.build(config, (size,))
-        params = model.init(jax.random.key(0), x)["params"]
+        state = model.init(jax.random.key(0), x)
+        params = state.pop("params")
         params["decoder"]["dense_0"]["bias"] += x.mean(0)
-        loss = lambda p, model=model: jnp.square(model.apply({"params": p}, x, train=True).decoded - x).sum()  # noqa: E731
+
+        def loss(p, model=model, state=state):
+            output = model.apply({"params": p, **state}, x, train=True, mutable=list(state))[0]
+            return jnp.square(output.decoded - x).sum()
+
         found.append(jax.value_and_grad(loss)(params))
     monkeypatch.setattr("aejax.models.bottlenecks.sparse.is_worthwhile", lambda features, k: False)
     found.append(jax.value_and_grad(loss)(params))  # of dense products alone

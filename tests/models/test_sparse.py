@@ -103,6 +103,29 @@ def test_batch_topk_keeps_all_of_the_equal_units_at_its_cut():
     np.testing.assert_array_equal(trained(BatchTopK(2, k=1), pre).z, [[3, 0], [2, 2], [0, 2]])
 
 
+@pytest.mark.parametrize("kind", [TopK, BatchTopK])
+@pytest.mark.parametrize("features", [8, 300])  # by dense products, and by kept units
+def test_annealing_keeps_fewer_units_from_step_to_step(kind, features):
+    pre = np.abs(np.random.default_rng(0).normal(size=(5, features))).astype(np.float32) + 0.1
+    module = kind(features, k=1, anneal_from=4, anneal_steps=3)
+    state = {"sparse": {"steps": jnp.int32(0), **({"threshold": jnp.float32(0)} if kind is BatchTopK else {})}}
+    for kept in (4, 3, 2, 1, 1):
+        code, state = exact(module, pre, state, train=True, mutable=["sparse"])
+        active = np.asarray(code.z) > 0
+        np.testing.assert_array_equal(active.sum(), kept * len(pre))
+        cut = np.sort(pre.ravel())[-kept * len(pre)] if kind is BatchTopK else np.sort(pre, 1)[:, -kept, None]
+        np.testing.assert_array_equal(active, pre >= cut)
+    if kind is TopK:
+        assert (np.asarray(exact(module, pre, {"sparse": {"steps": jnp.int32(0)}}).z) > 0).sum() == len(pre)
+
+
+@pytest.mark.parametrize("options", [{"anneal_from": 1}, {"anneal_from": 9}, {"anneal_from": 4}, {"anneal_steps": 5}])
+def test_annealing_that_cannot_be_meant_is_refused(options):
+    options = {"anneal_steps": 5, **options} if options != {"anneal_from": 4} else options
+    with pytest.raises(aejax.InputError, match=r"bottleneck\.anneal_from must be from bottleneck\.k=2"):
+        start(TopK(UNITS, k=2, **options), features())
+
+
 def test_batch_topk_sees_the_batch_in_training_alone():
     module, pre = BatchTopK(UNITS, k=1), features(size=UNITS)
     pre[0, 0] = 3  # among the largest of the batch, but not of the other one

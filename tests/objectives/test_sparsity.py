@@ -98,6 +98,29 @@ def test_prefixes_reconstruct_alone():
     np.testing.assert_allclose(TERMS["prefixes"](c, widths=(2, 5, 9)), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["topk", "batch_topk"])
+def test_prefixes_of_kept_units_are_those_of_the_dense_code(name, monkeypatch):
+    config = config_lib.default()
+    config.bottleneck = module(name, features=256, k=3)
+    config.decoder = module("dictionary")
+    x = np.random.default_rng(0).normal(size=(6, SIZE)).astype(np.float32)
+    model = models.build(config, (SIZE,))
+    variables = model.init(jax.random.key(0), x)
+
+    def loss(params):
+        given = {**variables, "params": params}
+        output, _ = model.apply(given, x, train=True, mutable=["sparse"])
+        c = dataclasses.replace(context(x), apply=model.apply, variables=given, output=output)
+        return TERMS["prefixes"](c, widths=(20, 64, 200)).sum(), output.code.kept
+
+    (by_kept, kept), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    assert kept is not None
+    monkeypatch.setattr("aejax.objectives.sparsity.is_worthwhile", lambda features, k: False)
+    (by_dense, _), expected = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    np.testing.assert_allclose(by_kept, by_dense, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), grads, expected)
+
+
 def test_ghost_gradients():
     dead = np.arange(UNITS) % 3 == 0
     c, x, params = coded({"name": "relu", "dead_after": 5}, dead=dead)

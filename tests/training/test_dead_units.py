@@ -114,6 +114,39 @@ def test_resampling_is_what_it_says():
     np.testing.assert_array_equal(of_state["sparse"]["bottleneck"]["idle"], np.where(LOW, 0, 1))
 
 
+@pytest.mark.parametrize("name", ["topk", "batch_topk", "jumprelu"])
+def test_new_units_of_topk_and_jumprelu_can_be_active_and_are_no_copies(name):
+    """Their columns are as long as the others', and each has an example of its own, until no example is left."""
+    config = config_lib.default()
+    options = {} if name == "jumprelu" else {"k": 2}
+    config.bottleneck = module(name, features=UNITS, dead_after=5, resample=3, **options)
+    config.decoder = module("dictionary")
+    model, x = build(config, (SIZE,)), activations(8)
+    variables = model.init(jax.random.key(0), x)
+    params = variables["params"]
+    if name == "jumprelu":
+        params["bottleneck"]["log_threshold"] = jnp.where(LOW, 3.0, -1.0)
+    state = {"sparse": {"bottleneck": {**variables["sparse"]["bottleneck"], "idle": jnp.where(LOW, 7, 1)}}}
+    output = model.apply({"params": params, **state}, x)
+    given = (model, jnp.int32(2), jax.random.key(1), x, output.decoded, output)
+    changed, _, after = resample(*given, params, {}, state)
+    flat, before = paths.flatten(changed), paths.flatten(params)
+    rows, columns = np.asarray(flat["decoder/dense_0/kernel"]), np.asarray(flat["bottleneck/dense/kernel"]).T
+    new = np.flatnonzero((rows != np.asarray(before["decoder/dense_0/kernel"])).any(1))
+    assert len(new) == len(x) < LOW.sum()  # the others wait for the next time
+    np.testing.assert_array_equal(
+        after["sparse"]["bottleneck"]["idle"][LOW], np.where(np.isin(np.arange(4, 16), new), 0, 8 - 1)
+    )
+    missed = np.asarray(x - output.decoded)
+    missed = missed / np.linalg.norm(missed, axis=1, keepdims=True)
+    lengths = [np.linalg.norm(each, axis=1) for each in (rows, columns)]
+    assert sorted((rows[new] / lengths[0][new, None] @ missed.T).argmax(1)) == list(range(len(x)))
+    np.testing.assert_allclose(lengths[1][new], lengths[1][~LOW].mean(), rtol=1e-5)
+    np.testing.assert_allclose(lengths[0][new], 0.2 * lengths[0][~LOW].mean(), rtol=1e-5)
+    if name == "jumprelu":
+        np.testing.assert_allclose(flat["bottleneck/log_threshold"][new], -1, rtol=1e-6)
+
+
 def test_rows_of_unit_norm_stay_so_and_lose_the_gradient_along_them():
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(5, 3)).astype(np.float32)

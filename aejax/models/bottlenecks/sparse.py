@@ -11,7 +11,14 @@ from jax import Array
 
 from aejax.errors import InputError
 from aejax.models.bottlenecks.code import Code, Units
-from aejax.models.bottlenecks.selection import Kept, find_largest, is_worthwhile, project_largest
+from aejax.models.bottlenecks.selection import (
+    Kept,
+    find_largest,
+    find_largest_of_batch,
+    is_worthwhile,
+    keep_fewer,
+    project_largest,
+)
 from aejax.models.layers import flatten, get_axis, must_update, whole_batch
 from aejax.registry import Natural
 
@@ -31,6 +38,8 @@ class TopK(nn.Module):
         appendix A.2); 0: there is no `Code.revival`.
       resample: number of training steps after which dead units start anew from examples that are reconstructed badly,
         again and again, see `aejax.training.resampling`; 0: never.
+      anneal_from, anneal_steps: number of units that the first training step keeps, and number of steps within which it
+        falls linearly to k, so that more units learn while all are random; 0: it is k from the beginning.
       axis_name: name of the device axis, see `build`.
     """
 
@@ -39,17 +48,20 @@ class TopK(nn.Module):
     dead_after: Natural = 0
     revive: Natural = 0
     resample: Natural = 0
+    anneal_from: Natural = 0
+    anneal_steps: Natural = 0
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
         check_k(self)
-        x = project(self, h)
-        if train and not self.is_initializing() and is_worthwhile(self.features, self.k):
+        x, (most, k) = project(self, h), anneal(self, train)
+        if train and not self.is_initializing() and is_worthwhile(self.features, most):
             # The same units, with a gradient that reads no others; the compiler leaves `project` out.
-            kept = project_largest(flatten(h).astype(jnp.float32), *get_dense(self), self.k)
+            kept = project_largest(flatten(h).astype(jnp.float32), *get_dense(self), most)
         else:
-            kept = find_largest(nn.relu(x), self.k)
+            kept = find_largest(nn.relu(x), most)
+        kept = kept if k is None else keep_fewer(kept, k)
         return make_code(self, h, x, kept.spread(self.features), kept=kept, train=train)
 
 
@@ -59,13 +71,14 @@ class BatchTopK(nn.Module):
     In training, k units per example are thus active on average. In evaluation, an example keeps the units that reach a
     threshold, so that it does not depend on the rest of its batch. The threshold is the running average of the smallest
     positive unit that each training batch kept, in the collection "sparse"; before the first training step it is 0.
-    Units equal to the smallest kept unit are kept, too. Bussmann et al. 2024, "BatchTopK sparse autoencoders".
+    Units equal to the smallest kept unit are kept, too, but not those of wide codes on one device. Bussmann et al.
+    2024, "BatchTopK sparse autoencoders".
 
     Raises InputError if k is not between 1 and `features`, or decay not in [0, 1).
 
     Attributes:
       decay: decay of the running average, which starts at the value of the first training batch.
-      dead_after, revive, resample, axis_name: as in `TopK`.
+      dead_after, revive, resample, anneal_from, anneal_steps, axis_name: as in `TopK`.
     """
 
     features: int
@@ -74,6 +87,8 @@ class BatchTopK(nn.Module):
     dead_after: Natural = 0
     revive: Natural = 0
     resample: Natural = 0
+    anneal_from: Natural = 0
+    anneal_steps: Natural = 0
     axis_name: str | None = None
 
     @nn.compact
@@ -81,21 +96,24 @@ class BatchTopK(nn.Module):
         check_k(self)
         if not 0 <= self.decay < 1:
             raise InputError(f"bottleneck.decay must be at least 0 and below 1, got {self.decay}")
-        x = project(self, h)
-        units = nn.relu(x)
+        x, (most, k) = project(self, h), anneal(self, train)
         average = self.variable("sparse", "threshold", jnp.zeros, ())
-        threshold = average.value
+        units, threshold, kept = nn.relu(x), average.value, None
         if train:
-            gathered = whole_batch(units, get_axis(self))
-            kept = jax.lax.top_k(gathered.ravel(), self.k * len(gathered))[0]
-            threshold = kept[-1]
-            if must_update(self, "sparse", train):
-                smallest = jnp.min(kept, where=kept > 0, initial=jnp.inf)
-                updated = self.decay * average.value + (1 - self.decay) * smallest
-                updated = jnp.where(average.value == 0, smallest, updated)
-                # A batch without positive units has no smallest one.
-                average.value = jnp.where(jnp.isfinite(smallest), updated, average.value)
-        return make_code(self, h, x, jnp.where(units >= threshold, units, 0.0), train=train)
+            if alone := self.axis_name is None and not self.is_initializing() and is_worthwhile(self.features, most):
+                largest = project_largest(flatten(h).astype(jnp.float32), *get_dense(self), most, True)  # as in `TopK`
+            else:
+                largest = find_largest_of_batch(whole_batch(units, get_axis(self)), most)
+            largest = largest if k is None else keep_fewer(largest, k)
+            kept = largest if alone else None
+            threshold = jnp.min(largest.values, where=largest.values > 0, initial=jnp.inf)
+        if must_update(self, "sparse", train):
+            updated = self.decay * average.value + (1 - self.decay) * threshold
+            updated = jnp.where(average.value == 0, threshold, updated)
+            # A batch without positive units has no smallest one.
+            average.value = jnp.where(jnp.isfinite(threshold), updated, average.value)
+        z = jnp.where(units >= threshold, units, 0.0) if kept is None else kept.spread(self.features)
+        return make_code(self, h, x, z, kept=kept, train=train)
 
 
 class JumpReLU(nn.Module):
@@ -180,6 +198,27 @@ def check_k(module: Any) -> None:
     """Raises InputError unless `module.k` is from 1 to `module.features`."""
     if not 1 <= module.k <= module.features:
         raise InputError(f"bottleneck.k must be from 1 to bottleneck.features={module.features}, got {module.k}")
+
+
+def anneal(module: Any, train: bool) -> tuple[int, Array | None]:
+    """Returns the most units that `module` ever keeps per example, and how many it keeps in this call, if fewer.
+
+    Counts the training steps. Raises InputError unless k <= anneal_from <= features, with anneal_steps.
+    """
+    if not module.anneal_from and not module.anneal_steps:
+        return module.k, None
+    if not (module.k <= module.anneal_from <= module.features and module.anneal_steps):
+        raise InputError(
+            f"bottleneck.anneal_from must be from bottleneck.k={module.k} to bottleneck.features={module.features} and "
+            f"anneal_steps above 0, got {module.anneal_from} and {module.anneal_steps}"
+        )
+    steps = module.variable("sparse", "steps", jnp.zeros, (), jnp.int32)
+    if not train:
+        return module.k, None
+    left = jnp.maximum(1 - steps.value / module.anneal_steps, 0.0)
+    if must_update(module, "sparse", train):
+        steps.value += 1
+    return module.anneal_from, module.k + (module.anneal_from - module.k) * left
 
 
 def project(module: Any, h: Array) -> Array:
