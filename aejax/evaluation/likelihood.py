@@ -9,17 +9,21 @@ import numpy as np
 
 from aejax import arguments
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
-from aejax.inference.density import Parts
+from aejax.inference.density import Estimate, Parts
 from aejax.inference.trained import TrainedModel
 from aejax.objectives.likelihoods import Bernoulli, DiscretizedLogistic
 
-_MANY, _FEW = 50, 2.0  # importance samples from which an estimate is meant to be tight; effective ones that are too few
+_MANY, _CHAINS = 50, 8  # importance samples, or annealed chains, from which an estimate is meant to be tight
+_FEW = 2.0  # effective ones that are too few
 ACTIVE = 0.01  # variance of a unit's mean above which the unit is active (Burda et al. 2016, section 5.1)
 
 
-def measure(subject: Subject, samples: int = 200) -> Measures:
-    """Returns bounds of log p(x) of the test part, with one sample and with `samples`, and their parts."""
-    arguments.check_samples(samples)
+def measure(subject: Subject, samples: int = 200, anneal: int | None = None, chains: int = 16) -> Measures:
+    """Returns bounds of log p(x) of the test part, with one sample and with `samples`, and their parts.
+
+    With `anneal` steps, log p(x) is also estimated by annealed importance sampling with `chains`.
+    """
+    check(samples, anneal, chains)
     run, test = subject.run, subject.test
     density = run.density
     no_kl, unweighed = density.no_kl, density.no_weights
@@ -37,16 +41,29 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     add("elbo", density.no_elbo, lambda: one_draw.elbo.mean(), "nats per example", f"{how}; {draw}, KL of weight 1")
     weights = f"{how}; {samples:,} importance samples per example"
     many = None
+
+    def add_estimate(name: str, found: Estimate, count: int, what: str, protocol: str) -> None:
+        values, effective, error = found
+        add(name, None, values.mean, "nats per example", protocol)
+        of = f"standard error of {name} by sampling, over {len(test):,} examples; {count:,} {what} each"
+        add(f"{name}_error", None, lambda: np.linalg.norm(error) / len(test), "nats per example", of)
+        of = f"median over {test}; (sum w)^2 / sum w^2 of the weights w"
+        add(f"effective_{what}", None, lambda: np.median(effective), f"of {count:,} {what}", of)
+
     if unweighed is not None:
         measures["log_likelihood"] = Skipped(unweighed)
     else:
-        many, effective, error = density.estimate(test.x, samples, label=test.condition, scale=scale)
-        _warn_of_few(float(np.median(effective)), samples)
-        add("log_likelihood", None, many.mean, "nats per example", weights)
-        of = f"standard error of log_likelihood by sampling, over {len(test):,} examples; {samples:,} samples each"
-        add("log_likelihood_error", None, lambda: np.linalg.norm(error) / len(test), "nats per example", of)
-        of = f"median over {test}; (sum w)^2 / sum w^2 of the importance weights w"
-        add("effective_samples", None, lambda: np.median(effective), f"of {samples:,} samples", of)
+        found = density.estimate(test.x, samples, label=test.condition, scale=scale)
+        many = found.log_likelihood
+        _warn_of_few(float(np.median(found.effective_samples)), samples)
+        add_estimate("log_likelihood", found, samples, "samples", weights)
+    if anneal is not None and unweighed is not None:
+        measures["annealed_log_likelihood"] = Skipped(unweighed)
+    elif anneal is not None:
+        found = density.anneal(test.x, anneal, chains, label=test.condition, scale=scale)
+        _warn_of_few(float(np.median(found.effective_samples)), chains, anneal)
+        protocol = f"{how}; {chains:,} chains of annealed importance sampling, {anneal:,} steps from the prior"
+        add_estimate("annealed_log_likelihood", found, chains, "chains", protocol)
     add("rate", no_kl, lambda: one_draw.rate.mean(), "nats per example", f"mean over {test}; KL(q(z|x) || p(z))")
     add("distortion", density.no_density, lambda: one_draw.distortion.mean(), "nats per example", f"{how}; {draw}")
     best = one_draw.elbo if many is None else many
@@ -74,14 +91,25 @@ def measure(subject: Subject, samples: int = 200) -> Measures:
     return measures
 
 
-def _warn_of_few(effective: float, samples: int) -> None:
-    """Warns if the estimate rests on few of its many samples."""
-    if samples >= _MANY and effective < _FEW:
-        warnings.warn(
-            f"log_likelihood: half of the examples have fewer than {effective:.1f} effective of {samples:,} importance "
-            "samples, so that it may be nats too low; take more: --samples",
-            stacklevel=3,
-        )
+def check(samples: int, anneal: int | None, chains: int) -> None:
+    """Raises InputError for numbers of samples, steps or chains that are not above 0."""
+    arguments.check_samples(samples)
+    arguments.check_samples(chains, "chains")
+    if anneal is not None:
+        arguments.check_samples(anneal, "anneal, the number of steps,")
+
+
+def _warn_of_few(effective: float, count: int, steps: int = 0) -> None:
+    """Warns if the estimate rests on few of its many importance samples or, with `steps`, annealed chains."""
+    if count < (_CHAINS if steps else _MANY) or effective >= _FEW:
+        return
+    name, what = ("annealed_log_likelihood", "chains") if steps else ("log_likelihood", "importance samples")
+    more = f"more steps than --anneal={steps}" if steps else "more: --samples"
+    warnings.warn(
+        f"{name}: half of the examples have fewer than {effective:.1f} effective of {count:,} {what}, so that it may "
+        f"be nats too low; take {more}",
+        stacklevel=3,
+    )
 
 
 def scale_of_train(subject: Subject) -> float | None:

@@ -244,7 +244,8 @@ class TrainedModel:
         It is the logarithm of the mean of `samples` weights p(x, z) / q(z|x) (Burda et al. 2016, equation 8): in
         expectation a lower bound of log p(x), and tighter with more samples. Memory does not grow with their number.
         The density is that of x in the user's units. The noise of an example depends on its own values and `seed`.
-        `density.estimate` also returns the standard error and the number of effective samples.
+        `density.estimate` also returns the standard error and the number of effective samples, and `density.anneal`
+        estimates log p(x) without q.
 
         Args:
           x: examples [n, ...], as `encode` takes them.

@@ -10,45 +10,15 @@ import jax
 import numpy as np
 import pytest
 from conftest import fresh, mlp, mostly_slow, subject_of, vectors
+from principal import MEAN, SCALE, data_of, principal
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import norm
 
 import aejax
 from aejax.config import module
 from aejax.data import Spec
 from aejax.evaluation import Measure, Skipped, likelihood
 from aejax.inference import batches
-
-SCALE, MEAN = 0.5, np.linspace(-1, 1, 5)
-
-
-def principal(seed=0, posterior="full", exact=True, spec=None, **of_likelihood):
-    """Probabilistic PCA (Tipping and Bishop 1999) as a run, x = W z + mean + noise, and its N(mean, W W^T + s^2 I).
-
-    The posterior is the exact one, or one that is off its mean and too wide.
-    """
-    rng = np.random.default_rng(seed)
-    w = rng.normal(size=(5, 2))
-    config = mlp(encoder__features=(), decoder__features=())
-    config.bottleneck = module("gaussian", features=2, posterior=posterior)
-    config.likelihood = module("gaussian", **(of_likelihood or {"scale": SCALE}))
-    config.objective.weights.kl = 4.0  # which no score here must heed
-    run = fresh(config, vectors(8, 5), spec=spec)
-    covariance = np.linalg.inv(w.T @ w / SCALE**2 + np.eye(2))
-    to_mean = covariance @ w.T / SCALE**2
-    factor = np.linalg.cholesky(covariance) * (1 if exact else 1.5)
-    log_std = np.log(np.diag(factor))
-    bottleneck = {
-        "mean": {"kernel": to_mean.T, "bias": -to_mean @ MEAN + (0 if exact else 0.1)},
-        "log_std": {"kernel": np.zeros((5, 2)), "bias": log_std},
-    }
-    if posterior == "full":
-        bottleneck["off_diagonal"] = {"kernel": np.zeros((5, 1)), "bias": factor[1:, 0]}
-    params = {**run.variables["params"], "bottleneck": bottleneck}
-    params["decoder"] = {"dense_0": {"kernel": w.T, "bias": MEAN}}
-    params = jax.tree.map(lambda a: np.asarray(a, np.float32), params)
-    true = multivariate_normal(MEAN, w @ w.T + SCALE**2 * np.eye(5))
-    return dataclasses.replace(run, variables={"params": params}), true
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +29,6 @@ def exact():
 @pytest.fixture(scope="module")
 def loose():
     return principal(posterior="diagonal", exact=False)
-
-
-def data_of(true, n=200, seed=0):
-    return np.float32(true.rvs(n, random_state=seed))
 
 
 def test_one_sample_of_the_exact_posterior_is_log_p(exact):
@@ -254,6 +220,9 @@ def test_every_kind_of_model_reaches_its_integral(kind):
     np.testing.assert_allclose(found, expected, atol=0.25)
     assert (found - expected).mean() == pytest.approx(0, abs=0.03)
     assert bound.mean() < expected.mean() - 0.03
+    annealed = run.density.anneal(x, 100, 16, label=label, **given)
+    assert np.abs(annealed.log_likelihood - expected).max() < 5 * annealed.standard_error.max() < 1
+    assert (annealed.log_likelihood - expected).mean() == pytest.approx(0, abs=0.05)
     if kind == "conditional":
         group = likelihood.measure(subject_of(run, x, label=label), samples=2000)
         assert group["log_likelihood"].value == pytest.approx(found.mean(), rel=1e-5)
