@@ -36,6 +36,7 @@ _PROJECTION = flags.DEFINE_string("projection", "pca", "Projection for the map o
 _SAMPLES = flags.DEFINE_integer("samples", 200, "Importance samples per example for the log-likelihood.")
 _ANNEAL = flags.DEFINE_integer("anneal", None, "Steps of annealed importance sampling. Defaults to none of it.")
 _CHAINS = flags.DEFINE_integer("chains", 16, "Chains per example of annealed importance sampling.")
+_DEQUANTIZE = flags.DEFINE_integer("dequantize", 1, "Draws of uniform noise for the bits per dimension of a density.")
 _FEATURES = flags.DEFINE_string(
     "features", "encoder", "Features that generation is measured by: encoder, classifier or package.module:function."
 )
@@ -58,7 +59,7 @@ def measure(workdir: str, run: "aejax.Run", groups: Sequence[str], features: Any
         folder = writable(inside(local(workdir), "evaluation", f"{run.step}{part}"))
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
     options: dict[str, dict[str, Any]] = {
-        "likelihood": {"samples": _SAMPLES.value, "anneal": _ANNEAL.value, "chains": _CHAINS.value},
+        "likelihood": counts_of_samples(),
         "representation": {"neighbours": _NEIGHBOURS.value},
         "generation": {"features": _FEATURES.value, "num": _NUM.value},
         "fidelity": {"features": features},
@@ -83,6 +84,16 @@ def measure(workdir: str, run: "aejax.Run", groups: Sequence[str], features: Any
             bar.write(str(report.write(subject, measures, drawn, folder, _PROJECTION.value)))
             bar.update()
     return evaluation.as_json(measures)
+
+
+def counts_of_samples() -> dict[str, Any]:
+    """Returns the options of the group `likelihood`."""
+    return {
+        "samples": _SAMPLES.value,
+        "anneal": _ANNEAL.value,
+        "chains": _CHAINS.value,
+        "dequantize": _DEQUANTIZE.value,
+    }
 
 
 def find_features() -> Any:
@@ -125,7 +136,7 @@ def evaluate() -> None:
     from aejax.evaluation import GROUPS, fidelity, generation, likelihood
     from aejax.evaluation.pictures.latents import check_projection
 
-    likelihood.check(_SAMPLES.value, _ANNEAL.value, _CHAINS.value)
+    likelihood.check(**counts_of_samples())
     generation.check(_FEATURES.value, _NUM.value)
     groups = list(GROUPS) if _GROUPS.value is None else _GROUPS.value
     features = find_features()

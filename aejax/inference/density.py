@@ -7,6 +7,7 @@ of the sample: the result for an example depends neither on the others nor on ho
 import dataclasses
 import functools
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -32,6 +33,8 @@ from aejax.objectives.likelihoods import AbsoluteError, Gaussian, SquaredError
 
 _ROWS = 4_096  # decoded at once at most
 STARTS = ("prior", "posterior")  # of annealed chains
+_MANY, _CHAINS = 50, 8  # importance samples, or annealed chains, from which an estimate is meant to be tight
+_FEW = 2.0  # effective ones that are too few
 _PILOTS = 4  # further chains of an example, on which step sizes are tuned
 
 
@@ -57,6 +60,20 @@ class Estimate(NamedTuple):
     log_likelihood: Float[np.ndarray, " n"]
     effective_samples: Float[np.ndarray, " n"]
     standard_error: Float[np.ndarray, " n"]
+
+
+def warn_of_few(found: Estimate, count: int, steps: int = 0) -> None:
+    """Warns if estimates rest on few of their many importance samples or, with `steps`, annealed chains."""
+    effective = float(np.median(found.effective_samples))
+    if count < (_CHAINS if steps else _MANY) or effective >= _FEW:
+        return
+    name, what = ("annealed_log_likelihood", "chains") if steps else ("log_likelihood", "importance samples")
+    more = f"more steps than {steps:,}" if steps else f"more samples than {count:,}"
+    warnings.warn(
+        f"{name}: half of the examples have fewer than {effective:.1f} effective of {count:,} {what}, so that it may "
+        f"be nats too low; take {more}",
+        stacklevel=3,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,6 +234,21 @@ class Density:
         numbers = np.array([zlib.crc32(np.ascontiguousarray(row)) for row in x], np.uint32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
         return x, keys, *check_labels(label, len(x), self.model.classes)
+
+    def dequantize(self, x: ArrayLike, seed: int = 0) -> Float[np.ndarray, "n ..."]:
+        """Returns (x + u) / 256 in [0, 1] for images x of levels 0 to 255, with u uniform in [0, 1).
+
+        The mean of log p of these, minus log(256) for each value, is a lower bound of the log probability of x (Theis
+        et al. 2016, section 3.1). The noise of an example depends on its own bytes and `seed`.
+        """
+        x = self.spec.check(x)
+        if x.dtype != np.uint8:
+            raise InputError(f"dequantization is of images of uint8, from 0 to 255, got {x.dtype}; leave it out")
+        noise = [
+            np.random.default_rng([seed, zlib.crc32(row)]).random(row.shape, np.float32)
+            for row in np.ascontiguousarray(x)
+        ]
+        return (x + np.stack(noise)) / np.float32(256)
 
     def _prepare(self, x: ArrayLike, seed: int, label: ArrayLike | None, scale: float | None) -> tuple[Any, Any, Any]:
         """Returns a log scale or None; x, and what the model reads with it in batches: keys, and labels if any."""

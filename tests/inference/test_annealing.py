@@ -271,10 +271,11 @@ def test_annealing_is_measured_where_steps_are_given(loose):
 
 @pytest.mark.parametrize(("chains", "warned"), [(7, False), (8, True)])
 def test_few_effective_chains_of_many_are_warned_of(chains, warned):
-    warning = pytest.warns(UserWarning, match="1.5 effective of 8 chains.* take more steps than --anneal=30")
+    few, enough = (density.Estimate(np.zeros(3), np.array([1.0, n, 9.0]), np.zeros(3)) for n in (1.5, 2.0))
+    warning = pytest.warns(UserWarning, match="1.5 effective of 8 chains.* take more steps than 30")
     with warning if warned else contextlib.nullcontext():
-        likelihood._warn_of_few(1.5, chains, 30)
-    likelihood._warn_of_few(2.0, chains, 30)
+        density.warn_of_few(few, chains, 30)
+    density.warn_of_few(enough, chains, 30)
 
 
 @pytest.mark.parametrize("name", ["steps", "chains"])
