@@ -37,6 +37,7 @@ _SAMPLES = flags.DEFINE_integer("samples", 200, "Importance samples per example 
 _ANNEAL = flags.DEFINE_integer("anneal", None, "Steps of annealed importance sampling. Defaults to none of it.")
 _CHAINS = flags.DEFINE_integer("chains", 16, "Chains per example of annealed importance sampling.")
 _DEQUANTIZE = flags.DEFINE_integer("dequantize", 1, "Draws of uniform noise for the bits per dimension of a density.")
+_BINARY_DRAWS = flags.DEFINE_integer("binary_draws", 1, "Binarizations of the split that log p(x) is averaged over.")
 _FEATURES = flags.DEFINE_string(
     "features", "encoder", "Features that generation is measured by: encoder, classifier or package.module:function."
 )
@@ -93,6 +94,7 @@ def counts_of_samples() -> dict[str, Any]:
         "anneal": _ANNEAL.value,
         "chains": _CHAINS.value,
         "dequantize": _DEQUANTIZE.value,
+        "binary_draws": _BINARY_DRAWS.value,
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from aejax import arguments
+from aejax.errors import InputError
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
 from aejax.inference.density import Estimate, Parts, warn_of_few
 from aejax.inference.trained import TrainedModel
@@ -17,14 +18,22 @@ ACTIVE = 0.01  # variance of a unit's mean above which the unit is active (Burda
 
 
 def measure(
-    subject: Subject, samples: int = 200, anneal: int | None = None, chains: int = 16, dequantize: int = 1
+    subject: Subject,
+    samples: int = 200,
+    anneal: int | None = None,
+    chains: int = 16,
+    dequantize: int = 1,
+    binary_draws: int = 1,
 ) -> Measures:
     """Returns bounds of log p(x) of the test part, with one sample and with `samples`, and their parts.
 
     With `anneal` steps, log p(x) is also estimated by annealed importance sampling with `chains`. Bits per dimension of
-    images of 8 bits under a density are averaged over `dequantize` draws of uniform noise.
+    images of 8 bits under a density are averaged over `dequantize` draws of uniform noise. With several `binary_draws`,
+    log p(x) is also averaged over so many binarizations of the test part, which the run draws from gray values.
     """
-    check(samples, anneal, chains, dequantize)
+    check(samples, anneal, chains, dequantize, binary_draws)
+    if binary_draws > 1 and (reason := subject.no_redraw):
+        raise InputError(f"{reason}; leave binary_draws={binary_draws} out")
     run, test = subject.run, subject.test
     density = run.density
     no_kl, unweighed = density.no_kl, density.no_weights
@@ -65,6 +74,20 @@ def measure(
         warn_of_few(found, chains, anneal)
         protocol = f"{how}; {chains:,} chains of annealed importance sampling, {anneal:,} steps from the prior"
         add_estimate("annealed_log_likelihood", found, chains, "chains", protocol)
+    if binary_draws > 1:
+        drawn: list[float] = (
+            [] if density.no_elbo else _redraw(subject, samples if many is not None else 0, binary_draws)
+        )
+        of = f"over {binary_draws:,} binarizations of {test}, by the seeds 0 to {binary_draws - 1:,}"
+        protocol = f"{of}; {'the ELBO' if many is None else f'{samples:,} importance samples per example'}"
+        add("redrawn_log_likelihood", density.no_elbo, lambda: np.mean(drawn), "nats per example", f"mean {protocol}")
+        add(
+            "redrawn_log_likelihood_spread",
+            density.no_elbo,
+            lambda: np.std(drawn, ddof=1),
+            "nats per example",
+            f"standard deviation of the mean over examples, {protocol}",
+        )
     add("rate", no_kl, lambda: one_draw.rate.mean(), "nats per example", f"mean over {test}; KL(q(z|x) || p(z))")
     add("distortion", density.no_density, lambda: one_draw.distortion.mean(), "nats per example", f"{how}; {draw}")
     best = one_draw.elbo if many is None else many
@@ -96,23 +119,33 @@ def _dequantized_bits(subject: Subject, samples: int, draws: int) -> float:
     The probability of levels is the integral of the density over their cells of width 1/256, whose logarithm is at
     least the mean of the density's (Theis et al. 2016, section 3.1). Without `samples` the density's bound is the ELBO.
     """
-    test, density, scale = subject.test, subject.run.density, subject.once(scale_of_train)
-    nats = []
-    for draw in range(draws):
-        x = density.dequantize(test.x, draw)
-        if samples:
-            bound = density.estimate(x, samples, label=test.condition, scale=scale).log_likelihood
-        else:
-            bound = density.parts(x, label=test.condition, scale=scale).elbo
-        nats.append(bound.mean(dtype=np.float64))
+    draws_of_test = (subject.run.density.dequantize(subject.test.x, draw) for draw in range(draws))
+    nats = [_bound(subject, x, subject.test.condition, samples) for x in draws_of_test]
     return -float(np.mean(nats)) / math.log(2) + 8 * math.prod(subject.run.spec.shape)
 
 
-def check(samples: int, anneal: int | None, chains: int, dequantize: int) -> None:
+def _redraw(subject: Subject, samples: int, draws: int) -> list[float]:
+    """Returns the mean of log p(x) over the test part for each of several binarizations."""
+    parts = (subject.redraw(seed) for seed in range(draws))
+    return [_bound(subject, part.x, part.condition, samples) for part in parts]
+
+
+def _bound(subject: Subject, x: np.ndarray, label: np.ndarray | None, samples: int) -> float:
+    """Returns the mean over x of log p(x) by importance samples or, without `samples`, of the ELBO."""
+    density, scale = subject.run.density, subject.once(scale_of_train)
+    if samples:
+        found = density.estimate(x, samples, label=label, scale=scale).log_likelihood
+    else:
+        found = density.parts(x, label=label, scale=scale).elbo
+    return float(found.mean(dtype=np.float64))
+
+
+def check(samples: int, anneal: int | None, chains: int, dequantize: int, binary_draws: int) -> None:
     """Raises InputError for numbers of samples, steps, chains or draws that are not above 0."""
     arguments.check_samples(samples)
     arguments.check_samples(chains, "chains")
     arguments.check_samples(dequantize, "dequantize, the number of draws,")
+    arguments.check_samples(binary_draws, "binary_draws")
     if anneal is not None:
         arguments.check_samples(anneal, "anneal, the number of steps,")
 

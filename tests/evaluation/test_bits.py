@@ -1,17 +1,19 @@
 """Bits per dimension against closed forms: of densities, of dequantized levels, and of probabilities of levels."""
 
+import dataclasses
+import itertools
 import math
 
 import jax
 import numpy as np
 import pytest
-from conftest import fresh, mlp, subject_of, vectors
+from conftest import fresh, mlp, mostly_slow, subject_of, vectors
 from principal import data_of, principal
 from scipy.stats import kstest, norm
 
 import aejax
 from aejax.config import module
-from aejax.evaluation import likelihood
+from aejax.evaluation import Subject, likelihood
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +124,48 @@ def test_probabilities_of_levels_get_no_correction(name):
         binary = np.where(x > 99, 255, 0).astype(np.uint8)
         found = likelihood.measure(subject_of(fresh(config, x), binary), samples=2)
         assert "binary values" in found["elbo"].protocol
+
+
+# Binary values that are drawn anew.
+
+
+def gray(way, folder):
+    """A run that has seen binary images, drawn from gray ones of its own data."""
+    config = mlp()
+    config.bottleneck, config.likelihood = module("gaussian", features=2), module("bernoulli")
+    x = np.random.default_rng(0).integers(0, 256, (200, 4, 4, 1)).astype(np.uint8)
+    np.save(folder / "x.npy", x)
+    config.data.update({"name": str(folder / "x.npy"), "binarize": way, "binarize_seed": 7})
+    return fresh(config, x), x
+
+
+@pytest.mark.parametrize("way", mostly_slow(["dynamic", "static"]))
+def test_binary_values_are_drawn_as_often_as_is_asked(way, tmp_path):
+    run, _ = gray(way, tmp_path)
+    subject = Subject.of(run)
+    found = likelihood.measure(subject, samples=3, binary_draws=4)
+    parts = [subject.redraw(seed) for seed in range(4)]
+    each = [run.log_likelihood(part.x, 3).mean() for part in parts]
+    assert found["redrawn_log_likelihood"].value == pytest.approx(np.mean(each), rel=1e-5)
+    assert found["redrawn_log_likelihood_spread"].value == pytest.approx(np.std(each, ddof=1), rel=1e-3)
+    assert (
+        "over 4 binarizations of 20 examples of test, by the seeds 0 to 3" in found["redrawn_log_likelihood"].protocol
+    )
+    assert all(set(np.unique(part.x)) == {0, 255} for part in parts)
+    assert all((a.x != b.x).any() for a, b in itertools.combinations(parts, 2))
+    np.testing.assert_array_equal(subject.redraw(7).x, subject.test.x)  # the run's own seed
+    config = run.config.copy_and_resolve_references().unlock()
+    config.data.binarize = "none"
+    many = np.mean([subject.redraw(seed).x / 255 for seed in range(60)], 0)
+    values = Subject.of(dataclasses.replace(run, config=config)).test.x / 255
+    assert np.abs(many - values).max() < 5 * 0.5 / np.sqrt(60)
+
+
+@pytest.mark.parametrize("way", ["none", "threshold"])
+def test_binary_values_that_nothing_draws_are_one_line(way, tmp_path):
+    run, x = gray(way, tmp_path)
+    for subject in (Subject.of(run), subject_of(run, x)):
+        with pytest.raises(aejax.InputError, match=r"drawn again for the run's own data with data\.binarize=dynamic"):
+            likelihood.measure(subject, samples=2, binary_draws=2)
+    with pytest.raises(aejax.InputError, match="binary_draws must be a whole number above 0, got 0"):
+        likelihood.measure(subject, samples=2, binary_draws=0)
