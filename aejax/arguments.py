@@ -26,10 +26,10 @@ def check_count(what: str, value: int, each: int) -> int:
     return value
 
 
-def check_samples(samples: int) -> None:
-    """Raises InputError if a number of importance samples is not a whole number above 0."""
+def check_samples(samples: int, name: str = "samples") -> None:
+    """Raises InputError if a number of samples, called `name`, is not a whole number above 0."""
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise InputError(f"samples must be a whole number above 0, got {samples!r}")
+        raise InputError(f"{name} must be a whole number above 0, got {samples!r}")
 
 
 def check_seed(value: int) -> int:

@@ -91,7 +91,7 @@ def default() -> ConfigDict:
     config.init_from.include = ""  # patterns of the paths to take, with commas, e.g. encoder/; empty: all
 
     config.optim = ConfigDict()
-    config.optim.name = "adam"  # or adafactor, lion, muon, prodigy, rmsprop, schedule_free, sgd
+    config.optim.name = "adam"  # or adafactor, adam_normalized, lion, muon, prodigy, rmsprop, schedule_free, sgd
     config.optim.lr = 1e-3
     config.optim.schedule = (
         "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step; or burda

@@ -18,7 +18,6 @@ from absl import flags
 from tqdm import tqdm
 
 import aejax
-from aejax import arguments
 from aejax.cli import command
 from aejax.cli.config_flag import data_flags
 from aejax.files import inside, local, read_json, writable, write_whole
@@ -35,6 +34,10 @@ _LIMIT = flags.DEFINE_integer("limit", 60_000, "Largest number of examples used 
 _FIGURES = flags.DEFINE_bool("figures", True, "Draw pictures and write report.html.")
 _PROJECTION = flags.DEFINE_string("projection", "pca", "Projection for the map of the codes: pca, tsne or umap.")
 _SAMPLES = flags.DEFINE_integer("samples", 200, "Importance samples per example for the log-likelihood.")
+_ANNEAL = flags.DEFINE_integer("anneal", None, "Steps of annealed importance sampling. Defaults to none of it.")
+_CHAINS = flags.DEFINE_integer("chains", 16, "Chains per example of annealed importance sampling.")
+_DEQUANTIZE = flags.DEFINE_integer("dequantize", 1, "Draws of uniform noise for the bits per dimension of a density.")
+_BINARY_DRAWS = flags.DEFINE_integer("binary_draws", 1, "Binarizations of the split that log p(x) is averaged over.")
 _FEATURES = flags.DEFINE_string(
     "features", "encoder", "Features that generation is measured by: encoder, classifier or package.module:function."
 )
@@ -57,7 +60,7 @@ def measure(workdir: str, run: "aejax.Run", groups: Sequence[str], features: Any
         folder = writable(inside(local(workdir), "evaluation", f"{run.step}{part}"))
     subject = evaluation.Subject.of(run, split=_SPLIT.value, limit=_LIMIT.value)
     options: dict[str, dict[str, Any]] = {
-        "likelihood": {"samples": _SAMPLES.value},
+        "likelihood": counts_of_samples(),
         "representation": {"neighbours": _NEIGHBOURS.value},
         "generation": {"features": _FEATURES.value, "num": _NUM.value},
         "fidelity": {"features": features},
@@ -82,6 +85,17 @@ def measure(workdir: str, run: "aejax.Run", groups: Sequence[str], features: Any
             bar.write(str(report.write(subject, measures, drawn, folder, _PROJECTION.value)))
             bar.update()
     return evaluation.as_json(measures)
+
+
+def counts_of_samples() -> dict[str, Any]:
+    """Returns the options of the group `likelihood`."""
+    return {
+        "samples": _SAMPLES.value,
+        "anneal": _ANNEAL.value,
+        "chains": _CHAINS.value,
+        "dequantize": _DEQUANTIZE.value,
+        "binary_draws": _BINARY_DRAWS.value,
+    }
 
 
 def find_features() -> Any:
@@ -121,10 +135,10 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 
 def evaluate() -> None:
     from aejax import pretrained
-    from aejax.evaluation import GROUPS, fidelity, generation
+    from aejax.evaluation import GROUPS, fidelity, generation, likelihood
     from aejax.evaluation.pictures.latents import check_projection
 
-    arguments.check_samples(_SAMPLES.value)
+    likelihood.check(**counts_of_samples())
     generation.check(_FEATURES.value, _NUM.value)
     groups = list(GROUPS) if _GROUPS.value is None else _GROUPS.value
     features = find_features()

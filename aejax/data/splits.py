@@ -12,6 +12,7 @@ from aejax.data.binarize import binarize_parts
 from aejax.data.cache import cache_decoded
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
+from aejax.data.omniglot import find_omniglot
 from aejax.data.published import find_published
 from aejax.data.shards import from_shards, has_shards
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
@@ -96,7 +97,7 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         if not is_file:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
         return from_file(path, size, fit)
-    if published := find_published(path):
+    if published := find_published(path) or find_omniglot(path):
         return published(size, fit)
     if is_folder and has_shards(path):
         return from_shards(path, size, fit)

@@ -139,11 +139,13 @@ class Subject:
     Attributes:
       test: the part that is scored.
       train: the part that probes and references are fitted on.
+      split: the name of the run's own split that `test` is; "" for other examples.
     """
 
     run: TrainedModel
     train: Part
     test: Part
+    split: str = ""
     _memory: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
@@ -163,11 +165,12 @@ class Subject:
             raise InputError(f"split {split!r} is unknown; choose one of: {', '.join(data.Splits._fields)}")
         if limit < 1:
             raise InputError(f"limit must be at least 1 example, got {limit}")
+        own = splits is None
         splits = splits or data.load(run.config.data, run.trained_on)
         train, test = (_read_part(run, getattr(splits, name), name, limit) for name in ("train", split))
         if split == "test" and (held_out := run.config.data.held_out) >= 0:
             test = dataclasses.replace(test, name=f"test, with label {held_out}, which train lacks")
-        return cls(run, train, test)
+        return cls(run, train, test, split if own else "")
 
     @classmethod
     def of_array(cls, run: TrainedModel, x: ArrayLike, label: ArrayLike | None = None) -> "Subject":
@@ -178,6 +181,22 @@ class Subject:
         source = data.from_array(x, label, name="x", layers=run.spec.layers)
         part = _read_part(run, source, "the given data", len(source))
         return cls(run, part, part)
+
+    @property
+    def no_redraw(self) -> str | None:
+        """Returns why `redraw` cannot draw binary values, or None."""
+        if self.split and self.run.config.data.get("binarize") in ("dynamic", "static"):
+            return None
+        return "binary values are drawn again for the run's own data with data.binarize=dynamic or static"
+
+    def redraw(self, seed: int) -> Part:
+        """Returns the examples of `test` with binary values that are drawn by another seed."""
+        if reason := self.no_redraw:
+            raise InputError(reason)
+        section = self.run.config.data.copy_and_resolve_references().unlock()
+        section.binarize_seed = seed
+        source = getattr(data.split(data.find(section), section), self.split)
+        return _read_part(self.run, source, self.test.name, len(self.test))
 
     @property
     def unseen(self) -> Skipped | None:

@@ -19,7 +19,7 @@ from aejax import config as config_lib
 from aejax.data import Spec, as_array
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
-from aejax.inference.density import Density
+from aejax.inference.density import Density, warn_of_few
 from aejax.inference.hierarchy import Temperature, complete, sample_prior
 from aejax.inference.tiles import Tile, Tiles, check_images, plan_tiles
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
@@ -245,7 +245,8 @@ class TrainedModel:
         It is the logarithm of the mean of `samples` weights p(x, z) / q(z|x) (Burda et al. 2016, equation 8): in
         expectation a lower bound of log p(x), and tighter with more samples. Memory does not grow with their number.
         The density is that of x in the user's units. The noise of an example depends on its own values and `seed`.
-        `density.estimate` also returns the standard error and the number of effective samples.
+        `density.estimate` also returns the standard error and the number of effective samples, and `density.anneal`
+        estimates log p(x) without q. Warns if few of 50 or more samples are effective.
 
         Args:
           x: examples [n, ...], as `encode` takes them.
@@ -257,7 +258,9 @@ class TrainedModel:
 
         Raises InputError if the run has no density of x, or no posterior and prior for the weights.
         """
-        return self.density.estimate(x, samples, seed, label, scale).log_likelihood
+        found = self.density.estimate(x, samples, seed, label, scale)
+        warn_of_few(found, samples)
+        return found.log_likelihood
 
     def in_users_units(self, x: ArrayLike) -> Float[np.ndarray, "n ..."]:
         """Returns x as float32, images in [0, 1], for comparison with `reconstruct(x)`."""

@@ -22,6 +22,7 @@ from aejax.models.layers import (
     activate,
     divide_sides,
     flatten,
+    make_units,
     must_update,
     run_block,
 )
@@ -40,6 +41,7 @@ class MLPDecoder(nn.Module):
       tied: whether the kernels are the transposes of the encoder's, which a call receives as `kernels`, innermost
         first; only the biases are parameters (Vincent et al. 2010, section 2.2).
       spectral: whether each kernel is divided by its largest singular value (Miyato et al. 2018).
+      units: of the hidden layers: "dense", "gated" or "maxout", see `make_units`.
     """
 
     shape: Sequence[int]
@@ -52,6 +54,7 @@ class MLPDecoder(nn.Module):
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
     remat: bool = False
+    units: str = "dense"
 
     @nn.compact
     def __call__(self, z: Array, kernels: Sequence[Array] = (), *, train: bool = False) -> Array:
@@ -59,6 +62,8 @@ class MLPDecoder(nn.Module):
         widths = (*self.features, math.prod(self.shape))
         if self.spectral:
             must_update(self, "batch_stats", train)
+        if self.units != "dense" and (self.tied or self.spectral):
+            raise InputError(f"decoder.units={self.units!r} goes with neither tied nor spectral; set these to False")
         if self.tied and [k.shape[0] for k in kernels] != list(widths):
             raise InputError(
                 f"decoder.tied needs an encoder that mirrors the decoder's widths {widths}, innermost first; "
@@ -77,7 +82,7 @@ class MLPDecoder(nn.Module):
             dense = Dense(width, dtype=self.dtype, name=name)
             x = nn.SpectralNorm(dense, collection_name="batch_stats", name=f"spectral_{i}")(x, update_stats=train)
         else:
-            x = Dense(width, dtype=self.dtype, name=name)(x)
+            x = make_units(self.units if i < len(self.features) else "dense", width, self.dtype, i, x)
         if i < len(self.features):
             x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
         return activate(self.activation if i < len(self.features) else self.output, x)

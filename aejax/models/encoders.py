@@ -15,12 +15,12 @@ from aejax.models.dc import DCEncoder
 from aejax.models.kl import KLEncoder
 from aejax.models.ladder import PyramidEncoder
 from aejax.models.layers import (
-    Dense,
     Normalization,
     Pool,
     activate,
     divide_sides,
     flatten,
+    make_units,
     require_images,
     run_block,
 )
@@ -32,7 +32,8 @@ from aejax.models.vit import ViTEncoder
 class MLPEncoder(nn.Module):
     """Dense layers, each followed by normalization and activation: [batch, ...] to [batch, features[-1]].
 
-    The input is flattened first; without `features` that is all.
+    The input is flattened first; without `features` that is all. `units` are "dense", "gated" or "maxout", see
+    `make_units`, of which the last two usually go with `activation="linear"`.
     """
 
     features: Sequence[int] = ()
@@ -41,6 +42,7 @@ class MLPEncoder(nn.Module):
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
     remat: bool = False
+    units: str = "dense"
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
@@ -50,7 +52,7 @@ class MLPEncoder(nn.Module):
         return x
 
     def _layer(self, x: Array, i: int, train: bool) -> Array:
-        x = Dense(self.features[i], dtype=self.dtype, name=f"dense_{i}")(x)
+        x = make_units(self.units, self.features[i], self.dtype, i, x)
         x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
         return activate(self.activation, x)
 

@@ -161,6 +161,27 @@ class Dense(nn.Dense):
         return super().__call__(x).astype(self.dtype)
 
 
+UNITS = ("dense", "gated", "maxout")
+_PIECES = 4  # linear functions whose largest value a maxout unit is
+
+
+def make_units(kind: str, width: int, dtype: DTypeLike, i: int, x: Array) -> Array:
+    """Returns layer `i` of `width` units before its activation: [batch, inputs] to [batch, width].
+
+    "gated" units are multiplied by a sigmoid of another dense layer (Dauphin et al. 2017, equation 1), and "maxout"
+    units are the largest of four linear functions (Goodfellow et al. 2013). Must be called in a compact method.
+    """
+    if kind not in UNITS:
+        raise one_of("units", kind, UNITS)
+    if kind == "maxout":
+        pieces = Dense(width * _PIECES, dtype=dtype, name=f"dense_{i}")(x)
+        return pieces.reshape(*pieces.shape[:-1], width, _PIECES).max(-1)
+    linear = Dense(width, dtype=dtype, name=f"dense_{i}")(x)
+    if kind == "dense":
+        return linear
+    return linear * activate("sigmoid", Dense(width, dtype=dtype, name=f"gate_{i}")(x))
+
+
 class TiedDense(nn.Module):
     """A dense layer with its own bias whose kernel is the transpose of a given one: y = x W^T + b."""
 

@@ -42,6 +42,31 @@ def _adafactor(
     )
 
 
+def _adam_normalized(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+    """Returns Adam of gradients that are divided by their norm, each parameter's by its own (Yu et al. 2017,
+    "Block-normalized gradient method").
+    """
+
+    def normalize(grads: Any) -> Any:
+        return jax.tree.map(lambda g: g / (jnp.linalg.norm(g.ravel()) + 1e-7), grads)
+
+    return optax.chain(optax.stateless(lambda grads, params: normalize(grads)), optax.scale_by_adam(b1, b2, eps))
+
+
+def _rmsprop(
+    *,
+    decay: float = 0.9,
+    eps: float = 1e-8,
+    initial_scale: float = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+    momentum: float = 0.0,
+) -> optax.GradientTransformation:
+    """Returns RMSprop, with momentum of the scaled gradients where it is above 0."""
+    scaled = optax.scale_by_rms(decay, eps, initial_scale, eps_in_sqrt, bias_correction)
+    return optax.chain(scaled, optax.trace(momentum)) if momentum else scaled
+
+
 def _muon(
     *,
     beta: float = 0.95,
@@ -126,10 +151,11 @@ def _prodigy(
 OPTIMIZERS: dict[str, Parts] = {
     "adafactor": _scaled(_adafactor),
     "adam": _scaled(optax.scale_by_adam),
+    "adam_normalized": _scaled(_adam_normalized),
     "lion": _scaled(optax.scale_by_lion),
     "muon": _scaled(_muon),
     "prodigy": _prodigy,
-    "rmsprop": _scaled(optax.scale_by_rms),
+    "rmsprop": _scaled(_rmsprop),
     "schedule_free": _schedule_free,
     "sgd": _scaled(lambda decay=0.0, **options: optax.trace(decay, **options) if decay else optax.identity()),
 }

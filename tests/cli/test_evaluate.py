@@ -50,6 +50,8 @@ def test_a_comma_is_no_separator_in_the_name_of_a_folder(evaluate, tmp_path, cap
         (["--workdir=a,b", "--out=c"], "--out is for one workdir"),
         (["--workdir=a,"], "--workdir is empty"),
         (["--workdir=a", "--groups="], "--groups is empty"),
+        (["--workdir=a", "--anneal=0"], "anneal, the number of steps, must be a whole number above 0, got 0"),
+        (["--workdir=a", "--chains=0"], "chains must be a whole number above 0, got 0"),
     ],
 )
 def test_a_slip_is_one_line(evaluate, arguments, message):

@@ -10,45 +10,16 @@ import jax
 import numpy as np
 import pytest
 from conftest import fresh, mlp, mostly_slow, subject_of, vectors
+from principal import MEAN, SCALE, data_of, principal
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import norm
 
 import aejax
 from aejax.config import module
 from aejax.data import Spec
 from aejax.evaluation import Measure, Skipped, likelihood
 from aejax.inference import batches
-
-SCALE, MEAN = 0.5, np.linspace(-1, 1, 5)
-
-
-def principal(seed=0, posterior="full", exact=True, spec=None, **of_likelihood):
-    """Probabilistic PCA (Tipping and Bishop 1999) as a run, x = W z + mean + noise, and its N(mean, W W^T + s^2 I).
-
-    The posterior is the exact one, or one that is off its mean and too wide.
-    """
-    rng = np.random.default_rng(seed)
-    w = rng.normal(size=(5, 2))
-    config = mlp(encoder__features=(), decoder__features=())
-    config.bottleneck = module("gaussian", features=2, posterior=posterior)
-    config.likelihood = module("gaussian", **(of_likelihood or {"scale": SCALE}))
-    config.objective.weights.kl = 4.0  # which no score here must heed
-    run = fresh(config, vectors(8, 5), spec=spec)
-    covariance = np.linalg.inv(w.T @ w / SCALE**2 + np.eye(2))
-    to_mean = covariance @ w.T / SCALE**2
-    factor = np.linalg.cholesky(covariance) * (1 if exact else 1.5)
-    log_std = np.log(np.diag(factor))
-    bottleneck = {
-        "mean": {"kernel": to_mean.T, "bias": -to_mean @ MEAN + (0 if exact else 0.1)},
-        "log_std": {"kernel": np.zeros((5, 2)), "bias": log_std},
-    }
-    if posterior == "full":
-        bottleneck["off_diagonal"] = {"kernel": np.zeros((5, 1)), "bias": factor[1:, 0]}
-    params = {**run.variables["params"], "bottleneck": bottleneck}
-    params["decoder"] = {"dense_0": {"kernel": w.T, "bias": MEAN}}
-    params = jax.tree.map(lambda a: np.asarray(a, np.float32), params)
-    true = multivariate_normal(MEAN, w @ w.T + SCALE**2 * np.eye(5))
-    return dataclasses.replace(run, variables={"params": params}), true
+from aejax.inference.density import Estimate, warn_of_few
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +30,6 @@ def exact():
 @pytest.fixture(scope="module")
 def loose():
     return principal(posterior="diagonal", exact=False)
-
-
-def data_of(true, n=200, seed=0):
-    return np.float32(true.rvs(n, random_state=seed))
 
 
 def test_one_sample_of_the_exact_posterior_is_log_p(exact):
@@ -138,9 +105,25 @@ def test_all_samples_of_the_exact_posterior_are_effective(exact):
 
 @pytest.mark.parametrize(("samples", "warned"), [(49, False), (50, True)])
 def test_few_effective_samples_of_many_are_warned_of(samples, warned):
+    few, enough = (Estimate(np.zeros(3), np.array([1.0, n, 9.0]), np.zeros(3)) for n in (1.5, 2.0))
     with pytest.warns(UserWarning, match="1.5 effective of 50") if warned else contextlib.nullcontext():
-        likelihood._warn_of_few(1.5, samples)
-    likelihood._warn_of_few(2.0, samples)
+        warn_of_few(few, samples)
+    warn_of_few(enough, samples)
+
+
+@pytest.mark.slow
+def test_every_door_warns_of_few_effective_samples():
+    """A posterior of a tenth of the true width, far from the true mean."""
+    run, true = principal(posterior="diagonal")
+    run.variables["params"]["bottleneck"]["mean"]["bias"] += 20
+    run.variables["params"]["bottleneck"]["log_std"]["bias"] -= 2
+    x = 4 * data_of(true, 20)
+    with pytest.warns(UserWarning, match="effective of 50 importance samples.* take more samples than 50"):
+        run.log_likelihood(x, 50)
+    with pytest.warns(UserWarning, match="effective of 50 importance samples"):
+        run.evaluate(x, groups=["likelihood"], options={"likelihood": {"samples": 50}})
+    with pytest.warns(UserWarning, match="effective of 64 chains.* take more steps than 1"):
+        run.evaluate(x, groups=["likelihood"], options={"likelihood": {"samples": 2, "anneal": 1, "chains": 64}})
 
 
 @pytest.mark.slow
@@ -172,14 +155,6 @@ def test_the_elbo_is_rate_and_distortion_with_weight_one(loose, seed):
     expected = norm(run.decode(mean + np.sqrt(variance) * noise), SCALE).logpdf(x).sum(1)
     np.testing.assert_allclose(found.distortion, -expected, rtol=1e-4)
     np.testing.assert_allclose(run.elbo(x, seed), expected - kl, rtol=1e-4)
-
-
-def test_bits_are_of_each_value(exact):
-    run, true = exact
-    x = data_of(true, 20)
-    found = likelihood.measure(subject_of(run, x), samples=2)
-    assert found["log_likelihood"].value == pytest.approx(true.logpdf(x).mean(), abs=1e-4)
-    assert found["bits_per_dimension"].value == pytest.approx(-np.log2(true.pdf(x)).mean() / 5, abs=1e-4)
 
 
 def test_a_run_measures_examples_that_it_is_given(exact):
@@ -254,6 +229,9 @@ def test_every_kind_of_model_reaches_its_integral(kind):
     np.testing.assert_allclose(found, expected, atol=0.25)
     assert (found - expected).mean() == pytest.approx(0, abs=0.03)
     assert bound.mean() < expected.mean() - 0.03
+    annealed = run.density.anneal(x, 100, 16, label=label, **given)
+    assert np.abs(annealed.log_likelihood - expected).max() < 5 * annealed.standard_error.max() < 1
+    assert (annealed.log_likelihood - expected).mean() == pytest.approx(0, abs=0.05)
     if kind == "conditional":
         group = likelihood.measure(subject_of(run, x, label=label), samples=2000)
         assert group["log_likelihood"].value == pytest.approx(found.mean(), rel=1e-5)
@@ -270,43 +248,6 @@ def test_densities_are_those_of_the_users_units():
     y = data_of(true)
     np.testing.assert_allclose(run.log_likelihood(3 * y + 2, 3), true.logpdf(y) - 5 * math.log(3), atol=1e-3)
     assert run.elbo(3 * y + 2).mean() == pytest.approx(true.logpdf(y).mean() - 5 * math.log(3), abs=0.5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("stored", "bits"), [("uint8", 8), ("float", 0)])
-def test_a_uniform_density_on_the_unit_interval_has_eight_bits_a_level(stored, bits):
-    config = mlp()
-    config.bottleneck = module("gaussian", features=2)
-    config.likelihood = module("continuous_bernoulli")  # of logits 0: uniform
-    x = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1)).astype(np.uint8)
-    x = x if stored == "uint8" else np.float32(x / 255)
-    run = fresh(config, x)
-    run.variables["params"]["decoder"] = jax.tree.map(np.zeros_like, run.variables["params"]["decoder"])
-    # The code says nothing, so that the posterior may be the prior.
-    run.variables["params"]["bottleneck"] = jax.tree.map(np.zeros_like, run.variables["params"]["bottleneck"])
-    found = likelihood.measure(subject_of(run, x), samples=2)
-    assert found["bits_per_dimension"].value == pytest.approx(bits, abs=1e-5)
-    assert ("log2(256)" in found["bits_per_dimension"].protocol) == bool(bits)
-    assert found["rate"].value == pytest.approx(0, abs=1e-6)
-    assert found["active_units"].value == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["bernoulli", "discretised_logistic"])
-def test_probabilities_of_levels_get_no_correction(name):
-    config = mlp()
-    config.bottleneck = module("gaussian", features=2)
-    config.likelihood = module(name)
-    x = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1)).astype(np.uint8)
-    found = likelihood.measure(subject_of(fresh(config, x), x), samples=2)
-    nats = found["log_likelihood"].value
-    assert found["bits_per_dimension"].value == pytest.approx(-nats / 16 / math.log(2), rel=1e-6)
-    assert ("cross-entropy" in found["elbo"].protocol) == (name == "bernoulli")
-    assert found["elbo"].value == pytest.approx(-found["rate"].value - found["distortion"].value, rel=1e-6)
-    if name == "bernoulli":
-        binary = np.where(x > 99, 255, 0).astype(np.uint8)
-        found = likelihood.measure(subject_of(fresh(config, x), binary), samples=2)
-        assert "binary values" in found["elbo"].protocol
 
 
 @pytest.mark.slow

@@ -146,6 +146,26 @@ def test_upsample_repeats_pixels():
     np.testing.assert_array_equal(layers.Upsample().apply({}, x), x.repeat(2, 1).repeat(2, 2))
 
 
+@pytest.mark.parametrize("units", ["gated", "maxout"])
+def test_units_of_dense_layers_are_their_formulas(units):
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    affine = lambda h, layer: h @ layer["kernel"] + layer["bias"]  # noqa: E731
+    for module in (
+        aejax.models.MLPEncoder((3, 5), "tanh", units=units),
+        aejax.models.MLPDecoder((2,), (3, 5), "tanh", units=units),
+    ):
+        variables = jax.tree.map(lambda a: a + 0.1, module.init(jax.random.key(0), x))
+        params, h = jax.tree.map(np.float64, variables["params"]), np.float64(x)
+        for i in range(2):
+            linear = affine(h, params[f"dense_{i}"])
+            if units == "gated":
+                h = np.tanh(linear / (1 + np.exp(-affine(h, params[f"gate_{i}"]))))
+            else:
+                h = np.tanh(np.stack([linear[:, 4 * unit : 4 * unit + 4].max(1) for unit in range((3, 5)[i])], 1))
+        expected = affine(h, params["dense_2"]) if isinstance(module, aejax.models.MLPDecoder) else h
+        np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_parts_alone_make_the_whole():
     shape = (8, 8, 1)
@@ -232,6 +252,13 @@ def test_overcomplete_code_is_warned_of_unless_regularised():
         ("stacked", (5,), {"encoder": {"name": "mlp", "features": (4,), "activation": "rleu"}}, "did you mean 'relu'"),
         ("stacked", (5,), {"decoder": {"name": "mlp", "shape": (6,)}}, r"makes \(6,\) but the input is \(5,\)"),
         ("stacked", (5,), {"decoder": {"name": "mlp", "features": (9,), "tied": True}}, "mirrors the decoder"),
+        ("stacked", (5,), {"encoder": {"name": "mlp", "features": (4,), "units": "gate"}}, "did you mean 'gated'"),
+        (
+            "stacked",
+            (5,),
+            {"decoder": {"name": "mlp", "features": (2, 3, 4), "tied": True, "units": "gated"}},
+            "goes with neither tied nor spectral",
+        ),
         ("conv", (30, 30, 1), {}, "30x30 is not divisible by 4; resize with data.size="),
         ("conv", (5,), {}, r"ConvEncoder reads images .*got \[1, 5\]"),
         ("conv", (5,), {"encoder": {"name": "mlp", "features": (4,)}}, r"ConvBottleneck reads images .*got \[1, 4\]"),

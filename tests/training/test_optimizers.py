@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,17 @@ def test_adam_is_optax_adam_with_its_options():
     grads = {"a": jnp.array([1.0, -2.0])}
     ours = update(optimizers.build(options(lr=0.1, options={"b1": 0.5}), 10), grads, grads)
     np.testing.assert_allclose(ours["a"], update(optax.adam(0.1, b1=0.5), grads, grads)["a"], rtol=1e-6)
+
+
+def test_normalized_adam_does_not_heed_the_scale_of_a_parameters_gradient():
+    grads = {"a": jnp.array([1.0, -2.0, 0.1]), "b": jnp.array([3.0])}
+    scaled = {"a": 1e3 * grads["a"], "b": 1e-3 * grads["b"]}
+    tx = optimizers.build(options(name="adam_normalized", lr=0.1), 10)
+    state, other = tx.init(grads), tx.init(grads)
+    for factor in (1.0, 5.0, 0.1):  # plain Adam would heed how it changes from step to step
+        step, state = tx.update(jax.tree.map(functools.partial(jnp.multiply, factor), grads), state, grads)
+        same, other = tx.update(scaled, other, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), step, same)
 
 
 def test_accumulation_averages_gradients_into_one_update():
@@ -144,9 +157,15 @@ def matrices(params):
     return jax.tree.map(lambda a: a.ndim > 1, params)
 
 
+def unit_norms(grads, params):
+    return jax.tree.map(lambda g: g / jnp.sqrt(jnp.sum(g**2)), grads)
+
+
 WARM = {"warmup": 4}  # of the learning rate, which some of them read themselves
 RAMP = optax.join_schedules([optax.linear_schedule(0.0, 0.1, 4), optax.constant_schedule(0.1)], [4])
 DIRECT = {
+    "adam_normalized": ({}, lambda: optax.chain(optax.stateless(unit_norms), optax.adam(0.1))),
+    "rmsprop": ({"options": {"momentum": 0.9}}, lambda: optax.rmsprop(0.1, momentum=0.9)),
     "adafactor": ({"options": {"min_dim_size_to_factor": 16}}, lambda: optax.adafactor(0.1, 16)),
     "muon": (WARM, lambda: optax.contrib.muon(RAMP, muon_weight_dimension_numbers=kernel_axes, consistent_rms=0.2)),
     "prodigy": ({"options": {"estim_lr0": 1e-3}}, lambda: optax.contrib.prodigy(0.1, estim_lr0=1e-3)),
