@@ -99,10 +99,11 @@ def warn_of_scale(source: Source, spec: Spec) -> None:
 
     The scale is that of at most 1,024 evenly spaced examples.
     """
-    if len(source.shape) != 1 or spec.mean or spec.per_token:
+    if (spec.bounds and not spec.limits) or spec.layers or spec.mean or spec.per_token:
         return
     thinned = _thin_out(source, _ROWS)
-    scales = np.sqrt(np.square(thinned.take(np.arange(len(thinned)))["x"], dtype=np.float64).mean(0))
+    x = thinned.take(np.arange(len(thinned)))["x"].reshape(-1, source.shape[-1])
+    scales = np.sqrt(np.square(x, dtype=np.float64).mean(0))
     scales = scales[scales > 0]
     if len(scales) and not _USUAL[0] <= scales.max() <= _USUAL[1]:
         warnings.warn(

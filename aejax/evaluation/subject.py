@@ -175,7 +175,7 @@ class Subject:
 
         Raises InputError if the examples or the labels do not fit the run.
         """
-        source = data.from_array(x, label, name="x", layers=run.spec.layers)
+        source = run.spec.read(x, label, "x")
         part = _read_part(run, source, "the given data", len(source))
         return cls(run, part, part)
 

@@ -192,7 +192,8 @@ class Density:
             model = model.clone(bottleneck=model.bottleneck.clone(samples=1))
         if self.is_optimal:
             likelihood = dataclasses.replace(likelihood, scale=1.0, variance="learned")  # type: ignore[type-var]
-        jacobian = math.fsum(np.log(spec.deviation))  # of the change to the user's units
+        # Of the change to the user's units; each standard deviation is that of a channel at all positions.
+        jacobian = math.fsum(np.log(spec.deviation)) * math.prod(spec.shape[:-1])
 
         def context(variables: Any, log_scale: Any, x: Array, keys: Array, label: Any = None) -> Context:
             """Returns one sample for each of keys [samples, batch], as a batch of samples * batch examples."""

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from aejax import config as config_lib
 from aejax import models
 from aejax.data import SAMPLED, Feed, Source, Spec, read_chunks, read_labels
+from aejax.data.kinds import has_pixels
 from aejax.distributed.processor import warn_of_bfloat16
 from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
@@ -122,7 +123,7 @@ def make_task(
     Raises InputError if the parts do not fit each other. Warns of schedules that outlast training, of a code that can
     learn to copy its input, and of bfloat16 on a processor that gains nothing by it.
     """
-    if config.data.flip and len(spec.shape) != 3:
+    if config.data.flip and spec.kind != "image":
         raise InputError(f"data.flip mirrors images, and the data holds examples of {spec.shape}; set it to False")
     parts = build_parts(config, spec) if parts is None else parts
     if tuple(parts.model.target) != spec.target:
@@ -197,9 +198,9 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
 
 
 def _check_range(task: Task, source: Source) -> None:
-    """Raises InputError for vectors with values outside [0, 1] if the likelihood needs that range."""
+    """Raises InputError for values outside [0, 1] if the likelihood needs that range."""
     likelihood = task.objective.likelihood
-    if likelihood.unit_interval and len(source.shape) == 1:
+    if likelihood.unit_interval and (source.limits or not has_pixels(source.kind)):
         source = source.sample(SAMPLED) if source.block else source
         for x in map(task.prepare, read_chunks(source)):
             if x.min() < 0 or x.max() > 1:
