@@ -31,7 +31,8 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images, or of shards of activations
+    # digits, plane, sheet, shapes, volumes, a TFDS name, a .npy or .npz file, a folder of images, or of shards
+    # of activations
     config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     # What an example is: vector, sequence [time, channels], image, or volume [depth, height, width, channels]; empty:

@@ -27,6 +27,7 @@ _ROLES = {
     **dict.fromkeys(("x", "data", "image", "images", "imgs", "features", "inputs"), "x"),
     **dict.fromkeys(("label", "labels", "y", "target", "targets"), "label"),
     **dict.fromkeys(("factors", "latents_classes"), "factors"),
+    **dict.fromkeys(("length", "lengths"), "length"),
 }
 SAMPLED = 65_536  # examples of a store whose mean and scale stand for those of all
 STREAMED = 4_096  # likewise, the first of a stream
@@ -75,6 +76,7 @@ class Source:
         numbers, of which `truth.activations` returns the features. None where they are not known.
       kind: what an example is, see `kinds`; "" becomes the kind that its number of axes had before kinds were stated.
       limits: smallest and largest value of images and volumes of another range than [0, 1]; empty for others.
+      padded: whether some sequences end early: their last time steps are NaN.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Source:
     truth: Truth | None = None
     kind: str = ""
     limits: tuple[float, ...] = ()
+    padded: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
@@ -136,6 +139,7 @@ def from_array(
     layers: int = 0,
     kind: str = "",
     unit: bool = False,
+    length: ArrayLike | None = None,
 ) -> Source:
     """Returns a source over an array. Raises InputError if an argument is of another kind or shape than these.
 
@@ -151,14 +155,20 @@ def from_array(
       kind: one of `kinds.KINDS`. Sequences [n, time] and volumes [n, depth, height, width] of a stated kind have one
         channel, and floats may have any range. The default guesses, see `guess_kind`.
       unit: whether images and volumes of a stated kind must lie in [0, 1], too.
+      length: whole numbers [n], the time steps of each sequence. What follows is padding, whatever its values, and
+        becomes NaN. Without it, sequences end where all that follows is NaN, see `pad_sequences`.
     """
     x = as_array(x, name)
+    if length is not None:
+        x, kind = _cut(x, length, name), kind or "sequence"
     check_kind(x, "" if layers else kind, name)
     if x.size == 0:
         raise InputError(f"{name} has shape {x.shape} and holds no numbers; give at least one example")
     if layers and (x.ndim != 3 or x.shape[1] != layers):
         raise InputError(f"{name} has shape {x.shape}, and data.layers={layers} means [n, {layers}, features]; set it")
-    limits = _find_limits(x, name) if x.dtype.kind == "f" else (0.0, 0.0)
+    may_end = kind == "sequence" or (not kind and not layers and x.ndim == 3)  # images have no reason to hold NaN
+    low, high, padded = _find_limits(x, name, may_end) if x.dtype.kind == "f" else (0.0, 0.0, False)
+    limits, kind = (low, high), "sequence" if padded else kind
     kind = "vector" if layers else kind or guess_kind(x, limits, name)
     pixels = has_pixels(kind)
     if x.ndim == {"sequence": 2, "image": 3, "volume": 4}.get(kind):
@@ -207,6 +217,7 @@ def from_array(
         draw=draw if size and fit == "random" else None,
         kind=kind,
         limits=limits if outside else (),
+        padded=padded,
     )
 
 
@@ -237,18 +248,59 @@ def _check_factors(factors: ArrayLike, examples: int, name: str) -> np.ndarray:
     return as_integers(factors, what)
 
 
-def _find_limits(x: np.ndarray, name: str) -> tuple[float, float]:
-    """Returns the smallest and the largest value. Raises InputError for values that float32 does not hold."""
-    low, high = np.inf, -np.inf
+def _find_limits(x: np.ndarray, name: str, may_end: bool = False) -> tuple[float, float, bool]:
+    """Returns the smallest and the largest value, and whether sequences end early.
+
+    Raises InputError for values that float32 does not hold. With `may_end`, the last time steps of a sequence may be
+    NaN in all channels.
+    """
+    low, high, padded = np.inf, -np.inf, False
     for start in range(0, len(x), 4096):  # in parts, because a memory-mapped file may be larger than the memory
         with np.errstate(over="ignore"):
             part = x[start : start + 4096].astype(np.float32)
         bad = ~np.isfinite(part)
+        if bad.any() and may_end:
+            steps = part.reshape(*part.shape[:2], -1)
+            ended = np.logical_and.accumulate(np.isnan(steps).all(-1)[:, ::-1], 1)[:, ::-1]
+            ended[ended.all(1)] = False  # of a sequence without any time step, NaN is an error
+            padded |= bool(ended.any())
+            bad &= ~ended.reshape(*ended.shape, *[1] * (x.ndim - 2))
         if bad.any():
             row = start + int(np.argwhere(bad)[0][0])
-            raise InputError(f"{name}: example {row} holds NaN or infinity in float32; remove or fill such values")
-        low, high = min(low, float(part.min())), max(high, float(part.max()))
-    return low, high
+            cure = "remove or fill such values" + "; NaN may fill the last time steps of a sequence" * may_end
+            raise InputError(f"{name}: example {row} holds NaN or infinity in float32; {cure}")
+        low, high = min(low, float(np.nanmin(part))), max(high, float(np.nanmax(part)))
+    return low, high, padded
+
+
+def pad_sequences(sequences: Sequence[ArrayLike]) -> np.ndarray:
+    """Returns sequences of unequal length, [time] or [time, channels] each, as one array [n, longest, channels].
+
+    What follows the end of a sequence is NaN, which models that read padding leave out.
+    """
+    parts = [as_array(each, "a sequence") for each in sequences]
+    parts = [part[:, None] if part.ndim == 1 else part for part in parts]
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) != 1 or not all(part.ndim == 2 and part.size for part in parts):
+        found = ", ".join(sorted({str(part.shape) for part in parts})[:5]) or "none"
+        raise InputError(f"sequences must be [time, channels], all with as many channels, got {found}")
+    dtype = np.float32 if all(np.can_cast(part.dtype, np.float32) for part in parts) else np.float64
+    padded = np.full((len(parts), max(map(len, parts)), *shapes.pop()), np.nan, dtype)
+    for row, part in zip(padded, parts, strict=True):
+        row[: len(part)] = part
+    return padded
+
+
+def _cut(x: np.ndarray, length: ArrayLike, name: str) -> np.ndarray:
+    """Returns sequences [n, time, ...] with NaN after the first `length` [n] time steps of each."""
+    length = as_integers(length, f"{name}: lengths")
+    if x.ndim not in (2, 3) or length.shape != (len(x),):
+        raise InputError(f"{name} has shape {x.shape} and {length.shape} lengths; give sequences and a length for each")
+    if length.min() < 1 or length.max() > x.shape[1]:
+        raise InputError(f"{name}: lengths from {length.min()} to {length.max()} must be from 1 to {x.shape[1]}")
+    beyond = np.arange(x.shape[1]) >= length[:, None]
+    dtype = x.dtype if x.dtype.kind == "f" else np.float32 if np.can_cast(x.dtype, np.float32) else np.float64
+    return np.where(beyond.reshape(*beyond.shape, *[1] * (x.ndim - 2)), np.asarray(np.nan, dtype), x.astype(dtype))
 
 
 def is_binary(x: np.ndarray) -> bool:
@@ -266,8 +318,8 @@ def is_binary(x: np.ndarray) -> bool:
 def from_file(path: Path, size: int, fit: str = "crop", kind: str = "") -> dict[str, Source]:
     """Returns the splits of an .npy or .npz file by name; an .npy file is all `train`.
 
-    An .npz file holds `x` (and `label`, `factors`), or an array for each split: `train`, `validation`, `test` (and
-    `train_label`, `train_factors`, ...). Other usual names are understood: `images` or `data`; `labels`, `y` or
+    An .npz file holds `x` (and `label`, `factors`, `length`), or an array for each split: `train`, `validation`, `test`
+    (and `train_label`, `train_factors`, ...). Other usual names are understood: `images` or `data`; `labels`, `y` or
     `targets`; `val`, `valid` or `dev`; `x_train`. A single array may have any name. Warns of arrays that are left out.
     `size` and `fit` are those of `images.resize`, and `kind` is that of `from_array`.
     """
@@ -302,6 +354,7 @@ def from_file(path: Path, size: int, fit: str = "crop", kind: str = "") -> dict[
             fit,
             binary,
             kind=kind,
+            length=found.get((split, "length")),
         )
         for split in splits
     }

@@ -43,6 +43,7 @@ class Spec:
       binary: whether the run was trained on uint8 images of 0 and 1, which were read as 0 and 255.
       kind: what an example is: "vector", "sequence", "image" or "volume", see `kinds`.
       limits: smallest and largest value of images and volumes whose units are not [0, 1]; empty for others.
+      padded: whether sequences may end early, and their last time steps are NaN.
     """
 
     shape: tuple[int, ...]
@@ -53,6 +54,7 @@ class Spec:
     per_token: bool = False
     kind: str = ""  # becomes that of the number of axes, as in runs from before kinds were stated
     limits: tuple[float, ...] = ()
+    padded: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
@@ -70,7 +72,8 @@ class Spec:
 
     def describe(self) -> str:
         """Returns what an example is taken for, in a few words."""
-        return describe_kind(self.kind, self.shape, self.limits)
+        padded = ", padded where they are shorter" if self.padded else ""
+        return describe_kind(self.kind, self.shape, self.limits) + padded
 
     @property
     def decoded(self) -> tuple[int, ...]:
@@ -95,7 +98,7 @@ class Spec:
             if source.target is not None:
                 raise InputError("data.normalize scales x alone, and a transcoder has a target, too; set it to 'none'")
             return cls._normalize(source.sample(SAMPLED) if source.block else source, standardize, normalize)
-        meaning: dict[str, Any] = {"kind": source.kind, "limits": source.limits}
+        meaning: dict[str, Any] = {"kind": source.kind, "limits": source.limits, "padded": source.padded}
         if not standardize:
             return cls(source.shape, binary=source.binary, target=source.target or (), **meaning)
         if source.target is not None:
@@ -107,11 +110,16 @@ class Spec:
                 f"{source.shape}"
             )
         source = source.sample(SAMPLED) if source.block else source
-        *positions, features = source.shape  # each channel is standardized over all positions
-        count = len(source) * math.prod(positions)
+        features = source.shape[-1]  # each channel is standardized over all positions
         # Subtracting the first example keeps the digits of sums of values far from 0.
         first = source.take(np.arange(1))["x"].astype(np.float64).reshape(-1, features)[:1]
-        rows = lambda: (x.reshape(-1, features) for x in read_chunks(source))  # noqa: E731
+
+        def rows() -> Iterator[np.ndarray]:
+            for x in read_chunks(source):
+                x = x.reshape(-1, features)
+                yield x[~np.isnan(x).any(1)] if source.padded else x
+
+        count = sum(map(len, rows())) if source.padded else len(source) * math.prod(source.shape[:-1])
         mean = first[0] + np.sum([(x - first).sum(0) for x in rows()], 0) / count
         variance = np.sum([np.square(x - mean).sum(0) for x in rows()], 0) / count
         deviation = np.sqrt(variance)
@@ -203,9 +211,12 @@ class Spec:
         found = source.take(np.arange(len(source)))["x"]
         if source.dtype == np.uint8:
             return found
+        if source.padded and not self.padded:
+            raise InputError("the input: sequences end early, and the run was trained on whole ones; cut or fill them")
+        padding = np.isnan(found)
         found = self._standardize(found)
-        if not np.isfinite(found).all():
-            row = int(np.argwhere(~np.isfinite(found))[0][0])
+        if not (np.isfinite(found) | padding).all():
+            row = int(np.argwhere(~np.isfinite(found) & ~padding)[0][0])
             raise InputError(f"the input: example {row} is too far from the training data's mean for float32")
         return found
 

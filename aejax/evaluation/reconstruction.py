@@ -29,12 +29,14 @@ def measure(subject: Subject, lpips: str = "alex") -> Measures:
     test = subject.test
     error = squared_error(test.wanted, test.reconstructions)
     how = f"mean over {test}; deterministic code"
-    values = math.prod(test.wanted.shape[1:])
+    values: float = math.prod(test.wanted.shape[1:])
+    if subject.run.spec.padded:
+        values = float(np.isfinite(test.inputs).mean() * values)  # of an example, on average
     bounds = subject.run.spec.bounds
     measures: Measures = {
         "squared_error": Measure(error, "squared input units per example", f"{how}; summed over values"),
         "squared_error_per_value": Measure(
-            error / values, "squared input units per value", f"{how}; over {values:,} values"
+            error / values, "squared input units per value", f"{how}; over {values:,.6g} values"
         ),
         "pca_squared_error": _pca(subject),
         "psnr": Skipped("PSNR is for images and volumes"),
@@ -55,8 +57,11 @@ def measure(subject: Subject, lpips: str = "alex") -> Measures:
 
 
 def squared_errors(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """Returns the squared error of each example [n], summed over its values, in squared units of `inputs` [n, ...]."""
-    return np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).sum(1)
+    """Returns the squared error of each example [n], summed over its values, in squared units of `inputs` [n, ...].
+
+    Padding, which is NaN, does not count.
+    """
+    return np.nansum(np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1), 1)
 
 
 def squared_error(inputs: np.ndarray, outputs: np.ndarray) -> float:
@@ -134,6 +139,8 @@ def _pca(subject: Subject) -> Measure | Skipped:
     train, test = subject.train, subject.test
     if test.target is not None:
         return Skipped("PCA copies its input, and a transcoder decodes another target")
+    if subject.run.spec.padded:
+        return Skipped("PCA needs sequences of one length")
     components = math.prod(subject.run.latents.shape[1:])
     values = math.prod(test.inputs.shape[1:])
     if components >= min(values, len(train)):

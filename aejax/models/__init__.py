@@ -56,6 +56,7 @@ from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.encoders import ConvEncoder, MLPEncoder
 from aejax.models.kl import KLDecoder, KLEncoder
 from aejax.models.resnet import ResNetDecoder, ResNetEncoder
+from aejax.models.sequence import RNNDecoder, RNNEncoder, SequenceDecoder, SequenceEncoder
 from aejax.models.sparse_folding import fold_normalization
 from aejax.models.taesd import TinyDecoder, TinyEncoder
 from aejax.models.vit import Tokens, ViTDecoder, ViTEncoder
@@ -89,10 +90,14 @@ __all__ = [
     "MatchingPursuit",
     "OrderedCodes",
     "Output",
+    "RNNDecoder",
+    "RNNEncoder",
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualCodes",
     "ResidualQuantizer",
+    "SequenceDecoder",
+    "SequenceEncoder",
     "SimVQ",
     "SparseReLU",
     "SpatialGaussian",

@@ -21,6 +21,7 @@ from aejax.distributed.processor import warn_of_bfloat16
 from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
 from aejax.models import pre_encoder
+from aejax.models.encoders import ENCODERS
 from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Objective
 from aejax.registry import describe, instantiate
 from aejax.training import optimizers
@@ -131,6 +132,8 @@ def make_task(
             f"the model decodes targets of shape {tuple(parts.model.target)} and the data has {spec.target}, where () "
             f"stands for x itself; give Autoencoder(target={spec.target})"
         )
+    if spec.padded:
+        _check_padding(parts)
     task = Task(
         **{**vars(parts), "optimizer": constrain(parts.optimizer, parts.model)},
         prepare=spec.prepare,
@@ -139,6 +142,7 @@ def make_task(
         ema=config.ema,
         flip=config.data.flip,
         draws=config.data.get("binarize", "none") == "dynamic",
+        padded=spec.padded,
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         constants=parts.objective.load_constants(),
         examples=examples,
@@ -153,6 +157,13 @@ def make_task(
     if config.dtype == "bfloat16":
         warn_of_bfloat16()
     models.warn_if_overcomplete(output, config)
+    reach = getattr(parts.model.encoder, "receptive_field", 0)
+    if spec.kind == "sequence" and spec.shape[0] < reach:
+        warnings.warn(
+            f"the data has {spec.shape[0]} time steps, and a position of the encoder's code reads {reach}, its "
+            "receptive field: the rest are zeros; use fewer encoder.features",
+            stacklevel=2,
+        )
     return dataclasses.replace(
         task,
         model=models.set_axis(parts.model, axis_name),
@@ -160,6 +171,26 @@ def make_task(
         convolves="conv_general_dilated" in operations,
         bfloat16="bf16[" in operations,
     )
+
+
+def _check_padding(parts: Parts) -> None:
+    """Raises InputError for parts that would read the padding of sequences, or count it."""
+    readers = [name for name, cls in ENCODERS.items() if getattr(cls, "reads_padding", False)]
+    if not getattr(parts.model.encoder, "reads_padding", False):
+        raise InputError(
+            f"the data has sequences of unequal length, whose padding {type(parts.model.encoder).__name__} would read; "
+            f"choose encoder.name among: {', '.join(readers)}, or cut the sequences to one length"
+        )
+    if getattr(parts.objective.likelihood, "variance", "fixed") == "optimal":
+        raise InputError("likelihood.variance='optimal' would average over padding; choose 'fixed' or 'learned'")
+    read = sorted(_READ_X.intersection(parts.objective.weights))
+    if read or parts.discriminator is not None:
+        what = f"objective.weights.{read[0]}" if read else "a discriminator"
+        raise InputError(f"{what} would read the padding of sequences of unequal length; leave it out")
+
+
+# Terms that compare with x itself.
+_READ_X = {"contractive", "lpips", "prefixes", "revival", "ghost", "gate_reconstruction", "crosscoder_l1"}
 
 
 def constrain(optimizer: optax.GradientTransformation, model: models.Autoencoder) -> optax.GradientTransformation:

@@ -232,7 +232,6 @@ def test_overcomplete_code_is_warned_of_unless_regularised():
         ("stacked", (5,), {"encoder": {"name": "mlp", "features": (4,), "activation": "rleu"}}, "did you mean 'relu'"),
         ("stacked", (5,), {"decoder": {"name": "mlp", "shape": (6,)}}, r"makes \(6,\) but the input is \(5,\)"),
         ("stacked", (5,), {"decoder": {"name": "mlp", "features": (9,), "tied": True}}, "mirrors the decoder"),
-        ("conv", (30, 30, 1), {}, "30x30 is not divisible by 4; resize with data.size="),
         ("conv", (5,), {}, r"ConvEncoder reads images .*got \[1, 5\]"),
         ("conv", (5,), {"encoder": {"name": "mlp", "features": (4,)}}, r"ConvBottleneck reads images .*got \[1, 4\]"),
         ("conv", (8, 8, 1), {"decoder": {"name": "conv", "features": (4,)}}, r"\(2, 2, 256\) does not become.*8x8"),
