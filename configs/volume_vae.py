@@ -12,9 +12,10 @@ from aejax.config import module, parse_arg
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
     config = presets.resnet(module("gaussian", features=10), features=(8, 16))
-    presets.shorten(config, 1_000)
+    presets.shorten(config, 800)
+    config.encoder.normalisation = config.decoder.normalisation = "none"  # group would divide by a solid's size
     config.data.name, config.batch_size, config.optim.lr = "volumes", 64, 2e-3
-    config.objective.weights.kl = 4.0
+    config.objective.weights.kl = 2.0
     if flags.tiny:
         config.encoder.features = config.decoder.features = (4,)
         config.data.size = 4

@@ -7,6 +7,7 @@ from conftest import mlp, one_device, section, untrained, whole
 import aejax
 from aejax import data
 from aejax.data import Spec
+from aejax.data.synthetic import SOLID_FACTORS, make_volumes
 
 
 def series(n=40, time=12, channels=3, seed=0):
@@ -188,3 +189,31 @@ def test_volumes_of_uint8_are_read_as_unit_values(tmp_path):
     assert run.spec.bounds == (0, 1)
     with pytest.raises(aejax.InputError, match=r"float volumes must lie in \[0, 1\], found"):
         run.encode(x.astype(np.float32))
+
+
+def test_solids_have_the_volume_the_place_and_the_direction_of_their_factors():
+    source = make_volumes(0)
+    assert len(source) == np.prod(list(SOLID_FACTORS.values()))
+    arrays = source.take(np.arange(0, len(source), 7))
+    x, factors = arrays["x"][..., 0] / 255, arrays["factors"]
+    np.testing.assert_array_equal(arrays["label"], factors[:, 0])
+    mass = x.sum((1, 2, 3))
+    radius = 1.7 + 0.5 * factors[:, 1]
+    assert np.abs(mass / (2 * 4 / 3 * np.pi * radius**3) - 1).max() < 0.15
+    at = np.arange(16) + 0.5
+    for axis in (1, 2, 3):
+        others = tuple({1, 2, 3} - {axis})
+        np.testing.assert_allclose(x.sum(others) @ at / mass, 6 + 4 / 3 * factors[:, axis + 1], atol=0.1)
+    down, across = (at[:, None] - 6 - 4 / 3 * factors[:, k][:, None, None] for k in (3, 4))
+    flat = x.sum(1)
+    products = (
+        (flat * down * across.swapaxes(1, 2)).sum((1, 2)),
+        (flat * (across.swapaxes(1, 2) ** 2 - down**2)).sum((1, 2)),
+    )
+    turned = np.arctan2(2 * products[0], products[1]) / 2  # of the longest axis
+    error = np.abs((turned - factors[:, 5] * np.pi / 4 + np.pi / 2) % np.pi - np.pi / 2)
+    assert error.max() < 0.1
+
+
+def test_volumes_take_another_size():
+    assert make_volumes(8).shape == (8, 8, 8, 1)

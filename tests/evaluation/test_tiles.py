@@ -7,7 +7,7 @@ from conftest import mlp, one_device, untrained
 import aejax
 from aejax import data
 from aejax.data import Spec
-from aejax.evaluation import Subject, pictures
+from aejax.evaluation import Subject, pictures, report
 from aejax.evaluation.pictures import tiles
 
 
@@ -80,7 +80,7 @@ def test_every_picture_and_the_report_of_each_kind_are_drawn(shape, kind, tmp_pa
     assert {name for name, picture in found.items() if isinstance(picture, pictures.Picture)} == wanted
     for name in wanted:
         assert pictures.as_png(found[name].figure, tmp_path / f"{name}.png").stat().st_size > 1_000
-    page = aejax.evaluation.report.write(subject, {}, found, tmp_path).read_text()
+    page = report.write(subject, {}, found, tmp_path).read_text()
     assert 'class="sprite input"' in page
     assert {path.name for path in pictures.save(run, tmp_path / "run")} >= {"curves.png", "reconstructions.png"}
 
