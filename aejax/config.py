@@ -31,9 +31,13 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    # digits, plane, sheet, shapes, a TFDS name, a .npy or .npz file, a folder of images, or of shards of activations
+    # digits, plane, sheet, shapes, volumes, a TFDS name, a .npy or .npz file, a folder of images, or of shards
+    # of activations
     config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
+    # What an example is: vector, sequence [time, channels], image, or volume [depth, height, width, channels]; empty:
+    # guessed from the number of axes and the values. Values of images and volumes may then be floats of any range.
+    config.data.kind = ""
     config.data.target = ""  # likewise, what a transcoder decodes each example to; empty: the example itself
     config.data.layers = 0  # layers of a crosscoder, whose examples are [layers, features]; 0: whatever the data holds
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
@@ -152,6 +156,7 @@ _CHOICES = {
     "partition.name": ("pmap", "sharded"),
     "init": ("modules", "glorot"),
     "output_bias": ("zero", "mean"),
+    "data.kind": ("", "vector", "sequence", "image", "volume"),
     "data.fit": ("crop", "random", "pad", "stretch"),
     "data.binarize": ("none", "dynamic", "static", "threshold"),
 }
@@ -217,6 +222,7 @@ def parse_patterns(text: str) -> tuple[str, ...]:
 BEFORE = {
     "data.held_out": -1,
     "data.options": "",
+    "data.kind": "",
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,

@@ -90,7 +90,10 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             raise InputError(f"config.classes={config.classes} makes the model conditional; set it to 0")
         if not any(config.data[part] for part in ("train", "validation", "test")):
             config.data.update({"train": "train", "validation": "train", "test": "train"})
-        config.batch_size = min(config.batch_size, len(split({"train": from_array(x)}, config.data).train))
+        if self.image_shape is not None:
+            config.data.kind = "image"
+        source = from_array(x, kind=config.data.kind, unit=self.image_shape is not None)
+        config.batch_size = min(config.batch_size, len(split({"train": source}, config.data).train))
         start = self._start_from_pca(config, x)
         self.run_: Run = fit(config, x, devices=jax.local_devices()[:1], quiet=not self.verbose, adjust=start)
         self._n_features_out = math.prod(self.run_.latents.shape[1:])

@@ -55,9 +55,8 @@ def section() -> dict[str, Any] | None:
 
 
 def write(out: Path, run: "Run", drawn: np.ndarray, label: np.ndarray | None) -> None:
-    """Writes arrays, or a picture: a square grid of images, or vectors as points over the points of the data."""
-    from aejax.evaluation.pictures import as_png, examples
-    from aejax.evaluation.pictures.style import draw_mosaics, in_rows
+    """Writes arrays, or a picture: a square grid of examples, or vectors as points over the points of the data."""
+    from aejax.evaluation.pictures import as_png, examples, tiles
 
     if out.suffix == ".npz":
         arrays: dict[str, Any] = {"samples": drawn} if label is None else {"samples": drawn, "label": label}
@@ -66,7 +65,7 @@ def write(out: Path, run: "Run", drawn: np.ndarray, label: np.ndarray | None) ->
     elif drawn.ndim == 2:
         as_png(examples.points(run.inputs, drawn, ("data", "samples")), out)
     else:
-        as_png(draw_mosaics([in_rows(drawn, math.ceil(math.sqrt(len(drawn))))]), out)
+        as_png(tiles.draw_rows(drawn, math.ceil(math.sqrt(len(drawn))), run.spec), out)
 
 
 def sample() -> None:
@@ -84,7 +83,7 @@ def sample() -> None:
     temperature = temperatures[0] if len(temperatures) == 1 else temperatures
     wanted = section()
     from aejax import pretrained, samplers
-    from aejax.evaluation.pictures import drawable
+    from aejax.evaluation.pictures import tiles
     from aejax.inference import sampling
 
     writable(out.parent)
@@ -94,8 +93,8 @@ def sample() -> None:
             "Python: run.generate(n, sampler=aejax.samplers.fit(...))"
         )
     run = command.load(workdir, _STEP.value)
-    if out.suffix == ".png" and len(run.spec.shape) == 3 and not drawable(run.spec.shape):
-        raise aejax.InputError(f"examples of {run.spec.shape} are not images of 1 or 3 channels; write them to an .npz")
+    if out.suffix == ".png" and len(run.spec.shape) > 1 and (reason := tiles.refuse(run.spec)):
+        raise aejax.InputError(f"{reason.reason}; write them to an .npz")
     label = sampling.choose_labels(run, num, _LABEL.value)
     sampler = None
     if wanted:

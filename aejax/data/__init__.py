@@ -16,7 +16,7 @@ from aejax.data.scale import (
     warn_of_scale,
 )
 from aejax.data.shards import write_shards
-from aejax.data.sources import SAMPLED, Source, from_array
+from aejax.data.sources import SAMPLED, Source, from_array, pad_sequences
 from aejax.data.spec import Spec, read_chunks
 from aejax.data.splits import Splits, check_same, find, load, read_labels, select, split
 
@@ -44,6 +44,7 @@ __all__ = [
     "load",
     "needs_standardizing",
     "pad_rows",
+    "pad_sequences",
     "read",
     "read_chunks",
     "read_labels",

@@ -78,7 +78,7 @@ def warn_of_penalty(source: Source, spec: Spec, weights: Mapping[str, float]) ->
     costs v times the weight of l1, or the weight of l0. Above 2 |x - mean|, or |x - mean|^2, a code of 0 is best.
     """
     given = {name: weights[name] for name in _PENALTIES if weights.get(name, 0) > 0}
-    if not given or len(source.shape) > 2:
+    if not given or source.kind != "vector":
         return
     source = spec.standardize_source(source.sample(_ROWS))
     x = np.asarray(spec.prepare(source.take(np.arange(len(source)))["x"]), np.float64).reshape(len(source), -1)
@@ -99,10 +99,11 @@ def warn_of_scale(source: Source, spec: Spec) -> None:
 
     The scale is that of at most 1,024 evenly spaced examples.
     """
-    if len(source.shape) != 1 or spec.mean or spec.per_token:
+    if (spec.bounds and not spec.limits) or spec.layers or spec.mean or spec.per_token:
         return
     thinned = _thin_out(source, _ROWS)
-    scales = np.sqrt(np.square(thinned.take(np.arange(len(thinned)))["x"], dtype=np.float64).mean(0))
+    x = thinned.take(np.arange(len(thinned)))["x"].reshape(-1, source.shape[-1])
+    scales = np.sqrt(np.nanmean(np.square(x, dtype=np.float64), 0))
     scales = scales[scales > 0]
     if len(scales) and not _USUAL[0] <= scales.max() <= _USUAL[1]:
         warnings.warn(

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_npz, to_numpy
 from aejax.data.images import Crop, resize
+from aejax.data.kinds import check_kind, guess_kind, has_pixels, kind_of, warn_of_time_last
 from aejax.errors import InputError
 
 SPLIT_NAMES = {
@@ -26,6 +27,7 @@ _ROLES = {
     **dict.fromkeys(("x", "data", "image", "images", "imgs", "features", "inputs"), "x"),
     **dict.fromkeys(("label", "labels", "y", "target", "targets"), "label"),
     **dict.fromkeys(("factors", "latents_classes"), "factors"),
+    **dict.fromkeys(("length", "lengths"), "length"),
 }
 SAMPLED = 65_536  # examples of a store whose mean and scale stand for those of all
 STREAMED = 4_096  # likewise, the first of a stream
@@ -56,8 +58,9 @@ class Source:
     Attributes:
       name: used in messages.
       length: number of examples.
-      shape: shape of one example, (height, width, channels) or (features,).
-      dtype: uint8 for images of 0 to 255; float64 for vectors that float32 would round; otherwise float32.
+      shape: shape of one example, e.g. (height, width, channels) or (features,).
+      dtype: uint8 for images and volumes of 0 to 255; float64 for vectors and sequences that float32 would round;
+        otherwise float32.
       take: function from row numbers [n] to {"x": [n, *shape]} and, where the data has them, {"label": int32 [n]}
         and {"factors": int32 [n, factors]}, known factors of variation, which only evaluation reads.
       files: the files that the examples are decoded from; empty if nothing is decoded.
@@ -71,6 +74,9 @@ class Source:
       target: shape of what a transcoder decodes each example to, which `take` returns as "target"; None: x itself.
       truth: the known features that the examples are made of; `take` then returns {"row": [n]}, too, the examples'
         numbers, of which `truth.activations` returns the features. None where they are not known.
+      kind: what an example is, see `kinds`; "" becomes the kind that its number of axes had before kinds were stated.
+      limits: smallest and largest value of images and volumes of another range than [0, 1]; empty for others.
+      padded: whether some sequences end early: their last time steps are NaN.
     """
 
     name: str
@@ -86,6 +92,12 @@ class Source:
     stream: bool = False
     target: tuple[int, ...] | None = None
     truth: Truth | None = None
+    kind: str = ""
+    limits: tuple[float, ...] = ()
+    padded: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
 
     def __len__(self) -> int:
         return self.length
@@ -125,52 +137,69 @@ def from_array(
     fit: str = "crop",
     binary: bool | None = None,
     layers: int = 0,
+    kind: str = "",
+    unit: bool = False,
+    length: ArrayLike | None = None,
 ) -> Source:
     """Returns a source over an array. Raises InputError if an argument is of another kind or shape than these.
 
     Args:
-      x: [n, features], any finite numbers; or images [n, height, width] or [n, height, width, channels], uint8 from 0
-        to 255 or float in [0, 1].
+      x: [n, features] or [n, time, channels], any finite numbers; images [n, height, width] or [n, height, width,
+        channels], or volumes [n, depth, height, width, channels], uint8 from 0 to 255 or float in [0, 1].
       label: whole numbers [n] or [n, 1].
       name: used in messages.
       size: with `fit`, resizes uint8 images as `images.resize` does; 0 leaves them.
       factors: whole numbers [n, factors], the value of each factor of variation.
       layers: above 0, x is [n, layers, features], activations of so many layers of a model, and no images.
       binary: whether uint8 images hold only 0 and 1, which become 0 and 255; None looks it up and warns of it.
+      kind: one of `kinds.KINDS`. Sequences [n, time] and volumes [n, depth, height, width] of a stated kind have one
+        channel, and floats may have any range. The default guesses, see `guess_kind`.
+      unit: whether images and volumes of a stated kind must lie in [0, 1], too.
+      length: whole numbers [n], the time steps of each sequence. What follows is padding, whatever its values, and
+        becomes NaN. Without it, sequences end where all that follows is NaN, see `pad_sequences`.
     """
     x = as_array(x, name)
-    if x.ndim not in (2, 3, 4):
-        raise InputError(
-            f"{name} has shape {x.shape}; give [n, features], [n, height, width] or [n, height, width, channels]"
-        )
+    if length is not None:
+        x, kind = _cut(x, length, name), kind or "sequence"
+    check_kind(x, "" if layers else kind, name)
     if x.size == 0:
         raise InputError(f"{name} has shape {x.shape} and holds no numbers; give at least one example")
     if layers and (x.ndim != 3 or x.shape[1] != layers):
         raise InputError(f"{name} has shape {x.shape}, and data.layers={layers} means [n, {layers}, features]; set it")
-    if x.ndim == 3 and not layers:
+    may_end = kind == "sequence" or (not kind and not layers and x.ndim == 3)  # images have no reason to hold NaN
+    low, high, padded = _find_limits(x, name, may_end) if x.dtype.kind == "f" else (0.0, 0.0, False)
+    limits, kind = (low, high), "sequence" if padded else kind
+    kind = "vector" if layers else kind or guess_kind(x, limits, name)
+    pixels = has_pixels(kind)
+    if x.ndim == {"sequence": 2, "image": 3, "volume": 4}.get(kind):
         x = x[..., None]
-    image = x.ndim == 4
-    if image and x.dtype.kind in "ui" and x.dtype != np.uint8:
-        raise InputError(f"{name} has images of {x.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
+    if pixels and x.dtype.kind in "ui" and x.dtype != np.uint8:
+        raise InputError(f"{name} has {kind}s of {x.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
+    if kind == "sequence":
+        warn_of_time_last(x.shape[1:], name)
+    outside = pixels and (limits[0] < 0 or limits[1] > 1)
+    if outside and unit:
+        raise InputError(
+            f"{name}: float {kind}s must lie in [0, 1], found {limits[0]} to {limits[1]}; scale them, give uint8 from "
+            f"0 to 255, or train with data.kind={kind}, which takes any range"
+        )
     more: Arrays = {}
     if label is not None:
         more["label"] = _check_label(label, len(x), name)
     if factors is not None:
         more["factors"] = _check_factors(factors, len(x), name)
-    if x.dtype.kind == "f":
-        _check_floats(x, image, name)
-    if size and not (image and x.dtype == np.uint8):
+    if size and not (kind == "image" and x.dtype == np.uint8):
         raise InputError(f"{name}: data.size resizes uint8 images only; this is {x.dtype} of shape {x.shape[1:]}")
-    if image:
+    if pixels:
         dtype = np.dtype(np.uint8 if x.dtype == np.uint8 else np.float32)
     else:
         dtype = np.dtype(np.float32 if np.can_cast(x.dtype, np.float32) else np.float64)
-    if binary is None and (binary := is_binary(x)):
-        warnings.warn(f"{name}: uint8 images of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
+    if binary is None and (binary := pixels and is_binary(x)):
+        warnings.warn(f"{name}: uint8 {kind}s of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
 
     def draw(rows: Rows, crops: np.ndarray | None) -> Arrays:
         part = x[rows].astype(dtype, copy=False)
-        if binary:
+        if binary and pixels:
             part = part * np.uint8(255)
         if size:
             part = np.stack(
@@ -178,10 +207,17 @@ def from_array(
             )
         return {"x": part} | {key: value[rows] for key, value in more.items()}
 
-    shape = (size, size, x.shape[3]) if size else x.shape[1:]
-    take = functools.partial(draw, crops=None)
     return Source(
-        name, len(x), shape, dtype, take, binary=bool(binary), draw=draw if size and fit == "random" else None
+        name,
+        len(x),
+        (size, size, x.shape[3]) if size else x.shape[1:],
+        dtype,
+        functools.partial(draw, crops=None),
+        binary=bool(binary and pixels),
+        draw=draw if size and fit == "random" else None,
+        kind=kind,
+        limits=limits if outside else (),
+        padded=padded,
     )
 
 
@@ -212,20 +248,59 @@ def _check_factors(factors: ArrayLike, examples: int, name: str) -> np.ndarray:
     return as_integers(factors, what)
 
 
-def _check_floats(x: np.ndarray, image: bool, name: str) -> None:
-    """Raises InputError for values that float32 does not hold, and for those of images outside [0, 1]."""
+def _find_limits(x: np.ndarray, name: str, may_end: bool = False) -> tuple[float, float, bool]:
+    """Returns the smallest and the largest value, and whether sequences end early.
+
+    Raises InputError for values that float32 does not hold. With `may_end`, the last time steps of a sequence may be
+    NaN in all channels.
+    """
+    low, high, padded = np.inf, -np.inf, False
     for start in range(0, len(x), 4096):  # in parts, because a memory-mapped file may be larger than the memory
         with np.errstate(over="ignore"):
             part = x[start : start + 4096].astype(np.float32)
         bad = ~np.isfinite(part)
+        if bad.any() and may_end:
+            steps = part.reshape(*part.shape[:2], -1)
+            ended = np.logical_and.accumulate(np.isnan(steps).all(-1)[:, ::-1], 1)[:, ::-1]
+            ended[ended.all(1)] = False  # of a sequence without any time step, NaN is an error
+            padded |= bool(ended.any())
+            bad &= ~ended.reshape(*ended.shape, *[1] * (x.ndim - 2))
         if bad.any():
             row = start + int(np.argwhere(bad)[0][0])
-            raise InputError(f"{name}: example {row} holds NaN or infinity in float32; remove or fill such values")
-        if image and (part.min() < 0 or part.max() > 1):
-            raise InputError(
-                f"{name}: float images must lie in [0, 1], found {part.min()} to {part.max()}; "
-                "scale them, or give uint8 from 0 to 255"
-            )
+            cure = "remove or fill such values" + "; NaN may fill the last time steps of a sequence" * may_end
+            raise InputError(f"{name}: example {row} holds NaN or infinity in float32; {cure}")
+        low, high = min(low, float(np.nanmin(part))), max(high, float(np.nanmax(part)))
+    return low, high, padded
+
+
+def pad_sequences(sequences: Sequence[ArrayLike]) -> np.ndarray:
+    """Returns sequences of unequal length, [time] or [time, channels] each, as one array [n, longest, channels].
+
+    What follows the end of a sequence is NaN, which models that read padding leave out.
+    """
+    parts = [as_array(each, "a sequence") for each in sequences]
+    parts = [part[:, None] if part.ndim == 1 else part for part in parts]
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) != 1 or not all(part.ndim == 2 and part.size for part in parts):
+        found = ", ".join(sorted({str(part.shape) for part in parts})[:5]) or "none"
+        raise InputError(f"sequences must be [time, channels], all with as many channels, got {found}")
+    dtype = np.float32 if all(np.can_cast(part.dtype, np.float32) for part in parts) else np.float64
+    padded = np.full((len(parts), max(map(len, parts)), *shapes.pop()), np.nan, dtype)
+    for row, part in zip(padded, parts, strict=True):
+        row[: len(part)] = part
+    return padded
+
+
+def _cut(x: np.ndarray, length: ArrayLike, name: str) -> np.ndarray:
+    """Returns sequences [n, time, ...] with NaN after the first `length` [n] time steps of each."""
+    length = as_integers(length, f"{name}: lengths")
+    if x.ndim not in (2, 3) or length.shape != (len(x),):
+        raise InputError(f"{name} has shape {x.shape} and {length.shape} lengths; give sequences and a length for each")
+    if length.min() < 1 or length.max() > x.shape[1]:
+        raise InputError(f"{name}: lengths from {length.min()} to {length.max()} must be from 1 to {x.shape[1]}")
+    beyond = np.arange(x.shape[1]) >= length[:, None]
+    dtype = x.dtype if x.dtype.kind == "f" else np.float32 if np.can_cast(x.dtype, np.float32) else np.float64
+    return np.where(beyond.reshape(*beyond.shape, *[1] * (x.ndim - 2)), np.asarray(np.nan, dtype), x.astype(dtype))
 
 
 def is_binary(x: np.ndarray) -> bool:
@@ -240,16 +315,16 @@ def is_binary(x: np.ndarray) -> bool:
     return largest == 1
 
 
-def from_file(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
+def from_file(path: Path, size: int, fit: str = "crop", kind: str = "") -> dict[str, Source]:
     """Returns the splits of an .npy or .npz file by name; an .npy file is all `train`.
 
-    An .npz file holds `x` (and `label`, `factors`), or an array for each split: `train`, `validation`, `test` (and
-    `train_label`, `train_factors`, ...). Other usual names are understood: `images` or `data`; `labels`, `y` or
+    An .npz file holds `x` (and `label`, `factors`, `length`), or an array for each split: `train`, `validation`, `test`
+    (and `train_label`, `train_factors`, ...). Other usual names are understood: `images` or `data`; `labels`, `y` or
     `targets`; `val`, `valid` or `dev`; `x_train`. A single array may have any name. Warns of arrays that are left out.
-    `size` and `fit` are those of `images.resize`.
+    `size` and `fit` are those of `images.resize`, and `kind` is that of `from_array`.
     """
     if path.suffix.lower() == ".npy":
-        return {"train": from_array(read_npy(path), name=str(path), size=size, fit=fit)}
+        return {"train": from_array(read_npy(path), name=str(path), size=size, fit=fit, kind=kind)}
     names = list_npz(path)
     chosen = _choose_arrays(path, names)
     arrays = read_npz(path, list(chosen.values()))
@@ -266,7 +341,7 @@ def from_file(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
             stacklevel=2,
         )
     splits = [split for split, role in found if role == "x"]
-    binary = all(is_binary(found[split, "x"]) for split in splits)
+    binary = kind in ("", "image", "volume") and all(is_binary(found[split, "x"]) for split in splits)
     if binary:
         warnings.warn(f"{path}: uint8 images of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
     return {
@@ -278,6 +353,8 @@ def from_file(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
             found.get((split, "factors")),
             fit,
             binary,
+            kind=kind,
+            length=found.get((split, "length")),
         )
         for split in splits
     }

@@ -1,6 +1,8 @@
 """Shape and units of an example: conversion between the user's units and the model's."""
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array
+from aejax.data.kinds import describe_kind, has_pixels, kind_of
 from aejax.data.sources import SAMPLED, Arrays, Rows, Source, from_array, is_binary
 from aejax.errors import InputError, one_of
 
@@ -28,15 +31,19 @@ def read_chunks(source: Source, size: int = 4096) -> Iterator[np.ndarray]:
 class Spec:
     """Shape of one example, and how the model reads it.
 
-    The user's units are [0, 1] for images (uint8 is divided by 255) and the data's own for vectors.
+    The user's units are [0, 1] for images and volumes (uint8 is divided by 255), unless their kind was stated and they
+    have another range, and the data's own for all others.
 
     Attributes:
       shape: shape of one example, without the batch axis.
-      mean, deviation: mean and standard deviation of each feature; empty if nothing is standardized.
+      mean, deviation: mean and standard deviation of each feature, or channel; empty if nothing is standardized.
       target: shape of what a transcoder decodes an example to; empty where that is the example itself.
       per_token: whether each example is scaled to length sqrt(features). Its own length is not part of its code, and
         reconstructions stay in these units.
       binary: whether the run was trained on uint8 images of 0 and 1, which were read as 0 and 255.
+      kind: what an example is: "vector", "sequence", "image" or "volume", see `kinds`.
+      limits: smallest and largest value of images and volumes whose units are not [0, 1]; empty for others.
+      padded: whether sequences may end early, and their last time steps are NaN.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +52,28 @@ class Spec:
     binary: bool = False
     target: tuple[int, ...] = ()
     per_token: bool = False
+    kind: str = ""  # becomes that of the number of axes, as in runs from before kinds were stated
+    limits: tuple[float, ...] = ()
+    padded: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Returns the range of images and volumes in the user's units; None for other kinds."""
+        low, high = self.limits or (0.0, 1.0)
+        return (low, high) if has_pixels(self.kind) else None
+
+    @property
+    def units(self) -> str:
+        """Returns the user's units in a few words."""
+        return f"{self.kind}s in [0, 1]" if self.bounds and not self.limits else "the data's own units"
+
+    def describe(self) -> str:
+        """Returns what an example is taken for, in a few words."""
+        padded = ", padded where they are shorter" if self.padded else ""
+        return describe_kind(self.kind, self.shape, self.limits) + padded
 
     @property
     def decoded(self) -> tuple[int, ...]:
@@ -54,7 +83,7 @@ class Spec:
     @property
     def layers(self) -> int:
         """Returns the number of layers of a model whose activations make one example; 0: examples are no such pairs."""
-        return self.shape[0] if len(self.shape) == 2 else 0
+        return self.shape[0] if self.kind == "vector" and len(self.shape) == 2 else 0
 
     @classmethod
     def of(cls, source: Source, standardize: bool, normalize: str = "none") -> "Spec":
@@ -69,17 +98,30 @@ class Spec:
             if source.target is not None:
                 raise InputError("data.normalize scales x alone, and a transcoder has a target, too; set it to 'none'")
             return cls._normalize(source.sample(SAMPLED) if source.block else source, standardize, normalize)
+        meaning: dict[str, Any] = {"kind": source.kind, "limits": source.limits, "padded": source.padded}
         if not standardize:
-            return cls(source.shape, binary=source.binary, target=source.target or ())
+            return cls(source.shape, binary=source.binary, target=source.target or (), **meaning)
         if source.target is not None:
             raise InputError("data.standardize scales x alone, and a transcoder has a target, too; set it to False")
-        if len(source.shape) != 1:
-            raise InputError(f"data.standardize is for vectors; {source.name} holds images of {source.shape}")
+        if (has_pixels(source.kind) and not source.limits) or (source.kind == "vector" and len(source.shape) != 1):
+            what = "activations of layers" if source.kind == "vector" else f"{source.kind}s in [0, 1]"
+            raise InputError(
+                f"data.standardize is for vectors, sequences and values of other ranges; {source.name} holds {what} of "
+                f"{source.shape}"
+            )
         source = source.sample(SAMPLED) if source.block else source
+        features = source.shape[-1]  # each channel is standardized over all positions
         # Subtracting the first example keeps the digits of sums of values far from 0.
-        first = source.take(np.arange(1))["x"].astype(np.float64)
-        mean = first[0] + np.sum([(x - first).sum(0) for x in read_chunks(source)], 0) / len(source)
-        variance = np.sum([np.square(x - mean).sum(0) for x in read_chunks(source)], 0) / len(source)
+        first = source.take(np.arange(1))["x"].astype(np.float64).reshape(-1, features)[:1]
+
+        def rows() -> Iterator[np.ndarray]:
+            for x in read_chunks(source):
+                x = x.reshape(-1, features)
+                yield x[~np.isnan(x).any(1)] if source.padded else x
+
+        count = sum(map(len, rows())) if source.padded else len(source) * math.prod(source.shape[:-1])
+        mean = first[0] + np.sum([(x - first).sum(0) for x in rows()], 0) / count
+        variance = np.sum([np.square(x - mean).sum(0) for x in rows()], 0) / count
         deviation = np.sqrt(variance)
         constant = deviation <= np.finfo(source.dtype).eps * np.abs(mean)
         for i in np.flatnonzero(~constant & ((deviation < _SMALLEST) | (deviation > _LARGEST))):
@@ -87,12 +129,13 @@ class Spec:
                 f"{source.name}: feature {i} has a standard deviation of {deviation[i]:.3g}, and float32 holds the "
                 f"squares of values from {_SMALLEST:g} to {_LARGEST:g}; give it in another unit"
             )
-        return cls(source.shape, tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist()))
+        return cls(source.shape, tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist()), **meaning)
 
     @classmethod
     def _normalize(cls, source: Source, standardize: bool, normalize: str) -> "Spec":
         if standardize or len(source.shape) != 1:
-            what = "set data.standardize=False" if standardize else f"{source.name} holds images of {source.shape}"
+            held = f"{source.name} holds {source.kind}s of {source.shape}"
+            what = "set data.standardize=False" if standardize else held
             raise InputError(f"data.normalize={normalize} is for vectors that are not standardized; {what}")
         if normalize == "per_token":
             return cls(source.shape, per_token=True, target=source.target or ())
@@ -144,20 +187,36 @@ class Spec:
         """Converts the model's values to the user's units."""
         return x * jnp.array(self.deviation) + jnp.array(self.mean) if self.mean else x
 
+    def read(
+        self, x: ArrayLike, label: ArrayLike | None = None, name: str = "array", binary: bool | None = None
+    ) -> Source:
+        """Returns a source over the user's array, of the kind and in the units of the data; see `from_array`."""
+        x = as_array(x, name)
+        if self.limits and x.dtype == np.uint8:
+            x = x.astype(np.float32)  # in the data's own units, which are not those of 0 to 255
+        kind = self.kind if x.ndim in (len(self.shape), len(self.shape) + 1) else ""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*time is assumed")  # as was said when the run was trained
+            unit = not self.limits
+            return from_array(x, label, name, binary=binary, layers=self.layers, kind=kind, unit=unit)
+
     def check(self, x: ArrayLike) -> np.ndarray:
         """Returns the user's array as `prepare` reads it, or raises InputError if the model cannot read it."""
         x = as_array(x, "the input")
-        if x.shape in (self.shape, self.shape[:2]):
+        if x.shape == self.shape or (len(self.shape) > 1 and x.shape == self.shape[:-1]):
             raise InputError(f"the input {x.shape} is one example without its batch axis; give [n, ...], e.g. x[None]")
-        source = from_array(x, name="the input", binary=self.binary and is_binary(x), layers=self.layers)
+        source = self.read(x, name="the input", binary=self.binary and is_binary(x))
         if source.shape != self.shape:
             raise InputError(f"the run reads examples of {self.shape}, the input holds examples of {source.shape}")
         found = source.take(np.arange(len(source)))["x"]
         if source.dtype == np.uint8:
             return found
+        if source.padded and not self.padded:
+            raise InputError("the input: sequences end early, and the run was trained on whole ones; cut or fill them")
+        padding = np.isnan(found)
         found = self._standardize(found)
-        if not np.isfinite(found).all():
-            row = int(np.argwhere(~np.isfinite(found))[0][0])
+        if not (np.isfinite(found) | padding).all():
+            row = int(np.argwhere(~np.isfinite(found) & ~padding)[0][0])
             raise InputError(f"the input: example {row} is too far from the training data's mean for float32")
         return found
 

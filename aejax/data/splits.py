@@ -54,10 +54,12 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
     sources = _open_splits(config)
     if target := config.get("target", ""):
         sources = join_target(sources, _open_splits({**config, "name": target}))
-    layers = config.get("layers", 0)
+    layers, kind = config.get("layers", 0), config.get("kind", "")
     for source in sources.values():
-        if layers and (len(source.shape) != 2 or source.shape[0] != layers):
+        if layers and (source.kind != "vector" or len(source.shape) != 2 or source.shape[0] != layers):
             raise InputError(f"{source.name} holds examples of {source.shape}, and data.layers={layers}; set it")
+        if kind and source.kind != kind:
+            raise InputError(f"{source.name} holds {source.kind}s of {source.shape}, and data.kind={kind}; change it")
     if not config.get("cache", True) or config["fit"] == "random":  # whose training images are decoded each time
         return sources
     budget = config["memory_mb"] * 2**20
@@ -96,7 +98,7 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     if path.suffix.lower() in (".npy", ".npz") and not is_folder:
         if not is_file:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
-        return from_file(path, size, fit)
+        return from_file(path, size, fit, config.get("kind", ""))
     if published := find_published(path) or find_omniglot(path):
         return published(size, fit)
     if is_folder and has_shards(path):
@@ -132,6 +134,10 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
         _hold_out(parts, held_out)
     parts = binarize_parts(parts, config.get("binarize", "none"), config.get("binarize_seed", 0))
     for part, source in parts.items():
+        if source.kind != parts["train"].kind:
+            raise InputError(
+                f"the {part} split holds {source.kind}s and train {parts['train'].kind}s; set data.kind to what all are"
+            )
         if source.shape != parts["train"].shape:
             raise InputError(f"the {part} split holds examples of {source.shape}, train of {parts['train'].shape}")
         if not len(source):

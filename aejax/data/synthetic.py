@@ -1,4 +1,4 @@
-"""Small data sets that need no download: scikit-learn's digits, and synthetic points and drawings."""
+"""Small data sets that need no download: scikit-learn's digits, and synthetic points, drawings and solids."""
 
 import math
 
@@ -9,6 +9,8 @@ from aejax.data.sources import Source, from_array
 # The factors of variation of `shapes` and how many values each has.
 FACTORS = {"shape": 3, "size": 4, "x": 8, "y": 8, "brightness": 4}
 SIDE = 16  # of the drawings, in the units in which shapes are placed
+# Likewise of `volumes`; the last is an angle about the first axis.
+SOLID_FACTORS = {"shape": 3, "size": 3, "z": 4, "y": 4, "x": 4, "angle": 4}
 
 
 def make_digits(size: int) -> Source:
@@ -73,4 +75,46 @@ def draw(factors: np.ndarray, side: int = SIDE) -> np.ndarray:
     return np.round(covered * (51 * (2 + brightness))).astype(np.uint8)[..., None]
 
 
-BUILT_IN = {"digits": make_digits, "plane": make_plane, "sheet": make_sheet, "shapes": make_shapes}
+def make_volumes(size: int) -> Source:
+    """Draws a gray volume of 16x16x16, or of `size`, for each of the 2,304 combinations of `SOLID_FACTORS`.
+
+    Shape 0 is an ellipsoid, 1 a box and 2 a cylinder; it is the `label`, too. They are twice as long as they are wide,
+    along an axis that the angle turns in steps of 45 degrees in the plane of the last two axes.
+
+        aejax train --config=volume_vae --workdir=runs/volumes
+    """
+    factors = np.indices(tuple(SOLID_FACTORS.values()), np.int32).reshape(len(SOLID_FACTORS), -1).T
+    return from_array(draw_solids(factors, size or SIDE), factors[:, 0], "volumes", factors=factors)
+
+
+def draw_solids(factors: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Draws a volume of each row of `factors` [n, 6], in the order of `SOLID_FACTORS`: uint8 [n, side, side, side, 1].
+
+    Solids have the same volume, and edges that are one voxel wide, about as bright as the solid covers the voxel.
+    """
+    shape, size, z, y, x, angle = np.asarray(factors).T[..., None, None, None]
+    at = ((np.arange(side) + 0.5) * (SIDE / side)).astype(np.float32)
+    place = [(6 + 4 / 3 * k).astype(np.float32) for k in (z, y, x)]
+    up, down, across = at[:, None, None] - place[0], at[:, None] - place[1], at - place[2]
+    turn = angle.astype(np.float32) * np.float32(math.pi / 4)
+    along, aside = across * np.cos(turn) + down * np.sin(turn), down * np.cos(turn) - across * np.sin(turn)
+    along = along / 2  # so that a solid of equal sides is twice as long
+    solid = np.choose(
+        shape,
+        [
+            np.sqrt(along**2 + aside**2 + up**2),
+            np.maximum(np.maximum(np.abs(along), np.abs(aside)), np.abs(up)) * np.float32((6 / math.pi) ** (1 / 3)),
+            np.maximum(np.abs(along), np.hypot(aside, up)) * np.float32(1.5 ** (1 / 3)),
+        ],
+    )
+    covered = np.clip(0.5 + (1.7 + 0.5 * size.astype(np.float32) - solid) * (side / SIDE), 0, 1)
+    return np.round(255 * covered).astype(np.uint8)[..., None]
+
+
+BUILT_IN = {
+    "digits": make_digits,
+    "plane": make_plane,
+    "sheet": make_sheet,
+    "shapes": make_shapes,
+    "volumes": make_volumes,
+}

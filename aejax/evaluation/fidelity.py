@@ -66,9 +66,10 @@ def measure(subject: Subject, features: Any = "", num: int = 50_000, widest: int
     if len(test) < 2:
         return {"frechet_distance": Skipped(f"{test} have no covariance")}
     function, name, how = _find(features)
+    bounds = subject.run.spec.bounds
     real, copied = Moments(), Moments()
     for inputs, outputs in test.pair():
-        for moments, images in ((real, inputs), (copied, np.clip(outputs, 0, 1) if outputs.ndim == 4 else outputs)):
+        for moments, images in ((real, inputs), (copied, np.clip(outputs, *bounds) if bounds else outputs)):
             found = _compute(function, name, images)
             if found.shape[1] > widest:
                 reason = (
@@ -79,9 +80,10 @@ def measure(subject: Subject, features: Any = "", num: int = 50_000, widest: int
     inception = "inception" in name.lower() and len(real.mean) == INCEPTION
     value = gaussian_distance(real.mean, real.covariance, copied.mean, copied.covariance)
     size = "x".join(map(str, test.x.shape[1:]))
+    clipped = f", clipped to [{bounds[0]:g}, {bounds[1]:g}]" if bounds else ""
     protocol = [
         f"{len(test):,} reconstructions against their inputs, {test.name} of {subject.run.config.data.name}",
-        f"{size}{_describe_resizing(subject)}; deterministic code{', clipped to [0, 1]' if test.x.ndim == 4 else ''}",
+        f"{size}{_describe_resizing(subject)}; deterministic code{clipped}",
         f"features {name} ({len(real.mean):,}{how}{'' if inception else '; not the FID of Inception'})",
         "unbiased covariances",
     ]
@@ -124,6 +126,7 @@ def _compute(function: Callable[[np.ndarray], Any], name: str, images: np.ndarra
 def _describe_resizing(subject: Subject) -> str:
     """Returns how the data section resizes images on their way, as part of a protocol."""
     section = subject.run.config.data
-    if subject.test.x.ndim != 4 or not section.size:
-        return " as in the data set" if subject.test.x.ndim == 4 else ""
+    image = subject.run.spec.kind == "image"
+    if not image or not section.size:
+        return " as in the data set" if image else ""
     return f", resized to {section.size} by Pillow's bicubic filter with fit={section.fit}"

@@ -44,6 +44,10 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     names = ("frechet_distance", "frechet_distance_of_train", "precision", "recall")
     if subject.test.target is not None:
         return dict.fromkeys(names, Skipped("a transcoder generates targets, and features are those of inputs"))
+    if subject.run.spec.padded:
+        return dict.fromkeys(
+            names, Skipped("what is generated has all time steps, and the data has sequences that end")
+        )
     space = _find_space(subject, features)
     if isinstance(space, Skipped):
         return dict.fromkeys(names, space)
@@ -57,8 +61,8 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
         samples = subject.run.generate(count, seed=0, label=test.condition)
     except InputError as error:  # too few saved latents
         return dict.fromkeys(names, Skipped(str(error)))
-    if samples.ndim == 4:
-        samples = np.clip(samples, 0, 1)  # the range of the images that the run reads
+    if bounds := subject.run.spec.bounds:
+        samples = np.clip(samples, *bounds)
     generated = _compute_features(space, samples, test.condition)
     train = subject.train.take(count)
     how = f"{space.meaning} ({real.shape[1]:,} features; not the FID of Inception)"
@@ -159,7 +163,7 @@ def _fit_classifier(subject: Subject) -> Pipeline | Skipped:
         return Skipped("a classifier needs train data of several labels; choose features='encoder'")
     network = MLPClassifier(_HIDDEN, max_iter=_EPOCHS, random_state=0)
     # Standardizing images would amplify the noise of their nearly constant pixels at the borders.
-    scaler = StandardScaler() if train.inputs.ndim == 2 else "passthrough"
+    scaler = "passthrough" if subject.run.spec.bounds else StandardScaler()
     model = make_pipeline(scaler, network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are few on purpose

@@ -13,7 +13,7 @@ from skimage.util import montage
 
 from aejax.evaluation.pictures.latents import classes
 from aejax.evaluation.pictures.of_subject import ON_THE_MAP, projected
-from aejax.evaluation.pictures.style import drawable
+from aejax.evaluation.pictures.tiles import as_thumbnails, refuse
 from aejax.evaluation.reconstruction import squared_errors
 from aejax.evaluation.subject import Subject
 
@@ -31,8 +31,9 @@ def view(subject: Subject, projection: str = "pca") -> tuple[str, str, dict[str,
     """
     points, axes = subject.once(projected, projection)
     part = subject.test.take(ON_THE_MAP)
-    shape = part.wanted.shape[1:]
-    image, size = drawable(shape), math.prod(min(s, SIDE) for s in shape)
+    spec = subject.run.spec
+    image = part.wanted.ndim > 2 and not refuse(spec)
+    size = math.prod(min(s, SIDE) for s in as_thumbnails(part.wanted[:1], spec).shape[1:]) if image else 1
     count = min(len(part), VALUES // size) if image else len(part)
     kept = np.linspace(0, len(part) - 1, count).round().astype(int)
     wanted, outputs = part.wanted[kept], part.reconstructions[kept]
@@ -45,7 +46,7 @@ def view(subject: Subject, projection: str = "pca") -> tuple[str, str, dict[str,
         "errors": [f"{e:.4g}" for e in errors],
     }
     if image:
-        rules, shown, more = _images(wanted, outputs)
+        rules, shown, more = _images(*(as_thumbnails(values, spec) for values in (wanted, outputs)))
     else:
         rules, more = "", {"inputs": _numbers(wanted), "outputs": _numbers(outputs)}
         shown = _TABLE if part.target is None else _TABLE.replace("Input", "Target")

@@ -191,8 +191,5 @@ def _meaning(run: TrainedModel, part: Part) -> str:
         return f"{name} of gray values: a cross-entropy, not a probability of the data"
     if isinstance(run.likelihood, DiscretizedLogistic | LogisticMixture):
         return f"{name}, a probability of the levels 0 to 255"
-    return (
-        f"{name}, a density of values in [0, 1]"
-        if len(run.spec.shape) == 3
-        else f"{name}, a density in the data's units"
-    )
+    unit = run.spec.bounds and not run.spec.limits
+    return f"{name}, a density of values in [0, 1]" if unit else f"{name}, a density in the data's units"

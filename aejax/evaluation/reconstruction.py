@@ -29,24 +29,27 @@ def measure(subject: Subject, lpips: str = "alex") -> Measures:
     test = subject.test
     error = squared_error(test.wanted, test.reconstructions)
     how = f"mean over {test}; deterministic code"
-    values = math.prod(test.wanted.shape[1:])
-    image = test.inputs.ndim == 4
+    values: float = math.prod(test.wanted.shape[1:])
+    if subject.run.spec.padded:
+        values = float(np.isfinite(test.inputs).mean() * values)  # of an example, on average
+    bounds = subject.run.spec.bounds
     measures: Measures = {
         "squared_error": Measure(error, "squared input units per example", f"{how}; summed over values"),
         "squared_error_per_value": Measure(
-            error / values, "squared input units per value", f"{how}; over {values:,} values"
+            error / values, "squared input units per value", f"{how}; over {values:,.6g} values"
         ),
         "pca_squared_error": _pca(subject),
-        "psnr": Skipped("PSNR is for images"),
-        "ssim": Skipped("SSIM is for images"),
+        "psnr": Skipped("PSNR is for images and volumes"),
+        "ssim": Skipped("SSIM is for images and volumes"),
         "lpips": Skipped("LPIPS is for images"),
     }
-    if image:
-        psnr = peak_signal_to_noise(test.inputs, test.reconstructions)
+    if bounds:
+        kind, extent = subject.run.spec.kind, bounds[1] - bounds[0]
+        psnr = peak_signal_to_noise(test.inputs, test.reconstructions, extent)
         measures["psnr"] = Measure(
-            psnr, "dB", f"mean over {test} of each image's PSNR; data range 1; deterministic code"
+            psnr, "dB", f"mean over {test} of each {kind}'s PSNR; data range {extent:g}; deterministic code"
         )
-        measures["ssim"] = _ssim(subject)
+        measures["ssim"] = _ssim(subject, *bounds)
         measures["lpips"] = _lpips(subject, lpips)
     if subject.run.config.corruption.name != "none":
         measures |= _denoising(subject)
@@ -54,8 +57,11 @@ def measure(subject: Subject, lpips: str = "alex") -> Measures:
 
 
 def squared_errors(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """Returns the squared error of each example [n], summed over its values, in squared units of `inputs` [n, ...]."""
-    return np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1).sum(1)
+    """Returns the squared error of each example [n], summed over its values, in squared units of `inputs` [n, ...].
+
+    Padding, which is NaN, does not count.
+    """
+    return np.nansum(np.square(inputs.astype(np.float64) - outputs).reshape(len(inputs), -1), 1)
 
 
 def squared_error(inputs: np.ndarray, outputs: np.ndarray) -> float:
@@ -63,24 +69,27 @@ def squared_error(inputs: np.ndarray, outputs: np.ndarray) -> float:
     return float(squared_errors(inputs, outputs).mean())
 
 
-def peak_signal_to_noise(inputs: np.ndarray, outputs: np.ndarray) -> float:
-    """Returns the mean over images in [0, 1] of 10 log10(1 / mean squared error), in dB.
+def peak_signal_to_noise(inputs: np.ndarray, outputs: np.ndarray, extent: float = 1.0) -> float:
+    """Returns the mean over images of 10 log10(extent^2 / mean squared error), in dB.
 
-    An exact copy counts as 100 dB, the value for a squared error of 1e-10.
+    `extent` is the largest possible value less the smallest. An exact copy counts as 100 dB, the value for a squared
+    error of 1e-10 of images in [0, 1].
     """
-    errors = squared_errors(inputs, outputs) / math.prod(inputs.shape[1:])
+    errors = squared_errors(inputs, outputs) / math.prod(inputs.shape[1:]) / extent**2
     return float(-10 * np.log10(np.maximum(errors, 1e-10)).mean())
 
 
-def _ssim(subject: Subject) -> Measure | Skipped:
-    """Returns SSIM (Wang et al. 2004), with skimage's uniform window."""
-    test = subject.test
-    if min(test.inputs.shape[1:3]) < SSIM_SIDE:
-        return Skipped(f"SSIM's window of {SSIM_SIDE}x{SSIM_SIDE} is larger than images of {test.inputs.shape[1:3]}")
-    outputs = np.clip(test.reconstructions, 0, 1)
+def _ssim(subject: Subject, low: float, high: float) -> Measure | Skipped:
+    """Returns SSIM (Wang et al. 2004) of values from `low` to `high`, with skimage's uniform window."""
+    test, sides = subject.test, subject.test.inputs.shape[1:-1]
+    window = "x".join([str(SSIM_SIDE)] * len(sides))
+    if min(sides) < SSIM_SIDE:
+        return Skipped(f"SSIM's window of {window} is larger than {subject.run.spec.kind}s of {sides}")
+    outputs = np.clip(test.reconstructions, low, high)
     pairs = zip(test.inputs, outputs, strict=True)
-    values = [structural_similarity(a, b, win_size=SSIM_SIDE, data_range=1.0, channel_axis=-1) for a, b in pairs]
-    how = f"mean over {test}; data range 1; uniform window of {SSIM_SIDE}x{SSIM_SIDE}; deterministic code, clipped"
+    options = {"win_size": SSIM_SIDE, "data_range": high - low, "channel_axis": -1}
+    values = [structural_similarity(a, b, **options) for a, b in pairs]
+    how = f"mean over {test}; data range {high - low:g}; uniform window of {window}; deterministic code, clipped"
     return Measure(float(np.mean(values)), "from -1 to 1", how)
 
 
@@ -130,6 +139,8 @@ def _pca(subject: Subject) -> Measure | Skipped:
     train, test = subject.train, subject.test
     if test.target is not None:
         return Skipped("PCA copies its input, and a transcoder decodes another target")
+    if subject.run.spec.padded:
+        return Skipped("PCA needs sequences of one length")
     components = math.prod(subject.run.latents.shape[1:])
     values = math.prod(test.inputs.shape[1:])
     if components >= min(values, len(train)):

@@ -68,7 +68,7 @@ def _of_neighbourhoods(subject: Subject, neighbours: int, examples: int) -> Meas
     if 2 * neighbours >= len(test):
         reason = f"neighbours={neighbours} needs more than {2 * neighbours} examples, there are {test}"
         return dict.fromkeys(OF_NEIGHBOURHOODS, Skipped(reason))
-    inputs, codes = test.inputs.reshape(len(test), -1), test.flat_latents
+    inputs, codes = np.nan_to_num(test.inputs).reshape(len(test), -1), test.flat_latents
     how = f"{neighbours} neighbors among {test}; Euclidean distances of flattened inputs and code"
     trust, kept = (trustworthiness(a, b, n_neighbors=neighbours) for a, b in ((inputs, codes), (codes, inputs)))
     of_codes = f"how far neighbors in the code are neighbors in the data; {how}"

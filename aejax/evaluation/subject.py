@@ -98,7 +98,8 @@ class Part:
         """Returns what the deterministic codes decode to, in the user's units."""
         if self.run.model.skip:
             return self.run.reconstruct(self.x, self.condition)
-        return self.run.decode(self.latents, self.condition)
+        decoded = self.run.decode(self.latents, self.condition)
+        return np.where(np.isnan(self.inputs), np.float32(np.nan), decoded) if self.run.spec.padded else decoded
 
     def pair(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields batches of what is wanted and of reconstructions, as computed before, or else without keeping them."""
@@ -178,7 +179,7 @@ class Subject:
 
         Raises InputError if the examples or the labels do not fit the run.
         """
-        source = data.from_array(x, label, name="x", layers=run.spec.layers)
+        source = run.spec.read(x, label, "x")
         part = _read_part(run, source, "the given data", len(source))
         return cls(run, part, part)
 

@@ -27,6 +27,7 @@ from aejax.inference.batches import check_labels, limit_batch, map_batches
 from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.distributions import FlowPosterior, HierarchicalPrior
 from aejax.models.layers import fold
+from aejax.models.sequence import split_padding
 from aejax.objectives import Context, Likelihood
 from aejax.objectives.bounds import log_weights
 from aejax.objectives.likelihoods import AbsoluteError, Gaussian, SquaredError
@@ -288,7 +289,8 @@ class Density:
             model = model.clone(bottleneck=model.bottleneck.clone(samples=1))
         if self.is_optimal:
             likelihood = dataclasses.replace(likelihood, scale=1.0, variance="learned")  # type: ignore[type-var]
-        jacobian = math.fsum(np.log(spec.deviation))  # of the change to the user's units
+        # Of the change to the user's units; each standard deviation is that of a channel at all positions.
+        jacobian = math.fsum(np.log(spec.deviation)) * math.prod(spec.shape[:-1])
 
         def context(variables: Any, log_scale: Any, x: Array, keys: Array, label: Any = None) -> Context:
             """Returns one sample for each of keys [samples, batch], as a batch of samples * batch examples."""
@@ -299,12 +301,19 @@ class Density:
             decoded: Any = model.apply(variables, code.z, label=label, method="decode")
             if log_scale is None and model.learned_scale:
                 log_scale = variables["params"]["log_scale"]
-            return Context(model.apply, variables, x, Output(code, decoded, log_scale), keys.ravel(), label=label)
+            x, observed = split_padding(x) if spec.padded else (x, None)
+            output = Output(code, decoded, log_scale)
+            return Context(model.apply, variables, x, output, keys.ravel(), label=label, observed=observed)
 
         def log_p(c: Context, decoded: Array) -> Array:
-            nll = likelihood.nll(decoded, c.x, c.output.log_scale).reshape(len(c.x), -1)
+            nll = likelihood.nll(decoded, c.x, c.output.log_scale)
+            change = jnp.asarray(jacobian)
+            if c.observed is not None:
+                nll = jnp.where(c.observed, nll, 0)
+                change = jacobian * c.observed.any(-1).sum(-1) / spec.shape[0]
+            nll = nll.reshape(len(c.x), -1)
             # The sum, as a product: XLA:CPU takes ten times as long for logarithms and their sum in one loop.
-            return -jnp.dot(nll, jnp.ones(nll.shape[1]), precision="highest") - jacobian
+            return -jnp.dot(nll, jnp.ones(nll.shape[1]), precision="highest") - change
 
         def numbered(keys: Array, numbers: Array) -> Array:
             """Returns keys [samples, batch] from a key for each example and the numbers of the samples."""

@@ -88,7 +88,7 @@ class Run(TrainedModel):
 
         This is for a run whose train split cannot be loaded. Raises InputError if x does not fit the run.
         """
-        return self._measure(data.from_array(x, label, layers=self.spec.layers), "the given array")
+        return self._measure(self.spec.read(x, label), "the given array")
 
     def decode(
         self,
@@ -172,8 +172,7 @@ class Run(TrainedModel):
         Raises InputError if it is a workdir, and StorageError if it cannot be written.
         """
         folder = _check_no_workdir(folder, "files would be mixed with programs")
-        units = "images in [0, 1]" if len(self.spec.shape) == 3 else "the data's own units"
-        x = export.Value("x", self.spec.shape, "float32", units)
+        x = export.Value("x", self.spec.shape, "float32", self.spec.units)
         z = export.Value("z", self.latents.shape[1:], "float32", "latents")
         label = [export.Value("label", (), "int32", f"0 to {self.config.classes - 1}")] if self.config.classes else []
         standardize = self.spec.standardize

@@ -215,10 +215,14 @@ class TrainedModel:
     def reconstruct(
         self, x: ArrayLike, label: ArrayLike | None = None, *, tile: Tile = None, overlap: int | None = None
     ) -> Float[np.ndarray, "n ..."]:
-        """Returns `decode(encode(x))`, in tiles as `encode` does; with `skip`, plus the linear map of x."""
+        """Returns `decode(encode(x))`, in tiles as `encode` does; with `skip`, plus the linear map of x.
+
+        Where a sequence has ended, so has its reconstruction, in NaN.
+        """
         if self.model.skip:
             return self._map(self._reconstruct, self._check(x), label)
-        return self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
+        decoded = self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
+        return np.where(np.isnan(self._check(x)), np.float32(np.nan), decoded) if self.spec.padded else decoded
 
     def elbo(
         self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None

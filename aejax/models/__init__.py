@@ -59,6 +59,7 @@ from aejax.models.encoders import ConvEncoder, MLPEncoder
 from aejax.models.kl import KLDecoder, KLEncoder
 from aejax.models.ladder import PyramidDecoder, PyramidEncoder
 from aejax.models.resnet import ResNetDecoder, ResNetEncoder
+from aejax.models.sequence import RNNDecoder, RNNEncoder, SequenceDecoder, SequenceEncoder
 from aejax.models.sparse_folding import fold_normalization
 from aejax.models.taesd import TinyDecoder, TinyEncoder
 from aejax.models.vit import Tokens, ViTDecoder, ViTEncoder
@@ -96,10 +97,14 @@ __all__ = [
     "Output",
     "PyramidDecoder",
     "PyramidEncoder",
+    "RNNDecoder",
+    "RNNEncoder",
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualCodes",
     "ResidualQuantizer",
+    "SequenceDecoder",
+    "SequenceEncoder",
     "SimVQ",
     "SparseReLU",
     "SpatialGaussian",

@@ -20,13 +20,18 @@ from aejax.models.layers import (
     TiedDense,
     Upsample,
     activate,
-    divide_sides,
+    crop,
+    divide_up,
     flatten,
     make_units,
     must_update,
+    pad_convolution,
+    require_grid_shape,
     run_block,
+    write_sizes,
 )
 from aejax.models.resnet import ResNetDecoder
+from aejax.models.sequence import RNNDecoder, SequenceDecoder
 from aejax.models.taesd import TinyDecoder
 from aejax.models.vit import ViTDecoder
 
@@ -89,15 +94,16 @@ class MLPDecoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Convolutional decoder with 2x2 upsampling: [batch, h, w, c] to [batch, h * 2^n, w * 2^n, shape[-1]].
+    """Convolutional decoder with upsampling: [batch, h, w, c] to [batch, h * 2^n, w * 2^n, shape[-1]].
 
     Each of the n entries of `features` stands for convolution, normalization, activation and upsampling; one more
     convolution makes the image's channels. A flat code [batch, d] is first projected to the smallest image by a dense
-    layer.
+    layer. Sequences and volumes are made likewise. Sizes that 2^n does not divide are rounded up and then cropped.
 
     Attributes:
-      shape: shape of one output image, (height, width, channels).
+      shape: shape of one output, (height, width, channels), (time, channels) or (depth, height, width, channels).
       output: activation of the last convolution; "linear" gives logits.
+      causal: whether no time step reads positions of the code that are later, see `ConvEncoder`.
     """
 
     shape: Sequence[int]
@@ -109,25 +115,24 @@ class ConvDecoder(nn.Module):
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
     remat: bool = False
+    causal: bool = False
 
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
-        if len(self.shape) != 3:
-            raise InputError(f"ConvDecoder makes images (height, width, channels), the input is {tuple(self.shape)}")
-        h, w, c = self.shape
-        small = divide_sides(h, w, 2 ** len(self.features), "decoder.features")
+        sizes, c = require_grid_shape(self.shape, "ConvDecoder")
+        small = divide_up(sizes, 2 ** len(self.features))
         if z.ndim == 2:
             z = Dense(math.prod(small) * self.features[0], dtype=self.dtype, name="project")(z)
             z = activate(self.activation, z).reshape(-1, *small, self.features[0])
-        if z.ndim != 4 or z.shape[1:3] != small:
+        if z.shape[1:-1] != small:
             raise InputError(
                 f"ConvDecoder upsamples {len(self.features)} times, so that a code of {z.shape[1:]} does not "
-                f"become an image of {h}x{w}; give encoder.features and decoder.features the same length"
+                f"become an output of {write_sizes(sizes)}; give encoder.features and decoder.features the same length"
             )
         x = z
         for i in range(len(self.features)):
             x = run_block(self, functools.partial(ConvDecoder._stage, i=i, train=train), x)
-        x = self._convolve(x, len(self.features), c)
+        x = crop(self._convolve(x, len(self.features), c), sizes)
         return activate(self.output, x)
 
     def _stage(self, x: Array, i: int, train: bool) -> Array:
@@ -136,7 +141,9 @@ class ConvDecoder(nn.Module):
         return Upsample(name=f"upsample_{i}")(activate(self.activation, x))
 
     def _convolve(self, x: Array, i: int, width: int) -> Array:
-        return Conv(width, (self.kernel, self.kernel), enlarged=i > 0, dtype=self.dtype, name=f"conv_{i}")(x)
+        kernel = (self.kernel,) * (x.ndim - 2)
+        padding = pad_convolution(self.causal, len(kernel), self.normalisation)
+        return Conv(width, kernel, padding=padding, enlarged=i > 0, dtype=self.dtype, name=f"conv_{i}")(x)
 
 
 DECODERS: dict[str, type[nn.Module]] = {
@@ -145,6 +152,8 @@ DECODERS: dict[str, type[nn.Module]] = {
     "conv": ConvDecoder,
     "resnet": ResNetDecoder,
     "vit": ViTDecoder,
+    "rnn": RNNDecoder,
+    "transformer": SequenceDecoder,
     "kl": KLDecoder,
     "taesd": TinyDecoder,
     "dc": DCDecoder,

@@ -18,13 +18,15 @@ from aejax.models.layers import (
     Normalization,
     Pool,
     activate,
-    divide_sides,
     flatten,
     make_units,
-    require_images,
+    pad_convolution,
+    pad_to_multiple,
+    require_grid,
     run_block,
 )
 from aejax.models.resnet import ResNetEncoder
+from aejax.models.sequence import RNNEncoder, SequenceEncoder
 from aejax.models.taesd import TinyEncoder
 from aejax.models.vit import ViTEncoder
 
@@ -58,10 +60,15 @@ class MLPEncoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Convolutional encoder with 2x2 max pooling: [batch, h, w, c] to [batch, h / 2^n, w / 2^n, features[-1]].
+    """Convolutional encoder with max pooling: [batch, h, w, c] to [batch, h / 2^n, w / 2^n, features[-1]].
 
-    Each of the n entries of `features` stands for convolution, normalization, activation and pooling; h and w must be
-    divisible by 2^n.
+    Each of the n entries of `features` stands for convolution, normalization, activation and pooling over windows of 2.
+    The same holds for sequences [batch, time, c] and volumes [batch, depth, h, w, c]. Sizes are rounded up: zeros are
+    added at the end of an axis until 2^n divides it, and `ConvDecoder` crops them.
+
+    Attributes:
+      kernel: number of positions that a convolution reads along each axis.
+      causal: whether no position of a sequence's code reads the future: of time steps later than 2^n times its own.
     """
 
     features: Sequence[int] = (64, 128)
@@ -71,19 +78,27 @@ class ConvEncoder(nn.Module):
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
     remat: bool = False
+    causal: bool = False
+
+    @property
+    def receptive_field(self) -> int:
+        """Returns how many positions along an axis a position of the code reads."""
+        return 1 + self.kernel * (2 ** len(self.features) - 1)
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
-        _, h, w, _ = require_images(x, "ConvEncoder")
-        divide_sides(h, w, 2 ** len(self.features), "encoder.features")
+        require_grid(x, "ConvEncoder")
+        x = pad_to_multiple(x, 2 ** len(self.features))
         for i in range(len(self.features)):
             x = run_block(self, functools.partial(ConvEncoder._stage, i=i, train=train), x)
         return x
 
     def _stage(self, x: Array, i: int, train: bool) -> Array:
-        x = Conv(self.features[i], (self.kernel, self.kernel), dtype=self.dtype, name=f"conv_{i}")(x)
+        kernel = (self.kernel,) * (x.ndim - 2)
+        padding = pad_convolution(self.causal, len(kernel), self.normalisation)
+        x = Conv(self.features[i], kernel, padding=padding, dtype=self.dtype, name=f"conv_{i}")(x)
         x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
-        return Pool(name=f"pool_{i}")(activate(self.activation, x))
+        return Pool(causal=self.causal, name=f"pool_{i}")(activate(self.activation, x))
 
 
 ENCODERS: dict[str, type[nn.Module]] = {
@@ -91,6 +106,8 @@ ENCODERS: dict[str, type[nn.Module]] = {
     "conv": ConvEncoder,
     "resnet": ResNetEncoder,
     "vit": ViTEncoder,
+    "rnn": RNNEncoder,
+    "transformer": SequenceEncoder,
     "kl": KLEncoder,
     "taesd": TinyEncoder,
     "dc": DCEncoder,

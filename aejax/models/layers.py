@@ -1,6 +1,7 @@
 """Small layers and functions that the encoders, bottlenecks and decoders share."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,6 +69,62 @@ def divide_sides(h: int, w: int, factor: int, option: str) -> tuple[int, int]:
         nearest = max(factor, round(h / factor) * factor)
         raise InputError(f"{h}x{w} is not divisible by {factor}; resize with data.size={nearest} or change {option}")
     return h // factor, w // factor
+
+
+def require_grid(x: Array, reader: str) -> tuple[int, ...]:
+    """Returns the sizes of the one to three axes between batch and channels; raises InputError for other arrays."""
+    if x.ndim not in (3, 4, 5):
+        raise InputError(
+            f"{reader} reads images [batch, height, width, channels], sequences [batch, time, channels] or volumes "
+            f"[batch, depth, height, width, channels], got {list(x.shape)}"
+        )
+    return x.shape[1:-1]
+
+
+def require_grid_shape(shape: Sequence[int], maker: str) -> tuple[tuple[int, ...], int]:
+    """Returns the sizes and the channels of a decoder's `shape`; raises InputError, which names it, for vectors."""
+    if len(shape) not in (2, 3, 4):
+        raise InputError(
+            f"{maker} makes images (height, width, channels), sequences (time, channels) or volumes (depth, height, "
+            f"width, channels), the input is {tuple(shape)}"
+        )
+    *sizes, channels = shape
+    return tuple(sizes), channels
+
+
+def write_sizes(sizes: Sequence[int]) -> str:
+    """Returns e.g. "28x28" for messages."""
+    return "x".join(map(str, sizes))
+
+
+def divide_up(sizes: Sequence[int], factor: int) -> tuple[int, ...]:
+    """Returns the sizes divided by `factor`, rounded up."""
+    return tuple(-(-size // factor) for size in sizes)
+
+
+def pad_to_multiple(x: Array, factor: int) -> Array:
+    """Adds zeros at the ends of the axes between batch and channels, until `factor` divides their sizes."""
+    missing = [(0, -size % factor) for size in x.shape[1:-1]]
+    return jnp.pad(x, [(0, 0), *missing, (0, 0)]) if any(after for _, after in missing) else x
+
+
+def crop(x: Array, sizes: Sequence[int]) -> Array:
+    """Cuts the ends off that `pad_to_multiple` added to an array of these sizes."""
+    return x if x.shape[1:-1] == tuple(sizes) else x[(slice(None), *map(slice, sizes))]
+
+
+def pad_convolution(causal: bool, axes: int, normalisation: str = "none") -> str:
+    """Returns the padding of convolutions over so many axes: "SAME" or, for time, "CAUSAL".
+
+    Raises InputError where nothing is causal: over several axes, and in a normalization over all times.
+    """
+    if not causal:
+        return "SAME"
+    if axes != 1:
+        raise InputError(f"causal=True pads the past of one axis, time, and the data has {axes}; set causal=False")
+    if normalisation == "group":
+        raise InputError("normalisation='group' averages over all times, also later ones; with causal=True set 'layer'")
+    return "CAUSAL"
 
 
 def scale_to_unit(x: Array) -> Array:
@@ -253,58 +310,79 @@ class GroupNorm(nn.Module):
 
 
 class Pool(nn.Module):
-    """Max pooling over non-overlapping windows of k x k pixels: [b, h, w, c] to [b, h/k, w/k, c].
+    """Max pooling over non-overlapping windows of k positions along each axis: [b, *sizes, c] to [b, *(sizes / k), c].
 
-    Equal to `nn.max_pool(x, (k, k), (k, k))`. So is its gradient, which goes to the first of the largest pixels of a
-    window, but without select-and-scatter, the slowest operation of a convolutional model on CPU.
+    Equal to `nn.max_pool(x, (k, k), (k, k))` for images [b, h, w, c]. So is its gradient, which goes to the first of
+    the largest positions of a window, but without select-and-scatter, the slowest operation of a convolutional model
+    on CPU.
+
+    Attributes:
+      causal: whether the windows of a sequence end where they would begin, so that no position of the result, enlarged
+        by `Upsample`, reads a later one. The first window repeats the first position.
     """
 
     window: int = 2
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        _, h, w, _ = require_images(x, "Pool")
-        divide_sides(h, w, self.window, "window")
-        return _max_pool(self.window, x)
+        k, sizes = self.window, require_grid(x, "Pool")
+        if any(size % k for size in sizes):
+            raise InputError(f"Pool divides {write_sizes(sizes)} by {k}, which leaves a rest; pad or crop the input")
+        if self.causal:
+            pad_convolution(True, len(sizes))
+            x = jnp.concatenate([*[x[:, :1]] * (k - 1), x[:, : sizes[0] - (k - 1)]], 1)
+        return _max_pool(k, x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _max_pool(k: int, x: Array) -> Array:
-    return _split_windows(k, x).max((2, 4))
+    return _split_windows(k, x).max(_window_axes(x))
 
 
 @_max_pool.defjvp
 def _max_pool_jvp(k: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """Passes on the tangent of the first of the largest pixels of each window, found by its index.
+    """Passes on the tangent of the first of the largest positions of each window, found by its index.
 
     The gradient of `max` compares x with the maximum instead. Where XLA recomputes x for that, for example after a
-    batch normalization, it rounds differently, so that no pixel may equal the maximum, or another one.
+    batch normalization, it rounds differently, so that no position may equal the maximum, or another one.
     """
+    axes = len(_window_axes(*primals))
     x, dx = _split_windows(k, *primals), _split_windows(k, *tangents)
-    largest = x[:, :, 0, :, 0]
-    index = jnp.zeros(largest.shape, np.min_scalar_type(k * k))
-    for n in range(1, k * k):
-        pixel = x[:, :, n // k, :, n % k]
-        index = jnp.where(pixel > largest, n, index).astype(index.dtype)
-        largest = jnp.maximum(largest, pixel)
+    places = [
+        x[(slice(None), *(part for i in place for part in (slice(None), i)))]
+        for place in itertools.product(range(k), repeat=axes)
+    ]
+    largest = places[0]
+    index = jnp.zeros(largest.shape, np.min_scalar_type(k**axes))
+    for n, values in enumerate(places[1:], 1):
+        index = jnp.where(values > largest, n, index).astype(index.dtype)
+        largest = jnp.maximum(largest, values)
     index = jax.lax.optimization_barrier(index)  # keeps XLA from searching once more for each use
-    chosen = index[:, :, None, :, None] == np.arange(k * k, dtype=index.dtype).reshape(k, 1, k, 1)
-    return largest, jnp.where(chosen, dx, 0).sum((2, 4))
+    apart = index[(slice(None), *(slice(None), None) * axes)]
+    chosen = apart == np.arange(k**axes, dtype=index.dtype).reshape((k, 1) * axes)
+    return largest, jnp.where(chosen, dx, 0).sum(_window_axes(*primals))
+
+
+def _window_axes(x: Array) -> tuple[int, ...]:
+    """Returns the axes of the windows of `_split_windows`."""
+    return tuple(range(2, 2 * x.ndim - 3, 2))
 
 
 def _split_windows(k: int, x: Array) -> Array:
-    """Reshapes [b, h, w, c] to [b, h/k, k, w/k, k, c]."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // k, k, w // k, k, c)
+    """Reshapes [b, h, w, c] to [b, h/k, k, w/k, k, c], and likewise for other numbers of axes."""
+    b, *sizes, c = x.shape
+    return x.reshape(b, *(part for size in sizes for part in (size // k, k)), c)
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbor upsampling: [b, h, w, c] to [b, h*k, w*k, c]."""
+    """Nearest-neighbor upsampling: [b, *sizes, c] to [b, *(sizes * k), c]."""
 
     window: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        b, h, w, c = require_images(x, "Upsample")
-        k = self.window
-        return jnp.broadcast_to(x[:, :, None, :, None], (b, h, k, w, k, c)).reshape(b, h * k, w * k, c)
+        k, sizes, (b, *_, c) = self.window, require_grid(x, "Upsample"), x.shape
+        apart = x[(slice(None), *(slice(None), None) * len(sizes))]
+        apart = jnp.broadcast_to(apart, (b, *(part for size in sizes for part in (size, k)), c))
+        return apart.reshape(b, *(size * k for size in sizes), c)

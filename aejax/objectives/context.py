@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from aejax.models import Output
 from aejax.models.layers import whole_batch
@@ -27,7 +27,8 @@ class Context:
       constants: arrays that terms read and nothing trains, by name, see `terms.CONSTANTS`.
       examples: the number of examples of the training split.
       axis_name: the name of the axis of the devices that share the batch.
-      input: the clean input of a transcoder; None where it is x.
+      input: the clean input of a transcoder, or of sequences with padding; None where it is x.
+      observed: which values of x count, bool [batch, ...]; the others are 0 in x. None: all of them.
     """
 
     apply: Callable[..., Any]
@@ -43,6 +44,7 @@ class Context:
     examples: int = 0
     axis_name: str | None = None
     input: Float[Array, "batch ..."] | None = None
+    observed: Bool[Array, "batch ..."] | None = None
 
     @property
     def z(self) -> Float[Array, "batch ..."]:

@@ -113,11 +113,13 @@ class Objective:
         return self.likelihood.mean(decoded)
 
     def _log_p(self, c: Context, decoded: Float[Array, "..."]) -> Float[Array, "*samples batch"]:
-        """Returns log p(x | decoded), [..., batch]. If the code has a mask, only masked patches count."""
+        """Returns log p(x | decoded), [..., batch], of what is observed and, if the code has a mask, masked patches."""
         log_p = -self.likelihood.nll(decoded, c.x, c.output.log_scale, c.axis_name)
+        if c.observed is not None:
+            log_p = jnp.where(c.observed, log_p, 0)
         mask = c.output.code.mask
         if mask is not None:
-            for axis in (1, 2):
+            for axis in range(1, mask.ndim):
                 mask = jnp.repeat(mask, c.x.shape[axis] // mask.shape[axis], axis)
             log_p = log_p * mask[..., None]
         return log_p.sum(tuple(range(1 - c.x.ndim, 0)))

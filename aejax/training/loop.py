@@ -121,7 +121,7 @@ def fit(
     change: Collection[str] = (),
     **settings: Any,
 ) -> Run:
-    """Trains on an array [n, features], [n, height, width] or [n, height, width, channels], or on a stream.
+    """Trains on an array of vectors, sequences, images or volumes (see `data.from_array`), or on a stream.
 
     What is trained is described either by a config or by objects of your own:
 
@@ -165,7 +165,8 @@ def fit(
             raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
         name, sources = "array-stream", from_stream(examples)
     else:
-        options = {"name": "the array", "size": of_data.size, "fit": of_data.fit, "layers": of_data.layers}
+        keys = ("size", "fit", "layers", "kind")
+        options: dict[str, Any] = {"name": "the array", **{key: of_data.get(key) for key in keys}}
         sources = {"train": from_array(examples, label, **options)}
         crc = zlib.crc32(np.ascontiguousarray(examples))
         if label is not None:
@@ -300,9 +301,12 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
         if saved
         else Spec.of(splits.train, config.data.standardize, config.data.normalize)
     )
-    if spec.shape != splits.train.shape:
+    if (spec.shape, spec.kind) != (splits.train.shape, splits.train.kind):
+        was, now = (f"examples of {part.shape}" for part in (spec, splits.train))
+        if was == now:
+            was, now = (f"{part.kind}s of {part.shape}" for part in (spec, splits.train))
         raise InputError(
-            f"{opened.folder} was trained on examples of {spec.shape}, the data now holds {splits.train.shape}; "
+            f"{opened.folder} was trained on {was}, the data now holds {now.removeprefix('examples of ')}; "
             "restore the data, or choose another workdir"
         )
     shuffle_rows(len(splits.train), config.batch_size, config.seed)  # raises before anything is decoded
@@ -348,6 +352,8 @@ def prepare_data(
     if begin and not quiet:
         print(f"resuming from step {begin:,} of {config.steps:,}", file=sys.stderr)
     if not quiet:
+        stated = "as data.kind says" if config.data.kind else "data.kind would say otherwise"
+        print(f"{len(splits.train):,} {spec.describe()} ({stated})", file=sys.stderr)
         print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))
     budget = config.data.memory_mb * 2**20

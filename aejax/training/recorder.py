@@ -99,7 +99,8 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
                 self._logs.validation(step, results)
                 loss = results["loss"]
             samples = self._sample(state)
-            finite = {name: np.array([0.0 if np.isfinite(x).all() else np.nan]) for name, x in samples.items()}
+            computed = {name: x for name, x in samples.items() if name != "inputs"}  # whose padding is NaN
+            finite = {name: np.array([0.0 if np.isfinite(x).all() else np.nan]) for name, x in computed.items()}
             _check_finite(finite, step, self._checkpoints)
             self._checkpoints.save(step, state, samples, loss)
             self._logs.restart_clock()

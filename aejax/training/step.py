@@ -14,6 +14,7 @@ from aejax.data import draw_binary
 from aejax.errors import InputError
 from aejax.models import Autoencoder, Output, abstract_output
 from aejax.models.layers import fold
+from aejax.models.sequence import split_padding
 from aejax.objectives import Context, Corruption, Discriminator, Objective
 from aejax.training import adaptive, optimizers, paths, resampling
 
@@ -40,6 +41,7 @@ class Task:
       standardized: whether the model reads standardized data, so that its units are not the user's.
       flip: whether half of the images are mirrored, others in each step.
       draws: whether values in [0, 1] are drawn as 0 or 1, anew in each step, see `data.draw_binary`.
+      padded: whether sequences may end early, and NaN follows.
     """
 
     model: Autoencoder
@@ -59,6 +61,7 @@ class Task:
     standardized: bool = False
     flip: bool = False
     draws: bool = False
+    padded: bool = False
 
     @property
     def onednn(self) -> bool:
@@ -76,10 +79,13 @@ class Task:
         discriminator: PyTree,
     ) -> Context:
         """Returns the objective's view of a batch: x is prepared, and `keys` holds one key per example."""
-        wanted = self.wanted(x, batch)
+        wanted, observed = self.wanted(x, batch), None
+        if self.padded:
+            wanted, observed = split_padding(wanted)
         label, mean = batch["label"] if self.model.classes else None, self.objective.mean
         given = (variables, wanted, output, keys, step, label, mean, discriminator, self.constants)
-        return Context(self.model.apply, *given, self.examples, self.axis_name, None if wanted is x else x)
+        own = None if wanted is x else x
+        return Context(self.model.apply, *given, self.examples, self.axis_name, own, observed)
 
     def wanted(self, x: Array, batch: Batch) -> Array:
         """Returns what the decoder is to make of a batch whose prepared input is x: x, or the target, prepared."""
@@ -202,6 +208,8 @@ def train_step(
     if task.draws:
         x = draw_binary(fold(keys, 4), x)
     noisy = task.corruption(fold(keys, 0), x)
+    if task.padded:  # a corruption may set values, and no padding may become one
+        noisy = jnp.where(jnp.isnan(x), x, noisy)
     discriminator = task.discriminator.view(state.critic) if task.discriminator else None
     trained, frozen = paths.split(state.params, task.frozen)
 
@@ -274,6 +282,11 @@ def _reduce_variables(variables: PyTree, reduce: Reduce) -> PyTree:
     return jax.tree.map(pick, variables, means, largest)
 
 
+def _count_observed(error: Array, c: Context) -> Array:
+    """Returns errors with 0 in the place of what is not observed."""
+    return error if c.observed is None else jnp.where(c.observed, error, 0)
+
+
 def eval_variables(state: TrainState) -> dict[str, PyTree]:
     """Returns the model's variables for evaluation, with the averaged parameters if there are any."""
     return {"params": state.ema or state.params, **state.variables}
@@ -304,8 +317,9 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
     # For a deterministic code the compiler merges this with the computation above.
     reconstruction = task.objective.mean(task.apply(variables, x, batch, None).decoded)
     error = jnp.square(task.restore(reconstruction) - task.restore(task.wanted(x, batch)))
-    error = error.reshape(x.shape[0], -1).sum(-1)
+    error = _count_observed(error, c).reshape(x.shape[0], -1).sum(-1)
     terms = task.losses(c) | dict(output.code.metrics) | {"squared_error": error, "weight": jnp.ones_like(error)}
     if task.standardized:
-        terms["squared_error_standardized"] = jnp.square(reconstruction - x).reshape(x.shape[0], -1).sum(-1)
+        error = _count_observed(jnp.square(reconstruction - x), c)
+        terms["squared_error_standardized"] = error.reshape(x.shape[0], -1).sum(-1)
     return reduce({name: jnp.sum(value * batch["weight"]) for name, value in terms.items()}, "sum")

@@ -16,10 +16,12 @@ from ml_collections import ConfigDict
 from aejax import config as config_lib
 from aejax import models
 from aejax.data import SAMPLED, Feed, Source, Spec, read_chunks, read_labels
+from aejax.data.kinds import has_pixels
 from aejax.distributed.processor import warn_of_bfloat16
 from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
 from aejax.models import pre_encoder
+from aejax.models.encoders import ENCODERS
 from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Objective
 from aejax.registry import describe, instantiate
 from aejax.training import optimizers
@@ -122,7 +124,7 @@ def make_task(
     Raises InputError if the parts do not fit each other. Warns of schedules that outlast training, of a code that can
     learn to copy its input, and of bfloat16 on a processor that gains nothing by it.
     """
-    if config.data.flip and len(spec.shape) != 3:
+    if config.data.flip and spec.kind != "image":
         raise InputError(f"data.flip mirrors images, and the data holds examples of {spec.shape}; set it to False")
     parts = build_parts(config, spec) if parts is None else parts
     if tuple(parts.model.target) != spec.target:
@@ -130,6 +132,8 @@ def make_task(
             f"the model decodes targets of shape {tuple(parts.model.target)} and the data has {spec.target}, where () "
             f"stands for x itself; give Autoencoder(target={spec.target})"
         )
+    if spec.padded:
+        _check_padding(parts)
     task = Task(
         **{**vars(parts), "optimizer": constrain(parts.optimizer, parts.model)},
         prepare=spec.prepare,
@@ -138,6 +142,7 @@ def make_task(
         ema=config.ema,
         flip=config.data.flip,
         draws=config.data.get("binarize", "none") == "dynamic",
+        padded=spec.padded,
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         constants=parts.objective.load_constants(),
         examples=examples,
@@ -155,6 +160,13 @@ def make_task(
     if config.dtype == "bfloat16":
         warn_of_bfloat16()
     models.warn_if_overcomplete(output, config)
+    reach = getattr(parts.model.encoder, "receptive_field", 0)
+    if spec.kind == "sequence" and spec.shape[0] < reach:
+        warnings.warn(
+            f"the data has {spec.shape[0]} time steps, and a position of the encoder's code reads {reach}, its "
+            "receptive field: the rest are zeros; use fewer encoder.features",
+            stacklevel=2,
+        )
     return dataclasses.replace(
         task,
         model=models.set_axis(parts.model, axis_name),
@@ -162,6 +174,26 @@ def make_task(
         convolves="conv_general_dilated" in operations,
         bfloat16="bf16[" in operations,
     )
+
+
+def _check_padding(parts: Parts) -> None:
+    """Raises InputError for parts that would read the padding of sequences, or count it."""
+    readers = [name for name, cls in ENCODERS.items() if getattr(cls, "reads_padding", False)]
+    if not getattr(parts.model.encoder, "reads_padding", False):
+        raise InputError(
+            f"the data has sequences of unequal length, whose padding {type(parts.model.encoder).__name__} would read; "
+            f"choose encoder.name among: {', '.join(readers)}, or cut the sequences to one length"
+        )
+    if getattr(parts.objective.likelihood, "variance", "fixed") == "optimal":
+        raise InputError("likelihood.variance='optimal' would average over padding; choose 'fixed' or 'learned'")
+    read = sorted(_READ_X.intersection(parts.objective.weights))
+    if read or parts.discriminator is not None:
+        what = f"objective.weights.{read[0]}" if read else "a discriminator"
+        raise InputError(f"{what} would read the padding of sequences of unequal length; leave it out")
+
+
+# Terms that compare with x itself.
+_READ_X = {"contractive", "lpips", "prefixes", "revival", "ghost", "gate_reconstruction", "crosscoder_l1"}
 
 
 def constrain(optimizer: optax.GradientTransformation, model: models.Autoencoder) -> optax.GradientTransformation:
@@ -200,9 +232,9 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
 
 
 def _check_range(task: Task, source: Source) -> None:
-    """Raises InputError for vectors with values outside [0, 1] if the likelihood needs that range."""
+    """Raises InputError for values outside [0, 1] if the likelihood needs that range."""
     likelihood = task.objective.likelihood
-    if likelihood.unit_interval and len(source.shape) == 1:
+    if likelihood.unit_interval and (source.limits or not has_pixels(source.kind)):
         source = source.sample(SAMPLED) if source.block else source
         for x in map(task.prepare, read_chunks(source)):
             if x.min() < 0 or x.max() > 1:

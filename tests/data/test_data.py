@@ -307,7 +307,7 @@ def test_wrong_splits_are_named(spec, message):
         (np.array([[1.0, 2.0], [3.0, np.inf]]), "example 1 holds NaN or infinity"),
         (np.array([[1.0, 2.0], [3.0, 1e300]]), "example 1 holds NaN or infinity in float32"),
         (np.zeros((3,)), r"shape \(3,\); give"),
-        (np.zeros((3, 2, 2, 1, 1)), "shape"),
+        (np.zeros((3, 2, 2, 1, 1, 1)), "shape"),
         (np.zeros((0, 2)), "holds no numbers"),
         (np.array([[1], [1, 2]], dtype=object), "all of one shape"),
         (np.array([["a"]]), "give numbers"),

@@ -259,7 +259,6 @@ def test_overcomplete_code_is_warned_of_unless_regularised():
             {"decoder": {"name": "mlp", "features": (2, 3, 4), "tied": True, "units": "gated"}},
             "goes with neither tied nor spectral",
         ),
-        ("conv", (30, 30, 1), {}, "30x30 is not divisible by 4; resize with data.size="),
         ("conv", (5,), {}, r"ConvEncoder reads images .*got \[1, 5\]"),
         ("conv", (5,), {"encoder": {"name": "mlp", "features": (4,)}}, r"ConvBottleneck reads images .*got \[1, 4\]"),
         ("conv", (8, 8, 1), {"decoder": {"name": "conv", "features": (4,)}}, r"\(2, 2, 256\) does not become.*8x8"),

@@ -17,15 +17,18 @@ _DPI = 128  # a power of two, so that dividing by it rounds no number of pixels
 _ABOVE, _BELOW, _BESIDE = 36, 60, 24  # pixels: margins
 
 
-def reconstructions(inputs: np.ndarray, outputs: np.ndarray, columns: int = COLUMNS) -> Figure:
+def reconstructions(
+    inputs: np.ndarray, outputs: np.ndarray, columns: int = COLUMNS, errors: np.ndarray | None = None
+) -> Figure:
     """Draws inputs above their reconstructions: the first, and those of the largest and the smallest squared error.
 
-    The examples are images [n, h, w, c], each with its error, summed over values, below it; or vectors [n, d].
+    The examples are images [n, h, w, c], each with its error, summed over values, below it; or vectors [n, d]. `errors`
+    are those of what the images are pictures of, by default of the images themselves.
     """
     if inputs.ndim == 2:
         return points(inputs, outputs, ("input", "reconstruction"), joined=True)
     columns = min(columns, len(inputs))
-    errors = squared_errors(inputs, outputs)
+    errors = squared_errors(inputs, outputs) if errors is None else errors
     order = np.argsort(-errors, kind="stable")
     bands = {"first": np.arange(min(2 * columns, len(inputs)))}
     if len(inputs) > columns:

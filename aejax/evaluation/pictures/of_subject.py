@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from aejax.data import Spec
 from aejax.errors import InputError
 from aejax.evaluation import sparse
-from aejax.evaluation.pictures import charts, examples, latents
-from aejax.evaluation.pictures.style import draw_mosaics, drawable, in_rows, style
+from aejax.evaluation.pictures import charts, examples, latents, tiles
+from aejax.evaluation.pictures.style import style
+from aejax.evaluation.reconstruction import squared_errors
 from aejax.evaluation.subject import Skipped, Subject
 from aejax.files import inside, local, writable, write_whole
 from aejax.inference.trained import TrainedModel
@@ -41,8 +43,8 @@ def save(run: TrainedModel, workdir: str | Path) -> list[Path]:
     """Writes curves.png and reconstructions.png, of the run's own batch, to `workdir/evaluation/<step>/`."""
     folder = writable(inside(local(workdir), "evaluation", str(run.step)))
     pictures = {"curves": of_logs(workdir)}
-    if not run.spec.target and (run.inputs.ndim == 2 or drawable(run.spec.shape)):  # a run keeps no targets
-        pictures["reconstructions"] = Picture(examples.reconstructions(run.inputs, run.reconstructions), "")
+    if not run.spec.target and (run.inputs.ndim == 2 or not tiles.refuse(run.spec)):  # a run keeps no targets
+        pictures["reconstructions"] = Picture(_draw_reconstructions(run.inputs, run.reconstructions, run.spec), "")
     return [as_png(p.figure, folder / f"{name}.png") for name, p in pictures.items() if isinstance(p, Picture)]
 
 
@@ -60,37 +62,51 @@ def as_png(figure: Figure, file: Path) -> Path:
 
 def reconstructions(subject: Subject) -> Picture | Skipped:
     """Draws inputs of the test part, or the targets of a transcoder, and their reconstructions."""
-    test = subject.test
+    test, spec = subject.test, subject.run.spec
     if test.wanted.ndim == 2:
         shown = f"{min(500, len(test)):,} examples of {test.name}"
         caption = f"The first coordinates of {shown}, each joined to its reconstruction."
-    elif drawable(test.wanted.shape[1:]):
-        caption = (
-            f"Inputs above their reconstructions, with the squared error below: the first, worst and best of {test}."
-        )
+    elif reason := tiles.refuse(spec):
+        return reason
     else:
-        return _refuse_arrays(subject) or Skipped("there is nothing to show")
-    return Picture(examples.reconstructions(test.wanted, test.reconstructions), caption)
+        which = f"with the squared error below: the first, worst and best of {test}."
+        over = "Reconstructions over their inputs" if tiles.find_kind(spec) == "sequence" else None
+        caption = f"{over or 'Inputs above their reconstructions'}, {which}{tiles.describe(spec)}"
+    return Picture(_draw_reconstructions(test.wanted, test.reconstructions, spec), caption)
+
+
+def _draw_reconstructions(inputs: np.ndarray, outputs: np.ndarray, spec: Spec) -> Figure:
+    if inputs.ndim == 2:
+        return examples.reconstructions(inputs, outputs)
+    errors = squared_errors(inputs, outputs)
+    if tiles.find_kind(spec) == "sequence":
+        return tiles.draw_reconstructions(inputs, outputs, errors)
+    pictures = [tiles.as_tiles(values, spec) for values in (inputs, outputs)]
+    return examples.reconstructions(pictures[0], pictures[1], tiles.count_columns(spec), errors)
 
 
 def error_maps(subject: Subject) -> Picture | Skipped:
     """Draws inputs, reconstructions and absolute errors, pixel by pixel."""
-    test = subject.test
-    if reason := _refuse_arrays(subject):
+    test, spec = subject.test, subject.run.spec
+    if reason := tiles.refuse(spec):
         return reason
+    if tiles.find_kind(spec) == "sequence":
+        return Skipped("errors of sequences are seen between their curves, in the picture of reconstructions")
     count = min(len(test), examples.MAPPED)
+    inputs, outputs = (tiles.as_tiles(part[:count], spec) for part in (test.wanted, test.reconstructions))
     caption = (
         f"The first {count} of {test}: input, reconstruction, and absolute error, the mean over channels. "
-        f"A pixel of the images is {examples.enlarge(test.wanted.shape[1:])}x as large in this picture."
+        f"A pixel of the images is {examples.enlarge(inputs.shape[1:])}x as large in this picture."
+        + tiles.describe(spec)
     )
-    return Picture(examples.error_maps(test.wanted[:count], test.reconstructions[:count]), caption)
+    return Picture(examples.error_maps(inputs, outputs), caption)
 
 
 def samples(subject: Subject) -> Picture | Skipped:
     """Draws samples of the model; skipped where it cannot generate."""
-    test, columns = subject.test, examples.COLUMNS
-    vectors = test.wanted.ndim == 2
-    if not vectors and (reason := _refuse_arrays(subject)):
+    test, spec = subject.test, subject.run.spec
+    columns, vectors = tiles.count_columns(spec), test.wanted.ndim == 2
+    if not vectors and (reason := tiles.refuse(spec)):
         return reason
     label, num = test.condition, 500 if vectors else 8 * columns
     if label is not None:
@@ -105,7 +121,7 @@ def samples(subject: Subject) -> Picture | Skipped:
         return Picture(figure, "Samples of the model and as many examples, by their first coordinates.")
     rows = [] if label is None else [str(v) for v in label[::columns]]
     how = "not selected" if label is None else "a row for each label"
-    return Picture(draw_mosaics([in_rows(drawn, columns)], rows), f"Samples of the model, {how}.")
+    return Picture(tiles.draw_rows(drawn, columns, spec, rows), f"Samples of the model, {how}.{tiles.describe(spec)}")
 
 
 def latent_map(subject: Subject, projection: str = "pca") -> Picture | Skipped:
@@ -126,18 +142,22 @@ def plane(subject: Subject) -> Picture | Skipped:
     """Draws what a grid over a code of two units decodes to."""
     if subject.test.latents.shape[1:] != (2,):
         return Skipped("the code does not have two units")
-    if reason := _refuse_indices(subject) or _refuse_arrays(subject):
+    spec = subject.run.spec
+    if reason := _refuse_indices(subject) or tiles.refuse(spec):
         return reason
+    if tiles.find_kind(spec) == "sequence":
+        return Skipped("curves are too small to be read at so many places of a plane")
     codes, first, second = latents.grid(subject.test.latents)
     label, of_label = _choose_label(subject, len(codes))
-    figure = latents.plane(subject.run.decode(codes, label), first, second)
+    figure = latents.plane(tiles.as_tiles(subject.run.decode(codes, label), spec), first, second)
     caption = "What the plane of the codes decodes to, from the 1% to the 99% quantile of each unit"
     return Picture(figure, f"{caption}{of_label}.")
 
 
 def traversals(subject: Subject) -> Picture | Skipped:
     """Draws what the first example decodes to while one unit at a time varies."""
-    if reason := _refuse_indices(subject) or _refuse_arrays(subject):
+    spec = subject.run.spec
+    if reason := _refuse_indices(subject) or tiles.refuse(spec):
         return reason
     test = subject.test
     if test.latents.ndim > 2:
@@ -146,16 +166,16 @@ def traversals(subject: Subject) -> Picture | Skipped:
         return _traverse_layers(subject)
     codes, units = latents.traversal(test.flat_latents, test.flat_latents[0], QUANTILES)
     label, of_label = _choose_label(subject, codes.shape[0] * codes.shape[1])
-    images = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
-    tiles = images.reshape(*codes.shape[:2], *images.shape[1:])
-    figure = draw_mosaics([tiles], [f"unit {u + 1}" for u in units], [f"{100 * q:.0f}%" for q in QUANTILES])
+    decoded = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
+    decoded = decoded.reshape(*codes.shape[:2], *decoded.shape[1:])
+    figure = tiles.draw([decoded], spec, [f"unit {u + 1}" for u in units], [f"{100 * q:.0f}%" for q in QUANTILES])
     caption = f"One unit at a time takes the values of its quantiles, the most varying unit first{of_label}"
     return Picture(figure, f"{caption}; the other units have the values of the first example.")
 
 
 def _traverse_layers(subject: Subject) -> Picture:
     """Draws what the first example decodes to while one unit of each layer varies, and the layers below follow it."""
-    test, run, tiles, names = subject.test, subject.run, [], []
+    test, run, varying, names = subject.test, subject.run, [], []
     label, of_label = _choose_label(subject, len(QUANTILES))
     ends = np.cumsum(run.density.layers)
     for layer, (end, size) in enumerate(zip(ends, run.density.layers, strict=True), 1):
@@ -163,9 +183,9 @@ def _traverse_layers(subject: Subject) -> Picture:
         own = slice(end - size, end)
         varied, units = latents.traversal(test.flat_latents[:, own], test.flat_latents[0, own], QUANTILES, 1)
         codes[:, own] = varied[0]
-        tiles.append(run.decode(run.complete(codes, layer), label))
+        varying.append(run.decode(run.complete(codes, layer), label))
         names.append(f"layer {layer}, unit {units[0] + 1}")
-    figure = draw_mosaics([np.stack(tiles)], names, [f"{100 * q:.0f}%" for q in QUANTILES])
+    figure = tiles.draw([np.stack(varying)], run.spec, names, [f"{100 * q:.0f}%" for q in QUANTILES])
     caption = (
         f"The most varying unit of each layer takes the values of its quantiles{of_label}; the layers below are at"
     )
@@ -176,20 +196,21 @@ def _traverse_layers(subject: Subject) -> Picture:
 
 def interpolations(subject: Subject) -> Picture | Skipped:
     """Draws what codes between those of two examples decode to."""
-    if reason := _refuse_indices(subject) or _refuse_arrays(subject):
+    spec = subject.run.spec
+    if reason := _refuse_indices(subject) or tiles.refuse(spec):
         return reason
     test, t = subject.test, np.linspace(0, 1, STEPS)
     pairs = _choose_pairs(test.label, len(test), alike=test.condition is not None)
     if not pairs:
         return Skipped("there are no two examples to interpolate between")
-    flat, tiles = test.flat_latents, []
+    flat, groups = test.flat_latents, []
     for a, b in pairs:
         codes = np.concatenate([path(flat[a], flat[b], t) for path in latents.PATHS.values()])
         label = None if test.condition is None else np.repeat(test.condition[a], len(codes))
-        images = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
-        tiles.append(images.reshape(len(latents.PATHS), STEPS, *images.shape[1:]))
+        decoded = subject.run.decode(codes.reshape(-1, *test.latents.shape[1:]), label)
+        groups.append(decoded.reshape(len(latents.PATHS), STEPS, *decoded.shape[1:]))
     caption = "What codes between those of two examples decode to: on the straight line, and below on the great circle."
-    return Picture(draw_mosaics(tiles, list(latents.PATHS)), caption)
+    return Picture(tiles.draw(groups, spec, list(latents.PATHS)), caption)
 
 
 def usage(subject: Subject) -> Picture | Skipped:
@@ -253,11 +274,6 @@ def draw(subject: Subject, options: Mapping[str, Mapping[str, Any]] = {}) -> Ite
 def projected(subject: Subject, projection: str) -> tuple[np.ndarray, tuple[str, str]]:
     """Returns the points of the map and the names of its axes, for `subject.once`."""
     return latents.project(subject.test.take(ON_THE_MAP).flat_latents, projection)
-
-
-def _refuse_arrays(subject: Subject) -> Skipped | None:
-    shape = subject.test.wanted.shape[1:]
-    return None if drawable(shape) else Skipped(f"examples of {shape} are not images of 1 or 3 channels")
 
 
 def _refuse_indices(subject: Subject) -> Skipped | None:

@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 from aejax.models.bottlenecks.code import Code
 from aejax.models.conv import Conv
-from aejax.models.layers import activate, flatten, require_images, scale_to_unit
+from aejax.models.layers import activate, flatten, pad_convolution, require_grid, scale_to_unit
 
 
 class IdentityBottleneck(nn.Module):
@@ -33,18 +33,21 @@ class DenseBottleneck(nn.Module):
 class ConvBottleneck(nn.Module):
     """One convolution, without flattening: [batch, h, w, c] to [batch, h, w, features].
 
-    The convolution is computed in `dtype`, and the code is float32.
+    The convolution is computed in `dtype`, and the code is float32. Codes of sequences and volumes are read likewise,
+    those of sequences without the future if it is `causal`.
     """
 
     features: int
     kernel: int = 3
     activation: str = "relu"
     dtype: DTypeLike = "float32"
+    causal: bool = False
 
     @nn.compact
     def __call__(self, h: Array, *, keys: Array | None = None, train: bool = False) -> Code:
-        require_images(h, "ConvBottleneck")
-        conv = Conv(self.features, (self.kernel, self.kernel), dtype=self.dtype, name="conv")
+        axes = len(require_grid(h, "ConvBottleneck"))
+        padding = pad_convolution(self.causal, axes)
+        conv = Conv(self.features, (self.kernel,) * axes, padding=padding, dtype=self.dtype, name="conv")
         return Code(z=activate(self.activation, conv(h).astype(jnp.float32)))
 
 
