@@ -64,14 +64,25 @@ def _deep(**changes: Any) -> Row:
     return Row("stacked:mnist", "squared_error", 3.0, _HINTON, 120, 200, changes, note="GELU and Adam, no RBMs")
 
 
+def _conv(channels: int) -> Row:
+    """Returns a row of `conv` with a code of 7 x 7 positions of so many channels, beside PCA of as many components."""
+    changes = {"bottleneck.features": channels, "checkpoint_every": 500, "log_every": 500}
+    return Row("conv:mnist", "squared_error", None, "no paper", 5, 0, changes)
+
+
 ROWS = {
     "vae": _burda("", 86.76),
     "iwae_5": _burda("k5", 85.54),
     "iwae_50": _burda("k50", 84.78, passes=13),
+    "two_layers": _burda("two", 85.33),
+    "two_layers_5": _burda("two,k5", 83.89),
+    "two_layers_50": _burda("two,k50", 82.90, passes=13),
     "miwae": _burda("miwae", 84.97, _RAINFORTH, passes=13),
     "ciwae": _burda("ciwae", 84.57, _RAINFORTH, passes=13),
     "piwae": _burda("piwae", 84.46, _RAINFORTH, passes=13),
     "deep": _deep(),
     "deep_pretrained": _deep(pretrain__steps=4_000),
     "deep_tied": _deep(decoder__tied=True),
+    "conv_4": _conv(4),
+    "conv_8": _conv(8),
 }
