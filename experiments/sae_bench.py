@@ -7,7 +7,8 @@ too (`parents_alone` in the results): the sparsest code has latents for a parent
 of features in trees, 0.6 to 0.8, are consistent with that; it is not proven.
 Each architecture has twice as many latents as there are features, and as many active ones as features fire; only L1
 has a weight instead. A latent is dead if it fires for none of the 10,000 test examples. Five seeds train in one
-program. Writes sae_bench.json below experiments/results and its goals to goals/sae.json.
+program, and two architectures side by side. Writes sae_bench.json below experiments/results, and its goals to
+goals/sae.json.
 
     python -m experiments.sae_bench --steps_of_each=1500 --seeds_of_each=1
 
@@ -21,10 +22,13 @@ batches of 1,024, or the first so many of them. It needs a GPU for the whole. Wr
 """
 
 import dataclasses
+import functools
 import json
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +66,18 @@ TREES = {  # data whose parents are counted
     "bench with 4 children of a parent": "features=1024",
     "SynthSAEBench-16k": PAPER + ",orthogonalize=0",
 }
-STEPS, BATCH = 500, 256
-# Learning rate and its schedule, of a few that were tried with one seed.
-RATES = {
-    "topk": (3e-3, "linear"),
-    "batch_topk": (6e-3, "constant"),
-    "matryoshka": (6e-3, "constant"),
-    "jumprelu": (6e-3, "linear"),
-    "l1": (3e-3, "linear"),
+BATCH = 256
+# Learning rate, which falls to 0, and steps of each, of a few that were tried with one seed.
+SETTINGS = {
+    "topk": (3e-3, 700),
+    "batch_topk": (3e-3, 600),
+    "matryoshka": (3e-3, 700),
+    "jumprelu": (4e-3, 1_100),
+    "l1": (3e-3, 500),
 }
+AT_ONCE = 2  # architectures that train side by side: a step has parts that one core computes
 L1 = 5.0  # weight of the penalty; the scores say how many latents are active with it
-ARCHITECTURES = ("matryoshka", "batch_topk", "jumprelu", "topk", "l1")
+ARCHITECTURES = ("jumprelu", "matryoshka", "topk", "batch_topk", "l1")  # from the longest training to the shortest
 SHOWN = (
     *("f1", "latent_f1", "mcc", "mean_max_cosine", "free_max_cosine", "uniqueness", "unexplained", "dead_latents"),
     *("splitting", "absorption"),
@@ -104,6 +109,8 @@ def make_config(name: str, options: str, latents: int, k: float, steps: int, bat
     config.bottleneck.dead_after = 50
     if "resample" in config.bottleneck:
         config.bottleneck.resample = 25
+    if config.bottleneck.name == "batch_topk":
+        config.bottleneck.decay = 0.98  # of the threshold, as the training is short
     if "k" in config.bottleneck:
         config.bottleneck.k = round(k)
     if "anneal_from" in config.bottleneck:
@@ -117,8 +124,9 @@ def make_config(name: str, options: str, latents: int, k: float, steps: int, bat
         # Units are of order 4 once they are found. In the beginning, a few tens are above the threshold.
         config.decoder.initial_norm = 0.4
         config.bottleneck.threshold, config.bottleneck.bandwidth = 0.7, 1.0
-        config.objective.weights.pre_activation = 1e-2
-        config.bottleneck.dead_after = max(steps // 50, 1)
+        config.objective.weights.pre_activation = 5e-2
+        config.bottleneck.dead_after = 10  # these units need no new start
+        config.bottleneck.resample = 0
     if name == "l1":
         config.objective.weights.l1 = L1
     return config
@@ -175,6 +183,25 @@ def train(config: ConfigDict, seeds: int, splits: data.Splits) -> tuple[list[dic
     return found, seconds
 
 
+def train_one(
+    name: str, steps: int, rate: float, seeds: int, options: str, batch: int, true_l0: float
+) -> dict[str, Any]:
+    """Returns the mean scores of an architecture on the data of `options`, and the seconds of its training."""
+    latents = 2 * SparseFeatures.parse(options).features
+    config = make_config(name, options, latents, true_l0, steps, batch, rate)
+    config.optim.schedule = "linear"
+    scores, seconds = train(config, seeds, _load(options))
+    trained = {"steps": steps, "seconds": round(seconds, 1), **summarize(scores)}
+    print(json.dumps({name: trained}), flush=True)
+    return trained
+
+
+@functools.cache
+def _load(options: str) -> data.Splits:
+    """Returns the splits of the data of `options`, made once for each process."""
+    return hold(data.load(make_config("topk", options, 2, 1, 1, 1, 1.0).data))
+
+
 def summarize(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Returns the mean and the standard deviation over seeds of each score."""
     found = {}
@@ -187,29 +214,26 @@ def summarize(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 def bench(folder: Path) -> None:
     """Trains all architectures on the small data, and writes their scores and goals."""
-    known, steps = SparseFeatures.parse(BENCH), _STEPS.value or STEPS
-    file = folder / ("sae_bench.json" if steps == STEPS else f"sae_bench_{steps}_steps.json")
+    known, chosen = SparseFeatures.parse(BENCH), _ONLY.value or ARCHITECTURES
+    file = folder / (f"sae_bench_{_STEPS.value}_steps.json" if _STEPS.value else "sae_bench.json")
     begin = time.perf_counter()
-    splits = hold(data.load(make_config("topk", BENCH, 2, 1, 1, 1, 1.0).data))
     true_l0 = known.activations(np.arange(4_096)).count_nonzero() / 4_096
     found: dict[str, Any] = {"data": BENCH, "latents": 2 * known.features, "true_l0": round(true_l0, 2)}
     found["parents_alone"] = {name: round(find_alone(SparseFeatures.parse(each)), 4) for name, each in TREES.items()}
-    found |= {"seeds": _SEEDS.value, "steps": steps, "batch_size": BATCH}
+    found |= {"seeds": _SEEDS.value, "batch_size": BATCH}
     if file.exists():  # other architectures, trained likewise by another call
         known_file = json.loads(file.read_text())
         if all(known_file.get(key) == value for key, value in found.items()):
             found |= {name: known_file[name] for name in ARCHITECTURES if name in known_file}
-    for name in _ONLY.value or ARCHITECTURES:
-        config = make_config(name, BENCH, 2 * known.features, true_l0, steps, BATCH, RATES[name][0])
-        config.optim.schedule = RATES[name][1]
-        scores, seconds = train(config, _SEEDS.value, splits)
-        minutes, begin = (time.perf_counter() - begin) / 60, time.perf_counter()
-        found[name] = {"seconds": round(seconds, 1), "minutes": round(minutes, 2), **summarize(scores)}
-        print(json.dumps({name: found[name]}), flush=True)
-        found["minutes"] = round(sum(found[each]["minutes"] for each in ARCHITECTURES if each in found), 2)
-        write_whole(file, json.dumps(found | {"machine": machine()}, indent=1) + "\n")
-    if steps == STEPS and set(ARCHITECTURES) <= found.keys():
-        goals.write(folder, COMMAND, set_goals(found), "sae.json")
+    # Each process makes the data by itself. Threads would share Orbax's numbers of its operations.
+    with ProcessPoolExecutor(AT_ONCE, get_context("spawn")) as processes:
+        given = {name: (name, _STEPS.value or SETTINGS[name][1], SETTINGS[name][0], _SEEDS.value) for name in chosen}
+        pending = {name: processes.submit(train_one, *each, BENCH, BATCH, true_l0) for name, each in given.items()}
+        found |= {name: each.result() for name, each in pending.items()}
+    minutes = {"minutes": round((time.perf_counter() - begin) / 60, 2)} if set(chosen) == set(ARCHITECTURES) else {}
+    write_whole(file, json.dumps({**found, **minutes, "machine": machine()}, indent=1) + "\n")
+    if minutes and not _STEPS.value:
+        goals.write(folder, COMMAND, set_goals({**found, **minutes}), "sae.json")
 
 
 def set_goals(found: dict[str, Any]) -> list[goals.Goal]:
@@ -254,7 +278,7 @@ def paper(folder: Path) -> None:
 
 def together(folder: Path) -> None:
     """Trains eight seeds of TopK in one program and two alone, and writes how long eight take both ways."""
-    splits = hold(data.load(make_config("topk", BENCH, 2, 1, 1, 1, 1.0).data))
+    splits = _load(BENCH)
     config = make_config("topk", BENCH, 2_048, 10, _STEPS.value or 50, 128, 3e-3)
     train(config, 1, splits)  # what is compiled once for all, e.g. by the evaluation
     as_one = train(config, 8, splits)[1]

@@ -174,12 +174,19 @@ class Subject:
         return cls(run, train, test, split if own else "")
 
     @classmethod
-    def of_array(cls, run: TrainedModel, x: ArrayLike, label: ArrayLike | None = None) -> "Subject":
-        """Returns the run with the examples x [n, ...] and their labels [n] alone, which nothing can be fitted on.
+    def of_array(
+        cls, run: TrainedModel, x: ArrayLike, label: ArrayLike | None = None, target: ArrayLike | None = None
+    ) -> "Subject":
+        """Returns the run with the examples x [n, ...] alone, which nothing can be fitted on.
 
-        Raises InputError if the examples or the labels do not fit the run.
+        Their labels are [n], and the targets of a transcoder [n, ...]. Raises InputError if one of them does not fit
+        the run.
         """
         source = run.spec.read(x, label, "x")
+        if target is not None:
+            if not run.spec.target:
+                raise InputError("the run decodes its input and no target; leave target out")
+            source = data.join_target({"x": source}, {"x": data.from_array(target, name="target")})["x"]
         part = _read_part(run, source, "the given data", len(source))
         return cls(run, part, part)
 
@@ -216,11 +223,13 @@ class Subject:
 def _read_part(run: TrainedModel, source: data.Source, name: str, limit: int) -> Part:
     if not run.fits(source.shape):
         raise InputError(f"the run reads examples of {run.spec.shape}, but {name} holds {source.shape}")
+    if source.target is not None and tuple(source.target) != tuple(run.spec.target):
+        raise InputError(f"the run decodes targets of {run.spec.target}, but {name} holds {tuple(source.target)}")
     arrays = data.read(source.sample(limit))
     if run.spec.target and "target" not in arrays:
         raise InputError(
-            f"the run decodes targets of {run.spec.target}, and {name} has none; measure splits of stores, which "
-            "data.name and data.target name"
+            f"the run decodes targets of {run.spec.target}, and {name} has none; give target=, or measure splits of "
+            "stores, which data.name and data.target name"
         )
     label, factors, target, rows = (arrays.get(key) for key in ("label", "factors", "target", "row"))
     return Part(run, name, arrays["x"], label, factors, target, rows, source.truth)

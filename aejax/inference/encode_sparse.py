@@ -23,6 +23,7 @@ from aejax.files import inside, local, make_write_error, read_json, writable, wr
 from aejax.inference.run import Run
 
 SUFFIX = ".csr"
+_PROGRESS = "progress.json"
 _COLUMNS: dict[str, np.dtype[Any]] = {"offsets": np.dtype("<i8"), "indices": np.dtype("<i4"), "values": np.dtype("<f4")}
 _HEADER = 128  # bytes of the headers of the .npy files, which are written last, as they say the length
 _NUMBERS = 2**26  # values of the dense codes of a batch, 256 MiB
@@ -72,6 +73,7 @@ def encode_sparse(run: Run, source: Source, out: str | Path, chunk: int = 0) -> 
     partial = inside(out.parent, out.name + ".partial")
     if out.exists():
         _check_same(out, about)
+        (out / _PROGRESS).unlink(missing_ok=True)
         return
     if not partial.exists():
         write_whole(writable(partial) / "about.json", json.dumps(about, indent=2))
@@ -80,13 +82,14 @@ def encode_sparse(run: Run, source: Source, out: str | Path, chunk: int = 0) -> 
     try:
         _write(run, source, chunk, partial, width)
         partial.rename(out)
+        (out / _PROGRESS).unlink()  # last, as an interrupted call needs it
     except OSError as error:
         raise error if isinstance(error, StorageError) else make_write_error(out, error) from error
 
 
 def _write(run: Run, source: Source, chunk: int, partial: Path, width: int) -> None:
     """Appends the chunks that are missing to the files of `partial`, and writes their headers."""
-    progress = read_json(partial / "progress.json")
+    progress = read_json(partial / _PROGRESS)
     done, count = int(progress["examples"]), int(progress["units"])
     files = {name: (partial / f"{name}.npy").open("r+b" if done else "wb") for name in _COLUMNS}
     try:
@@ -98,7 +101,7 @@ def _write(run: Run, source: Source, chunk: int, partial: Path, width: int) -> N
         rows_of = lambda i: np.arange(i * chunk, min((i + 1) * chunk, len(source)))  # noqa: E731
         parts = data.stream(source, rows_of, first, total)
         with tqdm(total=len(source), initial=done, unit=" examples", unit_scale=True, disable=None) as bar:
-            for codes in encode_parts(run, (part["x"] for part in parts), chunk, width):
+            for codes in encode_parts(run, (part["x"] for part in parts), chunk, width, done):
                 columns = {"offsets": count + codes.indptr[:-1], "indices": codes.indices, "values": codes.data}
                 for name, file in files.items():
                     file.write(columns[name].astype(_COLUMNS[name]).data)
@@ -117,8 +120,13 @@ def _write(run: Run, source: Source, chunk: int, partial: Path, width: int) -> N
             file.close()
 
 
-def encode_parts(run: Run, parts: Iterator[np.ndarray], size: int, width: int) -> Iterator[sparse.csr_array]:
-    """Yields the sparse codes of arrays of at most `size` examples; each is gathered while the next is computed."""
+def encode_parts(
+    run: Run, parts: Iterator[np.ndarray], size: int, width: int, first: int = 0
+) -> Iterator[sparse.csr_array]:
+    """Yields the sparse codes of arrays of at most `size` examples; each is gathered while the next is computed.
+
+    `first` is the number of the first example, by which errors name others.
+    """
     model, spec = run.model, run.spec
 
     @jax.jit
@@ -136,15 +144,16 @@ def encode_parts(run: Run, parts: Iterator[np.ndarray], size: int, width: int) -
             padded = np.concatenate([x, np.repeat(x[:1], size - len(x), 0)]) if len(x) < size else x
             begun = len(x), encode(variables, padded)
         if waiting is not None:
-            yield to_csr(jax.device_get(waiting[1]), waiting[0], width)
+            yield to_csr(jax.device_get(waiting[1]), waiting[0], width, first)
+            first += waiting[0]
         waiting = begun
 
 
-def to_csr(code: Any, length: int, width: int) -> sparse.csr_array:
+def to_csr(code: Any, length: int, width: int, first: int = 0) -> sparse.csr_array:
     """Returns the first `length` rows of a code as a sparse matrix, with ascending indices and without zeros.
 
     The code is dense, [n, width], or a pair of values and indices [n, k], in which a unit may occur twice: it then has
-    the sum of both values. Raises InputError if a value is not finite.
+    the sum of both values. Raises InputError if a value is not finite; the first row is that of example `first`.
     """
     if isinstance(code, tuple):
         values, indices = (part[:length] for part in code)
@@ -156,8 +165,8 @@ def to_csr(code: Any, length: int, width: int) -> sparse.csr_array:
     else:
         codes = _compress(code[:length])
     if not np.isfinite(codes.data).all():
-        row = int(np.searchsorted(codes.indptr, np.argmin(np.isfinite(codes.data)), side="right")) - 1
-        raise InputError(f"the code of example {row} of a chunk is NaN or infinite: scale the data as in training")
+        row = first + int(np.searchsorted(codes.indptr, np.argmin(np.isfinite(codes.data)), side="right")) - 1
+        raise InputError(f"the code of example {row:,} is NaN or infinite: scale the data as in training")
     return codes
 
 
@@ -213,7 +222,7 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
 
 
 def _note(partial: Path, examples: int, units: int) -> None:
-    write_whole(partial / "progress.json", json.dumps({"examples": examples, "units": units}))
+    write_whole(partial / _PROGRESS, json.dumps({"examples": examples, "units": units}))
 
 
 def _make_header(name: str, length: int) -> bytes:

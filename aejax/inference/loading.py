@@ -93,7 +93,7 @@ def load_pretrained(
     folder = local(folder)
     if layout := pretrained.find_layout(folder):
         return _load_sae(folder, layout, size, dtype)
-    stored = pretrained.read(folder)
+    stored = pretrained.read(folder, f", or the files of a sparse autoencoder: {pretrained.list_layouts()}")
     parsed = pretrained.parse_config(stored.config, str(folder))
     shape = (*_parse_sides(size or stored.config.get("sample_size") or 256), parsed.channels)
     sections = {**parsed.sections, "objective": {"weights": parsed.weights}}

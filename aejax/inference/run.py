@@ -138,6 +138,7 @@ class Run(TrainedModel):
         x: ArrayLike | None = None,
         label: ArrayLike | None = None,
         *,
+        target: ArrayLike | None = None,
         split: Literal["train", "validation", "test"] = "test",
         groups: Iterable[str] | None = None,
         options: Mapping[str, Mapping[str, Any]] = {},
@@ -150,6 +151,7 @@ class Run(TrainedModel):
           x: examples [n, ...] to measure; defaults to a split of the run's own data. Probes, which are fitted on other
             examples than they are scored on, are skipped for examples that are given.
           label: [n], the labels of x, if there are any.
+          target: [n, ...], what a transcoder is to decode from each example of x.
           split: the split of the run's own data.
           groups: names of `aejax.evaluation.GROUPS`; defaults to all.
           options: arguments of a group's function, e.g. `{"likelihood": {"samples": 1000}}`.
@@ -158,7 +160,12 @@ class Run(TrainedModel):
         """
         from aejax import evaluation  # here, because it imports scikit-learn, scikit-image and Matplotlib
 
-        subject = evaluation.Subject.of(self, split=split) if x is None else evaluation.Subject.of_array(self, x, label)
+        if x is not None:
+            subject = evaluation.Subject.of_array(self, x, label, target)
+        elif label is not None or target is not None:
+            raise InputError("label and target belong to x; give it, too, or leave them out")
+        else:
+            subject = evaluation.Subject.of(self, split=split)
         return dict(evaluation.evaluate(subject, evaluation.GROUPS if groups is None else groups, options))
 
     def export(self, folder: str | Path) -> Path:

@@ -50,12 +50,12 @@ def gate_l1(c: Context, decoder_norms: bool = False) -> Float[Array, " batch"]:
     """Returns the sum of relu of the gates (Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse
     autoencoders", equation 9), each times the length of its row of the decoder with `decoder_norms`.
     """
-    return (jax.nn.relu(_units(c, "gate_l1").pre) * _weigh(c, "gate_l1", decoder_norms)).sum(-1)
+    return (jax.nn.relu(_gates(c, "gate_l1")) * _weigh(c, "gate_l1", decoder_norms)).sum(-1)
 
 
 def gate_reconstruction(c: Context) -> Float[Array, " batch"]:
     """Returns the squared error of x decoded from relu of the gates, where the decoder counts as constant (ibid.)."""
-    gates = jax.nn.relu(_units(c, "gate_reconstruction").pre)
+    gates = jax.nn.relu(_gates(c, "gate_reconstruction"))
     decoded = c.apply(jax.lax.stop_gradient(c.variables), gates, method="decode", **c.given)
     return flatten(jnp.square(c.x - c.mean(decoded))).sum(-1)
 
@@ -157,9 +157,16 @@ def _missed(c: Context) -> Array:
     return jax.lax.stop_gradient(c.x - c.mean(c.output.decoded))
 
 
+def _gates(c: Context, term: str) -> Array:
+    units = c.output.code.units
+    if units is None or not units.gates:
+        raise InputError(f"objective.weights.{term} needs gates: bottleneck.name=gated; without, set l1 or l0_target")
+    return units.pre
+
+
 def _units(c: Context, term: str) -> Units:
     if c.output.code.units is None:
-        raise InputError(f"objective.weights.{term} needs a sparse bottleneck, e.g. bottleneck.name=gated")
+        raise InputError(f"objective.weights.{term} needs a sparse bottleneck, e.g. bottleneck.name=relu")
     return c.output.code.units
 
 

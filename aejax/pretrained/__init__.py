@@ -13,7 +13,7 @@ from aejax.pretrained.hub import DTYPES, Stored, read, write
 from aejax.pretrained.hub import is_published as _is_published
 from aejax.pretrained.names import from_hub, to_hub
 from aejax.pretrained.sae import describe_sae, parse_sae
-from aejax.pretrained.sae_files import LAYOUTS, convert_card, find_layout, read_sae, write_sae
+from aejax.pretrained.sae_files import LAYOUTS, convert_card, find_layout, list_layouts, read_sae, write_sae
 from aejax.pretrained.sae_parameters import SAE, SAECard
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "from_factors",
     "from_hub",
     "is_published",
+    "list_layouts",
     "parse_config",
     "parse_sae",
     "read",

@@ -55,16 +55,17 @@ def is_published(folder: Path) -> bool:
     return _is_pair(folder) and not (folder / "checkpoints").is_dir()
 
 
-def read(folder: Path) -> Stored:
+def read(folder: Path, others: str = "") -> Stored:
     """Returns the config and the tensors in the folder.
 
-    Raises InputError if the folder holds none, or only pickles, and StorageError for a file that is damaged.
+    Raises InputError, with `others`, the files of other models, if the folder holds none, or only pickles, and
+    StorageError for a file that is damaged.
     """
     if not folder.is_dir():
         if folder.suffix in _PICKLES and folder.is_file():
             raise _refuse(folder)
         what = "is a file" if folder.is_file() else "does not exist"
-        raise InputError(f"{folder} {what}; name the folder of the model, which holds {_CONFIG} and {_WHOLE}")
+        raise InputError(f"{folder} {what}; name the folder of the model, which holds {_CONFIG} and {_WHOLE}{others}")
     if _is_pair(folder) and not (folder / _CONFIG).is_file():
         return _read_pair(folder)
     if not (folder / _CONFIG).is_file():
@@ -73,7 +74,7 @@ def read(folder: Path) -> Stored:
         for file in sorted(folder.iterdir()):
             if file.suffix in _PICKLES:
                 raise _refuse(file)
-        raise InputError(f"{folder} holds no {_CONFIG}; name a folder that has it beside {_WHOLE}")
+        raise InputError(f"{folder} holds no {_CONFIG}; name a folder that has it beside {_WHOLE}{others}")
     config = read_json(folder / _CONFIG)
     if not isinstance(config.get("_class_name"), str):
         hint = "; load a run of aejax by load_run" if (folder / "checkpoints").is_dir() else ""

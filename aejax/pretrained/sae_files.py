@@ -35,6 +35,12 @@ _WHITENING = "activation_whitening.safetensors"  # likewise
 _PICKLE = "ae.pt"  # of dictionary_learning
 
 
+def list_layouts() -> str:
+    """Returns the names of the files of sparse autoencoders, for messages."""
+    configs = dict.fromkeys((SAELENS, SPARSIFY), _CONFIG) | {DICTIONARY: "config.json"}
+    return ", ".join(f"{name} with {configs[each]}" if each in configs else name for each, name in _WEIGHTS.items())
+
+
 def find_layout(folder: Path) -> str | None:
     """Returns the layout of a sparse autoencoder in the folder, or None if it holds none.
 
@@ -123,7 +129,10 @@ def write_sae(folder: Path, sae: SAE, card: SAECard, dtype: str, metadata: Mappi
     if sae.kind not in kinds:
         raise InputError(f"the layout {layout} has no {sae.kind} autoencoders, only {', '.join(kinds)}; choose another")
     if sae.transcoder and layout == SAELENS and sae.kind not in ("standard", "jumprelu"):
-        raise InputError(f"the layout {layout} has no {sae.kind} transcoders, only standard, jumprelu; choose another")
+        # Of SAELens's classes, `Transcoder` and `JumpReLUTranscoder` and those with a skip are all.
+        alike = sae.kind == "topk" and sae.sizes[0] == sae.sizes[2]
+        hint = "choose format='sparsify'" if alike else "train one with bottleneck.name=batch_topk, jumprelu or relu"
+        raise InputError(f"the layout {layout} has no {sae.kind} transcoders, only standard, jumprelu; {hint}")
     if "W_skip" in sae.tensors and layout == GEMMA_SCOPE:
         raise InputError(f"the layout {layout} has no skip transcoders; choose another")
     if layout == GEMMA_SCOPE and (metadata or dtype != "float32"):

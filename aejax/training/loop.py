@@ -103,7 +103,7 @@ def train(
 
 def fit(
     config: ConfigDict | None = None,
-    images: ArrayLike | Stream | None = None,
+    x: ArrayLike | Stream | None = None,
     workdir: str | Path | None = None,
     *,
     data: ArrayLike | Stream | None = None,
@@ -131,7 +131,7 @@ def fit(
 
     Args:
       config: see `aejax.config.default`.
-      images: the examples, with a config; or a function that yields arrays of activations, see `data.from_stream`.
+      x: the examples, with a config; or a function that yields arrays of activations, see `data.from_stream`.
       workdir: the folder of the experiment, in which the same call resumes. Without one, no checkpoint is written and
         nothing stays on disk.
       data: the examples, without a config.
@@ -159,7 +159,7 @@ def fit(
         )
     else:
         config_lib.check(config)
-        parts, examples, of_data = None, images, config.data
+        parts, examples, of_data = None, x, config.data
     if callable(examples):
         if label is not None or target is not None:
             raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")

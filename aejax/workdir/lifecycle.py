@@ -144,7 +144,7 @@ def _check_same_config(old: Mapping[str, Any], new: ConfigDict, workdir: Path, c
 
     Differences in the keys `change` are allowed, and so are values that a recorded change has replaced.
     """
-    differ = {d.partition(":")[0]: d for d in saved_config.changes(old, new)}
+    differ = {d.partition(":")[0]: d for d in saved_config.find_conflicts(old, new)}
     recorded = changes.parse(checkpoint.read_metadata(workdir)) if differ else ()
     keys = [key for key in differ if key not in change and not changes.is_superseded(new, key, recorded)]
     if keys:

@@ -15,7 +15,7 @@ FREE = (
 )
 
 
-def changes(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
+def find_conflicts(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
     """Returns the `config.differences` that prevent a run that was begun with `old` from resuming with `new`.
 
     `steps` may change if the learning rate is constant, or the optimizer is an object. For keys that are newer than

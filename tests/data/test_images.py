@@ -121,10 +121,10 @@ def test_an_unknown_fit_is_named_and_an_old_run_keeps_the_fit_it_had(tmp_path):
         config_lib.check(config)
     old = config_lib.to_dict(aejax.config.default())
     del old["data"]["fit"]
-    assert saved_config.changes(old, aejax.config.default()) == []
+    assert saved_config.find_conflicts(old, aejax.config.default()) == []
     assert saved_config.as_begun(aejax.config.default(), old).data.fit == "stretch"
     config.data.fit = "pad"
-    assert saved_config.changes(old, config) == ["data.fit: stretch -> pad"]
+    assert saved_config.find_conflicts(old, config) == ["data.fit: stretch -> pad"]
     np.save(tmp_path / "x.npy", noise(1, 8, 12))
     old["data"].update(name=str(tmp_path / "x.npy"), size=4)
     (before,) = data.find(config_lib.from_dict(old).data)["train"].take(np.arange(1))["x"]

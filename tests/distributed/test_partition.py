@@ -166,4 +166,4 @@ def test_another_name_is_refused():
 def test_a_run_from_before_there_was_a_choice_goes_on():
     old = config.to_dict(mlp())
     del old["partition"]
-    assert saved_config.changes(old, mlp(partition__name="sharded")) == []
+    assert saved_config.find_conflicts(old, mlp(partition__name="sharded")) == []

@@ -133,10 +133,10 @@ def test_configs_older_than_the_key_still_work(plane):
     new = config_lib.lock(mlp())
     old = config_lib.to_dict(new)
     del old["data"]["held_out"]
-    assert saved_config.changes(old, new) == []
+    assert saved_config.find_conflicts(old, new) == []
     with new.unlocked():
         new.data.held_out = 3
-    assert saved_config.changes(old, new) == ["data.held_out: -1 -> 3"]
+    assert saved_config.find_conflicts(old, new) == ["data.held_out: -1 -> 3"]
     parts = data.split({"train": data.from_array(vectors(50))}, config_lib.from_dict(old).data)
     assert len(parts.train) == 40
     run = plane_run()

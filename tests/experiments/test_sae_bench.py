@@ -71,13 +71,13 @@ def test_the_command_writes_scores_and_keeps_known_goals(monkeypatch, tmp_path):
     monkeypatch.setattr(sae_bench, "BENCH", SMALL)
     flags.FLAGS(["sae_bench", f"--sae_folder={tmp_path}", "--seeds_of_each=2"])
     monkeypatch.setattr(sae_bench, "BATCH", 16)
-    monkeypatch.setattr(sae_bench, "STEPS", 20)
+    monkeypatch.setattr(sae_bench, "SETTINGS", dict.fromkeys(sae_bench.ARCHITECTURES, (1e-3, 20)))
     monkeypatch.setattr(sae_bench, "TREES", {"bench": SMALL})
     sae_bench.main()
     found = json.loads((tmp_path / "sae_bench.json").read_text())
     assert found["latents"] == 48
     assert 0 <= found["parents_alone"]["bench"] <= 1
-    assert set(found["topk"]) == {"seconds", "minutes", "l0", *sae_bench.SHOWN} - {"free_max_cosine"}
+    assert set(found["topk"]) == {"steps", "seconds", "l0", *sae_bench.SHOWN} - {"free_max_cosine"}
     assert all(np.isfinite(found[name]["mcc"]["deviation"]) for name in sae_bench.ARCHITECTURES)
     entries = json.loads((tmp_path / "goals" / "sae.json").read_text())
     assert len(entries) == 11

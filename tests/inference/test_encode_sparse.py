@@ -78,7 +78,10 @@ def test_an_interrupted_call_resumes_and_writes_the_same_bytes(run, tmp_path, mo
     assert not partial.exists()
     for name in FILES:
         assert (tmp_path / "parts.csr" / name).read_bytes() == (tmp_path / "whole.csr" / name).read_bytes()
-    encode_sparse(run, source, tmp_path / "parts.csr", chunk=64)  # does nothing
+    assert sorted(path.name for path in (tmp_path / "parts.csr").iterdir()) == sorted([*FILES, "about.json"])
+    (tmp_path / "parts.csr/progress.json").write_text("{}")  # of a call that was killed at its very end
+    encode_sparse(run, source, tmp_path / "parts.csr", chunk=64)  # does nothing else
+    assert not (tmp_path / "parts.csr/progress.json").exists()
 
 
 def test_values_and_indices_become_the_same_matrix():
@@ -92,8 +95,15 @@ def test_values_and_indices_become_the_same_matrix():
     dense = to_csr(np.concatenate([wanted, wanted]), 2, 5)
     for name in ("indptr", "indices", "data"):
         np.testing.assert_array_equal(getattr(codes, name), getattr(dense, name))
-    with pytest.raises(aejax.InputError, match="the code of example 1 of a chunk is NaN or infinite"):
-        to_csr((np.where(values == 4, np.nan, values), indices), 2, 5)
+    with pytest.raises(aejax.InputError, match="the code of example 4,097 is NaN or infinite"):
+        to_csr((np.where(values == 4, np.nan, values), indices), 2, 5, 4_096)
+
+
+def test_a_code_that_is_not_finite_is_named_by_its_row_of_the_store(run, tmp_path):
+    x = vectors(200)
+    x[150] = 3e38
+    with pytest.raises(aejax.InputError, match="the code of example 150 is NaN or infinite"):
+        encode_sparse(run, data.from_array(x), tmp_path / "codes.csr", chunk=64)
 
 
 def test_the_command_encodes_a_store(run, tmp_path, monkeypatch, capsys):

@@ -67,7 +67,7 @@ def test_remat_may_change_when_a_run_resumes():
     old = mlp()
     new = mlp()
     new.encoder.remat = new.decoder.remat = True
-    assert saved_config.changes(aejax.config.to_dict(old), new) == []
+    assert saved_config.find_conflicts(aejax.config.to_dict(old), new) == []
 
 
 MODELS = {

@@ -179,7 +179,10 @@ RELU, TOPK = {"name": "relu"}, {"name": "topk", "k": 2}
         ({"name": "jumprelu"}, "l0_target", {"target": 0.0}, r"l0_target\.target must be above 0, got 0\.0"),
         (RELU, "ghost", {}, r"ghost needs bottleneck\.dead_after"),
         (RELU, "pre_activation", {}, r"pre_activation needs bottleneck\.name=jumprelu"),
-        ({"name": "dense"}, "gate_l1", {}, r"gate_l1 needs a sparse bottleneck"),
+        ({"name": "dense"}, "gate_l1", {}, r"gate_l1 needs gates: bottleneck\.name=gated; without, set l1"),
+        (TOPK, "gate_l1", {}, r"gate_l1 needs gates"),
+        (RELU, "gate_reconstruction", {}, r"gate_reconstruction needs gates"),
+        ({"name": "dense"}, "ghost", {}, r"ghost needs a sparse bottleneck"),
     ],
 )
 def test_what_does_not_fit_is_said_in_a_line(bottleneck, term, options, message):

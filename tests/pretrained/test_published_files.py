@@ -161,7 +161,10 @@ DAMAGE = {
         r"vae.pth is a pickle, .*torch.load\('.*vae.pth', map_location='cpu', weights_",
     ),
     "a checkpoint": (only("vae.ckpt"), r"vae.ckpt is a pickle, .*A.from_single_file\('.*vae.ckpt'\).save_pretrained"),
-    "an empty folder": (lambda f: None, "holds no config.json; name a folder that has it"),
+    "an empty folder": (
+        lambda f: None,
+        "holds no config.json; .* sparse autoencoder: sae_weights.safetensors with cfg.json, params.npz, sae.",
+    ),
     "a pipeline": (lambda f: (f / "model_index.json").touch(), "holds a whole pipeline; name .*/vae$"),
     "no msgpack": (
         lambda f: (only("x")(f), (f / "diffusion_flax_model.msgpack").write_bytes(b"\x85\xa7de")),
@@ -204,7 +207,7 @@ def test_a_pickle_in_the_place_of_the_folder_is_one_line(tmp_path):
         aejax.InputError, match=r"vae.pt is a pickle, which may run code when it is read; convert it once"
     ):
         aejax.load_pretrained(tmp_path / "vae.pt")
-    with pytest.raises(aejax.InputError, match="gone does not exist; name the folder of the model, which holds config"):
+    with pytest.raises(aejax.InputError, match=r"gone does not exist; name .* which holds config.* autoencoder: sae_w"):
         aejax.load_pretrained(tmp_path / "gone")
 
 

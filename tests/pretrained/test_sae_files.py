@@ -15,6 +15,7 @@ from conftest import assert_trees_equal, mostly_slow, one_device
 from sae_cases import CASES, CHECKPOINTS, FOLDER, INPUTS, LATENTS, METADATA, SAELENS, K, compute, load
 
 import aejax
+from aejax.config import module
 
 st = pytest.importorskip("safetensors.numpy")
 
@@ -451,6 +452,21 @@ def test_damage_is_one_line(damage, tmp_path):
         aejax.load_pretrained(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("outputs", "hint"), [(4, "format='sparsify'"), (3, "bottleneck.name=batch_topk")])
+def test_a_topk_transcoder_is_told_what_holds_it(outputs, hint, tmp_path):
+    """SAELens has no class for it."""
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    config = aejax.config.default()
+    config.update({"steps": 1, "checkpoint_every": 1, "batch_size": 8})
+    config.bottleneck, config.decoder = module("topk", features=6, k=2), module("dictionary")
+    run = aejax.fit(config, x, target=x[:, :outputs], quiet=True)
+    with pytest.raises(aejax.InputError, match=f"saelens has no topk transcoders, only standard, jumprelu; .*{hint}"):
+        run.save_pretrained(tmp_path / "sae", format="saelens")
+    if outputs == 4:
+        again = aejax.load_pretrained(run.save_pretrained(tmp_path / "sae", format="sparsify"))
+        np.testing.assert_allclose(again.reconstruct(x), run.reconstruct(x), rtol=1e-5, atol=1e-5)
 
 
 def test_what_a_layout_does_not_have_is_one_line(tmp_path):

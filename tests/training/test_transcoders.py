@@ -152,8 +152,20 @@ def test_a_transcoder_of_stores_resumes_and_is_measured_against_its_targets(stor
         np.testing.assert_array_equal(wanted, kept)
         np.testing.assert_allclose(decoded, again, rtol=1e-5)
     assert not isinstance(pictures.reconstructions(subject), Skipped)
-    with pytest.raises(aejax.InputError, match=r"the run decodes targets of \(4,\), and the given data has none"):
+    with pytest.raises(
+        aejax.InputError, match=r"the run decodes targets of \(4,\), and the given data has none; give target="
+    ):
         whole.evaluate(X)
+    given = whole.evaluate(test["x"], target=test["target"], groups=["reconstruction"])["reconstruction"]
+    wanted = np.square(whole.reconstruct(test["x"]) - test["target"]).sum(1).mean()
+    np.testing.assert_allclose(given["squared_error"].value, wanted, rtol=1e-5)
+    for arguments, options, message in (
+        ((X,), {"target": Y[:, :3]}, r"the run decodes targets of \(4,\), but the given data holds \(3,\)"),
+        ((X,), {"target": Y[:3]}, "x has 400 examples and data.target has 3"),
+        ((), {"target": Y}, "label and target belong to x"),
+    ):
+        with pytest.raises(aejax.InputError, match=message):
+            whole.evaluate(*arguments, **options)
 
 
 @pytest.mark.parametrize("layers", [1, 3])

@@ -16,11 +16,13 @@ class Units(struct.PyTreeNode):
       pre: units before they are made sparse; of a gated bottleneck, its gates.
       dead: 1 at dead units and 0 at others; None if the bottleneck does not count them.
       threshold: value above which a unit is active; None if it is learned by no parameter.
+      gates: whether `pre` are gates, which terms such as `gate_l1` train.
     """
 
     pre: Float[Array, "batch features"]
     dead: Float[Array, " features"] | None = None
     threshold: Float[Array, " features"] | None = None
+    gates: bool = struct.field(pytree_node=False, default=False)
 
 
 class Code(struct.PyTreeNode):

@@ -36,4 +36,5 @@ class Gated(nn.Module):
         # The same product, which the compiler computes once.
         shared = flatten(h).astype(jnp.float32) @ kernel
         z = nn.relu(jnp.exp(scale) * shared + bias) * (gates > 0)
-        return make_code(self, h, gates, z, train=train)
+        code = make_code(self, h, gates, z, train=train)
+        return code.replace(units=code.units.replace(gates=True))  # type: ignore[union-attr]
