@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from aejax.models.conv import Conv
 from aejax.models.dc import DCEncoder
+from aejax.models.dcgan import DCGANEncoder
 from aejax.models.kl import KLEncoder
 from aejax.models.layers import (
     Normalization,
@@ -93,4 +94,5 @@ ENCODERS: dict[str, type[nn.Module]] = {
     "kl": KLEncoder,
     "taesd": TinyEncoder,
     "dc": DCEncoder,
+    "dcgan": DCGANEncoder,
 }
