@@ -98,7 +98,7 @@ def default() -> ConfigDict:
     config.optim.name = "adam"  # or adafactor, adam_normalized, lion, muon, prodigy, rmsprop, schedule_free, sgd
     config.optim.lr = 1e-3
     config.optim.schedule = (
-        "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step; or burda
+        "constant"  # of the learning rate; or cosine or linear, which end at 0 at the last step; or burda or wae
     )
     config.optim.warmup = 0  # steps of linear warm-up of the learning rate
     config.optim.clip = 0.0  # largest global norm of the gradient; 0: off

@@ -53,6 +53,7 @@ from aejax.models.bottlenecks import (
     VectorQuantizer,
 )
 from aejax.models.dc import DCDecoder, DCEncoder
+from aejax.models.dcgan import DCGANDecoder, DCGANEncoder
 from aejax.models.decoders import ConvDecoder, MLPDecoder
 from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.encoders import ConvEncoder, MLPEncoder
@@ -77,6 +78,8 @@ __all__ = [
     "ConvEncoder",
     "DCDecoder",
     "DCEncoder",
+    "DCGANDecoder",
+    "DCGANEncoder",
     "DenseBottleneck",
     "DictionaryDecoder",
     "Gated",

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from aejax.errors import InputError
 from aejax.models.conv import Conv
 from aejax.models.dc import DCDecoder
+from aejax.models.dcgan import DCGANDecoder
 from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.kl import KLDecoder
 from aejax.models.ladder import PyramidDecoder
@@ -158,4 +159,5 @@ DECODERS: dict[str, type[nn.Module]] = {
     "taesd": TinyDecoder,
     "dc": DCDecoder,
     "pyramid": PyramidDecoder,
+    "dcgan": DCGANDecoder,
 }

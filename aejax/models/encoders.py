@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from aejax.models.conv import Conv
 from aejax.models.dc import DCEncoder
+from aejax.models.dcgan import DCGANEncoder
 from aejax.models.kl import KLEncoder
 from aejax.models.ladder import PyramidEncoder
 from aejax.models.layers import (
@@ -112,4 +113,5 @@ ENCODERS: dict[str, type[nn.Module]] = {
     "taesd": TinyEncoder,
     "dc": DCEncoder,
     "pyramid": PyramidEncoder,
+    "dcgan": DCGANEncoder,
 }

@@ -165,6 +165,8 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "cosine": lambda lr, steps: optax.cosine_decay_schedule(lr, steps),
     "burda": lambda lr, steps: _burda(lr, steps),
     "linear": lambda lr, steps: optax.linear_schedule(lr, 0.0, steps),
+    # Tolstikhin et al. 2018, appendix D: halved after 30 of 100 epochs, and divided by 5 more after 50.
+    "wae": lambda lr, steps: optax.piecewise_constant_schedule(lr, {round(0.3 * steps): 0.5, round(0.5 * steps): 0.2}),
 }
 
 

@@ -8,6 +8,7 @@ from flax import nnx
 
 import aejax
 from aejax.models import bottlenecks, decoders, encoders, layers
+from aejax.models.resnet import UpsampleConv
 
 
 def build(name, shape, arg="", **changes):
@@ -164,6 +165,51 @@ def test_units_of_dense_layers_are_their_formulas(units):
                 h = np.tanh(np.stack([linear[:, 4 * unit : 4 * unit + 4].max(1) for unit in range((3, 5)[i])], 1))
         expected = affine(h, params["dense_2"]) if isinstance(module, aejax.models.MLPDecoder) else h
         np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("arg", "z"), [("wae", 8), ("rae", 16)])
+def test_dcgan_has_the_layers_of_the_papers(arg, z):
+    rows = aejax.models.summary(build(arg, (28, 28, 1), "paper"), (28, 28, 1))
+    sizes = {row.path: (row.shape, row.parameters) for row in rows if "norm" not in row.path}
+    conv = lambda a, b: 16 * a * b + b  # noqa: E731
+    assert sizes == {
+        "encoder/conv_0": ((14, 14, 128), conv(1, 128)),
+        "encoder/conv_1": ((7, 7, 256), conv(128, 256)),
+        "encoder/conv_2": ((4, 4, 512), conv(256, 512)),
+        "encoder/conv_3": ((2, 2, 1024), conv(512, 1024)),
+        "bottleneck/dense": ((z,), (4 * 1024 + 1) * z),
+        "decoder/project": ((7 * 7 * 1024,), 7 * 7 * 1024 * (z + 1)),
+        # Four biases for each feature of a transposed convolution, of which batch normalization leaves none.
+        "decoder/up_0/conv": ((8, 8, 4 * 512), conv(1024, 512) + 3 * 512),
+        "decoder/up_0/shuffle": ((14, 14, 512), 0),
+        "decoder/up_1/conv": ((15, 15, 4 * 256), conv(512, 256) + 3 * 256),
+        "decoder/up_1/shuffle": ((28, 28, 256), 0),
+        "decoder/conv": ((28, 28, 1), conv(256, 1)),
+    }
+    normalized = [row.path.split("/")[0] for row in rows if "norm" in row.path]
+    assert normalized == ["encoder"] * 4 + ["decoder"] * 2
+
+
+@pytest.mark.slow
+def test_dcgan_is_what_flax_makes_of_its_parameters():
+    x = jax.random.uniform(jax.random.key(0), (3, 12, 12, 2))
+    encoder = aejax.models.DCGANEncoder((3, 4), normalisation="none")
+    variables = encoder.init(jax.random.key(1), x)
+    h = x
+    for i, features in enumerate((3, 4)):
+        h = nn.relu(nn.Conv(features, (4, 4), (2, 2)).apply({"params": variables["params"][f"conv_{i}"]}, h))
+    np.testing.assert_allclose(encoder.apply(variables, x), h, rtol=1e-4, atol=1e-5)
+    decoder = aejax.models.DCGANDecoder((12, 12, 2), (5, 4, 3), normalisation="none", output="sigmoid")
+    variables = decoder.init(jax.random.key(1), jnp.zeros((3, 7)))
+    z = jax.random.normal(jax.random.key(2), (3, 7))
+    params = variables["params"]
+    h = (z @ params["project"]["kernel"] + params["project"]["bias"]).reshape(3, 3, 3, 5)
+    for i, features in enumerate((4, 3)):
+        h = nn.relu(UpsampleConv(features).apply({"params": params[f"up_{i}"]}, h))
+    expected = nn.sigmoid(nn.Conv(2, (4, 4)).apply({"params": params["conv"]}, h))
+    np.testing.assert_allclose(decoder.apply(variables, z), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(aejax.InputError, match="14x14 is not divisible by 4"):
+        aejax.models.DCGANDecoder((14, 14, 2), (5, 4, 3)).init(jax.random.key(1), z)
 
 
 @pytest.mark.slow

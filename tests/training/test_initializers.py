@@ -76,3 +76,10 @@ def test_the_stages_of_burda_are_those_of_the_paper():
     for steps in (1, 5):
         schedule = jax.jit(jax.vmap(SCHEDULES["burda"](1e-3, 3_280 * steps)))
         np.testing.assert_allclose(schedule(np.arange(3_280 * steps)), passes.repeat(steps), rtol=1e-5)
+
+
+def test_the_rate_of_wae_is_halved_and_then_divided_by_five():
+    """After 30 and 50 of 100 epochs of 600 steps."""
+    schedule = jax.jit(jax.vmap(SCHEDULES["wae"](1e-3, 60_000)))
+    found = schedule(np.array([0, 17_999, 18_001, 29_999, 30_001, 59_999]))
+    np.testing.assert_allclose(found, [1e-3, 1e-3, 5e-4, 5e-4, 1e-4, 1e-4], rtol=1e-6)
