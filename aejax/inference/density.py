@@ -201,8 +201,8 @@ class Density:
             h, x, label = jax.tree.map(lambda a: jnp.tile(a, (count,) + (1,) * (a.ndim - 1)), (h, x, label))
             code: Any = model.apply(variables, h, keys=keys.ravel(), method="code")
             decoded: Any = model.apply(variables, code.z, label=label, method="decode")
-            if log_scale is None and model.learned_scale:
-                log_scale = variables["params"]["log_scale"]
+            if log_scale is None:
+                log_scale = model.apply(variables, label, method="scale")
             return Context(model.apply, variables, x, Output(code, decoded, log_scale), keys.ravel(), label=label)
 
         def log_p(c: Context, decoded: Array) -> Array:

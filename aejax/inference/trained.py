@@ -214,8 +214,11 @@ class TrainedModel:
     def reconstruct(
         self, x: ArrayLike, label: ArrayLike | None = None, *, tile: Tile = None, overlap: int | None = None
     ) -> Float[np.ndarray, "n ..."]:
-        """Returns `decode(encode(x))`, in tiles as `encode` does; with `skip`, plus the linear map of x."""
-        if self.model.skip:
+        """Returns `decode(encode(x))`, in tiles as `encode` does; with `skip`, plus the linear map of x.
+
+        A likelihood of counts with an observed library gives the reconstruction the total of x.
+        """
+        if self.model.skip or self.likelihood.reads_input:
             return self._map(self._reconstruct, self._check(x), label)
         return self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
 
@@ -265,9 +268,17 @@ class TrainedModel:
         return np.concatenate([np.asarray(part) for part in parts])
 
     def generate(
-        self, num: int, seed: int = 0, label: ArrayLike | None = None, sampler: "Sampler | None" = None
+        self,
+        num: int,
+        seed: int = 0,
+        label: ArrayLike | None = None,
+        sampler: "Sampler | None" = None,
+        draw: bool | None = None,
     ) -> Float[np.ndarray, "{num} ..."]:
         """Decodes `num` samples of `sampler`, see `aejax.samplers`, or of the model's prior, to x [num, ...].
+
+        With `draw`, x is a sample of the likelihood, otherwise its mean; by default a sample of counts, categories and
+        levels, see `Likelihood.draws`, and the mean of others.
 
         Without a sampler or a prior, samples are based on the saved latents: each position of a discrete code is
         sampled from the codes found there, and continuous latents from a Gaussian with their mean and covariance.
@@ -280,6 +291,9 @@ class TrainedModel:
         each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
         num = arguments.check_count("generate", num, each)
         check_labels(label, num, self.config.classes)  # raises before anything is sampled
+        decode = self.decode
+        if self.likelihood.draws if draw is None else draw:
+            decode = functools.partial(self._decode_samples, seed=seed)
         if sampler is not None:
             if not isinstance(sampler, samplers.Sampler):
                 raise InputError(f"sampler must be what aejax.samplers.fit(name, latents) gives, got {sampler!r}")
@@ -291,10 +305,10 @@ class TrainedModel:
             if size != self.codebook_size:
                 raise InputError(f"the sampler has {size} codes, the run {self.codebook_size}; fit one on its indices")
             code = sampler.sample(num, seed)
-            return self.decode(code if self.codebook_size is None else self.lookup(code), label)
+            return decode(code if self.codebook_size is None else self.lookup(code), label)
         prior: Any = self.model.apply(self._on_device, method="prior")
         if prior is not None:
-            return self.decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
+            return decode(np.asarray(prior.sample(jax.random.split(jax.random.key(seed), num))), label)
         if len(self.latents) < 2:
             raise InputError(
                 "generate samples from the saved latents, and one alone would give one example again and again; give a "
@@ -310,8 +324,15 @@ class TrainedModel:
         if self.codebook_size is not None:
             shape = self.latents.shape[1:-1]
             rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
-            return self.decode(self.latents[(rows, *np.indices(shape))], label)
-        return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
+            return decode(self.latents[(rows, *np.indices(shape))], label)
+        return decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
+
+    def _decode_samples(self, z: np.ndarray, label: ArrayLike | None, seed: int) -> Float[np.ndarray, "n ..."]:
+        """Returns a sample of the likelihood for each of the latents z [n, *latent]."""
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(z))
+        drawn = self._map(self._draw, z, label, keys, own=self.latents.shape[1:])
+        check_finite(drawn, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
+        return drawn
 
     def _check(self, x: ArrayLike, tiled: bool = False) -> np.ndarray:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""
@@ -372,13 +393,26 @@ class TrainedModel:
 
     @functools.cached_property
     def _reconstruct(self) -> Callable:
-        model, spec, mean = self.model, self.spec, self.likelihood.mean
+        model, spec, likelihood = self.model, self.spec, self.likelihood
 
         def reconstruct(variables, x, label=None):
-            output: Any = model.apply(variables, spec.prepare(x), label=label)
-            return mean(output.decoded)
+            x = spec.prepare(x)
+            output: Any = model.apply(variables, x, label=label)
+            return likelihood.reconstruct(output.decoded, x)
 
         return functools.partial(jax.jit(reconstruct), self._on_device)
+
+    @functools.cached_property
+    def _draw(self) -> Callable:
+        model, spec, likelihood = self.model, self.spec, self.likelihood
+
+        def draw(variables, z, keys, label=None):
+            decoded: Any = model.apply(variables, z, label=label, method="decode")
+            scale: Any = model.apply(variables, label, method="scale")
+            own = 0 if likelihood.scale_by_label else None
+            return spec.restore(jax.vmap(likelihood.draw, (0, 0, own))(keys, decoded, scale))
+
+        return functools.partial(jax.jit(draw), self._on_device)
 
     @functools.cached_property
     def _decode(self) -> Callable:

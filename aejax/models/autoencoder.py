@@ -21,6 +21,7 @@ from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten
+from aejax.models.likelihoods import LIKELIHOODS
 from aejax.models.vit import Tokens
 from aejax.registry import instantiate
 
@@ -36,12 +37,12 @@ class Output(struct.PyTreeNode):
       code: code of the input.
       decoded: parameters of the likelihood of the input, e.g. logits: [batch, ...], or [samples, batch, ...] if the
         code has samples.
-      log_scale: log scale of the likelihood, a scalar, if it is learned.
+      log_scale: what the likelihood learns beside the decoder, if anything: a scalar, [*shape], or [batch, *shape].
     """
 
     code: Code
     decoded: Float[Array, "..."]
-    log_scale: Float[Array, ""] | None = None
+    log_scale: Float[Array, "..."] | None = None
 
 
 class Autoencoder(nn.Module):
@@ -62,6 +63,10 @@ class Autoencoder(nn.Module):
       decoder: module called as `decoder(z, train=...)`, from z to parameters of the likelihood of x, [batch, ...].
       classes: number of classes that encoder and decoder are conditioned on (Sohn et al. 2015); 0: unconditional.
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
+      scale_shape: shape of this parameter, see `Likelihood.scale_shape`.
+      scale_by_label: whether each of `classes` has a parameter of this shape.
+      decoded: shape of the parameters that the decoder makes of one example, see `Likelihood.decoded_shape`; empty
+        where it makes one for each value.
       pre_bias: whether the bias of a linear decoder is subtracted from x before x is encoded (Gao et al. 2024,
         equation 1), see `pre_encoder`.
       target: shape of what a transcoder decodes to; empty where that is x (Dunefsky et al. 2024, "Transcoders find
@@ -75,6 +80,9 @@ class Autoencoder(nn.Module):
     decoder: nn.Module
     classes: int = 0
     learned_scale: bool = False
+    scale_shape: Sequence[int] = ()
+    scale_by_label: bool = False
+    decoded: Sequence[int] = ()
     pre_bias: bool = False
     target: Sequence[int] = ()
     skip: bool = False
@@ -84,7 +92,8 @@ class Autoencoder(nn.Module):
             zeros = nn.initializers.zeros
             self.skip_map = nn.Dense(math.prod(self.target), use_bias=False, kernel_init=zeros, name="skip_map")
         if self.learned_scale:
-            self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
+            labels = (self.classes,) if self.scale_by_label else ()
+            self.log_scale = self.param("log_scale", nn.initializers.zeros, (*labels, *self.scale_shape))
 
     def encode(self, x: Batch, *, label: Labels | None = None, keys: Keys | None = None, train: bool = False) -> Code:
         """Returns the code of x [batch, ...]."""
@@ -143,17 +152,25 @@ class Autoencoder(nn.Module):
     ) -> Output:
         """Encodes x [batch, ...] and decodes its code."""
         code = self.encode(x, label=label, keys=keys, train=train)
-        z = code.z
+        z, of_x = code.z, label
         if code.samples:  # decodes all importance samples as one large batch
             z = z.reshape(-1, *z.shape[2:])
             label = None if label is None else jnp.tile(label, code.samples)
         decoded = self.decode(z, label=label, kept=code.kept, train=train, skipped=x if self.skip else None)
         wanted, what = (tuple(self.target), "target") if self.target else (x.shape[1:], "input")
+        if self.decoded:
+            wanted, what = tuple(self.decoded), "shape of the likelihood's parameters"
         if decoded.shape[1:] != wanted:
             raise InputError(f"the decoder makes {decoded.shape[1:]} but the {what} is {wanted}; make them equal")
         if code.samples:
             decoded = decoded.reshape(code.samples, len(x), *wanted)
-        return Output(code, decoded, self.log_scale if self.learned_scale else None)
+        return Output(code, decoded, self.scale(of_x))
+
+    def scale(self, label: Labels | None = None) -> Float[Array, "..."] | None:
+        """Returns what the likelihood learns beside the decoder, for examples with these labels; None for nothing."""
+        if not self.learned_scale:
+            return None
+        return self.log_scale[label] if self.scale_by_label else self.log_scale
 
     def _append_label(self, x: Array, label: Array | None) -> Array:
         """Appends the one-hot label to the last axis of x, if the model is conditional."""
@@ -194,7 +211,12 @@ def build(
     shared = {"shape": shape, "dtype": config["dtype"], "axis_name": axis_name}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
     bottleneck = instantiate("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
-    decoder = instantiate("decoder", DECODERS, config["decoder"], {**shared, "shape": tuple(target) or shape})
+    likelihood = instantiate("likelihood", LIKELIHOODS, config["likelihood"])
+    wanted = tuple(target) or shape
+    decoded, scale_shape = likelihood.decoded_shape(wanted), likelihood.scale_shape(wanted)
+    if likelihood.scale_by_label and not config["classes"]:
+        raise InputError("likelihood.dispersion='feature_label' needs labels; set classes, or dispersion='feature'")
+    decoder = instantiate("decoder", DECODERS, config["decoder"], {**shared, "shape": decoded})
     skip = config.get("skip", False)
     if skip and (not target or config["classes"]):
         raise InputError("skip=True is for transcoders without classes; set data.target and classes=0, or skip=False")
@@ -203,7 +225,10 @@ def build(
         bottleneck,
         decoder,
         classes=config["classes"],
-        learned_scale=config["likelihood"].get("variance") == "learned",
+        learned_scale=scale_shape is not None,
+        scale_shape=scale_shape or (),
+        scale_by_label=likelihood.scale_by_label,
+        decoded=() if decoded == wanted else decoded,
         pre_bias=not target and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
         target=tuple(target),
         skip=skip,
