@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array
 from aejax.data.sources import SAMPLED, Arrays, Rows, Source, from_array, is_binary
+from aejax.data.sparse_rows import DenseRows, as_csr, is_sparse
 from aejax.errors import InputError, one_of
 
 # Bounds of standard deviations whose squares float32 holds, even summed over many values.
@@ -144,8 +145,18 @@ class Spec:
         """Converts the model's values to the user's units."""
         return x * jnp.array(self.deviation) + jnp.array(self.mean) if self.mean else x
 
-    def check(self, x: ArrayLike) -> np.ndarray:
-        """Returns the user's array as `prepare` reads it, or raises InputError if the model cannot read it."""
+    def check(self, x: ArrayLike) -> Any:
+        """Returns the user's array as `prepare` reads it, or raises InputError if the model cannot read it.
+
+        Of a sparse matrix, returns `DenseRows`, which makes the rows of a batch dense.
+        """
+        if is_sparse(x):
+            rows = as_csr(x, "the input")
+            if rows.shape[1:] != self.shape:
+                raise InputError(
+                    f"the run reads examples of {self.shape}, the input holds examples of {rows.shape[1:]}"
+                )
+            return DenseRows(rows, self._standardize)
         x = as_array(x, "the input")
         if x.shape in (self.shape, self.shape[:2]):
             raise InputError(f"the input {x.shape} is one example without its batch axis; give [n, ...], e.g. x[None]")

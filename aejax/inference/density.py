@@ -160,10 +160,10 @@ class Density:
 
     def arrays(self, x: ArrayLike, seed: int, label: ArrayLike | None) -> tuple[Any, ...]:
         """Returns x, a key for each example derived from its bytes and, if the run is conditional, the labels."""
-        x = self.spec.check(x)
-        numbers = np.array([zlib.crc32(np.ascontiguousarray(row)) for row in x], np.uint32)
+        rows = self.spec.check(x)
+        numbers = np.array([zlib.crc32(np.ascontiguousarray(row)) for row in rows], np.uint32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
-        return x, keys, *check_labels(label, len(x), self.model.classes)
+        return rows, keys, *check_labels(label, len(rows), self.model.classes)
 
     def _prepare(self, x: ArrayLike, seed: int, label: ArrayLike | None, scale: float | None) -> tuple[Any, Any, Any]:
         """Returns a log scale or None; x, and what the model reads with it in batches: keys, and labels if any."""

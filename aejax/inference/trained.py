@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from aejax import arguments, models
 from aejax import config as config_lib
-from aejax.data import Spec, as_array
+from aejax.data import Spec, as_array, is_sparse
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density
@@ -336,6 +336,8 @@ class TrainedModel:
 
     def _check(self, x: ArrayLike, tiled: bool = False) -> np.ndarray:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""
+        if is_sparse(x):
+            return self.spec.check(x)
         x = as_array(x, "the input")
         fits = self.fits(x.shape[1:], tiled=tiled)
         if self.any_size and x.ndim == 4:
