@@ -10,15 +10,14 @@ import pytest
 import scipy.integrate
 import scipy.stats
 from conftest import context
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, gammaln, log_softmax, softmax, xlogy
 
 import aejax
 from aejax import losses
 from aejax.objectives import Objective
 from aejax.objectives.likelihoods import Bernoulli
 
-PUBLIC = {name for name, value in vars(losses).items() if getattr(value, "__module__", "") == losses.__name__}
-FUNCTIONS = {name for name in PUBLIC if not name.startswith("_")}
+FUNCTIONS = {name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))}
 
 
 def values(seed, shape, low=-2.0, high=2.0):
@@ -31,6 +30,7 @@ LOGITS, X, LOG_STD = values(0, (N, D)), values(1, (N, D), 0, 1), values(2, (N, D
 Z, MEAN = values(3, (N, D)), values(4, (N, D))
 SCALE = np.tril(values(5, (N, D, D)), -1) + np.exp(LOG_STD)[:, None] * np.eye(D)
 LOG_W, LOG_Q, LOG_P = values(6, (K, N), -5, 5), values(7, (K, N)), values(8, (K, N))
+COUNTS = np.float64(np.arange(N * D).reshape(N, D) % 7)
 P, STD, Q, LEVELS = expit(LOGITS), np.exp(LOG_STD), softmax(LOGITS, -1), np.linspace(0, 255, N * D).round() / 255
 
 
@@ -74,6 +74,16 @@ def mmd(a, b, kernel):
     return mean(a, a) + mean(b, b) - 2 * mean(a, b)
 
 
+def negative_binomial(x, log_mean, log_dispersion):
+    t = np.exp(log_dispersion)
+    return scipy.stats.nbinom.logpmf(x, t, t / (t + np.exp(log_mean)))
+
+
+def ordinal():
+    below = np.column_stack([np.zeros(N), expit(np.sort(Z, 1) - MEAN[:, :1]), np.ones(N)])
+    return np.diff(below)[np.arange(N), np.arange(N) % 4]
+
+
 def logistic_nll():
     edges = LEVELS.reshape(N, D)[..., None] + np.array([-0.5, 0.5]) / 255
     edges[edges < 0], edges[edges > 1] = -np.inf, np.inf
@@ -93,6 +103,20 @@ CASES = {
     "gaussian_nll": [((MEAN, X, LOG_STD), -scipy.stats.norm.logpdf(X, MEAN, STD))],
     "laplace_nll": [((MEAN, X, LOG_STD), -scipy.stats.laplace.logpdf(X, MEAN, STD))],
     "discretized_logistic_nll": [((MEAN, LEVELS.reshape(N, D), np.log(0.5)), logistic_nll())],
+    "stirling_remainder": [((X * 20,), gammaln(X * 20 + 1) - xlogy(X * 20, X * 20) + X * 20), ((0.0,), 0.0)],
+    "poisson_nll": [((MEAN, COUNTS), -scipy.stats.poisson.logpmf(COUNTS, np.exp(MEAN)))],
+    "negative_binomial_nll": [((MEAN, COUNTS, LOG_STD), -negative_binomial(COUNTS, MEAN, LOG_STD))],
+    "zero_inflated_negative_binomial_nll": [
+        (
+            (MEAN, COUNTS, LOG_STD, LOGITS),
+            -np.log(P * (COUNTS == 0) + (1 - P) * np.exp(negative_binomial(COUNTS, MEAN, LOG_STD))),
+        )
+    ],
+    "multinomial_nll": [((LOGITS, COUNTS), -scipy.stats.multinomial.logpmf(COUNTS, COUNTS.sum(1), Q))],
+    "categorical_nll": [((LOGITS, np.arange(N) % D), -np.log(Q[np.arange(N), np.arange(N) % D]))],
+    "ordinal_nll": [((MEAN[:, 0], np.arange(N) % 4, np.sort(Z, 1)), -np.log(ordinal()))],
+    "student_t_nll": [((MEAN, X, LOG_STD, LOGITS), -scipy.stats.t.logpdf(X, np.exp(LOGITS), MEAN, STD))],
+    "beta_nll": [((LOGITS, X, LOG_STD), -scipy.stats.beta.logpdf(X, STD * P, STD * (1 - P)))],
     "optimal_log_scale": [((0.09, 2), np.log(0.3)), ((0.3, 1), np.log(0.3)), ((0.0, 2), np.log(1e-4))],
     "normal_log_prob": [((Z, MEAN, LOG_STD), scipy.stats.norm.logpdf(Z, MEAN, STD).sum(1))],
     "gaussian_kl_by_unit": [((MEAN, LOG_STD), kl_by_quadrature())],
@@ -155,7 +179,8 @@ def test_values(name, computed):
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_examples(name):
-    examples = doctest.DocTestFinder(recurse=False).find(getattr(losses, name), name, globs=dict(vars(losses)))
+    function = getattr(losses, name)
+    examples = doctest.DocTestFinder(recurse=False).find(function, name, globs=dict(function.__globals__))
     assert examples[0].examples
     with np.printoptions(precision=3, suppress=True):
         assert doctest.DocTestRunner(verbose=False).run(examples[0]).failed == 0

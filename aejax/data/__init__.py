@@ -17,6 +17,7 @@ from aejax.data.scale import (
 )
 from aejax.data.shards import write_shards
 from aejax.data.sources import SAMPLED, Source, from_array, pad_sequences
+from aejax.data.sparse_rows import checksum, from_sparse, is_sparse
 from aejax.data.spec import Spec, read_chunks
 from aejax.data.splits import Splits, check_same, find, load, read_labels, select, split
 
@@ -31,6 +32,7 @@ __all__ = [
     "binarize_parts",
     "check_identity",
     "check_same",
+    "checksum",
     "compute_geometric_median",
     "compute_mean",
     "compute_mean_target",
@@ -38,8 +40,10 @@ __all__ = [
     "draw_crops",
     "find",
     "from_array",
+    "from_sparse",
     "from_stream",
     "identify",
+    "is_sparse",
     "join_target",
     "load",
     "needs_standardizing",

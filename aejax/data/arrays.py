@@ -20,6 +20,8 @@ from aejax.errors import InputError, kind_and_words
 
 def to_numpy(values: ArrayLike | None, name: str) -> np.ndarray:
     """Returns `values` as a NumPy array of any dtype. Raises InputError for masked values and for ragged lists."""
+    if hasattr(values, "tocsr"):
+        raise InputError(f"{name}: this takes no sparse arrays; give it dense, x.toarray()")
     parts = values if isinstance(values, list | tuple) else [values]
     masked = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
     if masked:

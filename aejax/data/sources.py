@@ -185,7 +185,7 @@ def from_array(
         )
     more: Arrays = {}
     if label is not None:
-        more["label"] = _check_label(label, len(x), name)
+        more["label"] = check_label(label, len(x), name)
     if factors is not None:
         more["factors"] = _check_factors(factors, len(x), name)
     if size and not (kind == "image" and x.dtype == np.uint8):
@@ -226,7 +226,7 @@ def as_crops(crops: np.ndarray | None) -> Iterable[Crop | None]:
     return itertools.repeat(None) if crops is None else [Crop(*crop) for crop in crops.tolist()]
 
 
-def _check_label(label: ArrayLike, examples: int, name: str) -> np.ndarray:
+def check_label(label: ArrayLike, examples: int, name: str) -> np.ndarray:
     """Returns labels as int32 [examples], or raises InputError."""
     what = f"{name}: labels"
     label = to_numpy(label, what)

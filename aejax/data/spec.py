@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from aejax.data.arrays import as_array
 from aejax.data.kinds import describe_kind, has_pixels, kind_of
 from aejax.data.sources import SAMPLED, Arrays, Rows, Source, from_array, is_binary
+from aejax.data.sparse_rows import DenseRows, as_csr, is_sparse
 from aejax.errors import InputError, one_of
 
 # Bounds of standard deviations whose squares float32 holds, even summed over many values.
@@ -200,8 +201,18 @@ class Spec:
             unit = not self.limits
             return from_array(x, label, name, binary=binary, layers=self.layers, kind=kind, unit=unit)
 
-    def check(self, x: ArrayLike) -> np.ndarray:
-        """Returns the user's array as `prepare` reads it, or raises InputError if the model cannot read it."""
+    def check(self, x: ArrayLike) -> Any:
+        """Returns the user's array as `prepare` reads it, or raises InputError if the model cannot read it.
+
+        Of a sparse matrix, returns `DenseRows`, which makes the rows of a batch dense.
+        """
+        if is_sparse(x):
+            rows = as_csr(x, "the input")
+            if rows.shape[1:] != self.shape:
+                raise InputError(
+                    f"the run reads examples of {self.shape}, the input holds examples of {rows.shape[1:]}"
+                )
+            return DenseRows(rows, self._standardize)
         x = as_array(x, "the input")
         if x.shape == self.shape or (len(self.shape) > 1 and x.shape == self.shape[:-1]):
             raise InputError(f"the input {x.shape} is one example without its batch axis; give [n, ...], e.g. x[None]")

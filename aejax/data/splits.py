@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aejax.data.activations import find_shards, from_store, join_target
+from aejax.data.arrays import list_npz
 from aejax.data.binarize import binarize_parts
 from aejax.data.cache import cache_decoded
 from aejax.data.folders import from_folder
@@ -16,6 +17,7 @@ from aejax.data.omniglot import find_omniglot
 from aejax.data.published import find_published
 from aejax.data.shards import from_shards, has_shards
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
+from aejax.data.sparse_rows import from_sparse, is_sparse_file, read_sparse_file
 from aejax.data.synthetic import BUILT_IN
 from aejax.data.tfds import from_tfds
 from aejax.errors import InputError
@@ -98,6 +100,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     if path.suffix.lower() in (".npy", ".npz") and not is_folder:
         if not is_file:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
+        if path.suffix.lower() == ".npz" and is_sparse_file(list_npz(path)):
+            return {"train": from_sparse(read_sparse_file(path), name=str(path))}
         return from_file(path, size, fit, config.get("kind", ""))
     if published := find_published(path) or find_omniglot(path):
         return published(size, fit)

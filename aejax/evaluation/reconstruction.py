@@ -118,9 +118,10 @@ def _denoising(subject: Subject) -> Measures:
 
     @jax.jit
     def denoise(variables: Any, x: Any, keys: Any, label: Any = None) -> Any:
-        corrupted = corruption(keys, run.spec.prepare(x))
+        x = run.spec.prepare(x)
+        corrupted = corruption(keys, x)
         output: Any = run.model.apply(variables, corrupted, label=label)
-        return run.spec.restore(corrupted), run.spec.restore(run.likelihood.mean(output.decoded))
+        return run.spec.restore(corrupted), run.spec.restore(run.likelihood.reconstruct(output.decoded, x))
 
     keys = jax.random.split(jax.random.key(0), len(test))
     labels = check_labels(test.condition, len(test), run.config.classes)

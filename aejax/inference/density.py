@@ -242,10 +242,10 @@ class Density:
 
     def arrays(self, x: ArrayLike, seed: int, label: ArrayLike | None) -> tuple[Any, ...]:
         """Returns x, a key for each example derived from its bytes and, if the run is conditional, the labels."""
-        x = self.spec.check(x)
-        numbers = np.array([zlib.crc32(np.ascontiguousarray(row)) for row in x], np.uint32)
+        rows = self.spec.check(x)
+        numbers = np.array([zlib.crc32(np.ascontiguousarray(row)) for row in rows], np.uint32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
-        return x, keys, *check_labels(label, len(x), self.model.classes)
+        return rows, keys, *check_labels(label, len(rows), self.model.classes)
 
     def dequantize(self, x: ArrayLike, seed: int = 0) -> Float[np.ndarray, "n ..."]:
         """Returns (x + u) / 256 in [0, 1] for images x of levels 0 to 255, with u uniform in [0, 1).
@@ -253,14 +253,14 @@ class Density:
         The mean of log p of these, minus log(256) for each value, is a lower bound of the log probability of x (Theis
         et al. 2016, section 3.1). The noise of an example depends on its own bytes and `seed`.
         """
-        x = self.spec.check(x)
-        if x.dtype != np.uint8:
-            raise InputError(f"dequantization is of images of uint8, from 0 to 255, got {x.dtype}; leave it out")
+        levels = self.spec.check(x)
+        if levels.dtype != np.uint8:
+            raise InputError(f"dequantization is of images of uint8, from 0 to 255, got {levels.dtype}; leave it out")
         noise = [
             np.random.default_rng([seed, zlib.crc32(row)]).random(row.shape, np.float32)
-            for row in np.ascontiguousarray(x)
+            for row in np.ascontiguousarray(levels)
         ]
-        return (x + np.stack(noise)) / np.float32(256)
+        return (levels + np.stack(noise)) / np.float32(256)
 
     def _prepare(self, x: ArrayLike, seed: int, label: ArrayLike | None, scale: float | None) -> tuple[Any, Any, Any]:
         """Returns a log scale or None; x, and what the model reads with it in batches: keys, and labels if any."""
@@ -299,8 +299,8 @@ class Density:
             h, x, label = jax.tree.map(lambda a: jnp.tile(a, (count,) + (1,) * (a.ndim - 1)), (h, x, label))
             code: Any = model.apply(variables, h, keys=keys.ravel(), method="code")
             decoded: Any = model.apply(variables, code.z, label=label, method="decode")
-            if log_scale is None and model.learned_scale:
-                log_scale = variables["params"]["log_scale"]
+            if log_scale is None:
+                log_scale = model.apply(variables, label, method="scale")
             x, observed = split_padding(x) if spec.padded else (x, None)
             output = Output(code, decoded, log_scale)
             return Context(model.apply, variables, x, output, keys.ravel(), label=label, observed=observed)

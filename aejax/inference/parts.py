@@ -22,7 +22,11 @@ def describe_parts(model: models.Autoencoder, objective: Objective, shape: Seque
     The section of a part that they cannot make has the name `config.OWN`.
     """
     config = config_lib.default()
-    given = {"shape": tuple(model.target) or tuple(shape), "dtype": config.dtype, "axis_name": None}
+    given = {
+        "shape": tuple(model.decoded) or tuple(model.target) or tuple(shape),
+        "dtype": config.dtype,
+        "axis_name": None,
+    }
     sections: dict[str, Any] = {
         **{name: describe(getattr(model, name), classes, given) for name, classes in _CLASSES.items()},
         "likelihood": describe(objective.likelihood, LIKELIHOODS),

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from aejax import arguments, models
 from aejax import config as config_lib
-from aejax.data import Spec, as_array
+from aejax.data import Spec, as_array, is_sparse
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density, warn_of_few
@@ -217,9 +217,10 @@ class TrainedModel:
     ) -> Float[np.ndarray, "n ..."]:
         """Returns `decode(encode(x))`, in tiles as `encode` does; with `skip`, plus the linear map of x.
 
-        Where a sequence has ended, so has its reconstruction, in NaN.
+        Where a sequence has ended, so has its reconstruction, in NaN. A likelihood of counts with an observed library
+        gives the reconstruction the total of x.
         """
-        if self.model.skip:
+        if self.model.skip or self.likelihood.reads_input:
             return self._map(self._reconstruct, self._check(x), label)
         decoded = self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
         return np.where(np.isnan(self._check(x)), np.float32(np.nan), decoded) if self.spec.padded else decoded
@@ -279,11 +280,15 @@ class TrainedModel:
         label: ArrayLike | None = None,
         sampler: "Sampler | None" = None,
         temperature: Temperature = 1.0,
+        draw: bool | None = None,
     ) -> Float[np.ndarray, "{num} ..."]:
         """Decodes `num` samples of `sampler`, see `aejax.samplers`, or of the model's prior, to x [num, ...].
 
         `temperature` multiplies the standard deviations of a normal prior. Those of a hierarchy may be one for each
         layer, which are counted from the data up.
+
+        With `draw`, x is a sample of the likelihood, otherwise its mean; by default a sample of counts, categories and
+        levels, see `Likelihood.draws`, and the mean of others.
 
         Without a sampler or a prior, samples are based on the saved latents: each position of a discrete code is
         sampled from the codes found there, and continuous latents from a Gaussian with their mean and covariance.
@@ -299,6 +304,9 @@ class TrainedModel:
         prior: Any = None if sampler else self.model.apply(self._on_device, method="prior")
         if prior is None and not (isinstance(temperature, int | float) and temperature == 1):
             raise InputError("temperature is for samples of the model's prior; leave it out")
+        decode = self.decode
+        if self.likelihood.draws if draw is None else draw:
+            decode = functools.partial(self._decode_samples, seed=seed)
         if sampler is not None:
             if not isinstance(sampler, samplers.Sampler):
                 raise InputError(f"sampler must be what aejax.samplers.fit(name, latents) gives, got {sampler!r}")
@@ -310,10 +318,10 @@ class TrainedModel:
             if size != self.codebook_size:
                 raise InputError(f"the sampler has {size} codes, the run {self.codebook_size}; fit one on its indices")
             code = sampler.sample(num, seed)
-            return self.decode(code if self.codebook_size is None else self.lookup(code), label)
+            return decode(code if self.codebook_size is None else self.lookup(code), label)
         if prior is not None:
             keys = jax.random.split(jax.random.key(seed), num)
-            return self.decode(sample_prior(prior, keys, temperature, self.spec.shape), label)
+            return decode(sample_prior(prior, keys, temperature, self.spec.shape), label)
         if len(self.latents) < 2:
             raise InputError(
                 "generate samples from the saved latents, and one alone would give one example again and again; give a "
@@ -329,8 +337,15 @@ class TrainedModel:
         if self.codebook_size is not None:
             shape = self.latents.shape[1:-1]
             rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
-            return self.decode(self.latents[(rows, *np.indices(shape))], label)
-        return self.decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
+            return decode(self.latents[(rows, *np.indices(shape))], label)
+        return decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
+
+    def _decode_samples(self, z: np.ndarray, label: ArrayLike | None, seed: int) -> Float[np.ndarray, "n ..."]:
+        """Returns a sample of the likelihood for each of the latents z [n, *latent]."""
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(z))
+        drawn = self._map(self._draw, z, label, keys, own=self.latents.shape[1:])
+        check_finite(drawn, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
+        return drawn
 
     def complete(self, z: ArrayLike, layer: int) -> Float[np.ndarray, "n d"]:
         """Returns latents z [n, d] of a hierarchy with the layers below `layer` at the prior's means given those above.
@@ -347,6 +362,8 @@ class TrainedModel:
 
     def _check(self, x: ArrayLike, tiled: bool = False) -> np.ndarray:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""
+        if is_sparse(x):
+            return self.spec.check(x)
         x = as_array(x, "the input")
         fits = self.fits(x.shape[1:], tiled=tiled)
         if self.any_size and x.ndim == 4:
@@ -404,13 +421,26 @@ class TrainedModel:
 
     @functools.cached_property
     def _reconstruct(self) -> Callable:
-        model, spec, mean = self.model, self.spec, self.likelihood.mean
+        model, spec, likelihood = self.model, self.spec, self.likelihood
 
         def reconstruct(variables, x, label=None):
-            output: Any = model.apply(variables, spec.prepare(x), label=label)
-            return mean(output.decoded)
+            x = spec.prepare(x)
+            output: Any = model.apply(variables, x, label=label)
+            return likelihood.reconstruct(output.decoded, x)
 
         return functools.partial(jax.jit(reconstruct), self._on_device)
+
+    @functools.cached_property
+    def _draw(self) -> Callable:
+        model, spec, likelihood = self.model, self.spec, self.likelihood
+
+        def draw(variables, z, keys, label=None):
+            decoded: Any = model.apply(variables, z, label=label, method="decode")
+            scale: Any = model.apply(variables, label, method="scale")
+            own = 0 if likelihood.scale_by_label else None
+            return spec.restore(jax.vmap(likelihood.draw, (0, 0, own))(keys, decoded, scale))
+
+        return functools.partial(jax.jit(draw), self._on_device)
 
     @functools.cached_property
     def _decode(self) -> Callable:

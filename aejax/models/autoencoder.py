@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from aejax import logistic_mixture
 from aejax.errors import InputError
 from aejax.models import pre_encoder
 from aejax.models.bottlenecks import BOTTLENECKS, Code
@@ -22,8 +21,9 @@ from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten
+from aejax.models.likelihoods import LIKELIHOODS
 from aejax.models.vit import Tokens
-from aejax.registry import check_type, instantiate
+from aejax.registry import instantiate
 
 Batch = Float[Array, "batch ..."]
 Labels = Int[Array, " batch"]
@@ -37,12 +37,12 @@ class Output(struct.PyTreeNode):
       code: code of the input.
       decoded: parameters of the likelihood of the input, e.g. logits: [batch, ...], or [samples, batch, ...] if the
         code has samples.
-      log_scale: log scale of the likelihood, a scalar, if it is learned.
+      log_scale: what the likelihood learns beside the decoder, if anything: a scalar, [*shape], or [batch, *shape].
     """
 
     code: Code
     decoded: Float[Array, "..."]
-    log_scale: Float[Array, ""] | None = None
+    log_scale: Float[Array, "..."] | None = None
 
 
 class Autoencoder(nn.Module):
@@ -64,11 +64,14 @@ class Autoencoder(nn.Module):
       decoder: module called as `decoder(z, train=...)`, from z to parameters of the likelihood of x, [batch, ...].
       classes: number of classes that encoder and decoder are conditioned on (Sohn et al. 2015); 0: unconditional.
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
+      scale_shape: shape of this parameter, see `Likelihood.scale_shape`.
+      scale_by_label: whether each of `classes` has a parameter of this shape.
+      decoded: shape of the parameters that the decoder makes of one example, see `Likelihood.decoded_shape`; empty
+        where it makes one for each value.
       pre_bias: whether the bias of a linear decoder is subtracted from x before x is encoded (Gao et al. 2024,
         equation 1), see `pre_encoder`.
       target: shape of what a transcoder decodes to; empty where that is x (Dunefsky et al. 2024, "Transcoders find
         interpretable LLM feature circuits").
-      parameters: shape of the parameters of the likelihood of one example; empty where that is the shape of x.
       skip: whether a linear map of x, which starts at 0, is added to what a transcoder decodes (Paulo et al. 2025,
         "Transcoders beat sparse autoencoders for interpretability").
     """
@@ -78,17 +81,20 @@ class Autoencoder(nn.Module):
     decoder: nn.Module
     classes: int = 0
     learned_scale: bool = False
+    scale_shape: Sequence[int] = ()
+    scale_by_label: bool = False
+    decoded: Sequence[int] = ()
     pre_bias: bool = False
     target: Sequence[int] = ()
     skip: bool = False
-    parameters: Sequence[int] = ()
 
     def setup(self):
         if self.skip:
             zeros = nn.initializers.zeros
             self.skip_map = nn.Dense(math.prod(self.target), use_bias=False, kernel_init=zeros, name="skip_map")
         if self.learned_scale:
-            self.log_scale = self.param("log_scale", nn.initializers.zeros, ())
+            labels = (self.classes,) if self.scale_by_label else ()
+            self.log_scale = self.param("log_scale", nn.initializers.zeros, (*labels, *self.scale_shape))
 
     def encode(self, x: Batch, *, label: Labels | None = None, keys: Keys | None = None, train: bool = False) -> Code:
         """Returns the code of x [batch, ...]."""
@@ -151,20 +157,26 @@ class Autoencoder(nn.Module):
     ) -> Output:
         """Encodes x [batch, ...] and decodes its code."""
         code = self.encode(x, label=label, keys=keys, train=train)
-        z = code.z
+        z, of_x = code.z, label
         if code.samples:  # decodes all importance samples as one large batch
             z = z.reshape(-1, *z.shape[2:])
             label = None if label is None else jnp.tile(label, code.samples)
         skipped = x if self.skip else None
         decoded = self.decode(z, label=label, kept=code.kept, train=train, skipped=skipped, read=code.read)
         wanted, what = (tuple(self.target), "target") if self.target else (x.shape[1:], "input")
-        if self.parameters:
-            wanted, what = tuple(self.parameters), "shape of the likelihood's parameters"
+        if self.decoded:
+            wanted, what = tuple(self.decoded), "shape of the likelihood's parameters"
         if decoded.shape[1:] != wanted:
             raise InputError(f"the decoder makes {decoded.shape[1:]} but the {what} is {wanted}; make them equal")
         if code.samples:
             decoded = decoded.reshape(code.samples, len(x), *wanted)
-        return Output(code, decoded, self.log_scale if self.learned_scale else None)
+        return Output(code, decoded, self.scale(of_x))
+
+    def scale(self, label: Labels | None = None) -> Float[Array, "..."] | None:
+        """Returns what the likelihood learns beside the decoder, for examples with these labels; None for nothing."""
+        if not self.learned_scale:
+            return None
+        return self.log_scale[label] if self.scale_by_label else self.log_scale
 
     def _append_label(self, x: Array, label: Array | None) -> Array:
         """Appends the one-hot label to the last axis of x, if the model is conditional."""
@@ -205,8 +217,11 @@ def build(
     shared = {"shape": shape, "dtype": config["dtype"], "axis_name": axis_name}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
     bottleneck = instantiate("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
-    parameters = _parameters(config["likelihood"], shape)
-    decoded = tuple(target) or parameters or shape
+    likelihood = instantiate("likelihood", LIKELIHOODS, config["likelihood"])
+    wanted = tuple(target) or shape
+    decoded, scale_shape = likelihood.decoded_shape(wanted), likelihood.scale_shape(wanted)
+    if likelihood.scale_by_label and not config["classes"]:
+        raise InputError("likelihood.dispersion='feature_label' needs labels; set classes, or dispersion='feature'")
     decoder = instantiate("decoder", DECODERS, config["decoder"], {**shared, "shape": decoded})
     skip = config.get("skip", False)
     if skip and (not target or config["classes"]):
@@ -216,25 +231,16 @@ def build(
         bottleneck,
         decoder,
         classes=config["classes"],
-        learned_scale=config["likelihood"].get("variance") == "learned",
+        learned_scale=scale_shape is not None,
+        scale_shape=scale_shape or (),
+        scale_by_label=likelihood.scale_by_label,
+        decoded=() if decoded == wanted else decoded,
         pre_bias=not target and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
         target=tuple(target),
         skip=skip,
-        parameters=parameters,
     )
     abstract_output(model, shape)  # runs the modules' checks of shapes
     return model
-
-
-def _parameters(likelihood: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns the shape of the likelihood's parameters of one example, or () where it is the shape of the example."""
-    if likelihood["name"] != "logistic_mixture":
-        return ()
-    if len(shape) != 3:
-        raise InputError(f"likelihood.name='logistic_mixture' is for images, got {tuple(shape)}; choose another")
-    components = likelihood.get("components", 10)
-    check_type("likelihood.components", components, int)
-    return (*shape[:2], logistic_mixture.count_parameters(shape[-1], components))
 
 
 def set_axis(model: Autoencoder, axis_name: str | None) -> Autoencoder:

@@ -108,9 +108,13 @@ class Objective:
                 lengths[f"schedules.{name}"] = self.schedules[name].get("steps", 0)
         return {f"objective.{key}.steps": length for key, length in lengths.items() if length > steps}
 
-    def mean(self, decoded: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def mean(self, decoded: Float[Array, "..."]) -> Float[Array, "..."]:
         """Returns the expected input given `decoded`, in the units that the model reads."""
         return self.likelihood.mean(decoded)
+
+    def reconstruct(self, decoded: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns the expected input, likewise, given what the likelihood reads of x, e.g. the total of its counts."""
+        return self.likelihood.reconstruct(decoded, x)
 
     def _log_p(self, c: Context, decoded: Float[Array, "..."]) -> Float[Array, "*samples batch"]:
         """Returns log p(x | decoded), [..., batch], of what is observed and, if the code has a mask, masked patches."""

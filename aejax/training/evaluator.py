@@ -66,7 +66,7 @@ def compile_sampling(task: Task, partition: Partition, batch: Mapping[str, Any])
     def apply(variables: Any, batch: Any) -> dict[str, Any]:
         x = task.prepare(batch["x"])
         output: Any = task.apply(variables, x, batch, None)
-        reconstructions = task.restore(task.objective.mean(output.decoded))
+        reconstructions = task.restore(task.objective.reconstruct(output.decoded, task.wanted(x, batch)))
         return {"latents": output.code.z, "reconstructions": reconstructions, "inputs": task.restore(x)}
 
     compiled = partition.compile_whole(apply)

@@ -23,9 +23,12 @@ from aejax.data import (
     Spec,
     Splits,
     check_identity,
+    checksum,
     from_array,
+    from_sparse,
     from_stream,
     identify,
+    is_sparse,
     join_target,
     load,
     shuffle_rows,
@@ -123,6 +126,8 @@ def fit(
 ) -> Run:
     """Trains on an array of vectors, sequences, images or volumes (see `data.from_array`), or on a stream.
 
+    A sparse matrix of SciPy stays sparse until a batch is read, unless its dense values fit in `data.memory_mb`.
+
     What is trained is described either by a config or by objects of your own:
 
         run = aejax.fit(config, x)
@@ -167,8 +172,11 @@ def fit(
     else:
         keys = ("size", "fit", "layers", "kind")
         options: dict[str, Any] = {"name": "the array", **{key: of_data.get(key) for key in keys}}
-        sources = {"train": from_array(examples, label, **options)}
-        crc = zlib.crc32(np.ascontiguousarray(examples))
+        if is_sparse(examples):
+            sources, crc = {"train": from_sparse(examples, label, "the array")}, checksum(examples)
+        else:
+            sources = {"train": from_array(examples, label, **options)}
+            crc = zlib.crc32(np.ascontiguousarray(examples))
         if label is not None:
             crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
         if target is not None:

@@ -315,8 +315,9 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
     discriminator = task.discriminator.view(state.critic) if task.discriminator else None
     c = task.context(variables, x, batch, output, fold(keys, 2), None, discriminator)
     # For a deterministic code the compiler merges this with the computation above.
-    reconstruction = task.objective.mean(task.apply(variables, x, batch, None).decoded)
-    error = jnp.square(task.restore(reconstruction) - task.restore(task.wanted(x, batch)))
+    wanted = task.wanted(x, batch)
+    reconstruction = task.objective.reconstruct(task.apply(variables, x, batch, None).decoded, wanted)
+    error = jnp.square(task.restore(reconstruction) - task.restore(wanted))
     error = _count_observed(error, c).reshape(x.shape[0], -1).sum(-1)
     terms = task.losses(c) | dict(output.code.metrics) | {"squared_error": error, "weight": jnp.ones_like(error)}
     if task.standardized:

@@ -67,6 +67,10 @@ def build_parts(config: ConfigDict, spec: Spec) -> Parts:
     model = models.build(config, spec.shape, target=spec.target)
     if spec.target and config.pretrain.steps:
         raise InputError("pretrain.steps trains layers to copy, and a transcoder does not; set it to 0")
+    if config.pretrain.steps and model.decoded:
+        raise InputError(
+            f"pretrain.steps is for likelihoods of one parameter, not {config.likelihood.name}; set it to 0"
+        )
     if config.pretrain.steps:
         list_layers(config)
     named, shared = config.adversary, {"accumulate": config.optim.accumulate}
@@ -134,6 +138,7 @@ def make_task(
         )
     if spec.padded:
         _check_padding(parts)
+    _check_likelihood(config, spec, parts)
     task = Task(
         **{**vars(parts), "optimizer": constrain(parts.optimizer, parts.model)},
         prepare=spec.prepare,
@@ -196,6 +201,26 @@ def _check_padding(parts: Parts) -> None:
 _READ_X = {"contractive", "lpips", "prefixes", "revival", "ghost", "gate_reconstruction", "crosscoder_l1"}
 
 
+def _check_likelihood(config: ConfigDict, spec: Spec, parts: Parts) -> None:
+    """Raises InputError unless the model makes the parameters of the likelihood, and the data keeps its units."""
+    likelihood, model = parts.objective.likelihood, parts.model
+    name, decoded = config.likelihood.get("name"), likelihood.decoded_shape(spec.decoded)
+    made = tuple(model.decoded or spec.decoded)
+    if made != decoded:
+        raise InputError(
+            f"the likelihood has parameters of shape {decoded} and the model makes {made}; give a decoder of that "
+            f"shape and Autoencoder(decoded={decoded})"
+        )
+    scale = likelihood.scale_shape(spec.decoded)
+    if scale and (not model.learned_scale or tuple(model.scale_shape) != scale):
+        raise InputError(
+            f"the likelihood learns parameters of shape {scale} beside the decoder; give "
+            f"Autoencoder(learned_scale=True, scale_shape={scale}, scale_by_label={likelihood.scale_by_label})"
+        )
+    if likelihood.levels and (spec.mean or spec.per_token):
+        raise InputError(f"likelihood.name={name} reads whole numbers; set data.standardize=False, data.normalize=none")
+
+
 def constrain(optimizer: optax.GradientTransformation, model: models.Autoencoder) -> optax.GradientTransformation:
     """Returns the optimizer, with `keep_unit_norm` if the model's decoder has `unit_norm`."""
     found = pre_encoder.find_unit_rows(model.decoder)
@@ -232,8 +257,10 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
 
 
 def _check_range(task: Task, source: Source) -> None:
-    """Raises InputError for values outside [0, 1] if the likelihood needs that range."""
+    """Raises InputError for values that the likelihood cannot have: outside [0, 1], or no whole numbers."""
     likelihood = task.objective.likelihood
+    if likelihood.levels:
+        _check_whole(task, source)
     if likelihood.unit_interval and (source.limits or not has_pixels(source.kind)):
         source = source.sample(SAMPLED) if source.block else source
         for x in map(task.prepare, read_chunks(source)):
@@ -242,6 +269,23 @@ def _check_range(task: Task, source: Source) -> None:
                     f"likelihood.name={type(likelihood).__name__} wants values in [0, 1], the data has "
                     f"{x.min()} to {x.max()}; use gaussian or squared_error, or scale the data"
                 )
+
+
+def _check_whole(task: Task, source: Source) -> None:
+    """Raises InputError for values that are no counts, or no levels, of the likelihood."""
+    likelihood, start = task.objective.likelihood, 0
+    levels, name = likelihood.levels, type(likelihood).__name__
+    for x in map(np.asarray, map(task.prepare, read_chunks(source))):
+        bad = (x != np.floor(x)) | (x < 0) | (x >= levels if levels > 0 else False)
+        if bad.any():
+            row, *place = np.argwhere(bad)[0].tolist()
+            where = f"example {start + row}, value {place[0] if len(place) == 1 else tuple(place)}"
+            wanted = f"levels from 0 to {levels - 1}" if levels > 0 else "counts: whole numbers from 0"
+            raise InputError(
+                f"{source.name}: {where} is {x[(row, *place)]:g}, and likelihood.name={name} reads {wanted}; give raw "
+                "ones, or a likelihood of other numbers, e.g. gaussian"
+            )
+        start += len(x)
 
 
 def _check_labels(feed: Feed, classes: int) -> None:

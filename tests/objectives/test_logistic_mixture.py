@@ -9,8 +9,9 @@ from conftest import example_keys
 from scipy.special import logsumexp, softmax
 
 import aejax
-from aejax import logistic_mixture, models
+from aejax import models
 from aejax.config import default, module
+from aejax.losses import logistic_mixture
 from aejax.objectives.likelihoods import LogisticMixture
 
 K = 3
@@ -71,7 +72,7 @@ def test_the_probabilities_of_all_levels_sum_to_one():
 def test_samples_have_their_probabilities_and_the_mean_is_theirs():
     p, n = parameters(2, 4, -1.0), 20_000
     likelihood = LogisticMixture(K)
-    x = likelihood.sample(example_keys(n), jnp.tile(p[0], (n, 1, 1, 1)))
+    x = jax.vmap(likelihood.draw)(example_keys(n), jnp.tile(p[0], (n, 1, 1, 1)))
     assert x.shape == (n, 1, 1, 2)
     np.testing.assert_allclose(x * 255, np.round(x * 255), atol=1e-3)
     pairs = np.stack(np.meshgrid(LEVELS, LEVELS, indexing="ij"), -1).reshape(-1, 1, 1, 2)
@@ -86,7 +87,7 @@ def test_samples_have_their_probabilities_and_the_mean_is_theirs():
         assert (np.abs(tiles(found) - tiles(expected)) < 5 * error + 1e-6).all()
     narrow = parameters(2, 5, -4.0)
     narrow = narrow.reshape(1, 1, 1, K, -1).at[..., 1:3].mul(0.2).reshape(1, 1, 1, -1)  # far from the edges
-    x = likelihood.sample(example_keys(n), jnp.tile(narrow[0], (n, 1, 1, 1)))
+    x = jax.vmap(likelihood.draw)(example_keys(n), jnp.tile(narrow[0], (n, 1, 1, 1)))
     np.testing.assert_allclose(x.mean(0)[0, 0], likelihood.mean(narrow)[0, 0, 0], atol=0.01)
 
 
@@ -131,4 +132,4 @@ def test_what_does_not_fit_is_one_line():
     config = config_of_mixture()
     config.decoder = module("conv", features=(8, 8))
     model = models.build(config, (8, 8, 1))
-    assert model.parameters == (8, 8, 30)
+    assert model.decoded == (8, 8, 30)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from aejax.losses import discretized_logistic_nll
+from aejax.losses.values import discretized_logistic_nll
 
 _LEAST = -7.0  # the smallest log scale: a logistic whose mass is within one level
 
@@ -46,25 +46,21 @@ def mean(parameters: Float[Array, "... p"], channels: int, components: int) -> F
 
 
 def sample(
-    keys: Key[Array, " batch"], parameters: Float[Array, "batch ... p"], channels: int, components: int
-) -> Float[Array, "batch ... c"]:
-    """Samples x, one of the 256 levels in each channel, by a key for each example."""
-
-    def one(key: Array, parameters: Array) -> Array:
-        logits, means, log_scales, coefficients = _split(parameters, channels, components)
-        of_component, of_value = jax.random.split(key)
-        index = jax.random.categorical(of_component, logits)[..., None]
-        pick = lambda a: jnp.take_along_axis(a, index[..., None], -2)[..., 0, :]  # noqa: E731
-        means, log_scales, coefficients = pick(means), pick(log_scales), pick(coefficients)
-        noise = jnp.exp(log_scales) * jax.random.logistic(of_value, means.shape)
-        values: list[Array] = []
-        for channel in range(channels):
-            before = [_pick(coefficients, channel, j) * value for j, value in enumerate(values)]
-            value = sum(before, means[..., channel] + noise[..., channel])
-            values.append(jnp.round(jnp.clip((value + 1) / 2, 0, 1) * 255) / 255 * 2 - 1)
-        return (jnp.stack(values, -1) + 1) / 2
-
-    return jax.vmap(one)(keys, parameters)
+    key: Key[Array, ""], parameters: Float[Array, "... p"], channels: int, components: int
+) -> Float[Array, "... c"]:
+    """Samples x, one of the 256 levels in each channel."""
+    logits, means, log_scales, coefficients = _split(parameters, channels, components)
+    of_component, of_value = jax.random.split(key)
+    index = jax.random.categorical(of_component, logits)[..., None]
+    pick = lambda a: jnp.take_along_axis(a, index[..., None], -2)[..., 0, :]  # noqa: E731
+    means, log_scales, coefficients = pick(means), pick(log_scales), pick(coefficients)
+    noise = jnp.exp(log_scales) * jax.random.logistic(of_value, means.shape)
+    values: list[Array] = []
+    for channel in range(channels):
+        before = [_pick(coefficients, channel, j) * value for j, value in enumerate(values)]
+        value = sum(before, means[..., channel] + noise[..., channel])
+        values.append(jnp.round(jnp.clip((value + 1) / 2, 0, 1) * 255) / 255 * 2 - 1)
+    return (jnp.stack(values, -1) + 1) / 2
 
 
 def _split(parameters: Array, channels: int, components: int) -> tuple[Array, Array, Array, Array]:
