@@ -16,6 +16,7 @@ def get_config(arg=""):
     config.data.binarize = "dynamic"
     config.steps, config.batch_size, config.ema = 20_000, 128, 0.999
     config.checkpoint_every, config.log_every = 1_000, 100
+    config.optim.clip = 200.0
     if flags.dense:
         widths = (512, 256, 128, 64, 32)
         config.encoder = module("pyramid", features=widths, strides=(28, 1, 1, 1, 1))

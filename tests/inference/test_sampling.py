@@ -204,6 +204,8 @@ SLIPS = {
     "--sampler=flow": r"sampler 'flow' is for continuous codes and these are discrete; choose: autoregressive",
     "--sampler=flow --prior=configs/priors/transformer.py": r"--prior holds 'autoregressive', not the sampler 'flow'",
     "--prior=configs/priors/transformer.py --prior.wdth=3": r".*did you mean 'width'",
+    "--temperature=1,x": r"--temperature must be numbers with commas, got 1,x",
+    "--temperature=0.5": r"temperature is for samples of the model's prior; leave it out",
 }
 
 
