@@ -12,6 +12,7 @@ from aejax.models.layers import NORMALIZATIONS, Normalization
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 FLAT, IMAGE = (2, 6), (2, 4, 4, 3)
+SCALES = (IMAGE, (2, 2, 2, 3))
 BOTH = {"keys", "codebook"}
 
 # Of each module, what training needs: keys, and the collections that it changes.
@@ -24,6 +25,8 @@ MODULES = [
     (BOTTLENECKS["masked"](3), (2, 5, 4), set()),
     *((BOTTLENECKS["gaussian"](3, posterior), FLAT, {"keys"}) for posterior in ("diagonal", "full", "iaf", "planar")),
     (BOTTLENECKS["gaussian"](3, samples=4, prior="mixture"), FLAT, {"keys"}),
+    (BOTTLENECKS["hierarchical"]((3, 2), ((4,),)), FLAT, {"keys"}),
+    (BOTTLENECKS["ladder"]((1, 2), (2, 3)), SCALES, {"keys"}),
     (BOTTLENECKS["topk"](5, k=2), FLAT, set()),
     (BOTTLENECKS["topk"](5, k=2, dead_after=3), FLAT, {"sparse"}),
     (BOTTLENECKS["batch_topk"](5, k=2), FLAT, {"sparse"}),
@@ -61,7 +64,7 @@ MODULES = [
 
 @pytest.mark.parametrize(("module", "shape", "needs"), MODULES, ids=lambda value: type(value).__name__)
 def test_training_asks_for_what_it_needs_and_for_nothing_else(module, shape, needs):
-    x = jnp.zeros(shape)
+    x = tuple(map(jnp.zeros, shape)) if shape is SCALES else jnp.zeros(shape)
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=True))  # asks for neither
 
     def apply(given, **options):
