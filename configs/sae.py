@@ -7,7 +7,7 @@ Without data of one's own it trains on the digits. An argument chooses the archi
 
 | argument | sparse by | dead units |
 | --- | --- | --- |
-| `topk` (the default) | the k largest units of each example (Gao et al. 2024) | annealing of k, and resampling |
+| `topk` (the default) | the k largest units of each example (Gao et al. 2024) | resampling |
 | `batch_topk` | the k largest per example on average over the batch (Bussmann et al. 2024) | the same |
 | `matryoshka` | likewise, where prefixes of the code reconstruct, too (Bussmann et al. 2025) | the same |
 | `jumprelu` | learned thresholds, drawn to a target L0 (Rajamanoharan et al. 2024b) | the pre-activation loss |
@@ -37,7 +37,6 @@ def get_config(arg=""):
     if name in ("topk", "batch_topk", "matryoshka"):
         kind = "topk" if name == "topk" else "batch_topk"
         config.bottleneck = module(kind, features=features, k=k, dead_after=dead_after, resample=100)
-        config.bottleneck.update({"anneal_from": 3 * k // 2, "anneal_steps": 3_000})
         if name == "matryoshka":
             weights.prefixes = 1.0
             options.prefixes = {"widths": (features // 8, features // 4, features // 2)}
@@ -57,6 +56,4 @@ def get_config(arg=""):
         config.decoder = module("dictionary", tied=True, unit_norm=True)
     if flags.tiny:
         shrink(config)
-        if "anneal_steps" in config.bottleneck:
-            config.bottleneck.anneal_steps = config.steps
     return lock(config)

@@ -113,7 +113,6 @@ def make_config(name: str, options: str, latents: int, k: float, steps: int, bat
         config.bottleneck.decay = 0.98  # of the threshold, as the training is short
     if "k" in config.bottleneck:
         config.bottleneck.k = round(k)
-    if "anneal_from" in config.bottleneck:
         config.bottleneck.anneal_from, config.bottleneck.anneal_steps = round(1.5 * k), max(4 * steps // 5, 1)
     if "prefixes" in config.objective.options:
         config.objective.options.prefixes.widths = (latents // 8, latents // 4, latents // 2)
