@@ -10,6 +10,7 @@ from aejax.evaluation import truth
 from aejax.evaluation.interactive import NUMBERS, sheet
 from aejax.evaluation.page import text
 from aejax.evaluation.pictures.style import drawable
+from aejax.evaluation.pictures.tiles import as_thumbnails, refuse
 from aejax.evaluation.sparse import find_directions, frequencies, nearest
 from aejax.evaluation.subject import Part, Skipped, Subject
 
@@ -146,11 +147,10 @@ def _bars(values: Sequence[float] | np.ndarray, name: str) -> str:
 def _examples(latent: Latent, part: Part) -> str:
     """Returns the top examples: images side by side, or a line for each with its first values."""
     values = ", ".join(f"{a:.3g}" for a in latent.activations)
-    inputs = part.inputs[latent.examples]
-    if drawable(inputs.shape[1:]):
-        return (
-            _image(np.pad(inputs, _EDGE, constant_values=1), COLUMNS, "Top examples") + f'<p class="muted">{values}</p>'
-        )
+    inputs, spec = part.inputs[latent.examples], part.run.spec
+    if inputs.ndim > 2 and not refuse(spec):
+        small = np.pad(as_thumbnails(inputs, spec), _EDGE, constant_values=1)
+        return _image(small, COLUMNS, "Top examples") + f'<p class="muted">{values}</p>'
     numbers = latent.examples if part.rows is None else part.rows[latent.examples]
     several = [f"example {n} ({a:.3g})" for n, a in zip(numbers.tolist(), latent.activations, strict=True)]
     return f"<p>{', '.join(several)}</p>"

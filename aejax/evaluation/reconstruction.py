@@ -50,7 +50,8 @@ def measure(subject: Subject, lpips: str = "alex") -> Measures:
             psnr, "dB", f"mean over {test} of each {kind}'s PSNR; data range {extent:g}; deterministic code"
         )
         measures["ssim"] = _ssim(subject, *bounds)
-        measures["lpips"] = _lpips(subject, lpips)
+        unit = not subject.run.spec.limits
+        measures["lpips"] = _lpips(subject, lpips) if unit else Skipped("LPIPS is for images in [0, 1]")
     if subject.run.config.corruption.name != "none":
         measures |= _denoising(subject)
     return measures
