@@ -84,7 +84,7 @@ def test_a_file_of_scipy_is_data(tmp_path):
     assert sum(map(len, splits)) == 120
     assert splits.train.shape == (30,)
     sparse.save_npz(file, x.tocsc())
-    with pytest.raises(aejax.InputError, match="sparse matrix in the format b'csc'; save x.tocsr"):
+    with pytest.raises(aejax.InputError, match=r"sparse matrix in the format b'csc'; save x\.tocsr"):
         load(section(name=str(file)))
 
 
