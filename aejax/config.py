@@ -31,8 +31,8 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    # digits, plane, sheet, shapes, volumes, a TFDS name, a .npy or .npz file, a folder of images, or of shards
-    # of activations
+    # digits, plane, sheet, shapes, volumes, clicks, a TFDS name, a .npy or .npz file, a folder of images, or of
+    # activations
     config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     # What an example is: vector, sequence [time, channels], image, or volume [depth, height, width, channels]; empty:
@@ -62,6 +62,8 @@ def default() -> ConfigDict:
 
     # pmap: each device has the whole state; sharded: each has a part, for models too large for one device
     config.partition = ConfigDict({"name": "pmap"})
+
+    config.inputs = "linear"  # how the encoder reads x: linear, log1p of counts, or unit_norm, scaled to length 1
 
     # With remat=True the backward pass computes blocks of an encoder or decoder again instead of keeping their values.
     config.encoder = ConfigDict({"name": "mlp"})
@@ -157,6 +159,7 @@ _CHOICES = {
     "init": ("modules", "glorot"),
     "output_bias": ("zero", "mean"),
     "data.kind": ("", "vector", "sequence", "image", "volume"),
+    "inputs": ("linear", "log1p", "unit_norm"),
     "data.fit": ("crop", "random", "pad", "stretch"),
     "data.binarize": ("none", "dynamic", "static", "threshold"),
 }
@@ -233,6 +236,7 @@ BEFORE = {
     "data.target": "",
     "data.layers": 0,
     "skip": False,
+    "inputs": "linear",
     "pre_bias": False,
     "init": "modules",
     "output_bias": "zero",

@@ -89,6 +89,10 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         from aejax.data.features import SparseFeatures  # here, because it imports SciPy
 
         return SparseFeatures.parse(config.get("options", "")).splits()
+    if name == "clicks":
+        from aejax.data.clicks import make_clicks  # likewise
+
+        return make_clicks()
     if shards := find_shards(name):
         if size:
             raise InputError(

@@ -34,6 +34,7 @@ def describe_parts(model: models.Autoencoder, objective: Objective, shape: Seque
         "classes": model.classes,
         "pre_bias": model.pre_bias,
         "skip": model.skip,
+        "inputs": model.inputs,
     }
     if type(objective) is not Objective:
         sections["likelihood"] = describe_code(objective)

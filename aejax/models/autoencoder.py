@@ -3,7 +3,7 @@
 import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from aejax.errors import InputError
+from aejax.errors import InputError, one_of
 from aejax.models import pre_encoder
 from aejax.models.bottlenecks import BOTTLENECKS, Code
 from aejax.models.bottlenecks.selection import Kept
@@ -20,11 +20,17 @@ from aejax.models.decoders import DECODERS
 from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
-from aejax.models.layers import Normalization, flatten
+from aejax.models.layers import Normalization, flatten, scale_to_unit
 from aejax.models.likelihoods import LIKELIHOODS
 from aejax.models.vit import Tokens
 from aejax.registry import instantiate
 
+# What the encoder reads instead of x, see `Autoencoder.inputs`.
+INPUTS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda x: x,
+    "log1p": jnp.log1p,
+    "unit_norm": lambda x: scale_to_unit(flatten(x)).reshape(x.shape),
+}
 Batch = Float[Array, "batch ..."]
 Labels = Int[Array, " batch"]
 Keys = Key[Array, " batch"]
@@ -66,6 +72,7 @@ class Autoencoder(nn.Module):
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
       scale_shape: shape of this parameter, see `Likelihood.scale_shape`.
       scale_by_label: whether each of `classes` has a parameter of this shape.
+      inputs: what the encoder reads of x, a key of INPUTS: log(1 + x) of counts, or each example scaled to length 1.
       decoded: shape of the parameters that the decoder makes of one example, see `Likelihood.decoded_shape`; empty
         where it makes one for each value.
       pre_bias: whether the bias of a linear decoder is subtracted from x before x is encoded (Gao et al. 2024,
@@ -84,6 +91,7 @@ class Autoencoder(nn.Module):
     scale_shape: Sequence[int] = ()
     scale_by_label: bool = False
     decoded: Sequence[int] = ()
+    inputs: str = "linear"
     pre_bias: bool = False
     target: Sequence[int] = ()
     skip: bool = False
@@ -106,6 +114,9 @@ class Autoencoder(nn.Module):
         """Returns the encoder's output, which the bottleneck reads."""
         if self.pre_bias and not self.is_initializing():  # the decoder has no parameters before its first call
             x = x - pre_encoder.get_bias(self.decoder.variables["params"]).reshape(x.shape[1:])
+        if self.inputs not in INPUTS:
+            raise one_of("inputs", self.inputs, INPUTS)
+        x = INPUTS[self.inputs](x)
         if self.classes and isinstance(self.encoder, MLPEncoder):
             x = flatten(x)  # otherwise the one-hot label would be appended to every pixel
         return self.encoder(self._append_label(x, label), keys=keys, train=train)
@@ -206,7 +217,7 @@ def build(
     A transcoder decodes to examples of the shape `target`, which is empty for all other models.
 
     Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
-    `likelihood`, `dtype`, `skip`, and the keys that `pre_encoder.has_bias` reads. A name is a key of ENCODERS,
+    `likelihood`, `dtype`, `skip`, `inputs`, and keys that `pre_encoder.has_bias` reads. A name is a key of ENCODERS,
     BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype` or `axis_name`
     gets its value from here. `axis_name` names the axis of the devices that share a batch, over which batch statistics
     are computed.
@@ -238,6 +249,7 @@ def build(
         pre_bias=not target and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
         target=tuple(target),
         skip=skip,
+        inputs=config.get("inputs", "linear"),
     )
     abstract_output(model, shape)  # runs the modules' checks of shapes
     return model

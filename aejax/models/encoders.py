@@ -7,9 +7,12 @@ import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from aejax.errors import InputError
 from aejax.models.conv import Conv
 from aejax.models.dc import DCEncoder
 from aejax.models.dcgan import DCGANEncoder
@@ -20,10 +23,12 @@ from aejax.models.layers import (
     Pool,
     activate,
     flatten,
+    fold,
     make_units,
     pad_convolution,
     pad_to_multiple,
     require_grid,
+    require_keys,
     run_block,
 )
 from aejax.models.resnet import ResNetEncoder
@@ -31,17 +36,25 @@ from aejax.models.sequence import RNNEncoder, SequenceEncoder
 from aejax.models.taesd import TinyEncoder
 from aejax.models.vit import ViTEncoder
 
+_DROPOUT = 2**20  # what keys are folded with, since bottlenecks fold them with small numbers
+
 
 class MLPEncoder(nn.Module):
     """Dense layers, each followed by normalization and activation: [batch, ...] to [batch, features[-1]].
 
     The input is flattened first; without `features` that is all. `units` are "dense", "gated" or "maxout", see
     `make_units`, of which the last two usually go with `activation="linear"`.
+
+    Attributes:
+      features: widths of the layers.
+      dropout: fraction of the flattened input that is set to 0 in training, the rest being scaled up; a one-hot label
+        is part of the input.
     """
 
     features: Sequence[int] = ()
     activation: str = "relu"
     normalisation: str = "none"
+    dropout: float = 0.0
     dtype: DTypeLike = "float32"
     axis_name: str | None = None
     remat: bool = False
@@ -50,6 +63,13 @@ class MLPEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
         x = flatten(x)
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"encoder.dropout must be in [0, 1), got {self.dropout}")
+        if self.dropout and train:
+            require_keys(self, keys, train)
+        if self.dropout and train and keys is not None:
+            kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(fold(keys, _DROPOUT))
+            x = jnp.where(kept, x / (1 - self.dropout), 0)
         for i in range(len(self.features)):
             x = run_block(self, functools.partial(MLPEncoder._layer, i=i, train=train), x)
         return x
