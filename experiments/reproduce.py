@@ -37,6 +37,7 @@ _ROWS = flags.DEFINE_list("rows", [], f"Rows of the table of published figures: 
 _PASSES = flags.DEFINE_integer("passes", 0, "Passes through the training images. Defaults to the row's.", lower_bound=0)
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Number of seeds.", lower_bound=1)
 _RUNS = flags.DEFINE_string("runs", "runs/published", "Folder of the rows' workdirs.")
+_DATA = flags.DEFINE_string("data", "../shared/data", "Folder that holds omniglot and fashion-mnist, as published.")
 _PEER = flags.DEFINE_bool("peer", True, "Train PyTorch's side, too, if torch is installed.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder of the records and their table.")
 EXPERIMENTS = ("basic", "stacked", "stacked:mnist", "conv:mnist")
@@ -78,7 +79,8 @@ def reproduce_rows(names: list[str]) -> None:
         raise one_of("--rows", unknown[0], ROWS)
     results = local(_RESULTS.value)
     for name in names:
-        found = record.reproduce(name, ROWS[name], _SEEDS.value, _PASSES.value, local(_RUNS.value), _PEER.value)
+        folders = (local(_RUNS.value), local(_DATA.value))
+        found = record.reproduce(name, ROWS[name], _SEEDS.value, _PASSES.value, *folders, _PEER.value)
         write_whole(writable(results / "published") / f"{name}.json", json.dumps(found, indent=2) + "\n")
     records = read_records(results / "published")
     write_whole(results / "published.md", make_table(records))

@@ -24,13 +24,16 @@ from experiments.published.rows import Row
 SHORT = {"examples": 2_000, "steps": 200, "images": 100, "samples": 50}  # a run of seconds, which a test repeats
 
 
-def reproduce(name: str, row: Row, seeds: int, passes: int, runs: Path, peer: bool = False) -> dict[str, Any]:
+def reproduce(
+    name: str, row: Row, seeds: int, passes: int, runs: Path, folder: Path, peer: bool = False
+) -> dict[str, Any]:
     """Returns the record of a row: its protocol, and what each seed reached, with `peer` beside PyTorch's side.
 
-    A seed's run lies in `runs`/<name>-<seed>, and one that was interrupted resumes there.
+    A seed's run lies in `runs`/<name>-<seed>, and one that was interrupted resumes there. `folder` holds published
+    files of other data than MNIST.
     """
-    splits = data.load(row.make_config().data)
-    config = row.make_config(passes, len(splits.train))
+    splits = data.load(row.make_config(data=folder).data)
+    config = row.make_config(passes, len(splits.train), folder)
     found = []
     for seed in range(seeds):
         config.seed = seed
@@ -54,7 +57,7 @@ def reproduce(name: str, row: Row, seeds: int, passes: int, runs: Path, peer: bo
         "steps": config.steps,
         "seeds": found,
         "peer": _train_peer(row, config, splits) if peer and row.peer and find_spec("torch") else None,
-        "short": {**SHORT, row.measure: short(row)},
+        "short": {**SHORT, row.measure: short(row, folder)},
         "machine": machine(("torch",)),
     }
 
@@ -76,9 +79,9 @@ def score(row: Row, run: aejax.Run, splits: data.Splits) -> dict[str, float]:
     return {key: float(measures[key].value) for key in ("squared_error", "pca_squared_error") if key in measures}
 
 
-def short(row: Row) -> float:
+def short(row: Row, folder: Path = Path()) -> float:
     """Returns what a run of seconds reaches, so that a test can tell whether what the row rests on has changed."""
-    config = row.make_config()
+    config = row.make_config(data=folder)
     whole = data.load(config.data)
     test = whole.test.sample(SHORT["images"])
     splits = data.Splits(whole.train.sample(SHORT["examples"]), test, test)
@@ -93,7 +96,7 @@ def short(row: Row) -> float:
 def _protocol(row: Row, config: ConfigDict, splits: data.Splits) -> str:
     """Returns how the figure is measured, in words."""
     binary = {"dynamic": ", drawn anew in each step, test images once", "static": ", drawn once", "none": ""}
-    data_words = f"{config.data.name}{binary.get(config.data.binarize, f', {config.data.binarize}')}"
+    data_words = f"{row.folder or config.data.name}{binary.get(config.data.binarize, f', {config.data.binarize}')}"
     how = f"{row.samples:,} importance samples" if row.measure == "nats" else "squared error summed over values"
     return f"{data_words}; {len(splits.train):,} training and {len(splits.test):,} test images; {how}; last step"
 

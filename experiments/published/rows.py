@@ -6,6 +6,7 @@ A new row is one entry of `ROWS`.
 import dataclasses
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -26,6 +27,7 @@ class Row:
       samples: importance samples of each test image.
       peer: name of PyTorch's side in `peer.py`; empty without one.
       note: on what differs from the paper.
+      folder: name of a folder of published files that the row reads; empty for MNIST.
     """
 
     config: str
@@ -38,12 +40,18 @@ class Row:
     samples: int = 5_000
     peer: str = ""
     note: str = ""
+    folder: str = ""
 
-    def make_config(self, passes: int = 0, examples: int = 60_000) -> ConfigDict:
-        """Returns the config that makes so many passes, by default those of the row, through so many examples."""
+    def make_config(self, passes: int = 0, examples: int = 60_000, data: Path = Path()) -> ConfigDict:
+        """Returns the config that makes so many passes, by default those of the row, through so many examples.
+
+        `data` holds the row's folder.
+        """
         name, _, arg = self.config.partition(":")
         config = importlib.import_module(f"configs.{name}").get_config(arg).copy_and_resolve_references().unlock()
         config.update_from_flattened_dict(self.changes)
+        if self.folder:
+            config.data.name = str(data / self.folder)
         config.steps = (passes or self.passes) * examples // config.batch_size
         return config
 
@@ -55,6 +63,13 @@ _HINTON = "Hinton and Salakhutdinov 2006, page 506"
 
 def _burda(arg: str, published: float, source: str = _BURDA, passes: int = 121) -> Row:
     return Row(f"burda:{arg}" if arg else "burda", "nats", published, source, passes, 3_280, peer="burda")
+
+
+def _other(arg: str, folder: str, passes: int) -> Row:
+    """Returns a row of binary images for which no paper has a figure of the same training and test images."""
+    row = Row(f"burda:{arg}" if arg else "burda", "nats", None, "no paper", passes, 3_280, peer="burda", folder=folder)
+    # Omniglot's small parts have no split of their own.
+    return row if folder != "omniglot" else dataclasses.replace(row, changes={"data.train": "", "data.validation": ""})
 
 
 def _deep(**changes: Any) -> Row:
@@ -80,6 +95,11 @@ ROWS = {
     "miwae": _burda("miwae", 84.97, _RAINFORTH, passes=13),
     "ciwae": _burda("ciwae", 84.57, _RAINFORTH, passes=13),
     "piwae": _burda("piwae", 84.46, _RAINFORTH, passes=13),
+    "omniglot": _other("", "omniglot", 400),
+    "omniglot_iwae": _other("k5", "omniglot", 400),
+    "fashion": _other("", "fashion-mnist", 40),
+    "fashion_iwae": _other("k5", "fashion-mnist", 40),
+    "ladder": Row("hvae", "nats", 79.09, "Hazami et al. 2022, Efficient-VDVAE, table 3", 40, 0, samples=1_000),
     "deep": _deep(),
     "deep_pretrained": _deep(pretrain__steps=4_000),
     "deep_tied": _deep(decoder__tied=True),

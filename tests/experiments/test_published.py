@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import ROOT
-from conftest import command, needs_mnist
+from conftest import MNIST, command, needs_mnist
 
 from aejax.files import read_json
 from experiments.published import record, table
@@ -70,7 +71,10 @@ def test_committed_records_say_what_their_rows_say():
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_short_run_reaches_what_it_reached(name):
     """After 200 steps rounding, which differs between processors, moves the figure by far less than a percent."""
-    assert record.short(ROWS[name]) == pytest.approx(RECORDS[name]["short"][ROWS[name].measure], rel=0.01)
+    folder = Path(MNIST).parent
+    if not (folder / ROWS[name].folder).is_dir():
+        pytest.skip(f"no {ROWS[name].folder} beside MNIST")
+    assert record.short(ROWS[name], folder) == pytest.approx(RECORDS[name]["short"][ROWS[name].measure], rel=0.01)
 
 
 @needs_mnist
