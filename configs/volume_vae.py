@@ -2,7 +2,8 @@
 
     aejax train --config=volume_vae --workdir=runs/volume_vae
 
-`volumes` has six known factors: shape, size, three coordinates and an angle.
+`volumes` has six known factors: shape, size, three coordinates and an angle. `python -m experiments.kinds` measures
+the time, the squared error beside that of PCA, and how well single units separate the factors.
 """
 
 from aejax import presets

@@ -94,7 +94,7 @@ def draw_solids(factors: np.ndarray, side: int = SIDE) -> np.ndarray:
     """
     shape, size, z, y, x, angle = np.asarray(factors).T[..., None, None, None]
     at = ((np.arange(side) + 0.5) * (SIDE / side)).astype(np.float32)
-    place = [(6 + 4 / 3 * k).astype(np.float32) for k in (z, y, x)]
+    place = [(6.5 + k).astype(np.float32) for k in (z, y, x)]
     up, down, across = at[:, None, None] - place[0], at[:, None] - place[1], at - place[2]
     turn = angle.astype(np.float32) * np.float32(math.pi / 4)
     along, aside = across * np.cos(turn) + down * np.sin(turn), down * np.cos(turn) - across * np.sin(turn)
@@ -107,7 +107,7 @@ def draw_solids(factors: np.ndarray, side: int = SIDE) -> np.ndarray:
             np.maximum(np.abs(along), np.hypot(aside, up)) * np.float32(1.5 ** (1 / 3)),
         ],
     )
-    covered = np.clip(0.5 + (1.7 + 0.5 * size.astype(np.float32) - solid) * (side / SIDE), 0, 1)
+    covered = np.clip(0.5 + (1.5 + 0.45 * size.astype(np.float32) - solid) * (side / SIDE), 0, 1)
     return np.round(255 * covered).astype(np.uint8)[..., None]
 
 
