@@ -13,7 +13,7 @@ from aejax.inference.density import Estimate, Parts, warn_of_few
 from aejax.inference.trained import TrainedModel
 from aejax.objectives.likelihoods import Bernoulli, DiscretizedLogistic, LogisticMixture
 
-PROBABILITIES = (Bernoulli, DiscretizedLogistic, LogisticMixture)  # of values; the other likelihoods are densities
+PROBABILITIES = (Bernoulli, DiscretizedLogistic, LogisticMixture)  # of values, as those with `levels` are
 ACTIVE = 0.01  # variance of a unit's mean above which the unit is active (Burda et al. 2016, section 5.1)
 
 
@@ -93,7 +93,7 @@ def measure(
     best = one_draw.elbo if many is None else many
     of = "the ELBO" if many is None else f"the log-likelihood of {samples:,} importance samples"
     values, levels = math.prod(run.spec.shape), ""
-    if test.x.dtype == np.uint8 and not isinstance(run.likelihood, PROBABILITIES):
+    if test.x.dtype == np.uint8 and not (run.likelihood.levels or isinstance(run.likelihood, PROBABILITIES)):
         levels = f"; uniform dequantization, {dequantize:,} draws of (x + u) / 256, a bound of the bits of levels"
 
     def bits() -> float:
@@ -191,5 +191,7 @@ def _meaning(run: TrainedModel, part: Part) -> str:
         return f"{name} of gray values: a cross-entropy, not a probability of the data"
     if isinstance(run.likelihood, DiscretizedLogistic | LogisticMixture):
         return f"{name}, a probability of the levels 0 to 255"
+    if run.likelihood.levels:
+        return f"{name}, a probability of whole numbers"
     unit = run.spec.bounds and not run.spec.limits
     return f"{name}, a density of values in [0, 1]" if unit else f"{name}, a density in the data's units"
