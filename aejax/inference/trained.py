@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from aejax.data import Spec, as_array, is_sparse
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density, warn_of_few
-from aejax.inference.hierarchy import Temperature, complete, sample_prior
+from aejax.inference.generating import sample_latents
+from aejax.inference.hierarchy import Temperature, complete
 from aejax.inference.tiles import Tile, Tiles, check_images, plan_tiles
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
@@ -294,51 +294,14 @@ class TrainedModel:
         sampled from the codes found there, and continuous latents from a Gaussian with their mean and covariance.
         Warns if all saved latents are equal. Raises InputError for a sampler that does not fit the run.
         """
-        from aejax import samplers  # here, because their modules take a hundredth of a second
-
         seed = arguments.check_seed(seed)
         # Bytes per example: two copies while batches are concatenated; latents as float64 and float32.
         each = 8 * math.prod(self.spec.shape) + 12 * math.prod(self.latents.shape[1:])
         num = arguments.check_count("generate", num, each)
         check_labels(label, num, self.config.classes)  # raises before anything is sampled
-        prior: Any = None if sampler else self.model.apply(self._on_device, method="prior")
-        if prior is None and not (isinstance(temperature, int | float) and temperature == 1):
-            raise InputError("temperature is for samples of the model's prior; leave it out")
-        decode = self.decode
-        if self.likelihood.draws if draw is None else draw:
-            decode = functools.partial(self._decode_samples, seed=seed)
-        if sampler is not None:
-            if not isinstance(sampler, samplers.Sampler):
-                raise InputError(f"sampler must be what aejax.samplers.fit(name, latents) gives, got {sampler!r}")
-            samplers.check_kind(sampler.name, self.codebook_size is not None)
-            shape = self.abstract_code["z" if self.codebook_size is None else "indices"].shape[1:]
-            if sampler.shape != shape:
-                raise InputError(f"the run's codes are (n, *{shape}), the sampler's (n, *{sampler.shape})")
-            size = getattr(sampler.kind, "size", None)
-            if size != self.codebook_size:
-                raise InputError(f"the sampler has {size} codes, the run {self.codebook_size}; fit one on its indices")
-            code = sampler.sample(num, seed)
-            return decode(code if self.codebook_size is None else self.lookup(code), label)
-        if prior is not None:
-            keys = jax.random.split(jax.random.key(seed), num)
-            return decode(sample_prior(prior, keys, temperature, self.spec.shape), label)
-        if len(self.latents) < 2:
-            raise InputError(
-                "generate samples from the saved latents, and one alone would give one example again and again; give a "
-                "sampler, aejax.samplers.fit(name, run.encode(x)), or train with two or more samples and validation "
-                "examples"
-            )
-        if num > 1 and (self.latents == self.latents[:1]).all():
-            warnings.warn(
-                f"the {len(self.latents):,} saved latents are all the same, and so is what is generated from them; "
-                "give a sampler, aejax.samplers.fit(name, run.encode(x)), or look at the training",
-                stacklevel=2,
-            )
-        if self.codebook_size is not None:
-            shape = self.latents.shape[1:-1]
-            rows = np.random.default_rng(seed).integers(len(self.latents), size=(num, *shape))
-            return decode(self.latents[(rows, *np.indices(shape))], label)
-        return decode(samplers.fit("gaussian", self.latents).sample(num, seed), label)
+        z = sample_latents(self, num, seed, sampler, temperature)
+        draws = self.likelihood.draws if draw is None else draw
+        return self._decode_samples(z, label, seed) if draws else self.decode(z, label)
 
     def _decode_samples(self, z: np.ndarray, label: ArrayLike | None, seed: int) -> Float[np.ndarray, "n ..."]:
         """Returns a sample of the likelihood for each of the latents z [n, *latent]."""
