@@ -18,9 +18,9 @@ from aejax.evaluation.subject import Measure
 from aejax.files import local, writable, write_whole
 from experiments.machine import machine
 
-_FOLDER = flags.DEFINE_string("folder", "experiments/results/kinds", "Folder of the figures.")
-_ONLY = flags.DEFINE_list("only", ["volume_vae"], "Configs to train.")
-_ARG = flags.DEFINE_string("arg", "", "Argument of each config, e.g. tiny.")
+_FOLDER = flags.DEFINE_string("kinds_folder", "experiments/results/kinds", "Folder of the figures.")
+_ONLY = flags.DEFINE_list("kinds", ["volume_vae"], "Configs to train.")
+_ARG = flags.DEFINE_string("kinds_arg", "", "Argument of each config, e.g. tiny.")
 GROUPS = ("reconstruction", "disentanglement")
 
 

@@ -12,20 +12,21 @@ import time
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import aejax
 from aejax import data
+from aejax.cli import command
 from aejax.data.clicks import make_clicks
 from aejax.evaluation import ranking
 from aejax.files import read_json, write_whole
 from configs import mult_dae, mult_vae
 from experiments.machine import machine
 
-_OUT = flags.DEFINE_string("out", "experiments/results/recommend.json", "File of the figures.")
-_FOLDER = flags.DEFINE_string("folder", "runs/recommend", "Folder of the runs.")
-_ARG = flags.DEFINE_string("arg", "", "Argument of the configs, e.g. tiny.")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds of each model.")
+_OUT = flags.DEFINE_string("recommend_out", "experiments/results/recommend.json", "File of the figures.")
+_FOLDER = flags.DEFINE_string("recommend_runs", "runs/recommend", "Folder of the runs.")
+_ARG = flags.DEFINE_string("recommend_arg", "", "Argument of the configs, e.g. tiny.")
+_SEEDS = flags.DEFINE_integer("recommend_seeds", 1, "Seeds of each model.")
 _PENALTIES = (100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)  # of EASE
 
 
@@ -54,7 +55,7 @@ def fit_ease(x: np.ndarray, penalty: float) -> np.ndarray:
     return weights
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     arrays = {name: data.read(source)["x"] for name, source in make_clicks().items()}
     train, test, validation = arrays["train"], divide(arrays["test"]), divide(arrays["validation"])
     found: dict[str, dict[str, float]] = {"popularity": measure(np.tile(train.sum(0), (len(test[0]), 1)), *test)}
@@ -81,4 +82,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

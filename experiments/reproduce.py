@@ -35,7 +35,7 @@ from experiments.published.table import make_goals, make_table, read_records
 _OUT = flags.DEFINE_string("table", "experiments/results/reconstruction.json", "File to write.")
 _ROWS = flags.DEFINE_list("rows", [], f"Rows of the table of published figures: of {', '.join(ROWS)}, or none.")
 _PASSES = flags.DEFINE_integer("passes", 0, "Passes through the training images. Defaults to the row's.", lower_bound=0)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Number of seeds.", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds_of_row", 1, "Number of seeds of each row.", lower_bound=1)
 _RUNS = flags.DEFINE_string("runs", "runs/published", "Folder of the rows' workdirs.")
 _DATA = flags.DEFINE_string("data", "../shared/data", "Folder that holds omniglot and fashion-mnist, as published.")
 _PEER = flags.DEFINE_bool("peer", True, "Train PyTorch's side, too, if torch is installed.")

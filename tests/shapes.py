@@ -8,6 +8,7 @@ import doctest
 import functools
 import gc
 import importlib
+import pkgutil
 import sys
 
 import flax.struct
@@ -69,10 +70,11 @@ def reject_wrong_shapes() -> None:
 def run_the_examples_of_losses() -> None:
     from aejax import losses
 
+    modules = [importlib.import_module(f"aejax.losses.{each.name}") for each in pkgutil.iter_modules(losses.__path__)]
     with np.printoptions(precision=3, suppress=True):
-        found = doctest.testmod(losses, extraglobs={"jax": jax, "jnp": jnp})
-    assert found.attempted > 30
-    assert not found.failed
+        found = [doctest.testmod(module, extraglobs={"jax": jax, "jnp": jnp}) for module in modules]
+    assert sum(each.attempted for each in found) > 30
+    assert not any(each.failed for each in found)
 
 
 CONFIGS = (

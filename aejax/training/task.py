@@ -154,8 +154,9 @@ def make_task(
     )
     operations, output = _trace(single_device_task(task), spec)
     lengths = task.objective.unfinished(config.steps)
-    if (annealing := getattr(parts.model.bottleneck, "anneal_steps", 0)) > config.steps:
-        lengths["bottleneck.anneal_steps"] = annealing
+    bottleneck = parts.model.bottleneck
+    if getattr(bottleneck, "anneal_from", 0) and bottleneck.anneal_steps > config.steps:
+        lengths["bottleneck.anneal_steps"] = bottleneck.anneal_steps
     for key, taken in lengths.items():
         warnings.warn(
             f"{key}={taken} is more than steps={config.steps}: training ends before this schedule does, with another "

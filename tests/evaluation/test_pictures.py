@@ -434,7 +434,7 @@ def test_pictures_of_a_discrete_code(discrete):
 def test_pictures_of_vectors(points):
     found, skipped = drawn(points[1])
     assert set(found) == {"reconstructions", "samples", "map", "activity"}
-    assert skipped["interpolations"] == "examples of (6,) are not images of 1 or 3 channels"
+    assert skipped["interpolations"] == "examples of (6,) are not images, volumes or sequences"
     heights = [p.get_height() for p in found["activity"].figure.axes[0].patches]
     np.testing.assert_allclose(heights, np.sort(points[1].test.latents.std(0))[::-1], rtol=1e-5)
 

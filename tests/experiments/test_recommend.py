@@ -52,8 +52,16 @@ def test_configs_say_what_was_measured(name):
 @pytest.mark.slow
 def test_the_command_writes_all_recommenders(tmp_path):
     module = command("recommend", "experiments")
-    flags.FLAGS(["recommend", f"--out={tmp_path}/out.json", f"--folder={tmp_path}/runs", "--arg=tiny", "--seeds=1"])
-    module.main([])
+    flags.FLAGS(
+        [
+            "recommend",
+            f"--recommend_out={tmp_path}/out.json",
+            f"--recommend_runs={tmp_path}/runs",
+            "--recommend_arg=tiny",
+            "--recommend_seeds=1",
+        ]
+    )
+    module.main()
     found = json.loads((tmp_path / "out.json").read_text())["recommenders"]
     assert found.keys() == RESULTS.keys()
     assert found["ease"]["ndcg_100"] == pytest.approx(RESULTS["ease"]["ndcg_100"])

@@ -88,7 +88,7 @@ def test_the_command_writes_record_table_and_goals(tmp_path, monkeypatch):
     monkeypatch.setattr(record.data, "load", cut)
     monkeypatch.setitem(record.SHORT, "steps", 10)
     folders = (f"--runs={tmp_path}/runs", f"--results={tmp_path}")
-    reproduce.flags.FLAGS(["reproduce", "--rows=iwae_5", "--passes=4", "--seeds=2", "--nopeer", *folders])
+    reproduce.flags.FLAGS(["reproduce", "--rows=iwae_5", "--passes=4", "--seeds_of_row=2", "--nopeer", *folders])
     reproduce.reproduce()
     found = read_json(tmp_path / "published/iwae_5.json")
     first, second = found["seeds"]
