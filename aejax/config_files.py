@@ -2,7 +2,9 @@
 
 import difflib
 import runpy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -19,7 +21,7 @@ def load_config(name: str) -> ConfigDict:
     Raises InputError if there is no such config or file, or the file has no `get_config`.
     """
     file, argument = find_config(name), name.partition(":")[2]
-    get_config = runpy.run_path(str(file)).get("get_config")
+    get_config = find_function(name, "get_config")
     if not callable(get_config):
         raise InputError(f"{file} has no function get_config; define get_config(arg) that returns the config")
     config = get_config(argument) if ":" in name else get_config()
@@ -28,6 +30,11 @@ def load_config(name: str) -> ConfigDict:
             f"get_config of {file} returned {type(config).__name__}; return a config that starts from default()"
         )
     return config
+
+
+def find_function(value: str, name: str) -> Callable[..., Any] | None:
+    """Returns a function that a config file defines beside its config, or None where it has no such function."""
+    return runpy.run_path(str(find_config(value))).get(name)
 
 
 def find_config(value: str, folder: str = "") -> Path:

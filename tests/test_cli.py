@@ -12,8 +12,7 @@ import pytest
 
 import aejax
 from aejax import config as config_lib
-from aejax import presets
-from aejax.cli import config_flag
+from aejax import config_files, presets
 from aejax.cli.__main__ import COMMANDS, main
 from aejax.config_files import find_config
 from configs import sae
@@ -80,8 +79,8 @@ def test_an_unknown_command_is_one_line(monkeypatch):
 def test_a_config_is_found_by_name_or_path(tmp_path, monkeypatch):
     assert find_config("vae:tiny") == ROOT / "configs/vae.py"
     assert find_config("transformer", "priors") == ROOT / "configs/priors/transformer.py"
-    assert callable(config_flag.defined("vae", "search"))
-    assert config_flag.defined("basic", "search") is None
+    assert callable(config_files.find_function("vae", "search"))
+    assert config_files.find_function("basic", "search") is None
     monkeypatch.chdir(tmp_path)
     assert find_config("vae") == ROOT / "configs/vae.py"
     (tmp_path / "vae").write_text("")

@@ -1,6 +1,5 @@
 """Flags that name a config: a file, or by its name one of the configs that ship with aejax, e.g. vae or vae:tiny."""
 
-import runpy
 from collections.abc import Callable
 from typing import Any
 
@@ -44,11 +43,6 @@ def data_flags() -> Callable[[], ConfigDict]:
         return ConfigDict({**defaults, **{key: holder.value for key, holder in holders.items()}, "size": size.value})
 
     return section
-
-
-def defined(value: str, name: str) -> Callable[..., Any] | None:
-    """Returns a function of the config that is the value of --config, or None where the config has no such function."""
-    return runpy.run_path(str(find_config(value))).get(name)
 
 
 class _Parser(ConfigFileFlagParser):

@@ -24,7 +24,8 @@ from ml_collections import ConfigDict, config_flags
 import aejax
 from aejax import config as config_lib
 from aejax.cli import command
-from aejax.cli.config_flag import config_flag, defined
+from aejax.cli.config_flag import config_flag
+from aejax.config_files import find_function
 from aejax.errors import in_one_line
 from aejax.files import inside, local, writable
 from aejax.workdir import saved_config
@@ -194,7 +195,7 @@ def search() -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
     config, workdir, objective = _CONFIG.value, local(_WORKDIR.value).absolute(), _OBJECTIVE.value
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    search_of_config = defined(file, "search")
+    search_of_config = find_function(file, "search")
     if search_of_config is None:
         raise aejax.InputError(f"{file} has no search(trial); write one as in configs/vae.py")
     given = tried(search_of_config)

@@ -24,10 +24,11 @@ from ml_collections import ConfigDict, config_flags
 
 import aejax
 from aejax.cli import command
-from aejax.cli.config_flag import config_flag, defined
+from aejax.cli.config_flag import config_flag
 from aejax.cli.launching.flags import executors
 from aejax.cli.launching.job import STOPPED, Job
 from aejax.config import flatten
+from aejax.config_files import find_function
 from aejax.files import inside, local, writable, write_whole
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def sweep(axes: dict[str, list[Any]], argv: Sequence[str] = ()) -> None:
     from aejax.ablation.plan import added, grid, plan, to_json
 
     config, workdir = _CONFIG.value, local(_WORKDIR.value)
-    sweep_of_config = None if axes else defined(config_flags.get_config_filename(flags.FLAGS["config"]), "sweep")
+    sweep_of_config = None if axes else find_function(config_flags.get_config_filename(flags.FLAGS["config"]), "sweep")
     runs = plan(config, added(sweep_of_config) if sweep_of_config else grid(axes), _SEEDS.value)
     names = [run.name for run in runs]
     for name in _ONLY.value:

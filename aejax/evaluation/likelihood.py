@@ -99,7 +99,7 @@ def measure(
     def bits() -> float:
         if levels:
             return _dequantized_bits(subject, samples if many is not None else 0, dequantize) / values
-        return -best.mean() / math.log(2) / values
+        return float(-best.mean()) / math.log(2) / values
 
     protocol = f"{how}; from {of}, over {values:,} values{levels}"
     add("bits_per_dimension", density.no_elbo, bits, "bits per value", protocol)
