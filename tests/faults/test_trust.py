@@ -103,9 +103,9 @@ def test_a_config_that_names_a_module_does_not_import_it(copy, change, monkeypat
 
 def test_the_config_of_a_loaded_run_tracks_by_no_code_that_is_not_trusted(copy):
     """It may be trained anew: experiments.search prints a command that does."""
-    with_config(copy, lambda c: c.update(tracking=["wandb,mine:Tracker"]))
-    assert aejax.load_run(copy, trust="mine").config.tracking == ["wandb,mine:Tracker"]
-    assert "mine" not in sys.modules
+    with_config(copy, lambda c: c.update(tracking=["wandb,unseen:Tracker"]))
+    assert aejax.load_run(copy, trust="unseen").config.tracking == ["wandb,unseen:Tracker"]
+    assert "unseen" not in sys.modules
 
 
 @pytest.mark.parametrize("config", [[], None, {"a.b": 1}, {"encoder": {"name": ".os:x"}}, {"encoder": {"name": ":x"}}])
