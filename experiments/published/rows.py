@@ -61,7 +61,7 @@ _RAINFORTH = "Rainforth et al. 2018, table 1"
 _HINTON = "Hinton and Salakhutdinov 2006, page 506"
 
 
-def _burda(arg: str, published: float, source: str = _BURDA, passes: int = 121) -> Row:
+def _burda(arg: str, published: float, source: str = _BURDA, passes: int = 40) -> Row:
     return Row(f"burda:{arg}" if arg else "burda", "nats", published, source, passes, 3_280, peer="burda")
 
 
