@@ -65,6 +65,16 @@ def images(tiny: bool = False, large: bool = False) -> ConfigDict:
     return config
 
 
+def clicks() -> ConfigDict:
+    """Returns a config for clicks of users on items without a model: 800 steps of 500 users, divided by their norm."""
+    config = default()
+    config.data.name = "clicks"
+    config.inputs = "unit_norm"
+    config.likelihood = module("multinomial")
+    config.batch_size, config.steps, config.checkpoint_every, config.log_every = 500, 800, 200, 40
+    return config
+
+
 def shorten(config: ConfigDict, steps: int) -> None:
     """Sets fewer steps, for models that take longer for each step."""
     config.steps, config.checkpoint_every, config.log_every = steps, steps // 2, 20

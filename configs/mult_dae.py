@@ -9,16 +9,13 @@ About 29 seconds on two CPU cores beside other work; NDCG@100 0.520, Recall@20 0
 As `mult_vae`, but its code is deterministic. The weights are decayed by `optim.weight_decay` instead of an L2 penalty.
 """
 
-from aejax.config import default, lock, module, parse_arg, shrink
+from aejax import presets
+from aejax.config import lock, module, parse_arg, shrink
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = default()
-    config.data.name = "clicks"
-    config.inputs = "unit_norm"
-    config.likelihood = module("multinomial")
-    config.batch_size, config.steps, config.checkpoint_every, config.log_every = 500, 800, 200, 40
+    config = presets.clicks()
     config.encoder = module("mlp", features=(200,), activation="tanh", dropout=0.5)
     config.decoder = module("mlp")
     config.optim.weight_decay = 1e-2

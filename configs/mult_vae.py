@@ -11,16 +11,13 @@ Clicks of a user are divided by their norm, half of them are dropped in training
 matrix [users, items] that `scipy.sparse.save_npz` wrote.
 """
 
-from aejax.config import default, lock, module, parse_arg, shrink
+from aejax import presets
+from aejax.config import lock, module, parse_arg, shrink
 
 
 def get_config(arg=""):
     flags = parse_arg(arg, tiny=False)
-    config = default()
-    config.data.name = "clicks"
-    config.inputs = "unit_norm"
-    config.likelihood = module("multinomial")
-    config.batch_size, config.steps, config.checkpoint_every, config.log_every = 500, 800, 200, 40
+    config = presets.clicks()
     config.encoder = module("mlp", features=(600,), activation="tanh", dropout=0.5)
     config.bottleneck = module("gaussian", features=200)
     config.decoder = module("mlp", features=(600,), activation="tanh")

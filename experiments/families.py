@@ -8,7 +8,6 @@ TFDS_DATA_DIR, or downloaded.
 """
 
 import functools
-import importlib
 import json
 import re
 import statistics
@@ -81,8 +80,7 @@ def _bound(test: dict) -> float | None:
 
 
 def _config(experiment: str) -> ConfigDict:
-    name, _, arg = experiment.partition(":")
-    return importlib.import_module(f"configs.{name}").get_config(arg)
+    return aejax.load_config(experiment)
 
 
 def _nats(figures: dict) -> list[float]:

@@ -5,7 +5,6 @@ time, the squared error beside that of PCA, and how well single units of the cod
 minutes on two CPU cores.
 """
 
-import importlib
 import json
 import tempfile
 import time
@@ -26,7 +25,7 @@ GROUPS = ("reconstruction", "disentanglement")
 
 def train(name: str, arg: str = "") -> dict:
     """Returns the figures of a config."""
-    config = importlib.import_module(f"configs.{name}").get_config(arg)
+    config = aejax.load_config(f"{name}:{arg}")
     with tempfile.TemporaryDirectory() as workdir:
         begin, of_cpu = time.perf_counter(), time.process_time()
         run = aejax.train(config, workdir, quiet=True)

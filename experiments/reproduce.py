@@ -12,7 +12,6 @@ takes hours, and resumes if it is interrupted. Each row writes experiments/resul
 experiments/results/published.md, is made from these files, as with --rows=none alone.
 """
 
-import importlib
 import json
 import math
 import tempfile
@@ -45,8 +44,7 @@ EXPERIMENTS = ("basic", "stacked", "stacked:mnist", "conv:mnist")
 
 def score(experiment: str) -> dict:
     """Wall seconds of the training, and the squared error of a test example beside PCA's."""
-    name, _, arg = experiment.partition(":")
-    config = importlib.import_module(f"configs.{name}").get_config(arg)
+    config = aejax.load_config(experiment)
     splits = data.load(config.data)
     with tempfile.TemporaryDirectory() as workdir:
         begin = time.perf_counter()

@@ -1,43 +1,4 @@
-"""Likelihoods of the input given decoded values: negative logarithms of each value, in nats."""
+"""Likelihoods of the input given decoded values: those of `aejax.models.likelihoods`, which models are built with."""
 
-from aejax.models.likelihoods import (
-    LIKELIHOODS,
-    AbsoluteError,
-    Bernoulli,
-    Beta,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    Gaussian,
-    Laplace,
-    Likelihood,
-    LogisticMixture,
-    Multinomial,
-    NegativeBinomial,
-    Ordinal,
-    Poisson,
-    SquaredError,
-    StudentT,
-    ZeroInflatedNegativeBinomial,
-)
-
-__all__ = [
-    "LIKELIHOODS",
-    "AbsoluteError",
-    "Bernoulli",
-    "Beta",
-    "Categorical",
-    "ContinuousBernoulli",
-    "DiscretizedLogistic",
-    "Gaussian",
-    "Laplace",
-    "Likelihood",
-    "LogisticMixture",
-    "Multinomial",
-    "NegativeBinomial",
-    "Ordinal",
-    "Poisson",
-    "SquaredError",
-    "StudentT",
-    "ZeroInflatedNegativeBinomial",
-]
+from aejax.models.likelihoods import *  # noqa: F403
+from aejax.models.likelihoods import __all__ as __all__

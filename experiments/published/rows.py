@@ -4,12 +4,13 @@ A new row is one entry of `ROWS`.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+import aejax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,7 @@ class Row:
 
         `data` holds the row's folder.
         """
-        name, _, arg = self.config.partition(":")
-        config = importlib.import_module(f"configs.{name}").get_config(arg).copy_and_resolve_references().unlock()
+        config = aejax.load_config(self.config).copy_and_resolve_references().unlock()
         config.update_from_flattened_dict(self.changes)
         if self.folder:
             config.data.name = str(data / self.folder)

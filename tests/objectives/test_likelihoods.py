@@ -116,7 +116,7 @@ def test_ordinal_levels_are_differences_of_logistic_functions_and_finite_far_awa
     kind, decoded = Ordinal(3), jnp.array([[-1.0, 0.5], [400.0, -400.0], [-400.0, 400.0]])
     cuts = np.array([-1.0, -1.0 + np.log1p(np.exp(0.5))])
     expected = np.diff(np.concatenate([[0], scipy.stats.logistic.cdf(cuts), [1]]))
-    np.testing.assert_allclose(np.exp(kind.log_p(decoded[:1]))[0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(kind.logits(decoded[:1]))[0, 0], expected, rtol=1e-5)
     for level in range(3):
         x = jnp.full((3, 1), level)
         assert np.isfinite(kind.nll(decoded, x)).all()

@@ -12,8 +12,8 @@ from aejax.models.likelihoods.likelihood import Likelihood, Scaled, bound_log
 
 
 @dataclasses.dataclass(frozen=True)
-class Categorical(Likelihood):
-    """Categories x = 0, 1, ..., levels - 1, whose logits are decoded side by side for each value."""
+class _Levels(Likelihood):
+    """Levels x = 0, 1, ..., levels - 1, of which `logits` says how likely each is."""
 
     levels: int = 2
     draws = True
@@ -22,15 +22,9 @@ class Categorical(Likelihood):
         if self.levels < 2:
             raise InputError(f"likelihood.levels must be at least 2, got {self.levels}")
 
-    def decoded_shape(self, shape):
-        return (*shape[:-1], shape[-1] * self.levels)
-
     def logits(self, decoded: Float[Array, "..."]) -> Float[Array, "... {self.levels}"]:
-        """Returns the logits of each value on a last axis."""
-        return decoded.reshape(*decoded.shape[:-1], -1, self.levels)
-
-    def nll(self, decoded, x, log_scale=None, axis_name=None):
-        return losses.categorical_nll(self.logits(decoded), x)
+        """Returns the log probability of each level, up to a constant, on a last axis."""
+        raise NotImplementedError
 
     def mean(self, decoded):
         return jnp.argmax(self.logits(decoded), -1).astype(jnp.float32)
@@ -40,19 +34,26 @@ class Categorical(Likelihood):
 
 
 @dataclasses.dataclass(frozen=True)
-class Ordinal(Likelihood):
+class Categorical(_Levels):
+    """Categories x = 0, 1, ..., levels - 1, whose logits are decoded side by side for each value."""
+
+    def decoded_shape(self, shape):
+        return (*shape[:-1], shape[-1] * self.levels)
+
+    def logits(self, decoded):
+        return decoded.reshape(*decoded.shape[:-1], -1, self.levels)
+
+    def nll(self, decoded, x, log_scale=None, axis_name=None):
+        return losses.categorical_nll(self.logits(decoded), x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ordinal(_Levels):
     """Ordered levels x = 0, 1, ..., levels - 1 with P(x <= k) = sigmoid(c_k), whose cuts c_k ascend
     (McCullagh 1980).
 
     The first cut of each value is decoded, then the distances to the next cuts, before a softplus.
     """
-
-    levels: int = 2
-    draws = True
-
-    def __post_init__(self):
-        if self.levels < 2:
-            raise InputError(f"likelihood.levels must be at least 2, got {self.levels}")
 
     def decoded_shape(self, shape):
         return (*shape[:-1], shape[-1] * (self.levels - 1))
@@ -62,19 +63,12 @@ class Ordinal(Likelihood):
         parts = decoded.reshape(*decoded.shape[:-1], -1, self.levels - 1)
         return jnp.cumsum(jnp.concatenate([parts[..., :1], jax.nn.softplus(parts[..., 1:])], -1), -1)
 
-    def log_p(self, decoded: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Returns the log probability of each level on a last axis."""
+    def logits(self, decoded):
         cuts = self.cuts(decoded)[..., None, :]
         return -losses.ordinal_nll(jnp.zeros(()), jnp.arange(self.levels, dtype=jnp.float32), cuts)
 
     def nll(self, decoded, x, log_scale=None, axis_name=None):
         return losses.ordinal_nll(jnp.zeros(()), x, self.cuts(decoded))
-
-    def mean(self, decoded):
-        return jnp.argmax(self.log_p(decoded), -1).astype(jnp.float32)
-
-    def draw(self, key, decoded, log_scale=None):
-        return jax.random.categorical(key, self.log_p(decoded)).astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
