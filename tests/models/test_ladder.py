@@ -13,6 +13,7 @@ from aejax.config import default, module
 from aejax.data import Spec
 from aejax.inference.density import Density
 from aejax.models import LadderGaussian, PyramidDecoder, PyramidEncoder
+from aejax.models.bottlenecks.ladder import Layer
 from aejax.models.ladder import merge_patches, spread_patches
 from aejax.objectives.likelihoods import Gaussian
 
@@ -230,3 +231,17 @@ def test_layers_that_do_not_fit_are_one_line(changes, message):
     with pytest.raises(aejax.InputError, match=message) as caught:
         models.build(config, (8, 8, 1))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_residual_posterior_that_adds_nothing_is_the_prior(residual):
+    layer = Layer(features=2, is_top=False, residual=residual, blocks=1)
+    state, h, noise = (jax.random.normal(jax.random.key(i), (3, 2, 2, c)) for i, c in enumerate((4, 4, 2)))
+    params = layer.init(jax.random.key(3), state, h, noise, True)["params"]
+    moved = jax.tree.map(lambda a: a + 0.3, params)  # p's heads start at 0
+    zero = jax.tree.map(jnp.zeros_like, {name: moved[name] for name in ("q_mean", "q_log_std")})
+    _, sampled = layer.apply({"params": {**moved, **zero}}, state, h, noise, True)
+    assert sampled.q is not None
+    for q, p in zip(sampled.q, sampled.p, strict=True):
+        assert np.abs(p).max() > 0.1  # not the prior that it starts as
+        np.testing.assert_allclose(q, p if residual else 0, rtol=1e-6)
