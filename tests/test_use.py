@@ -130,6 +130,9 @@ def test_draws_of_discrete_codes_are_codes_seen_at_their_position(discrete):
     object.__delattr__(discrete, "decode")
     seen = [{tuple(v) for v in discrete.latents[:, i]} for i in range(3)]
     assert all(tuple(v) in seen[i] for z in drawn[0] for i, v in enumerate(z))
+    found = [{tuple(v) for v in drawn[0][:, i]} for i in range(3)]
+    assert any(len(codes) > 1 for codes in seen)
+    assert all(len(codes) > 1 for codes, known in zip(found, seen, strict=True) if len(known) > 1)
 
 
 def test_encoding_is_the_mean_and_draws_come_from_the_prior(conditional):
