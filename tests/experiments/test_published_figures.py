@@ -66,8 +66,15 @@ def test_committed_records_say_what_their_rows_say():
         assert (found["config"], found["published"], found["changes"]) == (row.config, row.published, dict(row.changes))
 
 
+@pytest.fixture
+def prepared(monkeypatch):
+    """Lets rows, which name no folder, find the MNIST that tests found."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(MNIST))
+
+
 @needs_mnist
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared")
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_short_run_reaches_what_it_reached(name):
     """After 200 steps rounding, which differs between processors, moves the figure by far less than a percent."""
@@ -79,6 +86,7 @@ def test_a_short_run_reaches_what_it_reached(name):
 
 @needs_mnist
 @pytest.mark.slow
+@pytest.mark.usefixtures("prepared")
 def test_the_command_writes_record_table_and_goals(tmp_path, monkeypatch):
     reproduce = command("reproduce", "experiments")
     row = dataclasses.replace(ROWS["iwae_5"], samples=5)
