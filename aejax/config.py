@@ -80,6 +80,8 @@ def default() -> ConfigDict:
     config.output_bias = "zero"  # initial bias of the decoder's logits; or mean, the log-odds of the data's mean
 
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
+    # How a label is read: by the encoder, too, or by the decoder alone; one-hot, or as an embedding of this width.
+    config.condition = ConfigDict({"encoder": True, "embedding": 0})
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
     config.objective = ConfigDict()
@@ -195,7 +197,7 @@ def check(config: ConfigDict) -> None:
     arguments.check_seed(config.seed)
     for key in (
         *("classes", "patience", "pretrain.steps", "optim.warmup"),
-        *("data.size", "data.memory_mb", "data.binarize_seed", "data.layers"),
+        *("data.size", "data.memory_mb", "data.binarize_seed", "data.layers", "condition.embedding"),
     ):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
@@ -237,6 +239,8 @@ BEFORE = {
     "data.layers": 0,
     "skip": False,
     "inputs": "linear",
+    "condition.encoder": True,
+    "condition.embedding": 0,
     "pre_bias": False,
     "init": "modules",
     "output_bias": "zero",
