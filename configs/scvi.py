@@ -18,7 +18,7 @@ from aejax.config import default, lock, module, parse_arg, shrink
 
 
 def get_config(arg=""):
-    flags = parse_arg(arg, tiny=False)
+    flags = parse_arg(arg, tiny=False, latent_library=False)
     config = default()
     config.data.name = "cells"
     config.classes = 3
@@ -33,7 +33,15 @@ def get_config(arg=""):
     config.optim.options = {"eps": 0.01}
     config.optim.weight_decay = 1e-6
     config.steps, config.checkpoint_every, config.log_every = 7_200, 1_800, 60  # 400 epochs of 18 steps
+    if flags.latent_library:
+        config.encoder = module("library", features=(128,), normalisation="slow_batch", hidden_dropout=0.1)
+        config.bottleneck = module("library", features=10)
+        config.decoder = module("library", code=10, features=(128,), parameters=2, normalisation="slow_batch")
+        config.likelihood.library = "none"  # the decoder makes log means
+        config.objective.weights.kl_library = 1.0
     if flags.tiny:
+        if flags.latent_library:
+            config.decoder.code = 2
         config.encoder.features = config.decoder.features = (8,)
         config.bottleneck.features = 2
         shrink(config)
