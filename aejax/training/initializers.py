@@ -69,8 +69,8 @@ def compute_library(train: Source, spec: Spec, classes: int) -> tuple[np.ndarray
     log, label = np.concatenate(logs), np.concatenate(labels)
     parts = [log[label == each] for each in range(max(classes, 1))]
     parts = [part if len(part) > 1 else log for part in parts]
-    deviations = [max(part.std(), 1e-3) for part in parts]
-    return np.float32([part.mean() for part in parts]), np.float32(deviations)
+    mean, deviation = [part.mean() for part in parts], [max(part.std(), 1e-3) for part in parts]
+    return np.array(mean, np.float32), np.array(deviation, np.float32)
 
 
 def start_library(mean: np.ndarray, deviation: np.ndarray, params: Any) -> Any:
