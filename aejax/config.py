@@ -31,8 +31,8 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    # digits, plane, sheet, shapes, volumes, clicks, a TFDS name, a .npy or .npz file, a folder of images, or of
-    # activations
+    # digits, plane, sheet, shapes, volumes, clicks, a TFDS name, a .npy, .npz or .h5ad file, a folder of images, or
+    # of activations
     config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     # What an example is: vector, sequence [time, channels], image, or volume [depth, height, width, channels]; empty:
@@ -40,6 +40,8 @@ def default() -> ConfigDict:
     config.data.kind = ""
     config.data.target = ""  # likewise, what a transcoder decodes each example to; empty: the example itself
     config.data.layers = 0  # layers of a crosscoder, whose examples are [layers, features]; 0: whatever the data holds
+    config.data.layer = ""  # of AnnData: the layer of the counts, or raw; empty: X
+    config.data.batch = ""  # likewise, the column of obs that is the label, of which classes is the number; empty: none
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from rows that no other part names
     config.data.validation = ""  # likewise
@@ -80,6 +82,8 @@ def default() -> ConfigDict:
     config.output_bias = "zero"  # initial bias of the decoder's logits; or mean, the log-odds of the data's mean
 
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
+    # How a label is read: by the encoder, too, or by the decoder alone; one-hot, or as an embedding of this width.
+    config.condition = ConfigDict({"encoder": True, "embedding": 0})
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
     config.objective = ConfigDict()
@@ -195,7 +199,7 @@ def check(config: ConfigDict) -> None:
     arguments.check_seed(config.seed)
     for key in (
         *("classes", "patience", "pretrain.steps", "optim.warmup"),
-        *("data.size", "data.memory_mb", "data.binarize_seed", "data.layers"),
+        *("data.size", "data.memory_mb", "data.binarize_seed", "data.layers", "condition.embedding"),
     ):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
@@ -234,9 +238,13 @@ BEFORE = {
     "data.normalize": "none",
     "data.buffer": 131_072,
     "data.target": "",
+    "data.layer": "",
+    "data.batch": "",
     "data.layers": 0,
     "skip": False,
     "inputs": "linear",
+    "condition.encoder": True,
+    "condition.embedding": 0,
     "pre_bias": False,
     "init": "modules",
     "output_bias": "zero",

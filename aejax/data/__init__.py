@@ -2,6 +2,7 @@
 
 from aejax.data.activation_files import write_activations
 from aejax.data.activations import from_stream, join_target
+from aejax.data.annotated import Cells, align, is_anndata, read_anndata
 from aejax.data.arrays import as_array
 from aejax.data.binarize import binarize_parts, draw_binary
 from aejax.data.identity import check_identity, identify
@@ -23,11 +24,13 @@ from aejax.data.splits import Splits, check_same, find, load, read_labels, selec
 
 __all__ = [
     "SAMPLED",
+    "Cells",
     "Feed",
     "Order",
     "Source",
     "Spec",
     "Splits",
+    "align",
     "as_array",
     "binarize_parts",
     "check_identity",
@@ -43,6 +46,7 @@ __all__ = [
     "from_sparse",
     "from_stream",
     "identify",
+    "is_anndata",
     "is_sparse",
     "join_target",
     "load",
@@ -50,6 +54,7 @@ __all__ = [
     "pad_rows",
     "pad_sequences",
     "read",
+    "read_anndata",
     "read_chunks",
     "read_labels",
     "select",

@@ -77,6 +77,8 @@ class Source:
       kind: what an example is, see `kinds`; "" becomes the kind that its number of axes had before kinds were stated.
       limits: smallest and largest value of images and volumes of another range than [0, 1]; empty for others.
       padded: whether some sequences end early: their last time steps are NaN.
+      genes: names of the genes whose counts an example is; empty for others.
+      cure: what to set if the values should be counts and are not.
     """
 
     name: str
@@ -95,6 +97,8 @@ class Source:
     kind: str = ""
     limits: tuple[float, ...] = ()
     padded: bool = False
+    genes: tuple[str, ...] = ()
+    cure: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))

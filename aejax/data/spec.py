@@ -45,6 +45,7 @@ class Spec:
       kind: what an example is: "vector", "sequence", "image" or "volume", see `kinds`.
       limits: smallest and largest value of images and volumes whose units are not [0, 1]; empty for others.
       padded: whether sequences may end early, and their last time steps are NaN.
+      genes, batches: names of the genes whose counts an example is, and of the labels, for cells; else empty.
     """
 
     shape: tuple[int, ...]
@@ -56,6 +57,8 @@ class Spec:
     kind: str = ""  # becomes that of the number of axes, as in runs from before kinds were stated
     limits: tuple[float, ...] = ()
     padded: bool = False
+    genes: tuple[str, ...] = ()
+    batches: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
@@ -100,6 +103,7 @@ class Spec:
                 raise InputError("data.normalize scales x alone, and a transcoder has a target, too; set it to 'none'")
             return cls._normalize(source.sample(SAMPLED) if source.block else source, standardize, normalize)
         meaning: dict[str, Any] = {"kind": source.kind, "limits": source.limits, "padded": source.padded}
+        meaning |= {"genes": source.genes, "batches": source.kinds} if source.genes else {}
         if not standardize:
             return cls(source.shape, binary=source.binary, target=source.target or (), **meaning)
         if source.target is not None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aejax.data.activations import find_shards, from_store, join_target
+from aejax.data.annotated import read_h5ad
 from aejax.data.arrays import list_npz
 from aejax.data.binarize import binarize_parts
 from aejax.data.cache import cache_decoded
@@ -107,6 +108,10 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         if path.suffix.lower() == ".npz" and is_sparse_file(list_npz(path)):
             return {"train": from_sparse(read_sparse_file(path), name=str(path))}
         return from_file(path, size, fit, config.get("kind", ""))
+    if path.suffix.lower() == ".h5ad" and not is_folder:
+        if not is_file:
+            raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
+        return {"train": read_h5ad(path, config.get("layer", ""), config.get("batch", "")).source(str(path))}
     if published := find_published(path) or find_omniglot(path):
         return published(size, fit)
     if is_folder and has_shards(path):
@@ -114,7 +119,7 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     if is_folder:
         return from_folder(path, size, fit, config.get("cache", True))
     if is_file and (path.suffix or "/" in name):
-        raise InputError(f"{path}: a file of another kind; give a .npy or .npz file, or a folder of images")
+        raise InputError(f"{path}: a file of another kind; give a .npy, .npz or .h5ad file, or a folder of images")
     if name.startswith((".", "~", "/")) or name.endswith("/"):
         raise InputError(f"{path}: no such folder; check data.name")
     return from_tfds(name, config["data_dir"], size, fit)

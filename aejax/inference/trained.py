@@ -129,8 +129,8 @@ class TrainedModel:
     ) -> Float[np.ndarray, "n ..."]:
         """Returns the deterministic latents [n, *latent] of x [n, ...]: the mean, or the nearest code.
 
-        Like the methods below, it needs the labels of x, `label` [n], if the run is conditional, and raises InputError
-        for input that does not fit the run.
+        Like the methods below, it needs the labels of x, `label` [n], if the run is conditional (this one only if the
+        encoder reads them, see `condition.encoder`), and raises InputError for input that does not fit the run.
 
         Args:
           x: examples, or larger images if there are tiles.
@@ -148,9 +148,9 @@ class TrainedModel:
         tiles = self._plan_tiles(tile, overlap)
         x, key = self._check(x, tiles is not None), "z" if self.codebook_size is None else "indices"
         if tiles is None:
-            code = self._map(self._code, x, label)
+            code = self._map(self._code, x, label, encodes=True)
         else:
-            code = {key: tiles.encode(lambda part: self._map(self._code, part, label)[key], x)}
+            code = {key: tiles.encode(lambda part: self._map(self._code, part, label, encodes=True)[key], x)}
             code = code if key == "z" else code | {"z": self._look_up(code[key])}
         check_finite(code["z"], _FAR)
         return code
@@ -164,7 +164,8 @@ class TrainedModel:
         """
         x = self._check(x)
         keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
-        sampled = self._map(lambda x, keys, *label: self._code(x, *label, keys=keys)["z"], x, label, keys)
+        draw = lambda x, keys, *label: self._code(x, *label, keys=keys)["z"]  # noqa: E731
+        sampled = self._map(draw, x, label, keys, encodes=True)
         check_finite(sampled, _FAR)
         return sampled
 
@@ -352,12 +353,15 @@ class TrainedModel:
         label: ArrayLike | None,
         *more: Any,
         own: Sequence[int] | None = None,
+        encodes: bool = False,
     ) -> Any:
         """Applies a function of (x, *more, label) in batches. Raises InputError for labels that do not fit x.
 
-        `own` is the shape of one such x for examples of the spec's shape, which it defaults to; others may be larger.
+        `own` is the shape of one such x for examples of the spec's shape, which it defaults to; others may be larger. A
+        function that only encodes needs no labels if the encoder reads none.
         """
-        labels = check_labels(label, len(x), self.config.classes)
+        needless = encodes and label is None and not self.model.label_to_encoder
+        labels = () if needless else check_labels(label, len(x), self.config.classes)
         times = -(-math.prod(x.shape[1:]) // math.prod(self.spec.shape if own is None else own))
         return map_batches(function, x, (*more, *labels), limit_batch((*self.spec.shape, times)))
 

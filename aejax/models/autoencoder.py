@@ -69,6 +69,8 @@ class Autoencoder(nn.Module):
         method `read`, the decoder is given `bottleneck.read(z)`.
       decoder: module called as `decoder(z, train=...)`, from z to parameters of the likelihood of x, [batch, ...].
       classes: number of classes that encoder and decoder are conditioned on (Sohn et al. 2015); 0: unconditional.
+      label_to_encoder: whether the encoder is conditioned, too. If not, codes depend on no label.
+      embedding: width of the learned vector that a class is read as; 0: it is read as a one-hot vector.
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
       scale_shape: shape of this parameter, see `Likelihood.scale_shape`.
       scale_by_label: whether each of `classes` has a parameter of this shape.
@@ -87,6 +89,8 @@ class Autoencoder(nn.Module):
     bottleneck: nn.Module
     decoder: nn.Module
     classes: int = 0
+    label_to_encoder: bool = True
+    embedding: int = 0
     learned_scale: bool = False
     scale_shape: Sequence[int] = ()
     scale_by_label: bool = False
@@ -100,6 +104,9 @@ class Autoencoder(nn.Module):
         if self.skip:
             zeros = nn.initializers.zeros
             self.skip_map = nn.Dense(math.prod(self.target), use_bias=False, kernel_init=zeros, name="skip_map")
+        if self.classes and self.embedding:
+            shape = (self.classes, self.embedding)
+            self.label_embedding = self.param("label_embedding", nn.initializers.normal(1.0), shape)
         if self.learned_scale:
             labels = (self.classes,) if self.scale_by_label else ()
             self.log_scale = self.param("log_scale", nn.initializers.zeros, (*labels, *self.scale_shape))
@@ -117,9 +124,11 @@ class Autoencoder(nn.Module):
         if self.inputs not in INPUTS:
             raise one_of("inputs", self.inputs, INPUTS)
         x = INPUTS[self.inputs](x)
-        if self.classes and isinstance(self.encoder, MLPEncoder):
-            x = flatten(x)  # otherwise the one-hot label would be appended to every pixel
-        return self.encoder(self._append_label(x, label), keys=keys, train=train)
+        if self.classes and self.label_to_encoder:
+            if isinstance(self.encoder, MLPEncoder):
+                x = flatten(x)  # otherwise the label would be appended to every pixel
+            x = self._append_label(x, label)
+        return self.encoder(x, keys=keys, train=train)
 
     def code(self, h: Batch | Tokens, *, keys: Keys | None = None, train: bool = False) -> Code:
         """Returns the code of h, which `features` returned. Several codes of one x can be sampled from the same h."""
@@ -190,14 +199,16 @@ class Autoencoder(nn.Module):
         return self.log_scale[label] if self.scale_by_label else self.log_scale
 
     def _append_label(self, x: Array, label: Array | None) -> Array:
-        """Appends the one-hot label to the last axis of x, if the model is conditional."""
+        """Appends the label, one-hot or embedded, to the last axis of x, if the model is conditional."""
         if not self.classes:
             return x
         if label is None:
             raise InputError(f"the model is conditional on {self.classes} classes: give a label with each example")
-        one_hot = jax.nn.one_hot(label, self.classes, dtype=jnp.result_type(x))
-        one_hot = one_hot.reshape(one_hot.shape[0], *(1,) * (x.ndim - 2), self.classes)
-        return jnp.concatenate([x, jnp.broadcast_to(one_hot, (*x.shape[:-1], self.classes))], -1)
+        vector = jax.nn.one_hot(label, self.classes, dtype=jnp.result_type(x))
+        if self.embedding:
+            vector = (vector.astype(jnp.float32) @ self.label_embedding).astype(jnp.result_type(x))
+        vector = vector.reshape(len(vector), *(1,) * (x.ndim - 2), vector.shape[-1])
+        return jnp.concatenate([x, jnp.broadcast_to(vector, (*x.shape[:-1], vector.shape[-1]))], -1)
 
     def _encode_pseudo_inputs(self) -> tuple[Array, ...]:
         """Returns a tuple of the encoder's features of the VampPrior's pseudo-inputs; empty under other priors."""
@@ -217,10 +228,10 @@ def build(
     A transcoder decodes to examples of the shape `target`, which is empty for all other models.
 
     Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
-    `likelihood`, `dtype`, `skip`, `inputs`, and keys that `pre_encoder.has_bias` reads. A name is a key of ENCODERS,
-    BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype` or `axis_name`
-    gets its value from here. `axis_name` names the axis of the devices that share a batch, over which batch statistics
-    are computed.
+    `condition`, `likelihood`, `dtype`, `skip`, `inputs`, and keys that `pre_encoder.has_bias` reads. A name is a key of
+    ENCODERS, BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype` or
+    `axis_name` gets its value from here. `axis_name` names the axis of the devices that share a batch, over which batch
+    statistics are computed.
 
     Raises InputError if names, attributes or shapes do not fit.
     """
@@ -242,6 +253,8 @@ def build(
         bottleneck,
         decoder,
         classes=config["classes"],
+        label_to_encoder=config.get("condition", {}).get("encoder", True),
+        embedding=config.get("condition", {}).get("embedding", 0),
         learned_scale=scale_shape is not None,
         scale_shape=scale_shape or (),
         scale_by_label=likelihood.scale_by_label,

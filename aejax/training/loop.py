@@ -28,9 +28,11 @@ from aejax.data import (
     from_sparse,
     from_stream,
     identify,
+    is_anndata,
     is_sparse,
     join_target,
     load,
+    read_anndata,
     shuffle_rows,
     split,
     warn_of_penalty,
@@ -126,7 +128,9 @@ def fit(
 ) -> Run:
     """Trains on an array of vectors, sequences, images or volumes (see `data.from_array`), or on a stream.
 
-    A sparse matrix of SciPy stays sparse until a batch is read, unless its dense values fit in `data.memory_mb`.
+    A sparse matrix of SciPy stays sparse until a batch is read, unless its dense values fit in `data.memory_mb`. So do
+    the counts of an AnnData object, which are those of its X or `data.layer`; with `data.batch`, a column of its obs,
+    the model is conditional on the batches (`classes` becomes their number).
 
     What is trained is described either by a config or by objects of your own:
 
@@ -172,7 +176,11 @@ def fit(
     else:
         keys = ("size", "fit", "layers", "kind")
         options: dict[str, Any] = {"name": "the array", **{key: of_data.get(key) for key in keys}}
-        if is_sparse(examples):
+        if is_anndata(examples):
+            cells = read_anndata(examples, of_data.get("layer", ""), of_data.get("batch", ""))
+            sources, crc = {"train": cells.source("the AnnData", label)}, checksum(cells.x)
+            label = cells.label if label is None else label
+        elif is_sparse(examples):
             sources, crc = {"train": from_sparse(examples, label, "the array")}, checksum(examples)
         else:
             sources = {"train": from_array(examples, label, **options)}
@@ -189,6 +197,8 @@ def fit(
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.name = name
+        if config.data.batch and not config.classes:
+            config.classes = len(sources["train"].kinds)
     given = _Given(split(sources, config.data), devices, quiet, adjust, init_from, change, parts)
     if workdir is not None:
         run = _train(config, local(workdir), Checkpoints, given)

@@ -1,6 +1,7 @@
 """Construction of a `Task` from a config, with checks of its parts against each other and against the data."""
 
 import dataclasses
+import math
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
@@ -253,6 +254,10 @@ def _trace(task: Task, spec: Spec) -> tuple[str, models.Output]:
 def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed) -> None:
     """Raises InputError if values or labels do not fit the config."""
     _check_range(task, training.source)
+    if config.data.get("batch", "") and config.classes != (found := len(training.source.kinds)):
+        raise InputError(
+            f"data.batch={config.data.batch!r} has {found} batches, and classes={config.classes}; set classes={found}"
+        )
     for feed in (training, validation) if config.classes else ():
         _check_labels(feed, config.classes)
 
@@ -276,15 +281,16 @@ def _check_whole(task: Task, source: Source) -> None:
     """Raises InputError for values that are no counts, or no levels, of the likelihood."""
     likelihood, start = task.objective.likelihood, 0
     levels, name = likelihood.levels, type(likelihood).__name__
-    for x in map(np.asarray, map(task.prepare, read_chunks(source))):
+    rows = max(2**24 // math.prod(source.shape), 1)  # of 64 MB, as those of sparse matrices may be wide
+    for x in map(np.asarray, map(task.prepare, read_chunks(source, min(rows, 4096)))):
         bad = (x != np.floor(x)) | (x < 0) | (x >= levels if levels > 0 else False)
         if bad.any():
             row, *place = np.argwhere(bad)[0].tolist()
             where = f"example {start + row}, value {place[0] if len(place) == 1 else tuple(place)}"
             wanted = f"levels from 0 to {levels - 1}" if levels > 0 else "counts: whole numbers from 0"
+            cure = source.cure or "give raw ones, or a likelihood of other numbers, e.g. gaussian"
             raise InputError(
-                f"{source.name}: {where} is {x[(row, *place)]:g}, and likelihood.name={name} reads {wanted}; give raw "
-                "ones, or a likelihood of other numbers, e.g. gaussian"
+                f"{source.name}: {where} is {x[(row, *place)]:g}, and likelihood.name={name} reads {wanted}; {cure}"
             )
         start += len(x)
 
