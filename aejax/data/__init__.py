@@ -16,7 +16,7 @@ from aejax.data.scale import (
     warn_of_scale,
 )
 from aejax.data.shards import write_shards
-from aejax.data.sources import SAMPLED, Source, from_array, pad_sequences
+from aejax.data.sources import SAMPLED, Source, fill_masked, from_array, pad_sequences
 from aejax.data.sparse_rows import checksum, from_sparse, is_sparse
 from aejax.data.spec import Spec, read_chunks
 from aejax.data.splits import Splits, check_same, find, load, read_labels, select, split
@@ -38,6 +38,7 @@ __all__ = [
     "compute_mean_target",
     "draw_binary",
     "draw_crops",
+    "fill_masked",
     "find",
     "from_array",
     "from_sparse",

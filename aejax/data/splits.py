@@ -106,7 +106,7 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
         if path.suffix.lower() == ".npz" and is_sparse_file(list_npz(path)):
             return {"train": from_sparse(read_sparse_file(path), name=str(path))}
-        return from_file(path, size, fit, config.get("kind", ""))
+        return from_file(path, size, fit, config.get("kind", ""), config.get("missing", False))
     if published := find_published(path) or find_omniglot(path):
         return published(size, fit)
     if is_folder and has_shards(path):
@@ -142,6 +142,11 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
         _hold_out(parts, held_out)
     parts = binarize_parts(parts, config.get("binarize", "none"), config.get("binarize_seed", 0))
     for part, source in parts.items():
+        if config.get("missing", False) and not source.missing:
+            raise InputError(
+                f"data.missing=True is for arrays of numbers, of which NaN are missing, and {source.name} holds "
+                f"{source.kind}s of {source.dtype} without any; set it to False"
+            )
         if source.kind != parts["train"].kind:
             raise InputError(
                 f"the {part} split holds {source.kind}s and train {parts['train'].kind}s; set data.kind to what all are"

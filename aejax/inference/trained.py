@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from aejax import arguments, models
 from aejax import config as config_lib
-from aejax.data import Spec, as_array, is_sparse
+from aejax.data import Spec, as_array, fill_masked, is_sparse
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density, warn_of_few
@@ -217,13 +217,23 @@ class TrainedModel:
     ) -> Float[np.ndarray, "n ..."]:
         """Returns `decode(encode(x))`, in tiles as `encode` does; with `skip`, plus the linear map of x.
 
-        Where a sequence has ended, so has its reconstruction, in NaN. A likelihood of counts with an observed library
-        gives the reconstruction the total of x.
+        Where a sequence has ended, so has its reconstruction, in NaN. Missing values are reconstructed, too, see
+        `impute`. A likelihood of counts with an observed library gives the reconstruction the total of x.
         """
         if self.model.skip or self.likelihood.reads_input:
             return self._map(self._reconstruct, self._check(x), label)
         decoded = self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
         return np.where(np.isnan(self._check(x)), np.float32(np.nan), decoded) if self.spec.padded else decoded
+
+    def impute(self, x: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
+        """Returns x with `reconstruct(x)` in the place of missing values, for a run with data.missing=True.
+
+        Raises InputError for other runs.
+        """
+        if not self.spec.missing:
+            raise InputError("the run was trained without missing values; train it with data.missing=True to impute")
+        x = as_array(fill_masked(x), "the input")
+        return np.where(np.isnan(x), self.reconstruct(x, label).reshape(x.shape), x)
 
     def elbo(
         self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None
@@ -327,7 +337,7 @@ class TrainedModel:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""
         if is_sparse(x):
             return self.spec.check(x)
-        x = as_array(x, "the input")
+        x = as_array(fill_masked(x) if self.spec.missing else x, "the input")
         fits = self.fits(x.shape[1:], tiled=tiled)
         if self.any_size and x.ndim == 4:
             if not fits:

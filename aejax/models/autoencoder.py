@@ -75,6 +75,8 @@ class Autoencoder(nn.Module):
       inputs: what the encoder reads of x, a key of INPUTS: log(1 + x) of counts, or each example scaled to length 1.
       decoded: shape of the parameters that the decoder makes of one example, see `Likelihood.decoded_shape`; empty
         where it makes one for each value.
+      missing: whether NaN in x are missing values, of which the encoder reads 0 (Nazabal et al. 2020, "Handling
+        incomplete heterogeneous data using VAEs").
       pre_bias: whether the bias of a linear decoder is subtracted from x before x is encoded (Gao et al. 2024,
         equation 1), see `pre_encoder`.
       target: shape of what a transcoder decodes to; empty where that is x (Dunefsky et al. 2024, "Transcoders find
@@ -92,6 +94,7 @@ class Autoencoder(nn.Module):
     scale_by_label: bool = False
     decoded: Sequence[int] = ()
     inputs: str = "linear"
+    missing: bool = False
     pre_bias: bool = False
     target: Sequence[int] = ()
     skip: bool = False
@@ -114,6 +117,8 @@ class Autoencoder(nn.Module):
         """Returns the encoder's output, which the bottleneck reads."""
         if self.pre_bias and not self.is_initializing():  # the decoder has no parameters before its first call
             x = x - pre_encoder.get_bias(self.decoder.variables["params"]).reshape(x.shape[1:])
+        if self.missing:
+            x = jnp.where(jnp.isnan(x), 0, x)
         if self.inputs not in INPUTS:
             raise one_of("inputs", self.inputs, INPUTS)
         x = INPUTS[self.inputs](x)
@@ -217,10 +222,10 @@ def build(
     A transcoder decodes to examples of the shape `target`, which is empty for all other models.
 
     Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
-    `likelihood`, `dtype`, `skip`, `inputs`, and keys that `pre_encoder.has_bias` reads. A name is a key of ENCODERS,
-    BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype` or `axis_name`
-    gets its value from here. `axis_name` names the axis of the devices that share a batch, over which batch statistics
-    are computed.
+    `likelihood`, `dtype`, `skip`, `inputs`, `data.missing`, and keys that `pre_encoder.has_bias` reads. A name is a key
+    of ENCODERS, BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype` or
+    `axis_name` gets its value from here. `axis_name` names the axis of the devices that share a batch, over which batch
+    statistics are computed.
 
     Raises InputError if names, attributes or shapes do not fit.
     """
@@ -250,6 +255,7 @@ def build(
         target=tuple(target),
         skip=skip,
         inputs=config.get("inputs", "linear"),
+        missing=config.get("data", {}).get("missing", False),
     )
     abstract_output(model, shape)  # runs the modules' checks of shapes
     return model

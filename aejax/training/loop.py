@@ -158,6 +158,7 @@ def fit(
     more = {"corruption": corruption, "discriminator": discriminator}
     if config is None:
         parts, examples, of_data = take_parts({"data": data, **own}, more), data, config_lib.default().data
+        of_data.missing = parts.model.missing
     elif superfluous := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
         raise InputError(
             f"fit takes a config, or the objects that it would describe: leave config or {superfluous[0]}= out"
@@ -170,7 +171,7 @@ def fit(
             raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
         name, sources = "array-stream", from_stream(examples)
     else:
-        keys = ("size", "fit", "layers", "kind")
+        keys = ("size", "fit", "layers", "kind", "missing")
         options: dict[str, Any] = {"name": "the array", **{key: of_data.get(key) for key in keys}}
         if is_sparse(examples):
             sources, crc = {"train": from_sparse(examples, label, "the array")}, checksum(examples)

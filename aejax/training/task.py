@@ -67,6 +67,8 @@ def build_parts(config: ConfigDict, spec: Spec) -> Parts:
     model = models.build(config, spec.shape, target=spec.target)
     if spec.target and config.pretrain.steps:
         raise InputError("pretrain.steps trains layers to copy, and a transcoder does not; set it to 0")
+    if spec.missing and config.pretrain.steps:
+        raise InputError("pretrain.steps trains layers without a mask, and the data has missing values; set it to 0")
     if config.pretrain.steps and model.decoded:
         raise InputError(
             f"pretrain.steps is for likelihoods of one parameter, not {config.likelihood.name}; set it to 0"
@@ -99,6 +101,7 @@ def make_config(parts: Parts, shape: Sequence[int], settings: Mapping[str, Any])
             f"the model does not fit examples of {tuple(shape)} ({kind_and_words(error)}); change the model or the data"
         ) from error
     config = config_lib.default()
+    config.data.missing = parts.model.missing
     named = {} if parts.discriminator is None else {"adversary": describe(parts.discriminator, DISCRIMINATORS)}
     of_parts = {
         **describe_parts(parts.model, parts.objective, shape),
@@ -136,8 +139,8 @@ def make_task(
             f"the model decodes targets of shape {tuple(parts.model.target)} and the data has {spec.target}, where () "
             f"stands for x itself; give Autoencoder(target={spec.target})"
         )
-    if spec.padded:
-        _check_padding(parts)
+    if spec.masked:
+        _check_masked(parts, spec)
     _check_likelihood(config, spec, parts)
     task = Task(
         **{**vars(parts), "optimizer": constrain(parts.optimizer, parts.model)},
@@ -147,7 +150,7 @@ def make_task(
         ema=config.ema,
         flip=config.data.flip,
         draws=config.data.get("binarize", "none") == "dynamic",
-        padded=spec.padded,
+        masked=spec.masked,
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         constants=parts.objective.load_constants(),
         examples=examples,
@@ -182,20 +185,28 @@ def make_task(
     )
 
 
-def _check_padding(parts: Parts) -> None:
-    """Raises InputError for parts that would read the padding of sequences, or count it."""
+def _check_masked(parts: Parts, spec: Spec) -> None:
+    """Raises InputError for parts that would read what is not there: the padding of sequences, or missing values."""
     readers = [name for name, cls in ENCODERS.items() if getattr(cls, "reads_padding", False)]
-    if not getattr(parts.model.encoder, "reads_padding", False):
+    if spec.padded and not getattr(parts.model.encoder, "reads_padding", False):
         raise InputError(
             f"the data has sequences of unequal length, whose padding {type(parts.model.encoder).__name__} would read; "
             f"choose encoder.name among: {', '.join(readers)}, or cut the sequences to one length"
         )
     if getattr(parts.objective.likelihood, "variance", "fixed") == "optimal":
-        raise InputError("likelihood.variance='optimal' would average over padding; choose 'fixed' or 'learned'")
+        what = "padding" if spec.padded else "missing values"
+        raise InputError(f"likelihood.variance='optimal' would average over {what}; choose 'fixed' or 'learned'")
+    if spec.missing and parts.objective.likelihood.reads_input:
+        raise InputError(
+            "likelihood.library='observed' reads the total of x, which missing values leave open; choose another"
+        )
     read = sorted(_READ_X.intersection(parts.objective.weights))
     if read or parts.discriminator is not None:
         what = f"objective.weights.{read[0]}" if read else "a discriminator"
-        raise InputError(f"{what} would read the padding of sequences of unequal length; leave it out")
+        where = "the padding of sequences of unequal length" if spec.padded else "missing values"
+        raise InputError(f"{what} would read {where}; leave it out")
+    if spec.missing and not parts.model.missing:
+        raise InputError("the data has missing values, which the model reads as NaN; give Autoencoder(missing=True)")
 
 
 # Terms that compare with x itself.
@@ -265,10 +276,11 @@ def _check_range(task: Task, source: Source) -> None:
     if likelihood.unit_interval and (source.limits or not has_pixels(source.kind)):
         source = source.sample(SAMPLED) if source.block else source
         for x in map(task.prepare, read_chunks(source)):
-            if x.min() < 0 or x.max() > 1:
+            low, high = jnp.nanmin(x), jnp.nanmax(x)
+            if low < 0 or high > 1:
                 raise InputError(
                     f"likelihood.name={type(likelihood).__name__} wants values in [0, 1], the data has "
-                    f"{x.min()} to {x.max()}; use gaussian or squared_error, or scale the data"
+                    f"{low} to {high}; use gaussian or squared_error, or scale the data"
                 )
 
 
@@ -277,7 +289,7 @@ def _check_whole(task: Task, source: Source) -> None:
     likelihood, start = task.objective.likelihood, 0
     levels, name = likelihood.levels, type(likelihood).__name__
     for x in map(np.asarray, map(task.prepare, read_chunks(source))):
-        bad = (x != np.floor(x)) | (x < 0) | (x >= levels if levels > 0 else False)
+        bad = ~np.isnan(x) & ((x != np.floor(x)) | (x < 0) | (x >= levels if levels > 0 else False))
         if bad.any():
             row, *place = np.argwhere(bad)[0].tolist()
             where = f"example {start + row}, value {place[0] if len(place) == 1 else tuple(place)}"
