@@ -31,8 +31,8 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    # digits, plane, sheet, shapes, volumes, clicks, a TFDS name, a .npy or .npz file, a folder of images, or of
-    # activations
+    # digits, plane, sheet, shapes, volumes, clicks, people, a TFDS name, a .npy or .npz file, a table (.parquet, .csv),
+    # a folder of images, or of activations
     config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     # What an example is: vector, sequence [time, channels], image, or volume [depth, height, width, channels]; empty:
@@ -53,6 +53,7 @@ def default() -> ConfigDict:
     config.data.binarize = "none"  # draws images of 0 and 1: dynamic (anew in each step), static, or threshold
     config.data.binarize_seed = 0  # of what is drawn once: all of static, and validation and test of dynamic
     config.data.missing = False  # whether NaN are missing values, which losses leave out and models reconstruct
+    config.data.columns = ()  # of a table, likelihoods other than those of dtypes, e.g. visits=poisson, *=student_t
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
     # Vectors: expected_norm divides all by one number, which makes their mean length sqrt(features); per_token each.
     config.data.normalize = "none"
@@ -230,6 +231,7 @@ BEFORE = {
     "data.options": "",
     "data.kind": "",
     "data.missing": False,
+    "data.columns": (),
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,

@@ -4,6 +4,7 @@ from aejax.data.activation_files import write_activations
 from aejax.data.activations import from_stream, join_target
 from aejax.data.arrays import as_array
 from aejax.data.binarize import binarize_parts, draw_binary
+from aejax.data.columns import Column, decode_frame, encode_frame, from_frame, is_frame, read_table
 from aejax.data.identity import check_identity, identify
 from aejax.data.loader import Feed, draw_crops, pad_rows, read, shuffle_rows, stream
 from aejax.data.mixing import Order, stream_mixed
@@ -23,6 +24,7 @@ from aejax.data.splits import Splits, check_same, find, load, read_labels, selec
 
 __all__ = [
     "SAMPLED",
+    "Column",
     "Feed",
     "Order",
     "Source",
@@ -36,14 +38,18 @@ __all__ = [
     "compute_geometric_median",
     "compute_mean",
     "compute_mean_target",
+    "decode_frame",
     "draw_binary",
     "draw_crops",
+    "encode_frame",
     "fill_masked",
     "find",
     "from_array",
+    "from_frame",
     "from_sparse",
     "from_stream",
     "identify",
+    "is_frame",
     "is_sparse",
     "join_target",
     "load",
@@ -53,6 +59,7 @@ __all__ = [
     "read",
     "read_chunks",
     "read_labels",
+    "read_table",
     "select",
     "shuffle_rows",
     "split",

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,9 @@ from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_np
 from aejax.data.images import Crop, resize
 from aejax.data.kinds import check_kind, guess_kind, has_pixels, kind_of, warn_of_time_last
 from aejax.errors import InputError
+
+if TYPE_CHECKING:
+    from aejax.data.columns import Column
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -78,6 +81,7 @@ class Source:
       limits: smallest and largest value of images and volumes of another range than [0, 1]; empty for others.
       padded: whether some sequences end early: their last time steps are NaN.
       missing: whether NaN stands for missing values, wherever it is.
+      columns: the encoding of a table's columns; empty for other data.
     """
 
     name: str
@@ -97,6 +101,7 @@ class Source:
     limits: tuple[float, ...] = ()
     padded: bool = False
     missing: bool = False
+    columns: "tuple[Column, ...]" = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))

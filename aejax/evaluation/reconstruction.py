@@ -142,7 +142,7 @@ def _pca(subject: Subject) -> Measure | Skipped:
     if test.target is not None:
         return Skipped("PCA copies its input, and a transcoder decodes another target")
     if subject.run.spec.masked:
-        return Skipped("PCA needs examples without missing values, and sequences of one length")
+        return Skipped("PCA needs numbers without missing values, and sequences of one length")
     components = math.prod(subject.run.latents.shape[1:])
     values = math.prod(test.inputs.shape[1:])
     if components >= min(values, len(train)):

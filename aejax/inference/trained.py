@@ -82,14 +82,14 @@ class TrainedModel:
         return self.own_model if self.own_model is not None else self._build()
 
     def _build(self) -> models.Autoencoder:
-        return models.build(self.config, self.spec.shape, target=self.spec.target)
+        return models.build(self.config, self.spec.shape, target=self.spec.target, columns=self.spec.likelihoods)
 
     @functools.cached_property
     def likelihood(self) -> Likelihood:
         """Returns the likelihood of x given decoded values."""
         if self.own_objective is not None:
             return self.own_objective.likelihood
-        return instantiate("likelihood", LIKELIHOODS, self.config.likelihood)
+        return instantiate("likelihood", LIKELIHOODS, self.config.likelihood, {"columns": self.spec.likelihoods})
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -230,9 +230,9 @@ class TrainedModel:
 
         Raises InputError for other runs.
         """
-        if not self.spec.missing:
+        if not self.spec.missing and not self.spec.columns:
             raise InputError("the run was trained without missing values; train it with data.missing=True to impute")
-        x = as_array(fill_masked(x), "the input")
+        x = as_array(fill_masked(self.spec.encode(x)), "the input")
         return np.where(np.isnan(x), self.reconstruct(x, label).reshape(x.shape), x)
 
     def elbo(
@@ -337,6 +337,7 @@ class TrainedModel:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""
         if is_sparse(x):
             return self.spec.check(x)
+        x = self.spec.encode(x)
         x = as_array(fill_masked(x) if self.spec.missing else x, "the input")
         fits = self.fits(x.shape[1:], tiled=tiled)
         if self.any_size and x.ndim == 4:
@@ -370,6 +371,13 @@ class TrainedModel:
         labels = check_labels(label, len(x), self.config.classes)
         times = -(-math.prod(x.shape[1:]) // math.prod(self.spec.shape if own is None else own))
         return map_batches(function, x, (*more, *labels), limit_batch((*self.spec.shape, times)))
+
+    @functools.cached_property
+    def in_numbers(self) -> "TrainedModel":
+        """Returns the model whose methods return tables as encoded numbers, as those of a `TrainedModel` do."""
+        if not self.spec.columns or type(self) is TrainedModel:
+            return self
+        return TrainedModel(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainedModel)})
 
     @functools.cached_property
     def _on_device(self) -> Any:

@@ -22,7 +22,7 @@ from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
 from aejax.models import pre_encoder
 from aejax.models.encoders import ENCODERS
-from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Objective
+from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Mixed, Objective
 from aejax.registry import describe, instantiate
 from aejax.training import optimizers
 from aejax.training.pretraining import list_layers
@@ -64,7 +64,8 @@ def take_parts(needed: Mapping[str, Any], more: Mapping[str, Any]) -> Parts:
 
 def build_parts(config: ConfigDict, spec: Spec) -> Parts:
     """Builds the parts that `config` names, for inputs and targets as in `spec`."""
-    model = models.build(config, spec.shape, target=spec.target)
+    model = models.build(config, spec.shape, target=spec.target, columns=spec.likelihoods)
+    likelihood = instantiate("likelihood", LIKELIHOODS, config.likelihood, {"columns": spec.likelihoods})
     if spec.target and config.pretrain.steps:
         raise InputError("pretrain.steps trains layers to copy, and a transcoder does not; set it to 0")
     if spec.missing and config.pretrain.steps:
@@ -79,7 +80,7 @@ def build_parts(config: ConfigDict, spec: Spec) -> Parts:
     discriminator = None if named.name == "none" else instantiate("adversary", DISCRIMINATORS, named, shared)
     return Parts(
         model=model,
-        objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
+        objective=Objective(likelihood, **config.objective.to_dict()),
         optimizer=optimizers.build(config.optim, config.steps),
         corruption=Corruption(**config.corruption),
         discriminator=discriminator,
@@ -203,9 +204,12 @@ def _check_masked(parts: Parts, spec: Spec) -> None:
     read = sorted(_READ_X.intersection(parts.objective.weights))
     if read or parts.discriminator is not None:
         what = f"objective.weights.{read[0]}" if read else "a discriminator"
-        where = "the padding of sequences of unequal length" if spec.padded else "missing values"
+        where = "missing values, or categories as numbers" if spec.columns else "missing values"
+        where = "the padding of sequences of unequal length" if spec.padded else where
         raise InputError(f"{what} would read {where}; leave it out")
-    if spec.missing and not parts.model.missing:
+    if spec.columns and parts.corruption.name != "none":
+        raise InputError(f"corruption.name={parts.corruption.name} would change categories as numbers; set it to none")
+    if spec.missing and not parts.model.missing and not spec.columns:
         raise InputError("the data has missing values, which the model reads as NaN; give Autoencoder(missing=True)")
 
 
@@ -216,6 +220,14 @@ _READ_X = {"contractive", "lpips", "prefixes", "revival", "ghost", "gate_reconst
 def _check_likelihood(config: ConfigDict, spec: Spec, parts: Parts) -> None:
     """Raises InputError unless the model makes the parameters of the likelihood, and the data keeps its units."""
     likelihood, model = parts.objective.likelihood, parts.model
+    columns = likelihood.columns if isinstance(likelihood, Mixed) else ()
+    if spec.columns and columns != spec.likelihoods:
+        raise InputError(
+            f"the data is a table of {', '.join(spec.likelihoods)}, and the likelihood reads "
+            f"{', '.join(columns) or 'no columns'}; set likelihood.name=mixed, and leave likelihood.columns empty"
+        )
+    if isinstance(likelihood, Mixed) and tuple(model.levels) != likelihood.column_levels:
+        raise InputError(f"the model reads no levels of the table; give Autoencoder(levels={likelihood.column_levels})")
     name, decoded = config.likelihood.get("name"), likelihood.decoded_shape(spec.decoded)
     made = tuple(model.decoded or spec.decoded)
     if made != decoded:
@@ -271,7 +283,7 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
 def _check_range(task: Task, source: Source) -> None:
     """Raises InputError for values that the likelihood cannot have: outside [0, 1], or no whole numbers."""
     likelihood = task.objective.likelihood
-    if likelihood.levels:
+    if likelihood.levels or isinstance(likelihood, Mixed):
         _check_whole(task, source)
     if likelihood.unit_interval and (source.limits or not has_pixels(source.kind)):
         source = source.sample(SAMPLED) if source.block else source
@@ -287,13 +299,16 @@ def _check_range(task: Task, source: Source) -> None:
 def _check_whole(task: Task, source: Source) -> None:
     """Raises InputError for values that are no counts, or no levels, of the likelihood."""
     likelihood, start = task.objective.likelihood, 0
-    levels, name = likelihood.levels, type(likelihood).__name__
+    levels, name = np.asarray(likelihood.levels), type(likelihood).__name__
+    if isinstance(likelihood, Mixed):
+        levels = np.array(likelihood.column_levels)
     for x in map(np.asarray, map(task.prepare, read_chunks(source))):
-        bad = ~np.isnan(x) & ((x != np.floor(x)) | (x < 0) | (x >= levels if levels > 0 else False))
+        bad = (levels != 0) & ~np.isnan(x) & ((x != np.floor(x)) | (x < 0) | ((levels > 0) & (x >= levels)))
         if bad.any():
             row, *place = np.argwhere(bad)[0].tolist()
             where = f"example {start + row}, value {place[0] if len(place) == 1 else tuple(place)}"
-            wanted = f"levels from 0 to {levels - 1}" if levels > 0 else "counts: whole numbers from 0"
+            most = int(np.broadcast_to(levels, x.shape[1:])[tuple(place)])
+            wanted = f"levels from 0 to {most - 1}" if most > 0 else "counts: whole numbers from 0"
             raise InputError(
                 f"{source.name}: {where} is {x[(row, *place)]:g}, and likelihood.name={name} reads {wanted}; give raw "
                 "ones, or a likelihood of other numbers, e.g. gaussian"
