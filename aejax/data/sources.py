@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,9 @@ from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_np
 from aejax.data.images import Crop, resize
 from aejax.data.kinds import check_kind, guess_kind, has_pixels, kind_of, warn_of_time_last
 from aejax.errors import InputError
+
+if TYPE_CHECKING:
+    from aejax.data.columns import Column
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -79,6 +82,8 @@ class Source:
       padded: whether some sequences end early: their last time steps are NaN.
       genes: names of the genes whose counts an example is; empty for others.
       cure: what to set if the values should be counts and are not.
+      missing: whether NaN stands for missing values, wherever it is.
+      columns: the encoding of a table's columns; empty for other data.
     """
 
     name: str
@@ -99,6 +104,8 @@ class Source:
     padded: bool = False
     genes: tuple[str, ...] = ()
     cure: str = ""
+    missing: bool = False
+    columns: "tuple[Column, ...]" = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
@@ -144,6 +151,7 @@ def from_array(
     kind: str = "",
     unit: bool = False,
     length: ArrayLike | None = None,
+    missing: bool = False,
 ) -> Source:
     """Returns a source over an array. Raises InputError if an argument is of another kind or shape than these.
 
@@ -161,8 +169,9 @@ def from_array(
       unit: whether images and volumes of a stated kind must lie in [0, 1], too.
       length: whole numbers [n], the time steps of each sequence. What follows is padding, whatever its values, and
         becomes NaN. Without it, sequences end where all that follows is NaN, see `pad_sequences`.
+      missing: whether NaN, and what a masked array masks, are missing values.
     """
-    x = as_array(x, name)
+    x = as_array(fill_masked(x) if missing else x, name)
     if length is not None:
         x, kind = _cut(x, length, name), kind or "sequence"
     check_kind(x, "" if layers else kind, name)
@@ -170,8 +179,10 @@ def from_array(
         raise InputError(f"{name} has shape {x.shape} and holds no numbers; give at least one example")
     if layers and (x.ndim != 3 or x.shape[1] != layers):
         raise InputError(f"{name} has shape {x.shape}, and data.layers={layers} means [n, {layers}, features]; set it")
-    may_end = kind == "sequence" or (not kind and not layers and x.ndim == 3)  # images have no reason to hold NaN
-    low, high, padded = _find_limits(x, name, may_end) if x.dtype.kind == "f" else (0.0, 0.0, False)
+    may_end = (not missing and kind == "sequence") or (
+        not kind and not layers and x.ndim == 3
+    )  # images have no reason to hold NaN
+    low, high, padded = _find_limits(x, name, may_end, missing) if x.dtype.kind == "f" else (0.0, 0.0, False)
     limits, kind = (low, high), "sequence" if padded else kind
     kind = "vector" if layers else kind or guess_kind(x, limits, name)
     pixels = has_pixels(kind)
@@ -222,7 +233,15 @@ def from_array(
         kind=kind,
         limits=limits if outside else (),
         padded=padded,
+        missing=missing and dtype != np.uint8,
     )
+
+
+def fill_masked(x: ArrayLike | None) -> ArrayLike | None:
+    """Returns a masked array of NumPy with NaN where it is masked, and anything else as it is."""
+    if not isinstance(x, np.ma.MaskedArray) or x.dtype.kind not in "buif":
+        return x
+    return np.ma.filled(x if x.dtype.kind == "f" else x.astype(np.float64), np.nan)
 
 
 def as_crops(crops: np.ndarray | None) -> Iterable[Crop | None]:
@@ -252,11 +271,11 @@ def _check_factors(factors: ArrayLike, examples: int, name: str) -> np.ndarray:
     return as_integers(factors, what)
 
 
-def _find_limits(x: np.ndarray, name: str, may_end: bool = False) -> tuple[float, float, bool]:
+def _find_limits(x: np.ndarray, name: str, may_end: bool = False, missing: bool = False) -> tuple[float, float, bool]:
     """Returns the smallest and the largest value, and whether sequences end early.
 
     Raises InputError for values that float32 does not hold. With `may_end`, the last time steps of a sequence may be
-    NaN in all channels.
+    NaN in all channels; with `missing`, any values but all of an example.
     """
     low, high, padded = np.inf, -np.inf, False
     for start in range(0, len(x), 4096):  # in parts, because a memory-mapped file may be larger than the memory
@@ -269,10 +288,21 @@ def _find_limits(x: np.ndarray, name: str, may_end: bool = False) -> tuple[float
             ended[ended.all(1)] = False  # of a sequence without any time step, NaN is an error
             padded |= bool(ended.any())
             bad &= ~ended.reshape(*ended.shape, *[1] * (x.ndim - 2))
+        if missing:
+            nothing = np.isnan(part).reshape(len(part), -1).all(1)
+            for row in np.flatnonzero(nothing):
+                raise InputError(f"{name}: example {start + row} has no value that is not missing; leave it out")
+            bad &= ~np.isnan(part)
         if bad.any():
-            row = start + int(np.argwhere(bad)[0][0])
-            cure = "remove or fill such values" + "; NaN may fill the last time steps of a sequence" * may_end
-            raise InputError(f"{name}: example {row} holds NaN or infinity in float32; {cure}")
+            row, *place = np.argwhere(bad)[0].tolist()
+            cure = "remove or fill such values"
+            if np.isnan(part[(row, *place)]):
+                cure += ", or set data.missing=True if NaN are missing values"
+            cure += "; NaN may fill the last time steps of a sequence" * may_end
+            where = place[0] if len(place) == 1 else tuple(place)
+            raise InputError(
+                f"{name}: example {start + row} holds NaN or infinity in float32, at value {where}; {cure}"
+            )
         low, high = min(low, float(np.nanmin(part))), max(high, float(np.nanmax(part)))
     return low, high, padded
 
@@ -319,16 +349,16 @@ def is_binary(x: np.ndarray) -> bool:
     return largest == 1
 
 
-def from_file(path: Path, size: int, fit: str = "crop", kind: str = "") -> dict[str, Source]:
+def from_file(path: Path, size: int, fit: str = "crop", kind: str = "", missing: bool = False) -> dict[str, Source]:
     """Returns the splits of an .npy or .npz file by name; an .npy file is all `train`.
 
     An .npz file holds `x` (and `label`, `factors`, `length`), or an array for each split: `train`, `validation`, `test`
     (and `train_label`, `train_factors`, ...). Other usual names are understood: `images` or `data`; `labels`, `y` or
     `targets`; `val`, `valid` or `dev`; `x_train`. A single array may have any name. Warns of arrays that are left out.
-    `size` and `fit` are those of `images.resize`, and `kind` is that of `from_array`.
+    `size` and `fit` are those of `images.resize`, and `kind` and `missing` those of `from_array`.
     """
     if path.suffix.lower() == ".npy":
-        return {"train": from_array(read_npy(path), name=str(path), size=size, fit=fit, kind=kind)}
+        return {"train": from_array(read_npy(path), name=str(path), size=size, fit=fit, kind=kind, missing=missing)}
     names = list_npz(path)
     chosen = _choose_arrays(path, names)
     arrays = read_npz(path, list(chosen.values()))
@@ -359,6 +389,7 @@ def from_file(path: Path, size: int, fit: str = "crop", kind: str = "") -> dict[
             binary,
             kind=kind,
             length=found.get((split, "length")),
+            missing=missing,
         )
         for split in splits
     }

@@ -25,10 +25,12 @@ from aejax.data import (
     check_identity,
     checksum,
     from_array,
+    from_frame,
     from_sparse,
     from_stream,
     identify,
     is_anndata,
+    is_frame,
     is_sparse,
     join_target,
     load,
@@ -44,7 +46,7 @@ from aejax.errors import InputError
 from aejax.files import local
 from aejax.inference.loading import from_checkpoint
 from aejax.inference.run import Run
-from aejax.objectives import Corruption, Discriminator, Objective, SquaredError
+from aejax.objectives import Corruption, Discriminator, Mixed, Objective, SquaredError
 from aejax.training import initializers, profiler
 from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, compile_steps, describe_inputs, hint, limit_steps, steps_at_once
@@ -130,7 +132,8 @@ def fit(
 
     A sparse matrix of SciPy stays sparse until a batch is read, unless its dense values fit in `data.memory_mb`. So do
     the counts of an AnnData object, which are those of its X or `data.layer`; with `data.batch`, a column of its obs,
-    the model is conditional on the batches (`classes` becomes their number).
+    the model is conditional on the batches (`classes` becomes their number). With likelihood.name=mixed, the examples are the rows of a DataFrame, see `data.from_frame`, and what the run decodes is
+    a DataFrame, too.
 
     What is trained is described either by a config or by objects of your own:
 
@@ -162,6 +165,7 @@ def fit(
     more = {"corruption": corruption, "discriminator": discriminator}
     if config is None:
         parts, examples, of_data = take_parts({"data": data, **own}, more), data, config_lib.default().data
+        of_data.missing = parts.model.missing
     elif superfluous := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
         raise InputError(
             f"fit takes a config, or the objects that it would describe: leave config or {superfluous[0]}= out"
@@ -174,12 +178,16 @@ def fit(
             raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
         name, sources = "array-stream", from_stream(examples)
     else:
-        keys = ("size", "fit", "layers", "kind")
+        keys = ("size", "fit", "layers", "kind", "missing")
         options: dict[str, Any] = {"name": "the array", **{key: of_data.get(key) for key in keys}}
         if is_anndata(examples):
             cells = read_anndata(examples, of_data.get("layer", ""), of_data.get("batch", ""))
             sources, crc = {"train": cells.source("the AnnData", label)}, checksum(cells.x)
             label = cells.label if label is None else label
+        elif is_frame(examples) and _reads_table(config, objective):
+            source = from_frame(examples, label, "the DataFrame", of_data.missing, of_data.columns)
+            sources = {"train": source}
+            crc = zlib.crc32(repr(source.columns).encode(), zlib.crc32(source.take(np.arange(len(source)))["x"]))
         elif is_sparse(examples):
             sources, crc = {"train": from_sparse(examples, label, "the array")}, checksum(examples)
         else:
@@ -206,6 +214,11 @@ def fit(
         return run
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
         return _train(config, Path(folder), InMemory, given._replace(change=()))
+
+
+def _reads_table(config: ConfigDict | None, objective: Objective | None) -> bool:
+    """Returns whether the likelihood is that of a table."""
+    return config.likelihood.name == "mixed" if config else isinstance(objective and objective.likelihood, Mixed)
 
 
 class _Given(NamedTuple):
@@ -319,6 +332,11 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
         if saved
         else Spec.of(splits.train, config.data.standardize, config.data.normalize)
     )
+    if spec.columns != splits.train.columns:
+        raise InputError(
+            f"{opened.folder} was trained on a table of other columns, dtypes or categories than the data now has; "
+            "restore the data, or choose another workdir"
+        )
     if (spec.shape, spec.kind) != (splits.train.shape, splits.train.kind):
         was, now = (f"examples of {part.shape}" for part in (spec, splits.train))
         if was == now:
@@ -371,6 +389,7 @@ def prepare_data(
         print(f"resuming from step {begin:,} of {config.steps:,}", file=sys.stderr)
     if not quiet:
         stated = "as data.kind says" if config.data.kind else "data.kind would say otherwise"
+        stated = "data.columns would say otherwise" if spec.columns else stated
         print(f"{len(splits.train):,} {spec.describe()} ({stated})", file=sys.stderr)
         print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))
