@@ -16,12 +16,17 @@ from aejax.data.identity import check_identity
 from aejax.data.omniglot import find_omniglot
 from aejax.data.published import find_published
 from aejax.data.shards import from_shards, has_shards
+from aejax.data.sounds import RATE, from_sounds, has_sounds
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
 from aejax.data.sparse_rows import from_sparse, is_sparse_file, read_sparse_file
 from aejax.data.synthetic import BUILT_IN
 from aejax.data.tfds import from_tfds
+from aejax.data.voices import make_voices
+from aejax.data.waves import make_waves
 from aejax.errors import InputError
 from aejax.files import local
+
+SIGNALS = {"waves": make_waves, "voices": make_voices}
 
 
 class Splits(NamedTuple):
@@ -93,6 +98,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         from aejax.data.clicks import make_clicks  # likewise
 
         return make_clicks()
+    if name in SIGNALS:
+        return SIGNALS[name](size)
     if shards := find_shards(name):
         if size:
             raise InputError(
@@ -109,6 +116,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         return from_file(path, size, fit, config.get("kind", ""))
     if published := find_published(path) or find_omniglot(path):
         return published(size, fit)
+    if is_folder and has_sounds(path):
+        return from_sounds(path, size, config.get("rate", RATE))
     if is_folder and has_shards(path):
         return from_shards(path, size, fit)
     if is_folder:
