@@ -6,6 +6,7 @@ from aejax.data.annotated import Cells, align, is_anndata, read_anndata
 from aejax.data.arrays import as_array
 from aejax.data.binarize import binarize_parts, draw_binary
 from aejax.data.columns import Column, decode_frame, encode_frame, from_frame, is_frame, read_table
+from aejax.data.given import from_given
 from aejax.data.identity import check_identity, identify
 from aejax.data.loader import Feed, draw_crops, pad_rows, read, shuffle_rows, stream
 from aejax.data.mixing import Order, stream_mixed
@@ -49,6 +50,7 @@ __all__ = [
     "find",
     "from_array",
     "from_frame",
+    "from_given",
     "from_sparse",
     "from_stream",
     "identify",

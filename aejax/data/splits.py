@@ -9,6 +9,7 @@ import numpy as np
 
 from aejax.data.activations import find_shards, from_store, join_target
 from aejax.data.annotated import read_h5ad
+from aejax.data.array_files import from_file
 from aejax.data.arrays import list_npz
 from aejax.data.binarize import binarize_parts
 from aejax.data.cache import cache_decoded
@@ -19,12 +20,17 @@ from aejax.data.omniglot import find_omniglot
 from aejax.data.people import make_people
 from aejax.data.published import find_published
 from aejax.data.shards import from_shards, has_shards
-from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
+from aejax.data.sounds import RATE, from_sounds, has_sounds
+from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source
 from aejax.data.sparse_rows import from_sparse, is_sparse_file, read_sparse_file
 from aejax.data.synthetic import BUILT_IN
 from aejax.data.tfds import from_tfds
+from aejax.data.voices import make_voices
+from aejax.data.waves import make_waves
 from aejax.errors import InputError
 from aejax.files import local
+
+SIGNALS = {"waves": make_waves, "voices": make_voices}
 
 
 class Splits(NamedTuple):
@@ -98,6 +104,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         return make_clicks()
     if name == "people":
         return {"train": make_people()}
+    if name in SIGNALS:
+        return SIGNALS[name](size)
     if shards := find_shards(name):
         if size:
             raise InputError(
@@ -121,6 +129,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         return {"train": from_frame(frame, None, str(path), config.get("missing", False), config.get("columns", ()))}
     if published := find_published(path) or find_omniglot(path):
         return published(size, fit)
+    if is_folder and has_sounds(path):
+        return from_sounds(path, size, config.get("rate", RATE))
     if is_folder and has_shards(path):
         return from_shards(path, size, fit)
     if is_folder:

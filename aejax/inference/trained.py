@@ -21,6 +21,7 @@ from aejax.inference.batches import check_finite, check_labels, limit_batch, map
 from aejax.inference.density import Density, warn_of_few
 from aejax.inference.generating import sample_latents
 from aejax.inference.hierarchy import Temperature, complete
+from aejax.inference.signals import Signals
 from aejax.inference.tiles import Tile, Tiles, check_images, plan_tiles
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
@@ -105,6 +106,11 @@ class TrainedModel:
         return Density(self.config, self.model, self.likelihood, self.spec, self._on_device)
 
     @functools.cached_property
+    def signals(self) -> Signals:
+        """Returns what encodes and decodes signals of any length in chunks; raises InputError for other models."""
+        return Signals(self)
+
+    @functools.cached_property
     def any_size(self) -> bool:
         """Returns whether the model takes images of any sides that its downsampling divides."""
         parts = (self.model.encoder, self.model.decoder)
@@ -183,7 +189,10 @@ class TrainedModel:
         return code["indices"]
 
     def lookup(self, indices: ArrayLike) -> Float[np.ndarray, "n ..."]:
-        """Returns the latents [n, *latent] of discrete codes [n, ...], as `indices` returns them, for `decode`."""
+        """Returns the latents [n, *latent] of discrete codes [n, ...], as `indices` returns them, for `decode`.
+
+        Of `residual_vq`, the first levels alone are codes, too: `indices[..., :k]`.
+        """
         indices, size = as_array(indices, "codes"), self.codebook_size
         if size is None:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
@@ -191,6 +200,8 @@ class TrainedModel:
             given = f"{indices.min()} to {indices.max()}" if indices.size else "none"
             raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {given} ({indices.dtype})")
         shape = self.abstract_code["indices"].shape[1:]
+        if getattr(self.model.bottleneck, "prefixes", 0) and 0 < indices.shape[-1] < shape[-1]:
+            shape = (*shape[:-1], indices.shape[-1])
         if indices.shape[1:] != shape and not (self.any_size and indices.ndim == 1 + len(shape)):
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
         return self._look_up(indices.astype(np.int32))

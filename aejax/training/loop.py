@@ -4,7 +4,6 @@ import functools
 import itertools
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,18 +22,9 @@ from aejax.data import (
     Spec,
     Splits,
     check_identity,
-    checksum,
-    from_array,
-    from_frame,
-    from_sparse,
-    from_stream,
+    from_given,
     identify,
-    is_anndata,
-    is_frame,
-    is_sparse,
-    join_target,
     load,
-    read_anndata,
     shuffle_rows,
     split,
     warn_of_penalty,
@@ -132,8 +122,8 @@ def fit(
 
     A sparse matrix of SciPy stays sparse until a batch is read, unless its dense values fit in `data.memory_mb`. So do
     the counts of an AnnData object, which are those of its X or `data.layer`; with `data.batch`, a column of its obs,
-    the model is conditional on the batches (`classes` becomes their number). With likelihood.name=mixed, the examples are the rows of a DataFrame, see `data.from_frame`, and what the run decodes is
-    a DataFrame, too.
+    the model is conditional on the batches (`classes` becomes their number). With likelihood.name=mixed, the examples
+    are the rows of a DataFrame, see `data.from_frame`, and what the run decodes is a DataFrame, too.
 
     What is trained is described either by a config or by objects of your own:
 
@@ -173,32 +163,8 @@ def fit(
     else:
         config_lib.check(config)
         parts, examples, of_data = None, x, config.data
-    if callable(examples):
-        if label is not None or target is not None:
-            raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
-        name, sources = "array-stream", from_stream(examples)
-    else:
-        keys = ("size", "fit", "layers", "kind", "missing")
-        options: dict[str, Any] = {"name": "the array", **{key: of_data.get(key) for key in keys}}
-        if is_anndata(examples):
-            cells = read_anndata(examples, of_data.get("layer", ""), of_data.get("batch", ""))
-            sources, crc = {"train": cells.source("the AnnData", label)}, checksum(cells.x)
-            label = cells.label if label is None else label
-        elif is_frame(examples) and _reads_table(config, objective):
-            source = from_frame(examples, label, "the DataFrame", of_data.missing, of_data.columns)
-            sources = {"train": source}
-            crc = zlib.crc32(repr(source.columns).encode(), zlib.crc32(source.take(np.arange(len(source)))["x"]))
-        elif is_sparse(examples):
-            sources, crc = {"train": from_sparse(examples, label, "the array")}, checksum(examples)
-        else:
-            sources = {"train": from_array(examples, label, **options)}
-            crc = zlib.crc32(np.ascontiguousarray(examples))
-        if label is not None:
-            crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
-        if target is not None:
-            sources = join_target(sources, {"train": from_array(target, name="target")})
-            crc = zlib.crc32(np.ascontiguousarray(target), crc)
-        name = f"array-{crc:08x}"
+    as_table = config.likelihood.name == "mixed" if config else isinstance(objective and objective.likelihood, Mixed)
+    sources, name = from_given(examples, of_data, label, target, as_table)
     if parts is not None:
         config = make_config(parts, sources["train"].shape, settings)
     assert config is not None
@@ -214,11 +180,6 @@ def fit(
         return run
     with tempfile.TemporaryDirectory(prefix="aejax-") as folder:
         return _train(config, Path(folder), InMemory, given._replace(change=()))
-
-
-def _reads_table(config: ConfigDict | None, objective: Objective | None) -> bool:
-    """Returns whether the likelihood is that of a table."""
-    return config.likelihood.name == "mixed" if config else isinstance(objective and objective.likelihood, Mixed)
 
 
 class _Given(NamedTuple):

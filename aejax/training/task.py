@@ -216,6 +216,7 @@ def _check_masked(parts: Parts, spec: Spec) -> None:
 
 # Terms that compare with x itself.
 _READ_X = {"contractive", "lpips", "prefixes", "revival", "ghost", "gate_reconstruction", "crosscoder_l1"}
+_READ_X |= {"multiscale_stft"}
 
 
 def _check_likelihood(config: ConfigDict, spec: Spec, parts: Parts) -> None:

@@ -165,7 +165,11 @@ def no_layers(adata):
         (None, {"data__layer": ""}, r"value \d+ is 1.09.*reads counts.*set data.layer to .* among: counts, raw"),
         (no_layers, {"data__layer": ""}, "give raw counts as X, or keep them in a layer and set data.layer"),
         (no_layers, {}, "the AnnData has no layers; set data.layer=''"),
-        (None, {"data__layer": "count"}, r"data.layer .count. is unknown; did you mean .counts.\? \(One of: counts, raw\)"),
+        (
+            None,
+            {"data__layer": "count"},
+            r"data.layer .count. is unknown; did you mean .counts.\? \(One of: counts, raw\)",
+        ),
         (negative, {}, r"is -3, and likelihood.name=NegativeBinomial reads counts.*among: raw"),
         (infinite, {}, "the AnnData, layer 'counts': example 119, value .* is NaN or infinity"),
         (None, {"data__batch": "donor"}, "data.batch: column of obs of the AnnData 'donor' is unknown.*: batch"),
