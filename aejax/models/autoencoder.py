@@ -218,7 +218,7 @@ class Autoencoder(nn.Module):
         vector = jax.nn.one_hot(label, self.classes, dtype=jnp.result_type(x))
         if self.embedding:
             vector = (vector.astype(jnp.float32) @ self.label_embedding).astype(jnp.result_type(x))
-        vector = vector.reshape(len(vector), *(1,) * (x.ndim - 2), vector.shape[-1])
+        vector = vector.reshape(vector.shape[0], *(1,) * (x.ndim - 2), vector.shape[-1])
         return jnp.concatenate([x, jnp.broadcast_to(vector, (*x.shape[:-1], vector.shape[-1]))], -1)
 
     def _encode_pseudo_inputs(self) -> tuple[Array, ...]:
@@ -254,8 +254,8 @@ def build(
     Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
     `condition`, `likelihood`, `dtype`, `skip`, `inputs`, `data.missing`, and keys that `pre_encoder.has_bias` reads. A
     name is a key of ENCODERS, BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute
-    `shape`, `dtype` or `axis_name` gets its value from here. `axis_name` names the axis of the devices that share a batch, over
-    which batch statistics are computed.
+    `shape`, `dtype` or `axis_name` gets its value from here. `axis_name` names the axis of the devices that share a batch,
+    over which batch statistics are computed.
 
     Raises InputError if names, attributes or shapes do not fit.
     """
