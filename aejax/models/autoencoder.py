@@ -254,8 +254,8 @@ def build(
     Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
     `condition`, `likelihood`, `dtype`, `skip`, `inputs`, `data.missing`, and keys that `pre_encoder.has_bias` reads. A
     name is a key of ENCODERS, BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute
-    `shape`, `dtype` or `axis_name` gets its value from here. `axis_name` names the axis of the devices that share a batch,
-    over which batch statistics are computed.
+    `shape`, `dtype` or `axis_name` gets its value from here. `axis_name` names the axis of the devices that share a
+    batch, over which batch statistics are computed.
 
     Raises InputError if names, attributes or shapes do not fit.
     """
