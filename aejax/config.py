@@ -31,8 +31,8 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    # digits, plane, sheet, shapes, volumes, clicks, cells, a TFDS name, a .npy, .npz or .h5ad file, a folder of
-    # images, or of activations
+    # digits, plane, sheet, shapes, volumes, clicks, cells, people, waves, voices, a TFDS name, a .npy, .npz or .h5ad
+    # file, a table (.parquet, .csv), a folder of images, of .wav files, or of activations
     config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     # What an example is: vector, sequence [time, channels], image, or volume [depth, height, width, channels]; empty:
@@ -47,13 +47,16 @@ def default() -> ConfigDict:
     config.data.validation = ""  # likewise
     config.data.test = ""  # likewise
     config.data.held_out = -1  # label of anomalies, which are removed from all parts but test; -1: none
-    config.data.size = 0  # side to which images are resized; 0: as they are
+    config.data.size = 0  # side to which images are resized, or steps of a segment of sound; 0: as they are
+    config.data.rate = 16_000  # samples per second of .wav files; others are refused
     config.data.fit = "crop"  # for images that are not square: crop the longer side, pad the shorter, or stretch
     # data.fit=random crops at a random place in training; its square has a side from 1/zoom of the shorter side to all.
     config.data.zoom = 1.0
     config.data.flip = False  # whether half of the training images are mirrored, others in each step
     config.data.binarize = "none"  # draws images of 0 and 1: dynamic (anew in each step), static, or threshold
     config.data.binarize_seed = 0  # of what is drawn once: all of static, and validation and test of dynamic
+    config.data.missing = False  # whether NaN are missing values, which losses leave out and models reconstruct
+    config.data.columns = ()  # of a table, likelihoods other than those of dtypes, e.g. visits=poisson, *=student_t
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
     # Vectors: expected_norm divides all by one number, which makes their mean length sqrt(features); per_token each.
     config.data.normalize = "none"
@@ -188,6 +191,8 @@ def check(config: ConfigDict) -> None:
             raise one_of(key, get(config, key), known)
     if config.data.binarize != "none" and config.data.standardize:
         raise InputError(f"data.binarize={config.data.binarize} makes values of 0 and 1; set data.standardize=False")
+    if config.data.binarize != "none" and config.data.missing:
+        raise InputError(f"data.binarize={config.data.binarize} makes values of 0 and 1; set data.missing=False")
     if config.data.fit == "random" and not config.data.size:
         raise InputError("data.fit=random crops images to data.size, which is 0; set it")
     if not 1 <= config.data.zoom < 1e3:
@@ -214,6 +219,8 @@ def check(config: ConfigDict) -> None:
                 re.compile(pattern)
             except (re.error, OverflowError, RecursionError) as error:
                 raise InputError(f"{key}: {shown(pattern)} is no regular expression ({error}); correct it") from error
+    if not 0 < config.data.rate < 2**31:
+        raise InputError(f"data.rate must be above 0 and below 2**31 samples per second, got {config.data.rate}")
     if config.data.buffer < 1:
         raise InputError(f"data.buffer must be at least 1 example, got {config.data.buffer}")
     if config.data.held_out < -1:
@@ -230,6 +237,9 @@ BEFORE = {
     "data.held_out": -1,
     "data.options": "",
     "data.kind": "",
+    "data.missing": False,
+    "data.columns": (),
+    "data.rate": 16_000,
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,

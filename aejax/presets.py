@@ -75,6 +75,16 @@ def clicks() -> ConfigDict:
     return config
 
 
+def series() -> ConfigDict:
+    """Returns a config for series without a model: `waves`, standardized, for 600 steps of 64 windows."""
+    config = default()
+    config.data.name, config.data.standardize = "waves", True
+    config.data.held_out = 3  # the windows with an anomaly
+    config.batch_size, config.optim.lr, config.optim.schedule = 64, 3e-3, "cosine"
+    shorten(config, 600)
+    return config
+
+
 def shorten(config: ConfigDict, steps: int) -> None:
     """Sets fewer steps, for models that take longer for each step."""
     config.steps, config.checkpoint_every, config.log_every = steps, steps // 2, 20

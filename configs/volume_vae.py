@@ -2,8 +2,11 @@
 
     aejax train --config=volume_vae --workdir=runs/volume_vae
 
-`volumes` has six known factors: shape, size, three coordinates and an angle. `python -m experiments.kinds` measures
-the time, the squared error beside that of PCA, and how well single units separate the factors.
+About 165 seconds of CPU time; squared error 14.6 a test example, where PCA of as many components has 13.2; MIG 0.07,
+DCI disentanglement 0.19 (`python -m experiments.kinds`).
+
+`volumes` has six known factors: shape, size, three coordinates and an angle, which single units separate little in so
+few steps. The weight of the KL, 2, costs more error than PCA's.
 """
 
 from aejax import presets

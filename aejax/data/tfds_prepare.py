@@ -114,7 +114,9 @@ def load_builder(name: str, data_dir: str | None) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         raise one_of(
-            "data.name: data set, file or folder", name, [*BUILT_IN, "sparse_features", "clicks", *known]
+            "data.name: data set, file or folder",
+            name,
+            [*BUILT_IN, "sparse_features", "clicks", "waves", "voices", *known],
         ) from error
     except (ValueError, AssertionError) as error:  # for no valid name, or a data set prepared in another format
         if "File format" in str(error):

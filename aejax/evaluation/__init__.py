@@ -11,14 +11,17 @@ from aejax.evaluation import (
     disentanglement,
     fidelity,
     generation,
+    levels,
     likelihood,
+    mixing,
+    ranking,
     reconstruction,
     representation,
     sparse,
 )
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
 
-__all__ = ["GROUPS", "Measure", "Measures", "Part", "Skipped", "Subject", "as_json", "evaluate"]
+__all__ = ["GROUPS", "Measure", "Measures", "Part", "Skipped", "Subject", "as_json", "evaluate", "mixing", "ranking"]
 
 # A group is a function `measure(subject, **options)`; what cannot be measured is `Skipped`, with the reason.
 GROUPS: dict[str, Callable[..., Measures]] = {
@@ -26,6 +29,7 @@ GROUPS: dict[str, Callable[..., Measures]] = {
     "fidelity": fidelity.measure,
     "likelihood": likelihood.measure,
     "codes": codes.measure,
+    "levels": levels.measure,
     "sparse": sparse.measure,
     "representation": representation.measure,
     "disentanglement": disentanglement.measure,

@@ -22,6 +22,7 @@ def describe_parts(model: models.Autoencoder, objective: Objective, shape: Seque
     The section of a part that they cannot make has the name `config.OWN`.
     """
     config = config_lib.default()
+    config.data.missing = model.missing
     given = {
         "shape": tuple(model.decoded) or tuple(model.target) or tuple(shape),
         "dtype": config.dtype,

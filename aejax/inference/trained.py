@@ -15,12 +15,13 @@ from numpy.typing import ArrayLike
 
 from aejax import arguments, models
 from aejax import config as config_lib
-from aejax.data import Spec, as_array, is_sparse
+from aejax.data import Spec, as_array, fill_masked, is_sparse
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density, warn_of_few
 from aejax.inference.generating import sample_latents
 from aejax.inference.hierarchy import Temperature, complete
+from aejax.inference.signals import Signals
 from aejax.inference.tiles import Tile, Tiles, check_images, plan_tiles
 from aejax.objectives import LIKELIHOODS, Likelihood, Objective
 from aejax.registry import instantiate
@@ -82,14 +83,14 @@ class TrainedModel:
         return self.own_model if self.own_model is not None else self._build()
 
     def _build(self) -> models.Autoencoder:
-        return models.build(self.config, self.spec.shape, target=self.spec.target)
+        return models.build(self.config, self.spec.shape, target=self.spec.target, columns=self.spec.likelihoods)
 
     @functools.cached_property
     def likelihood(self) -> Likelihood:
         """Returns the likelihood of x given decoded values."""
         if self.own_objective is not None:
             return self.own_objective.likelihood
-        return instantiate("likelihood", LIKELIHOODS, self.config.likelihood)
+        return instantiate("likelihood", LIKELIHOODS, self.config.likelihood, {"columns": self.spec.likelihoods})
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -103,6 +104,11 @@ class TrainedModel:
     def density(self) -> Density:
         """Returns the model's density of x, which says what the run can estimate of it."""
         return Density(self.config, self.model, self.likelihood, self.spec, self._on_device)
+
+    @functools.cached_property
+    def signals(self) -> Signals:
+        """Returns what encodes and decodes signals of any length in chunks; raises InputError for other models."""
+        return Signals(self)
 
     @functools.cached_property
     def any_size(self) -> bool:
@@ -183,7 +189,10 @@ class TrainedModel:
         return code["indices"]
 
     def lookup(self, indices: ArrayLike) -> Float[np.ndarray, "n ..."]:
-        """Returns the latents [n, *latent] of discrete codes [n, ...], as `indices` returns them, for `decode`."""
+        """Returns the latents [n, *latent] of discrete codes [n, ...], as `indices` returns them, for `decode`.
+
+        Of `residual_vq`, the first levels alone are codes, too: `indices[..., :k]`.
+        """
         indices, size = as_array(indices, "codes"), self.codebook_size
         if size is None:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no discrete codes; use decode")
@@ -191,6 +200,8 @@ class TrainedModel:
             given = f"{indices.min()} to {indices.max()}" if indices.size else "none"
             raise InputError(f"codes must be whole numbers from 0 to {size - 1}, got {given} ({indices.dtype})")
         shape = self.abstract_code["indices"].shape[1:]
+        if getattr(self.model.bottleneck, "prefixes", 0) and 0 < indices.shape[-1] < shape[-1]:
+            shape = (*shape[:-1], indices.shape[-1])
         if indices.shape[1:] != shape and not (self.any_size and indices.ndim == 1 + len(shape)):
             raise InputError(f"the run's codes are (n, *{shape}), the given ones {indices.shape}")
         return self._look_up(indices.astype(np.int32))
@@ -218,13 +229,23 @@ class TrainedModel:
     ) -> Float[np.ndarray, "n ..."]:
         """Returns `decode(encode(x))`, in tiles as `encode` does; with `skip`, plus the linear map of x.
 
-        Where a sequence has ended, so has its reconstruction, in NaN. A likelihood of counts with an observed library
-        gives the reconstruction the total of x.
+        Where a sequence has ended, so has its reconstruction, in NaN. Missing values are reconstructed, too, see
+        `impute`. A likelihood of counts with an observed library gives the reconstruction the total of x.
         """
         if self.model.skip or self.likelihood.reads_input:
             return self._map(self._reconstruct, self._check(x), label)
         decoded = self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
         return np.where(np.isnan(self._check(x)), np.float32(np.nan), decoded) if self.spec.padded else decoded
+
+    def impute(self, x: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
+        """Returns x with `reconstruct(x)` in the place of missing values, for a run with data.missing=True.
+
+        Raises InputError for other runs.
+        """
+        if not self.spec.missing and not self.spec.columns:
+            raise InputError("the run was trained without missing values; train it with data.missing=True to impute")
+        x = as_array(fill_masked(self.spec.encode(x)), "the input")
+        return np.where(np.isnan(x), self.reconstruct(x, label).reshape(x.shape), x)
 
     def elbo(
         self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None
@@ -328,7 +349,8 @@ class TrainedModel:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""
         if is_sparse(x):
             return self.spec.check(x)
-        x = as_array(x, "the input")
+        x = self.spec.encode(x)
+        x = as_array(fill_masked(x) if self.spec.missing else x, "the input")
         fits = self.fits(x.shape[1:], tiled=tiled)
         if self.any_size and x.ndim == 4:
             if not fits:
@@ -364,6 +386,13 @@ class TrainedModel:
         labels = () if needless else check_labels(label, len(x), self.config.classes)
         times = -(-math.prod(x.shape[1:]) // math.prod(self.spec.shape if own is None else own))
         return map_batches(function, x, (*more, *labels), limit_batch((*self.spec.shape, times)))
+
+    @functools.cached_property
+    def in_numbers(self) -> "TrainedModel":
+        """Returns the model whose methods return tables as encoded numbers, as those of a `TrainedModel` do."""
+        if not self.spec.columns or type(self) is TrainedModel:
+            return self
+        return TrainedModel(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainedModel)})
 
     @functools.cached_property
     def _on_device(self) -> Any:

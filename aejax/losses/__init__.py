@@ -54,6 +54,12 @@ from aejax.losses.divergences import (
     normal_log_prob,
     total_correlation,
 )
+from aejax.losses.spectra import (
+    multiscale_stft_distance,
+    si_sdr,
+    stft_distance,
+    stft_magnitude,
+)
 from aejax.losses.values import (
     Values,
     bernoulli_nll,
@@ -99,12 +105,16 @@ __all__ = [
     "mmd",
     "monte_carlo_kl",
     "multinomial_nll",
+    "multiscale_stft_distance",
     "negative_binomial_nll",
     "normal_log_prob",
     "optimal_log_scale",
     "ordinal_nll",
     "piwae",
     "poisson_nll",
+    "si_sdr",
+    "stft_distance",
+    "stft_magnitude",
     "stirling_remainder",
     "student_t_nll",
     "total_correlation",

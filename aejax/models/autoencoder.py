@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -21,7 +22,7 @@ from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten, scale_to_unit
-from aejax.models.likelihoods import LIKELIHOODS
+from aejax.models.likelihoods import LIKELIHOODS, Mixed
 from aejax.models.vit import Tokens
 from aejax.registry import instantiate
 
@@ -77,6 +78,10 @@ class Autoencoder(nn.Module):
       inputs: what the encoder reads of x, a key of INPUTS: log(1 + x) of counts, or each example scaled to length 1.
       decoded: shape of the parameters that the decoder makes of one example, see `Likelihood.decoded_shape`; empty
         where it makes one for each value.
+      missing: whether NaN in x are missing values, of which the encoder reads 0 (Nazabal et al. 2020, "Handling
+        incomplete heterogeneous data using VAEs").
+      levels: number of levels of each column of a table, 0 for numbers: the encoder reads levels as one-hot vectors,
+        and 0 where a value is missing. Empty for other data.
       pre_bias: whether the bias of a linear decoder is subtracted from x before x is encoded (Gao et al. 2024,
         equation 1), see `pre_encoder`.
       target: shape of what a transcoder decodes to; empty where that is x (Dunefsky et al. 2024, "Transcoders find
@@ -96,6 +101,8 @@ class Autoencoder(nn.Module):
     scale_by_label: bool = False
     decoded: Sequence[int] = ()
     inputs: str = "linear"
+    missing: bool = False
+    levels: Sequence[int] = ()
     pre_bias: bool = False
     target: Sequence[int] = ()
     skip: bool = False
@@ -121,6 +128,10 @@ class Autoencoder(nn.Module):
         """Returns the encoder's output, which the bottleneck reads."""
         if self.pre_bias and not self.is_initializing():  # the decoder has no parameters before its first call
             x = x - pre_encoder.get_bias(self.decoder.variables["params"]).reshape(x.shape[1:])
+        if self.levels:
+            x = expand_levels(x, self.levels)
+        elif self.missing:
+            x = jnp.where(jnp.isnan(x), 0, x)
         if self.inputs not in INPUTS:
             raise one_of("inputs", self.inputs, INPUTS)
         x = INPUTS[self.inputs](x)
@@ -213,7 +224,7 @@ class Autoencoder(nn.Module):
         vector = jax.nn.one_hot(label, self.classes, dtype=jnp.result_type(x))
         if self.embedding:
             vector = (vector.astype(jnp.float32) @ self.label_embedding).astype(jnp.result_type(x))
-        vector = vector.reshape(len(vector), *(1,) * (x.ndim - 2), vector.shape[-1])
+        vector = vector.reshape(vector.shape[0], *(1,) * (x.ndim - 2), vector.shape[-1])
         return jnp.concatenate([x, jnp.broadcast_to(vector, (*x.shape[:-1], vector.shape[-1]))], -1)
 
     def _encode_pseudo_inputs(self) -> tuple[Array, ...]:
@@ -226,26 +237,41 @@ class Autoencoder(nn.Module):
         return (self.encoder(inputs),)
 
 
+def expand_levels(x: Float[Array, "batch columns"], levels: Sequence[int]) -> Float[Array, "batch width"]:
+    """Returns columns side by side, those of levels 0, 1, ... as one-hot vectors, with 0 in the place of NaN."""
+    widths = np.maximum(levels, 1)
+    level = np.concatenate([np.arange(width) for width in widths])
+    x = x[:, np.repeat(np.arange(len(levels)), widths)]
+    return jnp.where(np.repeat(levels, widths) > 0, (x == level).astype(x.dtype), jnp.where(jnp.isnan(x), 0, x))
+
+
 def build(
-    config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None = None, target: Sequence[int] = ()
+    config: Mapping[str, Any],
+    shape: Sequence[int],
+    axis_name: str | None = None,
+    target: Sequence[int] = (),
+    columns: Sequence[str] = (),
 ) -> Autoencoder:
     """Builds the autoencoder of `config` for inputs of `shape` (one example, without the batch axis).
 
-    A transcoder decodes to examples of the shape `target`, which is empty for all other models.
+    A transcoder decodes to examples of the shape `target`, which is empty for all other models. `columns` are the
+    likelihoods of a table's columns, see `Mixed.columns`.
 
     Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
-    `condition`, `likelihood`, `dtype`, `skip`, `inputs`, and keys that `pre_encoder.has_bias` reads. A name is a key of
-    ENCODERS, BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype`,
-    `classes` or `axis_name` gets its value from here. `axis_name` names the axis of the devices that share a batch,
-    over which batch statistics are computed.
+    `condition`, `likelihood`, `dtype`, `skip`, `inputs`, `data.missing`, and keys that `pre_encoder.has_bias` reads. A
+    name is a key of ENCODERS, BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute
+    `shape`, `dtype`, `classes` or `axis_name` gets its value from here. `axis_name` names the axis of the devices that
+    share a batch, over which batch statistics are computed.
 
     Raises InputError if names, attributes or shapes do not fit.
     """
     shape = tuple(shape)
-    shared = {"shape": shape, "dtype": config["dtype"], "axis_name": axis_name, "classes": config["classes"]}
+    likelihood = instantiate("likelihood", LIKELIHOODS, config["likelihood"], {"columns": tuple(columns)})
+    levels = likelihood.column_levels if isinstance(likelihood, Mixed) else ()
+    read = (int(np.maximum(levels, 1).sum()),) if levels else shape
+    shared = {"shape": read, "dtype": config["dtype"], "axis_name": axis_name, "classes": config["classes"]}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
     bottleneck = instantiate("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
-    likelihood = instantiate("likelihood", LIKELIHOODS, config["likelihood"])
     wanted = tuple(target) or shape
     decoded, scale_shape = likelihood.decoded_shape(wanted), likelihood.scale_shape(wanted)
     if likelihood.scale_by_label and not config["classes"]:
@@ -265,10 +291,12 @@ def build(
         scale_shape=scale_shape or (),
         scale_by_label=likelihood.scale_by_label,
         decoded=() if decoded == wanted else decoded,
-        pre_bias=not target and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
+        levels=levels,
+        pre_bias=not (target or levels) and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
         target=tuple(target),
         skip=skip,
         inputs=config.get("inputs", "linear"),
+        missing=config.get("data", {}).get("missing", False),
     )
     abstract_output(model, shape)  # runs the modules' checks of shapes
     return model

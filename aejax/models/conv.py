@@ -54,6 +54,8 @@ def convolve(
     `enlarged` promises that x repeats each pixel four times, as `Upsample()` does. Where the backend convolves bfloat16
     no faster than float32, the result of bfloat16 arrays is float32.
     """
+    if x.ndim == 3 and jax.default_backend() == "cpu":  # as an image of one row, for which the forms below are
+        return _convolve_series(x, kernel, strides, padding, **options)
     plain: Form = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
     if not computes_bfloat16():
         x, kernel = widen(x, kernel)
@@ -70,6 +72,17 @@ def convolve(
     if backend == "gpu" or kernel.shape[2] < 8 or kernel.shape[3] <= 8:
         return plain(x, kernel)
     return convolve_stride_one(x, kernel, padding)
+
+
+def _convolve_series(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, dimension_numbers: Any = None, **options: Any
+) -> Array:
+    """Convolves x [b, time, c] by kernel [steps, c, features] as `convolve` does images."""
+    lifted = {key: (1, *value) for key, value in options.items() if key.endswith("dilation") and value is not None}
+    padding = padding if isinstance(padding, str) else ((0, 0), *padding)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    options = {**options, **lifted, "dimension_numbers": numbers}
+    return convolve(x[:, None], kernel[None], (1, *strides), padding, **options)[:, 0]
 
 
 def _is_dense(lhs_dilation: Any = None, rhs_dilation: Any = None, feature_group_count: int = 1, **_: Any) -> bool:

@@ -180,6 +180,11 @@ class ResNetDecoder(nn.Module):
     remat: bool = False
     causal: bool = False
 
+    @property
+    def receptive_field(self) -> int:
+        """Returns how many positions of the code on either side of its own a position of the output reads, at most."""
+        return 2 + math.ceil((4 * self.blocks + 1) * (2 - 2.0 ** (1 - len(self.features))))
+
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
         sizes, c = require_grid_shape(self.shape, "ResNetDecoder")

@@ -29,6 +29,7 @@ from aejax.objectives.sparsity import (
     revival,
     tanh_sparsity,
 )
+from aejax.objectives.spectral import multiscale_stft
 
 # Sparsity and other penalties of the code.
 
@@ -203,5 +204,6 @@ TERMS: dict[str, Callable[..., Array]] = {
         dip,
         mmd,
         lpips,
+        multiscale_stft,
     )
 }

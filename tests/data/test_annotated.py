@@ -168,7 +168,7 @@ def no_layers(adata):
         (
             None,
             {"data__layer": "count"},
-            r"data.layer .count. is unknown; did you mean .counts.\? .One of: counts, raw",
+            r"data.layer .count. is unknown; did you mean .counts.\? \(One of: counts, raw\)",
         ),
         (negative, {}, r"is -3, and likelihood.name=NegativeBinomial reads counts.*among: raw"),
         (infinite, {}, "the AnnData, layer 'counts': example 119, value .* is NaN or infinity"),

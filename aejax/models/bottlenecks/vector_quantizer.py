@@ -9,7 +9,7 @@ from aejax.errors import InputError, one_of
 from aejax.losses import codebook_loss, commitment_loss
 from aejax.models.bottlenecks.code import Code
 from aejax.models.bottlenecks.quantizer import VectorModule, find_least, measure_usage, straight_through
-from aejax.models.layers import get_axis, must_update, require_keys, scale_to_unit, whole_batch
+from aejax.models.layers import fold, get_axis, must_update, require_keys, scale_to_unit, whole_batch
 from aejax.registry import Natural
 
 UPDATES = ("ema", "gradient")
@@ -230,10 +230,13 @@ class VectorQuantizer(VectorModule):
 
     def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
         """Returns the code of the vectors x [..., features]. Its z is a constant."""
+        return self._quantize(x, self._get_key(keys, train), train)
+
+    def _get_key(self, keys: Array | None, train: bool) -> Array:
+        """Returns one key for the whole batch."""
         if self.kmeans or self.revive_after:
             require_keys(self, keys, train)
-        key = jax.random.key(0) if keys is None else whole_batch(keys, get_axis(self))[0]  # one for the whole batch
-        return self._quantize(x, key, train)
+        return jax.random.key(0) if keys is None else whole_batch(keys, get_axis(self))[0]
 
     def pass_gradient(self, x: Array, z: Array) -> Array:
         return rotate(x, z) if self.gradient == "rotation" else straight_through(x, z)
@@ -253,32 +256,67 @@ class ResidualQuantizer(VectorQuantizer):
     Zeghidour et al. 2021, "SoundStream", section III.C. z is the sum of the codes. Indices are
     [batch, *positions, levels]. Losses are summed over levels, and metrics averaged. The other attributes are as in
     `VectorQuantizer`, but `metric` must be "euclidean".
+
+    Attributes:
+      dropout: fraction of the training examples of which only the first k levels count, with k uniform from 1 to
+        `levels`, so that the first levels alone can be decoded, too (ibid., "quantizer dropout"; Kumar et al. 2023,
+        section 3.3, take a half). Moving averages follow all levels.
     """
 
     levels: int = 4
+    dropout: float = 0.0
 
     @property
     def codebooks(self) -> int:
         return self.levels
 
+    @property
+    def prefixes(self) -> int:
+        """Returns the number of levels, of whose indices `lookup` takes the first ones alone."""
+        return self.levels
+
     def setup(self):
         if self.metric != "euclidean":
             raise InputError("bottleneck.metric must be 'euclidean' for residual_vq: remainders need their length")
+        if not 0 <= self.dropout <= 1:
+            raise InputError(f"bottleneck.dropout must be from 0 to 1, got {self.dropout}")
         super().setup()
         self.deeper = [self._make_codebook() for _ in range(self.levels - 1)]
 
+    def quantize(self, x: Array, keys: Array | None, train: bool) -> Code:
+        """Returns the code of the vectors x [batch, ..., features], of the levels that dropout keeps in training."""
+        kept = None
+        if self.dropout and train:
+            require_keys(self, keys, train)
+            kept = None if keys is None else jax.vmap(self._draw_levels)(fold(keys, self.levels))
+        return self._quantize(x, self._get_key(keys, train), train, kept)
+
+    def _draw_levels(self, key: Array) -> Array:
+        """Returns how many levels of an example count."""
+        whether, which = jax.random.split(key)
+        drawn = jax.random.randint(which, (), 1, self.levels + 1)
+        return jnp.where(jax.random.bernoulli(whether, self.dropout), drawn, self.levels)
+
     def lookup(self, indices: Array) -> Array:
-        codes = [codebook.lookup(indices[..., i]) for i, codebook in enumerate(self._list_codebooks())]
+        """Returns z [..., features] of indices [..., levels], or of the first levels alone."""
+        books = self._list_codebooks()[: indices.shape[-1]]
+        codes = [codebook.lookup(indices[..., i]) for i, codebook in enumerate(books)]
         return sum(codes)  # type: ignore[return-value]
 
     def _list_codebooks(self) -> list[Codebook]:
         return [self.codebook, *self.deeper]
 
-    def _quantize(self, x: Array, key: Array, train: bool) -> Code:
+    def _quantize(self, x: Array, key: Array, train: bool, kept: Array | None = None) -> Code:
+        """Returns the code of all levels, or of the first `kept` [batch] of each example."""
         codes: list[Code] = []
         for level, codebook in enumerate(self._list_codebooks()):
             codes.append(codebook(x, jax.random.fold_in(key, level), train))
             x = x - codes[-1].z
+            if kept is not None:
+                counts = level < kept
+                losses = {name: jnp.where(counts, loss, 0) for name, loss in codes[-1].losses.items()}
+                z = jnp.where(counts.reshape(-1, *(1,) * (x.ndim - 1)), codes[-1].z, 0)
+                codes[-1] = codes[-1].replace(z=z, losses=losses)
         return Code(
             z=sum(code.z for code in codes),  # type: ignore[arg-type]
             losses=jax.tree.map(lambda *levels: sum(levels), *(code.losses for code in codes)),

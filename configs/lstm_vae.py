@@ -1,0 +1,28 @@
+"""A variational autoencoder of series, [128, 2] -> 16, by an LSTM each way (after Bowman et al. 2016).
+
+    aejax train --config=lstm_vae --workdir=runs/lstm_vae
+
+The encoder reads a series step by step, and its last state gives the posterior; the decoder reads the code at every
+step. Series of unequal length are padded by NaN, which changes nothing. `python -m experiments.series` compares
+detection of anomalies and linear probes with those of PCA.
+
+Options: `lstm_vae:gru` for gated recurrent units (Cho et al. 2014).
+"""
+
+from aejax import presets
+from aejax.config import lock, module, parse_arg, shrink
+
+
+def get_config(arg=""):
+    flags = parse_arg(arg, tiny=False, gru=False)
+    config = presets.series()
+    config.encoder = module("rnn", features=64, cell="gru" if flags.gru else "lstm")
+    config.bottleneck = module("gaussian", features=16)
+    config.decoder = module("rnn", features=64, cell="gru" if flags.gru else "lstm")
+    config.likelihood = module("gaussian", variance="learned")
+    config.objective.weights.kl = 1.0
+    config.optim.clip = 1_000.0  # the gradient of a recurrence is at times far larger than its mean
+    if flags.tiny:
+        config.encoder.features = config.decoder.features = 4
+        shrink(config)
+    return lock(config)
