@@ -31,8 +31,8 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    # digits, plane, sheet, shapes, volumes, clicks, people, waves, voices, a TFDS name, a .npy, .npz or .h5ad file, a
-    # table (.parquet, .csv), a folder of images, of .wav files, or of activations
+    # digits, plane, sheet, shapes, volumes, clicks, cells, people, waves, voices, a TFDS name, a .npy, .npz or .h5ad
+    # file, a table (.parquet, .csv), a folder of images, of .wav files, or of activations
     config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     # What an example is: vector, sequence [time, channels], image, or volume [depth, height, width, channels]; empty:

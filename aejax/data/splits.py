@@ -102,6 +102,10 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         from aejax.data.clicks import make_clicks  # likewise
 
         return make_clicks()
+    if name == "cells":
+        from aejax.data.cells import make_cells  # likewise
+
+        return make_cells()
     if name == "people":
         return {"train": make_people()}
     if name in SIGNALS:

@@ -13,6 +13,7 @@ from aejax.evaluation import (
     generation,
     levels,
     likelihood,
+    mixing,
     ranking,
     reconstruction,
     representation,
@@ -20,7 +21,7 @@ from aejax.evaluation import (
 )
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
 
-__all__ = ["GROUPS", "Measure", "Measures", "Part", "Skipped", "Subject", "as_json", "evaluate", "ranking"]
+__all__ = ["GROUPS", "Measure", "Measures", "Part", "Skipped", "Subject", "as_json", "evaluate", "mixing", "ranking"]
 
 # A group is a function `measure(subject, **options)`; what cannot be measured is `Skipped`, with the reason.
 GROUPS: dict[str, Callable[..., Measures]] = {

@@ -297,7 +297,7 @@ class Density:
             x, count = spec.prepare(x), keys.shape[0]
             h = model.apply(variables, x, label=label, method="features")
             h, x, label = jax.tree.map(lambda a: jnp.tile(a, (count,) + (1,) * (a.ndim - 1)), (h, x, label))
-            code: Any = model.apply(variables, h, keys=keys.ravel(), method="code")
+            code: Any = model.apply(variables, h, label=label, keys=keys.ravel(), method="code")
             decoded: Any = model.apply(variables, code.z, label=label, method="decode")
             if log_scale is None:
                 log_scale = model.apply(variables, label, method="scale")
@@ -322,7 +322,7 @@ class Density:
             c = context(variables, log_scale, x, numbered(keys, jnp.arange(1)), label)
             nothing = jnp.zeros(len(c.x))
             nll = nothing if errors_only else -log_p(c, c.output.decoded)
-            kl = c.output.code.losses.get("kl", nothing)
+            kl = c.output.code.losses.get("kl", nothing) + c.output.code.losses.get("kl_library", 0.0)
             code, several = c.output.code, range(1, layers + 1 if layers > 1 else 1)
             rates = {"by_layer": jnp.stack([code.losses[f"kl_{i}"] for i in several], -1)} if several else {}
             units = {"by_unit": code.kl_by_unit} if code.kl_by_unit is not None else {}

@@ -27,6 +27,7 @@ def describe_parts(model: models.Autoencoder, objective: Objective, shape: Seque
         "shape": tuple(model.decoded) or tuple(model.target) or tuple(shape),
         "dtype": config.dtype,
         "axis_name": None,
+        "classes": model.classes,
     }
     sections: dict[str, Any] = {
         **{name: describe(getattr(model, name), classes, given) for name, classes in _CLASSES.items()},

@@ -40,6 +40,7 @@ from aejax.models.bottlenecks import (
     IdentityBottleneck,
     JumpReLU,
     LadderGaussian,
+    LibraryGaussian,
     MaskedBottleneck,
     MatchingPursuit,
     OrderedCodes,
@@ -54,9 +55,9 @@ from aejax.models.bottlenecks import (
 )
 from aejax.models.dc import DCDecoder, DCEncoder
 from aejax.models.dcgan import DCGANDecoder, DCGANEncoder
-from aejax.models.decoders import ConvDecoder, MLPDecoder
+from aejax.models.decoders import ConvDecoder, LibraryDecoder, MLPDecoder
 from aejax.models.dictionary import DictionaryDecoder
-from aejax.models.encoders import ConvEncoder, MLPEncoder
+from aejax.models.encoders import ConvEncoder, LibraryEncoder, MLPEncoder
 from aejax.models.kl import KLDecoder, KLEncoder
 from aejax.models.ladder import PyramidDecoder, PyramidEncoder
 from aejax.models.resnet import ResNetDecoder, ResNetEncoder
@@ -92,6 +93,9 @@ __all__ = [
     "KLDecoder",
     "KLEncoder",
     "LadderGaussian",
+    "LibraryDecoder",
+    "LibraryEncoder",
+    "LibraryGaussian",
     "MLPDecoder",
     "MLPEncoder",
     "MaskedBottleneck",

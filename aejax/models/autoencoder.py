@@ -120,7 +120,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Batch, *, label: Labels | None = None, keys: Keys | None = None, train: bool = False) -> Code:
         """Returns the code of x [batch, ...]."""
-        return self.code(self.features(x, label=label, keys=keys, train=train), keys=keys, train=train)
+        return self.code(self.features(x, label=label, keys=keys, train=train), label=label, keys=keys, train=train)
 
     def features(
         self, x: Batch, *, label: Labels | None = None, keys: Keys | None = None, train: bool = False
@@ -141,9 +141,15 @@ class Autoencoder(nn.Module):
             x = self._append_label(x, label)
         return self.encoder(x, keys=keys, train=train)
 
-    def code(self, h: Batch | Tokens, *, keys: Keys | None = None, train: bool = False) -> Code:
-        """Returns the code of h, which `features` returned. Several codes of one x can be sampled from the same h."""
-        return self.bottleneck(h, *self._encode_pseudo_inputs(), keys=keys, train=train)
+    def code(
+        self, h: Batch | Tokens, *, label: Labels | None = None, keys: Keys | None = None, train: bool = False
+    ) -> Code:
+        """Returns the code of h, which `features` returned. Several codes of one x can be sampled from the same h.
+
+        The label is that of x, for a bottleneck whose prior depends on it.
+        """
+        read = {"label": label} if self.classes and getattr(self.bottleneck, "reads_label", False) else {}
+        return self.bottleneck(h, *self._encode_pseudo_inputs(), **read, keys=keys, train=train)
 
     def decode(
         self,
@@ -254,8 +260,8 @@ def build(
     Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
     `condition`, `likelihood`, `dtype`, `skip`, `inputs`, `data.missing`, and keys that `pre_encoder.has_bias` reads. A
     name is a key of ENCODERS, BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute
-    `shape`, `dtype` or `axis_name` gets its value from here. `axis_name` names the axis of the devices that share a
-    batch, over which batch statistics are computed.
+    `shape`, `dtype`, `classes` or `axis_name` gets its value from here. `axis_name` names the axis of the devices that
+    share a batch, over which batch statistics are computed.
 
     Raises InputError if names, attributes or shapes do not fit.
     """
@@ -263,7 +269,7 @@ def build(
     likelihood = instantiate("likelihood", LIKELIHOODS, config["likelihood"], {"columns": tuple(columns)})
     levels = likelihood.column_levels if isinstance(likelihood, Mixed) else ()
     read = (int(np.maximum(levels, 1).sum()),) if levels else shape
-    shared = {"shape": read, "dtype": config["dtype"], "axis_name": axis_name}
+    shared = {"shape": read, "dtype": config["dtype"], "axis_name": axis_name, "classes": config["classes"]}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
     bottleneck = instantiate("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
     wanted = tuple(target) or shape

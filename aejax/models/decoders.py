@@ -3,8 +3,11 @@
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -94,6 +97,37 @@ class MLPDecoder(nn.Module):
         return activate(self.activation if i < len(self.features) else self.output, x)
 
 
+class LibraryDecoder(nn.Module):
+    """Dense layers from a code to log means of counts, to whose fractions it adds the log library size.
+
+    Attributes:
+      shape: shape of the likelihood's parameters.
+      features, activation, normalisation: see `MLPDecoder`.
+      code: number of units of the code before the log library size; labels follow it.
+      parameters: number of decoded parameters of each count; the first are the means.
+    """
+
+    shape: Sequence[int]
+    code: int
+    features: Sequence[int] = (128,)
+    parameters: int = 1
+    activation: str = "relu"
+    normalisation: str = "none"
+    dtype: DTypeLike = "float32"
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, z: Array, *, train: bool = False) -> Array:
+        if math.prod(self.shape) % self.parameters:
+            raise InputError(f"decoder.parameters={self.parameters} does not divide the decoded {tuple(self.shape)}")
+        library, z = z[:, self.code : self.code + 1], jnp.delete(z, self.code, axis=1)
+        options: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name, "name": "network"}
+        network = MLPDecoder(self.shape, self.features, self.activation, normalisation=self.normalisation, **options)
+        decoded = network(z, train=train).astype(jnp.float32)
+        logits, others = jnp.split(decoded, [decoded.shape[-1] // self.parameters], -1)
+        return jnp.concatenate([jax.nn.log_softmax(logits) + library.astype(jnp.float32), others], -1)
+
+
 class ConvDecoder(nn.Module):
     """Convolutional decoder with upsampling: [batch, h, w, c] to [batch, h * 2^n, w * 2^n, shape[-1]].
 
@@ -149,6 +183,7 @@ class ConvDecoder(nn.Module):
 
 DECODERS: dict[str, type[nn.Module]] = {
     "mlp": MLPDecoder,
+    "library": LibraryDecoder,
     "dictionary": DictionaryDecoder,
     "conv": ConvDecoder,
     "resnet": ResNetDecoder,

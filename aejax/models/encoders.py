@@ -5,6 +5,7 @@ Each is called as `encoder(x, keys=..., train=...)`; for the arguments see `Auto
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -36,6 +37,7 @@ from aejax.models.sequence import RNNEncoder, SequenceEncoder
 from aejax.models.taesd import TinyEncoder
 from aejax.models.vit import ViTEncoder
 
+_SECOND = 2**21  # what the keys of a second network are folded with
 _DROPOUT = 2**20  # what keys are folded with, since bottlenecks fold them with small numbers
 
 
@@ -93,6 +95,30 @@ def _drop(fraction: float, keys: Array | None, place: int, x: Array) -> Array:
     return jnp.where(jax.vmap(draw)(fold(keys, _DROPOUT + place)), x / (1 - fraction), 0)
 
 
+class LibraryEncoder(nn.Module):
+    """Two networks like `MLPEncoder`, for the code and for the library size: [batch, ...] to [batch, 2 * features[-1]].
+
+    Attributes:
+      features, activation, normalisation, hidden_dropout: those of both networks, see `MLPEncoder`.
+    """
+
+    features: Sequence[int] = (128,)
+    activation: str = "relu"
+    normalisation: str = "none"
+    hidden_dropout: float = 0.0
+    dtype: DTypeLike = "float32"
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
+        parts = []
+        for name, own in (("code", keys), ("library", None if keys is None else fold(keys, _SECOND))):
+            options: dict[str, Any] = {"hidden_dropout": self.hidden_dropout, "axis_name": self.axis_name, "name": name}
+            network = MLPEncoder(self.features, self.activation, self.normalisation, dtype=self.dtype, **options)
+            parts.append(network(x, keys=own, train=train))
+        return jnp.concatenate(parts, -1)
+
+
 class ConvEncoder(nn.Module):
     """Convolutional encoder with max pooling: [batch, h, w, c] to [batch, h / 2^n, w / 2^n, features[-1]].
 
@@ -137,6 +163,7 @@ class ConvEncoder(nn.Module):
 
 ENCODERS: dict[str, type[nn.Module]] = {
     "mlp": MLPEncoder,
+    "library": LibraryEncoder,
     "conv": ConvEncoder,
     "resnet": ResNetEncoder,
     "vit": ViTEncoder,

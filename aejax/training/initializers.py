@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from aejax.data import Source, Spec, compute_geometric_median, compute_mean, compute_mean_target
 from aejax.errors import InputError
-from aejax.models import pre_encoder
+from aejax.models import LibraryGaussian, pre_encoder
 from aejax.models.decoders import MLPDecoder
 from aejax.models.dictionary import DictionaryDecoder
 from aejax.objectives.likelihoods import Bernoulli
@@ -43,6 +43,8 @@ def choose(config: ConfigDict, task: Task, spec: Spec, train: Source) -> Adjust 
     if task.model.pre_bias and kind != "zeros":
         center = compute_mean if kind == "mean" else compute_geometric_median
         maps.append(functools.partial(pre_encoder.start_at, center(train, spec)))
+    if isinstance(task.model.bottleneck, LibraryGaussian):
+        maps.append(functools.partial(start_library, *compute_library(train, spec, task.model.bottleneck.classes)))
     if config.get("output_bias", "zero") == "mean":
         decoder, likelihood = task.model.decoder, task.objective.likelihood
         if not (isinstance(likelihood, Bernoulli) and isinstance(decoder, MLPDecoder) and decoder.output == "linear"):
@@ -53,6 +55,28 @@ def choose(config: ConfigDict, task: Task, spec: Spec, train: Source) -> Adjust 
         layer = f"dense_{len(decoder.features)}"
         maps.append(functools.partial(start_at_log_odds, compute_mean(train, spec), layer))
     return functools.partial(functools.reduce, lambda params, each: each(params), maps) if maps else None
+
+
+def compute_library(train: Source, spec: Spec, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of the log totals of the train split's counts, float32 [classes] each, or of
+    all of them, [1], without classes. Those of labels without two examples are those of all.
+    """
+    logs, labels = [], []
+    for start in range(0, len(train), 1_024):
+        arrays = train.take(np.arange(start, min(start + 1_024, len(train))))
+        logs.append(np.log(np.maximum(arrays["x"].reshape(len(arrays["x"]), -1).sum(1, dtype=np.float64), 1)))
+        labels.append(arrays["label"] if classes else np.zeros(len(logs[-1]), int))
+    log, label = np.concatenate(logs), np.concatenate(labels)
+    parts = [log[label == each] for each in range(max(classes, 1))]
+    parts = [part if len(part) > 1 else log for part in parts]
+    mean, deviation = [part.mean() for part in parts], [max(part.std(), 1e-3) for part in parts]
+    return np.array(mean, np.float32), np.array(deviation, np.float32)
+
+
+def start_library(mean: np.ndarray, deviation: np.ndarray, params: Any) -> Any:
+    """Returns parameters whose prior of the log library size has this mean and standard deviation of each label."""
+    own = {"library_mean": jnp.asarray(mean), "library_log_std": jnp.asarray(np.log(deviation))}
+    return {**params, "bottleneck": {**params["bottleneck"], **own}}
 
 
 def draw_glorot(key: jax.Array, params: PyTree) -> PyTree:

@@ -361,7 +361,8 @@ def prepare_data(
     )
     check_data(config, task, training, validation)
     if not begin:
-        warn_of_scale(splits.train, spec)
+        if not task.objective.likelihood.levels:  # whose values keep their units, see `inputs`
+            warn_of_scale(splits.train, spec)
         if isinstance(task.objective.likelihood, SquaredError):
             warn_of_penalty(splits.train, spec, task.objective.weights)
     fixed = splits.validation.take(np.arange(min(config.samples, len(splits.validation))))

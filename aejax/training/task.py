@@ -278,6 +278,10 @@ def _trace(task: Task, spec: Spec) -> tuple[str, models.Output]:
 def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed) -> None:
     """Raises InputError if values or labels do not fit the config."""
     _check_range(task, training.source)
+    if config.data.get("batch", "") and not training.source.genes:
+        raise InputError(
+            f"data.batch={config.data.batch!r} is a column of AnnData, which the data is not; set it to ''"
+        )
     if config.data.get("batch", "") and config.classes != (found := len(training.source.kinds)):
         raise InputError(
             f"data.batch={config.data.batch!r} has {found} batches, and classes={config.classes}; set classes={found}"

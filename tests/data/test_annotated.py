@@ -186,6 +186,11 @@ def test_what_cannot_be_read_is_one_line(change, options, message):
     assert "\n" not in str(caught.value)
 
 
+def test_batches_are_those_of_cells_alone():
+    with pytest.raises(aejax.InputError, match=r"data.batch=.batch. is a column of AnnData, which"):
+        fit(cells().layers["counts"], data__layer="")
+
+
 def test_files_that_are_no_cells_are_one_line(tmp_path):
     (tmp_path / "text.h5ad").write_text("no HDF5")
     for name, message in (("text.h5ad", "no .h5ad file .*write it again"), ("none.h5ad", "no such file; check data.n")):

@@ -21,6 +21,7 @@ from aejax.models.bottlenecks.gaussian import GaussianBottleneck
 from aejax.models.bottlenecks.hierarchical import HierarchicalGaussian
 from aejax.models.bottlenecks.ibq import IBQ
 from aejax.models.bottlenecks.ladder import LadderGaussian
+from aejax.models.bottlenecks.library import LibraryGaussian
 from aejax.models.bottlenecks.masked import MaskedBottleneck
 from aejax.models.bottlenecks.matching_pursuit import MatchingPursuit
 from aejax.models.bottlenecks.ordered import OrderedCodes
@@ -36,6 +37,7 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "spherical": SphericalBottleneck,
     "gaussian": GaussianBottleneck,
     "spatial_gaussian": SpatialGaussian,
+    "library": LibraryGaussian,
     "hierarchical": HierarchicalGaussian,
     "ladder": LadderGaussian,
     "masked": MaskedBottleneck,
