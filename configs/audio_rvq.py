@@ -19,7 +19,7 @@ def get_config(arg=""):
     presets.shorten(config, 800)
     config.batch_size, config.optim.lr, config.optim.schedule = 8, 2e-3, "cosine"
     blocks = {"activation": "elu", "normalisation": "none", "causal": True}
-    config.encoder = module("resnet", features=(16, 32, 32, 64, 64), **blocks)
+    config.encoder = module("resnet", features=(16, 32, 32, 64, 64), whole_frames=True, **blocks)
     config.bottleneck = module(
         "residual_vq", levels=8, codes=64, features=16, dropout=0.5, kmeans=True, revive_after=50
     )

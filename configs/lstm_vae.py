@@ -19,8 +19,9 @@ def get_config(arg=""):
     config.encoder = module("rnn", features=64, cell="gru" if flags.gru else "lstm")
     config.bottleneck = module("gaussian", features=16)
     config.decoder = module("rnn", features=64, cell="gru" if flags.gru else "lstm")
-    config.likelihood = module("gaussian", variance="learned")
+    config.likelihood = module("gaussian", scale=0.3)
     config.objective.weights.kl = 1.0
+    config.objective.schedules.kl = {"name": "linear", "steps": 400}  # or the decoder does without the code
     config.optim.clip = 1_000.0  # the gradient of a recurrence is at times far larger than its mean
     if flags.tiny:
         config.encoder.features = config.decoder.features = 4
