@@ -12,6 +12,7 @@ from aejax.errors import AejaxError, DivergedError, InputError, LostError, Stopp
 if TYPE_CHECKING:
     from aejax import config, losses, models, samplers
     from aejax.config_files import load_config
+    from aejax.inference.encode_anndata import encode_anndata, read_anndata
     from aejax.inference.encode_sparse import encode_sparse, read_sparse
     from aejax.inference.encode_split import encode_split, read_latents, read_statistics
     from aejax.inference.latent_statistics import LatentStatistics
@@ -41,6 +42,7 @@ __all__ = [
     "Task",
     "TrainState",
     "config",
+    "encode_anndata",
     "encode_sparse",
     "encode_split",
     "eval_step",
@@ -52,6 +54,7 @@ __all__ = [
     "losses",
     "map_tiles",
     "models",
+    "read_anndata",
     "read_latents",
     "read_sparse",
     "read_statistics",
@@ -63,6 +66,7 @@ __all__ = [
 # Imported at their first use: `aejax --help` and the processes that wait for a training need no JAX.
 _MODULES = {
     "config_files": ("load_config",),
+    "inference.encode_anndata": ("encode_anndata", "read_anndata"),
     "inference.encode_sparse": ("encode_sparse", "read_sparse"),
     "inference.encode_split": ("encode_split", "read_latents", "read_statistics"),
     "inference.latent_statistics": ("LatentStatistics",),

@@ -31,8 +31,8 @@ def default() -> ConfigDict:
     config.samples = 64  # validation examples whose latents and reconstructions are saved with a checkpoint
 
     config.data = ConfigDict()
-    # digits, plane, sheet, shapes, volumes, clicks, waves, voices, a TFDS name, a .npy or .npz file, a folder of
-    # images, of .wav files, or of activations
+    # digits, plane, sheet, shapes, volumes, clicks, people, waves, voices, a TFDS name, a .npy, .npz or .h5ad file, a
+    # table (.parquet, .csv), a folder of images, of .wav files, or of activations
     config.data.name = "digits"
     config.data.options = ""  # of sparse_features, activations with known features, e.g. features=512,dims=64
     # What an example is: vector, sequence [time, channels], image, or volume [depth, height, width, channels]; empty:
@@ -40,6 +40,8 @@ def default() -> ConfigDict:
     config.data.kind = ""
     config.data.target = ""  # likewise, what a transcoder decodes each example to; empty: the example itself
     config.data.layers = 0  # layers of a crosscoder, whose examples are [layers, features]; 0: whatever the data holds
+    config.data.layer = ""  # of AnnData: the layer of the counts, or raw; empty: X
+    config.data.batch = ""  # likewise, the column of obs that is the label, of which classes is the number; empty: none
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from rows that no other part names
     config.data.validation = ""  # likewise
@@ -53,6 +55,8 @@ def default() -> ConfigDict:
     config.data.flip = False  # whether half of the training images are mirrored, others in each step
     config.data.binarize = "none"  # draws images of 0 and 1: dynamic (anew in each step), static, or threshold
     config.data.binarize_seed = 0  # of what is drawn once: all of static, and validation and test of dynamic
+    config.data.missing = False  # whether NaN are missing values, which losses leave out and models reconstruct
+    config.data.columns = ()  # of a table, likelihoods other than those of dtypes, e.g. visits=poisson, *=student_t
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
     # Vectors: expected_norm divides all by one number, which makes their mean length sqrt(features); per_token each.
     config.data.normalize = "none"
@@ -81,6 +85,8 @@ def default() -> ConfigDict:
     config.output_bias = "zero"  # initial bias of the decoder's logits; or mean, the log-odds of the data's mean
 
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
+    # How a label is read: by the encoder, too, or by the decoder alone; one-hot, or as an embedding of this width.
+    config.condition = ConfigDict({"encoder": True, "embedding": 0})
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
     config.objective = ConfigDict()
@@ -185,6 +191,8 @@ def check(config: ConfigDict) -> None:
             raise one_of(key, get(config, key), known)
     if config.data.binarize != "none" and config.data.standardize:
         raise InputError(f"data.binarize={config.data.binarize} makes values of 0 and 1; set data.standardize=False")
+    if config.data.binarize != "none" and config.data.missing:
+        raise InputError(f"data.binarize={config.data.binarize} makes values of 0 and 1; set data.missing=False")
     if config.data.fit == "random" and not config.data.size:
         raise InputError("data.fit=random crops images to data.size, which is 0; set it")
     if not 1 <= config.data.zoom < 1e3:
@@ -196,7 +204,7 @@ def check(config: ConfigDict) -> None:
     arguments.check_seed(config.seed)
     for key in (
         *("classes", "patience", "pretrain.steps", "optim.warmup"),
-        *("data.size", "data.memory_mb", "data.binarize_seed", "data.layers"),
+        *("data.size", "data.memory_mb", "data.binarize_seed", "data.layers", "condition.embedding"),
     ):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
@@ -229,6 +237,8 @@ BEFORE = {
     "data.held_out": -1,
     "data.options": "",
     "data.kind": "",
+    "data.missing": False,
+    "data.columns": (),
     "data.rate": 16_000,
     "data.fit": "stretch",
     "data.zoom": 1.0,
@@ -238,9 +248,13 @@ BEFORE = {
     "data.normalize": "none",
     "data.buffer": 131_072,
     "data.target": "",
+    "data.layer": "",
+    "data.batch": "",
     "data.layers": 0,
     "skip": False,
     "inputs": "linear",
+    "condition.encoder": True,
+    "condition.embedding": 0,
     "pre_bias": False,
     "init": "modules",
     "output_bias": "zero",

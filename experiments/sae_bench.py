@@ -15,6 +15,12 @@ goals/sae.json.
 trains longer, to tell what the short training costs. Writes sae_bench_1500_steps.json, and no goals. With
 `--architectures=jumprelu,topk`, the scores of the others in the file stay, if they were trained likewise.
 
+    python -m experiments.sae_bench --order
+
+compares the architectures where the paper does: with a quarter as many latents as features, fewer active ones than
+features fire, 25 to 34, and 4 children of a parent. There an architecture that explains more needs latents that mix
+features, and the paper's table has Matryoshka first and L1 last in F1. Writes sae_order.json.
+
     python -m experiments.sae_bench --paper=matryoshka --l0=25 --fraction=0.02
 
 trains one row of the paper's table instead: 16,384 features in 768 dimensions, 4,096 latents, 200 million samples in
@@ -26,7 +32,7 @@ import functools
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -55,29 +61,69 @@ _STEPS = flags.DEFINE_integer("steps_of_each", 0, "Training steps of each run. D
 _PAPER = flags.DEFINE_string("paper", "", "Architecture of the paper's table to train instead of the small bench.")
 _L0 = flags.DEFINE_integer("l0", 25, "Number of active latents in the paper's table: 20 or 25.")
 _TOGETHER = flags.DEFINE_bool("together_with_alone", False, "Time eight seeds in one program and one by one instead.")
+_ORDER = flags.DEFINE_bool("order", False, "Compare F1 with few latents, as the paper's table does, instead.")
 _FRACTION = flags.DEFINE_float("fraction", 0.02, "Fraction of the paper's 200 million samples.")
 
 COMMAND = "python -m experiments.sae_bench"
-# Settings were chosen on the data of seed 0 and by runs of seed 0, so that the bench has others.
-BENCH = "features=1024,dims=256,examples=100000,branching=2,most=0.1,least=0.005,seed=1"
+BATCH = 256
+AT_ONCE = 2  # architectures that train side by side: a step has parts that one core computes
+# Settings were chosen on the data of seed 0 and by runs of seed 0, so that the studies have others.
 FIRST_SEED = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Architectures that are compared on one set of data.
+
+    Attributes:
+      name: of the file of scores.
+      data: options of `sparse_features`.
+      latents: number of latents.
+      fraction: active latents per feature that fires.
+      l1: weight of L1's penalty; the scores say how many latents are active with it.
+      target: of JumpReLU, per active latent. Its loss counts those of each example, so that their mean becomes smaller
+        than the target where examples differ.
+      settings: of each architecture the learning rate, which falls to 0, and the steps, of a few that were tried. They
+        are in the order in which they are trained, from the longest training to the shortest.
+    """
+
+    name: str
+    data: str
+    latents: int
+    fraction: float
+    l1: float
+    target: float
+    settings: Mapping[str, tuple[float, int]]
+
+
+BENCH = Study(
+    "sae_bench",
+    "features=1024,dims=256,examples=100000,branching=2,most=0.1,least=0.005,seed=1",
+    2_048,
+    1.0,
+    5.0,
+    1.0,
+    {
+        "jumprelu": (4e-3, 1_150),
+        "matryoshka": (3e-3, 700),
+        "topk": (3e-3, 700),
+        "batch_topk": (3e-3, 600),
+    },
+)
+ORDER = Study(
+    "sae_order",
+    "features=1024,seed=1",
+    256,
+    25 / 34,
+    2.3,
+    1.1,
+    {"jumprelu": (4e-3, 1_500), **dict.fromkeys(("matryoshka", "batch_topk", "l1"), (3e-3, 1_500))},
+)
 TREES = {  # data whose parents are counted
-    "bench": BENCH,
-    "bench with 4 children of a parent": "features=1024",
+    "bench": BENCH.data,
+    "bench with 4 children of a parent": ORDER.data,
     "SynthSAEBench-16k": PAPER + ",orthogonalize=0",
 }
-BATCH = 256
-# Learning rate, which falls to 0, and steps of each, of a few that were tried with one seed.
-SETTINGS = {
-    "topk": (3e-3, 700),
-    "batch_topk": (3e-3, 600),
-    "matryoshka": (3e-3, 700),
-    "jumprelu": (4e-3, 1_100),
-    "l1": (3e-3, 500),
-}
-AT_ONCE = 2  # architectures that train side by side: a step has parts that one core computes
-L1 = 5.0  # weight of the penalty; the scores say how many latents are active with it
-ARCHITECTURES = ("jumprelu", "matryoshka", "topk", "batch_topk", "l1")  # from the longest training to the shortest
 SHOWN = (
     *("f1", "latent_f1", "mcc", "mean_max_cosine", "free_max_cosine", "uniqueness", "unexplained", "dead_latents"),
     *("splitting", "absorption"),
@@ -99,7 +145,9 @@ PUBLISHED = {
 }
 
 
-def make_config(name: str, options: str, latents: int, k: float, steps: int, batch: int, rate: float) -> ConfigDict:
+def make_config(
+    name: str, options: str, latents: int, k: float, steps: int, batch: int, rate: float, l1: float = BENCH.l1
+) -> ConfigDict:
     """Returns the config of an architecture of configs/sae.py for so many latents, of which about `k` are active."""
     config = sae.get_config(name).unlock()
     config.data.name, config.data.options = "sparse_features", options
@@ -115,19 +163,21 @@ def make_config(name: str, options: str, latents: int, k: float, steps: int, bat
         config.bottleneck.k = round(k)
         config.bottleneck.anneal_from, config.bottleneck.anneal_steps = round(1.5 * k), max(4 * steps // 5, 1)
     if "prefixes" in config.objective.options:
-        config.objective.options.prefixes.widths = (latents // 8, latents // 4, latents // 2)
+        config.objective.options.prefixes.widths = (latents // 32, latents // 8, latents // 2)
     if "l0_target" in config.objective.options:
         config.objective.options.l0_target.target = float(k)
         config.objective.weights.l0_target = 200.0
         config.objective.schedules.l0_target = {"name": "linear", "steps": max(steps // 2, 1)}
         # Units are of order 4 once they are found. In the beginning, a few tens are above the threshold.
         config.decoder.initial_norm = 0.4
-        config.bottleneck.threshold, config.bottleneck.bandwidth = 0.7, 1.0
+        config.bottleneck.threshold, config.bottleneck.bandwidth = 0.7, 0.6
+        # The weight rises, as units that are drawn to fire while others are found are found late.
         config.objective.weights.pre_activation = 5e-2
+        config.objective.schedules.pre_activation = {"name": "linear", "steps": steps}
         config.bottleneck.dead_after = 10  # these units need no new start
         config.bottleneck.resample = 0
     if name == "l1":
-        config.objective.weights.l1 = L1
+        config.objective.weights.l1 = l1
     return config
 
 
@@ -182,15 +232,14 @@ def train(config: ConfigDict, seeds: int, splits: data.Splits) -> tuple[list[dic
     return found, seconds
 
 
-def train_one(
-    name: str, steps: int, rate: float, seeds: int, options: str, batch: int, true_l0: float
-) -> dict[str, Any]:
-    """Returns the mean scores of an architecture on the data of `options`, and the seconds of its training."""
-    latents = 2 * SparseFeatures.parse(options).features
-    config = make_config(name, options, latents, true_l0, steps, batch, rate)
+def train_one(study: Study, name: str, seeds: int, steps: int, true_l0: float) -> dict[str, Any]:
+    """Returns the mean scores of an architecture in a study, and the seconds of its training."""
+    rate, usual = study.settings[name]
+    k = study.fraction * true_l0 * (study.target if name == "jumprelu" else 1)
+    config = make_config(name, study.data, study.latents, k, steps or usual, BATCH, rate, study.l1)
     config.optim.schedule = "linear"
-    scores, seconds = train(config, seeds, _load(options))
-    trained = {"steps": steps, "seconds": round(seconds, 1), **summarize(scores)}
+    scores, seconds = train(config, seeds, _load(study.data))
+    trained = {"steps": config.steps, "seconds": round(seconds, 1), **summarize(scores)}
     print(json.dumps({name: trained}), flush=True)
     return trained
 
@@ -211,28 +260,33 @@ def summarize(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
     return found
 
 
-def bench(folder: Path) -> None:
-    """Trains all architectures on the small data, and writes their scores and goals."""
-    known, chosen = SparseFeatures.parse(BENCH), _ONLY.value or ARCHITECTURES
-    file = folder / (f"sae_bench_{_STEPS.value}_steps.json" if _STEPS.value else "sae_bench.json")
+def compare(study: Study, folder: Path) -> None:
+    """Trains the architectures of a study, and writes their scores and goals."""
+    known, chosen = SparseFeatures.parse(study.data), _ONLY.value or study.settings
+    file = folder / (f"{study.name}_{_STEPS.value}_steps.json" if _STEPS.value else f"{study.name}.json")
     begin = time.perf_counter()
     true_l0 = known.activations(np.arange(4_096)).count_nonzero() / 4_096
-    found: dict[str, Any] = {"data": BENCH, "latents": 2 * known.features, "true_l0": round(true_l0, 2)}
-    found["parents_alone"] = {name: round(find_alone(SparseFeatures.parse(each)), 4) for name, each in TREES.items()}
+    found: dict[str, Any] = {"data": study.data, "latents": study.latents, "true_l0": round(true_l0, 2)}
+    if study is BENCH:
+        found["parents_alone"] = {name: round(find_alone(SparseFeatures.parse(of)), 4) for name, of in TREES.items()}
     found |= {"seeds": _SEEDS.value, "batch_size": BATCH}
     if file.exists():  # other architectures, trained likewise by another call
         known_file = json.loads(file.read_text())
         if all(known_file.get(key) == value for key, value in found.items()):
-            found |= {name: known_file[name] for name in ARCHITECTURES if name in known_file}
+            found |= {name: known_file[name] for name in study.settings if name in known_file}
     # Each process makes the data by itself. Threads would share Orbax's numbers of its operations.
     with ProcessPoolExecutor(AT_ONCE, get_context("spawn")) as processes:
-        given = {name: (name, _STEPS.value or SETTINGS[name][1], SETTINGS[name][0], _SEEDS.value) for name in chosen}
-        pending = {name: processes.submit(train_one, *each, BENCH, BATCH, true_l0) for name, each in given.items()}
+        given = (_SEEDS.value, _STEPS.value, true_l0)
+        pending = {name: processes.submit(train_one, study, name, *given) for name in chosen}
         found |= {name: each.result() for name, each in pending.items()}
-    minutes = {"minutes": round((time.perf_counter() - begin) / 60, 2)} if set(chosen) == set(ARCHITECTURES) else {}
+    whole = set(chosen) == set(study.settings)
+    minutes = {"minutes": round((time.perf_counter() - begin) / 60, 2)} if whole else {}
     write_whole(file, json.dumps({**found, **minutes, "machine": machine()}, indent=1) + "\n")
-    if minutes and not _STEPS.value:
-        goals.write(folder, COMMAND, set_goals({**found, **minutes}), "sae.json")
+    if whole and not _STEPS.value:
+        if study is BENCH:
+            goals.write(folder, COMMAND, set_goals({**found, **minutes}), "sae.json")
+        else:
+            goals.write(folder, f"{COMMAND} --order", set_goals_of_order(found), "sae.json")
 
 
 def set_goals(found: dict[str, Any]) -> list[goals.Goal]:
@@ -242,14 +296,18 @@ def set_goals(found: dict[str, Any]) -> list[goals.Goal]:
         cosine, dead = (found[name][key]["mean"] for key in ("mean_max_cosine", "dead_latents"))
         reached.append(goals.at_least(f"{what}, {name}: mean max cosine, {found['seeds']} seeds", cosine, 0.95))
         reached.append(goals.at_most(f"{what}, {name}: fraction of dead latents, {found['seeds']} seeds", dead, 0.05))
+    return [*reached, goals.at_most(f"{what}: minutes", found["minutes"], 3.0)]
+
+
+def set_goals_of_order(found: dict[str, Any]) -> list[goals.Goal]:
+    """Returns the goals of the order of the paper's table."""
     f1 = {name: found[name]["latent_f1"]["mean"] for name in ("matryoshka", "batch_topk", "jumprelu", "l1")}
     others = [f1["batch_topk"], f1["jumprelu"]]
     ahead, behind = f1["matryoshka"] - max(*others, f1["l1"]), min(*others, f1["matryoshka"]) - f1["l1"]
+    what = f"few latents, {found['seeds']} seeds: F1 by which"
     return [
-        *reached,
-        goals.at_least(f"{what}: latent F1 by which Matryoshka is ahead of the next", round(ahead, 4), 0.0),
-        goals.at_least(f"{what}: latent F1 by which L1 is behind the next", round(behind, 4), 0.0),
-        goals.at_most(f"{what}: minutes", found["minutes"], 3.0),
+        goals.at_least(f"{what} Matryoshka is ahead of the next", round(ahead, 4), 0.0),
+        goals.at_least(f"{what} L1 is behind the next", round(behind, 4), 0.0),
     ]
 
 
@@ -277,8 +335,8 @@ def paper(folder: Path) -> None:
 
 def together(folder: Path) -> None:
     """Trains eight seeds of TopK in one program and two alone, and writes how long eight take both ways."""
-    splits = _load(BENCH)
-    config = make_config("topk", BENCH, 2_048, 10, _STEPS.value or 50, 128, 3e-3)
+    splits = _load(BENCH.data)
+    config = make_config("topk", BENCH.data, 2_048, 10, _STEPS.value or 50, 128, 3e-3)
     train(config, 1, splits)  # what is compiled once for all, e.g. by the evaluation
     as_one = train(config, 8, splits)[1]
     alone = 4 * sum(train(config, 1, splits)[1] for _ in range(2))
@@ -302,7 +360,7 @@ def main() -> None:
     elif _TOGETHER.value:
         together(folder)
     else:
-        bench(folder)
+        compare(ORDER if _ORDER.value else BENCH, folder)
 
 
 if __name__ == "__main__":

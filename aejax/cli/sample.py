@@ -19,13 +19,18 @@ from aejax.cli.config_flag import config_flag
 from aejax.errors import one_of
 from aejax.files import local, replacing, writable
 
+TABLES = (".csv", ".parquet")
+
 if TYPE_CHECKING:
     from aejax import Run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the experiment.", required=True)
 _NUM = flags.DEFINE_integer("num", 64, "Number of examples.")
 _OUT = flags.DEFINE_string(
-    "out", None, "File to write: .png, or .npz with `samples` and, if any, `label`.", required=True
+    "out",
+    None,
+    "File to write: .png, or .npz with `samples` and, if any, `label`; .csv or .parquet of a table.",
+    required=True,
 )
 _SAMPLER = flags.DEFINE_string("sampler", None, "prior (the default) or a sampler.")
 _PRIOR = config_flag(
@@ -54,11 +59,14 @@ def section() -> dict[str, Any] | None:
     return None if name == "prior" else {**config, "name": name}
 
 
-def write(out: Path, run: "Run", drawn: np.ndarray, label: np.ndarray | None) -> None:
-    """Writes arrays, or a picture: a square grid of examples, or vectors as points over the points of the data."""
+def write(out: Path, run: "Run", drawn: Any, label: np.ndarray | None) -> None:
+    """Writes a table, arrays, or a picture: a square grid of examples, or vectors as points over those of the data."""
     from aejax.evaluation.pictures import as_png, examples, tiles
 
-    if out.suffix == ".npz":
+    if out.suffix in TABLES:
+        with replacing(out) as file:
+            getattr(drawn, f"to_{out.suffix[1:]}")(file, index=False)
+    elif out.suffix == ".npz":
         arrays: dict[str, Any] = {"samples": drawn} if label is None else {"samples": drawn, "label": label}
         with replacing(out) as file:
             np.savez(file, **arrays)
@@ -72,8 +80,10 @@ def sample() -> None:
     num, out, workdir = _NUM.value, local(_OUT.value), local(_WORKDIR.value)
     if num < 1:
         raise aejax.InputError(f"--num must be at least 1, got {num}")
-    if out.suffix not in (".png", ".npz") or out.is_dir():
-        raise aejax.InputError(f"--out={out} must be a file that ends in .png or .npz")
+    if out.suffix not in (".png", ".npz", *TABLES) or out.is_dir():
+        raise aejax.InputError(
+            f"--out={out} must be a file that ends in .png or .npz, or, of a table, .csv or .parquet"
+        )
     try:
         temperatures = [float(t) for t in _TEMPERATURE.value]
     except ValueError as error:
@@ -95,12 +105,15 @@ def sample() -> None:
     run = command.load(workdir, _STEP.value)
     if out.suffix == ".png" and len(run.spec.shape) > 1 and (reason := tiles.refuse(run.spec)):
         raise aejax.InputError(f"{reason.reason}; write them to an .npz")
+    if out.suffix in TABLES and not run.spec.columns:
+        raise aejax.InputError(f"--out={out} is a table, and the run was trained on none; write them to an .npz")
     label = sampling.choose_labels(run, num, _LABEL.value)
     sampler = None
     if wanted:
         samplers.check_kind(wanted["name"], run.codebook_size is not None)
         sampler = sampling.load_or_fit(run, workdir, **wanted)
-    write(out, run, run.generate(num, _SEED.value, label, sampler, temperature), label)
+    made = run if out.suffix in TABLES else run.in_numbers
+    write(out, run, made.generate(num, _SEED.value, label, sampler, temperature), label)
     print(out)
 
 

@@ -24,7 +24,7 @@ def identify(parts: Mapping[str, Source], labels: bool = False) -> dict[str, Any
             continue
         samples = source.sample(_SAMPLES)
         arrays = samples.take(np.arange(len(samples)))
-        x = arrays["x"].reshape(len(samples), -1).astype(np.float64)
+        x = np.nan_to_num(arrays["x"].reshape(len(samples), -1).astype(np.float64))
         found[part]["values"] = (x @ np.random.default_rng(0).random(x.shape[1]) / x.shape[1]).tolist()
         if "target" in arrays:
             found[part]["values"] += arrays["target"].reshape(len(samples), -1).mean(1, np.float64).tolist()

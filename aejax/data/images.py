@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from aejax.errors import InputError, kind_and_words
 
 FORMATS = ("PNG", "JPEG")  # and no others, because Pillow starts other programs for some of them
 _PIXELS = 2**26  # largest number of pixels that threads decode at once; Pillow takes 4 bytes for each
+_PLAIN = 2**16  # largest number of pixels that are decoded without a `_wait_for_memory`
 _FINER = 2  # a JPEG is decoded at the smallest scale whose sides are at least this many times the size asked for
 # The C library keeps freed memory for each thread unless it was taken in blocks as large as these.
 Image.core.set_block_size(2**26)
@@ -80,6 +82,8 @@ def decode(
     resizes the image, as `resize` says. Raises InputError, which calls the image `name`, if it is corrupt or neither
     PNG nor JPEG.
     """
+    if isinstance(file, io.BytesIO) and (plain := _decode_plain_png(file.getvalue(), channels)):
+        return _stack([plain], size, fit, crop, plain.size)
     with _open(file, name) as picture:
         whole, scale = picture.size, 1
         pixels = math.prod(whole)
@@ -100,6 +104,34 @@ def decode(
             if upright.mode != mode:
                 upright = upright.convert(mode)
             return _stack([upright] if mode in ("L", "RGB") else upright.split(), size, fit, crop, whole, scale)
+
+
+def _decode_plain_png(file: bytes, channels: int | None) -> Image.Image | None:
+    """Decodes a small PNG of 8-bit gray or RGB with no more than its pixels; returns None for any other file.
+
+    It takes half the time of opening the file, most of which reads what such a file does not have: data sets like MNIST
+    are tens of thousands of them.
+    """
+    if file[:16] != b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" or file[-12:] != b"\0\0\0\0IEND\xaeB`\x82":
+        return None
+    mode = {b"\x08\0\0\0\0": "L", b"\x08\2\0\0\0": "RGB"}.get(file[24:29])  # 8 bits, color, not interlaced
+    width, height = int.from_bytes(file[16:20], "big"), int.from_bytes(file[20:24], "big")
+    if not mode or (channels or len(mode)) != len(mode) or not 0 < width * height <= _PLAIN:
+        return None
+    place, pixels = 8, []
+    while place < len(file) - 12:
+        end = place + 8 + int.from_bytes(file[place : place + 4], "big")
+        if zlib.crc32(file[place + 4 : end]) != int.from_bytes(file[end : end + 4], "big"):
+            return None
+        if place > 8:
+            if file[place + 4 : place + 8] != b"IDAT":
+                return None
+            pixels.append(file[place + 8 : end])
+        place = end + 4
+    try:
+        return Image.frombytes(mode, (width, height), b"".join(pixels), "zip", mode, 0)
+    except ValueError:  # too few pixels, or damaged ones: opening the file says so
+        return None
 
 
 def _reduce(picture: JpegImagePlugin.JpegImageFile, least: int) -> int:

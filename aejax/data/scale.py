@@ -8,6 +8,7 @@ import numpy as np
 
 from aejax.data.sources import SAMPLED, Source
 from aejax.data.spec import Spec, read_chunks
+from aejax.errors import InputError
 
 _ROWS = 1_024  # number of examples that the scale is estimated from
 # The least weights that count, as parts of the largest ones: 2 |x| and |x|^2. Published ones are 10 times as large.
@@ -30,8 +31,11 @@ def compute_mean(source: Source, spec: Spec, rows: int = 1_000_000) -> np.ndarra
     Of more than `rows` examples, or than SAMPLED ones of a store, so many count, see `_thin_out`.
     """
     source = _thin_out(source, SAMPLED if source.block else rows)
-    total = sum(np.asarray(spec.prepare(x)).sum(0, np.float64) for x in read_chunks(spec.standardize_source(source)))
-    return np.asarray(total / len(source), np.float32)
+    total, count, add = np.zeros(()), np.zeros(()), np.nansum if source.missing else np.sum
+    for x in map(np.asarray, map(spec.prepare, read_chunks(spec.standardize_source(source)))):
+        total = total + add(x, 0, np.float64)
+        count = count + ((~np.isnan(x)).sum(0) if source.missing else len(x))
+    return np.asarray(total / np.maximum(count, 1), np.float32)
 
 
 def _thin_out(source: Source, rows: int) -> Source:
@@ -48,6 +52,8 @@ def compute_geometric_median(source: Source, spec: Spec, rows: int = 10_000, rou
     It is computed from at most `rows` examples, see `_thin_out`, by the iteration of Weiszfeld (1937), until it moves
     by less than a millionth of the mean distance.
     """
+    if source.missing:
+        raise InputError(f"{source.name} has missing values, and no geometric median; set decoder.initial_bias=mean")
     source = _thin_out(source, rows)
     x = np.asarray(spec.prepare(spec.standardize_source(source).take(np.arange(len(source)))["x"]), np.float64)
     flat = x.reshape(len(x), -1)
@@ -82,7 +88,7 @@ def warn_of_penalty(source: Source, spec: Spec, weights: Mapping[str, float]) ->
         return
     source = spec.standardize_source(source.sample(_ROWS))
     x = np.asarray(spec.prepare(source.take(np.arange(len(source)))["x"]), np.float64).reshape(len(source), -1)
-    norm = float(np.sqrt(np.square(x - x.mean(0)).sum(1).mean()))
+    norm = float(np.sqrt(np.nansum(np.square(x - np.nanmean(x, 0)), 1).mean()))
     for name, weight in given.items():
         best = 2 * norm if name == "l1" else norm**2
         if not _PENALTIES[name] * best <= weight <= best:

@@ -1,4 +1,4 @@
-"""Sources: examples by row number, from arrays and files of arrays."""
+"""Sources: examples by row number, from arrays."""
 
 import dataclasses
 import functools
@@ -7,27 +7,23 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_npz, to_numpy
+from aejax.data.arrays import as_array, as_integers, to_numpy
 from aejax.data.images import Crop, resize
 from aejax.data.kinds import check_kind, guess_kind, has_pixels, kind_of, warn_of_time_last
 from aejax.errors import InputError
+
+if TYPE_CHECKING:
+    from aejax.data.columns import Column
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
-}
-# What the arrays of an .npz file hold, by their names.
-_ROLES = {
-    **dict.fromkeys(("x", "data", "image", "images", "imgs", "features", "inputs"), "x"),
-    **dict.fromkeys(("label", "labels", "y", "target", "targets"), "label"),
-    **dict.fromkeys(("factors", "latents_classes"), "factors"),
-    **dict.fromkeys(("length", "lengths"), "length"),
 }
 SAMPLED = 65_536  # examples of a store whose mean and scale stand for those of all
 STREAMED = 4_096  # likewise, the first of a stream
@@ -77,6 +73,10 @@ class Source:
       kind: what an example is, see `kinds`; "" becomes the kind that its number of axes had before kinds were stated.
       limits: smallest and largest value of images and volumes of another range than [0, 1]; empty for others.
       padded: whether some sequences end early: their last time steps are NaN.
+      genes: names of the genes whose counts an example is; empty for others.
+      cure: what to set if the values should be counts and are not.
+      missing: whether NaN stands for missing values, wherever it is.
+      columns: the encoding of a table's columns; empty for other data.
     """
 
     name: str
@@ -95,6 +95,10 @@ class Source:
     kind: str = ""
     limits: tuple[float, ...] = ()
     padded: bool = False
+    genes: tuple[str, ...] = ()
+    cure: str = ""
+    missing: bool = False
+    columns: "tuple[Column, ...]" = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
@@ -140,6 +144,7 @@ def from_array(
     kind: str = "",
     unit: bool = False,
     length: ArrayLike | None = None,
+    missing: bool = False,
 ) -> Source:
     """Returns a source over an array. Raises InputError if an argument is of another kind or shape than these.
 
@@ -157,8 +162,9 @@ def from_array(
       unit: whether images and volumes of a stated kind must lie in [0, 1], too.
       length: whole numbers [n], the time steps of each sequence. What follows is padding, whatever its values, and
         becomes NaN. Without it, sequences end where all that follows is NaN, see `pad_sequences`.
+      missing: whether NaN, and what a masked array masks, are missing values.
     """
-    x = as_array(x, name)
+    x = as_array(fill_masked(x) if missing else x, name)
     if length is not None:
         x, kind = _cut(x, length, name), kind or "sequence"
     check_kind(x, "" if layers else kind, name)
@@ -166,8 +172,10 @@ def from_array(
         raise InputError(f"{name} has shape {x.shape} and holds no numbers; give at least one example")
     if layers and (x.ndim != 3 or x.shape[1] != layers):
         raise InputError(f"{name} has shape {x.shape}, and data.layers={layers} means [n, {layers}, features]; set it")
-    may_end = kind == "sequence" or (not kind and not layers and x.ndim == 3)  # images have no reason to hold NaN
-    low, high, padded = _find_limits(x, name, may_end) if x.dtype.kind == "f" else (0.0, 0.0, False)
+    may_end = (not missing and kind == "sequence") or (
+        not kind and not layers and x.ndim == 3
+    )  # images have no reason to hold NaN
+    low, high, padded = _find_limits(x, name, may_end, missing) if x.dtype.kind == "f" else (0.0, 0.0, False)
     limits, kind = (low, high), "sequence" if padded else kind
     kind = "vector" if layers else kind or guess_kind(x, limits, name)
     pixels = has_pixels(kind)
@@ -218,7 +226,15 @@ def from_array(
         kind=kind,
         limits=limits if outside else (),
         padded=padded,
+        missing=missing and dtype != np.uint8,
     )
+
+
+def fill_masked(x: ArrayLike | None) -> ArrayLike | None:
+    """Returns a masked array of NumPy with NaN where it is masked, and anything else as it is."""
+    if not isinstance(x, np.ma.MaskedArray) or x.dtype.kind not in "buif":
+        return x
+    return np.ma.filled(x if x.dtype.kind == "f" else x.astype(np.float64), np.nan)
 
 
 def as_crops(crops: np.ndarray | None) -> Iterable[Crop | None]:
@@ -248,11 +264,11 @@ def _check_factors(factors: ArrayLike, examples: int, name: str) -> np.ndarray:
     return as_integers(factors, what)
 
 
-def _find_limits(x: np.ndarray, name: str, may_end: bool = False) -> tuple[float, float, bool]:
+def _find_limits(x: np.ndarray, name: str, may_end: bool = False, missing: bool = False) -> tuple[float, float, bool]:
     """Returns the smallest and the largest value, and whether sequences end early.
 
     Raises InputError for values that float32 does not hold. With `may_end`, the last time steps of a sequence may be
-    NaN in all channels.
+    NaN in all channels; with `missing`, any values but all of an example.
     """
     low, high, padded = np.inf, -np.inf, False
     for start in range(0, len(x), 4096):  # in parts, because a memory-mapped file may be larger than the memory
@@ -265,10 +281,21 @@ def _find_limits(x: np.ndarray, name: str, may_end: bool = False) -> tuple[float
             ended[ended.all(1)] = False  # of a sequence without any time step, NaN is an error
             padded |= bool(ended.any())
             bad &= ~ended.reshape(*ended.shape, *[1] * (x.ndim - 2))
+        if missing:
+            nothing = np.isnan(part).reshape(len(part), -1).all(1)
+            for row in np.flatnonzero(nothing):
+                raise InputError(f"{name}: example {start + row} has no value that is not missing; leave it out")
+            bad &= ~np.isnan(part)
         if bad.any():
-            row = start + int(np.argwhere(bad)[0][0])
-            cure = "remove or fill such values" + "; NaN may fill the last time steps of a sequence" * may_end
-            raise InputError(f"{name}: example {row} holds NaN or infinity in float32; {cure}")
+            row, *place = np.argwhere(bad)[0].tolist()
+            cure = "remove or fill such values"
+            if np.isnan(part[(row, *place)]):
+                cure += ", or set data.missing=True if NaN are missing values"
+            cure += "; NaN may fill the last time steps of a sequence" * may_end
+            where = place[0] if len(place) == 1 else tuple(place)
+            raise InputError(
+                f"{name}: example {start + row} holds NaN or infinity in float32, at value {where}; {cure}"
+            )
         low, high = min(low, float(np.nanmin(part))), max(high, float(np.nanmax(part)))
     return low, high, padded
 
@@ -313,88 +340,3 @@ def is_binary(x: np.ndarray) -> bool:
         if largest > 1:  # other images mostly end here, at their first examples
             return False
     return largest == 1
-
-
-def from_file(path: Path, size: int, fit: str = "crop", kind: str = "") -> dict[str, Source]:
-    """Returns the splits of an .npy or .npz file by name; an .npy file is all `train`.
-
-    An .npz file holds `x` (and `label`, `factors`, `length`), or an array for each split: `train`, `validation`, `test`
-    (and `train_label`, `train_factors`, ...). Other usual names are understood: `images` or `data`; `labels`, `y` or
-    `targets`; `val`, `valid` or `dev`; `x_train`. A single array may have any name. Warns of arrays that are left out.
-    `size` and `fit` are those of `images.resize`, and `kind` is that of `from_array`.
-    """
-    if path.suffix.lower() == ".npy":
-        return {"train": from_array(read_npy(path), name=str(path), size=size, fit=fit, kind=kind)}
-    names = list_npz(path)
-    chosen = _choose_arrays(path, names)
-    arrays = read_npz(path, list(chosen.values()))
-    found = {place: arrays[name] for place, name in chosen.items()}
-    for place, name in chosen.items():
-        if place[1] != "x" and name != _canonical_name(*place) and found[place].dtype.kind not in "biu":
-            del found[place]  # e.g. the targets of a regression
-    left = [name for name in names if name not in {chosen[place] for place in found}]
-    if left:
-        read = ", ".join(chosen[place] for place in found)
-        warnings.warn(
-            f"{path}: {', '.join(left)} left out, {read} read; call examples x, or train, validation and test, and "
-            "their labels, which are whole numbers, label, or train_label and so on",
-            stacklevel=2,
-        )
-    splits = [split for split, role in found if role == "x"]
-    binary = kind in ("", "image", "volume") and all(is_binary(found[split, "x"]) for split in splits)
-    if binary:
-        warnings.warn(f"{path}: uint8 images of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
-    return {
-        split or "train": from_array(
-            found[split, "x"],
-            found.get((split, "label")),
-            f"{path}[{split}]" if split else str(path),
-            size,
-            found.get((split, "factors")),
-            fit,
-            binary,
-            kind=kind,
-            length=found.get((split, "length")),
-        )
-        for split in splits
-    }
-
-
-def _choose_arrays(path: Path, names: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Returns the name of the array to read for each (split, role); the split is "" if there is only one."""
-    if len(names) == 1:
-        return {("", "x"): names[0]}
-    candidates: dict[tuple[str, str], list[str]] = {}
-    for name in names:
-        if place := _parse_name(name):
-            candidates.setdefault(place, []).append(name)
-    by_split = ("train", "x") in candidates
-    if not by_split and (("", "x") not in candidates or any(split and role == "x" for split, role in candidates)):
-        raise InputError(f"{path} holds {', '.join(names)}; name the examples 'x', or 'train' and 'test'")
-    chosen = {}
-    for (split, role), found in candidates.items():
-        if bool(split) != by_split or (split, "x") not in candidates:
-            continue
-        name = _canonical_name(split, role)
-        if len(found) > 1 and name not in found:
-            raise InputError(f"{path}: {' and '.join(found)} may both be {name!r}; rename the one that is meant")
-        chosen[split, role] = name if name in found else found[0]
-    return chosen
-
-
-def _parse_name(name: str) -> tuple[str, str] | None:
-    """Returns the (split, role) of an array called `train`, `train_label`, `y_train`, `labels`, ..., if it is known."""
-    words = name.lower().split("_")
-    split = ""
-    if words[0] in SPLIT_NAMES:
-        split = SPLIT_NAMES[words.pop(0)]
-    elif words[-1] in SPLIT_NAMES:
-        split = SPLIT_NAMES[words.pop()]
-    role = _ROLES.get("_".join(words)) if words else "x"
-    return (split, role) if role else None
-
-
-def _canonical_name(split: str, role: str) -> str:
-    if role == "x":
-        return split or role
-    return f"{split}_{role}" if split else role

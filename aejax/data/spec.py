@@ -12,8 +12,9 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array
+from aejax.data.columns import NUMBERS, Column, describe_columns, encode_frame, is_frame
 from aejax.data.kinds import describe_kind, has_pixels, kind_of
-from aejax.data.sources import SAMPLED, Arrays, Rows, Source, from_array, is_binary
+from aejax.data.sources import SAMPLED, Arrays, Rows, Source, fill_masked, from_array, is_binary
 from aejax.data.sparse_rows import DenseRows, as_csr, is_sparse
 from aejax.errors import InputError, one_of
 
@@ -26,6 +27,41 @@ def read_chunks(source: Source, size: int = 4096) -> Iterator[np.ndarray]:
     """Yields the examples of `source`, `size` at a time."""
     for start in range(0, len(source), size):
         yield source.take(np.arange(start, min(start + size, len(source))))["x"]
+
+
+def _check_deviation(source: Source, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Returns the standard deviations, and 1 for features that only vary by rounding.
+
+    Raises InputError for a feature whose squares float32 does not hold.
+    """
+    constant = deviation <= np.finfo(source.dtype).eps * np.abs(mean)
+    for i in np.flatnonzero(~constant & ((deviation < _SMALLEST) | (deviation > _LARGEST))):
+        raise InputError(
+            f"{source.name}: feature {i} has a standard deviation of {deviation[i]:.3g}, and float32 holds the "
+            f"squares of values from {_SMALLEST:g} to {_LARGEST:g}; give it in another unit"
+        )
+    return np.where(constant, 1.0, deviation)
+
+
+def _measure_observed(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation [features] of the values of each feature, or channel, that are not missing.
+
+    Raises InputError for a feature without any.
+    """
+    features = source.shape[-1]
+
+    def add(function: Any) -> np.ndarray:
+        return np.sum([function(x.reshape(-1, features).astype(np.float64)) for x in read_chunks(source)], 0)
+
+    count = add(lambda x: (~np.isnan(x)).sum(0))
+    for i in np.flatnonzero(count == 0):
+        which = f"column {source.columns[i].name!r}" if source.columns else f"feature {i}"
+        raise InputError(f"{source.name}: {which} has no value that is not missing; leave it out")
+    about = add(lambda x: np.nansum(x, 0)) / count
+    # The mean again, about the first one, which keeps the digits of values far from 0.
+    mean = about + add(lambda x: np.nansum(x - about, 0)) / count
+    variance = add(lambda x: np.nansum(np.square(x - mean), 0)) / count
+    return mean, _check_deviation(source, mean, np.sqrt(variance))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +81,9 @@ class Spec:
       kind: what an example is: "vector", "sequence", "image" or "volume", see `kinds`.
       limits: smallest and largest value of images and volumes whose units are not [0, 1]; empty for others.
       padded: whether sequences may end early, and their last time steps are NaN.
+      genes, batches: names of the genes whose counts an example is, and of the labels, for cells; else empty.
+      missing: whether NaN stands for missing values, which the model reads as 0: as the mean of what is standardized.
+      columns: the encoding of a table's columns, of which numbers are standardized; empty for other data.
     """
 
     shape: tuple[int, ...]
@@ -56,6 +95,10 @@ class Spec:
     kind: str = ""  # becomes that of the number of axes, as in runs from before kinds were stated
     limits: tuple[float, ...] = ()
     padded: bool = False
+    genes: tuple[str, ...] = ()
+    batches: tuple[str, ...] = ()
+    missing: bool = False
+    columns: tuple[Column, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
@@ -67,14 +110,26 @@ class Spec:
         return (low, high) if has_pixels(self.kind) else None
 
     @property
+    def masked(self) -> bool:
+        """Returns whether values may be NaN, which no loss counts: missing ones, unknown categories, and padding."""
+        return self.padded or self.missing or bool(self.columns)
+
+    @property
+    def likelihoods(self) -> tuple[str, ...]:
+        """Returns the likelihood of each column of a table, see `Mixed.columns`; empty for other data."""
+        return tuple(column.likelihood for column in self.columns)
+
+    @property
     def units(self) -> str:
         """Returns the user's units in a few words."""
         return f"{self.kind}s in [0, 1]" if self.bounds and not self.limits else "the data's own units"
 
     def describe(self) -> str:
         """Returns what an example is taken for, in a few words."""
-        padded = ", padded where they are shorter" if self.padded else ""
-        return describe_kind(self.kind, self.shape, self.limits) + padded
+        if self.columns:
+            return describe_columns(self.columns) + ", some values missing" * self.missing
+        more = ", padded where they are shorter" if self.padded else ", NaN where values are missing" * self.missing
+        return describe_kind(self.kind, self.shape, self.limits) + more
 
     @property
     def decoded(self) -> tuple[int, ...]:
@@ -95,11 +150,22 @@ class Spec:
         """
         if normalize not in NORMALIZATIONS:
             raise one_of("data.normalize", normalize, NORMALIZATIONS)
+        if (source.missing or source.columns) and source.target is not None:
+            raise InputError("missing values and tables are for models that reconstruct x; leave out data.target")
         if normalize != "none":
+            if source.missing or source.columns:
+                what = "tables" if source.columns else "missing values"
+                raise InputError(f"data.normalize={normalize} is for data without {what}; set it to 'none'")
             if source.target is not None:
                 raise InputError("data.normalize scales x alone, and a transcoder has a target, too; set it to 'none'")
             return cls._normalize(source.sample(SAMPLED) if source.block else source, standardize, normalize)
-        meaning: dict[str, Any] = {"kind": source.kind, "limits": source.limits, "padded": source.padded}
+        meaning: dict[str, Any] = {"kind": source.kind, "limits": source.limits}
+        meaning |= {"padded": source.padded, "missing": source.missing}
+        meaning |= {"genes": source.genes, "batches": source.kinds} if source.genes else {}
+        if source.columns:
+            scaled = np.array([column.kind in NUMBERS for column in source.columns])
+            mean, deviation = np.where(scaled, _measure_observed(source), [[0.0], [1.0]])
+            return cls(source.shape, tuple(mean.tolist()), tuple(deviation.tolist()), columns=source.columns, **meaning)
         if not standardize:
             return cls(source.shape, binary=source.binary, target=source.target or (), **meaning)
         if source.target is not None:
@@ -112,6 +178,9 @@ class Spec:
             )
         source = source.sample(SAMPLED) if source.block else source
         features = source.shape[-1]  # each channel is standardized over all positions
+        if source.missing:
+            mean, deviation = _measure_observed(source)
+            return cls(source.shape, tuple(mean.tolist()), tuple(deviation.tolist()), **meaning)
         # Subtracting the first example keeps the digits of sums of values far from 0.
         first = source.take(np.arange(1))["x"].astype(np.float64).reshape(-1, features)[:1]
 
@@ -123,14 +192,8 @@ class Spec:
         count = sum(map(len, rows())) if source.padded else len(source) * math.prod(source.shape[:-1])
         mean = first[0] + np.sum([(x - first).sum(0) for x in rows()], 0) / count
         variance = np.sum([np.square(x - mean).sum(0) for x in rows()], 0) / count
-        deviation = np.sqrt(variance)
-        constant = deviation <= np.finfo(source.dtype).eps * np.abs(mean)
-        for i in np.flatnonzero(~constant & ((deviation < _SMALLEST) | (deviation > _LARGEST))):
-            raise InputError(
-                f"{source.name}: feature {i} has a standard deviation of {deviation[i]:.3g}, and float32 holds the "
-                f"squares of values from {_SMALLEST:g} to {_LARGEST:g}; give it in another unit"
-            )
-        return cls(source.shape, tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist()), **meaning)
+        deviation = _check_deviation(source, mean, np.sqrt(variance))
+        return cls(source.shape, tuple(mean.tolist()), tuple(deviation.tolist()), **meaning)
 
     @classmethod
     def _normalize(cls, source: Source, standardize: bool, normalize: str) -> "Spec":
@@ -192,14 +255,28 @@ class Spec:
         self, x: ArrayLike, label: ArrayLike | None = None, name: str = "array", binary: bool | None = None
     ) -> Source:
         """Returns a source over the user's array, of the kind and in the units of the data; see `from_array`."""
-        x = as_array(x, name)
+        x = self.encode(x, name)
+        x = as_array(fill_masked(x) if self.missing else x, name)
         if self.limits and x.dtype == np.uint8:
             x = x.astype(np.float32)  # in the data's own units, which are not those of 0 to 255
         kind = self.kind if x.ndim in (len(self.shape), len(self.shape) + 1) else ""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*time is assumed")  # as was said when the run was trained
             unit = not self.limits
-            return from_array(x, label, name, binary=binary, layers=self.layers, kind=kind, unit=unit)
+            return from_array(
+                x,
+                label,
+                name,
+                binary=binary,
+                layers=self.layers,
+                kind=kind,
+                unit=unit,
+                missing=self.missing or bool(self.columns),
+            )
+
+    def encode(self, x: ArrayLike, name: str = "the input") -> ArrayLike:
+        """Returns a DataFrame as numbers, encoded as the table that the run was trained on, and other arrays as is."""
+        return encode_frame(x, self.columns, self.missing, name) if self.columns and is_frame(x) else x
 
     def check(self, x: ArrayLike) -> Any:
         """Returns the user's array as `prepare` reads it, or raises InputError if the model cannot read it.
@@ -213,7 +290,7 @@ class Spec:
                     f"the run reads examples of {self.shape}, the input holds examples of {rows.shape[1:]}"
                 )
             return DenseRows(rows, self._standardize)
-        x = as_array(x, "the input")
+        x = as_array(fill_masked(self.encode(x)) if self.missing else self.encode(x), "the input")
         if x.shape == self.shape or (len(self.shape) > 1 and x.shape == self.shape[:-1]):
             raise InputError(f"the input {x.shape} is one example without its batch axis; give [n, ...], e.g. x[None]")
         source = self.read(x, name="the input", binary=self.binary and is_binary(x))
@@ -226,6 +303,8 @@ class Spec:
             raise InputError("the input: sequences end early, and the run was trained on whole ones; cut or fill them")
         padding = np.isnan(found)
         found = self._standardize(found)
+        if (self.missing or self.columns) and padding.any():
+            found = np.where(padding, np.float32(np.nan), found)  # of one bit pattern, as random keys depend on it
         if not (np.isfinite(found) | padding).all():
             row = int(np.argwhere(~np.isfinite(found) & ~padding)[0][0])
             raise InputError(f"the input: example {row} is too far from the training data's mean for float32")
@@ -234,10 +313,13 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """Returns the spec as JSON holds it."""
         values = dataclasses.asdict(self)
+        values["columns"] = [{**each, "categories": list(each["categories"])} for each in values["columns"]]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Spec":
         """Returns the spec that `to_dict` wrote."""
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        columns = [Column(**{**each, "categories": tuple(each["categories"])}) for each in values.get("columns", ())]
+        values["columns"] = tuple(columns)
         return cls(**values)

@@ -8,16 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aejax.data.activations import find_shards, from_store, join_target
+from aejax.data.annotated import read_h5ad
+from aejax.data.array_files import from_file
 from aejax.data.arrays import list_npz
 from aejax.data.binarize import binarize_parts
 from aejax.data.cache import cache_decoded
+from aejax.data.columns import FILES, from_frame, read_table
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
 from aejax.data.omniglot import find_omniglot
+from aejax.data.people import make_people
 from aejax.data.published import find_published
 from aejax.data.shards import from_shards, has_shards
 from aejax.data.sounds import RATE, from_sounds, has_sounds
-from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, from_file
+from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source
 from aejax.data.sparse_rows import from_sparse, is_sparse_file, read_sparse_file
 from aejax.data.synthetic import BUILT_IN
 from aejax.data.tfds import from_tfds
@@ -98,6 +102,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
         from aejax.data.clicks import make_clicks  # likewise
 
         return make_clicks()
+    if name == "people":
+        return {"train": make_people()}
     if name in SIGNALS:
         return SIGNALS[name](size)
     if shards := find_shards(name):
@@ -113,7 +119,14 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
         if path.suffix.lower() == ".npz" and is_sparse_file(list_npz(path)):
             return {"train": from_sparse(read_sparse_file(path), name=str(path))}
-        return from_file(path, size, fit, config.get("kind", ""))
+        return from_file(path, size, fit, config.get("kind", ""), config.get("missing", False))
+    if path.suffix.lower() == ".h5ad" and not is_folder:
+        if not is_file:
+            raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
+        return {"train": read_h5ad(path, config.get("layer", ""), config.get("batch", "")).source(str(path))}
+    if path.suffix.lower() in FILES and not is_folder:
+        frame = read_table(path)
+        return {"train": from_frame(frame, None, str(path), config.get("missing", False), config.get("columns", ()))}
     if published := find_published(path) or find_omniglot(path):
         return published(size, fit)
     if is_folder and has_sounds(path):
@@ -123,7 +136,9 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     if is_folder:
         return from_folder(path, size, fit, config.get("cache", True))
     if is_file and (path.suffix or "/" in name):
-        raise InputError(f"{path}: a file of another kind; give a .npy or .npz file, or a folder of images")
+        raise InputError(
+            f"{path}: a file of another kind; give a .npy, .npz, .h5ad, .parquet or .csv file, or a folder of images"
+        )
     if name.startswith((".", "~", "/")) or name.endswith("/"):
         raise InputError(f"{path}: no such folder; check data.name")
     return from_tfds(name, config["data_dir"], size, fit)
@@ -151,6 +166,11 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
         _hold_out(parts, held_out)
     parts = binarize_parts(parts, config.get("binarize", "none"), config.get("binarize_seed", 0))
     for part, source in parts.items():
+        if config.get("missing", False) and not source.missing:
+            raise InputError(
+                f"data.missing=True is for arrays of numbers, of which NaN are missing, and {source.name} holds "
+                f"{source.kind}s of {source.dtype} without any; set it to False"
+            )
         if source.kind != parts["train"].kind:
             raise InputError(
                 f"the {part} split holds {source.kind}s and train {parts['train'].kind}s; set data.kind to what all are"

@@ -13,13 +13,14 @@ from aejax.evaluation import (
     generation,
     levels,
     likelihood,
+    ranking,
     reconstruction,
     representation,
     sparse,
 )
 from aejax.evaluation.subject import Measure, Measures, Part, Skipped, Subject
 
-__all__ = ["GROUPS", "Measure", "Measures", "Part", "Skipped", "Subject", "as_json", "evaluate"]
+__all__ = ["GROUPS", "Measure", "Measures", "Part", "Skipped", "Subject", "as_json", "evaluate", "ranking"]
 
 # A group is a function `measure(subject, **options)`; what cannot be measured is `Skipped`, with the reason.
 GROUPS: dict[str, Callable[..., Measures]] = {

@@ -94,6 +94,8 @@ def _measure_units(subject: Subject) -> Measures:
 
 def _measure_explained(subject: Subject) -> Measure | Skipped:
     test = subject.test
+    if subject.run.spec.missing:
+        return Skipped("the data has missing values, whose variance is not known")
     if np.ptp(test.wanted, 0).max() == 0:
         return Skipped(f"all {test} are the same: there is no variance to explain")
     how = f"{test}, about their own mean, over all values together; deterministic code"

@@ -44,10 +44,9 @@ def measure(subject: Subject, features: str = "encoder", num: int = 5_000) -> Me
     names = ("frechet_distance", "frechet_distance_of_train", "precision", "recall")
     if subject.test.target is not None:
         return dict.fromkeys(names, Skipped("a transcoder generates targets, and features are those of inputs"))
-    if subject.run.spec.padded:
-        return dict.fromkeys(
-            names, Skipped("what is generated has all time steps, and the data has sequences that end")
-        )
+    if subject.run.spec.padded or subject.run.spec.missing:
+        lacking = "missing values" if subject.run.spec.missing else "sequences that end"
+        return dict.fromkeys(names, Skipped(f"what is generated has all values, and the data has {lacking}"))
     space = _find_space(subject, features)
     if isinstance(space, Skipped):
         return dict.fromkeys(names, space)

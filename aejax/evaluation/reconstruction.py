@@ -30,7 +30,7 @@ def measure(subject: Subject, lpips: str = "alex") -> Measures:
     error = squared_error(test.wanted, test.reconstructions)
     how = f"mean over {test}; deterministic code"
     values: float = math.prod(test.wanted.shape[1:])
-    if subject.run.spec.padded:
+    if subject.run.spec.masked:
         values = float(np.isfinite(test.inputs).mean() * values)  # of an example, on average
     bounds = subject.run.spec.bounds
     measures: Measures = {
@@ -43,7 +43,7 @@ def measure(subject: Subject, lpips: str = "alex") -> Measures:
         "ssim": Skipped("SSIM is for images and volumes"),
         "lpips": Skipped("LPIPS is for images"),
     }
-    if bounds:
+    if bounds and not subject.run.spec.missing:
         kind, extent = subject.run.spec.kind, bounds[1] - bounds[0]
         psnr = peak_signal_to_noise(test.inputs, test.reconstructions, extent)
         measures["psnr"] = Measure(
@@ -141,8 +141,8 @@ def _pca(subject: Subject) -> Measure | Skipped:
     train, test = subject.train, subject.test
     if test.target is not None:
         return Skipped("PCA copies its input, and a transcoder decodes another target")
-    if subject.run.spec.padded:
-        return Skipped("PCA needs sequences of one length")
+    if subject.run.spec.masked:
+        return Skipped("PCA needs numbers without missing values, and sequences of one length")
     components = math.prod(subject.run.latents.shape[1:])
     values = math.prod(test.inputs.shape[1:])
     if components >= min(values, len(train)):

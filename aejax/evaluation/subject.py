@@ -166,7 +166,7 @@ class Subject:
             raise InputError(f"split {split!r} is unknown; choose one of: {', '.join(data.Splits._fields)}")
         if limit < 1:
             raise InputError(f"limit must be at least 1 example, got {limit}")
-        own = splits is None
+        own, run = splits is None, run.in_numbers
         splits = splits or data.load(run.config.data, run.trained_on)
         train, test = (_read_part(run, getattr(splits, name), name, limit) for name in ("train", split))
         if split == "test" and (held_out := run.config.data.held_out) >= 0:
@@ -182,7 +182,7 @@ class Subject:
         Their labels are [n], and the targets of a transcoder [n, ...]. Raises InputError if one of them does not fit
         the run.
         """
-        source = run.spec.read(x, label, "x")
+        source, run = run.spec.read(x, label, "x"), run.in_numbers
         if target is not None:
             if not run.spec.target:
                 raise InputError("the run decodes its input and no target; leave target out")

@@ -301,17 +301,15 @@ class Density:
             decoded: Any = model.apply(variables, code.z, label=label, method="decode")
             if log_scale is None:
                 log_scale = model.apply(variables, label, method="scale")
-            x, observed = split_padding(x) if spec.padded else (x, None)
+            x, observed = split_padding(x) if spec.masked else (x, None)
             output = Output(code, decoded, log_scale)
             return Context(model.apply, variables, x, output, keys.ravel(), label=label, observed=observed)
 
         def log_p(c: Context, decoded: Array) -> Array:
-            nll = likelihood.nll(decoded, c.x, c.output.log_scale)
+            nll = c.count(likelihood.nll(decoded, c.x, c.output.log_scale)).reshape(len(c.x), -1)
             change = jnp.asarray(jacobian)
-            if c.observed is not None:
-                nll = jnp.where(c.observed, nll, 0)
-                change = jacobian * c.observed.any(-1).sum(-1) / spec.shape[0]
-            nll = nll.reshape(len(c.x), -1)
+            if c.observed is not None and spec.deviation:
+                change = jnp.where(c.observed, jnp.log(jnp.array(spec.deviation)), 0).reshape(len(c.x), -1).sum(1)
             # The sum, as a product: XLA:CPU takes ten times as long for logarithms and their sum in one loop.
             return -jnp.dot(nll, jnp.ones(nll.shape[1]), precision="highest") - change
 

@@ -22,6 +22,7 @@ def describe_parts(model: models.Autoencoder, objective: Objective, shape: Seque
     The section of a part that they cannot make has the name `config.OWN`.
     """
     config = config_lib.default()
+    config.data.missing = model.missing
     given = {
         "shape": tuple(model.decoded) or tuple(model.target) or tuple(shape),
         "dtype": config.dtype,
@@ -32,6 +33,7 @@ def describe_parts(model: models.Autoencoder, objective: Objective, shape: Seque
         "likelihood": describe(objective.likelihood, LIKELIHOODS),
         "objective": {key: _plain(getattr(objective, key)) for key in config.objective},
         "classes": model.classes,
+        "condition": {"encoder": model.label_to_encoder, "embedding": model.embedding},
         "pre_bias": model.pre_bias,
         "skip": model.skip,
         "inputs": model.inputs,

@@ -111,14 +111,40 @@ class Run(TrainedModel):
             raise InputError("the latents were normalized by other statistics than the given ones; leave these out")
         statistics = own if statistics is None else statistics
         if statistics is None:
-            return super().decode(z, label, **options)
+            return self._as_table(super().decode(z, label, **options))
         if statistics.parameters != self.fingerprint:
             raise InputError(
                 f"the latents are normalized by the statistics of another run (parameters {statistics.parameters}, "
                 f"{statistics.of}), and this run has parameters {self.fingerprint}; decode them by the run that "
                 "encoded them"
             )
-        return super().decode(statistics.restore(z), label, **options)
+        return self._as_table(super().decode(statistics.restore(z), label, **options))
+
+    def reconstruct(self, x: ArrayLike, label: ArrayLike | None = None, **options: Any) -> Any:
+        """Returns what `TrainedModel.reconstruct` does, of a run on a table as a DataFrame with the dtypes of its
+        columns: the mean of numbers, the most likely category.
+        """
+        if not self.spec.columns:
+            return super().reconstruct(x, label, **options)
+        return self._as_table(self.in_numbers.reconstruct(x, label, **options), x)
+
+    def impute(self, x: ArrayLike, label: ArrayLike | None = None) -> Any:
+        """Returns what `TrainedModel.impute` does, of a run on a table as a DataFrame like that of `reconstruct`."""
+        if not self.spec.columns:
+            return super().impute(x, label)
+        return self._as_table(self.in_numbers.impute(x, label), x)
+
+    def generate(self, num: int, *arguments: Any, **options: Any) -> Any:
+        """Returns what `TrainedModel.generate` does, of a run on a table as a DataFrame like that of `reconstruct`."""
+        if not self.spec.columns:
+            return super().generate(num, *arguments, **options)
+        return self._as_table(self.in_numbers.generate(num, *arguments, **options))
+
+    def _as_table(self, found: np.ndarray, like: Any = None) -> Any:
+        """Returns numbers of a run on a table as a DataFrame, with the index of `like` if that is one."""
+        if not self.spec.columns:
+            return found
+        return data.decode_frame(found, self.spec.columns, like.index if data.is_frame(like) else None)
 
     def _measure(self, source: Source, name: str) -> LatentStatistics:
         def encode(arrays: Mapping[str, np.ndarray]) -> np.ndarray:

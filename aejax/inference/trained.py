@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from aejax import arguments, models
 from aejax import config as config_lib
-from aejax.data import Spec, as_array, is_sparse
+from aejax.data import Spec, as_array, fill_masked, is_sparse
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
 from aejax.inference.density import Density, warn_of_few
@@ -83,14 +83,14 @@ class TrainedModel:
         return self.own_model if self.own_model is not None else self._build()
 
     def _build(self) -> models.Autoencoder:
-        return models.build(self.config, self.spec.shape, target=self.spec.target)
+        return models.build(self.config, self.spec.shape, target=self.spec.target, columns=self.spec.likelihoods)
 
     @functools.cached_property
     def likelihood(self) -> Likelihood:
         """Returns the likelihood of x given decoded values."""
         if self.own_objective is not None:
             return self.own_objective.likelihood
-        return instantiate("likelihood", LIKELIHOODS, self.config.likelihood)
+        return instantiate("likelihood", LIKELIHOODS, self.config.likelihood, {"columns": self.spec.likelihoods})
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -135,8 +135,8 @@ class TrainedModel:
     ) -> Float[np.ndarray, "n ..."]:
         """Returns the deterministic latents [n, *latent] of x [n, ...]: the mean, or the nearest code.
 
-        Like the methods below, it needs the labels of x, `label` [n], if the run is conditional, and raises InputError
-        for input that does not fit the run.
+        Like the methods below, it needs the labels of x, `label` [n], if the run is conditional (this one only if the
+        encoder reads them, see `condition.encoder`), and raises InputError for input that does not fit the run.
 
         Args:
           x: examples, or larger images if there are tiles.
@@ -154,9 +154,9 @@ class TrainedModel:
         tiles = self._plan_tiles(tile, overlap)
         x, key = self._check(x, tiles is not None), "z" if self.codebook_size is None else "indices"
         if tiles is None:
-            code = self._map(self._code, x, label)
+            code = self._map(self._code, x, label, encodes=True)
         else:
-            code = {key: tiles.encode(lambda part: self._map(self._code, part, label)[key], x)}
+            code = {key: tiles.encode(lambda part: self._map(self._code, part, label, encodes=True)[key], x)}
             code = code if key == "z" else code | {"z": self._look_up(code[key])}
         check_finite(code["z"], _FAR)
         return code
@@ -170,7 +170,8 @@ class TrainedModel:
         """
         x = self._check(x)
         keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
-        sampled = self._map(lambda x, keys, *label: self._code(x, *label, keys=keys)["z"], x, label, keys)
+        draw = lambda x, keys, *label: self._code(x, *label, keys=keys)["z"]  # noqa: E731
+        sampled = self._map(draw, x, label, keys, encodes=True)
         check_finite(sampled, _FAR)
         return sampled
 
@@ -228,13 +229,23 @@ class TrainedModel:
     ) -> Float[np.ndarray, "n ..."]:
         """Returns `decode(encode(x))`, in tiles as `encode` does; with `skip`, plus the linear map of x.
 
-        Where a sequence has ended, so has its reconstruction, in NaN. A likelihood of counts with an observed library
-        gives the reconstruction the total of x.
+        Where a sequence has ended, so has its reconstruction, in NaN. Missing values are reconstructed, too, see
+        `impute`. A likelihood of counts with an observed library gives the reconstruction the total of x.
         """
         if self.model.skip or self.likelihood.reads_input:
             return self._map(self._reconstruct, self._check(x), label)
         decoded = self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
         return np.where(np.isnan(self._check(x)), np.float32(np.nan), decoded) if self.spec.padded else decoded
+
+    def impute(self, x: ArrayLike, label: ArrayLike | None = None) -> Float[np.ndarray, "n ..."]:
+        """Returns x with `reconstruct(x)` in the place of missing values, for a run with data.missing=True.
+
+        Raises InputError for other runs.
+        """
+        if not self.spec.missing and not self.spec.columns:
+            raise InputError("the run was trained without missing values; train it with data.missing=True to impute")
+        x = as_array(fill_masked(self.spec.encode(x)), "the input")
+        return np.where(np.isnan(x), self.reconstruct(x, label).reshape(x.shape), x)
 
     def elbo(
         self, x: ArrayLike, seed: int = 0, label: ArrayLike | None = None, scale: float | None = None
@@ -338,7 +349,8 @@ class TrainedModel:
         """Returns x as `Spec.check` does, of other sides than the spec's if the model takes them, or in tiles."""
         if is_sparse(x):
             return self.spec.check(x)
-        x = as_array(x, "the input")
+        x = self.spec.encode(x)
+        x = as_array(fill_masked(x) if self.spec.missing else x, "the input")
         fits = self.fits(x.shape[1:], tiled=tiled)
         if self.any_size and x.ndim == 4:
             if not fits:
@@ -363,14 +375,24 @@ class TrainedModel:
         label: ArrayLike | None,
         *more: Any,
         own: Sequence[int] | None = None,
+        encodes: bool = False,
     ) -> Any:
         """Applies a function of (x, *more, label) in batches. Raises InputError for labels that do not fit x.
 
-        `own` is the shape of one such x for examples of the spec's shape, which it defaults to; others may be larger.
+        `own` is the shape of one such x for examples of the spec's shape, which it defaults to; others may be larger. A
+        function that only encodes needs no labels if the encoder reads none.
         """
-        labels = check_labels(label, len(x), self.config.classes)
+        needless = encodes and label is None and not self.model.label_to_encoder
+        labels = () if needless else check_labels(label, len(x), self.config.classes)
         times = -(-math.prod(x.shape[1:]) // math.prod(self.spec.shape if own is None else own))
         return map_batches(function, x, (*more, *labels), limit_batch((*self.spec.shape, times)))
+
+    @functools.cached_property
+    def in_numbers(self) -> "TrainedModel":
+        """Returns the model whose methods return tables as encoded numbers, as those of a `TrainedModel` do."""
+        if not self.spec.columns or type(self) is TrainedModel:
+            return self
+        return TrainedModel(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainedModel)})
 
     @functools.cached_property
     def _on_device(self) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -21,7 +22,7 @@ from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten, scale_to_unit
-from aejax.models.likelihoods import LIKELIHOODS
+from aejax.models.likelihoods import LIKELIHOODS, Mixed
 from aejax.models.vit import Tokens
 from aejax.registry import instantiate
 
@@ -69,12 +70,18 @@ class Autoencoder(nn.Module):
         method `read`, the decoder is given `bottleneck.read(z)`.
       decoder: module called as `decoder(z, train=...)`, from z to parameters of the likelihood of x, [batch, ...].
       classes: number of classes that encoder and decoder are conditioned on (Sohn et al. 2015); 0: unconditional.
+      label_to_encoder: whether the encoder is conditioned, too. If not, codes depend on no label.
+      embedding: width of the learned vector that a class is read as; 0: it is read as a one-hot vector.
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
       scale_shape: shape of this parameter, see `Likelihood.scale_shape`.
       scale_by_label: whether each of `classes` has a parameter of this shape.
       inputs: what the encoder reads of x, a key of INPUTS: log(1 + x) of counts, or each example scaled to length 1.
       decoded: shape of the parameters that the decoder makes of one example, see `Likelihood.decoded_shape`; empty
         where it makes one for each value.
+      missing: whether NaN in x are missing values, of which the encoder reads 0 (Nazabal et al. 2020, "Handling
+        incomplete heterogeneous data using VAEs").
+      levels: number of levels of each column of a table, 0 for numbers: the encoder reads levels as one-hot vectors,
+        and 0 where a value is missing. Empty for other data.
       pre_bias: whether the bias of a linear decoder is subtracted from x before x is encoded (Gao et al. 2024,
         equation 1), see `pre_encoder`.
       target: shape of what a transcoder decodes to; empty where that is x (Dunefsky et al. 2024, "Transcoders find
@@ -87,11 +94,15 @@ class Autoencoder(nn.Module):
     bottleneck: nn.Module
     decoder: nn.Module
     classes: int = 0
+    label_to_encoder: bool = True
+    embedding: int = 0
     learned_scale: bool = False
     scale_shape: Sequence[int] = ()
     scale_by_label: bool = False
     decoded: Sequence[int] = ()
     inputs: str = "linear"
+    missing: bool = False
+    levels: Sequence[int] = ()
     pre_bias: bool = False
     target: Sequence[int] = ()
     skip: bool = False
@@ -100,6 +111,9 @@ class Autoencoder(nn.Module):
         if self.skip:
             zeros = nn.initializers.zeros
             self.skip_map = nn.Dense(math.prod(self.target), use_bias=False, kernel_init=zeros, name="skip_map")
+        if self.classes and self.embedding:
+            shape = (self.classes, self.embedding)
+            self.label_embedding = self.param("label_embedding", nn.initializers.normal(1.0), shape)
         if self.learned_scale:
             labels = (self.classes,) if self.scale_by_label else ()
             self.log_scale = self.param("log_scale", nn.initializers.zeros, (*labels, *self.scale_shape))
@@ -114,12 +128,18 @@ class Autoencoder(nn.Module):
         """Returns the encoder's output, which the bottleneck reads."""
         if self.pre_bias and not self.is_initializing():  # the decoder has no parameters before its first call
             x = x - pre_encoder.get_bias(self.decoder.variables["params"]).reshape(x.shape[1:])
+        if self.levels:
+            x = expand_levels(x, self.levels)
+        elif self.missing:
+            x = jnp.where(jnp.isnan(x), 0, x)
         if self.inputs not in INPUTS:
             raise one_of("inputs", self.inputs, INPUTS)
         x = INPUTS[self.inputs](x)
-        if self.classes and isinstance(self.encoder, MLPEncoder):
-            x = flatten(x)  # otherwise the one-hot label would be appended to every pixel
-        return self.encoder(self._append_label(x, label), keys=keys, train=train)
+        if self.classes and self.label_to_encoder:
+            if isinstance(self.encoder, MLPEncoder):
+                x = flatten(x)  # otherwise the label would be appended to every pixel
+            x = self._append_label(x, label)
+        return self.encoder(x, keys=keys, train=train)
 
     def code(self, h: Batch | Tokens, *, keys: Keys | None = None, train: bool = False) -> Code:
         """Returns the code of h, which `features` returned. Several codes of one x can be sampled from the same h."""
@@ -190,14 +210,16 @@ class Autoencoder(nn.Module):
         return self.log_scale[label] if self.scale_by_label else self.log_scale
 
     def _append_label(self, x: Array, label: Array | None) -> Array:
-        """Appends the one-hot label to the last axis of x, if the model is conditional."""
+        """Appends the label, one-hot or embedded, to the last axis of x, if the model is conditional."""
         if not self.classes:
             return x
         if label is None:
             raise InputError(f"the model is conditional on {self.classes} classes: give a label with each example")
-        one_hot = jax.nn.one_hot(label, self.classes, dtype=jnp.result_type(x))
-        one_hot = one_hot.reshape(one_hot.shape[0], *(1,) * (x.ndim - 2), self.classes)
-        return jnp.concatenate([x, jnp.broadcast_to(one_hot, (*x.shape[:-1], self.classes))], -1)
+        vector = jax.nn.one_hot(label, self.classes, dtype=jnp.result_type(x))
+        if self.embedding:
+            vector = (vector.astype(jnp.float32) @ self.label_embedding).astype(jnp.result_type(x))
+        vector = vector.reshape(vector.shape[0], *(1,) * (x.ndim - 2), vector.shape[-1])
+        return jnp.concatenate([x, jnp.broadcast_to(vector, (*x.shape[:-1], vector.shape[-1]))], -1)
 
     def _encode_pseudo_inputs(self) -> tuple[Array, ...]:
         """Returns a tuple of the encoder's features of the VampPrior's pseudo-inputs; empty under other priors."""
@@ -209,26 +231,41 @@ class Autoencoder(nn.Module):
         return (self.encoder(inputs),)
 
 
+def expand_levels(x: Float[Array, "batch columns"], levels: Sequence[int]) -> Float[Array, "batch width"]:
+    """Returns columns side by side, those of levels 0, 1, ... as one-hot vectors, with 0 in the place of NaN."""
+    widths = np.maximum(levels, 1)
+    level = np.concatenate([np.arange(width) for width in widths])
+    x = x[:, np.repeat(np.arange(len(levels)), widths)]
+    return jnp.where(np.repeat(levels, widths) > 0, (x == level).astype(x.dtype), jnp.where(jnp.isnan(x), 0, x))
+
+
 def build(
-    config: Mapping[str, Any], shape: Sequence[int], axis_name: str | None = None, target: Sequence[int] = ()
+    config: Mapping[str, Any],
+    shape: Sequence[int],
+    axis_name: str | None = None,
+    target: Sequence[int] = (),
+    columns: Sequence[str] = (),
 ) -> Autoencoder:
     """Builds the autoencoder of `config` for inputs of `shape` (one example, without the batch axis).
 
-    A transcoder decodes to examples of the shape `target`, which is empty for all other models.
+    A transcoder decodes to examples of the shape `target`, which is empty for all other models. `columns` are the
+    likelihoods of a table's columns, see `Mixed.columns`.
 
     Reads the keys `encoder`, `bottleneck`, `decoder` (each a `name` and the attributes of that module), `classes`,
-    `likelihood`, `dtype`, `skip`, `inputs`, and keys that `pre_encoder.has_bias` reads. A name is a key of ENCODERS,
-    BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute `shape`, `dtype` or `axis_name`
-    gets its value from here. `axis_name` names the axis of the devices that share a batch, over which batch statistics
-    are computed.
+    `condition`, `likelihood`, `dtype`, `skip`, `inputs`, `data.missing`, and keys that `pre_encoder.has_bias` reads. A
+    name is a key of ENCODERS, BOTTLENECKS or DECODERS, or "package.module:Class". A module that has an attribute
+    `shape`, `dtype` or `axis_name` gets its value from here. `axis_name` names the axis of the devices that share a
+    batch, over which batch statistics are computed.
 
     Raises InputError if names, attributes or shapes do not fit.
     """
     shape = tuple(shape)
-    shared = {"shape": shape, "dtype": config["dtype"], "axis_name": axis_name}
+    likelihood = instantiate("likelihood", LIKELIHOODS, config["likelihood"], {"columns": tuple(columns)})
+    levels = likelihood.column_levels if isinstance(likelihood, Mixed) else ()
+    read = (int(np.maximum(levels, 1).sum()),) if levels else shape
+    shared = {"shape": read, "dtype": config["dtype"], "axis_name": axis_name}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
     bottleneck = instantiate("bottleneck", BOTTLENECKS, config["bottleneck"], shared)
-    likelihood = instantiate("likelihood", LIKELIHOODS, config["likelihood"])
     wanted = tuple(target) or shape
     decoded, scale_shape = likelihood.decoded_shape(wanted), likelihood.scale_shape(wanted)
     if likelihood.scale_by_label and not config["classes"]:
@@ -242,14 +279,18 @@ def build(
         bottleneck,
         decoder,
         classes=config["classes"],
+        label_to_encoder=config.get("condition", {}).get("encoder", True),
+        embedding=config.get("condition", {}).get("embedding", 0),
         learned_scale=scale_shape is not None,
         scale_shape=scale_shape or (),
         scale_by_label=likelihood.scale_by_label,
         decoded=() if decoded == wanted else decoded,
-        pre_bias=not target and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
+        levels=levels,
+        pre_bias=not (target or levels) and pre_encoder.has_bias(config, encoder, bottleneck, decoder),
         target=tuple(target),
         skip=skip,
         inputs=config.get("inputs", "linear"),
+        missing=config.get("data", {}).get("missing", False),
     )
     abstract_output(model, shape)  # runs the modules' checks of shapes
     return model

@@ -49,6 +49,7 @@ class MLPEncoder(nn.Module):
       features: widths of the layers.
       dropout: fraction of the flattened input that is set to 0 in training, the rest being scaled up; a one-hot label
         is part of the input.
+      hidden_dropout: fraction of each layer's units that is set to 0 in training, likewise.
     """
 
     features: Sequence[int] = ()
@@ -59,25 +60,37 @@ class MLPEncoder(nn.Module):
     axis_name: str | None = None
     remat: bool = False
     units: str = "dense"
+    hidden_dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
         x = flatten(x)
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"encoder.dropout must be in [0, 1), got {self.dropout}")
-        if self.dropout and train:
+        for name in ("dropout", "hidden_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"encoder.{name} must be in [0, 1), got {getattr(self, name)}")
+        drops = train and bool(self.dropout or self.hidden_dropout)
+        if drops:
             require_keys(self, keys, train)
-        if self.dropout and train and keys is not None:
-            kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(fold(keys, _DROPOUT))
-            x = jnp.where(kept, x / (1 - self.dropout), 0)
+        x = _drop(self.dropout, keys, 0, x) if drops else x
         for i in range(len(self.features)):
             x = run_block(self, functools.partial(MLPEncoder._layer, i=i, train=train), x)
+            x = _drop(self.hidden_dropout, keys, i + 1, x) if drops else x
         return x
 
     def _layer(self, x: Array, i: int, train: bool) -> Array:
         x = make_units(self.units, self.features[i], self.dtype, i, x)
         x = Normalization(self.normalisation, self.dtype, self.axis_name, name=f"norm_{i}")(x, train=train)
         return activate(self.activation, x)
+
+
+def _drop(fraction: float, keys: Array | None, place: int, x: Array) -> Array:
+    """Returns x [batch, features] with a fraction of its values set to 0 by a key for each example, at this place of a
+    model, and the others scaled up. Without keys, while a model is initialized, returns x.
+    """
+    if not fraction or keys is None:
+        return x
+    draw = lambda key: jax.random.bernoulli(key, 1 - fraction, x.shape[1:])  # noqa: E731
+    return jnp.where(jax.vmap(draw)(fold(keys, _DROPOUT + place)), x / (1 - fraction), 0)
 
 
 class ConvEncoder(nn.Module):

@@ -251,7 +251,7 @@ class TiedDense(nn.Module):
         return (x @ kernel.T + bias).astype(self.dtype)
 
 
-NORMALIZATIONS = ("none", "batch", "group", "layer")
+NORMALIZATIONS = ("none", "batch", "slow_batch", "group", "layer")
 
 
 class Normalization(nn.Module):
@@ -259,7 +259,8 @@ class Normalization(nn.Module):
 
     Attributes:
       kind: "none", "batch" (Ioffe and Szegedy 2015; statistics over all devices, running averages in the collection
-        "batch_stats"), "group" (Wu and He 2018; up to 32 groups) or "layer" (Ba et al. 2016).
+        "batch_stats"), "slow_batch" (the same with the defaults of Keras: averages over 100 steps instead of 10, and an
+        epsilon of 1e-3 instead of 1e-5), "group" (Wu and He 2018; up to 32 groups) or "layer" (Ba et al. 2016).
       axis_name: name of the device axis, see `build`.
     """
 
@@ -271,9 +272,11 @@ class Normalization(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         if self.kind == "none":
             return x
-        if self.kind == "batch":
+        if self.kind in ("batch", "slow_batch"):
             must_update(self, "batch_stats", train)  # for its error: Flax's own does not say what to change
-            return nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, axis_name=get_axis(self), name="batch")(x)
+            kept: dict[str, Any] = {"dtype": self.dtype, "axis_name": get_axis(self), "name": "batch"}
+            kept |= {"momentum": 0.9} if self.kind == "batch" else {"momentum": 0.99, "epsilon": 1e-3}
+            return nn.BatchNorm(not train, **kept)(x)
         if self.kind == "group":
             return GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, name="group")(x)
         if self.kind == "layer":

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from aejax.models import Output
@@ -55,6 +56,16 @@ class Context:
     def given(self) -> dict[str, Array]:
         """Further arguments of the model's methods."""
         return {} if self.label is None else {"label": self.label}
+
+    def count(self, values: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns values [..., batch, *shape] of x with 0 in the place of those of x that are not observed.
+
+        Those of all channels together, with a last axis of 1, count where all channels are observed.
+        """
+        if self.observed is None:
+            return values
+        joint = values.shape[-1] != self.observed.shape[-1]
+        return jnp.where(self.observed.all(-1, keepdims=True) if joint else self.observed, values, 0)
 
     def decode(self, z: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """Decodes z [batch, *latent] with the running statistics of evaluation."""

@@ -118,9 +118,7 @@ class Objective:
 
     def _log_p(self, c: Context, decoded: Float[Array, "..."]) -> Float[Array, "*samples batch"]:
         """Returns log p(x | decoded), [..., batch], of what is observed and, if the code has a mask, masked patches."""
-        log_p = -self.likelihood.nll(decoded, c.x, c.output.log_scale, c.axis_name)
-        if c.observed is not None:
-            log_p = jnp.where(c.observed, log_p, 0)
+        log_p = -c.count(self.likelihood.nll(decoded, c.x, c.output.log_scale, c.axis_name))
         mask = c.output.code.mask
         if mask is not None:
             for axis in range(1, mask.ndim):

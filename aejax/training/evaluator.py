@@ -51,7 +51,7 @@ def compile_validation(
         totals = {key: sum(float(s[key]) for s in sums) for key in sums[0]}
         count = totals.pop("weight")
         means = {key: value / count for key, value in totals.items()}
-        if task.padded:  # examples have different numbers of values
+        if task.masked:  # examples have different numbers of values
             return means
         shape = feed.source.shape if feed.source.target is None else feed.source.target
         return means | {"squared_error_per_value": means["squared_error"] / math.prod(shape)}

@@ -4,7 +4,6 @@ import functools
 import itertools
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +22,8 @@ from aejax.data import (
     Spec,
     Splits,
     check_identity,
-    checksum,
-    from_array,
-    from_sparse,
-    from_stream,
+    from_given,
     identify,
-    is_sparse,
-    join_target,
     load,
     shuffle_rows,
     split,
@@ -42,7 +36,7 @@ from aejax.errors import InputError
 from aejax.files import local
 from aejax.inference.loading import from_checkpoint
 from aejax.inference.run import Run
-from aejax.objectives import Corruption, Discriminator, Objective, SquaredError
+from aejax.objectives import Corruption, Discriminator, Mixed, Objective, SquaredError
 from aejax.training import initializers, profiler
 from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, compile_steps, describe_inputs, hint, limit_steps, steps_at_once
@@ -126,7 +120,10 @@ def fit(
 ) -> Run:
     """Trains on an array of vectors, sequences, images or volumes (see `data.from_array`), or on a stream.
 
-    A sparse matrix of SciPy stays sparse until a batch is read, unless its dense values fit in `data.memory_mb`.
+    A sparse matrix of SciPy stays sparse until a batch is read, unless its dense values fit in `data.memory_mb`. So do
+    the counts of an AnnData object, which are those of its X or `data.layer`; with `data.batch`, a column of its obs,
+    the model is conditional on the batches (`classes` becomes their number). With likelihood.name=mixed, the examples
+    are the rows of a DataFrame, see `data.from_frame`, and what the run decodes is a DataFrame, too.
 
     What is trained is described either by a config or by objects of your own:
 
@@ -158,6 +155,7 @@ def fit(
     more = {"corruption": corruption, "discriminator": discriminator}
     if config is None:
         parts, examples, of_data = take_parts({"data": data, **own}, more), data, config_lib.default().data
+        of_data.missing = parts.model.missing
     elif superfluous := [key for key, value in {"data": data, **own, **more, **settings}.items() if value is not None]:
         raise InputError(
             f"fit takes a config, or the objects that it would describe: leave config or {superfluous[0]}= out"
@@ -165,30 +163,16 @@ def fit(
     else:
         config_lib.check(config)
         parts, examples, of_data = None, x, config.data
-    if callable(examples):
-        if label is not None or target is not None:
-            raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
-        name, sources = "array-stream", from_stream(examples)
-    else:
-        keys = ("size", "fit", "layers", "kind")
-        options: dict[str, Any] = {"name": "the array", **{key: of_data.get(key) for key in keys}}
-        if is_sparse(examples):
-            sources, crc = {"train": from_sparse(examples, label, "the array")}, checksum(examples)
-        else:
-            sources = {"train": from_array(examples, label, **options)}
-            crc = zlib.crc32(np.ascontiguousarray(examples))
-        if label is not None:
-            crc = zlib.crc32(np.asarray(label, np.int32, order="C"), crc)
-        if target is not None:
-            sources = join_target(sources, {"train": from_array(target, name="target")})
-            crc = zlib.crc32(np.ascontiguousarray(target), crc)
-        name = f"array-{crc:08x}"
+    as_table = config.likelihood.name == "mixed" if config else isinstance(objective and objective.likelihood, Mixed)
+    sources, name = from_given(examples, of_data, label, target, as_table)
     if parts is not None:
         config = make_config(parts, sources["train"].shape, settings)
     assert config is not None
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.name = name
+        if config.data.batch and not config.classes:
+            config.classes = len(sources["train"].kinds)
     given = _Given(split(sources, config.data), devices, quiet, adjust, init_from, change, parts)
     if workdir is not None:
         run = _train(config, local(workdir), Checkpoints, given)
@@ -309,6 +293,11 @@ def load_data(opened: OpenWorkdir, data: Data) -> tuple[Splits, Spec]:
         if saved
         else Spec.of(splits.train, config.data.standardize, config.data.normalize)
     )
+    if spec.columns != splits.train.columns:
+        raise InputError(
+            f"{opened.folder} was trained on a table of other columns, dtypes or categories than the data now has; "
+            "restore the data, or choose another workdir"
+        )
     if (spec.shape, spec.kind) != (splits.train.shape, splits.train.kind):
         was, now = (f"examples of {part.shape}" for part in (spec, splits.train))
         if was == now:
@@ -361,6 +350,7 @@ def prepare_data(
         print(f"resuming from step {begin:,} of {config.steps:,}", file=sys.stderr)
     if not quiet:
         stated = "as data.kind says" if config.data.kind else "data.kind would say otherwise"
+        stated = "data.columns would say otherwise" if spec.columns else stated
         print(f"{len(splits.train):,} {spec.describe()} ({stated})", file=sys.stderr)
         print(models.table(task.model, spec.shape), file=sys.stderr)
     splits = Splits(*map(spec.standardize_source, splits))

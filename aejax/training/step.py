@@ -41,7 +41,7 @@ class Task:
       standardized: whether the model reads standardized data, so that its units are not the user's.
       flip: whether half of the images are mirrored, others in each step.
       draws: whether values in [0, 1] are drawn as 0 or 1, anew in each step, see `data.draw_binary`.
-      padded: whether sequences may end early, and NaN follows.
+      masked: whether NaN stands for values that do not count, see `Spec.masked`.
     """
 
     model: Autoencoder
@@ -61,7 +61,7 @@ class Task:
     standardized: bool = False
     flip: bool = False
     draws: bool = False
-    padded: bool = False
+    masked: bool = False
 
     @property
     def onednn(self) -> bool:
@@ -80,7 +80,7 @@ class Task:
     ) -> Context:
         """Returns the objective's view of a batch: x is prepared, and `keys` holds one key per example."""
         wanted, observed = self.wanted(x, batch), None
-        if self.padded:
+        if self.masked:
             wanted, observed = split_padding(wanted)
         label, mean = batch["label"] if self.model.classes else None, self.objective.mean
         given = (variables, wanted, output, keys, step, label, mean, discriminator, self.constants)
@@ -208,7 +208,7 @@ def train_step(
     if task.draws:
         x = draw_binary(fold(keys, 4), x)
     noisy = task.corruption(fold(keys, 0), x)
-    if task.padded:  # a corruption may set values, and no padding may become one
+    if task.masked:  # a corruption may set values, and what is not there may not become one
         noisy = jnp.where(jnp.isnan(x), x, noisy)
     discriminator = task.discriminator.view(state.critic) if task.discriminator else None
     trained, frozen = paths.split(state.params, task.frozen)
@@ -282,11 +282,6 @@ def _reduce_variables(variables: PyTree, reduce: Reduce) -> PyTree:
     return jax.tree.map(pick, variables, means, largest)
 
 
-def _count_observed(error: Array, c: Context) -> Array:
-    """Returns errors with 0 in the place of what is not observed."""
-    return error if c.observed is None else jnp.where(c.observed, error, 0)
-
-
 def eval_variables(state: TrainState) -> dict[str, PyTree]:
     """Returns the model's variables for evaluation, with the averaged parameters if there are any."""
     return {"params": state.ema or state.params, **state.variables}
@@ -318,9 +313,9 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
     wanted = task.wanted(x, batch)
     reconstruction = task.objective.reconstruct(task.apply(variables, x, batch, None).decoded, wanted)
     error = jnp.square(task.restore(reconstruction) - task.restore(wanted))
-    error = _count_observed(error, c).reshape(x.shape[0], -1).sum(-1)
+    error = c.count(error).reshape(x.shape[0], -1).sum(-1)
     terms = task.losses(c) | dict(output.code.metrics) | {"squared_error": error, "weight": jnp.ones_like(error)}
     if task.standardized:
-        error = _count_observed(jnp.square(reconstruction - x), c)
+        error = c.count(jnp.square(reconstruction - x))
         terms["squared_error_standardized"] = error.reshape(x.shape[0], -1).sum(-1)
     return reduce({name: jnp.sum(value * batch["weight"]) for name, value in terms.items()}, "sum")

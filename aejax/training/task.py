@@ -1,6 +1,7 @@
 """Construction of a `Task` from a config, with checks of its parts against each other and against the data."""
 
 import dataclasses
+import math
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
 from aejax.models import pre_encoder
 from aejax.models.encoders import ENCODERS
-from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Objective
+from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Mixed, Objective
 from aejax.registry import describe, instantiate
 from aejax.training import optimizers
 from aejax.training.pretraining import list_layers
@@ -64,9 +65,12 @@ def take_parts(needed: Mapping[str, Any], more: Mapping[str, Any]) -> Parts:
 
 def build_parts(config: ConfigDict, spec: Spec) -> Parts:
     """Builds the parts that `config` names, for inputs and targets as in `spec`."""
-    model = models.build(config, spec.shape, target=spec.target)
+    model = models.build(config, spec.shape, target=spec.target, columns=spec.likelihoods)
+    likelihood = instantiate("likelihood", LIKELIHOODS, config.likelihood, {"columns": spec.likelihoods})
     if spec.target and config.pretrain.steps:
         raise InputError("pretrain.steps trains layers to copy, and a transcoder does not; set it to 0")
+    if spec.missing and config.pretrain.steps:
+        raise InputError("pretrain.steps trains layers without a mask, and the data has missing values; set it to 0")
     if config.pretrain.steps and model.decoded:
         raise InputError(
             f"pretrain.steps is for likelihoods of one parameter, not {config.likelihood.name}; set it to 0"
@@ -77,7 +81,7 @@ def build_parts(config: ConfigDict, spec: Spec) -> Parts:
     discriminator = None if named.name == "none" else instantiate("adversary", DISCRIMINATORS, named, shared)
     return Parts(
         model=model,
-        objective=Objective(instantiate("likelihood", LIKELIHOODS, config.likelihood), **config.objective.to_dict()),
+        objective=Objective(likelihood, **config.objective.to_dict()),
         optimizer=optimizers.build(config.optim, config.steps),
         corruption=Corruption(**config.corruption),
         discriminator=discriminator,
@@ -99,6 +103,7 @@ def make_config(parts: Parts, shape: Sequence[int], settings: Mapping[str, Any])
             f"the model does not fit examples of {tuple(shape)} ({kind_and_words(error)}); change the model or the data"
         ) from error
     config = config_lib.default()
+    config.data.missing = parts.model.missing
     named = {} if parts.discriminator is None else {"adversary": describe(parts.discriminator, DISCRIMINATORS)}
     of_parts = {
         **describe_parts(parts.model, parts.objective, shape),
@@ -136,8 +141,8 @@ def make_task(
             f"the model decodes targets of shape {tuple(parts.model.target)} and the data has {spec.target}, where () "
             f"stands for x itself; give Autoencoder(target={spec.target})"
         )
-    if spec.padded:
-        _check_padding(parts)
+    if spec.masked:
+        _check_masked(parts, spec)
     _check_likelihood(config, spec, parts)
     task = Task(
         **{**vars(parts), "optimizer": constrain(parts.optimizer, parts.model)},
@@ -147,7 +152,7 @@ def make_task(
         ema=config.ema,
         flip=config.data.flip,
         draws=config.data.get("binarize", "none") == "dynamic",
-        padded=spec.padded,
+        masked=spec.masked,
         frozen=config_lib.parse_patterns(config.optim.get("freeze", "")),
         constants=parts.objective.load_constants(),
         examples=examples,
@@ -182,20 +187,31 @@ def make_task(
     )
 
 
-def _check_padding(parts: Parts) -> None:
-    """Raises InputError for parts that would read the padding of sequences, or count it."""
+def _check_masked(parts: Parts, spec: Spec) -> None:
+    """Raises InputError for parts that would read what is not there: the padding of sequences, or missing values."""
     readers = [name for name, cls in ENCODERS.items() if getattr(cls, "reads_padding", False)]
-    if not getattr(parts.model.encoder, "reads_padding", False):
+    if spec.padded and not getattr(parts.model.encoder, "reads_padding", False):
         raise InputError(
             f"the data has sequences of unequal length, whose padding {type(parts.model.encoder).__name__} would read; "
             f"choose encoder.name among: {', '.join(readers)}, or cut the sequences to one length"
         )
     if getattr(parts.objective.likelihood, "variance", "fixed") == "optimal":
-        raise InputError("likelihood.variance='optimal' would average over padding; choose 'fixed' or 'learned'")
+        what = "padding" if spec.padded else "missing values"
+        raise InputError(f"likelihood.variance='optimal' would average over {what}; choose 'fixed' or 'learned'")
+    if spec.missing and parts.objective.likelihood.reads_input:
+        raise InputError(
+            "likelihood.library='observed' reads the total of x, which missing values leave open; choose another"
+        )
     read = sorted(_READ_X.intersection(parts.objective.weights))
     if read or parts.discriminator is not None:
         what = f"objective.weights.{read[0]}" if read else "a discriminator"
-        raise InputError(f"{what} would read the padding of sequences of unequal length; leave it out")
+        where = "missing values, or categories as numbers" if spec.columns else "missing values"
+        where = "the padding of sequences of unequal length" if spec.padded else where
+        raise InputError(f"{what} would read {where}; leave it out")
+    if spec.columns and parts.corruption.name != "none":
+        raise InputError(f"corruption.name={parts.corruption.name} would change categories as numbers; set it to none")
+    if spec.missing and not parts.model.missing and not spec.columns:
+        raise InputError("the data has missing values, which the model reads as NaN; give Autoencoder(missing=True)")
 
 
 # Terms that compare with x itself.
@@ -206,6 +222,14 @@ _READ_X |= {"multiscale_stft"}
 def _check_likelihood(config: ConfigDict, spec: Spec, parts: Parts) -> None:
     """Raises InputError unless the model makes the parameters of the likelihood, and the data keeps its units."""
     likelihood, model = parts.objective.likelihood, parts.model
+    columns = likelihood.columns if isinstance(likelihood, Mixed) else ()
+    if spec.columns and columns != spec.likelihoods:
+        raise InputError(
+            f"the data is a table of {', '.join(spec.likelihoods)}, and the likelihood reads "
+            f"{', '.join(columns) or 'no columns'}; set likelihood.name=mixed, and leave likelihood.columns empty"
+        )
+    if isinstance(likelihood, Mixed) and tuple(model.levels) != likelihood.column_levels:
+        raise InputError(f"the model reads no levels of the table; give Autoencoder(levels={likelihood.column_levels})")
     name, decoded = config.likelihood.get("name"), likelihood.decoded_shape(spec.decoded)
     made = tuple(model.decoded or spec.decoded)
     if made != decoded:
@@ -254,6 +278,10 @@ def _trace(task: Task, spec: Spec) -> tuple[str, models.Output]:
 def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed) -> None:
     """Raises InputError if values or labels do not fit the config."""
     _check_range(task, training.source)
+    if config.data.get("batch", "") and config.classes != (found := len(training.source.kinds)):
+        raise InputError(
+            f"data.batch={config.data.batch!r} has {found} batches, and classes={config.classes}; set classes={found}"
+        )
     for feed in (training, validation) if config.classes else ():
         _check_labels(feed, config.classes)
 
@@ -261,31 +289,36 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
 def _check_range(task: Task, source: Source) -> None:
     """Raises InputError for values that the likelihood cannot have: outside [0, 1], or no whole numbers."""
     likelihood = task.objective.likelihood
-    if likelihood.levels:
+    if likelihood.levels or isinstance(likelihood, Mixed):
         _check_whole(task, source)
     if likelihood.unit_interval and (source.limits or not has_pixels(source.kind)):
         source = source.sample(SAMPLED) if source.block else source
         for x in map(task.prepare, read_chunks(source)):
-            if x.min() < 0 or x.max() > 1:
+            low, high = jnp.nanmin(x), jnp.nanmax(x)
+            if low < 0 or high > 1:
                 raise InputError(
                     f"likelihood.name={type(likelihood).__name__} wants values in [0, 1], the data has "
-                    f"{x.min()} to {x.max()}; use gaussian or squared_error, or scale the data"
+                    f"{low} to {high}; use gaussian or squared_error, or scale the data"
                 )
 
 
 def _check_whole(task: Task, source: Source) -> None:
     """Raises InputError for values that are no counts, or no levels, of the likelihood."""
     likelihood, start = task.objective.likelihood, 0
-    levels, name = likelihood.levels, type(likelihood).__name__
-    for x in map(np.asarray, map(task.prepare, read_chunks(source))):
-        bad = (x != np.floor(x)) | (x < 0) | (x >= levels if levels > 0 else False)
+    levels, name = np.asarray(likelihood.levels), type(likelihood).__name__
+    if isinstance(likelihood, Mixed):
+        levels = np.array(likelihood.column_levels)
+    cure = source.cure or "give raw ones, or a likelihood of other numbers, e.g. gaussian"
+    rows = max(2**24 // math.prod(source.shape), 1)  # of 64 MB, as those of sparse matrices may be wide
+    for x in map(np.asarray, map(task.prepare, read_chunks(source, min(rows, 4096)))):
+        bad = (levels != 0) & ~np.isnan(x) & ((x != np.floor(x)) | (x < 0) | ((levels > 0) & (x >= levels)))
         if bad.any():
             row, *place = np.argwhere(bad)[0].tolist()
             where = f"example {start + row}, value {place[0] if len(place) == 1 else tuple(place)}"
-            wanted = f"levels from 0 to {levels - 1}" if levels > 0 else "counts: whole numbers from 0"
+            most = int(np.broadcast_to(levels, x.shape[1:])[tuple(place)])
+            wanted = f"levels from 0 to {most - 1}" if most > 0 else "counts: whole numbers from 0"
             raise InputError(
-                f"{source.name}: {where} is {x[(row, *place)]:g}, and likelihood.name={name} reads {wanted}; give raw "
-                "ones, or a likelihood of other numbers, e.g. gaussian"
+                f"{source.name}: {where} is {x[(row, *place)]:g}, and likelihood.name={name} reads {wanted}; {cure}"
             )
         start += len(x)
 

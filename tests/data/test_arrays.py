@@ -238,9 +238,9 @@ def test_ranges_are_printed_as_they_are():
 
 
 def test_paths_that_are_something_else_are_named(tmp_path):
-    (tmp_path / "x.csv").write_text("1,2")
+    (tmp_path / "x.txt").write_text("1,2")
     for name, message in (
-        (str(tmp_path / "x.csv"), "a file of another kind; give a .npy or .npz file"),
+        (str(tmp_path / "x.txt"), "a file of another kind; give a .npy, .npz, .h5ad, .parquet or .csv file"),
         ("~nobody-is-called-this/x", "data.name: .*no such user"),
         ("x" * 5000, "data.name: .*is no name of a file or folder"),
     ):

@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from tensorflow_datasets.proto import tf_example_pb2
 
 import aejax
@@ -56,7 +56,7 @@ def save(file, pixels, **options):
 
 def encoded(pixels, kind, **options):
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
+    Image.fromarray(pixels.squeeze()).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -375,6 +375,43 @@ def test_every_mode_of_png_is_read_as_its_colors(mode, tmp_path):
     expected = np.asarray(picture.convert("L" if gray else "RGB")).reshape(5, 5, 1 if gray else 3)
     np.testing.assert_array_equal(read["train"]["x"][0], expected)
     assert not said
+
+
+@pytest.mark.parametrize(("shape", "mode"), [((28, 28, 1), "L"), ((7, 12, 3), "RGB"), ((2, 2, 1), "L")])
+def test_a_plain_png_is_decoded_as_pillow_opens_it(shape, mode):
+    values = noise(*shape)
+    values[: shape[0] // 2] = np.arange(shape[1])[:, None]  # rows that PNG stores as differences
+    content = encoded(values, "png")
+    decoded = images._decode_plain_png(content, shape[2])
+    assert decoded.mode == mode
+    np.testing.assert_array_equal(np.asarray(decoded).reshape(shape), values)
+    np.testing.assert_array_equal(images.decode(io.BytesIO(content), "x"), values)
+
+
+def test_a_png_with_more_than_plain_pixels_is_opened():
+    values = noise(8, 8, 1)
+    with_text = PngImagePlugin.PngInfo()
+    with_text.add_text("Title", "a title")
+    others = [
+        (encoded(values, "png", pnginfo=with_text), 1),
+        (encoded(values, "png", transparency=3), 1),
+        (encoded(values.astype(np.uint16), "png"), 1),
+        (encoded(values, "png"), 3),
+        (encoded(noise(300, 300, 1), "png"), 1),
+        (encoded(values, "jpeg"), 1),
+    ]
+    for content, channels in others:
+        assert images._decode_plain_png(content, channels) is None
+        assert images.decode(io.BytesIO(content), "x", channels).shape[2] == channels
+
+
+@pytest.mark.parametrize("place", [20, 30, 45, 60])
+def test_a_damaged_plain_png_is_left_to_pillow_which_names_it(place):
+    content = bytearray(encoded(noise(8, 8, 1), "png"))
+    content[place] ^= 1
+    assert images._decode_plain_png(bytes(content), 1) is None
+    with pytest.raises(aejax.InputError, match="x: a corrupt image"):
+        images.decode(io.BytesIO(content), "x", 1)
 
 
 def file_of(kind):

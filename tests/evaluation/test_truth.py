@@ -41,6 +41,7 @@ def test_one_latent_for_two_features_is_matched_with_one_of_them():
     assert truth.mean_max_cosine(similarity) == pytest.approx((0.9 + 0.8) / 2)
     assert truth.uniqueness(similarity) == 0.5
     assert truth.uniqueness(np.array([[0.1, -0.9], [0.7, 0.1]])) == 1
+    assert truth.uniqueness(np.array([[0.9, 0.8], [0.95, 0.1]])) == 0.5  # each feature has another best latent
     assert truth.splitting(similarity, 0.7) == 0.5
     assert truth.splitting(similarity, 0.85) == 0
 

@@ -8,6 +8,7 @@ import pytest
 from aejax import config as config_lib
 from aejax import models
 from aejax.config import module
+from aejax.models.bottlenecks import BOTTLENECKS
 from aejax.models.bottlenecks.selection import (
     Kept,
     combine,
@@ -169,3 +170,29 @@ def test_matching_pursuit_is_its_algorithm(k, features):
             residual = residual - value * atoms[best]
         np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(row - decoded, residual, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "x", "expected"),
+    [
+        ({}, (-1.0, -2.0, -3.0), (0.0, 0.0, 0.0)),
+        (
+            {"tolerance": 0.5},
+            (1.0, 0.7, 0.3),
+            (1.0, 0.7, 0.0),
+        ),  # the length is sqrt(0.58) after one step, 0.3 after two
+        ({"tolerance": 0.8}, (1.0, 0.7, 0.3), (1.0, 0.0, 0.0)),
+    ],
+)
+def test_matching_pursuit_stops_where_nothing_is_left_for_its_atoms(options, x, expected):
+    bottleneck = BOTTLENECKS["matching_pursuit"](3, k=3, **options)
+    variables = {"params": {"dense": {"kernel": jnp.eye(3)}}}
+    np.testing.assert_allclose(bottleneck.apply(variables, jnp.array([x])).z[0], expected)
+
+
+@pytest.mark.parametrize(("stop_at_repeat", "expected"), [(False, 0.5 + 0.375 + 0.28125), (True, 0.5 + 0.375)])
+def test_the_first_atom_that_is_chosen_again_is_the_last_one_if_so_set(stop_at_repeat, expected):
+    """The atoms have length 0.5, so that a step leaves three quarters of a residual."""
+    bottleneck = BOTTLENECKS["matching_pursuit"](3, k=3, stop_at_repeat=stop_at_repeat)
+    z = bottleneck.apply({"params": {"dense": {"kernel": 0.5 * jnp.eye(3)}}}, jnp.array([[1.0, 0.2, 0.0]])).z
+    np.testing.assert_allclose(z, [[expected, 0, 0]])

@@ -159,7 +159,11 @@ HOLED[0, 2, 1] = np.nan
     [
         (HOLED, {}, "example 0 holds NaN or infinity .*; NaN may fill the last time steps of a sequence"),
         (padded_to(7, series((3, 0))), {}, "example 1 holds NaN"),
-        (padded_to(7, series()), {"kind": "image"}, "example 1 holds NaN or infinity in float32; remove or fill such"),
+        (
+            padded_to(7, series()),
+            {"kind": "image"},
+            "example 1 holds NaN or infinity in float32, at value .*; remove or fill such",
+        ),
         (series((7,))[0][None], {"length": [8]}, "lengths from 8 to 8 must be from 1 to 7"),
         (series((7,))[0][None], {"length": [1, 2]}, r"\(2,\) lengths; give sequences and a length for each"),
     ],

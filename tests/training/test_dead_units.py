@@ -114,6 +114,24 @@ def test_resampling_is_what_it_says():
     np.testing.assert_array_equal(of_state["sparse"]["bottleneck"]["idle"], np.where(LOW, 0, 1))
 
 
+def test_examples_are_drawn_by_their_squared_losses():
+    """Of losses of 1 and 4, the larger is drawn 16 times as often."""
+    config = config_lib.default()
+    config.bottleneck = module("relu", features=UNITS, dead_after=5, resample=1)
+    config.decoder = module("dictionary")
+    model, x = build(config, (SIZE,)), np.eye(2, SIZE, dtype=np.float32) * [[1], [2]]
+    params = model.init(jax.random.key(0), x)["params"]
+    state = {"sparse": {"bottleneck": {"idle": jnp.where(jnp.arange(UNITS) == 3, 9, 0)}}}
+    output = model.apply({"params": params, **state}, x)
+
+    def draw(key):
+        changed = resample(model, jnp.int32(0), key, x, jnp.zeros_like(x), output, params, {}, state)[0]
+        return jnp.argmax(changed["decoder"]["dense_0"]["kernel"][3])
+
+    drawn = jax.vmap(draw)(jax.random.split(jax.random.key(0), 4_000))
+    assert drawn.mean() == pytest.approx(16 / 17, abs=0.015)  # four standard errors
+
+
 @pytest.mark.parametrize("name", ["topk", "batch_topk", "jumprelu"])
 def test_new_units_of_topk_and_jumprelu_can_be_active_and_are_no_copies(name):
     """Their columns are as long as the others', and each has an example of its own, until no example is left."""

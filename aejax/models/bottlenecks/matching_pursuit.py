@@ -27,7 +27,7 @@ class MatchingPursuit(nn.Module):
 
     Attributes:
       tolerance: length of the residual below which no further atom is chosen.
-      stop_at_repeat: whether the first atom that was chosen before, or whose product is not above 0, is the last one.
+      stop_at_repeat: whether the first atom that was chosen before is the last one.
       dead_after, resample, axis_name: as in `TopK`.
     """
 
@@ -55,7 +55,7 @@ class MatchingPursuit(nn.Module):
             value = jnp.where(done, 0.0, nn.relu((residual * atom).sum(-1)))
             residual -= value[:, None] * atom
             if self.stop_at_repeat:
-                done |= (chosen == index[:, None]).any(-1) | (value == 0)
+                done |= (chosen == index[:, None]).any(-1)
                 chosen = chosen.at[:, step].set(index)
             if self.tolerance:
                 done |= jnp.linalg.norm(jax.lax.stop_gradient(residual), axis=-1) < self.tolerance

@@ -12,6 +12,7 @@ from aejax.models.likelihoods.likelihood import (
     Likelihood,
     SquaredError,
 )
+from aejax.models.likelihoods.mixed import Mixed
 from aejax.models.likelihoods.mixtures import LogisticMixture
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -31,6 +32,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "negative_binomial": NegativeBinomial,
     "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomial,
     "multinomial": Multinomial,
+    "mixed": Mixed,
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "LogisticMixture",
+    "Mixed",
     "Multinomial",
     "NegativeBinomial",
     "Ordinal",
