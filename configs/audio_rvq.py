@@ -6,6 +6,9 @@ levels (after Zeghidour et al. 2021, SoundStream).
 `voices` is synthetic. `--config.data.name=FOLDER` takes a folder of .wav files instead. The loss is the squared error
 of the samples and the distance of their spectra, `multiscale_stft`; in training the first levels of a code often count
 alone, so that fewer levels make a lower rate: 3 kbit/s each. `run.signals` codes sounds of any length.
+
+About 73 seconds of CPU time; on speech of espeak-ng, SI-SDR 3.3 dB by one level, 7.5 by three and 9.7 by all eight
+(`python -m experiments.audio`).
 """
 
 from aejax import presets

@@ -3,8 +3,11 @@
     aejax train --config=lstm_vae --workdir=runs/lstm_vae
 
 The encoder reads a series step by step, and its last state gives the posterior; the decoder reads the code at every
-step. Series of unequal length are padded by NaN, which changes nothing. `python -m experiments.series` compares
-detection of anomalies and linear probes with those of PCA.
+step. Series of unequal length are padded by NaN, which changes nothing.
+
+On `waves` its 600 steps are too few for the decoder to oscillate, and what it misses is hardly larger for anomalies:
+AUROC 0.55 of planted anomalies, where PCA of as many components has 0.79. The code is better: 70% of linear probes of
+the kind are right, where PCA has 40% (`python -m experiments.series`).
 
 Options: `lstm_vae:gru` for gated recurrent units (Cho et al. 2014).
 """
