@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.signal
 import scipy.stats
 from conftest import context
 from scipy.special import expit, gammaln, log_softmax, softmax, xlogy
