@@ -29,9 +29,9 @@ def get_config(arg=""):
     config.decoder = module("resnet", features=(64, 64, 32, 32, 16), **blocks)
     config.objective.weights = {"commitment": 0.25, "multiscale_stft": 100.0}
     if flags.tiny:
-        config.data.size = 64
+        config.data.size, config.objective.weights.multiscale_stft = 16, 1.0
         config.encoder.features = config.decoder.features = (4,)
-        config.bottleneck.update({"levels": 2, "codes": 8})
-        config.objective.options.multiscale_stft = {"windows": (32, 16)}
+        config.bottleneck.update({"levels": 2, "codes": 8, "features": 4})
+        config.objective.options.multiscale_stft = {"windows": (16, 8)}
         shrink(config)
     return lock(config)

@@ -27,6 +27,7 @@ def get_config(arg=""):
     config.objective.schedules.kl = {"name": "linear", "steps": 400}  # or the decoder does without the code
     config.optim.clip = 1_000.0  # the gradient of a recurrence is at times far larger than its mean
     if flags.tiny:
+        config.data.size = 16
         config.encoder.features = config.decoder.features = 4
         shrink(config)
     return lock(config)

@@ -26,6 +26,7 @@ def get_config(arg=""):
     if not flags.causal:
         config.bottleneck = module("dense", features=16)
     if flags.tiny:
+        config.data.size = 16
         config.encoder.features = config.decoder.features = (4,)
         shrink(config)
     return lock(config)
