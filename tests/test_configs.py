@@ -145,7 +145,7 @@ def test_nothing_is_nan_after_500_steps_on_mnist(name, tmp_path):
     """
     config = config_of(name, "mnist" if "mnist" in arguments(name) else "")
     largest = 2 if config.encoder.name in ("conv", "resnet", "vit", "kl", "taesd", "dc") else 16
-    if config.data.name not in ("clicks", "cells"):  # images are no counts
+    if config.data.name not in ("clicks", "cells", "waves", "voices"):  # images are no counts
         config.data.update(name="mnist", data_dir=str(MNIST), train="train[:8000]", validation="train[8000:8064]")
     config.steps, config.checkpoint_every, config.batch_size = 500, 500, min(config.batch_size, largest)
     for schedule in config.objective.schedules.values():

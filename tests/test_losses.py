@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.signal
 import scipy.stats
 from conftest import context
 from scipy.special import expit, gammaln, log_softmax, softmax, xlogy
@@ -95,8 +96,34 @@ PARTS = [-np.log(np.exp(LOG_W[i::2]).mean(0)) for i in range(2)]  # every second
 COVARIANCE, POSTERIOR = np.cov(MEAN.T, bias=True), np.diag((STD**2).mean(0))
 NORMALIZER = 2 * np.arctanh(1 - 2 * P) / (1 - 2 * P)
 
+SIGNALS = values(20, (2, 40)), values(21, (2, 40))
+
+
+def spectrum(x, window, hop):
+    """By SciPy, [..., frames, frequencies]."""
+    found = scipy.signal.stft(x, window="hann", nperseg=window, noverlap=window - hop, boundary=None, padded=False)
+    return np.abs(found[2]).swapaxes(-1, -2)
+
+
+def spectral_distance(x, y, window):
+    a, b = spectrum(x, window, window // 4), spectrum(y, window, window // 4)
+    ratio = np.linalg.norm(a - b, axis=(1, 2)) / np.linalg.norm(a, axis=(1, 2))
+    return ratio + np.abs(np.log(a) - np.log(b)).mean((1, 2))
+
+
+def signal_to_distortion(x, y):
+    projection = (x * y).sum(-1, keepdims=True) / (x * x).sum(-1, keepdims=True) * x
+    return 20 * np.log10(np.linalg.norm(projection, axis=-1) / np.linalg.norm(y - projection, axis=-1))
+
+
 # For each function the arguments and the value of each of its calls.
 CASES = {
+    "stft_magnitude": [((SIGNALS[0], 16, 4), spectrum(SIGNALS[0], 16, 4))],
+    "stft_distance": [((*SIGNALS, 16), spectral_distance(*SIGNALS, 16))],
+    "multiscale_stft_distance": [
+        ((*SIGNALS, (16, 8)), (spectral_distance(*SIGNALS, 16) + spectral_distance(*SIGNALS, 8)) / 2)
+    ],
+    "si_sdr": [(SIGNALS, signal_to_distortion(*SIGNALS))],
     "bernoulli_nll": [((LOGITS, X), -X * np.log(P) - (1 - X) * np.log(1 - P))],
     "continuous_bernoulli_nll": [((LOGITS, X), -X * np.log(P) - (1 - X) * np.log(1 - P) - np.log(NORMALIZER))],
     "continuous_bernoulli_mean": [((LOGITS,), P / (2 * P - 1) + 1 / (2 * np.arctanh(1 - 2 * P)))],
@@ -153,7 +180,8 @@ def computed():
     """The value of each call of CASES, compiled as one program."""
     calls = [(name, i) for name, cases in CASES.items() for i in range(len(cases))]
     arrays = {
-        call: {k: jnp.float32(a) for k, a in enumerate(CASES[call[0]][call[1]][0]) if np.ndim(a)} for call in calls
+        call: {k: jnp.float32(a) for k, a in enumerate(CASES[call[0]][call[1]][0]) if isinstance(a, np.ndarray)}
+        for call in calls
     }
 
     def run(arrays):

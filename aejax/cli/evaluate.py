@@ -3,7 +3,7 @@
 The command writes metrics.json, where each figure has its protocol, pictures and report.html to evaluation/<step>/ in
 the workdir (evaluation/<step>-<split>/ for a split other than test). It prints the figures, side by side for several
 workdirs: --workdir=runs/a,runs/b. The metrics are in groups, all of which are measured unless --groups= names some of
-them: reconstruction, fidelity, likelihood, codes, sparse, representation, disentanglement, anomaly, generation.
+them: reconstruction, fidelity, likelihood, codes, levels, sparse, representation, disentanglement, anomaly, generation.
 
 A published model is measured on data that is named: --workdir=sd-vae --data.name=FOLDER --data.size=256 --out=FOLDER.
 """

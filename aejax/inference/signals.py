@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,9 +11,6 @@ from jaxtyping import Float, Num
 
 from aejax.data import as_array
 from aejax.errors import InputError
-
-if TYPE_CHECKING:
-    from aejax.inference.trained import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +25,7 @@ class Signals:
     the whole segment.
     """
 
-    run: "TrainedModel"
+    run: Any  # a TrainedModel, whose module imports this one
 
     def __post_init__(self) -> None:
         model, latents = self.run.model, self.run.latents

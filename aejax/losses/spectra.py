@@ -13,6 +13,10 @@ def stft_magnitude(x: Float[Array, "*batch time"], window: int, hop: int) -> Flo
     """Returns the magnitude of the short-time Fourier transform, of whole frames: each `hop` samples after the last.
 
     Frames are weighted by a periodic Hann window, whose sum divides them, so that a sine of amplitude 1 has about 1/2.
+
+    >>> stft_magnitude(jnp.array([0.0, 1.0, 0.0, -1.0] * 2), 4, 4)
+    Array([[0. , 0.5, 0. ],
+           [0. , 0.5, 0. ]], dtype=float32)
     """
     if x.shape[-1] < window:
         raise InputError(f"a signal of {x.shape[-1]} samples is shorter than a window of {window}; choose shorter ones")
@@ -33,6 +37,9 @@ def stft_distance(
     These are the spectral convergence and log magnitude losses of Arik et al. 2019, section 3, as Yamamoto et al. 2020,
     "Parallel WaveGAN", equations 4 to 6, add them. It is 0 for equal signals, and stays as it is where both are
     louder.
+
+    >>> stft_distance(jnp.array([0.0, 1.0] * 4), jnp.array([0.0, 2.0] * 4), 4)
+    Array(1.555, dtype=float32)
     """
     s_x, s_y = (stft_magnitude(each, window, max(window // 4, 1)) for each in (x, y))
     axes = (-2, -1)
@@ -46,13 +53,20 @@ def stft_distance(
 def multiscale_stft_distance(
     x: Float[Array, "*batch time"], y: Float[Array, "*batch time"], windows: tuple[int, ...] = (512, 256, 128)
 ) -> Float[Array, "*batch"]:
-    """Returns the mean of `stft_distance` over windows of several lengths (Yamamoto et al. 2020, equation 7)."""
+    """Returns the mean of `stft_distance` over windows of several lengths (Yamamoto et al. 2020, equation 7).
+
+    >>> multiscale_stft_distance(jnp.array([0.0, 1.0] * 4), jnp.array([0.0, 1.0] * 4), (8, 4))
+    Array(0., dtype=float32)
+    """
     return jnp.stack([stft_distance(x, y, window) for window in windows]).mean(0)
 
 
 def si_sdr(x: Float[Array, "*batch time"], y: Float[Array, "*batch time"]) -> Float[Array, "*batch"]:
     """Returns the scale-invariant ratio of signal and distortion of y, an estimate of x, in dB (Le Roux et al. 2019,
     equation 5): that of a x and y - a x, where a x is the projection of y on x.
+
+    >>> si_sdr(jnp.array([1.0, -1.0]), jnp.array([1.1, -0.9]))
+    Array(20., dtype=float32)
     """
     dot = lambda a, b: (a * b).sum(-1, keepdims=True)  # noqa: E731
     projection = dot(x, y) / dot(x, x) * x

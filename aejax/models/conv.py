@@ -13,6 +13,7 @@ those convolutions keep the plain form. On TPU, where no form was measured, all 
 """
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,6 +61,8 @@ def convolve(
     if not computes_bfloat16():
         x, kernel = widen(x, kernel)
     backend = jax.default_backend()
+    if backend == "cpu" and x.ndim == 5 and set(strides) == {1} and _is_dense(**options):
+        return _convolve_volumes(x, kernel, padding)
     if backend not in ("cpu", "gpu") or x.ndim != 4 or tuple(strides) != (1, 1) or not _is_dense(**options):
         return plain(x, kernel)
     if enlarged and padding == "SAME" and all(size % 2 for size in kernel.shape[:2]):
@@ -83,6 +86,35 @@ def _convolve_series(
     numbers = ("NHWC", "HWIO", "NHWC")
     options = {**options, **lifted, "dimension_numbers": numbers}
     return convolve(x[:, None], kernel[None], (1, *strides), padding, **options)[:, 0]
+
+
+def _convolve_volumes(x: Array, kernel: Array, padding: Any) -> Array:
+    """Convolves x [b, d, h, w, c] by kernel [planes, rows, columns, c, features] with stride 1.
+
+    With one channel or one feature it is a matrix product, of the patches or of what each voxel adds to those around
+    it. Otherwise the planes that a plane of the result reads are side by side in the channels of an image.
+    """
+    *window, c, features = kernel.shape
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:4], window, (1, 1, 1), padding)
+    places = list(itertools.product(*map(range, window)))
+    sizes = [n + low + high - k + 1 for n, (low, high), k in zip(x.shape[1:4], padding, window, strict=True)]
+    cut = lambda x, at: x[(slice(None), *(slice(i, i + n) for i, n in zip(at, sizes, strict=True)))]  # noqa: E731
+    if c == 1:
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        return _multiply(jnp.concatenate([cut(x, at) for at in places], -1), kernel.reshape(-1, features))
+    if features == 1:
+        added = kernel.reshape(-1, c) @ jnp.pad(x, ((0, 0), *padding, (0, 0))).reshape(-1, c).T
+        added = added.reshape(-1, x.shape[0], *(n + k - 1 for n, k in zip(sizes, window, strict=True)))
+        return functools.reduce(operator.add, [cut(part, at) for part, at in zip(added, places, strict=True)])[
+            ..., None
+        ]
+    planes, h, w = window[0], x.shape[2], x.shape[3]
+    x = jnp.pad(x, ((0, 0), padding[0], *[(0, 0)] * 3))
+    beside = jnp.concatenate([x[:, i : i + sizes[0]] for i in range(planes)], -1).reshape(-1, h, w, planes * c)
+    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*window[1:], planes * c, features)
+    y = convolve(beside, flat, (1, 1), tuple(padding[1:]), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y.reshape(x.shape[0], *sizes, features)
 
 
 def _is_dense(lhs_dilation: Any = None, rhs_dilation: Any = None, feature_group_count: int = 1, **_: Any) -> bool:

@@ -124,6 +124,8 @@ class ResNetEncoder(nn.Module):
     Attributes:
       blocks: number of residual blocks per stage.
       causal: whether no position of a sequence's code reads the future: of time steps later than 2^n times its own.
+      whole_frames: whether a position of a causal code reads all of its own frame, the 2^n time steps from 2^n times
+        its own on, which the decoder then need not predict: the delay of a codec.
     """
 
     features: Sequence[int] = (64, 128)
@@ -134,6 +136,7 @@ class ResNetEncoder(nn.Module):
     axis_name: str | None = None
     remat: bool = False
     causal: bool = False
+    whole_frames: bool = False
 
     @property
     def receptive_field(self) -> int:
@@ -144,7 +147,11 @@ class ResNetEncoder(nn.Module):
     def __call__(self, x: Array, *, keys: Array | None = None, train: bool = False) -> Array:
         kernel = (3,) * len(require_grid(x, "ResNetEncoder"))
         padding = pad_convolution(self.causal, len(kernel), self.normalisation)
-        x = pad_to_multiple(x, 2 ** len(self.features))
+        x = pad_to_multiple(x, frame := 2 ** len(self.features))
+        if self.whole_frames:
+            if not self.causal:
+                raise InputError("encoder.whole_frames is for causal codes; set encoder.causal=True, too, or leave it")
+            x = jnp.pad(x[:, frame - 1 :], ((0, 0), (0, frame - 1), (0, 0)))
         options = (self.activation, self.normalisation, self.dtype, self.axis_name, self.causal)
         for i, width in enumerate(self.features):
             x = Conv(width, kernel, 2, padding=padding, dtype=self.dtype, name=f"downsample_{i}")(x)

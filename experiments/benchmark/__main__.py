@@ -15,8 +15,8 @@ kl_decode the decoding of Stable Diffusion's latents with diffusers, and sae_enc
 activations with SAELens; folder, loop, evaluation, growth, imports, profile, startup or together measure aejax alone.
 See `decoding.py`, `kl_decode.py`, `sae_encode.py`, `loop.py`, `commands.py`, `growth.py` and `profile.py`. Each writes
 <work>.json. Those with goals write whether they are reached: streaming and kl_decode to goals/tokenizers.json,
-sae and sae_encode to goals/sae.json, burda, importance_weighted and evidence to goals/likelihoods.json, others to
-goals/speed.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
+sae and sae_encode to goals/sae.json, burda, importance_weighted and evidence to goals/likelihoods.json, conv1d and
+conv3d to goals/anydata.json, others to goals/speed.json. Needs MNIST (TFDS_DATA_DIR, or it is downloaded).
 """
 
 import json
@@ -38,7 +38,7 @@ from experiments.benchmark.kl_decode import kl_decode
 from experiments.benchmark.loop import loop
 from experiments.benchmark.profile import profile
 from experiments.benchmark.sae_encode import sae_encode
-from experiments.benchmark.works import LIKELIHOODS, ON_ACCELERATOR, ON_CPU, WORKS
+from experiments.benchmark.works import AXES, LIKELIHOODS, ON_ACCELERATOR, ON_CPU, WORKS
 from experiments.machine import machine
 
 _OWN = {
@@ -67,6 +67,7 @@ _GOALS = {
     **dict.fromkeys(("kl_decode", "streaming"), "tokenizers.json"),
     **dict.fromkeys(("sae", "sae_encode"), "sae.json"),
     **dict.fromkeys(LIKELIHOODS, "likelihoods.json"),
+    **dict.fromkeys(AXES, "anydata.json"),
 }
 
 _WORK = flags.DEFINE_list(

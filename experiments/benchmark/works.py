@@ -128,6 +128,27 @@ def vq_vae() -> Any:
     return plain(config, 64)
 
 
+def series() -> np.ndarray:
+    """2,048 random series of 256 time steps and 8 channels."""
+    return np.random.default_rng(0).integers(0, 256, (2_048, 256, 8), np.uint8)
+
+
+def volumes() -> np.ndarray:
+    """The 2,304 solids of 16 x 16 x 16 voxels."""
+    from aejax.data.synthetic import make_volumes
+
+    return make_volumes(0).take(np.arange(2_304))["x"]
+
+
+def conv_axes(features: tuple[int, ...], batch: int) -> Any:
+    from aejax.config import default, module
+
+    config = default()
+    config.encoder, config.decoder = module("conv", features=features), module("conv", features=features[::-1])
+    config.bottleneck = module("conv", features=features[-1])
+    return plain(config, batch)
+
+
 _PYTORCH = ("pytorch, eager", "pytorch, compiled", "pytorch, fused Adam", "pytorch, huge pages")
 _PYTORCH_IMAGES = ("pytorch, eager", "pytorch, channels_last", *_PYTORCH[1:])
 # Before any step only the order of float32 sums differs. Adam divides a gradient by its own size, so that where it is
@@ -254,6 +275,36 @@ LIKELIHOODS = {
         ),
     )
 }
+# Over one axis and three, likewise (python -m experiments.benchmark --work=conv1d,conv3d).
+AXES = {
+    work.name: work
+    for work in (
+        Work(
+            "conv1d",
+            "(k) train a convolutional autoencoder of series of 256 x 8",
+            functools.partial(conv_axes, (32, 64), 128),
+            series,
+            128,
+            ("aejax", "pytorch, eager", "pytorch, compiled", "pytorch, fused Adam"),
+            {"pytorch": 1.0},
+            _SWINGING,
+            model="conv_axes",
+            steps=8,
+        ),
+        Work(
+            "conv3d",
+            "(l) train a convolutional autoencoder of volumes of 16 x 16 x 16",
+            functools.partial(conv_axes, (16, 32), 32),
+            volumes,
+            32,
+            ("aejax", "pytorch, eager", "pytorch, channels_last", "pytorch, compiled", "pytorch, fused Adam"),
+            {"pytorch": 1.0},
+            _SWINGING,
+            model="conv_axes",
+            steps=4,
+        ),
+    )
+}
 # Measured where it is named: a step of its peers takes seconds.
 SPARSE = {
     "sae": Work(
@@ -328,4 +379,4 @@ ON_ACCELERATOR = {
         _accelerated("vq_vae", 1_024, 64),
     )
 }
-WORKS: dict[str, Work] = ON_CPU | LIKELIHOODS | SPARSE | ON_CPU_IN_BFLOAT16 | ON_ACCELERATOR
+WORKS: dict[str, Work] = ON_CPU | LIKELIHOODS | AXES | SPARSE | ON_CPU_IN_BFLOAT16 | ON_ACCELERATOR

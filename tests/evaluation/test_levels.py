@@ -102,7 +102,8 @@ def test_chunks_are_parts_of_the_whole(codec, causal):
     run = codec
     if not causal:
         config = codec.config.copy_and_resolve_references()
-        config.encoder.causal = config.decoder.causal = False
+        config.encoder.update({"causal": False, "whole_frames": False})
+        config.decoder.causal = False
         run = moved(fresh(config, signals(8, 64, 1), spec=Spec((64, 1), kind="sequence")))
     x = signals(2, 402, 1, seed=2)
     whole = run.signals.encode(x)
@@ -143,6 +144,6 @@ def test_what_cannot_be_coded_in_chunks_is_one_line(codec):
     with pytest.raises(aejax.InputError, match="signals are sequences whose codes are shorter ones"):
         _ = fresh(mlp(), signals(8, 6)).signals
     config = codec.config.copy_and_resolve_references()
-    config.encoder.update({"normalisation": "group", "causal": False})
+    config.encoder.update({"normalisation": "group", "causal": False, "whole_frames": False})
     with pytest.raises(aejax.InputError, match="normalisation='group' averages over a whole segment"):
         _ = fresh(config, signals(8, 64, 1), spec=Spec((64, 1), kind="sequence")).signals

@@ -7,12 +7,24 @@ import numpy as np
 import torch
 
 from experiments.benchmark.contenders import Contender, Given, training
+from experiments.benchmark.contenders.torch_axes import ConvAxes
 from experiments.benchmark.contenders.torch_models import MLP, SAE, VAE, BaggedSAE, Burda, Burda50, Conv, load
 from experiments.benchmark.contenders.torch_vq_vae import VQVAE
 from experiments.benchmark.works import Work
 from experiments.machine import peak_gib
 
-MODELS = {"mlp": MLP, "vae": VAE, "conv": Conv, "vq_vae": VQVAE, "sae": SAE, "burda": Burda, "burda_50": Burda50}
+MODELS = {
+    "mlp": MLP,
+    "vae": VAE,
+    "conv": Conv,
+    "vq_vae": VQVAE,
+    "sae": SAE,
+    "burda": Burda,
+    "burda_50": Burda50,
+    "conv_axes": ConvAxes,
+}
+# Series have no layout with the channels last.
+LAST = {3: torch.contiguous_format, 4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def train(work: Work, given: Given, variant: str) -> Contender:
@@ -28,7 +40,7 @@ def train(work: Work, given: Given, variant: str) -> Contender:
     torch.set_float32_matmul_precision("high")  # as JAX does what is left of float32 on a GPU
     torch.backends.cudnn.benchmark = True  # as XLA chooses the algorithms of convolutions there
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    layout = torch.contiguous_format if variant in ("eager", "bag") else torch.channels_last
+    layout = torch.contiguous_format if variant in ("eager", "bag") else LAST[given.images.ndim]
     # A clone: of images with one channel, whose layouts differ in strides alone, `contiguous` would return what it got.
     images = torch.from_numpy(given.floats()).movedim(-1, 1).clone(memory_format=layout).to(device)
     model = (BaggedSAE if variant == "bag" else MODELS[work.model])(given)

@@ -198,11 +198,12 @@ class Upsample(nn.Module):
 
 def load(model: nn.Module, given: Given) -> None:
     """Copies aejax's weights into the modules of the same names."""
-    turned = {2: (1, 0), 4: (3, 2, 0, 1)}  # a kernel [in, out] or [h, w, in, out] to [out, in] or [out, in, h, w]
+    # A kernel [in, out] or [h, w, in, out] to [out, in] or [out, in, h, w].
+    turned = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}
     with torch.no_grad():
         for name, module in model.named_modules():
             path = "params/" + name.replace(".", "/")
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.GroupNorm):
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.GroupNorm):
                 kernel = given.weights.get(f"{path}/kernel", given.weights.get(f"{path}/scale"))
                 bias = given.weights[f"{path}/bias"]
                 if path.split("/")[-2].startswith("upsample"):  # channels [2, 2, c] to pixel_shuffle's [c, 2, 2]
