@@ -50,6 +50,7 @@ from aejax.models.bottlenecks import (
     SpatialGaussian,
     SphericalBottleneck,
     TopK,
+    TwoLevelVamp,
     VectorQuantizer,
 )
 from aejax.models.dc import DCDecoder, DCEncoder
@@ -116,6 +117,7 @@ __all__ = [
     "TinyEncoder",
     "Tokens",
     "TopK",
+    "TwoLevelVamp",
     "VectorQuantizer",
     "ViTDecoder",
     "ViTEncoder",
