@@ -1,7 +1,10 @@
 """A ladder VAE with six layers of latent units on binary images that are drawn anew each time (Sønderby et al. 2016;
-Child 2021): 4 layers at 7x7, and 2 above them without positions.
+Child 2021): 3 layers at 7x7, and 2 above them without positions.
 
     aejax train --config=hvae --workdir=runs/hvae
+
+In its first 700 steps, one and a half passes through the train images, the bound of the validation images fell steadily
+to 99.8 nats; how far it falls was not measured yet.
 
 `hvae:dense` has vectors instead, 784-512-256-128-64-32, with one layer of latent units at each width: 5 in all.
 """
@@ -16,19 +19,18 @@ def get_config(arg=""):
     config.data.binarize = "dynamic"
     config.steps, config.batch_size, config.ema = 20_000, 128, 0.999
     config.checkpoint_every, config.log_every = 1_000, 100
-    config.optim.clip = 200.0
+    config.optim.clip, config.optim.warmup = 200.0, 200
     if flags.dense:
         widths = (512, 256, 128, 64, 32)
         config.encoder = module("pyramid", features=widths, strides=(28, 1, 1, 1, 1))
         config.bottleneck = module("ladder", layers=(1,) * 5, features=(64, 32, 16, 8, 4))
     else:
-        config.encoder = module("pyramid", features=(64, 128), strides=(4, 7), blocks=2)
-        config.bottleneck = module("ladder", layers=(4, 2), features=(2, 16))
+        config.encoder = module("pyramid", features=(48, 128), strides=(4, 7), blocks=2)
+        config.bottleneck = module("ladder", layers=(3, 2), features=(2, 16))
     config.decoder = module("pyramid", blocks=1)
     config.objective.weights.kl = 1.0
-    config.objective.schedules.kl = module("linear", steps=500)
     if flags.tiny:
-        config.data.name = "digits"
+        config.data.name, config.optim.warmup = "digits", 0
         config.encoder = module("pyramid", features=(8, 16), strides=(8, 1) if flags.dense else (4, 2))
         config.bottleneck = module("ladder", layers=(2, 1), features=(2, 4))
         shrink(config)

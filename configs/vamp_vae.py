@@ -11,6 +11,9 @@ pseudo-inputs, a warm-up of 100 epochs, Adam with normalized gradients, and earl
 better validation. The paper has 85.57 nats, of 5,000 importance samples, on Larochelle's files, with
 `--config.data.name=FOLDER --config.data.train= --config.data.validation= --config.data.binarize=none`. There the
 pseudo-inputs are kept within [0, 1], and here they are free.
+
+`vamp_vae:hvae` is the paper's hierarchical VAE, HVAE + VampPrior, with all else as in `:paper`: two layers of 40 latent
+units and gated layers of 300 units.
 """
 
 from aejax import presets
@@ -18,11 +21,11 @@ from aejax.config import module, parse_arg
 
 
 def get_config(arg=""):
-    flags = parse_arg(arg, tiny=False, mixture=False, paper=False)
+    flags = parse_arg(arg, tiny=False, mixture=False, paper=False, hvae=False)
     prior = "mixture" if flags.mixture else "vamp"
     config = presets.mlp(module("gaussian", features=16, prior=prior, components=100))
     config.objective.weights.kl = 1.0
-    if flags.paper:
+    if flags.paper or flags.hvae:
         epoch = 500  # steps of 100 of the 50,000 train images
         config.data.binarize = "static"
         config.data.train, config.data.validation = "train[:50000]", "train[50000:]"
@@ -34,7 +37,12 @@ def get_config(arg=""):
         config.optim.name, config.optim.lr, config.optim.schedule = "adam_normalized", 5e-4, "constant"
         config.batch_size, config.steps = 100, 2_000 * epoch
         config.checkpoint_every, config.log_every, config.patience = epoch, epoch, 50
+        if flags.hvae:  # the layers of the posteriors are in the bottleneck
+            config.encoder = module("mlp", features=())
+            config.bottleneck = module("two_level", features=(40, 40), hidden=300, components=500)
+            config.decoder = module("mlp", features=(300,), units="gated", activation="linear")
         if flags.tiny:
+            config.bottleneck.components = 10
             config.data.train = config.data.validation = ""
             config.patience = 0
     return presets.finish(config, flags.tiny)

@@ -51,6 +51,7 @@ from aejax.models.bottlenecks import (
     SpatialGaussian,
     SphericalBottleneck,
     TopK,
+    TwoLevelVamp,
     VectorQuantizer,
 )
 from aejax.models.dc import DCDecoder, DCEncoder
@@ -120,6 +121,7 @@ __all__ = [
     "TinyEncoder",
     "Tokens",
     "TopK",
+    "TwoLevelVamp",
     "VectorQuantizer",
     "ViTDecoder",
     "ViTEncoder",

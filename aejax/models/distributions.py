@@ -123,9 +123,12 @@ class GaussianMixture(struct.PyTreeNode):
         components = normal_log_prob(z[..., None, :], self.mean, self.log_std)
         return jax.nn.logsumexp(components + jax.nn.log_softmax(self.logits), -1)
 
-    def sample(self, keys: Key[Array, " batch"]) -> Float[Array, "batch d"]:
+    def sample(
+        self, keys: Key[Array, " batch"], temperature: float | Float[Array, ""] = 1.0
+    ) -> Float[Array, "batch d"]:
+        """Samples one z per key. `temperature` multiplies the standard deviations."""
         k = jax.vmap(jax.random.categorical, (0, None))(fold(keys, 0), self.logits)
-        return self.mean[k] + jnp.exp(self.log_std[k]) * normal(fold(keys, 1), self.mean.shape[1:])
+        return self.mean[k] + temperature * jnp.exp(self.log_std[k]) * normal(fold(keys, 1), self.mean.shape[1:])
 
 
 class HierarchicalPosterior(struct.PyTreeNode):
@@ -154,14 +157,17 @@ class HierarchicalPrior(struct.PyTreeNode):
       module: the bottleneck, whose method `log_prior(z)` is the density, and `generate(noise, layers)` makes z.
       variables: those of the bottleneck.
       sizes: numbers of units of the layers, that which is nearest to the data first.
+      top: the prior of the top layer, if the bottleneck's own density and samples leave it out.
     """
 
     module: nn.Module = struct.field(pytree_node=False)
     variables: PyTree
     sizes: tuple[int, ...] = struct.field(pytree_node=False)
+    top: GaussianMixture | None = None
 
     def log_prob(self, z: Float[Array, "*samples_batch d"]) -> Float[Array, "*samples_batch"]:
-        return self.module.apply(self.variables, z, method="log_prior")  # type: ignore[return-value]
+        log_p: Array = self.module.apply(self.variables, z, method="log_prior")  # type: ignore[assignment]
+        return log_p if self.top is None else log_p + self.top.log_prob(z[..., -self.sizes[-1] :])
 
     def sample(
         self, keys: Key[Array, " batch"], temperature: Float[Array, " layers"] | None = None
@@ -170,7 +176,10 @@ class HierarchicalPrior(struct.PyTreeNode):
         noise = normal(keys, (sum(self.sizes),))
         if temperature is not None:
             noise = noise * jnp.repeat(temperature, np.array(self.sizes), total_repeat_length=sum(self.sizes))
-        return self.generate(noise, len(self.sizes))
+        if self.top is None:
+            return self.generate(noise, len(self.sizes))
+        above = self.top.sample(fold(keys, 1), 1.0 if temperature is None else temperature[-1])
+        return self.generate(jnp.concatenate([noise[:, : -self.sizes[-1]], above], -1), len(self.sizes) - 1)
 
     def generate(self, given: Float[Array, "batch d"], made: int) -> Float[Array, "batch d"]:
         """Returns z whose lowest `made` layers are made top-down from `given`, standard normal noise.

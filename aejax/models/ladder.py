@@ -13,14 +13,15 @@ from jax.typing import DTypeLike
 
 from aejax.errors import InputError
 from aejax.models.conv import Conv
-from aejax.models.layers import Dense, activate, divide_sides, run_block
+from aejax.models.layers import Dense, Normalization, activate, divide_sides, run_block
 from aejax.registry import Natural
 
 
 class ResidualBlock(nn.Module):
     """x + f(x) for x [b, h, w, c] in float32, where f has half as many channels (Child 2021, figure 3).
 
-    It starts as the identity. f is activation and 1x1, 3x3 and 1x1 convolution; of one pixel, without the second.
+    It starts as the identity. f is activation and 1x1, 3x3 and 1x1 convolution; of one pixel, without the second. It
+    reads x after a layer normalization, without which the sum of many blocks and layers grows until training diverges.
     """
 
     activation: str = "silu"
@@ -29,7 +30,8 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         _, h, w, c = x.shape
-        y = Dense(max(c // 2, 1), dtype=self.dtype, name="dense_in")(activate(self.activation, x))
+        y = activate(self.activation, Normalization("layer", self.dtype, name="norm")(x))
+        y = Dense(max(c // 2, 1), dtype=self.dtype, name="dense_in")(y)
         if (h, w) != (1, 1):
             y = Conv(y.shape[-1], (3, 3), dtype=self.dtype, name="conv")(activate(self.activation, y))
         y = activate(self.activation, y)

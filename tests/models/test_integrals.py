@@ -53,7 +53,8 @@ def density_of(posterior, dims, depth, seed=0):
 @pytest.mark.parametrize(
     ("posterior", "dims", "depth"),
     mostly_slow(
-        [(posterior, dims, depth) for posterior in POSTERIORS for dims in (1, 2) for depth in (1, 3)],
+        [(posterior, dims, depth) for posterior in POSTERIORS for dims in (1, 2) for depth in (1, 3)]
+        + [("iaf", 2, 8)],  # as many steps as Kingma et al. 2016 have
         ("iaf", 2, 3),
         ("planar", 2, 3),
     ),

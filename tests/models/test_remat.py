@@ -27,15 +27,18 @@ PARTS = {
     "kl encoder": (ENCODERS["kl"], {"features": (4, 8), "blocks": 1, "groups": 2, "attention_stages": (2,)}),
     "taesd encoder": (ENCODERS["taesd"], {"features": 4, "blocks": (1, 2), "pooled": True}),
     "dc encoder": (ENCODERS["dc"], DC | {"channels": 4, "features": (4, 8), "attention_stages": (2,)}),
+    "pyramid encoder": (ENCODERS["pyramid"], {"features": (4, 8), "strides": (2, 4)}),
     "mlp decoder": (DECODERS["mlp"], {"features": (8, 8), "spectral": True, "normalisation": "batch"}),
     "conv decoder": (DECODERS["conv"], {"features": (8, 8), "normalisation": "batch"}),
     "resnet decoder": (DECODERS["resnet"], {"features": (8, 8)}),
     "vit decoder": (DECODERS["vit"], {"features": 16, "layers": 2}),
     "kl decoder": (DECODERS["kl"], {"features": (8, 4), "blocks": 1, "groups": 2, "project": 2}),
     "taesd decoder": (DECODERS["taesd"], {"features": 4, "blocks": (2, 1)}),
+    "pyramid decoder": (DECODERS["pyramid"], {"blocks": 2}),
     "dc decoder": (DECODERS["dc"], DC | {"features": (8, 4), "attention_stages": (1,), "normalisation": "batch"}),
 }
-CODES = {"kl decoder": (4, 4, 4, 3), "taesd decoder": (4, 4, 4, 3), "dc decoder": (4, 4, 4, 4)}  # others read flat ones
+CODES = dict.fromkeys(("kl decoder", "taesd decoder", "pyramid decoder"), (4, 4, 4, 3))  # others read flat ones
+CODES["dc decoder"] = (4, 4, 4, 4)
 
 
 @pytest.mark.parametrize("part", mostly_slow(PARTS, "conv encoder"))
@@ -50,7 +53,7 @@ def test_remat_changes_neither_parameters_nor_gradients(part):
 
     def loss(params, model):
         y, updated = model.apply({"params": params, **state}, x, train=True, mutable=list(state))
-        return jnp.square(y).sum(), updated
+        return sum(jnp.square(scale).sum() for scale in jax.tree.leaves(y)), updated
 
     grads = [
         jax.jit(jax.grad(partial(loss, model=model), has_aux=True))(variables["params"]) for model in (plain, saving)

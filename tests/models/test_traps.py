@@ -27,6 +27,7 @@ MODULES = [
     (BOTTLENECKS["gaussian"](3, samples=4, prior="mixture"), FLAT, {"keys"}),
     (BOTTLENECKS["hierarchical"]((3, 2), ((4,),)), FLAT, {"keys"}),
     (BOTTLENECKS["ladder"]((1, 2), (2, 3)), SCALES, {"keys"}),
+    (BOTTLENECKS["two_level"]((3, 2), hidden=4, components=2, shape=FLAT[1:]), FLAT, {"keys"}),
     (BOTTLENECKS["topk"](5, k=2), FLAT, set()),
     (BOTTLENECKS["topk"](5, k=2, dead_after=3), FLAT, {"sparse"}),
     (BOTTLENECKS["batch_topk"](5, k=2), FLAT, {"sparse"}),
@@ -65,12 +66,13 @@ MODULES = [
 @pytest.mark.parametrize(("module", "shape", "needs"), MODULES, ids=lambda value: type(value).__name__)
 def test_training_asks_for_what_it_needs_and_for_nothing_else(module, shape, needs):
     x = tuple(map(jnp.zeros, shape)) if shape is SCALES else jnp.zeros(shape)
-    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), x, train=True))  # asks for neither
+    given = (x, x) if isinstance(module, BOTTLENECKS["two_level"]) else (x,)  # as its pseudo-inputs
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *given, train=True))  # asks for neither
 
-    def apply(given, **options):
-        options |= {"keys": KEYS} if "keys" in given else {}
-        options |= {"mutable": sorted(given - {"keys"})} if given - {"keys"} else {}
-        return jax.eval_shape(lambda v: module.apply(v, x, **options), variables)
+    def apply(has, **options):
+        options |= {"keys": KEYS} if "keys" in has else {}
+        options |= {"mutable": sorted(has - {"keys"})} if has - {"keys"} else {}
+        return jax.eval_shape(lambda v: module.apply(v, *given, **options), variables)
 
     apply(set())  # nor does evaluation
     apply(needs, train=True)

@@ -28,6 +28,7 @@ from aejax.models.bottlenecks.ordered import OrderedCodes
 from aejax.models.bottlenecks.simvq import SimVQ
 from aejax.models.bottlenecks.sparse import BatchTopK, JumpReLU, SparseReLU, TopK
 from aejax.models.bottlenecks.spatial_gaussian import SpatialGaussian
+from aejax.models.bottlenecks.two_level import TwoLevelVamp
 from aejax.models.bottlenecks.vector_quantizer import ResidualQuantizer, VectorQuantizer
 
 BOTTLENECKS: dict[str, type[nn.Module]] = {
@@ -40,6 +41,7 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "library": LibraryGaussian,
     "hierarchical": HierarchicalGaussian,
     "ladder": LadderGaussian,
+    "two_level": TwoLevelVamp,
     "masked": MaskedBottleneck,
     "topk": TopK,
     "batch_topk": BatchTopK,

@@ -70,7 +70,7 @@ class Layer(nn.Module):
             y = Dense(c, dtype=self.dtype, name="q_merge")(jnp.concatenate([state, h], -1)).astype("float32")
             q = self._heads(blocks("q_blocks")(y), "q", nn.initializers.lecun_normal())
             if self.residual:
-                q = p[0] + q[0], jnp.clip(p[1] + q[1], -10.0, 10.0)
+                q = p[0] + jnp.exp(p[1]) * q[0], p[1] + q[1]
         mean, log_std = p if q is None else q
         z = mean + jnp.exp(log_std) * given if is_noise else given
         state = state + Dense(c, dtype=self.dtype, name="z")(z).astype("float32")
@@ -79,7 +79,8 @@ class Layer(nn.Module):
     def _heads(self, y: Array, name: str, init: nn.initializers.Initializer) -> Normal:
         y = y.astype("float32")
         log_std = nn.Dense(self.features, kernel_init=nn.initializers.zeros, name=f"{name}_log_std")(y)
-        return nn.Dense(self.features, kernel_init=init, name=f"{name}_mean")(y), jnp.clip(log_std, -10.0, 10.0)
+        # Bounded smoothly: beyond a clip there is no gradient that would lead back.
+        return nn.Dense(self.features, kernel_init=init, name=f"{name}_mean")(y), 5 * jnp.tanh(log_std / 5)
 
 
 class LadderGaussian(nn.Module):
@@ -97,7 +98,8 @@ class LadderGaussian(nn.Module):
       layers: number of layers at each scale of the encoder, the finest first.
       features: number of latent channels of each layer, by scale.
       residual: whether q is given relative to p: its mean is p's plus a difference, and its standard deviation p's
-        times a factor (Vahdat and Kautz 2020, NVAE, section 3.2).
+        times a factor (Vahdat and Kautz 2020, NVAE, section 3.2). The difference is in units of p's standard deviation,
+        so that the KL does not grow without bound where p becomes narrow.
       blocks: number of residual blocks in each of p, q and the state after z.
       samples: number of importance samples; with 1, z has no axis for them.
     """
