@@ -70,6 +70,7 @@ def from_frame(
     name: str = "the DataFrame",
     missing: bool = False,
     choices: Sequence[str] = (),
+    weights: str = "",
 ) -> Source:
     """Returns a source of the rows of a DataFrame, encoded as its `columns` say.
 
@@ -83,10 +84,15 @@ def from_frame(
       missing: whether None, NaN and NA are missing values.
       choices: other likelihoods, "column=likelihood": laplace, student_t, poisson, negative_binomial and beta of
         numbers, categorical and ordinal of whole numbers and strings. "*" is all columns of numbers.
+      weights: name of a column that holds the weights of the rows, and is no part of x; "" for none.
 
     Raises InputError for a column that is no number, boolean or category, or has one value, and for missing values that
     are not announced.
     """
+    if weights:
+        if weights not in frame.columns:
+            raise one_of(f"{name}: data.weights", weights, map(str, frame.columns))
+        return from_frame(frame.drop(columns=weights), label, name, missing, choices).weigh(frame[weights].to_numpy())
     names = list(frame.columns)
     if not len(frame) or not names:
         raise InputError(f"{name} has {len(frame)} rows and {len(names)} columns; give at least one of each")

@@ -82,6 +82,7 @@ class Source:
       padded: whether some sequences end early: their last time steps are NaN.
       missing: whether NaN stands for missing values, wherever it is.
       columns: the encoding of a table's columns; empty for other data.
+      weights: the weight of each example in losses, float64 [n]; None: all count alike.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Source:
     padded: bool = False
     missing: bool = False
     columns: "tuple[Column, ...]" = ()
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
@@ -132,7 +134,19 @@ class Source:
         take, draw = self.take, self.draw
         pick = (lambda i: np.asarray(i) + rows.start) if isinstance(rows, range) else rows.__getitem__
         drawn = None if draw is None else lambda i, crops: draw(pick(i), crops)
-        return dataclasses.replace(self, name=name, length=len(rows), take=lambda i: take(pick(i)), draw=drawn)
+        weights = None if self.weights is None else self.weights[np.asarray(rows, int)]
+        part = dataclasses.replace(self, name=name, length=len(rows), take=lambda i: take(pick(i)), draw=drawn)
+        return part if weights is None else dataclasses.replace(part, weights=weights)
+
+    def weigh(self, weights: ArrayLike) -> "Source":
+        """Returns the examples with weights [n], at least 0. Raises InputError for others."""
+        found = as_array(weights, f"{self.name}: weights")
+        if found.shape != (len(self),):
+            raise InputError(f"{self.name} has {len(self)} examples, and the weights {found.shape}; give one for each")
+        found = found.astype(np.float64)
+        for row in np.flatnonzero(~(np.isfinite(found) & (found >= 0))):
+            raise InputError(f"{self.name}: the weight of example {row} is {found[row]}; give finite ones from 0")
+        return dataclasses.replace(self, weights=found)
 
 
 def from_array(
@@ -345,17 +359,26 @@ def is_binary(x: np.ndarray) -> bool:
     return largest == 1
 
 
-def from_file(path: Path, size: int, fit: str = "crop", kind: str = "", missing: bool = False) -> dict[str, Source]:
+def from_file(
+    path: Path, size: int, fit: str = "crop", kind: str = "", missing: bool = False, weights: str = ""
+) -> dict[str, Source]:
     """Returns the splits of an .npy or .npz file by name; an .npy file is all `train`.
 
     An .npz file holds `x` (and `label`, `factors`, `length`), or an array for each split: `train`, `validation`, `test`
     (and `train_label`, `train_factors`, ...). Other usual names are understood: `images` or `data`; `labels`, `y` or
     `targets`; `val`, `valid` or `dev`; `x_train`. A single array may have any name. Warns of arrays that are left out.
-    `size` and `fit` are those of `images.resize`, and `kind` and `missing` those of `from_array`.
+    `size` and `fit` are those of `images.resize`, and `kind` and `missing` those of `from_array`. `weights` is the name
+    of the examples' weights in an .npz file, after the name of the split and an underscore where there are several.
     """
+    if weights and path.suffix.lower() == ".npy":
+        raise InputError(f"{path} holds one array, and data.weights={weights} names another; give an .npz file")
     if path.suffix.lower() == ".npy":
         return {"train": from_array(read_npy(path), name=str(path), size=size, fit=fit, kind=kind, missing=missing)}
     names = list_npz(path)
+    weighing = [each for each in names if weights and each in (weights, *(f"{s}_{weights}" for s in SPLIT_NAMES))]
+    if weights and not weighing:
+        raise InputError(f"{path} holds {', '.join(names)}, and data.weights={weights}; name one of them")
+    names = [each for each in names if each not in weighing]
     chosen = _choose_arrays(path, names)
     arrays = read_npz(path, list(chosen.values()))
     found = {place: arrays[name] for place, name in chosen.items()}
@@ -374,7 +397,7 @@ def from_file(path: Path, size: int, fit: str = "crop", kind: str = "", missing:
     binary = kind in ("", "image", "volume") and all(is_binary(found[split, "x"]) for split in splits)
     if binary:
         warnings.warn(f"{path}: uint8 images of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
-    return {
+    sources = {
         split or "train": from_array(
             found[split, "x"],
             found.get((split, "label")),
@@ -389,6 +412,10 @@ def from_file(path: Path, size: int, fit: str = "crop", kind: str = "", missing:
         )
         for split in splits
     }
+    for array, values in (read_npz(path, weighing) if weighing else {}).items():
+        split = SPLIT_NAMES.get(array.removesuffix(f"_{weights}"), "train")
+        sources |= {split: sources[split].weigh(values)} if split in sources else {}
+    return sources
 
 
 def _choose_arrays(path: Path, names: Sequence[str]) -> dict[tuple[str, str], str]:

@@ -119,6 +119,7 @@ def fit(
     discriminator: Discriminator | None = None,
     label: ArrayLike | None = None,
     target: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
@@ -150,6 +151,8 @@ def fit(
       corruption, discriminator: noise on the input in training, and what is trained against the model; default to none.
       label: [n], whole numbers from 0, for a conditional model (`classes`).
       target: [n, ...], what a transcoder is to decode from each example; without it, the example itself.
+      weights: [n], at least 0. The loss, in training and validation, is the weighted mean: an example of weight 2
+        counts like two.
       devices, quiet, adjust, init_from, change: as in `train`.
       settings: further keys of a config: `steps`, `batch_size`, `seed`, `ema`, `log_every`, `checkpoint_every`, `keep`,
         `patience`, `tracking`, `samples`.
@@ -173,13 +176,16 @@ def fit(
     if callable(examples):
         if label is not None or target is not None:
             raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
+        if weights is not None:
+            raise InputError("fit takes no weights with a stream; leave them out, or give an array")
         name, sources = "array-stream", from_stream(examples)
     else:
         keys = ("size", "fit", "layers", "kind", "missing")
         options: dict[str, Any] = {"name": "the array", **{key: of_data.get(key) for key in keys}}
         table = is_frame(examples) and _reads_table(config, objective)
         if table:
-            source = from_frame(examples, label, "the DataFrame", of_data.missing, of_data.columns)
+            options = {"missing": of_data.missing, "choices": of_data.columns, "weights": of_data.get("weights", "")}
+            source = from_frame(examples, label, "the DataFrame", **options)
             sources = {"train": source}
             crc = zlib.crc32(repr(source.columns).encode(), zlib.crc32(source.take(np.arange(len(source)))["x"]))
         elif is_sparse(examples):
@@ -192,6 +198,10 @@ def fit(
         if target is not None:
             sources = join_target(sources, {"train": from_array(target, name="target")})
             crc = zlib.crc32(np.ascontiguousarray(target), crc)
+        if weights is not None:
+            sources = {"train": sources["train"].weigh(weights)}
+        if (found := sources["train"].weights) is not None:
+            crc = zlib.crc32(np.ascontiguousarray(found), crc)
         name = f"array-{crc:08x}"
     if parts is not None:
         config = make_config(parts, sources["train"].shape, settings)

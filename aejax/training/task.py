@@ -276,6 +276,9 @@ def _trace(task: Task, spec: Spec) -> tuple[str, models.Output]:
 def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed) -> None:
     """Raises InputError if values or labels do not fit the config."""
     _check_range(task, training.source)
+    if training.source.weights is not None and (task.discriminator or config.pretrain.steps):
+        what = "a discriminator" if task.discriminator else "layer-wise pretraining"
+        raise InputError(f"weights of examples are not for {what}; leave them out, or that")
     for feed in (training, validation) if config.classes else ():
         _check_labels(feed, config.classes)
 
