@@ -1,6 +1,5 @@
 """Tables: DataFrames of pandas, and files of them, as numbers that say which likelihood each column has, and back."""
 
-import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from aejax.data.column import Column
 from aejax.data.sources import Arrays, Rows, Source, check_label
 from aejax.errors import InputError, kind_and_words, one_of, shown
 
@@ -19,31 +19,6 @@ NUMBERS = ("gaussian", "laplace", "student_t")
 _OF_NUMBERS = (*NUMBERS, "poisson", "negative_binomial", "beta")
 _OF_LEVELS = ("categorical", "ordinal")
 _MANY = 50  # different strings, from which a column with one in every second row is no category
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column of a table and its encoding.
-
-    Attributes:
-      name: of the column.
-      likelihood: as `Mixed.columns` names it. Numbers are standardized; of categories and levels, the encoded value is
-        the position in `categories`; True is 1.
-      dtype: the name of the column's dtype in pandas, to which what is decoded is converted.
-      categories: what the levels stand for.
-      of: the name of the dtype of the categories, where `dtype` is "category".
-    """
-
-    name: str | int
-    likelihood: str
-    dtype: str
-    categories: tuple[Any, ...] = ()
-    of: str = ""
-
-    @property
-    def kind(self) -> str:
-        """Returns the name of the likelihood."""
-        return self.likelihood.partition(":")[0]
 
 
 def is_frame(x: object) -> bool:

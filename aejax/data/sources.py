@@ -7,18 +7,16 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array, as_integers, list_npz, read_npy, read_npz, to_numpy
+from aejax.data.column import Column
 from aejax.data.images import Crop, resize
 from aejax.data.kinds import check_kind, guess_kind, has_pixels, kind_of, warn_of_time_last
 from aejax.errors import InputError
-
-if TYPE_CHECKING:
-    from aejax.data.columns import Column
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -102,7 +100,7 @@ class Source:
     limits: tuple[float, ...] = ()
     padded: bool = False
     missing: bool = False
-    columns: "tuple[Column, ...]" = ()
+    columns: tuple[Column, ...] = ()
     weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
