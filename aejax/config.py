@@ -57,6 +57,7 @@ def default() -> ConfigDict:
     config.data.binarize_seed = 0  # of what is drawn once: all of static, and validation and test of dynamic
     config.data.missing = False  # whether NaN are missing values, which losses leave out and models reconstruct
     config.data.columns = ()  # of a table, likelihoods other than those of dtypes, e.g. visits=poisson, *=student_t
+    config.data.weights = ""  # name of the array of an .npz file, or the column of a table, with weights of examples
     config.data.standardize = False  # whether vectors are scaled to mean 0 and standard deviation 1 in the train split
     # Vectors: expected_norm divides all by one number, which makes their mean length sqrt(features); per_token each.
     config.data.normalize = "none"
@@ -240,6 +241,7 @@ BEFORE = {
     "data.missing": False,
     "data.columns": (),
     "data.rate": 16_000,
+    "data.weights": "",
     "data.fit": "stretch",
     "data.zoom": 1.0,
     "data.flip": False,

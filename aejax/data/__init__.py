@@ -5,7 +5,8 @@ from aejax.data.activations import from_stream, join_target
 from aejax.data.annotated import Cells, align, is_anndata, read_anndata
 from aejax.data.arrays import as_array
 from aejax.data.binarize import binarize_parts, draw_binary
-from aejax.data.columns import Column, decode_frame, encode_frame, from_frame, is_frame, read_table
+from aejax.data.column import Column
+from aejax.data.columns import decode_frame, encode_frame, from_frame, is_frame, read_table
 from aejax.data.given import from_given
 from aejax.data.identity import check_identity, identify
 from aejax.data.loader import Feed, draw_crops, pad_rows, read, shuffle_rows, stream

@@ -17,17 +17,26 @@ _ROLES = {
 }
 
 
-def from_file(path: Path, size: int, fit: str = "crop", kind: str = "", missing: bool = False) -> dict[str, Source]:
+def from_file(
+    path: Path, size: int, fit: str = "crop", kind: str = "", missing: bool = False, weights: str = ""
+) -> dict[str, Source]:
     """Returns the splits of an .npy or .npz file by name; an .npy file is all `train`.
 
     An .npz file holds `x` (and `label`, `factors`, `length`), or an array for each split: `train`, `validation`, `test`
     (and `train_label`, `train_factors`, ...). Other usual names are understood: `images` or `data`; `labels`, `y` or
     `targets`; `val`, `valid` or `dev`; `x_train`. A single array may have any name. Warns of arrays that are left out.
-    `size` and `fit` are those of `images.resize`, and `kind` and `missing` those of `from_array`.
+    `size` and `fit` are those of `images.resize`, and `kind` and `missing` those of `from_array`. `weights` is the name
+    of the examples' weights in an .npz file, after the name of the split and an underscore where there are several.
     """
+    if weights and path.suffix.lower() == ".npy":
+        raise InputError(f"{path} holds one array, and data.weights={weights} names another; give an .npz file")
     if path.suffix.lower() == ".npy":
         return {"train": from_array(read_npy(path), name=str(path), size=size, fit=fit, kind=kind, missing=missing)}
     names = list_npz(path)
+    weighing = [each for each in names if weights and each in (weights, *(f"{s}_{weights}" for s in SPLIT_NAMES))]
+    if weights and not weighing:
+        raise InputError(f"{path} holds {', '.join(names)}, and data.weights={weights}; name one of them")
+    names = [each for each in names if each not in weighing]
     chosen = _choose_arrays(path, names)
     arrays = read_npz(path, list(chosen.values()))
     found = {place: arrays[name] for place, name in chosen.items()}
@@ -46,7 +55,7 @@ def from_file(path: Path, size: int, fit: str = "crop", kind: str = "", missing:
     binary = kind in ("", "image", "volume") and all(is_binary(found[split, "x"]) for split in splits)
     if binary:
         warnings.warn(f"{path}: uint8 images of only 0 and 1 are read as 0 and 255, black and white", stacklevel=2)
-    return {
+    sources = {
         split or "train": from_array(
             found[split, "x"],
             found.get((split, "label")),
@@ -61,6 +70,10 @@ def from_file(path: Path, size: int, fit: str = "crop", kind: str = "", missing:
         )
         for split in splits
     }
+    for array, values in (read_npz(path, weighing) if weighing else {}).items():
+        split = SPLIT_NAMES.get(array.removesuffix(f"_{weights}"), "train")
+        sources |= {split: sources[split].weigh(values)} if split in sources else {}
+    return sources
 
 
 def _choose_arrays(path: Path, names: Sequence[str]) -> dict[tuple[str, str], str]:

@@ -1,6 +1,5 @@
 """Tables: DataFrames of pandas, and files of them, as numbers that say which likelihood each column has, and back."""
 
-import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from aejax.data.column import Column
 from aejax.data.sources import Arrays, Rows, Source, check_label
 from aejax.errors import InputError, kind_and_words, one_of, shown
 
@@ -19,31 +19,6 @@ NUMBERS = ("gaussian", "laplace", "student_t")
 _OF_NUMBERS = (*NUMBERS, "poisson", "negative_binomial", "beta")
 _OF_LEVELS = ("categorical", "ordinal")
 _MANY = 50  # different strings, from which a column with one in every second row is no category
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column of a table and its encoding.
-
-    Attributes:
-      name: of the column.
-      likelihood: as `Mixed.columns` names it. Numbers are standardized; of categories and levels, the encoded value is
-        the position in `categories`; True is 1.
-      dtype: the name of the column's dtype in pandas, to which what is decoded is converted.
-      categories: what the levels stand for.
-      of: the name of the dtype of the categories, where `dtype` is "category".
-    """
-
-    name: str | int
-    likelihood: str
-    dtype: str
-    categories: tuple[Any, ...] = ()
-    of: str = ""
-
-    @property
-    def kind(self) -> str:
-        """Returns the name of the likelihood."""
-        return self.likelihood.partition(":")[0]
 
 
 def is_frame(x: object) -> bool:
@@ -70,6 +45,7 @@ def from_frame(
     name: str = "the DataFrame",
     missing: bool = False,
     choices: Sequence[str] = (),
+    weights: str = "",
 ) -> Source:
     """Returns a source of the rows of a DataFrame, encoded as its `columns` say.
 
@@ -83,10 +59,15 @@ def from_frame(
       missing: whether None, NaN and NA are missing values.
       choices: other likelihoods, "column=likelihood": laplace, student_t, poisson, negative_binomial and beta of
         numbers, categorical and ordinal of whole numbers and strings. "*" is all columns of numbers.
+      weights: name of a column that holds the weights of the rows, and is no part of x; "" for none.
 
     Raises InputError for a column that is no number, boolean or category, or has one value, and for missing values that
     are not announced.
     """
+    if weights:
+        if weights not in frame.columns:
+            raise one_of(f"{name}: data.weights", weights, map(str, frame.columns))
+        return from_frame(frame.drop(columns=weights), label, name, missing, choices).weigh(frame[weights].to_numpy())
     names = list(frame.columns)
     if not len(frame) or not names:
         raise InputError(f"{name} has {len(frame)} rows and {len(names)} columns; give at least one of each")

@@ -20,6 +20,7 @@ def from_given(
     config: Mapping[str, Any],
     label: ArrayLike | None = None,
     target: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     as_table: bool = False,
 ) -> tuple[dict[str, Source], str]:
     """Returns the source of `x`, and a name that tells its values from others, by which a workdir knows its data.
@@ -29,23 +30,28 @@ def from_given(
       config: the section `data`.
       label: [n]; those of an AnnData object are by default its batches.
       target: [n, ...], of a transcoder.
+      weights: [n], of the examples in losses.
       as_table: whether a DataFrame is a table, whose dtypes count, or else an array.
     """
+    options: dict[str, Any]
     if callable(x):
         if label is not None or target is not None:
             raise InputError("fit takes no label or target with a stream; leave it out, or write a store of both")
+        if weights is not None:
+            raise InputError("fit takes no weights with a stream; leave them out, or give an array")
         return from_stream(x), "array-stream"
     if is_anndata(x):
         cells = read_anndata(x, config.get("layer", ""), config.get("batch", ""))
         source, crc = cells.source("the AnnData", label), checksum(cells.x)
         label = cells.label if label is None else label
     elif as_table and is_frame(x):
-        source = from_frame(x, label, "the DataFrame", config["missing"], config["columns"])
+        options = {"missing": config["missing"], "choices": config["columns"], "weights": config.get("weights", "")}
+        source = from_frame(x, label, "the DataFrame", **options)
         crc = zlib.crc32(repr(source.columns).encode(), zlib.crc32(source.take(np.arange(len(source)))["x"]))
     elif is_sparse(x):
         source, crc = from_sparse(x, label, "the array"), checksum(x)
     else:
-        options: dict[str, Any] = {key: config.get(key) for key in ("size", "fit", "layers", "kind", "missing")}
+        options = {key: config.get(key) for key in ("size", "fit", "layers", "kind", "missing")}
         source, crc = from_array(x, label, name="the array", **options), zlib.crc32(np.ascontiguousarray(x))
     sources = {"train": source}
     if label is not None:
@@ -53,4 +59,8 @@ def from_given(
     if target is not None:
         sources = join_target(sources, {"train": from_array(target, name="target")})
         crc = zlib.crc32(np.ascontiguousarray(target), crc)
+    if weights is not None:
+        sources = {"train": sources["train"].weigh(weights)}
+    if (found := sources["train"].weights) is not None:
+        crc = zlib.crc32(np.ascontiguousarray(found), crc)
     return sources, f"array-{crc:08x}"

@@ -178,7 +178,8 @@ def _take(source: Source, names: Sequence[str], rows: Rows, crops: np.ndarray | 
     """Reads the named arrays of `rows`. Raises InputError if an example cannot be read."""
     try:
         arrays = source.draw(rows, crops) if source.draw and crops is not None else source.take(rows)
-        return {key: value for key, value in arrays.items() if key in names}
+        found = {key: value for key, value in arrays.items() if key in names}
+        return found if source.weights is None else {**found, "sample_weight": source.weights[rows].astype(np.float32)}
     except AejaxError:
         raise
     except Exception as error:  # whatever a reader raises for a file that was damaged in the meantime

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from aejax.data.columns import Column
+from aejax.data.column import Column
 from aejax.data.sources import Source
 
 ROWS = 10_000

@@ -7,18 +7,16 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array, as_integers, to_numpy
+from aejax.data.column import Column
 from aejax.data.images import Crop, resize
 from aejax.data.kinds import check_kind, guess_kind, has_pixels, kind_of, warn_of_time_last
 from aejax.errors import InputError
-
-if TYPE_CHECKING:
-    from aejax.data.columns import Column
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -77,6 +75,7 @@ class Source:
       cure: what to set if the values should be counts and are not.
       missing: whether NaN stands for missing values, wherever it is.
       columns: the encoding of a table's columns; empty for other data.
+      weights: the weight of each example in losses, float64 [n]; None: all count alike.
     """
 
     name: str
@@ -98,7 +97,8 @@ class Source:
     genes: tuple[str, ...] = ()
     cure: str = ""
     missing: bool = False
-    columns: "tuple[Column, ...]" = ()
+    columns: tuple[Column, ...] = ()
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or kind_of(self.shape))
@@ -129,7 +129,19 @@ class Source:
         take, draw = self.take, self.draw
         pick = (lambda i: np.asarray(i) + rows.start) if isinstance(rows, range) else rows.__getitem__
         drawn = None if draw is None else lambda i, crops: draw(pick(i), crops)
-        return dataclasses.replace(self, name=name, length=len(rows), take=lambda i: take(pick(i)), draw=drawn)
+        weights = None if self.weights is None else self.weights[np.asarray(rows, int)]
+        part = dataclasses.replace(self, name=name, length=len(rows), take=lambda i: take(pick(i)), draw=drawn)
+        return part if weights is None else dataclasses.replace(part, weights=weights)
+
+    def weigh(self, weights: ArrayLike) -> "Source":
+        """Returns the examples with weights [n], at least 0. Raises InputError for others."""
+        found = as_array(weights, f"{self.name}: weights")
+        if found.shape != (len(self),):
+            raise InputError(f"{self.name} has {len(self)} examples, and the weights {found.shape}; give one for each")
+        found = found.astype(np.float64)
+        for row in np.flatnonzero(~(np.isfinite(found) & (found >= 0))):
+            raise InputError(f"{self.name}: the weight of example {row} is {found[row]}; give finite ones from 0")
+        return dataclasses.replace(self, weights=found)
 
 
 def from_array(

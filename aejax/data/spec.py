@@ -12,7 +12,8 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array
-from aejax.data.columns import NUMBERS, Column, describe_columns, encode_frame, is_frame
+from aejax.data.column import Column
+from aejax.data.columns import NUMBERS, describe_columns, encode_frame, is_frame
 from aejax.data.kinds import describe_kind, has_pixels, kind_of
 from aejax.data.sources import SAMPLED, Arrays, Rows, Source, fill_masked, from_array, is_binary
 from aejax.data.sparse_rows import DenseRows, as_csr, is_sparse

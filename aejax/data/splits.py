@@ -123,14 +123,16 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
         if path.suffix.lower() == ".npz" and is_sparse_file(list_npz(path)):
             return {"train": from_sparse(read_sparse_file(path), name=str(path))}
-        return from_file(path, size, fit, config.get("kind", ""), config.get("missing", False))
+        kind, missing, weights = config.get("kind", ""), config.get("missing", False), config.get("weights", "")
+        return from_file(path, size, fit, kind, missing, weights)
     if path.suffix.lower() == ".h5ad" and not is_folder:
         if not is_file:
             raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
         return {"train": read_h5ad(path, config.get("layer", ""), config.get("batch", "")).source(str(path))}
     if path.suffix.lower() in FILES and not is_folder:
         frame = read_table(path)
-        return {"train": from_frame(frame, None, str(path), config.get("missing", False), config.get("columns", ()))}
+        options = [config.get(key, value) for key, value in (("missing", False), ("columns", ()), ("weights", ""))]
+        return {"train": from_frame(frame, None, str(path), *options)}
     if published := find_published(path) or find_omniglot(path):
         return published(size, fit)
     if is_folder and has_sounds(path):
@@ -183,7 +185,23 @@ def split(wholes: Mapping[str, Source], config: Mapping[str, Any]) -> Splits:
             raise InputError(f"the {part} split holds examples of {source.shape}, train of {parts['train'].shape}")
         if not len(source):
             raise InputError(f"the {part} split is empty; set data.{part}; the data set has {_list_sizes(wholes)}")
-    return Splits(**parts)
+    return Splits(**_scale_weights(parts, config.get("weights", "")))
+
+
+def _scale_weights(parts: Mapping[str, Source], name: str) -> dict[str, Source]:
+    """Returns the parts with weights whose mean in the train split is 1. Raises InputError if a part has only zeros."""
+    train = parts["train"].weights
+    if name and train is None:
+        raise InputError(f"data.weights={name} is for .npz, .parquet and .csv files; leave it out")
+    for part, source in parts.items():
+        if source.weights is not None and not source.weights.sum() > 0:
+            raise InputError(f"all examples of the {part} split have the weight 0; give some a weight above 0")
+    if train is None:
+        return dict(parts)
+    return {
+        part: source if source.weights is None else dataclasses.replace(source, weights=source.weights / train.mean())
+        for part, source in parts.items()
+    }
 
 
 def _find_own(wholes: Mapping[str, Source], part: str, used: Mapping[str, np.ndarray]) -> str | None:
@@ -287,4 +305,6 @@ def _join(parts: list[Source], name: str) -> Source:
         return taken
 
     take, drawn = functools.partial(draw, crops=None), draw if any(part.draw for part in parts) else None
-    return dataclasses.replace(parts[0], name=name, length=int(ends[-1]), take=take, draw=drawn)
+    weights = [part.weights for part in parts if part.weights is not None]
+    joined = np.concatenate(weights) if len(weights) == len(parts) else None
+    return dataclasses.replace(parts[0], name=name, length=int(ends[-1]), take=take, draw=drawn, weights=joined)

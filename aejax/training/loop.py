@@ -111,6 +111,7 @@ def fit(
     discriminator: Discriminator | None = None,
     label: ArrayLike | None = None,
     target: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     quiet: bool = False,
     adjust: Adjust | None = None,
@@ -143,6 +144,8 @@ def fit(
       corruption, discriminator: noise on the input in training, and what is trained against the model; default to none.
       label: [n], whole numbers from 0, for a conditional model (`classes`).
       target: [n, ...], what a transcoder is to decode from each example; without it, the example itself.
+      weights: [n], at least 0. The loss, in training and validation, is the weighted mean: an example of weight 2
+        counts like two.
       devices, quiet, adjust, init_from, change: as in `train`.
       settings: further keys of a config: `steps`, `batch_size`, `seed`, `ema`, `log_every`, `checkpoint_every`, `keep`,
         `patience`, `tracking`, `samples`.
@@ -164,7 +167,7 @@ def fit(
         config_lib.check(config)
         parts, examples, of_data = None, x, config.data
     as_table = config.likelihood.name == "mixed" if config else isinstance(objective and objective.likelihood, Mixed)
-    sources, name = from_given(examples, of_data, label, target, as_table)
+    sources, name = from_given(examples, of_data, label, target, weights, as_table)
     if parts is not None:
         config = make_config(parts, sources["train"].shape, settings)
     assert config is not None

@@ -78,6 +78,8 @@ def describe_inputs(source: Source, config: ConfigDict, at_once: int) -> tuple[P
     batch, arrays = (at_once, config.batch_size), {"x": (source.shape, source.dtype)}
     if source.target is not None:
         arrays["target"] = (source.target, np.dtype(np.float32))
+    if source.weights is not None:
+        arrays["sample_weight"] = ((), np.dtype(np.float32))
     if config.classes:
         arrays["label"] = ((), np.dtype(np.int32))
     held = _is_held(source, config)

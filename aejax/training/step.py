@@ -192,7 +192,8 @@ def train_step(
     Args:
       state: the state before the step.
       batch: `x` [batch, ...] as stored, `index` [batch] int32, the position of each example in the split, `label`
-        [batch] int32 if the model is conditional, and `target` [batch, ...] of a transcoder.
+        [batch] int32 if the model is conditional, `target` [batch, ...] of a transcoder, and `sample_weight` [batch],
+        of mean 1 over the split, by which the losses of weighted examples are multiplied.
       key: the key of the run; the step folds in `state.step`.
       task: the static parts of the step.
       reduce: reduces over devices, see `Partition.compile`.
@@ -217,7 +218,10 @@ def train_step(
         variables = {"params": paths.merge(trained, frozen), **state.variables}
         output, updated = task.apply(variables, noisy, batch, fold(keys, 1), train=True, mutable=list(state.variables))
         c = task.context(variables, x, batch, output, fold(keys, 2), state.step, discriminator)
-        metrics = jax.tree.map(jnp.mean, task.losses(c) | dict(output.code.metrics))
+        terms = task.losses(c)
+        if "sample_weight" in batch:
+            terms = {name: batch["sample_weight"] * value for name, value in terms.items()}
+        metrics = jax.tree.map(jnp.mean, terms | dict(output.code.metrics))
         return metrics["loss"], (metrics, updated, output)
 
     critic = state.critic
@@ -297,12 +301,13 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
     Args:
       state: the state to evaluate, with its averaged parameters if it has any.
       batch: `x` [batch, ...] as stored, `index` [batch] int32, `weight` [batch], which is 0 for examples that only
-        fill the batch, `label` [batch] int32 if the model is conditional, and `target` [batch, ...] of a transcoder.
+        fill the batch, `label` [batch] int32 if the model is conditional, `target` [batch, ...] of a transcoder, and
+        `sample_weight` [batch] of weighted examples, in whose weighted mean they count.
       task: the static parts of the step.
       reduce: reduces over devices, see `Partition.compile`.
 
     Returns:
-      Sums over batch and devices by name, and `weight`, the number of examples.
+      Sums over batch and devices by name, and `weight`, the number of examples or the sum of their weights.
     """
     x, variables = task.prepare(batch["x"]), eval_variables(state)
     keys = derive_keys(jax.random.key(0), batch)
@@ -318,4 +323,5 @@ def eval_step(state: TrainState, batch: Batch, *, task: Task, reduce: Reduce = k
     if task.standardized:
         error = c.count(jnp.square(reconstruction - x))
         terms["squared_error_standardized"] = error.reshape(x.shape[0], -1).sum(-1)
-    return reduce({name: jnp.sum(value * batch["weight"]) for name, value in terms.items()}, "sum")
+    weight = batch["weight"] * batch.get("sample_weight", 1.0)
+    return reduce({name: jnp.sum(value * weight) for name, value in terms.items()}, "sum")

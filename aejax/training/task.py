@@ -286,6 +286,9 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
         raise InputError(
             f"data.batch={config.data.batch!r} has {found} batches, and classes={config.classes}; set classes={found}"
         )
+    if training.source.weights is not None and (task.discriminator or config.pretrain.steps):
+        what = "a discriminator" if task.discriminator else "layer-wise pretraining"
+        raise InputError(f"weights of examples are not for {what}; leave them out, or that")
     for feed in (training, validation) if config.classes else ():
         _check_labels(feed, config.classes)
 
