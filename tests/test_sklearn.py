@@ -1,4 +1,4 @@
-"""The transformer against scikit-learn's own checks, and what its numbers mean."""
+"""The estimators against scikit-learn's own checks, and what the transformer's numbers mean."""
 
 import json
 import pickle
@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 import pytest
 from conftest import MEANT, conv, mlp, mostly_slow, untrained, vectors
+from scipy.sparse import csc_array, csr_matrix, random_array
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -20,15 +21,17 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import aejax
 from aejax.config import module
 from aejax.data import Spec
-from aejax.sklearn import AutoencoderTransformer
+from aejax.sklearn import AutoencoderOutlierDetector, AutoencoderTransformer
 from experiments import estimator
 
 SCALE = "ignore:.*root mean squares"  # X is given as it is where a config is
 X = vectors() * [1, 10, 100, 1, 1, 1] + 3
+NAME = "autoencodertransformer"
 
 
 # What parametrize_with_checks does; scikit-learn 1.6's own gives pytest 9 a generator, of which it warns.
-CHECKS = list(estimator_checks_generator(AutoencoderTransformer(n_components=1, hidden=(), steps=2)))
+SMALL = [kind(n_components=1, hidden=(), steps=2) for kind in (AutoencoderTransformer, AutoencoderOutlierDetector)]
+CHECKS = [case for small in SMALL for case in estimator_checks_generator(small)]
 
 
 # The checks that train nothing, and one that trains.
@@ -42,7 +45,7 @@ no_attributes_set_in_init parameters_default_constructible transformer_n_iter tr
 @pytest.mark.parametrize(
     ("estimator", "check"),
     mostly_slow(CHECKS, *[case for case in CHECKS if case[1].func.__name__.removeprefix("check_") in QUICK.split()]),
-    ids=[check.func.__name__ for _, check in CHECKS],
+    ids=[f"{type(small).__name__}-{check.func.__name__}" for small, check in CHECKS],
 )
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
@@ -269,6 +272,74 @@ def test_nothing_is_printed_and_nothing_stays(capfd, tmp_path, monkeypatch):
 def test_what_cannot_be_is_one_line(changes, message):
     with pytest.raises(aejax.InputError, match=message):
         AutoencoderTransformer(**changes).fit(X)
+
+
+@pytest.mark.parametrize("kind", [AutoencoderTransformer, AutoencoderOutlierDetector])
+def test_sparse_rows_are_read_as_dense_ones_are(kind):
+    """Adam's first step follows the signs of rounding errors, so the learning rate is too small to matter."""
+    x = vectors() * (vectors(seed=1) > 0)
+    model = kind(2, hidden=(4,), steps=1, learning_rate=1e-9, standardize=True, random_state=0)
+    dense, sparse = clone(model).fit(x), clone(model).fit(csr_matrix(x))
+    np.testing.assert_allclose(sparse.score_samples(csc_array(x)), dense.score_samples(x), rtol=1e-3)
+    np.testing.assert_allclose(dense.score_samples(csr_matrix(x)), dense.score_samples(x), rtol=1e-4)
+    if kind is AutoencoderTransformer:
+        np.testing.assert_allclose(np.abs(sparse.transform(csr_matrix(x))), np.abs(dense.transform(x)), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_wide_sparse_rows_start_from_pca():
+    x = random_array((80, 1_200), density=0.05, format="csr", rng=0, dtype=np.float32)
+    model = AutoencoderTransformer(3, steps=1, learning_rate=1e-9, standardize=False, random_state=0).fit(x)
+    expected = PCA(3, svd_solver="full").fit_transform(x.toarray())
+    np.testing.assert_allclose(np.abs(model.transform(x)), np.abs(expected), atol=1e-3)
+    assert len(AutoencoderOutlierDetector(steps=1).fit(x).run_.latents[0]) < 64
+
+
+@pytest.mark.slow
+def test_frames_go_in_and_come_out():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=list("abcdef"))
+    model = AutoencoderTransformer(hidden=(5,), steps=4, random_state=0).set_output(transform="pandas").fit(frame)
+    assert model.feature_names_in_.tolist() == list("abcdef")
+    codes = model.transform(frame[:7])
+    assert codes.columns.tolist() == model.get_feature_names_out().tolist() == [f"{NAME}{i}" for i in range(2)]
+    assert codes.index.equals(frame.index[:7])
+    plain = AutoencoderTransformer(hidden=(5,), steps=4, random_state=0).fit(X).transform(X[:7])
+    np.testing.assert_array_equal(codes.to_numpy(), plain)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.transform(frame[list("bacdef")])
+    frame.loc[3, "c"] = np.nan
+    with pytest.raises(aejax.InputError, match="X: row 3, column 'c' is NaN; fill missing values first"):
+        model.transform(frame)
+
+
+def _with(value, row=3, column=2):
+    x = X.copy()
+    x[row, column] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("changes", "x", "message"),
+    [
+        ({}, _with(np.nan), "X: row 3, column 2 is NaN; fill missing values first"),
+        ({}, csr_matrix(_with(np.inf)), "X: row 3, column 2 is infinity in float32; scale or remove"),
+        ({}, _with(1e300), "X: row 3, column 2 is infinity in float32; scale or remove"),
+        ({}, _with(np.nan, column=slice(None)), "X: row 3 has no value, all are NaN; leave it out"),
+        ({"n_components": 7}, X, "n_components=7 exceeds n_features=6; give at most 6"),
+        ({"standardize": True}, np.ones((9, 2)), "X: all rows are alike, every column has one value"),
+    ],
+)
+def test_x_that_cannot_be_is_one_line(changes, x, message):
+    with np.errstate(over="ignore"), pytest.raises(aejax.InputError, match=message) as raised:
+        AutoencoderTransformer(**changes).fit(x)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_columns_of_one_value_are_named():
+    with pytest.warns(UserWarning, match=r"X: 1 columns have one value \(4\), which cannot be standardized"):
+        AutoencoderTransformer(steps=1, standardize=True).fit(_with(7, row=slice(None), column=4))
 
 
 def test_codes_of_another_width_are_named(fitted):

@@ -3,10 +3,12 @@
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from aejax.data.sources import SAMPLED, Source
+from aejax.data.sparse_rows import is_sparse
 from aejax.data.spec import Spec, read_chunks
 from aejax.errors import InputError
 
@@ -68,11 +70,23 @@ def compute_geometric_median(source: Source, spec: Spec, rows: int = 10_000, rou
     return median.reshape(x.shape[1:]).astype(np.float32)
 
 
-def needs_standardizing(x: np.ndarray) -> bool:
-    """Returns whether features [n, features] have unusual scales, or one ten times the median standard deviation."""
-    deviation = x.std(0, dtype=np.float64)
+def measure_columns(x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and the standard deviation of each column of [n, features], which may be a sparse matrix."""
+    if not is_sparse(x):
+        return x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    wide = x.astype(np.float64)
+    mean, square = (np.asarray(each.mean(0)).reshape(-1) for each in (wide, wide.multiply(wide)))
+    return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def needs_standardizing(x: Any) -> bool:
+    """Returns whether features [n, features] have unusual scales, or one ten times the median standard deviation.
+
+    x may be a sparse matrix of SciPy.
+    """
+    mean, deviation = measure_columns(x)
     varying = deviation[deviation > 0]
-    largest = np.sqrt(np.square(x, dtype=np.float64).mean(0).max())
+    largest = np.sqrt((mean**2 + deviation**2).max())
     differ = len(varying) and varying.max() > 10 * np.median(varying)
     return bool(differ or not _USUAL[0] <= largest <= _USUAL[1])
 
