@@ -79,8 +79,9 @@ def read_h5ad(path: Path, layer: str = "", batch: str = "") -> Cells:
             from_raw = _check_layer(layers, raw, layer, str(path))
             x = file["raw/X"] if from_raw else layers[layer] if layer else file.get("X")
             x = sparse_dataset(x) if isinstance(x, h5py.Group) else x
-            names = read_elem(file["raw/var" if from_raw else "var"]).index
-            return _make(x, names, read_elem(file["obs"]), layer, batch, [*layers] + [RAW] * raw, str(path))
+            genes: Any = read_elem(file["raw/var" if from_raw else "var"])
+            cells: Any = read_elem(file["obs"])
+            return _make(x, genes.index, cells, layer, batch, [*layers] + [RAW] * raw, str(path))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:  # of a file of another kind
             raise InputError(f"{path}: no readable .h5ad file ({kind_and_words(error)}); write it again") from error
 

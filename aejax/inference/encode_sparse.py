@@ -1,5 +1,6 @@
 """Encoding of a whole split to sparse codes on disk: streamed, in flat memory, and resumed after an interruption."""
 
+import functools
 import itertools
 import json
 import math
@@ -27,6 +28,7 @@ _PROGRESS = "progress.json"
 _COLUMNS: dict[str, np.dtype[Any]] = {"offsets": np.dtype("<i8"), "indices": np.dtype("<i4"), "values": np.dtype("<f4")}
 _HEADER = 128  # bytes of the headers of the .npy files, which are written last, as they say the length
 _NUMBERS = 2**26  # values of the dense codes of a batch, 256 MiB
+_BLOCK = 1_024  # examples of a batch that are computed at once: the dense codes of more are slower to pass over
 
 
 def encode_sparse(run: Run, source: Source, out: str | Path, chunk: int = 0) -> None:
@@ -129,11 +131,18 @@ def encode_parts(
     """
     model, spec = run.model, run.spec
 
-    @jax.jit
-    def encode(variables: Any, x: Any) -> Any:
+    def encode_block(variables: Any, x: Any) -> Any:
         code: Any = model.apply(variables, spec.prepare(x), method="encode")
         kept = getattr(code, "kept", None)  # of bottlenecks that know their few units, which are sooner on the host
         return code.z.reshape(len(x), -1) if kept is None else (kept.values, kept.indices)
+
+    @jax.jit
+    def encode(variables: Any, x: Any) -> Any:
+        if size % _BLOCK:
+            return encode_block(variables, x)
+        blocks = x.reshape(-1, _BLOCK, *x.shape[1:])
+        parts = jax.lax.map(functools.partial(encode_block, variables), blocks)
+        return jax.tree.map(lambda part: part.reshape(size, *part.shape[2:]), parts)
 
     variables: Any = jax.device_put(run.variables)
     waiting: tuple[int, Any] | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
@@ -123,7 +124,7 @@ class Estimator(BaseEstimator):
         config.batch_size, config.optim.lr, config.optim.schedule = self.batch_size, self.learning_rate, "cosine"
         if len(components) < k or any(units < 2 * k for units in hidden):
             return config, None
-        return config, functools.partial(pca.initialize, components[:k], mean)
+        return config, functools.partial(pca.initialize, jnp.asarray(components[:k]), jnp.asarray(mean))
 
 
 def iterate_rows(x: Any) -> Iterator[np.ndarray]:

@@ -1,6 +1,5 @@
 """An autoencoder as a scikit-learn outlier detector."""
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,7 @@ class AutoencoderOutlierDetector(OutlierMixin, Estimator):
     def fit(self, X: ArrayLike, y: object = None) -> "AutoencoderOutlierDetector":
         """Trains on X [n, features] and chooses the threshold; y is ignored."""
         fraction = self.contamination
-        known = isinstance(fraction, Real) and 0 < fraction <= 0.5
+        known = isinstance(fraction, float | int) and 0 < fraction <= 0.5
         if not known and not (isinstance(fraction, str) and fraction == "auto"):
             raise InputError(f"contamination must be 'auto' or a fraction above 0 and up to 0.5, got {shown(fraction)}")
         x = self._read(X, reset=True)
