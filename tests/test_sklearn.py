@@ -36,7 +36,7 @@ CHECKS = [case for small in SMALL for case in estimator_checks_generator(small)]
 
 # The checks that train nothing, and one that trains.
 QUICK = """array_api_input complex_data do_not_raise_errors_in_init_or_set_params estimator_cloneable estimator_repr
-estimator_sparse_array estimator_sparse_matrix estimator_sparse_tag estimator_tags_renamed estimators_unfitted
+estimator_sparse_tag estimator_tags_renamed estimators_unfitted
 estimators_empty_data_messages estimators_fit_returns_self fit1d get_params_invariance mixin_order set_params
 no_attributes_set_in_init parameters_default_constructible transformer_n_iter transformers_unfitted valid_tag_types"""
 

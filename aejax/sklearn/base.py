@@ -95,7 +95,7 @@ class Estimator(BaseEstimator):
 
     def _make_source(self, x: Any, config: ConfigDict) -> Source:
         unit = self.image_shape is not None
-        return from_sparse(x) if is_sparse(x) else from_array(x, kind=config.data.kind, unit=unit)
+        return from_sparse(x) if is_sparse(x) else from_array(x, kind="image" if unit else config.data.kind, unit=unit)
 
     def _describe(self, x: Any, seed: int) -> tuple[ConfigDict, Adjust]:
         """Returns the config that the parameters describe, and a start from PCA unless they cannot express it."""
@@ -184,12 +184,17 @@ def _check_values(x: Any, names: np.ndarray | None) -> None:
 
 
 def _check_columns(x: Any, names: np.ndarray | None) -> None:
-    """Warns of columns of one value, which cannot be standardized, and raises InputError if there are no others."""
+    """Warns of columns of one value, which cannot be standardized, and raises InputError if there are no others.
+
+    Empty columns of sparse matrices are usual, and no warning is given.
+    """
     constant = np.flatnonzero(measure_columns(x)[1] == 0)
     if not len(constant) or x.shape[0] == 1:
         return
     if len(constant) == x.shape[1]:
         raise InputError("X: all rows are alike, every column has one value; there is nothing to learn")
+    if is_sparse(x):
+        return
     which = ", ".join(_name(column, names) for column in constant[:5].tolist()) + ", ..." * (len(constant) > 5)
     warnings.warn(
         f"X: {len(constant)} columns have one value ({which}), which cannot be standardized: they keep their units",

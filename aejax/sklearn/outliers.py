@@ -1,5 +1,6 @@
 """An autoencoder as a scikit-learn outlier detector."""
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class AutoencoderOutlierDetector(OutlierMixin, Estimator):
     def fit(self, X: ArrayLike, y: object = None) -> "AutoencoderOutlierDetector":
         """Trains on X [n, features] and chooses the threshold; y is ignored."""
         fraction = self.contamination
-        known = isinstance(fraction, float | int) and 0 < fraction <= 0.5
+        known = isinstance(fraction, Real) and 0 < float(fraction) <= 0.5
         if not known and not (isinstance(fraction, str) and fraction == "auto"):
             raise InputError(f"contamination must be 'auto' or a fraction above 0 and up to 0.5, got {shown(fraction)}")
         x = self._read(X, reset=True)
@@ -116,7 +117,7 @@ class AutoencoderOutlierDetector(OutlierMixin, Estimator):
         residuals = find_residuals(self.run_, x) / self._residual_scale
         mean, deviation = self._codes
         code = (self.run_.encode(x).reshape(len(x), -1) - mean) / deviation
-        return -np.square(residuals).sum(1) - np.square(code).sum(1)
+        return np.float32(-np.square(residuals).sum(1) - np.square(code).sum(1))  # the model computes no more digits
 
 
 def _avoid_zero(scale: np.ndarray) -> np.ndarray:
