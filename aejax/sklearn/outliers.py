@@ -117,7 +117,8 @@ class AutoencoderOutlierDetector(OutlierMixin, Estimator):
         residuals = find_residuals(self.run_, x) / self._residual_scale
         mean, deviation = self._codes
         code = (self.run_.encode(x).reshape(len(x), -1) - mean) / deviation
-        return np.asarray(np.float32(-np.square(residuals).sum(1) - np.square(code).sum(1))  # the model computes no more digits)
+        score = -np.square(residuals).sum(1) - np.square(code).sum(1)
+        return np.asarray(score, np.float32)  # the model computes no more digits
 
 
 def _avoid_zero(scale: np.ndarray) -> np.ndarray:
