@@ -29,7 +29,6 @@ Adjust = Callable[[Any], Any] | None  # sets the initial parameters
 _DTYPES = [np.float32, np.uint8]  # other dtypes are converted to the first
 _IN_CONFIG = ("n_components", "hidden", "steps", "batch_size", "learning_rate", "standardize")
 _SAMPLES = 16  # of the posterior, for a bound of the likelihood
-_ROWS = 4_096  # of X that are dense at once when they are scored
 _EXPLAINED = 0.5  # of the variance, by the components where their number is not given
 _WIDE, _FEW = 1_000, 64  # of a sparse matrix of more columns, no more components are computed
 
@@ -127,10 +126,10 @@ class Estimator(BaseEstimator):
         return config, functools.partial(pca.initialize, jnp.asarray(components[:k]), jnp.asarray(mean))
 
 
-def iterate_rows(x: Any) -> Iterator[np.ndarray]:
-    """Yields the rows of an array or of a sparse matrix, some thousands at a time, as arrays."""
-    for start in range(0, x.shape[0], _ROWS):
-        part = x[start : start + _ROWS]
+def iterate_rows(x: Any, size: int = 4_096) -> Iterator[np.ndarray]:
+    """Yields the rows of an array or of a sparse matrix, `size` at a time, as arrays."""
+    for start in range(0, x.shape[0], size):
+        part = x[start : start + size]
         yield part.toarray() if is_sparse(part) else part
 
 

@@ -11,6 +11,7 @@ from aejax.data import measure_columns
 from aejax.errors import InputError, shown
 from aejax.sklearn.base import Estimator, find_residuals, iterate_rows, score_by_density
 
+_ROWS = 256  # in a batch of rows that are scored
 _LEAST = 0.05  # of a column's standard deviation: what its residuals are at least taken to vary by
 
 
@@ -108,7 +109,11 @@ class AutoencoderOutlierDetector(OutlierMixin, Estimator):
         self._residual_scale = _avoid_zero(np.maximum(np.sqrt(squares / x.shape[0]), _LEAST * spread))
 
     def _score(self, x: Any) -> np.ndarray:
-        return np.concatenate([self._score_part(part) for part in iterate_rows(x)])
+        parts = []
+        for part in iterate_rows(x, _ROWS):  # programs of one shape, so that a row's score depends on no other row
+            padded = np.concatenate([part, np.repeat(part[-1:], _ROWS - len(part), 0)])
+            parts.append(self._score_part(padded)[: len(part)])
+        return np.concatenate(parts).astype(np.float64)
 
     def _score_part(self, x: np.ndarray) -> np.ndarray:
         density = score_by_density(self.run_, x)
@@ -117,8 +122,7 @@ class AutoencoderOutlierDetector(OutlierMixin, Estimator):
         residuals = find_residuals(self.run_, x) / self._residual_scale
         mean, deviation = self._codes
         code = (self.run_.encode(x).reshape(len(x), -1) - mean) / deviation
-        score = -np.square(residuals).sum(1) - np.square(code).sum(1)
-        return np.asarray(score, np.float32)  # the model computes no more digits
+        return -np.square(residuals).sum(1) - np.square(code).sum(1)
 
 
 def _avoid_zero(scale: np.ndarray) -> np.ndarray:
