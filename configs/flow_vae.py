@@ -7,8 +7,8 @@ About 72 seconds on two CPU cores; squared error 10.3 a test image, 107 nats.
 `flow_vae:planar` has eight planar steps (Rezende and Mohamed 2015), `:full` a Gaussian with full covariance.
 
 `flow_vae:rezende` is the experiment of Rezende and Mohamed 2015, section 6.2, on binary MNIST: 10 planar steps on 40
-latent units, one layer of 400 maxout units each way, and 500,000 steps of RMSprop. The paper has a bound of 87.5 nats,
-and 86.5, 85.7 and 85.1 with `--config.bottleneck.depth=20`, 40 and 80, which take minutes to compile. There the weight
+latent units, one layer of 400 maxout units each way, and 500,000 steps of RMSprop. Others quote from it a bound
+of 85.1 nats by 80 steps, which `--config.bottleneck.depth=80` sets, and which take minutes to compile. There the weight
 of log p(x, z) is raised from 0.01 to 1 over 10,000 steps, and here that of the KL from 0.
 
 `flow_vae:iaf_paper` is the experiment of Kingma et al. 2016 on binary MNIST: residual convolutions with 16, 32 and 32

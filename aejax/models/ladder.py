@@ -21,7 +21,7 @@ class ResidualBlock(nn.Module):
     """x + f(x) for x [b, h, w, c] in float32, where f has half as many channels (Child 2021, figure 3).
 
     It starts as the identity. f is activation and 1x1, 3x3 and 1x1 convolution; of one pixel, without the second. It
-    reads x after a layer normalization, without which the sum of many blocks and layers grows until training diverges.
+    reads x after a layer normalization, as the sum of many blocks and layers grows.
     """
 
     activation: str = "silu"
