@@ -126,7 +126,7 @@ def train(name: str, arrays: Arrays, anomaly: int, seed: int) -> tuple[dict[str,
     config.seed = seed
     with tempfile.TemporaryDirectory() as folder:
         np.savez(file := Path(folder, "series.npz"), **arrays)
-        config.data.update(name=str(file), held_out=anomaly, kind="sequence")
+        config.data.update(name=str(file), held_out=anomaly, kind="sequence", size=0)
         config.batch_size = min(config.batch_size, len(arrays["train"]) // 2)
         run = aejax.train(config, Path(folder, "run"), quiet=True)
     codes = {part: run.encode(arrays[part]) for part in ("train", "test")}

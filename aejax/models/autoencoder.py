@@ -70,42 +70,42 @@ class Autoencoder(nn.Module):
         method `read`, the decoder is given `bottleneck.read(z)`.
       decoder: module called as `decoder(z, train=...)`, from z to parameters of the likelihood of x, [batch, ...].
       classes: number of classes that encoder and decoder are conditioned on (Sohn et al. 2015); 0: unconditional.
-      label_to_encoder: whether the encoder is conditioned, too. If not, codes depend on no label.
-      embedding: width of the learned vector that a class is read as; 0: it is read as a one-hot vector.
       learned_scale: whether the likelihood's log scale is a parameter (Rybkin et al. 2021).
       scale_shape: shape of this parameter, see `Likelihood.scale_shape`.
       scale_by_label: whether each of `classes` has a parameter of this shape.
       inputs: what the encoder reads of x, a key of INPUTS: log(1 + x) of counts, or each example scaled to length 1.
       decoded: shape of the parameters that the decoder makes of one example, see `Likelihood.decoded_shape`; empty
         where it makes one for each value.
-      missing: whether NaN in x are missing values, of which the encoder reads 0 (Nazabal et al. 2020, "Handling
-        incomplete heterogeneous data using VAEs").
-      levels: number of levels of each column of a table, 0 for numbers: the encoder reads levels as one-hot vectors,
-        and 0 where a value is missing. Empty for other data.
       pre_bias: whether the bias of a linear decoder is subtracted from x before x is encoded (Gao et al. 2024,
         equation 1), see `pre_encoder`.
       target: shape of what a transcoder decodes to; empty where that is x (Dunefsky et al. 2024, "Transcoders find
         interpretable LLM feature circuits").
       skip: whether a linear map of x, which starts at 0, is added to what a transcoder decodes (Paulo et al. 2025,
         "Transcoders beat sparse autoencoders for interpretability").
+      label_to_encoder: whether the encoder is conditioned, too. If not, codes depend on no label.
+      embedding: width of the learned vector that a class is read as; 0: it is read as a one-hot vector.
+      missing: whether NaN in x are missing values, of which the encoder reads 0 (Nazabal et al. 2020, "Handling
+        incomplete heterogeneous data using VAEs").
+      levels: number of levels of each column of a table, 0 for numbers: the encoder reads levels as one-hot vectors,
+        and 0 where a value is missing. Empty for other data.
     """
 
     encoder: nn.Module
     bottleneck: nn.Module
     decoder: nn.Module
     classes: int = 0
-    label_to_encoder: bool = True
-    embedding: int = 0
     learned_scale: bool = False
     scale_shape: Sequence[int] = ()
     scale_by_label: bool = False
     decoded: Sequence[int] = ()
     inputs: str = "linear"
-    missing: bool = False
-    levels: Sequence[int] = ()
     pre_bias: bool = False
     target: Sequence[int] = ()
     skip: bool = False
+    label_to_encoder: bool = True
+    embedding: int = 0
+    missing: bool = False
+    levels: Sequence[int] = ()
 
     def setup(self):
         if self.skip:

@@ -101,7 +101,7 @@ class RNNDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
         steps, channels = _require_shape(self.shape, z, "RNNDecoder")
-        repeated = jnp.broadcast_to(z[:, None], (len(z), steps, z.shape[-1]))
+        repeated = jnp.broadcast_to(z[:, None], (z.shape[0], steps, z.shape[-1]))
         x, _ = _run_cells(repeated, self.cell, self.features, self.layers)
         return activate(self.output, Dense(channels, name="dense")(x))
 
@@ -159,7 +159,7 @@ class SequenceDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> Array:
         steps, channels = _require_shape(self.shape, z, "SequenceDecoder")
-        x = jnp.broadcast_to(z[:, None], (len(z), steps, z.shape[-1]))
+        x = jnp.broadcast_to(z[:, None], (z.shape[0], steps, z.shape[-1]))
         x = _transform(self, x, causal=True)
         return activate(self.output, Dense(channels, dtype=self.dtype, name="dense")(x))
 

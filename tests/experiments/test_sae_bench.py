@@ -84,7 +84,7 @@ def test_the_command_writes_scores_and_keeps_known_goals(monkeypatch, tmp_path):
         sae_bench.main()
         found = json.loads((tmp_path / f"{small.name}.json").read_text())
         assert found["latents"] == 48
-        assert set(found["l1"]) == {"steps", "seconds", "l0", *sae_bench.SHOWN} - {"free_max_cosine"}
+        assert set(found["jumprelu"]) == {"steps", "seconds", "l0", *sae_bench.SHOWN} - {"free_max_cosine"}
         assert all(np.isfinite(found[name]["mcc"]["deviation"]) for name in quick)
         entries = json.loads((tmp_path / "goals" / "sae.json").read_text())
         assert len(entries) == length

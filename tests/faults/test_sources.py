@@ -121,7 +121,7 @@ SOURCE = """
 import dataclasses, sys, threading, time
 import aejax, aejax.data
 from aejax.config import module
-from aejax.data import sources
+from aejax.data import array_files as sources
 
 HANG = {hang}
 real, count = sources.from_file, [0]
@@ -137,7 +137,7 @@ def from_file(*arguments):
     return {{"train": dataclasses.replace(part, take=take)}}
 
 if HANG:
-    sources.from_file = aejax.data.sources.from_file = from_file
+    sources.from_file = from_file
     for m in list(sys.modules.values()):
         if getattr(m, "from_file", None) is real:
             m.from_file = from_file

@@ -236,7 +236,7 @@ def test_a_run_of_unequal_sequences_is_used_like_any_other(tmp_path):
     per_value = measured["reconstruction"]["squared_error_per_value"].value
     assert per_value == pytest.approx(error.sum() / np.isfinite(x).sum(), rel=1e-4)
     assert np.isfinite(loaded.density.parts(x).distortion).all()
-    assert measured["generation"]["precision"].reason.startswith("what is generated has all time steps")
+    assert measured["generation"]["precision"].reason.startswith("what is generated has all values")
     assert loaded.generate(3).shape == (3, x.shape[1], 2)
     same = np.random.default_rng(1).normal(size=(40, 5, 2))
     whole = aejax.fit(mlp(steps=4), same, quiet=True, devices=one_device())
