@@ -32,7 +32,9 @@ def everything(run):
     return find_split(run, "train+validation+test")
 
 
-def test_sparse_codes_are_the_dense_ones(run, tmp_path):
+@pytest.mark.parametrize("block", [1_024, 16])
+def test_sparse_codes_are_the_dense_ones(run, tmp_path, monkeypatch, block):
+    monkeypatch.setattr(module_under_test, "_BLOCK", block)
     source = everything(run)
     encode_sparse(run, source, tmp_path / "codes.csr", chunk=64)
     z = run.encode(data.read(source)["x"])
