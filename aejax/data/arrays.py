@@ -74,6 +74,12 @@ def write_npy(file: IO[bytes], array: np.ndarray) -> None:
     npy.write_array(types.SimpleNamespace(write=file.write), array, allow_pickle=False)  # type: ignore[arg-type]
 
 
+def require_file(path: Path) -> None:
+    """Raises InputError unless there is a regular file at `path`."""
+    if not path.is_file():
+        raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
+
+
 def list_npz(path: Path) -> list[str]:
     """Returns the names of an .npz file's arrays, in the file's order. Raises InputError if a name occurs twice."""
     with _read_errors(path), zipfile.ZipFile(path) as archive:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from aejax.data.arrays import require_file
 from aejax.data.column import Column
 from aejax.data.sources import Arrays, Rows, Source, check_label
 from aejax.errors import InputError, kind_and_words, one_of, shown
@@ -28,8 +29,7 @@ def is_frame(x: object) -> bool:
 
 def read_table(path: Path) -> Any:  # a DataFrame; pandas is imported only by what needs it
     """Returns the DataFrame in a .parquet or .csv file."""
-    if not path.is_file():
-        raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
+    require_file(path)
     read = getattr(_pandas(), f"read_{path.suffix.lower().removeprefix('.')}")
     try:
         return read(path)

@@ -10,7 +10,7 @@ import numpy as np
 from aejax.data.activations import find_shards, from_store, join_target
 from aejax.data.annotated import read_h5ad
 from aejax.data.array_files import from_file
-from aejax.data.arrays import list_npz
+from aejax.data.arrays import list_npz, require_file
 from aejax.data.binarize import binarize_parts
 from aejax.data.cache import cache_decoded
 from aejax.data.columns import FILES, from_frame, read_table
@@ -119,15 +119,13 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     if name in BUILT_IN:
         return {"train": BUILT_IN[name](size)}
     if path.suffix.lower() in (".npy", ".npz") and not is_folder:
-        if not is_file:
-            raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
+        require_file(path)
         if path.suffix.lower() == ".npz" and is_sparse_file(list_npz(path)):
             return {"train": from_sparse(read_sparse_file(path), name=str(path))}
         kind, missing, weights = config.get("kind", ""), config.get("missing", False), config.get("weights", "")
         return from_file(path, size, fit, kind, missing, weights)
     if path.suffix.lower() == ".h5ad" and not is_folder:
-        if not is_file:
-            raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file'}; check data.name")
+        require_file(path)
         return {"train": read_h5ad(path, config.get("layer", ""), config.get("batch", "")).source(str(path))}
     if path.suffix.lower() in FILES and not is_folder:
         frame = read_table(path)
