@@ -82,7 +82,7 @@ def default() -> ConfigDict:
     # Whether a linear map of x is added to what a transcoder decodes.
     config.skip = False
 
-    config.init = "modules"  # initial kernels: as modules draw them, or glorot for all
+    config.init = "modules"  # initial kernels: as modules draw them, or glorot or pytorch (biases, too) for all
     config.output_bias = "zero"  # initial bias of the decoder's logits; or mean, the log-odds of the data's mean
 
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
@@ -164,7 +164,7 @@ def shrink(config: ConfigDict) -> None:
 
 _CHOICES = {
     "partition.name": ("pmap", "sharded"),
-    "init": ("modules", "glorot"),
+    "init": ("modules", "glorot", "pytorch"),
     "output_bias": ("zero", "mean"),
     "data.kind": ("", "vector", "sequence", "image", "volume"),
     "inputs": ("linear", "log1p", "unit_norm"),
