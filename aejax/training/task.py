@@ -287,10 +287,10 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
             f"data.batch={config.data.batch!r} has {found} batches, and classes={config.classes}; set classes={found}"
         )
     if config_lib.parse_categories(config) not in ((), training.source.categories):
-        found = ",".join(map(str, training.source.categories))
+        numbers = ",".join(map(str, training.source.categories))
         raise InputError(
             f"condition.categories={config.condition.categories!r} and those of data.batch={config.data.batch!r} are "
-            f"{found!r}; set it to these"
+            f"{numbers!r}; set it to these"
         )
     if training.source.weights is not None and (task.discriminator or config.pretrain.steps):
         what = "a discriminator" if task.discriminator else "layer-wise pretraining"
