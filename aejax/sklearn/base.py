@@ -199,7 +199,8 @@ def _check_values(x: Any, names: np.ndarray | None) -> None:
 def _check_columns(x: Any, deviation: np.ndarray, names: np.ndarray | None) -> None:
     """Warns of columns of one value, which cannot be standardized, and raises InputError if there are no others.
 
-    `deviation` holds the standard deviations of the columns. Empty columns of sparse matrices are usual, and no warning is given.
+    `deviation` holds the standard deviations of the columns. Empty columns of sparse matrices are usual, and no
+    warning is given.
     """
     constant = np.flatnonzero(deviation == 0)
     if not len(constant) or x.shape[0] == 1:
