@@ -28,10 +28,10 @@ def test_a_crop_has_the_ratio_that_is_asked_for_and_lies_in_the_center():
 def test_padding_keeps_the_whole_image_between_zeros():
     high = resize(IMAGE, (20, 20), "pad")
     np.testing.assert_array_equal(high[5:15], IMAGE)
-    assert not high[:5].any() and not high[15:].any()
+    assert not np.concatenate([high[:5], high[15:]]).any()
     wide = resize(IMAGE, (5, 14), "pad")
     np.testing.assert_array_equal(wide[:, 2:12], bicubic(IMAGE, 10, 5))
-    assert not wide[:, :2].any() and not wide[:, 12:].any()
+    assert not np.concatenate([wide[:, :2], wide[:, 12:]], 1).any()
     np.testing.assert_array_equal(resize(IMAGE, (7, 9), "stretch"), bicubic(IMAGE, 9, 7))
 
 
