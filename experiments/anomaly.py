@@ -3,11 +3,11 @@
 Classes of scikit-learn's breast_cancer (the malignant one), wine, iris and digits (four) are taken for outliers: 5% as
 many rows of one as there are others, but 10 at least, are mixed with them. Detectors are fitted without labels on 60%
 of the rows, outliers included, and the AUROC is that of the other 40%, over several seeds. All have their defaults, and
-read columns standardized by the training rows, without those of one value. `detector` is aejax.sklearn's AutoencoderOutlierDetector,
-`tabular_anomaly` the same of that config, with a code of at most half the columns; the others are those of pyod
-(pip install pyod torch), without which they are left out. Ranks are those of the AUROC within each table and seed; 1 is
-best. Writes experiments/results/anomaly.json, and what is reached to goals/anydata.json beside it; about 10 minutes on
-two CPU cores.
+read columns standardized by the training rows, without those of one value. `detector` is `AutoencoderOutlierDetector`
+of aejax.sklearn, `tabular_anomaly` the same of that config, with a code of at most half the columns; the others are
+those of pyod (pip install pyod torch), without which they are left out. Ranks are those of the AUROC within each table
+and seed; 1 is best. Writes experiments/results/anomaly.json, and what is reached to goals/anydata.json beside it; about
+10 minutes on two CPU cores.
 """
 
 import importlib.util
