@@ -286,6 +286,12 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
         raise InputError(
             f"data.batch={config.data.batch!r} has {found} batches, and classes={config.classes}; set classes={found}"
         )
+    if config_lib.parse_categories(config) not in ((), training.source.categories):
+        numbers = ",".join(map(str, training.source.categories))
+        raise InputError(
+            f"condition.categories={config.condition.categories!r} and those of data.batch={config.data.batch!r} are "
+            f"{numbers!r}; set it to these"
+        )
     if training.source.weights is not None and (task.discriminator or config.pretrain.steps):
         what = "a discriminator" if task.discriminator else "layer-wise pretraining"
         raise InputError(f"weights of examples are not for {what}; leave them out, or that")
