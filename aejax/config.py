@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -41,7 +42,9 @@ def default() -> ConfigDict:
     config.data.target = ""  # likewise, what a transcoder decodes each example to; empty: the example itself
     config.data.layers = 0  # layers of a crosscoder, whose examples are [layers, features]; 0: whatever the data holds
     config.data.layer = ""  # of AnnData: the layer of the counts, or raw; empty: X
-    config.data.batch = ""  # likewise, the column of obs that is the label, of which classes is the number; empty: none
+    # Likewise, the column of obs that is the label, of which classes is the number; or several, with commas, whose
+    # combinations are the labels; empty: none.
+    config.data.batch = ""
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from rows that no other part names
     config.data.validation = ""  # likewise
@@ -84,12 +87,13 @@ def default() -> ConfigDict:
     # Whether a linear map of x is added to what a transcoder decodes.
     config.skip = False
 
-    config.init = "modules"  # initial kernels: as modules draw them, or glorot for all
+    config.init = "modules"  # initial kernels: as modules draw them, or glorot or pytorch (biases, too) for all
     config.output_bias = "zero"  # initial bias of the decoder's logits; or mean, the log-odds of the data's mean
 
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
     # How a label is read: by the encoder, too, or by the decoder alone; one-hot, or as an embedding of this width.
-    config.condition = ConfigDict({"encoder": True, "embedding": 0})
+    # `categories`, e.g. "3,2", are those of several columns whose combination is the label, see data.batch.
+    config.condition = ConfigDict({"encoder": True, "embedding": 0, "categories": ""})
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
     config.objective = ConfigDict()
@@ -166,7 +170,7 @@ def shrink(config: ConfigDict) -> None:
 
 _CHOICES = {
     "partition.name": ("pmap", "sharded"),
-    "init": ("modules", "glorot"),
+    "init": ("modules", "glorot", "pytorch"),
     "output_bias": ("zero", "mean"),
     "data.kind": ("", "vector", "sequence", "image", "volume"),
     "inputs": ("linear", "log1p", "unit_norm"),
@@ -230,6 +234,18 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
 
 
+def parse_categories(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns the numbers in `condition.categories`. Raises InputError if their product is not `classes`."""
+    text = config.get("condition", {}).get("categories", "")
+    numbers = tuple(int(part) if part.strip().isdecimal() else 0 for part in filter(None, text.split(",")))
+    if numbers and math.prod(numbers) != config["classes"]:
+        raise InputError(
+            f"condition.categories={text!r} are whole numbers, e.g. 3,2, whose product is classes, and that is "
+            f"{config['classes']}; correct one"
+        )
+    return numbers
+
+
 def parse_patterns(text: str) -> tuple[str, ...]:
     """Returns the regular expressions in a text that separates them by commas."""
     return tuple(filter(None, map(str.strip, text.split(","))))
@@ -260,6 +276,7 @@ BEFORE = {
     "inputs": "linear",
     "condition.encoder": True,
     "condition.embedding": 0,
+    "condition.categories": "",
     "pre_bias": False,
     "init": "modules",
     "output_bias": "zero",

@@ -72,6 +72,8 @@ class Source:
       limits: smallest and largest value of images and volumes of another range than [0, 1]; empty for others.
       padded: whether some sequences end early: their last time steps are NaN.
       genes: names of the genes whose counts an example is; empty for others.
+      categories: the number of categories of each column whose combination is the label, the first column's outermost;
+        empty where the label is one column.
       cure: what to set if the values should be counts and are not.
       missing: whether NaN stands for missing values, wherever it is.
       columns: the encoding of a table's columns; empty for other data.
@@ -95,6 +97,7 @@ class Source:
     limits: tuple[float, ...] = ()
     padded: bool = False
     genes: tuple[str, ...] = ()
+    categories: tuple[int, ...] = ()
     cure: str = ""
     missing: bool = False
     columns: tuple[Column, ...] = ()
