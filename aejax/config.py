@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -41,16 +42,20 @@ def default() -> ConfigDict:
     config.data.target = ""  # likewise, what a transcoder decodes each example to; empty: the example itself
     config.data.layers = 0  # layers of a crosscoder, whose examples are [layers, features]; 0: whatever the data holds
     config.data.layer = ""  # of AnnData: the layer of the counts, or raw; empty: X
-    config.data.batch = ""  # likewise, the column of obs that is the label, of which classes is the number; empty: none
+    # Likewise, the column of obs that is the label, of which classes is the number; or several, with commas, whose
+    # combinations are the labels; empty: none.
+    config.data.batch = ""
     config.data.data_dir = ""  # folder of TFDS data sets; empty: TFDS_DATA_DIR or ~/tensorflow_datasets
     config.data.train = ""  # split in TFDS syntax; empty: the data set's own, or cut from rows that no other part names
     config.data.validation = ""  # likewise
     config.data.test = ""  # likewise
     config.data.held_out = -1  # label of anomalies, which are removed from all parts but test; -1: none
     config.data.size = 0  # side to which images are resized, or steps of a segment of sound; 0: as they are
+    config.data.width = 0  # of images that are resized to another width than height, which is data.size; 0: the same
     config.data.rate = 16_000  # samples per second of .wav files; others are refused
-    config.data.fit = "crop"  # for images that are not square: crop the longer side, pad the shorter, or stretch
-    # data.fit=random crops at a random place in training; its square has a side from 1/zoom of the shorter side to all.
+    # For images whose sides have another ratio: crop the side that is too long, pad the other, or stretch.
+    config.data.fit = "crop"
+    # data.fit=random crops at a random place in training; sides are from 1/zoom of the largest such crop to all.
     config.data.zoom = 1.0
     config.data.flip = False  # whether half of the training images are mirrored, others in each step
     config.data.binarize = "none"  # draws images of 0 and 1: dynamic (anew in each step), static, or threshold
@@ -82,12 +87,13 @@ def default() -> ConfigDict:
     # Whether a linear map of x is added to what a transcoder decodes.
     config.skip = False
 
-    config.init = "modules"  # initial kernels: as modules draw them, or glorot for all
+    config.init = "modules"  # initial kernels: as modules draw them, or glorot or pytorch (biases, too) for all
     config.output_bias = "zero"  # initial bias of the decoder's logits; or mean, the log-odds of the data's mean
 
     config.classes = 0  # number of classes that encoder and decoder are conditioned on; 0: unconditional
     # How a label is read: by the encoder, too, or by the decoder alone; one-hot, or as an embedding of this width.
-    config.condition = ConfigDict({"encoder": True, "embedding": 0})
+    # `categories`, e.g. "3,2", are those of several columns whose combination is the label, see data.batch.
+    config.condition = ConfigDict({"encoder": True, "embedding": 0, "categories": ""})
 
     config.likelihood = ConfigDict({"name": "squared_error"})  # a name in aejax.objectives.LIKELIHOODS
     config.objective = ConfigDict()
@@ -164,7 +170,7 @@ def shrink(config: ConfigDict) -> None:
 
 _CHOICES = {
     "partition.name": ("pmap", "sharded"),
-    "init": ("modules", "glorot"),
+    "init": ("modules", "glorot", "pytorch"),
     "output_bias": ("zero", "mean"),
     "data.kind": ("", "vector", "sequence", "image", "volume"),
     "inputs": ("linear", "log1p", "unit_norm"),
@@ -205,7 +211,7 @@ def check(config: ConfigDict) -> None:
     arguments.check_seed(config.seed)
     for key in (
         *("classes", "patience", "pretrain.steps", "optim.warmup"),
-        *("data.size", "data.memory_mb", "data.binarize_seed", "data.layers", "condition.embedding"),
+        *("data.size", "data.width", "data.memory_mb", "data.binarize_seed", "data.layers", "condition.embedding"),
     ):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
@@ -228,6 +234,18 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"data.held_out must be a label, or -1 for none, got {config.data.held_out}")
 
 
+def parse_categories(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns the numbers in `condition.categories`. Raises InputError if their product is not `classes`."""
+    text = config.get("condition", {}).get("categories", "")
+    numbers = tuple(int(part) if part.strip().isdecimal() else 0 for part in filter(None, text.split(",")))
+    if numbers and math.prod(numbers) != config["classes"]:
+        raise InputError(
+            f"condition.categories={text!r} are whole numbers, e.g. 3,2, whose product is classes, and that is "
+            f"{config['classes']}; correct one"
+        )
+    return numbers
+
+
 def parse_patterns(text: str) -> tuple[str, ...]:
     """Returns the regular expressions in a text that separates them by commas."""
     return tuple(filter(None, map(str.strip, text.split(","))))
@@ -243,6 +261,7 @@ BEFORE = {
     "data.rate": 16_000,
     "data.weights": "",
     "data.fit": "stretch",
+    "data.width": 0,
     "data.zoom": 1.0,
     "data.flip": False,
     "data.binarize": "none",
@@ -257,6 +276,7 @@ BEFORE = {
     "inputs": "linear",
     "condition.encoder": True,
     "condition.embedding": 0,
+    "condition.categories": "",
     "pre_bias": False,
     "init": "modules",
     "output_bias": "zero",

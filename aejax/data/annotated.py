@@ -1,6 +1,7 @@
 """AnnData objects and .h5ad files: counts of genes in cells, kept sparse, with the batch of each cell."""
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ class Cells(NamedTuple):
       label: the number of each cell's batch, int32 [cells]; None without batches.
       batches: names of the batches, by number.
       cure: what to set if the values are no counts.
+      categories: the number of categories of each column whose combinations are the batches; empty for one column.
     """
 
     x: Any
@@ -32,11 +34,14 @@ class Cells(NamedTuple):
     label: np.ndarray | None
     batches: tuple[str, ...]
     cure: str
+    categories: tuple[int, ...] = ()
 
     def source(self, name: str, label: Any = None) -> Source:
         """Returns a source of the cells, with their batches as labels unless labels are given."""
         source = from_sparse(self.x, self.label if label is None else label, name)
-        return dataclasses.replace(source, genes=self.genes, kinds=self.batches, cure=self.cure)
+        return dataclasses.replace(
+            source, genes=self.genes, kinds=self.batches, cure=self.cure, categories=self.categories
+        )
 
 
 def is_anndata(x: object) -> bool:
@@ -50,7 +55,8 @@ def read_anndata(adata: Any, layer: str = "", batch: str = "") -> Cells:
     Args:
       adata: the object, which stays as it is.
       layer: name of one of its layers, or "raw" for `adata.raw`; empty: its X.
-      batch: name of the column of `adata.obs` that says the batch of each cell; empty: cells have no batch.
+      batch: name of the column of `adata.obs` that says the batch of each cell, or several names with commas, whose
+        combination does; empty: cells have no batch.
 
     Raises InputError, one line, if a layer or column is missing, or values are not finite.
     """
@@ -108,7 +114,7 @@ def align(cells: Cells, genes: Sequence[str], batches: Sequence[str]) -> Cells:
                 f"{', '.join(batches)}: set theirs to the most similar one, or train with them"
             )
         label = np.array([known[name] for name in cells.batches], np.int32)[label]
-    return Cells(x, tuple(genes) or cells.genes, label, tuple(batches) or cells.batches, cells.cure)
+    return Cells(x, tuple(genes) or cells.genes, label, tuple(batches) or cells.batches, cells.cure, cells.categories)
 
 
 def _check_layer(layers: Collection[str], raw: bool, layer: str, name: str) -> bool:
@@ -127,9 +133,9 @@ def _make(x: Any, names: Any, obs: Any, layer: str, batch: str, layers: Sequence
     cure = f"set data.layer to the one with raw counts, among: {', '.join(others)}" if others else _KEEP
     if x is None:
         raise InputError(f"{name} has no X; {cure}")
-    label, batches = _read_batches(obs, batch, name) if batch else (None, ())
+    label, batches, categories = _read_batches(obs, batch, name) if batch else (None, (), ())
     place = f"{name}, {f'layer {layer!r}' if layer else 'X'}"
-    return Cells(_as_sparse(x, place), tuple(map(str, names)), label, batches, cure)
+    return Cells(_as_sparse(x, place), tuple(map(str, names)), label, batches, cure, categories)
 
 
 def _as_sparse(x: Any, name: str) -> Any:
@@ -146,12 +152,20 @@ def _as_sparse(x: Any, name: str) -> Any:
     return as_csr(sparse.vstack(parts, format="csr"), name)
 
 
-def _read_batches(obs: Any, batch: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns the number of each cell's batch, and the names of the batches."""
-    if batch not in obs.columns:
-        raise one_of(f"data.batch: column of obs of {name}", batch, obs.columns)
-    column = obs[batch].astype("category").cat.remove_unused_categories()
-    codes = np.asarray(column.cat.codes, np.int32)
-    if (codes < 0).any():
-        raise InputError(f"{name}: obs[{batch!r}] of cell {int(np.argmin(codes))} is missing; fill it")
-    return codes, tuple(map(str, column.cat.categories))
+def _read_batches(obs: Any, batch: str, name: str) -> tuple[np.ndarray, tuple[str, ...], tuple[int, ...]]:
+    """Returns the number of each cell's batch, the names of the batches, and, of several columns, the number of
+    categories of each. The batches are then all combinations of categories, in the order of `np.ravel_multi_index`.
+    """
+    columns = [batch] if batch in obs.columns else [part.strip() for part in batch.split(",")]
+    codes, names = [], []
+    for each in columns:
+        if each not in obs.columns:
+            raise one_of(f"data.batch: column of obs of {name}", each, obs.columns)
+        column = obs[each].astype("category").cat.remove_unused_categories()
+        codes.append(np.asarray(column.cat.codes, np.int32))
+        names.append([str(category) for category in column.cat.categories])
+        if (codes[-1] < 0).any():
+            raise InputError(f"{name}: obs[{each!r}] of cell {int(np.argmin(codes[-1]))} is missing; fill it")
+    sizes = tuple(map(len, names))
+    label = np.ravel_multi_index(codes, sizes).astype(np.int32)
+    return label, tuple(map(" & ".join, itertools.product(*names))), sizes if len(sizes) > 1 else ()

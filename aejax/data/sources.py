@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array, as_integers, to_numpy
 from aejax.data.column import Column
-from aejax.data.images import Crop, resize
+from aejax.data.images import Crop, Size, find_sides, resize
 from aejax.data.kinds import check_kind, guess_kind, has_pixels, kind_of, warn_of_time_last
 from aejax.errors import InputError
 
@@ -72,6 +72,8 @@ class Source:
       limits: smallest and largest value of images and volumes of another range than [0, 1]; empty for others.
       padded: whether some sequences end early: their last time steps are NaN.
       genes: names of the genes whose counts an example is; empty for others.
+      categories: the number of categories of each column whose combination is the label, the first column's outermost;
+        empty where the label is one column.
       cure: what to set if the values should be counts and are not.
       missing: whether NaN stands for missing values, wherever it is.
       columns: the encoding of a table's columns; empty for other data.
@@ -95,6 +97,7 @@ class Source:
     limits: tuple[float, ...] = ()
     padded: bool = False
     genes: tuple[str, ...] = ()
+    categories: tuple[int, ...] = ()
     cure: str = ""
     missing: bool = False
     columns: tuple[Column, ...] = ()
@@ -148,7 +151,7 @@ def from_array(
     x: ArrayLike | None,
     label: ArrayLike | None = None,
     name: str = "array",
-    size: int = 0,
+    size: Size = 0,
     factors: ArrayLike | None = None,
     fit: str = "crop",
     binary: bool | None = None,
@@ -230,7 +233,7 @@ def from_array(
     return Source(
         name,
         len(x),
-        (size, size, x.shape[3]) if size else x.shape[1:],
+        (*find_sides(size), x.shape[3]) if size else x.shape[1:],
         dtype,
         functools.partial(draw, crops=None),
         binary=bool(binary and pixels),

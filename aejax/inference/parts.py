@@ -34,7 +34,11 @@ def describe_parts(model: models.Autoencoder, objective: Objective, shape: Seque
         "likelihood": describe(objective.likelihood, LIKELIHOODS),
         "objective": {key: _plain(getattr(objective, key)) for key in config.objective},
         "classes": model.classes,
-        "condition": {"encoder": model.label_to_encoder, "embedding": model.embedding},
+        "condition": {
+            "encoder": model.label_to_encoder,
+            "embedding": model.embedding,
+            "categories": ",".join(map(str, model.categories)),
+        },
         "pre_bias": model.pre_bias,
         "skip": model.skip,
         "inputs": model.inputs,

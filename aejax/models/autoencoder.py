@@ -13,6 +13,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from aejax.config import parse_categories
 from aejax.errors import InputError, one_of
 from aejax.models import pre_encoder
 from aejax.models.bottlenecks import BOTTLENECKS, Code
@@ -22,7 +23,7 @@ from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten, scale_to_unit
-from aejax.models.likelihoods import LIKELIHOODS, Mixed
+from aejax.models.likelihoods import LIKELIHOODS
 from aejax.models.vit import Tokens
 from aejax.registry import instantiate
 
@@ -84,10 +85,13 @@ class Autoencoder(nn.Module):
         "Transcoders beat sparse autoencoders for interpretability").
       label_to_encoder: whether the encoder is conditioned, too. If not, codes depend on no label.
       embedding: width of the learned vector that a class is read as; 0: it is read as a one-hot vector.
+      categories: numbers of categories of several covariates, of whose combinations, in the order of
+        `np.ravel_multi_index`, `classes` is the number. Each covariate is then read as a one-hot vector of its own,
+        beside the others, or as an embedding, of which the sum is read. Empty: a class is one covariate.
       missing: whether NaN in x are missing values, of which the encoder reads 0 (Nazabal et al. 2020, "Handling
         incomplete heterogeneous data using VAEs").
-      levels: number of levels of each column of a table, 0 for numbers: the encoder reads levels as one-hot vectors,
-        and 0 where a value is missing. Empty for other data.
+      levels: number of levels of each column of a table, 0 or less for numbers: the encoder reads levels as one-hot
+        vectors, and 0 where a value is missing. Empty for other data.
     """
 
     encoder: nn.Module
@@ -104,6 +108,7 @@ class Autoencoder(nn.Module):
     skip: bool = False
     label_to_encoder: bool = True
     embedding: int = 0
+    categories: Sequence[int] = ()
     missing: bool = False
     levels: Sequence[int] = ()
 
@@ -112,7 +117,7 @@ class Autoencoder(nn.Module):
             zeros = nn.initializers.zeros
             self.skip_map = nn.Dense(math.prod(self.target), use_bias=False, kernel_init=zeros, name="skip_map")
         if self.classes and self.embedding:
-            shape = (self.classes, self.embedding)
+            shape = (sum(self.categories) or self.classes, self.embedding)
             self.label_embedding = self.param("label_embedding", nn.initializers.normal(1.0), shape)
         if self.learned_scale:
             labels = (self.classes,) if self.scale_by_label else ()
@@ -221,7 +226,12 @@ class Autoencoder(nn.Module):
             return x
         if label is None:
             raise InputError(f"the model is conditional on {self.classes} classes: give a label with each example")
-        vector = jax.nn.one_hot(label, self.classes, dtype=jnp.result_type(x))
+        sizes = self.categories or (self.classes,)
+        parts = jnp.unravel_index(label, sizes) if self.categories else (label,)
+        one_hot = [
+            jax.nn.one_hot(part, size, dtype=jnp.result_type(x)) for part, size in zip(parts, sizes, strict=True)
+        ]
+        vector = jnp.concatenate(one_hot, -1)
         if self.embedding:
             vector = (vector.astype(jnp.float32) @ self.label_embedding).astype(jnp.result_type(x))
         vector = vector.reshape(vector.shape[0], *(1,) * (x.ndim - 2), vector.shape[-1])
@@ -267,7 +277,7 @@ def build(
     """
     shape = tuple(shape)
     likelihood = instantiate("likelihood", LIKELIHOODS, config["likelihood"], {"columns": tuple(columns)})
-    levels = likelihood.column_levels if isinstance(likelihood, Mixed) else ()
+    levels = likelihood.column_levels
     read = (int(np.maximum(levels, 1).sum()),) if levels else shape
     shared = {"shape": read, "dtype": config["dtype"], "axis_name": axis_name, "classes": config["classes"]}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)
@@ -287,6 +297,7 @@ def build(
         classes=config["classes"],
         label_to_encoder=config.get("condition", {}).get("encoder", True),
         embedding=config.get("condition", {}).get("embedding", 0),
+        categories=parse_categories(config),
         learned_scale=scale_shape is not None,
         scale_shape=scale_shape or (),
         scale_by_label=likelihood.scale_by_label,

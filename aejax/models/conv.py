@@ -7,9 +7,11 @@ On CPU and GPU, where `nn.Conv` is slower, this module computes:
   large pixels around a corner read the same small pixels: with a 3x3 kernel those are four, so that four products take
   the place of nine. With one feature it is a matrix product whose results are summed.
 
-On CPU it also computes the gradients of other convolutions with stride 1 in forms of its own, see `stride_one`. With
-few channels or features the kernel's gradient would be 0.5 to 1.1 times as fast and need several times the memory, so
-those convolutions keep the plain form. On TPU, where no form was measured, all do.
+On CPU it computes sequences and volumes likewise, and other convolutions of them with stride 1 as ones of images: in
+the plain form those of volumes take up to ten times as long, except where oneDNN computes them. It also computes the
+gradients of other convolutions of images with stride 1 in forms of its own, see `stride_one`. With few channels or
+features the kernel's gradient would be 0.5 to 1.1 times as fast and need several times the memory, so those
+convolutions keep the plain form. On TPU, where no form was measured, all do.
 """
 
 import functools
@@ -26,14 +28,15 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from aejax.distributed.processor import computes_bfloat16
-from aejax.models.layers import promote_all_but_bias, widen
+from aejax.models.layers import promote_all_but_bias, split_windows, widen, window_axes
 from aejax.models.stride_one import convolve_stride_one
 
 Form = Callable[[Array, Array], Array]
+_IMAGES, _SERIES = ("NHWC", "HWIO", "NHWC"), ("NWC", "WIO", "NWC")
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` for images that adds its bias in float32; `enlarged` promises that `Upsample()` made the input."""
+    """`nn.Conv` that adds its bias in float32; `enlarged` promises that `Upsample()` made the input."""
 
     enlarged: bool = False
     promote_dtype: Callable[..., Any] = promote_all_but_bias
@@ -55,18 +58,21 @@ def convolve(
     `enlarged` promises that x repeats each pixel four times, as `Upsample()` does. Where the backend convolves bfloat16
     no faster than float32, the result of bfloat16 arrays is float32.
     """
-    if x.ndim == 3 and jax.default_backend() == "cpu":  # as an image of one row, for which the forms below are
+    backend, axes = jax.default_backend(), x.ndim - 2
+    dense = set(strides) == {1} and _is_dense(**options)
+    corners = enlarged and dense and padding == "SAME" and all(size % 2 for size in kernel.shape[:axes])
+    if axes == 1 and backend == "cpu" and not corners:  # as an image of one row, for which the forms below are
         return _convolve_series(x, kernel, strides, padding, **options)
     plain: Form = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
     if not computes_bfloat16():
         x, kernel = widen(x, kernel)
-    backend = jax.default_backend()
-    if backend == "cpu" and x.ndim == 5 and set(strides) == {1} and _is_dense(**options):
-        return _convolve_volumes(x, kernel, padding)
-    if backend not in ("cpu", "gpu") or x.ndim != 4 or tuple(strides) != (1, 1) or not _is_dense(**options):
+    measured = axes <= 3 if backend == "cpu" else axes == 2 and backend == "gpu"
+    if not dense or not measured:
         return plain(x, kernel)
-    if enlarged and padding == "SAME" and all(size % 2 for size in kernel.shape[:2]):
+    if corners:
         return _convolve_corners(x, kernel)
+    if axes == 3:
+        return _convolve_volumes(x, kernel, padding)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     if x.shape[-1] == 1:
@@ -83,38 +89,28 @@ def _convolve_series(
     """Convolves x [b, time, c] by kernel [steps, c, features] as `convolve` does images."""
     lifted = {key: (1, *value) for key, value in options.items() if key.endswith("dilation") and value is not None}
     padding = padding if isinstance(padding, str) else ((0, 0), *padding)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    options = {**options, **lifted, "dimension_numbers": numbers}
+    options = {**options, **lifted, "dimension_numbers": _IMAGES}
     return convolve(x[:, None], kernel[None], (1, *strides), padding, **options)[:, 0]
 
 
 def _convolve_volumes(x: Array, kernel: Array, padding: Any) -> Array:
     """Convolves x [b, d, h, w, c] by kernel [planes, rows, columns, c, features] with stride 1.
 
-    With one channel or one feature it is a matrix product, of the patches or of what each voxel adds to those around
-    it. Otherwise the planes that a plane of the result reads are side by side in the channels of an image.
+    With one feature it sums what each voxel adds to those around it. Otherwise the planes that a plane of the result
+    reads are side by side in the channels of an image.
     """
     *window, c, features = kernel.shape
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:4], window, (1, 1, 1), padding)
-    places = list(itertools.product(*map(range, window)))
-    sizes = [n + low + high - k + 1 for n, (low, high), k in zip(x.shape[1:4], padding, window, strict=True)]
-    cut = lambda x, at: x[(slice(None), *(slice(i, i + n) for i, n in zip(at, sizes, strict=True)))]  # noqa: E731
-    if c == 1:
-        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        return _multiply(jnp.concatenate([cut(x, at) for at in places], -1), kernel.reshape(-1, features))
     if features == 1:
-        added = kernel.reshape(-1, c) @ jnp.pad(x, ((0, 0), *padding, (0, 0))).reshape(-1, c).T
-        added = added.reshape(-1, x.shape[0], *(n + k - 1 for n, k in zip(sizes, window, strict=True)))
-        return functools.reduce(operator.add, [cut(part, at) for part, at in zip(added, places, strict=True)])[
-            ..., None
-        ]
-    planes, h, w = window[0], x.shape[2], x.shape[3]
+        return _convolve_pixels(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
     x = jnp.pad(x, ((0, 0), padding[0], *[(0, 0)] * 3))
-    beside = jnp.concatenate([x[:, i : i + sizes[0]] for i in range(planes)], -1).reshape(-1, h, w, planes * c)
+    b, depth, h, w, _ = x.shape
+    planes, depth = window[0], depth - window[0] + 1
+    beside = jnp.concatenate([x[:, i : i + depth] for i in range(planes)], -1).reshape(-1, h, w, planes * c)
     flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*window[1:], planes * c, features)
-    y = convolve(beside, flat, (1, 1), tuple(padding[1:]), dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return y.reshape(x.shape[0], *sizes, features)
+    y = convolve(beside, flat, (1, 1), tuple(padding[1:]), dimension_numbers=_IMAGES)
+    return y.reshape(b, depth, *y.shape[1:])
 
 
 def _is_dense(lhs_dilation: Any = None, rhs_dilation: Any = None, feature_group_count: int = 1, **_: Any) -> bool:
@@ -149,12 +145,19 @@ def _convolve_patches(pads: Any, x: Array, kernel: Array) -> Array:
 
 
 def _convolve_pixels(x: Array, kernel: Array) -> Array:
-    """Convolves with stride 1 and without padding by summing what each pixel adds to the outputs around it."""
-    rows, columns, c, features = kernel.shape
-    h, w = x.shape[1] - rows + 1, x.shape[2] - columns + 1
-    sums = _multiply(x, kernel.transpose(2, 0, 1, 3).reshape(c, -1)).reshape(*x.shape[:3], rows, columns, features)
-    parts = [sums[:, i : i + h, j : j + w, i, j] for i in range(rows) for j in range(columns)]
-    return functools.reduce(operator.add, parts)
+    """Convolves with stride 1 and without padding by summing what each pixel adds to the outputs around it.
+
+    What all pixels add in one place of the window lies together: with one feature or few, whose rows would be short,
+    that takes a fraction of the time, in the gradient above all.
+    """
+    *window, c, features = kernel.shape
+    sizes = [n - k + 1 for n, k in zip(x.shape[1:-1], window, strict=True)]
+    added = jnp.moveaxis(kernel, -2, -1).reshape(-1, c) @ x.reshape(-1, c).T
+    added = added.reshape(-1, features, *x.shape[:-1])
+    places = itertools.product(*map(range, window))
+    cut = lambda at: tuple(slice(i, i + n) for i, n in zip(at, sizes, strict=True))  # noqa: E731
+    parts = [part[(slice(None), slice(None), *cut(at))] for part, at in zip(added, places, strict=True)]
+    return jnp.moveaxis(functools.reduce(operator.add, parts), 0, -1)
 
 
 def _multiply(x: Array, matrix: Array) -> Array:
@@ -163,24 +166,45 @@ def _multiply(x: Array, matrix: Array) -> Array:
 
 
 def _convolve_corners(x: Array, kernel: Array) -> Array:
-    """Convolves an enlarged image by an odd kernel, with stride 1 and padding "SAME", in terms of the small image.
+    """Convolves an enlarged array by an odd kernel, with stride 1 and padding "SAME", in terms of the small one.
 
     Pixel [i, j] of the small image fills x[2i:2i+2, 2j:2j+2]. Corner r = 0 ... h of the small image lies between the
-    pixels 2r - 1 and 2r of x, whose outputs read the same small pixels.
+    pixels 2r - 1 and 2r of x, whose outputs read the same small pixels. Sequences and volumes are computed likewise.
     """
-    b, h, w, c = x.shape
-    small = x.reshape(b, h // 2, 2, w // 2, 2, c)[:, :, 0, :, 0]
-    (rows, top), (columns, left) = (_map_taps(size) for size in kernel.shape[:2])
-    small = jnp.pad(small, ((0, 0), (top, top), (left, left), (0, 0)))
-    taps = jnp.einsum("sak,tbl,klcf->abcstf", rows, columns, kernel).astype(kernel.dtype)
-    size, features = taps.shape[:2], kernel.shape[-1]
-    taps = taps.reshape(*size, c, 4 * features)
+    small, axes, features = _shrink(x), x.ndim - 2, kernel.shape[-1]
+    (b, *sizes, c), sides = small.shape, (2,) * axes
+    maps, beyond = zip(*map(_map_taps, kernel.shape[:axes]), strict=True)
+    small = jnp.pad(small, ((0, 0), *((n, n) for n in beyond), (0, 0)))
+    taps = kernel
+    for taken in maps:  # an axis of the window makes way for two at the end: sides of the corner, and small pixels
+        taps = jnp.tensordot(taps, taken, ((0,), (2,)))
+    taps = taps.transpose(*range(3, 3 + 2 * axes, 2), 0, *range(2, 2 + 2 * axes, 2), 1).astype(kernel.dtype)
+    taps = taps.reshape(*taps.shape[:axes], c, -1)
     if features == 1:
         corners = _convolve_pixels(small, taps)
+    elif axes == 3:
+        corners = _convolve_volumes(small, taps, "VALID")
     else:
-        corners = convolve(small, taps, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    pixels = corners.reshape(b, h // 2 + 1, w // 2 + 1, 2, 2, features).swapaxes(2, 3)
-    return pixels.reshape(b, h + 2, w + 2, features)[:, 1:-1, 1:-1]
+        corners = convolve(small, taps, (1,) * axes, "VALID", dimension_numbers=_IMAGES if axes == 2 else _SERIES)
+    corners = corners.reshape(b, *(n + 1 for n in sizes), *sides, features)
+    apart = itertools.chain(*((1 + axis, 1 + axes + axis) for axis in range(axes)))
+    pixels = corners.transpose(0, *apart, 1 + 2 * axes).reshape(b, *(2 * n + 2 for n in sizes), features)
+    return pixels[(slice(None), *[slice(1, -1)] * axes)]
+
+
+@jax.custom_jvp
+def _shrink(x: Array) -> Array:
+    """Returns the small array [b, *(sizes / 2), c] that `Upsample()` made x of."""
+    return split_windows(2, x)[(slice(None), *(slice(None), 0) * (x.ndim - 2))]
+
+
+@_shrink.defjvp
+def _shrink_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """Takes the mean of the tangent's pixels, which are equal, too: the gradient is then the same for each pixel, which
+    XLA does not write out and sum again in `Upsample`, as it does a gradient of the first pixel among zeros.
+    """
+    (x,), (dx,) = primals, tangents
+    return _shrink(x), split_windows(2, dx).mean(window_axes(dx))
 
 
 def _map_taps(size: int) -> tuple[np.ndarray, int]:

@@ -340,7 +340,7 @@ class Pool(nn.Module):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _max_pool(k: int, x: Array) -> Array:
-    return _split_windows(k, x).max(_window_axes(x))
+    return split_windows(k, x).max(window_axes(x))
 
 
 @_max_pool.defjvp
@@ -350,8 +350,8 @@ def _max_pool_jvp(k: int, primals: tuple[Array], tangents: tuple[Array]) -> tupl
     The gradient of `max` compares x with the maximum instead. Where XLA recomputes x for that, for example after a
     batch normalization, it rounds differently, so that no position may equal the maximum, or another one.
     """
-    axes = len(_window_axes(*primals))
-    x, dx = _split_windows(k, *primals), _split_windows(k, *tangents)
+    axes = len(window_axes(*primals))
+    x, dx = split_windows(k, *primals), split_windows(k, *tangents)
     places = [
         x[(slice(None), *(part for i in place for part in (slice(None), i)))]
         for place in itertools.product(range(k), repeat=axes)
@@ -364,15 +364,15 @@ def _max_pool_jvp(k: int, primals: tuple[Array], tangents: tuple[Array]) -> tupl
     index = jax.lax.optimization_barrier(index)  # keeps XLA from searching once more for each use
     apart = index[(slice(None), *(slice(None), None) * axes)]
     chosen = apart == np.arange(k**axes, dtype=index.dtype).reshape((k, 1) * axes)
-    return largest, jnp.where(chosen, dx, 0).sum(_window_axes(*primals))
+    return largest, jnp.where(chosen, dx, 0).sum(window_axes(*primals))
 
 
-def _window_axes(x: Array) -> tuple[int, ...]:
-    """Returns the axes of the windows of `_split_windows`."""
+def window_axes(x: Array) -> tuple[int, ...]:
+    """Returns the axes of the windows of `split_windows`."""
     return tuple(range(2, 2 * x.ndim - 3, 2))
 
 
-def _split_windows(k: int, x: Array) -> Array:
+def split_windows(k: int, x: Array) -> Array:
     """Reshapes [b, h, w, c] to [b, h/k, k, w/k, k, c], and likewise for other numbers of axes."""
     b, *sizes, c = x.shape
     return x.reshape(b, *(part for size in sizes for part in (size // k, k)), c)

@@ -1,8 +1,9 @@
-"""Initial parameters other than those that the modules draw: Glorot's, tied dictionaries, and biases that depend on the
-data.
+"""Initial parameters other than those that the modules draw: Glorot's, PyTorch's, tied dictionaries, and biases that
+depend on the data.
 """
 
 import functools
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +33,8 @@ def choose(config: ConfigDict, task: Task, spec: Spec, train: Source) -> Adjust 
     Raises InputError if `output_bias` does not fit the model.
     """
     maps: list[Adjust] = []
-    if config.get("init", "modules") == "glorot":
-        maps.append(functools.partial(draw_glorot, jax.random.key(config.seed)))
+    if draw := {"glorot": draw_glorot, "pytorch": draw_pytorch}.get(config.get("init", "modules")):
+        maps.append(functools.partial(draw, jax.random.key(config.seed)))
     if isinstance(task.model.decoder, DictionaryDecoder):
         maps.append(functools.partial(pre_encoder.tie, task.model.decoder))
     if task.model.target:
@@ -91,6 +92,25 @@ def draw_glorot(key: jax.Array, params: PyTree) -> PyTree:
         return nn.initializers.glorot_uniform()(jax.random.fold_in(key, zlib.crc32(path.encode())), a.shape, a.dtype)
 
     return paths.nest({path: draw(path, a) for path, a in paths.flatten(params).items()})
+
+
+def draw_pytorch(key: jax.Array, params: PyTree) -> PyTree:
+    """Returns parameters whose kernels, and the biases beside them, are those of PyTorch's layers; others stay.
+
+    Both are uniform within 1 / sqrt(inputs of a unit), so that kernels have a standard deviation of 0.58 of that of
+    Flax's. Values depend on the key and on their path alone.
+    """
+    flat = paths.flatten(params)
+    kernels = {path: a for path, a in flat.items() if path.split("/")[-1] == "kernel" and a.ndim >= 2}
+
+    def draw(path: str, a: Any) -> Any:
+        kernel = kernels.get(f"{path.rpartition('/')[0]}/kernel")
+        if kernel is None or path.split("/")[-1] not in ("kernel", "bias"):
+            return a
+        limit = math.prod(kernel.shape[:-1]) ** -0.5
+        return jax.random.uniform(jax.random.fold_in(key, zlib.crc32(path.encode())), a.shape, a.dtype, -limit, limit)
+
+    return paths.nest({path: draw(path, a) for path, a in flat.items()})
 
 
 def start_at_log_odds(mean: np.ndarray, layer: str, params: Any) -> Any:

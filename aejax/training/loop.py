@@ -176,6 +176,7 @@ def fit(
         config.data.name = name
         if config.data.batch and not config.classes:
             config.classes = len(sources["train"].kinds)
+            config.condition.categories = ",".join(map(str, sources["train"].categories))
     given = _Given(split(sources, config.data), devices, quiet, adjust, init_from, change, parts)
     if workdir is not None:
         run = _train(config, local(workdir), Checkpoints, given)

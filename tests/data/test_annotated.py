@@ -97,6 +97,47 @@ def test_a_batch_that_was_never_seen_is_encoded_only_where_the_encoder_reads_non
     )
 
 
+def with_donors(adata):
+    """Adds donors 0 to 3, whose combinations with the batches do not all occur."""
+    adata.obs["donor"] = np.array(list("0123"))[np.arange(adata.n_obs) % 4 * (np.arange(adata.n_obs) % 3 > 0)]
+    return adata
+
+
+def test_several_covariates_are_read_each_for_itself():
+    """The label is their combination, and what it adds to a layer of the decoder is the sum of what each adds."""
+    run = fit(with_donors(cells()), data__batch="batch,donor", condition__encoder=False, steps=2)
+    assert (run.config.classes, run.config.condition.categories) == (12, "3,4")
+    assert run.spec.batches[:5] == ("a & 0", "a & 1", "a & 2", "a & 3", "b & 0")
+    adata = with_donors(cells(seed=1))
+    batch, donor = np.tile([1, 0, 2], 40), np.asarray(adata.obs["donor"]).astype(int)
+    given = aejax.read_anndata(run, adata)
+    np.testing.assert_array_equal(given["label"], 4 * batch + donor)
+    layer, z = run.variables["params"]["decoder"]["dense_0"], np.float64(run.encode(**given))
+    wanted = z @ layer["kernel"][:2] + layer["kernel"][2:5][batch] + layer["kernel"][5:][donor] + layer["bias"]
+    _, found = run.model.apply(
+        run.variables, z.astype(np.float32), label=given["label"], method="decode", capture_intermediates=True
+    )
+    np.testing.assert_allclose(
+        found["intermediates"]["decoder"]["dense_0"]["__call__"][0], wanted, rtol=1e-4, atol=1e-5
+    )
+    some = adata[np.flatnonzero((batch == 2) & (donor == 3))].copy()
+    np.testing.assert_array_equal(aejax.read_anndata(run, some)["label"], 11)
+    adata.obs["donor"] = ["new"] * 120
+    with pytest.raises(aejax.InputError, match="of a batch 'a & new', which the run was not trained on"):
+        aejax.read_anndata(run, adata)
+
+
+def test_embeddings_of_covariates_are_added():
+    adata = with_donors(cells())
+    run = fit(adata, data__batch="batch,donor", condition__encoder=False, condition__embedding=3, steps=2)
+    table, z = run.variables["params"]["label_embedding"], np.ones((2, 2), np.float32)
+    assert table.shape == (7, 3)
+    vector = table[[1, 2]] + table[[3 + 2, 3 + 3]]
+    same = run.model.clone(classes=0).apply(run.variables, np.concatenate([z, vector], 1), method="decode")
+    found = run.model.apply(run.variables, z, label=np.array([4 + 2, 8 + 3]), method="decode")
+    np.testing.assert_allclose(found, same, rtol=1e-5)
+
+
 def columns_first(adata):
     adata.layers["counts"] = adata.layers["counts"].tocsc()
 
@@ -174,6 +215,21 @@ def no_layers(adata):
         (infinite, {}, "the AnnData, layer 'counts': example 119, value .* is NaN or infinity"),
         (None, {"data__batch": "donor"}, "data.batch: column of obs of the AnnData 'donor' is unknown.*: batch"),
         (without_batch, {}, r"the AnnData: obs\['batch'\] of cell 4 is missing; fill it"),
+        (
+            None,
+            {"data__batch": "batch,donor"},
+            "data.batch: column of obs of the AnnData 'donor' is unknown.*: batch",
+        ),
+        (
+            with_donors,
+            {"data__batch": "batch, donor", "classes": 12, "condition__categories": "4,3"},
+            "condition.categories='4,3' and those of data.batch='batch, donor' are '3,4'; set it to these",
+        ),
+        (
+            with_donors,
+            {"data__batch": "batch,donor", "classes": 12, "condition__categories": "4,x"},
+            "condition.categories='4,x' are whole numbers, .* whose product is classes, and that is 12; correct one",
+        ),
         (None, {"classes": 2}, "data.batch='batch' has 3 batches, and classes=2; set classes=3"),
     ],
 )

@@ -31,6 +31,10 @@ CASES = {
     "one channel, dilated": ((9, 9, 1), (3, 3), 2, {"kernel_dilation": 2}, 5),
     "taps, groups": ((5, 4, 4), (2, 2), 4, {"padding": "VALID", "feature_group_count": 2}, 5),
     "sequence": ((8, 3), (3,), 2, {}, 5),
+    "volume": ((3, 4, 2, 2), (3, 1, 3), 3, {}, 5),
+    "volume, one channel": ((3, 4, 2, 1), (3, 2, 3), 3, {"padding": ((1, 1), (0, 0), (2, 0))}, 2),
+    "volume, one feature": ((3, 4, 2, 3), (3, 2, 3), 1, {"padding": ((0, 2), (1, 0), (1, 1))}, 2),
+    "volume, strides": ((4, 4, 2, 2), (3, 3, 3), 3, {"strides": 2}, 2),
     "dilated": ((9, 9, 2), (3, 3), 2, {"kernel_dilation": 2}, 5),
     "groups": ((6, 6, 4), (3, 3), 4, {"feature_group_count": 2}, 5),
 }
@@ -85,6 +89,22 @@ def test_equals_the_plain_layer(name):
 def test_of_an_enlarged_image(size, channels, features):
     kernel = tuple(int(length) for length in size.split("x"))
     compare(*both(((3, 4, channels), kernel, features, {}, 6), enlarged=True))
+
+
+@pytest.mark.parametrize("size", mostly_slow(["3x3x1", "3", "5", "3x1x3", "1x5x3"]))
+@pytest.mark.parametrize(("channels", "features"), mostly_slow([(8, 1), (2, 9), (1, 1)]))
+def test_of_an_enlarged_sequence_or_volume(size, channels, features):
+    kernel = tuple(int(length) for length in size.split("x"))
+    sizes = {1: (5,), 3: (2, 3, 4)}[len(kernel)]
+    compare(*both(((*sizes, channels), kernel, features, {}, 3), enlarged=True))
+
+
+def test_the_gradient_of_an_enlarged_image_is_not_written_out_among_zeros():
+    """As a slice of one pixel in each window has it, which took three times as long as the rest."""
+    _, ours, variables, x = both(CASES["one feature"], enlarged=True)
+    program = jax.jit(jax.grad(lambda x: jnp.sin(ours(variables, x)).sum())).lower(x).compile().as_text()
+    assert "f32[5,6,2,4,2,3]" not in program
+    assert "f32[5,12,8,3]" not in program
 
 
 @pytest.mark.slow

@@ -32,6 +32,20 @@ def test_kernels_are_glorots_and_other_parameters_stay():
     )
 
 
+def test_dense_layers_begin_as_those_of_pytorch_and_other_parameters_stay():
+    params = {
+        "encoder": {"a": {"kernel": np.zeros((400, 100), np.float32), "bias": np.ones(100, np.float32)}},
+        "conv": {"kernel": np.zeros((3, 3, 20, 40), np.float32), "bias": np.zeros(40, np.float32)},
+        "norm": {"scale": np.full(3, 2.0), "bias": np.full(3, 4.0)},
+    }
+    found = jax.tree.map(np.asarray, initializers.draw_pytorch(jax.random.key(0), params))
+    for layer, limit in ((found["encoder"]["a"], 1 / 20), (found["conv"], 1 / np.sqrt(180))):
+        for a in (layer["kernel"], layer["bias"]):
+            assert stats.kstest(a.ravel(), stats.uniform(-limit, 2 * limit).cdf).pvalue > 1e-3
+    assert (found["norm"]["scale"] == 2).all()
+    assert (found["norm"]["bias"] == 4).all()
+
+
 def adjusted(config):
     splits = load(config.data)
     spec = Spec.of(splits.train, False)
@@ -54,7 +68,7 @@ def test_the_burda_config_begins_at_the_means_of_the_pixels(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"init": "he"}, "init 'he' is unknown; choose one of: glorot, modules"),
+        ({"init": "he"}, "init 'he' is unknown; choose one of: glorot, modules, pytorch"),
         ({"output_bias": "median"}, "output_bias 'median' is unknown; did you mean 'mean'"),
         (
             {"output_bias": "mean", "likelihood.name": "squared_error"},
