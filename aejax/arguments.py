@@ -28,7 +28,7 @@ def check_count(what: str, value: int, each: int) -> int:
 
 def check_samples(samples: int, name: str = "samples") -> None:
     """Raises InputError if a number of samples, called `name`, is not a whole number above 0."""
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+    if not _is_whole(samples) or samples < 1:
         raise InputError(f"{name} must be a whole number above 0, got {samples!r}")
 
 

@@ -51,9 +51,11 @@ def default() -> ConfigDict:
     config.data.test = ""  # likewise
     config.data.held_out = -1  # label of anomalies, which are removed from all parts but test; -1: none
     config.data.size = 0  # side to which images are resized, or steps of a segment of sound; 0: as they are
+    config.data.width = 0  # of images that are resized to another width than height, which is data.size; 0: the same
     config.data.rate = 16_000  # samples per second of .wav files; others are refused
-    config.data.fit = "crop"  # for images that are not square: crop the longer side, pad the shorter, or stretch
-    # data.fit=random crops at a random place in training; its square has a side from 1/zoom of the shorter side to all.
+    # For images whose sides have another ratio: crop the side that is too long, pad the other, or stretch.
+    config.data.fit = "crop"
+    # data.fit=random crops at a random place in training; sides are from 1/zoom of the largest such crop to all.
     config.data.zoom = 1.0
     config.data.flip = False  # whether half of the training images are mirrored, others in each step
     config.data.binarize = "none"  # draws images of 0 and 1: dynamic (anew in each step), static, or threshold
@@ -209,7 +211,7 @@ def check(config: ConfigDict) -> None:
     arguments.check_seed(config.seed)
     for key in (
         *("classes", "patience", "pretrain.steps", "optim.warmup"),
-        *("data.size", "data.memory_mb", "data.binarize_seed", "data.layers", "condition.embedding"),
+        *("data.size", "data.width", "data.memory_mb", "data.binarize_seed", "data.layers", "condition.embedding"),
     ):
         if not 0 <= get(config, key) < 2**31:
             raise InputError(f"{key} must not be negative, and below 2**31, got {get(config, key)}")
@@ -259,6 +261,7 @@ BEFORE = {
     "data.rate": 16_000,
     "data.weights": "",
     "data.fit": "stretch",
+    "data.width": 0,
     "data.zoom": 1.0,
     "data.flip": False,
     "data.binarize": "none",

@@ -306,6 +306,10 @@ def test_the_loss_of_a_vae_in_ones_own_loop_is_that_of_its_objective():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: losses.iwae(LOG_W[:0]),
+            r"a bound needs at least one sample, got log weights of shape \(0, 5\)",
+        ),
         (lambda: losses.miwae(LOG_W, 4), "miwae.groups must divide the 6 samples, got 4"),
         (lambda: losses.piwae(LOG_W, LOG_P, LOG_Q, 0), "piwae.groups must divide the 6 samples, got 0"),
         (lambda: losses.ciwae(LOG_W, 1.5), r"ciwae.share must be in \[0, 1\], got 1.5"),

@@ -107,16 +107,19 @@ def test_columns_are_standardized_where_their_scales_ask_for_it(scale, expected)
 
 
 def test_the_committed_figures_are_those_of_the_defaults_and_at_least_pcas():
-    """Within the standard error of one cross-validation, but for diabetes, whose R2 is two of them below."""
+    """Within the standard error of one cross-validation."""
     file = Path(__file__).parents[1] / "experiments/results/estimator.json"
     cases = json.loads(file.read_text())["cases"]
-    assert {(c["data"], c["components"]) for c in cases} == {(n, k) for n, ks in estimator.CASES.items() for k in ks}
+    sizes = (estimator.CASES | estimator.FURTHER).items()
+    assert {(c["data"], c["components"]) for c in cases} == {(name, k) for name, ks in sizes for k in ks}
+    goals = json.loads((file.parent / "goals/anydata.json").read_text())
+    expected = [{**goal, "command": estimator.COMMAND} for goal in estimator.set_goals(cases)]
+    assert [goal for goal in goals if goal["command"] == estimator.COMMAND] == expected
     for case in cases:
         assert case["gain"]["mean"] == pytest.approx(case["aejax"]["score"] - case["pca"]["score"], abs=1e-4)
-        short = 0.0025 if case["data"] == "diabetes" else case["gain"]["standard_error"]
-        assert case["gain"]["mean"] >= -short
-        assert case["aejax"]["squared_error"] <= case["pca"]["squared_error"]
-        assert case["aejax"]["seconds"] < 10
+        assert case["gain"]["mean"] >= -case["gain"]["standard_error"]
+        if case["data"] in estimator.CASES:
+            assert case["aejax"]["squared_error"] <= case["pca"]["squared_error"]
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ _DENSITIES = {"elbo", "log_likelihood", "distortion", "bits_per_dimension"}
 # Prefixes of keys that redefine a metric, so that its values cannot be compared: other data redefine all metrics,
 # another likelihood those of densities, and another objective, likelihood or unit the losses.
 _OF_ALL = (
-    *("data.name", "data.options", "data.size", "data.binarize"),
+    *("data.name", "data.options", "data.size", "data.width", "data.binarize"),
     *("data.held_out", "data.validation", "data.test"),
 )
 _OF_DENSITIES = ("likelihood.",)

@@ -37,10 +37,17 @@ def data_flags() -> Callable[[], ConfigDict]:
     defaults = config.default().data
     defaults.name = ""
     holders = {key: flags.DEFINE_string(f"data.{key}", defaults[key], what) for key, what in _DATA.items()}
-    size = flags.DEFINE_integer("data.size", defaults.size, "Side to which its images are resized. 0: as they are.")
+    sides = {
+        "size": flags.DEFINE_integer(
+            "data.size", defaults.size, "Side to which its images are resized. 0: as they are."
+        ),
+        "width": flags.DEFINE_integer(
+            "data.width", defaults.width, "Width, if it is another than data.size. 0: the same."
+        ),
+    }
 
     def section() -> ConfigDict:
-        return ConfigDict({**defaults, **{key: holder.value for key, holder in holders.items()}, "size": size.value})
+        return ConfigDict({**defaults, **{key: holder.value for key, holder in (holders | sides).items()}})
 
     return section
 

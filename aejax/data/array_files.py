@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aejax.data.arrays import list_npz, read_npy, read_npz
+from aejax.data.images import Size
 from aejax.data.sources import SPLIT_NAMES, Source, from_array, is_binary
 from aejax.errors import InputError
 
@@ -18,7 +19,7 @@ _ROLES = {
 
 
 def from_file(
-    path: Path, size: int, fit: str = "crop", kind: str = "", missing: bool = False, weights: str = ""
+    path: Path, size: Size, fit: str = "crop", kind: str = "", missing: bool = False, weights: str = ""
 ) -> dict[str, Source]:
     """Returns the splits of an .npy or .npz file by name; an .npy file is all `train`.
 

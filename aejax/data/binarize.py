@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from aejax import arguments
 from aejax.data.sources import Arrays, Rows, Source
 from aejax.data.spec import read_chunks
 from aejax.errors import InputError, one_of
@@ -27,15 +28,17 @@ def binarize_parts(parts: Mapping[str, Source], way: str, seed: int = 0) -> dict
     part and the row. With `dynamic`, so are validation and test, and the train part is left as it is, for `draw_binary`
     in each step. With `none`, all are left.
 
-    Raises InputError for another way, for values outside [0, 1], and for other ways than `dynamic` of a part whose
-    images are cropped at random.
+    Raises InputError for another way, part or seed, for values outside [0, 1], and for other ways than `dynamic` of a
+    part whose images are cropped at random.
     """
     if way not in WAYS:
         raise one_of("data.binarize", way, WAYS)
     if way == "none":
         return dict(parts)
-    changed = dict(parts)
+    changed, seed = dict(parts), arguments.check_seed(seed)
     for name, source in parts.items():
+        if name not in _PARTS:
+            raise one_of("part", name, _PARTS)
         _check_range(source)
         if name == "train" and way == "dynamic":
             continue
@@ -98,8 +101,13 @@ def _drawer(seed: int, part: int) -> Callable[[Rows, np.ndarray], np.ndarray]:
 
 
 def _check_range(source: Source) -> None:
-    """Raises InputError for vectors with values outside [0, 1]; images have none."""
-    for x in read_chunks(source) if len(source.shape) == 1 else ():
+    """Raises InputError for values outside [0, 1], which images of bytes cannot have."""
+    for x in read_chunks(source) if source.dtype != np.uint8 else ():
+        if np.isnan(x).any():
+            raise InputError(
+                f"data.binarize draws each value, and {source.name} holds NaN, as the padding of shorter sequences is; "
+                "cut the sequences to one length, or set it to none"
+            )
         if x.min() < 0 or x.max() > 1:
             raise InputError(
                 f"data.binarize takes values as probabilities, and {source.name} holds {x.min():g} to {x.max():g}; "

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aejax.data.headers import inspect_all
-from aejax.data.images import Crop, decode
+from aejax.data.images import Crop, Size, decode, find_sides
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, as_crops
 from aejax.errors import InputError, printable
 
@@ -24,7 +24,7 @@ _OTHER_SUFFIXES = (
 )
 
 
-def from_folder(path: Path, size: int, fit: str = "crop", cache: bool = False) -> dict[str, Source]:
+def from_folder(path: Path, size: Size, fit: str = "crop", cache: bool = False) -> dict[str, Source]:
     """Returns the splits of a folder: its folders `train`, `validation` (`val`, ...) and `test`, or all as `train`.
 
     A split holds all PNG and JPEG images below its folder, in the order of their paths; the folders within it are the
@@ -166,7 +166,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False) or (entry.is_symlink() and os.path.isfile(entry.path))
 
 
-def _from_files(path: Path, files: list[str], label: np.ndarray, size: int, fit: str, cache: bool) -> Source:
+def _from_files(path: Path, files: list[str], label: np.ndarray, size: Size, fit: str, cache: bool) -> Source:
     """Returns the source of one split. Raises InputError if its images differ in size and `size` is 0."""
     shapes = inspect_all(path, files, cache)
     channels = max(c for _, _, c in shapes)
@@ -184,7 +184,7 @@ def _from_files(path: Path, files: list[str], label: np.ndarray, size: int, fit:
         pixels = [read(files[i], crop) for i, crop in zip(rows, as_crops(crops), strict=False)]
         return {"x": np.stack(pixels), "label": label[rows]}
 
-    shape = (size, size, channels) if size else (*shapes[0][:2], channels)
+    shape = (*find_sides(size), channels) if size else (*shapes[0][:2], channels)
     take, drawn = functools.partial(draw, crops=None), draw if fit == "random" else None
     return Source(str(path), len(files), shape, np.dtype(np.uint8), take, tuple(files), draw=drawn)
 

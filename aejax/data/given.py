@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from aejax.data.activations import from_stream, join_target
 from aejax.data.annotated import is_anndata, read_anndata
 from aejax.data.columns import from_frame, is_frame
+from aejax.data.images import find_size
 from aejax.data.sources import Source, from_array
 from aejax.data.sparse_rows import checksum, from_sparse, is_sparse
 from aejax.errors import InputError
@@ -51,7 +52,7 @@ def from_given(
     elif is_sparse(x):
         source, crc = from_sparse(x, label, "the array"), checksum(x)
     else:
-        options = {key: config.get(key) for key in ("size", "fit", "layers", "kind", "missing")}
+        options = {key: config.get(key) for key in ("fit", "layers", "kind", "missing")} | {"size": find_size(config)}
         source, crc = from_array(x, label, name="the array", **options), zlib.crc32(np.ascontiguousarray(x))
     sources = {"train": source}
     if label is not None:

@@ -5,9 +5,9 @@ import io
 import math
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
@@ -31,12 +31,15 @@ _TURNS = {  # by EXIF orientation
 }
 
 
+Size = int | tuple[int, int]  # the side of a square, or height and width; 0 leaves images as they are
+
+
 class Crop(NamedTuple):
-    """A square within an image.
+    """A rectangle within an image, of the shape that is asked for.
 
     Attributes:
-      zoom: the shorter side of the image over the side of the square, at least 1.
-      x, y: where the square lies, from 0, at the left or the top, to 1.
+      zoom: a side of the largest such rectangle over that of this one, at least 1.
+      x, y: where the rectangle lies, from 0, at the left or the top, to 1.
     """
 
     zoom: float
@@ -44,13 +47,30 @@ class Crop(NamedTuple):
     y: float
 
 
-def resize(image: np.ndarray, size: int, fit: str = "crop", crop: Crop | None = None) -> np.ndarray:
-    """Resizes an image, uint8 [h, w, channels], to [size, size, channels], bicubic, each channel by itself.
+def find_sides(size: Size) -> tuple[int, int]:
+    """Returns the height and the width that `size` asks for."""
+    return size if isinstance(size, tuple) else (size, size)
 
-    `fit` says what happens to images that are not square: "crop" and "random" keep the center of the longer side, "pad"
-    keeps all of the image and fills the shorter side up with 0, and "stretch" distorts. `crop` takes another square.
+
+def find_size(config: Mapping[str, Any]) -> Size:
+    """Returns the height and width that the data section asks for, its `size` where it names no width.
+
+    Raises InputError for a width without a height.
     """
-    if image.shape[:2] == (size, size) and (crop is None or crop.zoom == 1):
+    size, width = config.get("size") or 0, config.get("width", 0)
+    if width and not size:
+        raise InputError(f"data.width={width} needs data.size, the height of the resized images, which is 0; set both")
+    return (size, width) if width and width != size else size
+
+
+def resize(image: np.ndarray, size: Size, fit: str = "crop", crop: Crop | None = None) -> np.ndarray:
+    """Resizes an image, uint8 [h, w, channels], to [*find_sides(size), channels], bicubic, each channel by itself.
+
+    `fit` says what happens to images whose sides have another ratio: "crop" and "random" keep the center of the side
+    that is too long, "pad" keeps all of the image and fills the other side up with 0, half of it at each end, and
+    "stretch" distorts. `crop` takes another rectangle.
+    """
+    if image.shape[:2] == find_sides(size) and (crop is None or crop.zoom == 1):
         return image
     channels = image.shape[2]
     # In one picture, Pillow would take the last of 2 or 4 channels for transparency.
@@ -72,7 +92,7 @@ def decode(
     file: Path | io.BytesIO,
     name: str,
     channels: int | None = None,
-    size: int = 0,
+    size: Size = 0,
     fit: str = "crop",
     crop: Crop | None = None,
 ) -> np.ndarray:
@@ -88,7 +108,7 @@ def decode(
         whole, scale = picture.size, 1
         pixels = math.prod(whole)
         if size and isinstance(picture, JpegImagePlugin.JpegImageFile):
-            scale = _reduce(picture, math.ceil(_FINER * size * (crop.zoom if crop else 1)))
+            scale = _reduce(picture, math.ceil(_FINER * max(find_sides(size)) * (crop.zoom if crop else 1)))
         if not picture.info.get("progressive"):  # a progressive JPEG takes memory for all pixels until its last scan
             pixels = math.prod(picture.size)
         with _wait_for_memory(pixels):
@@ -181,7 +201,7 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
 
 
 def _stack(
-    pictures: Sequence[Image.Image], size: int, fit: str, crop: Crop | None, whole: tuple[int, int], scale: int = 1
+    pictures: Sequence[Image.Image], size: Size, fit: str, crop: Crop | None, whole: tuple[int, int], scale: int = 1
 ) -> np.ndarray:
     """Stacks the pictures as channels of one array, uint8 [height, width, channels], resized if `size` is not 0.
 
@@ -193,27 +213,27 @@ def _stack(
 
 
 def _resize(
-    picture: Image.Image, size: int, fit: str, crop: Crop | None, whole: tuple[int, int], scale: int
+    picture: Image.Image, size: Size, fit: str, crop: Crop | None, whole: tuple[int, int], scale: int
 ) -> Image.Image:
     """Resizes the picture as `resize` says. All is computed from the whole image, whatever the scale."""
-    (w, h), shape, box = whole, (size, size), (0.0, 0.0, *map(float, whole))
+    (w, h), (height, width), box = whole, find_sides(size), (0.0, 0.0, *map(float, whole))
+    shape, wide = (width, height), w * height > h * width  # wide: relative to what is asked for
     if fit == "pad":
-        longer = max(w, h)
-        shape = (max(1, round(w * size / longer)), max(1, round(h * size / longer)))
-    elif crop is not None:
-        side = min(w, h) / crop.zoom
-        left, top = (w - side) * crop.x, (h - side) * crop.y
-        box = (left, top, min(left + side, w), min(top + side, h))
-    elif fit != "stretch":
-        side = min(w, h)
-        left, top = (w - side) // 2, (h - side) // 2
-        box = (left, top, left + side, top + side)
+        shape = (width, max(1, round(h * width / w))) if wide else (max(1, round(w * height / h)), height)
+    elif crop is not None or fit != "stretch":
+        across, down = (h * width / height, h) if wide else (w, w * height / width)
+        if crop is not None:
+            across, down = across / crop.zoom, down / crop.zoom
+            left, top = (w - across) * crop.x, (h - down) * crop.y
+        else:
+            left, top = (w - across) // 2, (h - down) // 2
+        box = (left, top, min(left + across, w), min(top + down, h))
     reduced = (box[0] / scale, box[1] / scale, box[2] / scale, box[3] / scale)
     resized = picture.resize(shape, Image.Resampling.BICUBIC, reduced)
-    if shape == (size, size):
+    if shape == (width, height):
         return resized
-    padded = Image.new(picture.mode, (size, size))
-    padded.paste(resized, ((size - resized.width) // 2, (size - resized.height) // 2))
+    padded = Image.new(picture.mode, (width, height))
+    padded.paste(resized, ((width - resized.width) // 2, (height - resized.height) // 2))
     return padded
 
 

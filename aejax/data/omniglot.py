@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aejax.data.images import decode
+from aejax.data.images import Size, decode, find_sides
 from aejax.data.sources import Arrays, Rows, Source, as_crops
 from aejax.errors import InputError, kind_and_words
 from aejax.files import read_bytes
@@ -39,7 +39,7 @@ class _Image:
         return self.within.suffix == ".zip"
 
 
-def find_omniglot(path: Path) -> Callable[[int, str], dict[str, Source]] | None:
+def find_omniglot(path: Path) -> Callable[[Size, str], dict[str, Source]] | None:
     """Returns a function of `size` and `fit` that opens the splits below `path`, or None where it is not Omniglot.
 
     `path` is one of the zip files or folders, or a folder that holds some of them.
@@ -51,7 +51,7 @@ def find_omniglot(path: Path) -> Callable[[int, str], dict[str, Source]] | None:
     return (lambda size, fit: _open(path, parts, size, fit)) if parts else None
 
 
-def _open(path: Path, parts: Sequence[Path], size: int, fit: str) -> dict[str, Source]:
+def _open(path: Path, parts: Sequence[Path], size: Size, fit: str) -> dict[str, Source]:
     found: dict[str, dict[str, _Image]] = {}
     for part in parts:
         match = _NAME.fullmatch(part.stem)
@@ -68,7 +68,7 @@ def _open(path: Path, parts: Sequence[Path], size: int, fit: str) -> dict[str, S
     }
 
 
-def _from_images(name: str, images: Sequence[_Image], kinds: tuple[str, ...], size: int, fit: str) -> Source:
+def _from_images(name: str, images: Sequence[_Image], kinds: tuple[str, ...], size: Size, fit: str) -> Source:
     """Returns the source of one split; the labels are the alphabets' numbers."""
     label = np.array([kinds.index(image.alphabet) for image in images], np.int32)
 
@@ -82,7 +82,7 @@ def _from_images(name: str, images: Sequence[_Image], kinds: tuple[str, ...], si
 
     # A folder's images are its files; a zip file is one.
     files = tuple(sorted({i.within if i.zipped else i.within / i.name for i in images}))
-    shape, dtype = (size, size, 1), np.dtype(np.uint8)
+    shape, dtype = (*find_sides(size), 1), np.dtype(np.uint8)
     drawn = draw if fit == "random" else None
     return Source(name, len(images), shape, dtype, lambda rows: draw(rows, None), files, kinds, draw=drawn)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aejax.data.images import Size
 from aejax.data.sources import SPLIT_NAMES, Source, from_array
 from aejax.errors import InputError, kind_and_words
 from aejax.files import read_bytes
@@ -27,7 +28,7 @@ _DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}  # by
 _LARGEST = 2**36  # bytes of an array, more than any such data set has
 
 
-def find_published(path: Path) -> Callable[[int, str], dict[str, Source]] | None:
+def find_published(path: Path) -> Callable[[Size, str], dict[str, Source]] | None:
     """Returns a function of `size` and `fit` that opens the splits of a file or folder, or None for other ones."""
     if path.suffix == ".mat" and path.is_file():
         return lambda size, fit: _open_mat(path, size, fit)
@@ -60,7 +61,7 @@ def read_idx(file: Path) -> np.ndarray:
         ) from error
 
 
-def _open_idx(path: Path, files: Sequence[Path], size: int, fit: str) -> dict[str, Source]:
+def _open_idx(path: Path, files: Sequence[Path], size: Size, fit: str) -> dict[str, Source]:
     """Returns the splits of the IDX files of one data set; of a single file of another name `train`."""
     found: dict[str, dict[str, Path]] = {}
     named = [(file, match.groups() if (match := _IDX.fullmatch(file.name)) else _UNNAMED) for file in files]
@@ -80,7 +81,7 @@ def _open_idx(path: Path, files: Sequence[Path], size: int, fit: str) -> dict[st
     return splits
 
 
-def _open_amat(files: Iterable[Path], size: int, fit: str) -> dict[str, Source]:
+def _open_amat(files: Iterable[Path], size: Size, fit: str) -> dict[str, Source]:
     """Returns the splits of texts with an image of zeros and ones in each row."""
     splits = {}
     for file in files:
@@ -96,7 +97,7 @@ def _open_amat(files: Iterable[Path], size: int, fit: str) -> dict[str, Source]:
     return splits
 
 
-def _open_mat(path: Path, size: int, fit: str) -> dict[str, Source]:
+def _open_mat(path: Path, size: Size, fit: str) -> dict[str, Source]:
     """Returns train and test of Omniglot's letters, with the number of their alphabet as label."""
     from scipy.io import loadmat  # here, because it takes 0.1 s
 

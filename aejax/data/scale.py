@@ -79,12 +79,12 @@ def measure_columns(x: Any) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 
-def needs_standardizing(x: Any) -> bool:
+def needs_standardizing(x: Any, measured: tuple[np.ndarray, np.ndarray] | None = None) -> bool:
     """Returns whether features [n, features] have unusual scales, or one ten times the median standard deviation.
 
-    x may be a sparse matrix of SciPy.
+    x may be a sparse matrix of SciPy. `measured` is what `measure_columns` has returned for x, if it is known.
     """
-    mean, deviation = measure_columns(x)
+    mean, deviation = measure_columns(x) if measured is None else measured
     varying = deviation[deviation > 0]
     largest = np.sqrt((mean**2 + deviation**2).max())
     differ = len(varying) and varying.max() > 10 * np.median(varying)

@@ -16,7 +16,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from aejax.data.folders import list_folder
-from aejax.data.images import decode
+from aejax.data.images import Size, decode, find_sides
 from aejax.data.sources import SPLIT_NAMES, Arrays, Rows, Source, as_crops
 from aejax.errors import InputError, kind_and_words
 from aejax.files import local, read_bytes, read_json, replacing, writable, write_whole
@@ -35,7 +35,7 @@ def has_shards(path: Path) -> bool:
     return any(path.glob(f"*{SUFFIX}"))
 
 
-def from_shards(path: Path, size: int, fit: str = "crop") -> dict[str, Source]:
+def from_shards(path: Path, size: Size, fit: str = "crop") -> dict[str, Source]:
     """Returns the splits of a folder of shards, by the names of its files; files of other names are `train`.
 
     Images are gray if the first of every shard is, and RGB otherwise. `size` and `fit` are those of `images.resize`.
@@ -110,7 +110,7 @@ def _write_shard(shard: Path, files: Sequence[str], label: np.ndarray, first: in
     return number
 
 
-def _open_split(name: str, files: Sequence[Path], size: int, fit: str, kinds: tuple[str, ...]) -> Source:
+def _open_split(name: str, files: Sequence[Path], size: Size, fit: str, kinds: tuple[str, ...]) -> Source:
     """Returns the source of one split, whose shards stay open."""
     readers = [_open(file) for file in files]
     ends = np.cumsum([reader.num_records() for reader in readers])
@@ -135,7 +135,7 @@ def _open_split(name: str, files: Sequence[Path], size: int, fit: str, kinds: tu
     starts = [0, *ends[:-1].tolist()]
     heads = [decode(io.BytesIO(image), where) for _, image, where in map(read, starts)]
     channels = max(1 if head.shape[2] < 3 else 3 for head in heads)
-    shape = (size, size, channels) if size else (*heads[0].shape[:2], channels)
+    shape = (*find_sides(size), channels) if size else (*heads[0].shape[:2], channels)
     labeled = read(0)[0] >= 0
 
     def draw(rows: Rows, crops: np.ndarray | None) -> Arrays:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from aejax.data.arrays import as_array, as_integers, to_numpy
 from aejax.data.column import Column
-from aejax.data.images import Crop, resize
+from aejax.data.images import Crop, Size, find_sides, resize
 from aejax.data.kinds import check_kind, guess_kind, has_pixels, kind_of, warn_of_time_last
 from aejax.errors import InputError
 
@@ -151,7 +151,7 @@ def from_array(
     x: ArrayLike | None,
     label: ArrayLike | None = None,
     name: str = "array",
-    size: int = 0,
+    size: Size = 0,
     factors: ArrayLike | None = None,
     fit: str = "crop",
     binary: bool | None = None,
@@ -233,7 +233,7 @@ def from_array(
     return Source(
         name,
         len(x),
-        (size, size, x.shape[3]) if size else x.shape[1:],
+        (*find_sides(size), x.shape[3]) if size else x.shape[1:],
         dtype,
         functools.partial(draw, crops=None),
         binary=bool(binary and pixels),

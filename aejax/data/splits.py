@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from aejax.data.cache import cache_decoded
 from aejax.data.columns import FILES, from_frame, read_table
 from aejax.data.folders import from_folder
 from aejax.data.identity import check_identity
+from aejax.data.images import find_size
 from aejax.data.omniglot import find_omniglot
 from aejax.data.people import make_people
 from aejax.data.published import find_published
@@ -81,9 +82,12 @@ def find(config: Mapping[str, Any]) -> dict[str, Source]:
 
 
 def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
-    name, size, fit = config["name"], config["size"], config["fit"]
+    name, fit, width = config["name"], config["fit"], config.get("width", 0)
     if not name:
         raise InputError("data.name is empty; give a data set, a file or a folder")
+    if width and (name in SIGNALS or name in ("shapes", "volumes")):
+        raise InputError(f"data.width={width} resizes images, and {name} is made of data.size alone; set it to 0")
+    size = find_size(config)
     try:
         path = local(name)
     except InputError as error:
@@ -109,7 +113,7 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     if name == "people":
         return {"train": make_people()}
     if name in SIGNALS:
-        return SIGNALS[name](size)
+        return SIGNALS[name](config["size"])
     if shards := find_shards(name):
         if size:
             raise InputError(
@@ -117,7 +121,8 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
             )
         return from_store(name, shards)
     if name in BUILT_IN:
-        return {"train": BUILT_IN[name](size)}
+        make: Callable[[Any], Source] = BUILT_IN[name]
+        return {"train": make(size)}  # that of shapes and volumes is one number, as checked above
     if path.suffix.lower() in (".npy", ".npz") and not is_folder:
         require_file(path)
         if path.suffix.lower() == ".npz" and is_sparse_file(list_npz(path)):
@@ -134,7 +139,9 @@ def _open_splits(config: Mapping[str, Any]) -> dict[str, Source]:
     if published := find_published(path) or find_omniglot(path):
         return published(size, fit)
     if is_folder and has_sounds(path):
-        return from_sounds(path, size, config.get("rate", RATE))
+        if width:
+            raise InputError(f"{path}: data.width={width} resizes images, and this folder holds sounds; set it to 0")
+        return from_sounds(path, config["size"], config.get("rate", RATE))
     if is_folder and has_shards(path):
         return from_shards(path, size, fit)
     if is_folder:

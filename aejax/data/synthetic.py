@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from aejax.data.images import Size
 from aejax.data.sources import Source, from_array
 
 # The factors of variation of `shapes` and how many values each has.
@@ -13,7 +14,7 @@ SIDE = 16  # of the drawings, in the units in which shapes are placed
 SOLID_FACTORS = {"shape": 3, "size": 3, "z": 4, "y": 4, "x": 4, "angle": 4}
 
 
-def make_digits(size: int) -> Source:
+def make_digits(size: Size) -> Source:
     """Loads 1,797 handwritten digits of 8x8 pixels (E. Alpaydin and C. Kaynak, UCI) from scikit-learn."""
     from sklearn.datasets import load_digits
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from aejax.data.arrays import as_integers
-from aejax.data.images import Crop, decode, resize
+from aejax.data.images import Crop, Size, decode, resize
 from aejax.data.sources import Arrays, Rows, Source, as_crops, from_array
 from aejax.errors import InputError
 
 
-def from_tfds(name: str, data_dir: str, size: int, fit: str = "crop") -> dict[str, Source]:
+def from_tfds(name: str, data_dir: str, size: Size, fit: str = "crop") -> dict[str, Source]:
     """Returns the splits of a TFDS data set by name, preparing it first if need be; see `images.resize` for `size`."""
     from aejax.data.tfds_prepare import load_builder  # here, because importing TFDS is slow
 
@@ -24,7 +24,7 @@ def from_tfds(name: str, data_dir: str, size: int, fit: str = "crop") -> dict[st
     return {str(split): _tfds_split(builder, str(split), size, fit) for split in splits if splits[split].num_examples}
 
 
-def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Source:
+def _tfds_split(builder: Any, split: str, size: Size, fit: str = "crop") -> Source:
     """Returns the source of one split.
 
     `x` is the feature `image`, or else the first image or vector. Whole numbers called `label_...`, as in dsprites,
@@ -48,7 +48,7 @@ def _tfds_split(builder: Any, split: str, size: int, fit: str = "crop") -> Sourc
     # Of the other features none is decoded: TFDS would open images of any format.
     used = tfds.features.FeaturesDict({k: features[k] for k in (key, *numbers)})
 
-    def examples(rows: list[int], size: int = 0, crops: np.ndarray | None = None) -> list[dict[str, Any]]:
+    def examples(rows: list[int], size: Size = 0, crops: np.ndarray | None = None) -> list[dict[str, Any]]:
         found = data.__getitems__(rows)
         if not encoded:
             return [used.deserialize_example_np(record) for record in found]
@@ -93,7 +93,7 @@ def _decode_example(
     feature: Any,
     numbers: Sequence[str],
     name: str,
-    size: int,
+    size: Size,
     fit: str,
     crop: Crop | None = None,
 ) -> dict[str, Any]:

@@ -242,7 +242,7 @@ class Density:
 
     def arrays(self, x: ArrayLike, seed: int, label: ArrayLike | None) -> tuple[Any, ...]:
         """Returns x, a key for each example derived from its bytes and, if the run is conditional, the labels."""
-        rows = self.spec.check(x)
+        rows, seed = self.spec.check(x), arguments.check_seed(seed)
         numbers = np.array([zlib.crc32(np.ascontiguousarray(row)) for row in rows], np.uint32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
         return rows, keys, *check_labels(label, len(rows), self.model.classes)
@@ -253,7 +253,7 @@ class Density:
         The mean of log p of these, minus log(256) for each value, is a lower bound of the log probability of x (Theis
         et al. 2016, section 3.1). The noise of an example depends on its own bytes and `seed`.
         """
-        levels = self.spec.check(x)
+        levels, seed = self.spec.check(x), arguments.check_seed(seed)
         if levels.dtype != np.uint8:
             raise InputError(f"dequantization is of images of uint8, from 0 to 255, got {levels.dtype}; leave it out")
         noise = [

@@ -209,19 +209,21 @@ class Run(TrainedModel):
         z = export.Value("z", self.latents.shape[1:], "float32", "latents")
         label = [export.Value("label", (), "int32", f"0 to {self.config.classes - 1}")] if self.config.classes else []
         standardize = self.spec.standardize
-        decode, read = self._decode, [z, *label]
+        decode, read = self.compiled.decode, [z, *label]
         if self.model.skip:
-            decode, read = lambda z, x: self._decode(z, skipped=x), [z, x]
+            decode, read = lambda z, x: self.compiled.decode(z, skipped=x), [z, x]
         programs = {
-            "encoder": export.Program(lambda x, *label: self._code(standardize(x), *label)["z"], [x, *label], z),
+            "encoder": export.Program(
+                lambda x, *label: self.compiled.code(standardize(x), *label)["z"], [x, *label], z
+            ),
             "decoder": export.Program(decode, read, x._replace(name="decoded", shape=self.spec.decoded)),
         }
         if "indices" in self.abstract_code:
             shape = self.abstract_code["indices"].shape[1:]
             indices = export.Value("indices", shape, "int32", f"below {self.codebook_size}")
-            function = lambda x, *label: self._code(standardize(x), *label)["indices"]  # noqa: E731
+            function = lambda x, *label: self.compiled.code(standardize(x), *label)["indices"]  # noqa: E731
             programs["indices"] = export.Program(function, [x, *label], indices)
-            programs["lookup"] = export.Program(self._lookup, [indices], z)
+            programs["lookup"] = export.Program(self.compiled.lookup, [indices], z)
         return export.write(folder, programs, {"data": self.config.data.name, "step": self.step})
 
     def save_pretrained(
@@ -270,7 +272,7 @@ class Run(TrainedModel):
         config = pretrained.describe_model(self.model, self.spec.shape[-1])
         variables = {name: self.variables[name] for name in ("params", "batch_stats") if name in self.variables}
         if isinstance(self.model.bottleneck, VectorQuantizer):  # moving averages are not parameters, but the codes are
-            codes = np.asarray(self._lookup(np.arange(self.model.bottleneck.codes)))
+            codes = np.asarray(self.compiled.lookup(np.arange(self.model.bottleneck.codes)))
             params = variables["params"]
             variables["params"] = {**params, "bottleneck": {**params["bottleneck"], "codebook": {"codes": codes}}}
         tensors = {}

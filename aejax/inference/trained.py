@@ -18,6 +18,7 @@ from aejax import config as config_lib
 from aejax.data import Spec, as_array, fill_masked, is_sparse
 from aejax.errors import InputError
 from aejax.inference.batches import check_finite, check_labels, limit_batch, map_batches
+from aejax.inference.compiled import Compiled
 from aejax.inference.density import Density, warn_of_few
 from aejax.inference.generating import sample_latents
 from aejax.inference.hierarchy import Temperature, complete
@@ -101,9 +102,14 @@ class TrainedModel:
         return digest.hexdigest()[:16]
 
     @functools.cached_property
+    def compiled(self) -> Compiled:
+        """Returns the model's functions, compiled for this machine's default device."""
+        return Compiled(self.model, self.spec, self.likelihood, self.variables)
+
+    @functools.cached_property
     def density(self) -> Density:
         """Returns the model's density of x, which says what the run can estimate of it."""
-        return Density(self.config, self.model, self.likelihood, self.spec, self._on_device)
+        return Density(self.config, self.model, self.likelihood, self.spec, self.compiled.variables)
 
     @functools.cached_property
     def signals(self) -> Signals:
@@ -154,9 +160,9 @@ class TrainedModel:
         tiles = self._plan_tiles(tile, overlap)
         x, key = self._check(x, tiles is not None), "z" if self.codebook_size is None else "indices"
         if tiles is None:
-            code = self._map(self._code, x, label, encodes=True)
+            code = self._map(self.compiled.code, x, label, encodes=True)
         else:
-            code = {key: tiles.encode(lambda part: self._map(self._code, part, label, encodes=True)[key], x)}
+            code = {key: tiles.encode(lambda part: self._map(self.compiled.code, part, label, encodes=True)[key], x)}
             code = code if key == "z" else code | {"z": self._look_up(code[key])}
         check_finite(code["z"], _FAR)
         return code
@@ -170,7 +176,7 @@ class TrainedModel:
         """
         x = self._check(x)
         keys = jax.random.split(jax.random.key(arguments.check_seed(seed)), len(x))
-        draw = lambda x, keys, *label: self._code(x, *label, keys=keys)["z"]  # noqa: E731
+        draw = lambda x, keys, *label: self.compiled.code(x, *label, keys=keys)["z"]  # noqa: E731
         sampled = self._map(draw, x, label, keys, encodes=True)
         check_finite(sampled, _FAR)
         return sampled
@@ -179,7 +185,7 @@ class TrainedModel:
     def abstract_code(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of `code` for a batch of one example, without computing it."""
         label = [np.zeros(1, np.int32)] if self.config.classes else []
-        return jax.eval_shape(self._code, jax.ShapeDtypeStruct((1, *self.spec.shape), np.float32), *label)
+        return jax.eval_shape(self.compiled.code, jax.ShapeDtypeStruct((1, *self.spec.shape), np.float32), *label)
 
     def indices(self, x: ArrayLike, label: ArrayLike | None = None) -> Int[np.ndarray, "n ..."]:
         """Returns the discrete codes of x, int32 [n, ...]. Raises InputError if the codes are continuous."""
@@ -219,7 +225,7 @@ class TrainedModel:
         if not z.size or not self.fits(z.shape[1:], self.latents.shape[1:], tiles is not None):
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
         check_finite(z, "the latents: example {} holds NaN or infinity in float32; give finite numbers")
-        decode = functools.partial(self._map, self._decode, label=label, own=self.latents.shape[1:])
+        decode = functools.partial(self._map, self.compiled.decode, label=label, own=self.latents.shape[1:])
         decoded = decode(z) if tiles is None else tiles.decode(decode, z)
         check_finite(decoded, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return decoded
@@ -233,7 +239,7 @@ class TrainedModel:
         `impute`. A likelihood of counts with an observed library gives the reconstruction the total of x.
         """
         if self.model.skip or self.likelihood.reads_input:
-            return self._map(self._reconstruct, self._check(x), label)
+            return self._map(self.compiled.reconstruct, self._check(x), label)
         decoded = self.decode(self.encode(x, label, tile=tile, overlap=overlap), label, tile=tile, overlap=overlap)
         return np.where(np.isnan(self._check(x)), np.float32(np.nan), decoded) if self.spec.padded else decoded
 
@@ -328,7 +334,7 @@ class TrainedModel:
     def _decode_samples(self, z: np.ndarray, label: ArrayLike | None, seed: int) -> Float[np.ndarray, "n ..."]:
         """Returns a sample of the likelihood for each of the latents z [n, *latent]."""
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(z))
-        drawn = self._map(self._draw, z, label, keys, own=self.latents.shape[1:])
+        drawn = self._map(self.compiled.draw, z, label, keys, own=self.latents.shape[1:])
         check_finite(drawn, "example {} is decoded to NaN or infinity: its latents are far from the run's own")
         return drawn
 
@@ -342,7 +348,7 @@ class TrainedModel:
             raise InputError(f"bottleneck {self.config.bottleneck.name!r} has no layers of latent units; use decode")
         if z.shape[1:] != self.latents.shape[1:]:
             raise InputError(f"the run's latents are (n, *{self.latents.shape[1:]}), the given ones {z.shape}")
-        prior: Any = self.model.apply(self._on_device, method="prior")
+        prior: Any = self.model.apply(self.compiled.variables, method="prior")
         return complete(prior, z, layer, self.spec.shape)
 
     def _check(self, x: ArrayLike, tiled: bool = False) -> np.ndarray:
@@ -366,7 +372,7 @@ class TrainedModel:
         return plan_tiles(tile, overlap, self.spec.shape, self.latents.shape[1:], self.any_size)
 
     def _look_up(self, indices: np.ndarray) -> np.ndarray:
-        return map_batches(self._lookup, indices, (), limit_batch(self.spec.shape))
+        return map_batches(self.compiled.lookup, indices, (), limit_batch(self.spec.shape))
 
     def _map(
         self,
@@ -393,58 +399,3 @@ class TrainedModel:
         if not self.spec.columns or type(self) is TrainedModel:
             return self
         return TrainedModel(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainedModel)})
-
-    @functools.cached_property
-    def _on_device(self) -> Any:
-        return jax.device_put(self.variables)
-
-    @functools.cached_property
-    def _code(self) -> Callable:
-        model, spec = self.model, self.spec
-
-        def encode(variables, x, label=None, keys=None):
-            code: Any = model.apply(variables, spec.prepare(x), label=label, keys=keys, method="encode")
-            z = code.z[0] if code.samples else code.z
-            return {"z": z} | ({} if code.indices is None else {"indices": code.indices})
-
-        return functools.partial(jax.jit(encode), self._on_device)
-
-    @functools.cached_property
-    def _lookup(self) -> Callable:
-        model = self.model
-        lookup = jax.jit(lambda variables, indices: model.apply(variables, indices, method="lookup"))
-        return functools.partial(lookup, self._on_device)
-
-    @functools.cached_property
-    def _reconstruct(self) -> Callable:
-        model, spec, likelihood = self.model, self.spec, self.likelihood
-
-        def reconstruct(variables, x, label=None):
-            x = spec.prepare(x)
-            output: Any = model.apply(variables, x, label=label)
-            return likelihood.reconstruct(output.decoded, x)
-
-        return functools.partial(jax.jit(reconstruct), self._on_device)
-
-    @functools.cached_property
-    def _draw(self) -> Callable:
-        model, spec, likelihood = self.model, self.spec, self.likelihood
-
-        def draw(variables, z, keys, label=None):
-            decoded: Any = model.apply(variables, z, label=label, method="decode")
-            scale: Any = model.apply(variables, label, method="scale")
-            own = 0 if likelihood.scale_by_label else None
-            return spec.restore(jax.vmap(likelihood.draw, (0, 0, own))(keys, decoded, scale))
-
-        return functools.partial(jax.jit(draw), self._on_device)
-
-    @functools.cached_property
-    def _decode(self) -> Callable:
-        model, spec = self.model, self.spec
-        mean = self.likelihood.mean
-
-        def decode(variables, z, label=None, skipped=None):
-            decoded: Any = model.apply(variables, z, label=label, skipped=skipped, method="decode")
-            return spec.restore(mean(decoded))
-
-        return functools.partial(jax.jit(decode), self._on_device)

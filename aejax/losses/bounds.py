@@ -38,6 +38,8 @@ def iwae(log_w: Float[Array, "samples ..."]) -> Float[Array, "..."]:
     >>> iwae(jnp.log(jnp.array([[1.0], [3.0]])))  # -log 2
     Array([-0.693], dtype=float32)
     """
+    if not log_w.shape[0]:
+        raise InputError(f"a bound needs at least one sample, got log weights of shape {log_w.shape}")
     return jnp.log(log_w.shape[0]) - jax.nn.logsumexp(log_w, 0)
 
 

@@ -23,7 +23,7 @@ from aejax.models.dictionary import DictionaryDecoder
 from aejax.models.distributions import Prior
 from aejax.models.encoders import ENCODERS, MLPEncoder
 from aejax.models.layers import Normalization, flatten, scale_to_unit
-from aejax.models.likelihoods import LIKELIHOODS, Mixed
+from aejax.models.likelihoods import LIKELIHOODS
 from aejax.models.vit import Tokens
 from aejax.registry import instantiate
 
@@ -90,8 +90,8 @@ class Autoencoder(nn.Module):
         beside the others, or as an embedding, of which the sum is read. Empty: a class is one covariate.
       missing: whether NaN in x are missing values, of which the encoder reads 0 (Nazabal et al. 2020, "Handling
         incomplete heterogeneous data using VAEs").
-      levels: number of levels of each column of a table, 0 for numbers: the encoder reads levels as one-hot vectors,
-        and 0 where a value is missing. Empty for other data.
+      levels: number of levels of each column of a table, 0 or less for numbers: the encoder reads levels as one-hot
+        vectors, and 0 where a value is missing. Empty for other data.
     """
 
     encoder: nn.Module
@@ -277,7 +277,7 @@ def build(
     """
     shape = tuple(shape)
     likelihood = instantiate("likelihood", LIKELIHOODS, config["likelihood"], {"columns": tuple(columns)})
-    levels = likelihood.column_levels if isinstance(likelihood, Mixed) else ()
+    levels = likelihood.column_levels
     read = (int(np.maximum(levels, 1).sum()),) if levels else shape
     shared = {"shape": read, "dtype": config["dtype"], "axis_name": axis_name, "classes": config["classes"]}
     encoder = instantiate("encoder", ENCODERS, config["encoder"], shared)

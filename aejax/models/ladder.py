@@ -98,10 +98,16 @@ class PyramidEncoder(nn.Module):
                 f"encoder.features={tuple(self.features)} and encoder.strides={tuple(self.strides)} must have one "
                 "entry for each scale"
             )
+        if x.ndim == 4:
+            divide_sides(x.shape[1], x.shape[2], math.prod(self.strides), "encoder.strides, whose product it is")
+        elif math.prod(self.strides) > 1:
+            raise InputError(
+                f"encoder.strides={tuple(self.strides)} merges the pixels of images, and examples of {x.shape[1:]} are "
+                f"none; set it to {(1,) * len(self.strides)}"
+            )
         x = x if x.ndim == 4 else x.reshape(x.shape[0], 1, 1, -1)
         scales: list[Array] = []
         for i, (width, stride) in enumerate(zip(self.features, self.strides, strict=True)):
-            divide_sides(x.shape[1], x.shape[2], stride, "encoder.strides")
             x = Dense(width, dtype=self.dtype, name=f"merge_{i}")(merge_patches(x, stride)).astype("float32")
             x = Blocks(self.blocks, self.activation, self.dtype, self.remat, name=f"blocks_{i}")(x)
             scales.append(x)

@@ -22,6 +22,7 @@ from aejax.data import Source, Spec, from_array, from_sparse, is_sparse, measure
 from aejax.errors import InputError
 from aejax.inference.run import Run
 from aejax.models import pca
+from aejax.training.incremental import Incremental
 from aejax.training.loop import fit
 
 Adjust = Callable[[Any], Any] | None  # sets the initial parameters
@@ -66,7 +67,19 @@ class Estimator(BaseEstimator):
 
     def _train(self, x: Any) -> Run:
         config, adjust = self._plan(x)
+        self.__dict__.pop("_training", None)  # of `partial_fit`, which then begins with this run
         return fit(config, x, devices=jax.local_devices()[:1], quiet=not self.verbose, adjust=adjust)
+
+    def _train_more(self, x: Any) -> Run:
+        """Returns the run after one step on each batch of x, in the order of its rows."""
+        if not hasattr(self, "_training"):
+            run = getattr(self, "run_", None)
+            config, adjust = self._plan(x) if run is None else (run.config.copy_and_resolve_references().unlock(), None)
+            config.data.name = "array-stream"  # as of what `fit` is given by and by
+            if self.config is None:
+                config.optim.schedule = "constant"
+            self._training = Incremental(config, self._make_source(x, config), adjust, run)
+        return self._training.update(x, self.batch_size if self.config is None else self.config.batch_size)
 
     def _plan(self, x: Any) -> tuple[ConfigDict, Adjust]:
         """Returns `config`, or the config that the other parameters describe and its start."""
@@ -99,12 +112,13 @@ class Estimator(BaseEstimator):
     def _describe(self, x: Any, seed: int) -> tuple[ConfigDict, Adjust]:
         """Returns the config that the parameters describe, and a start from PCA unless they cannot express it."""
         config = config_lib.default()
-        standardize = self.standardize
+        standardize = self.standardize if self.image_shape is None else False
+        measured = measure_columns(x) if standardize else None
         if standardize == "auto":
-            standardize = self.image_shape is None and needs_standardizing(x)
-        config.data.standardize = bool(standardize) and self.image_shape is None
-        if config.data.standardize:
-            _check_columns(x, getattr(self, "feature_names_in_", None))
+            standardize = needs_standardizing(x, measured)
+        config.data.standardize = bool(standardize)
+        if measured is not None and standardize:
+            _check_columns(x, measured[1], getattr(self, "feature_names_in_", None))
         spec = Spec.of(self._make_source(x, config), config.data.standardize)
         count, width, k = x.shape[0], math.prod(spec.shape), self.n_components
         if isinstance(k, int) and k > width:
@@ -182,12 +196,13 @@ def _check_values(x: Any, names: np.ndarray | None) -> None:
     raise InputError(f"X: row {row}, column {_name(column, names)} is infinity in float32; scale or remove such values")
 
 
-def _check_columns(x: Any, names: np.ndarray | None) -> None:
+def _check_columns(x: Any, deviation: np.ndarray, names: np.ndarray | None) -> None:
     """Warns of columns of one value, which cannot be standardized, and raises InputError if there are no others.
 
-    Empty columns of sparse matrices are usual, and no warning is given.
+    `deviation` holds the standard deviations of the columns. Empty columns of sparse matrices are usual, and no
+    warning is given.
     """
-    constant = np.flatnonzero(measure_columns(x)[1] == 0)
+    constant = np.flatnonzero(deviation == 0)
     if not len(constant) or x.shape[0] == 1:
         return
     if len(constant) == x.shape[1]:

@@ -79,6 +79,19 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.run_ = self._train(self._read(X, reset=True))
         return self
 
+    def partial_fit(self, X: ArrayLike, y: object = None) -> "AutoencoderTransformer":
+        """Trains on X [n, features] as one more part of the data; y is ignored.
+
+        Takes one step on each `batch_size` rows, in their order, and keeps the state of the optimizer, so that parts
+        whose lengths are multiples of `batch_size` train as one call with all of them would. The first call sets
+        `n_features_in_`, how columns are standardized and the start from PCA, and so should have a few hundred rows.
+        After `fit`, the first call begins with the fitted parameters. The learning rate is constant, and `steps` is not
+        read; that of `config` follows its schedule.
+        """
+        x = self._read(X, reset=not hasattr(self, "run_"))
+        self.run_ = self._train_more(x)
+        return self
+
     @property
     def _n_features_out(self) -> int:
         return math.prod(self.run_.latents.shape[1:])

@@ -23,7 +23,7 @@ from aejax.errors import AejaxError, InputError, kind_and_words, one_of, shown
 from aejax.inference.parts import describe_parts
 from aejax.models import pre_encoder
 from aejax.models.encoders import ENCODERS
-from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Mixed, Objective
+from aejax.objectives import DISCRIMINATORS, LIKELIHOODS, Corruption, Discriminator, Likelihood, Objective
 from aejax.registry import describe, instantiate
 from aejax.training import optimizers
 from aejax.training.pretraining import list_layers
@@ -222,13 +222,13 @@ _READ_X |= {"multiscale_stft"}
 def _check_likelihood(config: ConfigDict, spec: Spec, parts: Parts) -> None:
     """Raises InputError unless the model makes the parameters of the likelihood, and the data keeps its units."""
     likelihood, model = parts.objective.likelihood, parts.model
-    columns = likelihood.columns if isinstance(likelihood, Mixed) else ()
-    if spec.columns and columns != spec.likelihoods:
+    if spec.columns and likelihood.columns != spec.likelihoods:
         raise InputError(
             f"the data is a table of {', '.join(spec.likelihoods)}, and the likelihood reads "
-            f"{', '.join(columns) or 'no columns'}; set likelihood.name=mixed, and leave likelihood.columns empty"
+            f"{', '.join(likelihood.columns) or 'no columns'}; set likelihood.name=mixed, "
+            "and leave likelihood.columns empty"
         )
-    if isinstance(likelihood, Mixed) and tuple(model.levels) != likelihood.column_levels:
+    if tuple(model.levels) != likelihood.column_levels:
         raise InputError(f"the model reads no levels of the table; give Autoencoder(levels={likelihood.column_levels})")
     name, decoded = config.likelihood.get("name"), likelihood.decoded_shape(spec.decoded)
     made = tuple(model.decoded or spec.decoded)
@@ -302,7 +302,7 @@ def check_data(config: ConfigDict, task: Task, training: Feed, validation: Feed)
 def _check_range(task: Task, source: Source) -> None:
     """Raises InputError for values that the likelihood cannot have: outside [0, 1], or no whole numbers."""
     likelihood = task.objective.likelihood
-    if likelihood.levels or isinstance(likelihood, Mixed):
+    if likelihood.levels or any(likelihood.column_levels):
         _check_whole(task, source)
     if likelihood.unit_interval and (source.limits or not has_pixels(source.kind)):
         source = source.sample(SAMPLED) if source.block else source
@@ -318,9 +318,7 @@ def _check_range(task: Task, source: Source) -> None:
 def _check_whole(task: Task, source: Source) -> None:
     """Raises InputError for values that are no counts, or no levels, of the likelihood."""
     likelihood, start = task.objective.likelihood, 0
-    levels, name = np.asarray(likelihood.levels), type(likelihood).__name__
-    if isinstance(likelihood, Mixed):
-        levels = np.array(likelihood.column_levels)
+    levels, name = np.asarray(likelihood.column_levels or likelihood.levels), type(likelihood).__name__
     cure = source.cure or "give raw ones, or a likelihood of other numbers, e.g. gaussian"
     rows = max(2**24 // math.prod(source.shape), 1)  # of 64 MB, as those of sparse matrices may be wide
     for x in map(np.asarray, map(task.prepare, read_chunks(source, min(rows, 4096)))):

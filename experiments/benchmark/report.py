@@ -22,9 +22,10 @@ def summary(work: Work, found: Mapping[str, Any], cores: int) -> dict[str, Any]:
     ratios = {name: ratio(found["aejax"], of) for name, of in found.items() if name != "aejax"}
     peers = {}
     for peer in dict.fromkeys(name.partition(", ")[0] for name in ratios):
-        best = min((n for n in ratios if n.partition(", ")[0] == peer and CONTENDERS[n].counts), key=ratios.__getitem__)
+        variants = [name for name in ratios if name.partition(", ")[0] == peer and CONTENDERS[name].counts]
+        best = min([name for name in variants if name in work.goals] or variants, key=ratios.__getitem__)
         peers[peer] = {"best": best, "ratio": round(ratios[best], 3)}
-        if goal := work.goals.get(peer):
+        if goal := work.goals.get(best, work.goals.get(peer)):
             peers[peer] |= {"goal": goal, "reached": ratios[best] >= goal}
     seconds, others = (sum(sum(of[key]) for of in found.values()) for key in ("seconds", "others"))
     return {

@@ -122,6 +122,34 @@ def test_what_cannot_be_binarized_is_one_line(changes, message, tmp_path):
         aejax.train(config, tmp_path, devices=one_device(), quiet=True)
 
 
+@pytest.mark.parametrize("kind", ["vector", "sequence", "image", "volume"])
+@pytest.mark.parametrize("bad", [-0.1, 1.5])
+def test_no_kind_of_data_is_binarized_outside_the_unit_interval(kind, bad):
+    x = np.full((4, *{"vector": (3,), "sequence": (3, 2), "image": (4, 4, 1), "volume": (4, 4, 4, 1)}[kind]), 0.5, "f4")
+    for way in ("static", "dynamic", "threshold"):
+        binarize_parts({"train": from_array(x, kind=kind)}, way)
+    x[2, 1] = bad
+    for way in ("static", "dynamic", "threshold"):
+        with pytest.raises(aejax.InputError, match=r"takes values as probabilities, and .* holds (-0\.1|0\.5) to "):
+            binarize_parts({"train": from_array(x, kind=kind)}, way)
+
+
+def test_parts_and_seeds_have_their_names_and_range():
+    source = from_array(np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(aejax.InputError, match="part 'mine' is unknown; choose one of: test, train, validation"):
+        binarize_parts({"mine": source}, "static")
+    for seed in (-1, 1.5, 2**32):
+        with pytest.raises(aejax.InputError, match="seed must be a whole number from 0"):
+            binarize_parts({"train": source}, "static", seed)
+
+
+def test_the_padding_of_sequences_is_not_binarized():
+    source = from_array(np.full((2, 3, 2), 0.5, "f4"), kind="sequence", length=np.array([3, 1]))
+    for way in ("static", "dynamic", "threshold"):
+        with pytest.raises(aejax.InputError, match="holds NaN, as the padding of shorter sequences is; cut"):
+            binarize_parts({"train": source}, way)
+
+
 def test_images_that_are_cropped_at_random_cannot_be_drawn_once():
     source = from_array(np.zeros((2, 8, 8), np.uint8), size=4, fit="random")
     assert binarize_parts({"train": source}, "dynamic")["train"] is source

@@ -335,6 +335,22 @@ def test_samples_are_a_count(exact, samples):
         likelihood.measure(subject_of(exact[0], vectors(3, 5)), samples=samples)
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", 2**32])
+def test_seeds_of_samples_are_those_of_other_methods(exact, seed):
+    x = vectors(3, 5)
+    estimates = (exact[0].elbo, exact[0].density.estimate, exact[0].density.anneal)
+    for estimate in estimates:
+        with pytest.raises(aejax.InputError, match="seed must be a whole number from 0"):
+            estimate(x, seed=seed)
+    with pytest.raises(aejax.InputError, match="seed must be a whole number from 0"):
+        exact[0].density.dequantize(x, seed)
+
+
+def test_samples_are_also_whole_numbers_of_numpy(exact):
+    x = vectors(3, 5)
+    np.testing.assert_array_equal(exact[0].log_likelihood(x, np.int64(2)), exact[0].log_likelihood(x, 2))
+
+
 def test_a_scale_is_for_runs_that_have_none(exact):
     with pytest.raises(aejax.InputError, match=r"scale is for likelihood\.variance='optimal'"):
         exact[0].elbo(vectors(3, 5), scale=1.0)

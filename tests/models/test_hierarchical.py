@@ -221,6 +221,7 @@ def test_piwae_and_dreg_part_the_gradients_of_a_hierarchy():
         ({"features": ()}, r"bottleneck\.features has no layer; give the units of each"),
         ({"features": (3, 0), "hidden": ((4,),)}, r"bottleneck\.features must be whole numbers above 0.*got \(3, 0\)"),
         ({"features": (3, 2)}, r"the 2 layers, 1 sequences, e\.g\. \(\(100, 100\),\), got \(\)"),
+        ({"features": (3, 2), "hidden": 4}, r"bottleneck\.hidden must hold .* got 4"),
         ({"features": (3, 2), "hidden": (4, 4)}, r"bottleneck\.hidden must hold .* got \(4, 4\)"),
         ({"features": (3, 2), "hidden": ((4, 0),)}, r"bottleneck\.hidden must be whole numbers above 0.*got \(4, 0\)"),
     ],

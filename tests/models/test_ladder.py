@@ -215,12 +215,16 @@ def test_patches_merge_and_spread():
     ("changes", "message"),
     [
         ({"bottleneck.layers": (2, 1, 1), "bottleneck.features": (2, 2, 2)}, r"layers at 3 scales, .* features at 2:"),
-        ({"encoder": module("mlp", features=(8,))}, r"features at 1: \[\(8,\)\]; give each scale its entry"),
+        ({"encoder": module("mlp", features=(8,))}, r"the encoder has \[\(8,\)\] without .* use encoder\.name=pyramid"),
         ({"bottleneck.layers": (2, 0)}, r"bottleneck\.layers must be whole numbers above 0.*got \(2, 0\)"),
         ({"bottleneck.features": (0, 4)}, r"bottleneck\.features must be whole numbers above 0.*got \(0, 4\)"),
         ({"bottleneck.features": (4,)}, r"features=\(4,\) must have one entry for each scale"),
         ({"encoder.strides": (4,)}, r"encoder\.strides=\(4,\) must have one entry for each scale"),
         ({"encoder.strides": (3, 1)}, r"8x8 is not divisible by 3; .* or change encoder\.strides"),
+        (
+            {"encoder.strides": (4, 4)},
+            r"8x8 is not divisible by 16; resize with data\.size=16 or change encoder\.strides",
+        ),
     ],
 )
 def test_layers_that_do_not_fit_are_one_line(changes, message):
@@ -232,6 +236,42 @@ def test_layers_that_do_not_fit_are_one_line(changes, message):
     with pytest.raises(aejax.InputError, match=message) as caught:
         models.build(config, (8, 8, 1))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("fine", "coarse"), [((2, 2), (4, 4)), ((4, 4), (3, 3)), ((4, 4), (2, 4))])
+def test_scales_of_an_encoder_of_ones_own_are_multiples(fine, coarse):
+    scales = tuple(jnp.zeros((1, *sides, 3)) for sides in (fine, coarse))
+    with pytest.raises(aejax.InputError, match=f"pixels of {coarse[0]}x{coarse[1]} to whole squares of {fine[0]}x"):
+        LadderGaussian((1, 1), (2, 2)).init(jax.random.key(0), scales)
+
+
+def test_strides_merge_pixels_which_vectors_have_not():
+    config = default()
+    config.encoder = module("pyramid", features=(8, 16), strides=(4, 2))
+    config.bottleneck, config.decoder = module("ladder", layers=(2, 1), features=(2, 4)), module("pyramid")
+    with pytest.raises(
+        aejax.InputError, match=r"strides=\(4, 2\) merges the pixels .* \(12,\) are none; set .* \(1, 1\)"
+    ):
+        models.build(config, (12,))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_prior_that_shrinks_costs_what_the_posterior_differs_from_it(params, residual):
+    """Otherwise a decoder that z disturbs makes it narrow, and the layer says nothing from then on."""
+    model = linear(residual=residual)
+
+    def rate(log_std):
+        part = params["bottleneck"]["parts_0"]
+        part = {**part, "p_log_std": {**part["p_log_std"], "bias": jnp.full(2, 5 * jnp.arctanh(log_std / 5))}}
+        found = {**params, "bottleneck": {**params["bottleneck"], "parts_0": part}}
+        return model.apply({"params": found}, X, method="encode").losses["kl_1"]
+
+    wide, narrow = rate(0.0), rate(-3.0)
+    assert (narrow > 5 * wide).all()
+    # The difference of the means counts by the square of p's width; the factor of the widths is the same if residual.
+    if residual:
+        factor = rate(4.0)  # so wide that the difference of the means costs nothing
+        np.testing.assert_allclose(narrow - factor, (wide - factor) * np.exp(6.0), rtol=1e-2)
 
 
 @pytest.mark.parametrize("residual", [True, False])

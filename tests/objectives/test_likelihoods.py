@@ -285,6 +285,7 @@ def test_each_label_has_its_dispersion():
     [
         ({"likelihood": module("poisson")}, r"example \d+, value \d is -?\d.*reads counts: whole numbers from 0"),
         ({"likelihood": module("categorical", levels=3)}, r"reads levels from 0 to 2"),
+        ({"likelihood": module("mixed", columns=("gaussian", *["poisson"] * 5))}, r"value [1-5] is .* reads counts"),
         ({"likelihood": module("poisson"), "data__standardize": True}, "set data.standardize=False"),
         ({"likelihood": module("poisson", library="known")}, "likelihood.library 'known' is unknown; choose one of"),
         ({"likelihood": module("negative_binomial", dispersion="gene")}, "likelihood.dispersion 'gene' is unknown"),

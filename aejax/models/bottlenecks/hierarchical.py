@@ -60,7 +60,8 @@ class HierarchicalGaussian(nn.Module):
         gaps = len(self.features) - 1
         if gaps < 0:
             raise InputError("bottleneck.features has no layer; give the units of each, e.g. (100, 50)")
-        if len(self.hidden) != gaps or any(isinstance(widths, int) for widths in self.hidden):
+        nested = isinstance(self.hidden, Sequence) and not any(isinstance(widths, int) for widths in self.hidden)
+        if not nested or len(self.hidden) != gaps:
             raise InputError(
                 f"bottleneck.hidden must hold the widths between each pair of the {gaps + 1} layers, {gaps} sequences, "
                 f"e.g. {((100, 100),) * gaps}, got {shown(self.hidden)}"

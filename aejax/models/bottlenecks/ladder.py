@@ -1,5 +1,6 @@
 """The bottleneck of ladder VAEs: groups of latent units at several scales, sampled top-down."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -70,7 +71,7 @@ class Layer(nn.Module):
             y = Dense(c, dtype=self.dtype, name="q_merge")(jnp.concatenate([state, h], -1)).astype("float32")
             q = self._heads(blocks("q_blocks")(y), "q", nn.initializers.lecun_normal())
             if self.residual:
-                q = p[0] + jnp.exp(p[1]) * q[0], p[1] + q[1]
+                q = p[0] + q[0], p[1] + q[1]
         mean, log_std = p if q is None else q
         z = mean + jnp.exp(log_std) * given if is_noise else given
         state = state + Dense(c, dtype=self.dtype, name="z")(z).astype("float32")
@@ -98,8 +99,8 @@ class LadderGaussian(nn.Module):
       layers: number of layers at each scale of the encoder, the finest first.
       features: number of latent channels of each layer, by scale.
       residual: whether q is given relative to p: its mean is p's plus a difference, and its standard deviation p's
-        times a factor (Vahdat and Kautz 2020, NVAE, section 3.2). The difference is in units of p's standard deviation,
-        so that the KL does not grow without bound where p becomes narrow.
+        times a factor (Vahdat and Kautz 2020, NVAE, section 3.2). The difference is in units of z. In units of p's
+        standard deviation the KL would not depend on p, which could then shrink at no cost until z says nothing.
       blocks: number of residual blocks in each of p, q and the state after z.
       samples: number of importance samples; with 1, z has no axis for them.
     """
@@ -137,13 +138,24 @@ class LadderGaussian(nn.Module):
         """
         require_keys(self, keys, train)
         scales = tuple(each.astype("float32") for each in (h if isinstance(h, tuple) else (h,)))
-        if len(scales) != len(self.layers) or any(each.ndim != 4 for each in scales):
+        shapes = [each.shape[1:] for each in scales]
+        if any(len(shape) != 3 for shape in shapes):
+            raise InputError(
+                f"bottleneck.name=ladder reads features [batch, h, w, channels] at several scales, and the encoder has "
+                f"{shapes} without the batch; use encoder.name=pyramid"
+            )
+        if len(scales) != len(self.layers):
             raise InputError(
                 f"bottleneck.layers={tuple(self.layers)} has layers at {len(self.layers)} scales, and the encoder has "
-                f"features at {len(scales)}: {[tuple(each.shape[1:]) for each in scales]}; give each scale its entry, "
-                "e.g. with encoder.name=pyramid"
+                f"features at {len(scales)}: {shapes}; give each scale its entry"
             )
-        shapes = [each.shape[1:] for each in scales]
+        for fine, coarse in itertools.pairwise(shapes):
+            side = fine[0] // coarse[0]
+            if fine[:2] != (side * coarse[0], side * coarse[1]):
+                raise InputError(
+                    f"bottleneck.name=ladder spreads the pixels of {coarse[0]}x{coarse[1]} to whole squares of "
+                    f"{fine[0]}x{fine[1]}; give the scales from fine to coarse, with sides that are multiples"
+                )
         batch, size = scales[0].shape[0], sum(self._sizes(shapes))
         noise = jnp.zeros((batch, size)) if keys is None else stack_noise(keys, self.samples, size)
         samples = noise.shape[0] if noise.ndim == 3 else 0

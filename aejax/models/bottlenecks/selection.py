@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-_CHUNKS = (64, 32, 16)  # sizes of chunks, of which the first that divides the width is taken
+_CHUNK = 16  # units of which one pass finds the maximum; with 32 or 64, more candidates are left to sort
 # Below this number of units per kept one, dense products take less time than those that gather and scatter rows.
 _WORTHWHILE = 64
 
@@ -51,15 +51,14 @@ def find_largest(x: Float[Array, "batch features"], k: int) -> Kept:
     the values of k chunks are sorted.
     """
     batch, features = x.shape
-    size = next((size for size in _CHUNKS if features % size == 0 and features >= 2 * k * size), 0)
-    if not size:
+    if features % _CHUNK or features < 2 * k * _CHUNK:
         return Kept(*jax.lax.top_k(x, k))
-    chunks = x.reshape(batch, -1, size)
+    chunks = x.reshape(batch, -1, _CHUNK)
     # In ascending order, so that the first among equal values comes first.
     chosen = jnp.sort(jax.lax.top_k(jax.lax.stop_gradient(chunks.max(-1)), k)[1], -1)
     candidates = jnp.take_along_axis(chunks, chosen[:, :, None], 1).reshape(batch, -1)
     values, places = jax.lax.top_k(candidates, k)
-    return Kept(values, jnp.take_along_axis(chosen, places // size, 1) * size + places % size)
+    return Kept(values, jnp.take_along_axis(chosen, places // _CHUNK, 1) * _CHUNK + places % _CHUNK)
 
 
 def find_largest_of_batch(x: Float[Array, "batch features"], k: int) -> Kept:

@@ -31,6 +31,7 @@ class Likelihood:
       reads_input: whether `reconstruct` reads x, e.g. the total of its counts.
       draws: whether `Run.generate` returns samples of x, because its mean is no value that x can have.
       scale_by_label: whether each label has a learned scale of its own.
+      columns: name of the likelihood of each column of a table, see `Mixed`; empty for other data.
     """
 
     unit_interval = False
@@ -38,6 +39,12 @@ class Likelihood:
     reads_input = False
     draws = False
     scale_by_label = False
+    columns: Sequence[str] = ()
+
+    @property
+    def column_levels(self) -> tuple[int, ...]:
+        """Returns `levels` of each of the `columns`."""
+        return ()
 
     def decoded_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of the parameters that a decoder makes for x of `shape`."""

@@ -17,12 +17,13 @@ from aejax.models.likelihoods.likelihood import VARIANCES, Bernoulli, Gaussian, 
 
 NUMBERS: dict[str, Callable[..., Likelihood]] = {"gaussian": Gaussian, "laplace": Laplace, "student_t": StudentT}
 LEVELS: dict[str, Callable[..., Likelihood]] = {"categorical": Categorical, "ordinal": Ordinal}
-OTHERS: dict[str, Callable[..., Likelihood]] = {
+OTHERS: dict[str, type[Likelihood]] = {
     "bernoulli": Bernoulli,
     "beta": Beta,
     "poisson": Poisson,
     "negative_binomial": NegativeBinomial,
 }
+COLUMNS: dict[str, Callable[..., Likelihood]] = {**NUMBERS, **LEVELS, **OTHERS}
 
 
 def count_levels(column: str) -> int:
@@ -31,8 +32,8 @@ def count_levels(column: str) -> int:
     Raises InputError for a column without a likelihood.
     """
     kind, colon, levels = column.partition(":")
-    if kind not in (known := {**NUMBERS, **LEVELS, **OTHERS}):
-        raise one_of("likelihood.columns:", kind, known)
+    if kind not in COLUMNS:
+        raise one_of("likelihood.columns:", kind, COLUMNS)
     if (kind in LEVELS) != bool(colon) or (colon and not (levels.isdecimal() and int(levels) >= 2)):
         raise InputError(f"likelihood.columns: write {kind}{':3, the number of its levels' * (kind in LEVELS)}")
     return int(levels) if colon else 0
@@ -63,8 +64,7 @@ class Mixed(Likelihood):
 
     @property
     def column_levels(self) -> tuple[int, ...]:
-        """Returns the number of levels of each column, 0 for numbers."""
-        return tuple(map(count_levels, self.columns))
+        return tuple(count_levels(column) or OTHERS.get(column, Likelihood).levels for column in self.columns)
 
     @functools.cached_property
     def _groups(self) -> list[tuple[np.ndarray, Likelihood]]:
@@ -73,7 +73,7 @@ class Mixed(Likelihood):
         for name in dict.fromkeys(self.columns):
             options: dict[str, Any] = {"variance": self.variance} if name in NUMBERS else {}
             options |= {"levels": levels} if (levels := count_levels(name)) else {}
-            make = {**NUMBERS, **LEVELS, **OTHERS}[name.partition(":")[0]]
+            make = COLUMNS[name.partition(":")[0]]
             groups.append((np.flatnonzero(np.array(self.columns) == name), make(**options)))
         return groups
 
