@@ -3,7 +3,7 @@ Child 2021): 3 layers at 7x7, and 2 above them without positions.
 
     aejax train --config=hvae --workdir=runs/hvae
 
-About five CPU minutes. The bound of the validation images falls at each validation, to 91.4 nats by step 4,500.
+About five CPU minutes. The bound of the validation images falls at each validation, to 91.4 nats.
 
 `hvae:dense` has vectors instead, 784-512-256-128-64-32, with one layer of latent units at each width: 5 in all.
 """
