@@ -3,10 +3,11 @@
     aejax train --config=tabular_anomaly --workdir=runs/tabular_anomaly
     aejax evaluate --workdir=runs/tabular_anomaly
 
-About 5 seconds on two CPU cores. Trains on `digits` without the zeros (`data.held_out`), which `aejax evaluate` tells
-from the other digits by their reconstruction; `--config.data.name=FILE.npz --config.data.standardize=True` reads rows
-`x` and a `label` of one's own. `python -m experiments.anomaly` compares this model, under the scores of
-`aejax.sklearn.AutoencoderOutlierDetector`, with the detectors of pyod.
+About 6 seconds of CPU time; the AUROC of the zeros is about 0.87. Trains on `digits` without the zeros
+(`data.held_out`), which `aejax evaluate` tells from the other digits by their reconstruction;
+`--config.data.name=FILE.npz --config.data.standardize=True` reads rows `x` and a `label` of one's own. `python -m
+experiments.anomaly` compares this model, under the scores of `aejax.sklearn.AutoencoderOutlierDetector`, with the
+detectors of pyod.
 """
 
 from aejax.config import default, lock, module, parse_arg, shrink

@@ -39,7 +39,7 @@ class _Image:
         return self.within.suffix == ".zip"
 
 
-def find_omniglot(path: Path) -> Callable[[int, str], dict[str, Source]] | None:
+def find_omniglot(path: Path) -> Callable[[Size, str], dict[str, Source]] | None:
     """Returns a function of `size` and `fit` that opens the splits below `path`, or None where it is not Omniglot.
 
     `path` is one of the zip files or folders, or a folder that holds some of them.

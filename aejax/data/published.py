@@ -28,7 +28,7 @@ _DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}  # by
 _LARGEST = 2**36  # bytes of an array, more than any such data set has
 
 
-def find_published(path: Path) -> Callable[[int, str], dict[str, Source]] | None:
+def find_published(path: Path) -> Callable[[Size, str], dict[str, Source]] | None:
     """Returns a function of `size` and `fit` that opens the splits of a file or folder, or None for other ones."""
     if path.suffix == ".mat" and path.is_file():
         return lambda size, fit: _open_mat(path, size, fit)
