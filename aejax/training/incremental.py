@@ -18,7 +18,7 @@ from aejax.errors import DivergedError, InputError
 from aejax.inference.run import Run
 from aejax.training import initializers
 from aejax.training.evaluator import compile_sampling
-from aejax.training.step import Task, TrainState, eval_variables, train_step
+from aejax.training.step import Task, TrainState, eval_variables, make_keys, train_step
 from aejax.training.task import check_data, make_task
 from aejax.training.warm_start import initialize
 
@@ -54,10 +54,9 @@ class Incremental:
         check_data(config, task, feed, feed)
         if adjust is None:
             adjust = initializers.choose(config, task, self.spec, source)
-        key, _ = self._keys
         params = None if run is None else run.variables["params"]
         begin = adjust if run is None else lambda _: jax.tree.map(jnp.asarray, params)
-        state = initialize(config, task, self.spec.shape, key, self._partition, begin)
+        state = initialize(config, task, self.spec.shape, make_keys(config.seed)[0], self._partition, begin)
         if run is not None:
             others = {name: value for name, value in run.variables.items() if name != "params"}
             state = state.replace(step=jnp.asarray(run.step, jnp.int32), variables=others)
@@ -73,12 +72,6 @@ class Incremental:
         config, spec = config_lib.from_dict(state["config"]), Spec.from_dict(state["spec"])
         self.__dict__.update(state, config=config, spec=spec)
 
-    @property
-    def _keys(self) -> tuple[jax.Array, jax.Array]:
-        """Returns the keys of the initial parameters and of the steps, which are those of `train`."""
-        init_key, key = jax.random.split(jax.random.key(self.config.seed))
-        return init_key, key
-
     @functools.cached_property
     def _partition(self) -> Partition:
         return Partition(jax.local_devices()[:1])
@@ -91,7 +84,7 @@ class Incremental:
 
     @functools.cached_property
     def _step(self) -> Callable[..., Any]:
-        return jax.jit(functools.partial(train_step, key=self._keys[1], task=self._task))
+        return jax.jit(functools.partial(train_step, key=make_keys(self.config.seed)[1], task=self._task))
 
     @functools.cached_property
     def _sample(self) -> Callable[[TrainState], dict[str, np.ndarray]]:

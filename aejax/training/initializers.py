@@ -5,7 +5,7 @@ depend on the data.
 import functools
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -86,12 +86,12 @@ def draw_glorot(key: jax.Array, params: PyTree) -> PyTree:
     A kernel's values depend on the key and on its path alone.
     """
 
-    def draw(path: str, a: Any) -> Any:
+    def draw(key: jax.Array, path: str, a: Any) -> Any:
         if path.split("/")[-1] != "kernel" or a.ndim < 2:
             return a
-        return nn.initializers.glorot_uniform()(jax.random.fold_in(key, zlib.crc32(path.encode())), a.shape, a.dtype)
+        return nn.initializers.glorot_uniform()(key, a.shape, a.dtype)
 
-    return paths.nest({path: draw(path, a) for path, a in paths.flatten(params).items()})
+    return _draw_each(draw, key, paths.flatten(params))
 
 
 def draw_pytorch(key: jax.Array, params: PyTree) -> PyTree:
@@ -103,14 +103,20 @@ def draw_pytorch(key: jax.Array, params: PyTree) -> PyTree:
     flat = paths.flatten(params)
     kernels = {path: a for path, a in flat.items() if path.split("/")[-1] == "kernel" and a.ndim >= 2}
 
-    def draw(path: str, a: Any) -> Any:
+    def draw(key: jax.Array, path: str, a: Any) -> Any:
         kernel = kernels.get(f"{path.rpartition('/')[0]}/kernel")
         if kernel is None or path.split("/")[-1] not in ("kernel", "bias"):
             return a
         limit = math.prod(kernel.shape[:-1]) ** -0.5
-        return jax.random.uniform(jax.random.fold_in(key, zlib.crc32(path.encode())), a.shape, a.dtype, -limit, limit)
+        return jax.random.uniform(key, a.shape, a.dtype, -limit, limit)
 
-    return paths.nest({path: draw(path, a) for path, a in flat.items()})
+    return _draw_each(draw, key, flat)
+
+
+def _draw_each(draw: Callable[..., Any], key: jax.Array, flat: Mapping[str, Any]) -> PyTree:
+    """Returns the parameters `draw(key, path, array)`, nested, whose keys depend on `key` and on the path alone."""
+    key_of = lambda path: jax.random.fold_in(key, zlib.crc32(path.encode()))  # noqa: E731
+    return paths.nest({path: draw(key_of(path), path, a) for path, a in flat.items()})
 
 
 def start_at_log_odds(mean: np.ndarray, layer: str, params: Any) -> Any:

@@ -42,7 +42,7 @@ from aejax.training.evaluator import compile_sampling, compile_validation
 from aejax.training.multistep import Steps, batches, compile_steps, describe_inputs, hint, limit_steps, steps_at_once
 from aejax.training.pretraining import pretrain
 from aejax.training.recorder import Recorder
-from aejax.training.step import Task, init, start
+from aejax.training.step import Task, init, make_keys, start
 from aejax.training.task import Parts, check_data, make_config, make_task, take_parts
 from aejax.training.warm_start import InitFrom, initialize
 from aejax.workdir import checkpoint
@@ -328,7 +328,7 @@ def init_state(
     saved = opened.saved
     if not saved and adjust is None:
         adjust = initializers.choose(opened.config, task, spec, splits.train)
-    init_key, key = jax.random.split(jax.random.key(opened.config.seed))
+    init_key, key = make_keys(opened.config.seed)
     if saved:
         state = partition.init(functools.partial(init, task, spec.shape), init_key)
         return checkpoint.fill(state, saved.state, f"{opened.folder}, step {saved.step},"), key

@@ -13,6 +13,7 @@ from aejax.models import abstract_output
 from aejax.objectives import SquaredError
 from aejax.training.loop import make_partition
 from aejax.training.multistep import batches, compile_steps
+from aejax.training.step import make_keys
 from aejax.training.task import check_data, make_task
 from aejax.training.warm_start import initialize
 
@@ -40,7 +41,7 @@ def preflight(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     warn_of_scale(splits.train, spec)
     if isinstance(task.objective.likelihood, SquaredError):
         warn_of_penalty(splits.train, spec, task.objective.weights)
-    init_key, key = jax.random.split(jax.random.key(config.seed))  # as in `train`
+    init_key, key = make_keys(config.seed)
     state = partition.place(initialize(config, task, spec.shape, init_key, partition))
     state_bytes = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

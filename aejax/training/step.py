@@ -273,6 +273,12 @@ def _average(task: Task, before: TrainState, opt_state: Any, trained: Any) -> An
     return paths.merge(optax.incremental_update(trained, ema, jnp.where(updated, 1 - decay, 0.0)), frozen)
 
 
+def make_keys(seed: int) -> tuple[Array, Array]:
+    """Returns the key of a run's initial parameters, and that of its steps."""
+    init_key, key = jax.random.split(jax.random.key(seed))
+    return init_key, key
+
+
 def derive_keys(key: Array, batch: Batch) -> Array:
     """Derives a key for each example from its index alone, so that the number of devices does not matter."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
