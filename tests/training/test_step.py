@@ -15,7 +15,7 @@ from aejax.data import Spec, from_array
 from aejax.models.layers import fold
 from aejax.objectives import Corruption, Objective
 from aejax.objectives.likelihoods import Bernoulli, SquaredError
-from aejax.training.step import Task, derive_keys, eval_step, eval_variables, gather, init, train_step
+from aejax.training.step import Task, derive_keys, eval_step, eval_variables, gather, init, make_keys, train_step
 from aejax.training.task import check_data, make_task
 
 
@@ -220,3 +220,8 @@ def test_running_statistics_are_updated_in_training_and_used_in_evaluation():
     mean = after.variables["batch_stats"]["encoder"]["BatchNorm_0"]["mean"]
     np.testing.assert_allclose(mean, 0.1 * b["x"].mean(0), rtol=1e-4, atol=1e-6)
     assert eval_variables(after)["batch_stats"] is after.variables["batch_stats"]
+
+
+def test_initial_parameters_and_steps_have_keys_of_their_own():
+    keys = [jax.random.key_data(key).tolist() for seed in (0, 1) for key in make_keys(seed)]
+    assert len(set(map(tuple, keys))) == 4
