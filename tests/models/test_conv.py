@@ -32,6 +32,7 @@ CASES = {
     "taps, groups": ((5, 4, 4), (2, 2), 4, {"padding": "VALID", "feature_group_count": 2}, 5),
     "sequence": ((8, 3), (3,), 2, {}, 5),
     "volume": ((3, 4, 2, 2), (3, 1, 3), 3, {}, 5),
+    "volume, edges": ((3, 4, 2, 2), (2, 1, 3), 3, {"padding": ((0, 2), (1, 0), (1, 1))}, 2),
     "volume, one channel": ((3, 4, 2, 1), (3, 2, 3), 3, {"padding": ((1, 1), (0, 0), (2, 0))}, 2),
     "volume, one feature": ((3, 4, 2, 3), (3, 2, 3), 1, {"padding": ((0, 2), (1, 0), (1, 1))}, 2),
     "volume, strides": ((4, 4, 2, 2), (3, 3, 3), 3, {"strides": 2}, 2),
