@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from conftest import command, mlp, mostly_slow, one_device, vectors
+from conftest import command, mlp, mostly_slow, one_device, untrained, vectors
 
 import aejax
 from aejax import data, samplers
@@ -219,3 +219,12 @@ def test_a_slip_is_one_clear_line(discrete, tmp_path):
         assert re.fullmatch(rf"error: {message}.*\n", errors), (slip, errors)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert not (Path(discrete[1]) / "samplers" / "8" / "flow").exists()
+
+
+def test_a_posterior_sample_is_the_first_of_several_importance_samples():
+    run = untrained(mlp(bottleneck=module("gaussian", features=3, samples=4)))
+    x = images(5)
+    keys = jax.random.split(jax.random.key(7), 5)
+    code = run.model.apply(run.variables, run.spec.prepare(x), keys=keys, method="encode")
+    assert code.z.shape == (4, 5, 3)
+    np.testing.assert_allclose(run.sample_posterior(x, seed=7), code.z[0], rtol=1e-5, atol=1e-6)
