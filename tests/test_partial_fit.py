@@ -95,6 +95,15 @@ def test_fit_begins_anew_and_parts_go_on_from_it():
 
 
 @pytest.mark.slow
+def test_a_fit_between_parts_is_what_the_next_part_goes_on_from():
+    model = clone(LINEAR).set_params(steps=3).partial_fit(X[:16]).fit(X)
+    fitted = clone(LINEAR).set_params(steps=3).fit(X)
+    for each in (model, fitted):
+        each.partial_fit(X[:16])
+    np.testing.assert_array_equal(model.transform(X), fitted.transform(X))
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*root mean squares")
 def test_parts_are_trained_on_with_noise_averages_and_running_statistics():
     config = mlp(bottleneck=module("gaussian", features=2), ema=0.9, batch_size=8)

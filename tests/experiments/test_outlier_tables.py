@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,3 +49,12 @@ def test_the_committed_goals_are_those_of_the_committed_figures(anomaly):
     goals = [{**goal, "command": found["command"]} for goal in anomaly.set_goals(found["detectors"])]
     known = json.loads((RESULTS / "goals/anydata.json").read_text())
     assert [goal for goal in known if goal["command"] == found["command"]] == goals
+
+
+@pytest.mark.parametrize(("name", "sign"), [("detector", -1), ("tabular_anomaly", -1), ("knn", 1)])
+def test_scores_of_ours_are_low_and_those_of_pyod_high_for_outliers(anomaly, monkeypatch, name, sign):
+    found = SimpleNamespace(fit=lambda x: None, decision_function=lambda x: sign * x[:, 0])
+    table = np.zeros((2, 1)), np.array([[0.0], [1.0], [2.0]]), np.array([False, False, True])
+    monkeypatch.setattr(anomaly, "make_table", lambda *_: table)
+    monkeypatch.setattr(anomaly, "make_detectors", lambda *_: [(name, found)])
+    assert anomaly.measure("digits", 0, 0)[name][0] == 1
